@@ -1,0 +1,19 @@
+"""flaxae: small, sharp research models in JAX/Flax that share one training loop."""
+
+from typing import Any
+
+_LAZY = {
+    "load": "flaxae.loading:load",
+    "run": "flaxae.train_loop:run",
+    "Config": "flaxae.config:Config",
+}
+__all__ = sorted(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'flaxae' has no attribute {name!r}")
+    import importlib
+
+    module, _, attribute = _LAZY[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,355 @@
+"""Typed configs: dataclasses that are mutable while flags are parsed and frozen after.
+
+A config file's `get_config()` returns a `Config`; `--config.a.b=v` overrides are type-checked. Conventions (they are
+ml_collections' limits, measured): enums for choices, 0 or "" means off, tuples are checked by `validate()`.
+"""
+
+import dataclasses
+import enum
+import hashlib
+import importlib
+import json
+import typing
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A mistake in a config: one message that names the field and the way out."""
+
+
+class Section:
+    """Base of all config dataclasses: no unknown fields, no writes once frozen."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("_frozen"):
+            raise ConfigError(f"the config is frozen once a run starts: cannot set {name!r}")
+        if name not in field_types(type(self)):
+            known = ", ".join(sorted(field_types(type(self))))
+            raise ConfigError(f"{type(self).__name__} has no field {name!r}; its fields are: {known}")
+        object.__setattr__(self, name, value)
+
+    def validate(self) -> None:
+        """Checks what types cannot say. Raises ConfigError."""
+
+    def freeze(self) -> None:
+        """Validates and freezes this section and all below it."""
+        self.validate()
+        for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
+            value = getattr(self, field.name)
+            if isinstance(value, Section):
+                value.freeze()
+        object.__setattr__(self, "_frozen", True)
+
+
+class Optimizer(enum.Enum):
+    ADAMW = "adamw"
+    ADAFACTOR = "adafactor"
+    SGD = "sgd"
+    LION = "lion"
+    MUON = "muon"
+
+
+class Schedule(enum.Enum):
+    CONSTANT = "constant"
+    LINEAR = "linear"
+    COSINE = "cosine"
+    WSD = "wsd"
+    RSQRT = "rsqrt"
+
+
+class Mode(enum.Enum):
+    MIN = "min"
+    MAX = "max"
+
+
+class LongLines(enum.Enum):
+    SKIP = "skip"
+    TRUNCATE = "truncate"
+
+
+def require(ok: bool, message: str) -> None:
+    """Raises ConfigError(message) unless ok."""
+    if not ok:
+        raise ConfigError(message)
+
+
+@dataclasses.dataclass
+class OptimConfig(Section):
+    """The optimizer. `groups` = ((path regex, lr multiplier, decay multiplier), ...): the first match wins."""
+
+    name: Optimizer = Optimizer.ADAMW
+    lr: float = 1e-3
+    schedule: Schedule = Schedule.COSINE
+    warmup: int = 0
+    decay_steps: int = 0  # the schedule's horizon; 0: `steps`, resolved when the workdir is made
+    final_lr: float = 0.0  # the last learning rate as a share of lr
+    wsd_decay: float = 0.2  # share of the horizon that wsd decays over
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    momentum: float = 0.9  # sgd, muon
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0  # 0: no clipping
+    groups: tuple = ()
+    ema: float = 0.0  # decay of the parameters' moving average; 0: off
+
+    def validate(self) -> None:
+        require(self.lr >= 0, f"optim.lr={self.lr} must not be negative")
+        require(0 <= self.ema < 1, f"optim.ema={self.ema} must be in [0, 1)")
+        require(self.warmup >= 0, f"optim.warmup={self.warmup} must not be negative")
+        require(0 < self.wsd_decay <= 1, f"optim.wsd_decay={self.wsd_decay} must be in (0, 1]")
+        for group in self.groups:
+            ok = isinstance(group, (tuple, list)) and len(group) == 3 and isinstance(group[0], str)
+            ok = ok and all(isinstance(x, (int, float)) for x in group[1:])
+            require(ok, f"optim.groups: {group!r} is not (path regex, lr multiplier, decay multiplier)")
+
+
+@dataclasses.dataclass
+class DataConfig(Section):
+    """What is trained on. `path` (a text file, one example a line) wins over `name` (an embedded corpus or hub id)."""
+
+    name: str = "python_lines"
+    path: str = ""
+    seed: int = 0  # order and splits
+    batch_size: int = 64
+    max_length: int = 32  # tokens, EOS included
+    num_buckets: int = 4  # parts of equal size by length inside each batch
+    long_lines: LongLines = LongLines.SKIP
+    vocab_size: int = 4096  # of the tokenizer trained on the corpus
+    max_lines: int = 0  # 0: all
+    cache: str = ".cache"  # tokenizers and prepared corpora
+    prefetch: int = 2
+
+    def validate(self) -> None:
+        for name in ("batch_size", "max_length", "num_buckets", "vocab_size"):
+            require(getattr(self, name) > 0, f"data.{name}={getattr(self, name)} must be positive")
+        require(self.prefetch >= 0, f"data.prefetch={self.prefetch} must not be negative")
+
+
+@dataclasses.dataclass
+class MeshConfig(Section):
+    """Sizes of the mesh axes; 0: all the devices that the other axes leave."""
+
+    replica: int = 1
+    fsdp: int = 0
+    model: int = 1
+
+    def validate(self) -> None:
+        sizes = (self.replica, self.fsdp, self.model)
+        require(min(sizes) >= 0 and sizes.count(0) <= 1, f"mesh={sizes}: at most one axis may be 0 (= the rest)")
+
+
+@dataclasses.dataclass
+class LogConfig(Section):
+    every: int = 50
+    tensorboard: bool = True
+    progress: bool = True
+
+    def validate(self) -> None:
+        require(self.every > 0, f"log.every={self.every} must be positive")
+
+
+@dataclasses.dataclass
+class EvalConfig(Section):
+    every: int = 0  # 0: only at the end
+    splits: tuple = ("dev",)
+    sample_every: int = 0  # 0: only at the end
+    num_samples: int = 4
+    num_batches: int = 0  # 0: the whole split
+
+
+@dataclasses.dataclass
+class SaveConfig(Section):
+    every: int = 500
+    keep: int = 1
+    keep_every: int = 0  # these are kept for good
+    best_metric: str = ""  # e.g. "dev/loss"; "": no best checkpoint
+    best_mode: Mode = Mode.MIN
+
+    def validate(self) -> None:
+        require(self.keep > 0, f"save.keep={self.keep} must be positive")
+        require(self.every > 0, f"save.every={self.every} must be positive")
+
+
+@dataclasses.dataclass
+class TaskConfig(Section):
+    """Base of the families' configs: `make(config)` builds the Task."""
+
+    def make(self, config: "Config") -> Any:
+        raise NotImplementedError(f"{type(self).__name__}.make")
+
+
+@dataclasses.dataclass
+class Config(Section):
+    """A whole experiment."""
+
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    log: LogConfig = dataclasses.field(default_factory=LogConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+    save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
+    steps: int = 1000
+    seed: int = 0  # initialisation and ctx.key
+    frozen_seed: int = 0  # frozen random parts
+    accumulate: int = 1  # micro-batches a step
+    steps_per_call: int = 1
+    max_bad_steps: int = 0
+    resume_from: str = ""  # a workdir to take parameters from (partial)
+    pretrained: str = ""  # files of pretrained weights
+    profile: tuple = ()  # (first step, last step) of a profiler trace
+
+    def validate(self) -> None:
+        require(self.steps > 0, f"steps={self.steps} must be positive")
+        require(self.steps_per_call > 0, f"steps_per_call={self.steps_per_call} must be positive")
+        require(self.accumulate > 0, f"accumulate={self.accumulate} must be positive")
+        n = self.steps_per_call
+        periods = {"steps": self.steps, "log.every": self.log.every, "save.every": self.save.every}
+        periods |= {"eval.every": self.eval.every, "eval.sample_every": self.eval.sample_every}
+        periods |= {"save.keep_every": self.save.keep_every}
+        for name, value in periods.items():
+            require(value % n == 0, f"{name}={value} is not a multiple of steps_per_call={n}")
+        profile_ok = self.profile == () or (len(self.profile) == 2 and self.profile[0] < self.profile[1])
+        require(profile_ok, f"profile={self.profile} is not (first step, last step)")
+        require(
+            self.data.batch_size % self.accumulate == 0,
+            f"data.batch_size={self.data.batch_size} is not divisible by accumulate={self.accumulate}",
+        )
+
+
+# What a resumed run may change; any other difference is an error.
+RESUMABLE = ("steps", "mesh", "data.prefetch", "steps_per_call", "max_bad_steps", "log", "eval", "save", "profile")
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """Name -> type of a config dataclass's fields."""
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+def iterate_fields(config: Section, prefix: str = ""):
+    """Yields (dotted name, type, value) of every leaf field."""
+    for name, kind in field_types(type(config)).items():
+        value = getattr(config, name)
+        if isinstance(value, Section):
+            yield from iterate_fields(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", kind, value
+
+
+def get_field(config: Section, dotted: str) -> Any:
+    """The value of a dotted field. Raises ConfigError where there is none."""
+    for part in dotted.split("."):
+        if not isinstance(config, Section) or part not in field_types(type(config)):
+            raise ConfigError(f"the config has no field {dotted!r}")
+        config = getattr(config, part)
+    return config
+
+
+def set_field(config: Section, dotted: str, value: Any) -> None:
+    """Sets a dotted field, type-checked. Raises ConfigError."""
+    *parents, name = dotted.split(".")
+    holder = get_field(config, ".".join(parents)) if parents else config
+    kinds = field_types(type(holder)) if isinstance(holder, Section) else {}
+    if name not in kinds:
+        raise ConfigError(f"the config has no field {dotted!r}; beside it are: {', '.join(sorted(kinds))}")
+    setattr(holder, name, _coerce(value, kinds[name], dotted))
+
+
+def _coerce(value: Any, kind: Any, name: str) -> Any:
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        if isinstance(value, kind):
+            return value
+        options = {m.value: m for m in kind}
+        if value not in options:
+            raise ConfigError(f"{name}={value!r} is not one of: {', '.join(options)}")
+        return options[value]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is tuple and isinstance(value, list):
+        return _tuples(value)
+    if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise ConfigError(f"{name}={value!r} is a {type(value).__name__}, not a {kind.__name__}")
+    return value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def to_json(config: Section) -> dict[str, Any]:
+    """A config as plain JSON types; sections whose class is a choice (task) carry it under "class"."""
+    out: dict[str, Any] = {}
+    if isinstance(config, TaskConfig):
+        out["class"] = f"{type(config).__module__}:{type(config).__qualname__}"
+    for name in field_types(type(config)):
+        value = getattr(config, name)
+        if isinstance(value, Section):
+            out[name] = to_json(value)
+        else:
+            out[name] = value.value if isinstance(value, enum.Enum) else json.loads(json.dumps(value))
+    return out
+
+
+def from_json(data: dict[str, Any], config_class: type[TaskConfig] | None = None) -> Config:
+    """The config that `to_json` wrote.
+
+    Args:
+        data: what a workdir's config.json holds.
+        config_class: the task's config class, needed where it does not live under `flaxae.`.
+    Raises:
+        ConfigError: the class is not under `flaxae.`, or fields do not fit it.
+    """
+    name = str(data.get("task", {}).get("class", ""))
+    if config_class is None:
+        module, _, attribute = name.partition(":")
+        if not module.startswith("flaxae.") or not attribute.isidentifier():
+            raise ConfigError(f"the run's task {name!r} is not flaxae's own: pass config_class= to open it")
+        config_class = getattr(importlib.import_module(module), attribute)
+    assert config_class is not None
+    config = Config(task=config_class())
+    _fill(config, data, "")
+    return config
+
+
+def _fill(section: Section, data: dict[str, Any], prefix: str) -> None:
+    for name, value in data.items():
+        if name == "class":
+            continue
+        if isinstance(value, dict):
+            _fill(get_field(section, name), value, f"{prefix}{name}.")
+        else:
+            set_field(section, name, value)
+
+
+def flatten_json(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    out = {}
+    for name, value in data.items():
+        out |= flatten_json(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return out
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], allowed: tuple[str, ...] = RESUMABLE) -> list[str]:
+    """Lines "field: old -> new" of what differs between two configs' JSON and is not allowed to."""
+    a, b = flatten_json(old), flatten_json(new)
+    lines = []
+    for name in sorted(a.keys() | b.keys()):
+        free = any(name == x or name.startswith(x + ".") for x in allowed)
+        if not free and a.get(name) != b.get(name):
+            lines.append(f"{name}: {a.get(name)!r} -> {b.get(name)!r}")
+    return lines
+
+
+def config_hash(config: Config) -> str:
+    """Ten hex digits that name a config (used for the runs of a sweep)."""
+    return hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def copy_config(config: Config, overrides: dict[str, Any] | None = None) -> Config:
+    """An unfrozen copy with dotted overrides applied."""
+    new = from_json(to_json(config), type(config.task))
+    for name, value in (overrides or {}).items():
+        set_field(new, name, value)
+    return new

@@ -1,0 +1,134 @@
+"""The loop's own evaluation: exact sums over whole splits, samples, and the best checkpoint."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxae import sharding, train_step
+from flaxae.checkpoint import Checkpointer
+from flaxae.config import ConfigError
+from flaxae.task import Context
+
+if TYPE_CHECKING:
+    from flaxae.train_loop import Loop
+
+
+class Evaluator:
+    """Evaluates and samples a run's states; its programs are compiled once."""
+
+    def __init__(self, loop: "Loop"):
+        self.loop = loop
+        config, task = loop.config, loop.task
+        self.step_fn, self.zeros = train_step.make_eval_step(
+            task, config, loop.layout, loop.mesh, loop.lanes
+        )
+        self.sources: dict[str, Any] = {}
+        for split in config.eval.splits:
+            source = task.data(split)
+            if source.num_batches is None and not config.eval.num_batches:
+                raise ConfigError(
+                    f"eval: split {split!r} is endless; set eval.num_batches to evaluate a part"
+                )
+            self.sources[split] = source
+        self.best = [
+            Checkpointer(folder, config.save)
+            for folder in (loop.workdir / "lanes" / f"{i:02d}" for i in range(loop.lanes))
+            if config.save.best_metric
+        ]
+
+    def close(self) -> None:
+        for checkpointer in self.best:
+            checkpointer.close()
+
+    def _carry(self, split: str) -> Any:
+        """The carry that an evaluation starts with: fresh, never the training's own."""
+        loop = self.loop
+        if hasattr(loop.task, "init_carry"):
+            carry = loop.task.init_carry(self.sources[split].batch_spec)  # pyright: ignore
+            if loop.lanes:
+                carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (loop.lanes, *x.shape)), carry)
+            return carry
+
+        def fresh(hparams: Any) -> Any:
+            return train_step.make_state(loop.task, loop.config, hparams, loop.lanes)["carry"]
+
+        return jax.jit(fresh, out_shardings=loop.shardings["carry"])(loop.hparams)
+
+    def evaluate(self, state: Any, step: int) -> dict[str, Any]:
+        """Evaluates all splits, logs, keeps the best. Returns "split/name" -> value (a list with lanes)."""
+        loop, config = self.loop, self.loop.config
+        params = state["ema"] or state["params"]
+        at = sharding.put(np.int32(step), sharding.replicated(loop.mesh))
+        rows = sharding.batch_sharding(loop.mesh)
+        results: list[dict[str, float]] = [{} for _ in loop.writers]
+        for split, source in self.sources.items():
+            limits = [n for n in (source.num_batches, config.eval.num_batches) if n]
+            carry, sums = self._carry(split), None
+            for i in range(min(limits)):
+                batch = sharding.put(source.batch(i), rows)
+                index = sharding.put(np.int32(i), sharding.replicated(loop.mesh))
+                args = (params, carry, loop.frozen.values, batch, loop.hparams, at, index)
+                sums = self.zeros(*args) if sums is None else sums
+                sums, carry = self.step_fn(sums, *args)
+            host = jax.device_get(sums)
+            for lane, writer in enumerate(loop.writers):
+                mine = jax.tree.map(lambda x, i=lane: x[i], host) if loop.lanes else host
+                row = loop.task.finalize(mine)
+                writer.write(step, split, row)
+                results[lane] |= {f"{split}/{k}": v for k, v in row.items()}
+        self._keep_best(state, step, results)
+        line = ", ".join(f"{k} {v:.4f}" for k, v in results[0].items() if isinstance(v, float))
+        loop.progress.note(f"step {step}: {line}")
+        if not loop.lanes:
+            return results[0]
+        return {k: [r[k] for r in results] for k in results[0]}
+
+    def _keep_best(self, state: Any, step: int, results: list[dict[str, float]]) -> None:
+        loop, name = self.loop, self.loop.config.save.best_metric
+        if not name:
+            return
+        if name not in results[0]:
+            raise ConfigError(f"save.best_metric={name!r} is not one of: {', '.join(results[0])}")
+        extra = {"frozen": loop.frozen.fingerprint, "data": loop.sources[0].fingerprint}
+        if not loop.lanes:
+            loop.checkpointer.save_best(step, state, extra, results[0][name])
+            return
+        from flaxae.train_loop import slice_lane
+
+        for lane, checkpointer in enumerate(self.best):
+            value = results[lane][name]
+            checkpointer.save_best(step, slice_lane(state, lane), extra, value)
+
+    def sample(self, state: Any, step: int) -> None:
+        """Lets the task sample from the model; logs texts and images."""
+        loop, config = self.loop, self.loop.config
+        params = state["ema"] or state["params"]
+        model = loop.layout.merge(params, self._carry(config.eval.splits[0]), loop.frozen.values)
+        key = jax.random.fold_in(jax.random.key(config.data.seed), step)
+        ctx = Context(key=key, step=jnp.int32(step), hparams=loop.hparams, train=False)
+        made = loop.task.sample(model, ctx, config.eval.num_samples)
+        texts = {k: v for k, v in made.items() if isinstance(v, list)}
+        images = {k: v for k, v in made.items() if isinstance(v, np.ndarray) and v.ndim == 3}
+        loop.writers[0].write(step, "sample", {}, texts=texts, images=images)
+        for name, lines in texts.items():
+            loop.progress.note("\n".join([f"{name}:", *(f"  {line}" for line in lines)]))
+
+    def last_logged(self) -> dict[str, Any]:
+        """The metrics of the last evaluation, from the logs."""
+        results = []
+        for writer in self.loop.writers:
+            row: dict[str, float] = {}
+            path = writer.path
+            for line in path.read_text().splitlines() if path.exists() else []:
+                entry = json.loads(line)
+                split = entry.get("split")
+                if split in self.sources:
+                    skip = ("step", "split")
+                    row |= {f"{split}/{k}": v for k, v in entry.items() if k not in skip}
+            results.append(row)
+        if not self.loop.lanes:
+            return results[0]
+        return {k: [r.get(k) for r in results] for k in results[0]}

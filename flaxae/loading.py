@@ -1,0 +1,55 @@
+"""Opening a finished (or running) run from its workdir."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from flaxae import checkpoint, sharding, train_step, workdir as workdir_lib
+from flaxae.config import Config, ConfigError, TaskConfig
+from flaxae.restore import Frozen
+from flaxae.task import Task
+
+
+@dataclasses.dataclass
+class Loaded:
+    """A trained model and what it was trained with."""
+
+    model: Any
+    config: Config
+    task: Task
+    step: int
+    workdir: Path
+
+
+def load(
+    workdir: str | Path, config_class: type[TaskConfig] | None = None, which: str = "auto"
+) -> Loaded:
+    """Opens the trained model of a workdir.
+
+    Args:
+        workdir: a run's folder.
+        config_class: the task's config class, where it is not one of flaxae's own.
+        which: "latest", "best", or "auto": the best checkpoint where the run keeps one.
+    Returns:
+        The model (EMA parameters where the run keeps them), its config, task and step.
+    Raises:
+        ConfigError, CheckpointError: the workdir is not a run's, or nothing in it is readable.
+    """
+    workdir = Path(workdir)
+    config = workdir_lib.stored_config(workdir, config_class)
+    config.freeze()
+    if which == "auto":
+        which = "best" if any((workdir / "best").glob("[0-9]*")) else "latest"
+    arrays, extra, step = checkpoint.read_arrays(workdir, which)
+    task = config.task.make(config)
+    mesh = sharding.make_mesh(dataclasses.replace(config.mesh, replica=1, fsdp=1, model=1))
+    layout = train_step.make_layout(task, config)
+    frozen = Frozen(task, config, mesh, layout)
+    if extra.get("frozen", frozen.fingerprint) != frozen.fingerprint:
+        raise ConfigError(f"{workdir}: the frozen part is not the one it was trained with")
+    params = jax.tree.map(jax.numpy.asarray, arrays.get("ema") or arrays["params"])
+    carry = {"once": {}, "stream": {}} | jax.tree.map(jax.numpy.asarray, arrays.get("carry") or {})
+    model = layout.merge(params, carry, frozen.values)
+    return Loaded(model, config, task, int(step), workdir)

@@ -1,0 +1,321 @@
+"""THE training loop: set up, restore, step, log, evaluate, sample, save.
+
+It knows nothing of any family: what it trains is a `Task`.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxae import distributed, metrics as metrics_lib, sharding, train_step, workdir as workdir_lib
+from flaxae.checkpoint import Checkpointer
+from flaxae.config import Config, ConfigError, copy_config, get_field, to_json
+from flaxae.data.loader import Prefetcher
+from flaxae.evaluation_loop import Evaluator
+from flaxae.restore import Frozen, restore_or_init
+from flaxae.task import Context, Source, Task
+
+
+class NonFiniteError(RuntimeError):
+    """Loss or gradient was not finite more often than `max_bad_steps` allows."""
+
+
+@dataclasses.dataclass
+class Result:
+    """What a run gives back: the state, the last evaluation, and how it ended.
+
+    status: "done", "already_done", "sigterm" or "sigint".
+    """
+
+    state: dict[str, Any]
+    metrics: dict[str, Any]
+    status: str
+
+
+class Feed:
+    """The batches of call i: `steps_per_call` steps stacked, lanes with data of their own beside each other."""
+
+    def __init__(self, sources: list[Source], steps_per_call: int):
+        self.sources, self.n = sources, steps_per_call
+
+    def batch(self, call: int) -> Any:
+        steps = [self._step(call * self.n + i) for i in range(self.n)]
+        return steps[0] if self.n == 1 else jax.tree.map(lambda *x: np.stack(x), *steps)
+
+    def _step(self, step: int) -> Any:
+        batches = [source.batch(step) for source in self.sources]
+        return batches[0] if len(batches) == 1 else jax.tree.map(lambda *x: np.stack(x), *batches)
+
+
+def lane_configs(config: Config, lanes: list[dict[str, Any]] | None, task: Task) -> list[Config]:
+    """The config of every lane. Raises ConfigError where lanes differ in more than hparams and data."""
+    if lanes is None:
+        return [config]
+    if not lanes:
+        raise ConfigError("lanes=[] trains nothing: give overrides of at least one lane")
+    free = set((train_step.LOOP_HPARAMS | task.hparams).values())
+    for overrides in lanes:
+        for name in overrides:
+            if name not in free and not name.startswith("data."):
+                raise ConfigError(
+                    f"lanes may differ in {', '.join(sorted(free))} and data.*, not in {name!r}: "
+                    "runs of other shapes are a sweep of several groups"
+                )
+    return [copy_config(config, overrides) for overrides in lanes]
+
+
+def run(config: Config, workdir: str | Path, lanes: list[dict[str, Any]] | None = None) -> Result:
+    """Trains, or resumes, or says that it is done.
+
+    Args:
+        config: the experiment; it is copied and frozen.
+        workdir: where everything of the run lives.
+        lanes: overrides of each lane ({} is a lane without any): many runs of one shape as one
+            vmapped program. None: a single run.
+    Returns:
+        The state, the metrics of the last evaluation ("split/name"), and how the run ended.
+    Raises:
+        ConfigError, CheckpointError, NonFiniteError: each with one message that names the way out.
+    """
+    workdir = Path(workdir)
+    main = distributed.is_main()
+    config = workdir_lib.prepare(config, workdir, lanes, main)
+    distributed.sync("workdir")
+    with Loop(config, workdir, lanes) as loop:
+        return loop.train()
+
+
+class Loop:
+    """One run's parts, made once."""
+
+    def __init__(self, config: Config, workdir: Path, lanes: list[dict[str, Any]] | None):
+        self.config, self.workdir = config, workdir
+        self.main = distributed.is_main()
+        self.goodput = metrics_lib.Goodput()
+        self.compiled = metrics_lib.CompileTime()
+        self.task: Task = config.task.make(config)
+        self.configs = lane_configs(config, lanes, self.task)
+        self.lanes = 0 if lanes is None else len(lanes)
+        # Mesh, then state.
+        self.mesh = sharding.make_mesh(config.mesh)
+        with jax.set_mesh(self.mesh):
+            self.layout = train_step.make_layout(self.task, config)
+            self.abstract = train_step.abstract_state(self.task, config, self.mesh, self.lanes)
+            self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
+            hparams = train_step.make_hparams(self.task, self.configs, bool(self.lanes))
+            self.hparams = sharding.put(jax.device_get(hparams), sharding.replicated(self.mesh))
+        # Lanes share a batch unless their data sections differ.
+        tasks = [self.task]
+        if any(to_json(c.data) != to_json(config.data) for c in self.configs):
+            tasks = [c.task.make(c) for c in self.configs]
+        self.sources = [task.data("train") for task in tasks]
+        self.lane_batches = len(self.sources) > 1
+        sharding.check_batch(self.sources[0].batch_spec, self.mesh, config.accumulate)
+        self.frozen = Frozen(self.task, config, self.mesh, self.layout)
+        self.evaluator = Evaluator(self)
+        self.checkpointer = Checkpointer(workdir, config.save)
+        self.lane_dirs = [workdir / "lanes" / f"{i:02d}" for i in range(self.lanes)]
+        if self.main:
+            self.task.save_assets(str(workdir))
+            for folder, lane in zip(self.lane_dirs, self.configs, strict=False):
+                folder.mkdir(parents=True, exist_ok=True)
+                workdir_lib.write_json(folder / "config.json", to_json(lane))
+                self.task.save_assets(str(folder))
+        self.writers = [
+            metrics_lib.Writer(folder, config.log, jax.process_index())
+            for folder in (self.lane_dirs or [workdir])
+        ]
+        self.step_fn = train_step.make_train_step(
+            self.task, config, self.layout, self.shardings, self.lanes, self.lane_batches
+        )
+
+    def __enter__(self) -> "Loop":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.compiled.close()
+        for writer in self.writers:
+            writer.close()
+        self.checkpointer.close()
+        self.evaluator.close()
+
+    def train(self) -> Result:
+        config = self.config
+        with jax.set_mesh(self.mesh), distributed.Preemption() as preemption:
+            state, start = restore_or_init(self)
+            for writer in self.writers:
+                writer.cut(start)
+            if start >= config.steps:
+                return Result(state, self.evaluator.last_logged(), "already_done")
+            self.progress = metrics_lib.Progress(
+                config.steps, start, config.log.progress and self.main,
+                config.data.batch_size, "examples",
+            )  # fmt: skip
+            self._describe(start)
+            self.results: dict[str, Any] = {}
+            self.clock = (time.perf_counter(), start)
+            n = config.steps_per_call
+            leading = (n > 1) + self.lane_batches
+            rows = sharding.batch_sharding(self.mesh, leading)
+            feed = Prefetcher(
+                Feed(self.sources, n), start // n, lambda b: sharding.put(b, rows),
+                config.data.prefetch,
+            )  # fmt: skip
+            try:
+                state, status = self._steps(state, start, feed, preemption)
+            finally:
+                feed.close()
+                self.progress.close()
+            return Result(state, self.results, status)
+
+    def _steps(self, state: Any, start: int, feed: Iterator, preemption: Any) -> tuple[Any, str]:
+        config, n = self.config, self.config.steps_per_call
+        pending = None
+        for call, batch in feed:
+            end = (call + 1) * n
+            self._profile(end - n, before=True)
+            state, metrics = self.step_fn(state, self.frozen.values, batch, self.hparams)
+            del batch
+            # The metrics of the step before: the device already works on this one.
+            if pending is not None:
+                self._digest(*pending)
+            pending = (end, metrics)
+            self._profile(end, before=False)
+            last = end >= config.steps
+            stop = preemption.check(end)
+            due = {
+                "eval": last or _due(end, config.eval.every),
+                "sample": last or _due(end, config.eval.sample_every),
+                "save": last or stop is not None or _due(end, config.save.every)
+                or _due(end, config.save.keep_every),
+            }  # fmt: skip
+            if any(due.values()):
+                self._digest(*pending)
+                pending = None
+                self._between(state, end, due, last, stop)
+                self.clock = (time.perf_counter(), end)
+            if last or stop is not None:
+                return state, "done" if last else str(stop)
+        raise AssertionError("the feed is endless")
+
+    def _between(self, state: Any, end: int, due: dict[str, bool], last: bool, stop: Any) -> None:
+        """Evaluate, sample, save: in this order, so that a saved step has all its log lines."""
+        if due["eval"] and (stop is None or last):
+            with self.goodput.track("eval"):
+                self.results = self.evaluator.evaluate(state, end)
+        if due["sample"] and not self.lanes and (stop is None or last):
+            with self.goodput.track("sample"):
+                self.evaluator.sample(state, end)
+        if due["save"]:
+            with self.goodput.track("save"):
+                for writer in self.writers:
+                    writer.flush()
+                extra = {"frozen": self.frozen.fingerprint, "data": self.sources[0].fingerprint}
+                self.checkpointer.save(end, state, extra, wait=last or stop is not None)
+                if last and self.main:
+                    for lane in range(self.lanes):
+                        take_lane(state, lane, self.lane_dirs[lane], self.configs[lane], end, extra)
+
+    def _digest(self, end: int, metrics: Any) -> None:
+        """Reads the metrics of one call; writes them where a log line is due."""
+        config = self.config
+        due = _due(end, config.log.every) or end >= config.steps
+        values = jax.device_get(metrics if due else {"bad": metrics["bad"]})
+        self._check_finite(end, values["bad"])
+        if not due:
+            return
+        now, (before, at) = time.perf_counter(), self.clock
+        self.clock = (now, end)
+        rate = (end - at) / max(now - before, 1e-9) if end > at else 0.0
+        times = {
+            "time/steps_per_second": rate,
+            "time/examples_per_second": rate * config.data.batch_size,
+            "time/goodput": self.goodput.share(),
+        }
+        peak = metrics_lib.peak_flops(jax.devices()[0])
+        flops = self.task.flops(self.sources[0].batch_spec, {})
+        if peak and flops and rate:
+            times["time/mfu"] = metrics_lib.mfu(flops, 1 / rate, self.mesh.size) / 1.0
+        if not getattr(self, "logged_once", False):
+            self.logged_once = True
+            times["time/compile_seconds"] = self.compiled.seconds
+            times["time/peak_memory_bytes"] = float(metrics_lib.peak_memory_bytes())
+        for lane, writer in enumerate(self.writers):
+            row = {k: _number(v[-1][lane] if self.lanes else v[-1]) for k, v in values.items()}
+            writer.write(end, "train", row | times)
+            if lane == 0:
+                self.progress.update(end, row)
+
+    def _check_finite(self, end: int, bad: np.ndarray) -> None:
+        limit = self.config.max_bad_steps
+        failed = np.asarray(bad[-1]) > limit
+        if self.lanes:
+            for lane in np.flatnonzero(failed):
+                marker = self.lane_dirs[lane] / "FAILED"
+                if self.main and not marker.exists():
+                    marker.write_text(f"loss or gradient not finite by step {end}\n")
+            if not failed.all():
+                return
+        elif not failed:
+            return
+        calls = np.asarray(bad).reshape(len(bad), -1).min(axis=1)
+        step = end - len(bad) + int(np.argmax(calls > limit))
+        name = self.workdir / f"bad_batch_{step}.npz"
+        if self.main:
+            leaves = jax.tree_util.tree_leaves_with_path(self.sources[0].batch(step))
+            np.savez(name, **{sharding.path_name(p).replace("/", "."): x for p, x in leaves})  # pyright: ignore
+        self.checkpointer.wait()
+        raise NonFiniteError(
+            f"step {step}: loss or gradient is not finite ({int(np.max(bad[-1]))} bad steps, "
+            f"max_bad_steps={limit}). Its batch, train batch({step}), is in {name}. The last good "
+            f"checkpoint, step {max(self.checkpointer.steps(), default=0)}, stays in {self.workdir}: "
+            "lower optim.lr in a new workdir, or raise max_bad_steps to skip such steps."
+        )
+
+    def _profile(self, step: int, before: bool) -> None:
+        if self.config.profile and before and step == self.config.profile[0]:
+            jax.profiler.start_trace(str(self.workdir / "profile"))
+        if self.config.profile and not before and step == self.config.profile[1]:
+            jax.profiler.stop_trace()
+
+    def _describe(self, start: int) -> None:
+        params = sum(x.size for x in jax.tree.leaves(self.abstract["params"])) // max(self.lanes, 1)
+        shape = " x ".join(f"{k}={v}" for k, v in self.mesh.shape.items())
+        lanes = f", {self.lanes} lanes" if self.lanes else ""
+        self.progress.note(
+            f"{type(self.task).__name__}: {params / 1e6:.2f} M trainable parameters{lanes}; mesh "
+            f"{shape} on {jax.devices()[0].device_kind}; steps {start} -> {self.config.steps}; "
+            f"workdir {self.workdir}"
+        )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _number(x: Any) -> Any:
+    return x.item() if hasattr(x, "item") else x
+
+
+def slice_lane(state: Any, lane: int) -> Any:
+    """One lane of a state of lanes, as an ordinary state."""
+    return {k: v if k == "step" else jax.tree.map(lambda x: x[lane], v) for k, v in state.items()}
+
+
+def take_lane(state: Any, lane: int, folder: Path, config: Config, step: int, extra: dict) -> None:
+    """Makes a lane's folder an ordinary workdir, which `train.py` resumes and `flaxae.load` opens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    workdir_lib.write_json(folder / "config.json", to_json(config))
+    workdir_lib.write_json(folder / "versions.json", workdir_lib.versions())
+    checkpointer = Checkpointer(folder, config.save)
+    if step not in checkpointer.steps():
+        checkpointer.save(step, slice_lane(state, lane), extra, wait=True)
+    checkpointer.close()
+
+
+__all__ = ["Context", "Loop", "NonFiniteError", "Result", "get_field", "run", "take_lane"]
