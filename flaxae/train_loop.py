@@ -40,6 +40,8 @@ class Result:
 class Feed:
     """The batches of call i: `steps_per_call` steps stacked, lanes with data of their own beside each other."""
 
+    num_batches = None
+
     def __init__(self, sources: list[Source], steps_per_call: int):
         self.sources, self.n = sources, steps_per_call
 

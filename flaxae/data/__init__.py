@@ -1,0 +1,1 @@
+"""Data: real text that needs no download, files, hubs, tokenizer, splits, batches."""

@@ -31,7 +31,7 @@ class Tiny(nnx.Module):
 
     def __call__(self, x: jax.Array, ctx: Context) -> jax.Array:
         if ctx.train:
-            x = x * jax.random.bernoulli(ctx.at("drop").key, 0.9, x.shape)
+            x = jnp.where(jax.random.bernoulli(ctx.at("drop").key, 0.9, x.shape), x, 0.0)
         state = jnp.tanh(0.5 * self.state[...] + x @ self.project[...])
         self.state[...] = jax.lax.stop_gradient(state)
         y = state @ self.head[...]

@@ -1,0 +1,75 @@
+# `make help` lists the targets. Only Python >= 3.11, pip and make are needed.
+PYTHON = python3
+PRESET = full
+JOBS = 2
+
+# Another Python gets an environment of its own: make test PYTHON=python3.13
+ifeq ($(PYTHON),python3)
+VENV := .venv
+else
+VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+endif
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PARITY_STAMP := $(VENV)/.installed-parity
+PYTEST = $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help env env-parity demo test test-parity test-slow lint format bench clean
+
+help:  ## this list
+	@echo "make TARGET [PYTHON=python3.13] [PRESET=full|quick] [JOBS=2]"; echo
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */:/' | \
+	  awk -F: '{ printf "  %-12s %s\n", $$1, $$2 }'
+
+demo: $(STAMP)  ## train a T5-VAE on lines of Python and show what it does (PRESET=quick takes 5 minutes)
+	@$(BIN)/python -m flaxae.demo --preset=$(PRESET)
+
+test: $(STAMP)  ## the tests, without the slow ones
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow and not parity"
+
+test-slow: $(STAMP)  ## the tests that take minutes
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "slow and not parity"
+
+test-parity: $(PARITY_STAMP)  ## the tests against PyTorch
+	$(PYTEST) -n $(JOBS) --dist worksteal -m parity
+
+lint: $(STAMP)  ## ruff (lint, format) and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(STAMP)  ## ruff mends what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(PARITY_STAMP)  ## the benchmarks, one after the other
+	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+clean:  ## remove caches (environments and runs stay)
+	rm -rf .cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+env: $(STAMP)  ## the environment in .venv, from pinned versions
+
+env-parity: $(PARITY_STAMP)  ## the same with torch, for parity tests and benchmarks
+
+# The stamp is written last: an interrupted installation is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "flaxae needs Python 3.11 or newer; '$(PYTHON)' is" \
+	    "$$($(PYTHON) --version 2>&1 || true). Name another one: make PYTHON=python3.13" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) has no venv or ensurepip; install its venv package" \
+	    "(on Debian and Ubuntu: python3-venv)" >&2; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing packages into $(VENV) (a few minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -e '.[dev,tfds]'
+	@touch $@
+
+$(PARITY_STAMP): $(STAMP)
+	@echo "Installing torch into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -e '.[dev,tfds,parity]'
+	@touch $@

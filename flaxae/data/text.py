@@ -1,0 +1,210 @@
+"""Text corpora: reading files of lines, and splits that say how much of them training has seen."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable
+
+from flaxae.config import ConfigError
+
+FILE_SHARE = {"test_file": 0.03, "dev": 0.015}  # of the files, held out whole
+LINE_SHARE = {"test_line": 0.02, "dev": 0.015}  # of the distinct lines of the other files
+MIN_FILES = 20  # with fewer, whole files are too coarse a split: only lines are held out
+MAX_EVAL_LINES = 2000
+MIN_LINES = 10
+
+
+@dataclasses.dataclass
+class Corpus:
+    """Distinct texts and where they stand.
+
+    Attributes:
+        name: what to call it, with what it was made from (the Python's version, a path).
+        examples: distinct texts, in order of first occurrence.
+        files: for each example, the index of the first file it stands in.
+        file_names: names of the files; a corpus without files has one.
+        also: example index -> indices of the other files that it stands in.
+        notes: what was left out on the way, in words: nothing is dropped silently.
+    """
+
+    name: str
+    examples: list[str]
+    files: list[int]
+    file_names: list[str]
+    also: dict[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> str:
+        """The name and a hash of all texts."""
+        return f"{self.name} {digest(self.examples)}"
+
+
+class Splits(dict[str, list[str]]):
+    """Split name -> its lines; a line is in one split only.
+
+    Attributes:
+        overlap: for each held-out split, the share of its lines that also stand, verbatim, in files
+            that are trained on. They are withheld from training, but a reader should know.
+        notes: counts, in words.
+    """
+
+    def __init__(self, lines: dict[str, list[str]], overlap: dict[str, float], notes: list[str]):
+        super().__init__(lines)
+        self.overlap, self.notes = overlap, notes
+
+
+def digest(parts: Iterable[str]) -> str:
+    """Sixteen hex digits of a sequence of strings."""
+    sha = hashlib.sha256()
+    for part in parts:
+        raw = part.encode("utf-8", "surrogatepass")
+        sha.update(len(raw).to_bytes(8, "little") + raw)
+    return sha.hexdigest()[:16]
+
+
+def make_corpus(
+    name: str, texts_by_file: Iterable[tuple[str, list[str]]], max_lines: int = 0
+) -> Corpus:
+    """A corpus of the distinct texts of some files, read until `max_lines` (0: all) are there."""
+    index: dict[str, int] = {}
+    files: list[int] = []
+    file_names: list[str] = []
+    also: dict[int, list[int]] = {}
+    for file_name, texts in texts_by_file:
+        if max_lines and len(index) >= max_lines:
+            break
+        number = len(file_names)
+        file_names.append(file_name)
+        for text in dict.fromkeys(texts):
+            found = index.get(text)
+            if found is not None:
+                also.setdefault(found, []).append(number)
+            elif not max_lines or len(index) < max_lines:
+                index[text] = len(files)
+                files.append(number)
+    others = {i: tuple(numbers) for i, numbers in also.items()}
+    return Corpus(name, list(index), files, file_names, others)
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a UTF-8 text file, ends of line taken off, blank lines left out.
+
+    A line is left as it is otherwise (`label<tab>text` too).
+
+    Args:
+        path: the file.
+    Raises:
+        ConfigError: it is missing, a directory, empty, binary or not UTF-8.
+    """
+    if os.path.isdir(path):
+        raise ConfigError(
+            f"data.path={path!r} is a directory: give a text file, one example a line"
+            f" (or --config.data.name=hf:{path} for a data set's directory)"
+        )
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+    except OSError as error:
+        raise ConfigError(f"data.path={path!r} cannot be read: {error.strerror or error}") from None
+    if b"\0" in raw:
+        raise ConfigError(
+            f"data.path={path!r} is a binary file (it holds a zero byte at {raw.index(0)}):"
+            " give UTF-8 text, one example a line"
+        )
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ConfigError(
+            f"data.path={path!r} is not UTF-8 (line {line}, byte {error.start}): convert it first,"
+            " for example with iconv -t utf-8"
+        ) from None
+    # Not str.splitlines: it also cuts at form feeds and Unicode separators inside a line.
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        raise ConfigError(f"data.path={path!r} is empty: it needs one example a line")
+    return lines
+
+
+def split_corpus(corpus: Corpus, seed: int) -> Splits:
+    """Holds out whole files and single lines; a line is in one split only.
+
+    Files and lines are ranked by a hash of (seed, text), so a split depends on nothing else. A line
+    of a held-out file belongs to that file's split also where it stands in training files; it is
+    then withheld from training, and counted in `overlap`.
+
+    Args:
+        corpus: the texts.
+        seed: another seed, other splits.
+    Returns:
+        train, dev, test_line, and test_file where the corpus has at least 20 files.
+    Raises:
+        ConfigError: the corpus is too small to be split.
+    """
+    if len(corpus.examples) < MIN_LINES:
+        raise ConfigError(
+            f"{corpus.name} has {len(corpus.examples)} distinct lines;"
+            f" training and held-out splits need at least {MIN_LINES}"
+        )
+    file_split = _held_out_files(corpus, seed)
+    pools: dict[str, list[int]] = {"test_file": [], "dev": [], "rest": []}
+    seen_in_training: set[int] = set()
+    for i, first in enumerate(corpus.files):
+        homes = {file_split.get(f, "rest") for f in (first, *corpus.also.get(i, ()))}
+        pools[next(name for name in pools if name in homes)].append(i)
+        if "rest" in homes:
+            seen_in_training.add(i)
+
+    def rank(i: int) -> bytes:
+        return _rank(seed, "line", corpus.examples[i])
+
+    rest = sorted(pools["rest"], key=rank)
+    chosen: dict[str, list[int]] = {}
+    for name, share in LINE_SHARE.items():
+        room = MAX_EVAL_LINES if name not in file_split.values() else MAX_EVAL_LINES // 2
+        count = min(max(1, round(share * len(rest))), room)
+        chosen[name], rest = rest[:count], rest[count:]
+    notes = []
+    for name in ("test_file", "dev"):
+        pool = sorted(pools[name], key=rank)
+        room = MAX_EVAL_LINES - len(chosen.get(name, []))
+        if pool:
+            chosen[name] = chosen.get(name, []) + pool[:room]
+            files = sum(1 for split in file_split.values() if split == name)
+            notes.append(
+                f"{name}: {files} of {len(corpus.file_names)} files held out whole, {len(pool)}"
+                f" lines, none trained on, {min(len(pool), room)} evaluated on"
+            )
+    overlap = {
+        name: sum(i in seen_in_training for i in chosen[name]) / len(chosen[name])
+        for name in ("dev", "test_file", "test_line")
+        if chosen.get(name)
+    }
+    chosen["train"] = rest
+    lines = {
+        name: [corpus.examples[i] for i in sorted(chosen[name])]
+        for name in ("train", "dev", "test_file", "test_line")
+        if name in chosen
+    }
+    return Splits(lines, overlap, notes)
+
+
+def _held_out_files(corpus: Corpus, seed: int) -> dict[int, str]:
+    """File index -> the split that it is held out for."""
+    count = len(corpus.file_names)
+    if count < MIN_FILES:
+        return {}
+    order = sorted(range(count), key=lambda f: _rank(seed, "file", corpus.file_names[f]))
+    out: dict[int, str] = {}
+    for name, share in FILE_SHARE.items():
+        number = max(1, round(share * count))
+        out |= dict.fromkeys(order[:number], name)
+        order = order[number:]
+    return out
+
+
+def _rank(seed: int, kind: str, text: str) -> bytes:
+    raw = f"{seed}/{kind}/{text}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(raw, digest_size=16).digest()

@@ -1,0 +1,120 @@
+"""Several processes, and being told to stop: `train.py` initializes, the loop asks."""
+
+import glob
+import importlib.util
+import itertools
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from flaxae.config import ConfigError
+
+# The sync point comes one after the largest number that any process has asked with, so each call
+# takes the next number, whatever `steps_per_call` is and however many runs this process makes.
+_CALLS = itertools.count()
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def initialize() -> None:
+    """Joins the other processes of a run; does nothing where there is one process.
+
+    Called by `train.py` before anything else of JAX (afterwards it raises). The processes are told
+    by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by a cluster that JAX
+    knows (SLURM, Open MPI, Cloud TPU).
+
+    Raises:
+        ConfigError: only some of the three variables are set, or they are not numbers.
+    """
+    given = [name for name in VARIABLES if os.environ.get(name)]
+    if given:
+        missing = [name for name in VARIABLES if name not in given]
+        if missing:
+            raise ConfigError(f"{', '.join(given)} is set, but {', '.join(missing)} is not")
+        address, *numbers = (os.environ[name] for name in VARIABLES)
+        if not all(number.isdigit() for number in numbers):
+            raise ConfigError(f"{VARIABLES[1]} and {VARIABLES[2]} must be numbers, not {numbers}")
+        jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]))
+    elif _scheduler():
+        jax.distributed.initialize()
+    elif _tpu_vm():
+        try:
+            jax.distributed.initialize()
+        except ValueError as e:
+            if "coordinator_address" not in str(e):  # else: one host that belongs to no cluster
+                raise
+
+
+def _scheduler() -> bool:
+    """Whether SLURM or Open MPI started this as one of several processes."""
+    environment = os.environ
+    if environment.get("SLURM_STEP_NODELIST"):  # absent in an interactive allocation's own shell
+        return environment.get("SLURM_NTASKS", "1") != "1"
+    return environment.get("OMPI_COMM_WORLD_SIZE", "1") != "1"
+
+
+def _tpu_vm() -> bool:
+    """Whether this process will use TPUs of this machine; JAX finds the other hosts itself."""
+    if os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] not in ("", "tpu"):
+        return False
+    chips = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def is_main() -> bool:
+    """Whether this process writes logs, configs and figures."""
+    return jax.process_index() == 0
+
+
+def sync(name: str) -> None:
+    """Returns when all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+class Preemption:
+    """Notices SIGTERM and Ctrl-C while it is entered; the loop asks `check` after every call.
+
+    One process: Python signal handlers set a flag (a second Ctrl-C raises KeyboardInterrupt), and
+    exit puts the old handlers back. Outside of the main thread Python allows no handlers, and
+    nothing is noticed. Several processes: JAX's sync point makes all of them stop at the same step
+    after any got SIGTERM; it works only after `jax.distributed.initialize`. Ctrl-C there goes its
+    usual way.
+    """
+
+    def __init__(self) -> None:
+        self._seen: str | None = None
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> "Preemption":
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old[number] = signal.signal(number, self._notice)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._old = {}
+
+    def _notice(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._seen == "sigint":
+            raise KeyboardInterrupt
+        self._seen = "sigterm" if number == signal.SIGTERM else "sigint"
+
+    def check(self, step: int) -> str | None:
+        """What to stop for: None, "sigterm" or "sigint"; the same on all processes.
+
+        Args:
+            step: the step that has just been taken. All processes must ask at the same steps, and
+                go on stepping until the answer comes.
+        """
+        del step
+        if jax.process_count() > 1:
+            stop = multihost_utils.reached_preemption_sync_point(next(_CALLS))
+            return "sigterm" if stop else None
+        return self._seen

@@ -1,0 +1,87 @@
+"""The whole evaluation of a trained run: `python -m flaxae.evaluate WORKDIR`."""
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from flaxae import flags
+from flaxae.config import ConfigError
+
+REPORT = "report"  # the folder inside a workdir
+TEXT = "report.txt"  # what the task printed, to be shown again
+
+
+class Tee(io.TextIOBase):
+    """A stream that also keeps what was written."""
+
+    def __init__(self, stream: Any):
+        self.stream, self.kept = stream, io.StringIO()
+
+    def write(self, text: str) -> int:
+        self.kept.write(text)
+        return self.stream.write(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def evaluate(
+    workdir: str | Path, outdir: str | Path = "", config_class: Any = None, which: str = "auto"
+) -> dict[str, Any]:
+    """Runs a task's report on a trained run; prints it, and keeps its text beside it.
+
+    Args:
+        workdir: the run's folder.
+        outdir: where the report and its figures go; "": a folder inside the workdir.
+        config_class: the task's config class, where it is not one of flaxae's own.
+        which: the checkpoint: "latest", "best" or "auto".
+    Returns:
+        The report.
+    Raises:
+        ConfigError, CheckpointError: the workdir is not a run's, or nothing in it is readable.
+    """
+    from flaxae.loading import load
+
+    folder = Path(outdir or Path(workdir) / REPORT)
+    loaded = load(workdir, config_class, which)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"cannot write the report into {folder}: {e.strerror}") from None
+    tee = Tee(sys.stdout)
+    with contextlib.redirect_stdout(tee):
+        result = loaded.task.report(loaded, str(folder))
+    (folder / TEXT).write_text(tee.kept.getvalue())
+    return result
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m flaxae.evaluate",
+        description="The task's whole evaluation of a trained run: a text, figures and JSON.",
+    )
+    parser.add_argument("workdir", help="the run's folder")
+    parser.add_argument("--json", metavar="FILE", help="write the report there too")
+    parser.add_argument("--outdir", default="", help=f"of the figures; default: WORKDIR/{REPORT}")
+    parser.add_argument("--which", choices=["auto", "latest", "best"], default="auto",
+                        help="the checkpoint; auto: the best where the run keeps one")  # fmt: skip
+    parser.add_argument("--config", metavar="FILE",
+                        help="the run's own, where its task is not flaxae's")  # fmt: skip
+    args = parser.parse_args(argv[1:])
+    config_class = type(flags.load_config(args.config).task) if args.config else None
+    result = evaluate(args.workdir, args.outdir, config_class, args.which)
+    if args.json:
+        try:
+            Path(args.json).write_text(json.dumps(result, indent=2) + "\n")
+        except OSError as e:
+            raise ConfigError(f"--json={args.json}: {e.strerror}") from None
+    print(f"written to {args.outdir or Path(args.workdir) / REPORT}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(flags.run_main(main))

@@ -1,0 +1,374 @@
+"""T5 (Raffel et al. 2020): encoder, decoder, and cached decoding. One module for each Hugging Face weight.
+
+v1.0: ReLU, tied embeddings. v1.1, Flan, mT5, byT5: gated GELU, untied.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from flaxae.config import Section, require
+from flaxae.losses import cross_entropy, linear_cross_entropy
+from flaxae.nn.attention import (
+    MASKED,
+    Attention,
+    RelativeBias,
+    Segments,
+    causal_bias,
+    padding_bias,
+)
+from flaxae.nn.linear import Embedding, Linear, dropout
+from flaxae.nn.mlp import MLP, FeedForward
+from flaxae.nn.norm import RMSNorm
+from flaxae.nn.stack import scan_blocks, stacked
+from flaxae.task import Context
+
+PAD, EOS = 0, 1
+
+
+@dataclasses.dataclass(unsafe_hash=True)  # a static part of the model's graph, fixed once a run starts
+class T5Config(Section):
+    """Sizes of a T5."""
+
+    d_model: int = 192
+    d_ff: int = 768
+    d_kv: int = 48
+    num_heads: int = 4
+    num_layers: int = 2
+    num_decoder_layers: int = 2
+    vocab_size: int = 0  # rows of the embedding table; 0: data.vocab_size
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
+    feed_forward: FeedForward = FeedForward.GATED_GELU
+    tie_embeddings: bool = False  # v1.0: the head is the embedding, scaled by d_model ** -0.5
+    dropout: float = 0.0
+    dtype: str = "float32"  # of the computation; parameters, softmax and logits are float32
+    remat: bool = False  # recompute blocks in the backward pass
+    scan_unroll: int = 1  # layers in one iteration of the scan
+
+    def validate(self) -> None:
+        sizes = ("d_model", "d_ff", "d_kv", "num_heads", "num_layers", "num_decoder_layers")
+        for name in (*sizes, "scan_unroll"):
+            require(getattr(self, name) > 0, f"t5.{name}={getattr(self, name)} must be positive")
+        require(self.vocab_size >= 0, f"t5.vocab_size={self.vocab_size} must not be negative")
+        require(0 <= self.dropout < 1, f"t5.dropout={self.dropout} must be in [0, 1)")
+        kinds = ("float32", "bfloat16")
+        require(self.dtype in kinds, f"t5.dtype={self.dtype!r} is not one of: {', '.join(kinds)}")
+
+
+def _attention(config: T5Config, rngs: nnx.Rngs) -> Attention:
+    return Attention(
+        config.d_model,
+        config.num_heads,
+        config.d_kv,
+        dropout_rate=config.dropout,
+        dtype=jnp.dtype(config.dtype),
+        rngs=rngs,
+    )
+
+
+def _mlp(config: T5Config, rngs: nnx.Rngs) -> MLP:
+    return MLP(
+        config.d_model,
+        config.d_ff,
+        kind=config.feed_forward,
+        dropout_rate=config.dropout,
+        dtype=jnp.dtype(config.dtype),
+        rngs=rngs,
+    )
+
+
+class EncoderBlock(nnx.Module):
+    """Pre-norm self-attention and feed-forward."""
+
+    def __init__(self, config: T5Config, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        self.attention_norm = RMSNorm(config.d_model, dtype=dtype)
+        self.attention = _attention(config, rngs)
+        self.mlp_norm = RMSNorm(config.d_model, dtype=dtype)
+        self.mlp = _mlp(config, rngs)
+        self.dropout_rate = config.dropout
+
+    def __call__(
+        self, x: Float[Array, "N D"], ctx: Context, segments: Segments, bias: list[Array]
+    ) -> Float[Array, "N D"]:
+        y = self.attention_norm(x, ctx)
+        y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias])
+        x = x + dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
+        y = self.mlp(self.mlp_norm(x, ctx), ctx.at("mlp"))
+        return ctx.tap("out", x + dropout(y, self.dropout_rate, ctx.at("mlp_dropout")))
+
+
+class DecoderBlock(nnx.Module):
+    """Pre-norm causal self-attention, cross-attention and feed-forward."""
+
+    def __init__(self, config: T5Config, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        self.attention_norm = RMSNorm(config.d_model, dtype=dtype)
+        self.attention = _attention(config, rngs)
+        self.cross_norm = RMSNorm(config.d_model, dtype=dtype)
+        self.cross = _attention(config, rngs)
+        self.mlp_norm = RMSNorm(config.d_model, dtype=dtype)
+        self.mlp = _mlp(config, rngs)
+        self.dropout_rate = config.dropout
+
+    def __call__(
+        self,
+        x: Float[Array, "N D"],
+        ctx: Context,
+        segments: Segments,
+        bias: list[Array],
+        memory: Float[Array, "Nm D"],
+        memory_segments: Segments,
+        memory_bias: list[Array | None],
+    ) -> Float[Array, "N D"]:
+        y = self.attention_norm(x, ctx)
+        y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias])
+        x = x + dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
+        y = self.cross(
+            self.cross_norm(x, ctx),
+            ctx.at("cross"),
+            segments=segments,
+            bias=memory_bias,
+            memory=memory,
+            memory_segments=memory_segments,
+        )
+        return self._feed(x + dropout(y, self.dropout_rate, ctx.at("cross_dropout")), ctx)
+
+    def _feed(self, x: Array, ctx: Context) -> Array:
+        y = self.mlp(self.mlp_norm(x, ctx), ctx.at("mlp"))
+        return ctx.tap("out", x + dropout(y, self.dropout_rate, ctx.at("mlp_dropout")))
+
+    def step(
+        self,
+        x: Float[Array, "B D"],
+        ctx: Context,
+        cache: dict[str, Array],
+        index: Int[Array, ""],
+        bias: Float[Array, "1 H 1 T"],
+        memory_bias: Float[Array, "B 1 1 M"] | None,
+    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
+        """One position of all rows; `cache` holds k, v (B, T, HK) and memory_k, memory_v (B, M, HK)."""
+        y = self.attention_norm(x, ctx)
+        at = ctx.at("attention")
+        q = self.attention.q(y, at.at("q"))[:, None]  # (B, 1, HK)
+        k = self.attention.k(y, at.at("k"))[:, None]
+        v = self.attention.v(y, at.at("v"))[:, None]
+        k = jax.lax.dynamic_update_slice_in_dim(cache["k"], k, index, axis=1)
+        v = jax.lax.dynamic_update_slice_in_dim(cache["v"], v, index, axis=1)
+        y = self.attention.attend(q, k, v, bias, at)[:, 0]
+        x = x + self.attention.o(y, at.at("o"))
+        at = ctx.at("cross")
+        q = self.cross.q(self.cross_norm(x, ctx), at.at("q"))[:, None]
+        y = self.cross.attend(q, cache["memory_k"], cache["memory_v"], memory_bias, at)[:, 0]
+        x = x + self.cross.o(y, at.at("o"))
+        return self._feed(x, ctx), {**cache, "k": k, "v": v}
+
+
+def _relative_bias(config: T5Config, bidirectional: bool, rngs: nnx.Rngs) -> RelativeBias:
+    return RelativeBias(
+        config.num_heads,
+        num_buckets=config.relative_buckets,
+        max_distance=config.relative_max_distance,
+        bidirectional=bidirectional,
+        std=config.d_model**-0.5,
+        rngs=rngs,
+    )
+
+
+class Encoder(nnx.Module):
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        self.config = config
+        self.relative_bias = _relative_bias(config, True, rngs)
+        self.blocks = stacked(lambda r: EncoderBlock(config, r), config.num_layers, rngs)
+        self.final_norm = RMSNorm(config.d_model, dtype=jnp.dtype(config.dtype))
+
+    def __call__(
+        self,
+        x: Float[Array, "N D"],
+        ctx: Context,
+        *,
+        segments: Segments,
+        masks: list[Float[Array, "B S"]],
+    ) -> Float[Array, "N D"]:
+        """Encodes embedded tokens.
+
+        Args:
+            x: embedded tokens of all segments.
+            segments: ((rows, length), ...).
+            masks: for each segment 1 for real tokens, 0 for padding.
+        Returns:
+            (N, D), normalised.
+        """
+        longest = max(length for _, length in segments)
+        table = self.relative_bias(longest, longest, ctx)
+        bias = [
+            table[:, :, :length, :length] + padding_bias(mask)
+            for (_, length), mask in zip(segments, masks, strict=True)
+        ]
+        x = dropout(x, self.config.dropout, ctx.at("input_dropout"))
+        x, _ = scan_blocks(
+            lambda block, x, at, _: (block(x, at, segments, bias), None),
+            self.blocks,
+            x,
+            ctx.at("blocks"),
+            remat=self.config.remat,
+            unroll=self.config.scan_unroll,
+        )
+        x = self.final_norm(x, ctx)
+        return dropout(x, self.config.dropout, ctx.at("output_dropout"))
+
+
+class Decoder(nnx.Module):
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        self.config = config
+        self.relative_bias = _relative_bias(config, False, rngs)
+        self.blocks = stacked(lambda r: DecoderBlock(config, r), config.num_decoder_layers, rngs)
+        self.final_norm = RMSNorm(config.d_model, dtype=jnp.dtype(config.dtype))
+
+    def __call__(
+        self,
+        x: Float[Array, "N D"],
+        ctx: Context,
+        *,
+        segments: Segments,
+        memory: Float[Array, "Nm D"],
+        memory_segments: Segments,
+        memory_masks: list[Float[Array, "B M"]] | None = None,
+    ) -> Float[Array, "N D"]:
+        """Decodes all positions at once, causally; padding after a row's end changes nothing before it.
+
+        Args:
+            x: embedded decoder inputs of all segments.
+            segments: ((rows, length), ...) of x.
+            memory: what is cross-attended to, with its segments and masks (None: all real).
+        Returns:
+            (N, D), normalised: what the head reads.
+        """
+        longest = max(length for _, length in segments)
+        table = self.relative_bias(longest, longest, ctx) + causal_bias(longest)
+        bias = [table[:, :, :length, :length] for _, length in segments]
+        if memory_masks is None:
+            memory_bias: list[Array | None] = [None] * len(segments)
+        else:
+            memory_bias = [padding_bias(mask) for mask in memory_masks]
+        x = dropout(x, self.config.dropout, ctx.at("input_dropout"))
+        args = (segments, bias, memory, memory_segments, memory_bias)
+        x, _ = scan_blocks(
+            lambda block, x, at, _: (block(x, at, *args), None),
+            self.blocks,
+            x,
+            ctx.at("blocks"),
+            remat=self.config.remat,
+            unroll=self.config.scan_unroll,
+        )
+        x = self.final_norm(x, ctx)
+        return dropout(x, self.config.dropout, ctx.at("output_dropout"))
+
+    def init_cache(
+        self, memory: Float[Array, "B M D"], ctx: Context, max_length: int
+    ) -> dict[str, Array]:
+        """Keys and values of the memory, computed once, and empty ones for the tokens to come."""
+        rows, length, width = memory.shape
+        flat = memory.reshape(rows * length, width)
+
+        def one(block: Any, x: Any, at: Context, _: Any) -> Any:
+            k, v = block.cross.keys_values(flat, at.at("cross"), ((rows, length),))
+            return x, {"memory_k": k[0], "memory_v": v[0]}
+
+        _, cache = scan_blocks(one, self.blocks, jnp.int32(0), ctx.at("blocks"))
+        inner = self.config.num_heads * self.config.d_kv
+        shape = (self.config.num_decoder_layers, rows, max_length, inner)
+        empty = jnp.zeros(shape, jnp.dtype(self.config.dtype))
+        return {**cache, "k": empty, "v": empty}
+
+    def step(
+        self,
+        x: Float[Array, "B D"],
+        ctx: Context,
+        cache: dict[str, Array],
+        index: Int[Array, ""],
+        memory_mask: Float[Array, "B M"] | None = None,
+    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
+        """Decodes position `index` of all rows; the cache holds the positions before it."""
+        max_length = cache["k"].shape[2]
+        table = self.relative_bias(max_length, max_length, ctx) + causal_bias(max_length)
+        bias = jax.lax.dynamic_slice_in_dim(table, index, 1, axis=2)  # (1, H, 1, T)
+        memory_bias = None if memory_mask is None else padding_bias(memory_mask)
+        x, cache = scan_blocks(
+            lambda block, x, at, cache: block.step(x, at, cache, index, bias, memory_bias),
+            self.blocks,
+            x,
+            ctx.at("blocks"),
+            cache,
+            unroll=self.config.scan_unroll,
+        )
+        return self.final_norm(x, ctx), cache
+
+
+class T5(nnx.Module):
+    """Embedding, encoder, decoder and head. Families that stand on a T5 call its parts."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        require(config.vocab_size > 0, "t5.vocab_size is not set")
+        dtype = jnp.dtype(config.dtype)
+        self.config = config
+        self.embedding = Embedding(config.vocab_size, config.d_model, dtype=dtype, rngs=rngs)
+        self.encoder = Encoder(config, rngs=rngs)
+        self.decoder = Decoder(config, rngs=rngs)
+        self.head = None
+        if not config.tie_embeddings:
+            self.head = Linear(config.d_model, config.vocab_size, dtype=dtype, rngs=rngs)
+
+    def logits(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... V"]:
+        """Scores of the vocabulary, float32."""
+        if self.head is not None:
+            return self.head(x, ctx.at("head")).astype(jnp.float32)
+        return self.embedding.attend(self._scaled(x))
+
+    def loss(
+        self,
+        x: Float[Array, "N D"],
+        targets: Int[Array, "N"],
+        weights: Float[Array, "N"],
+        ctx: Context,
+        chunks: int = 0,
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Cross entropy of what the head makes of x.
+
+        Args:
+            x: the decoder's output.
+            targets, weights: ids, and 0 where they are padding.
+            ctx: of the model.
+            chunks: above 0 the logits are never held whole; into how many parts the tokens are cut.
+        Returns:
+            The sum over tokens, and how many have their target as the best id.
+        """
+        if not chunks:
+            return cross_entropy(self.logits(x, ctx), targets, weights)
+        if self.head is None:
+            x, table = self._scaled(x), self.embedding.table[...]
+        else:
+            table = self.head.kernel[...].T
+        return linear_cross_entropy(x, table, targets, weights, chunks)
+
+    def _scaled(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return x * jnp.asarray(self.config.d_model**-0.5, x.dtype)
+
+
+def shift_right(ids: Int[Array, "B S"]) -> Int[Array, "B S"]:
+    """Decoder inputs: the start id (the pad id), then all ids but the last."""
+    return jnp.pad(ids[:, :-1], ((0, 0), (1, 0)), constant_values=PAD)
+
+
+def mask_unused(logits: Float[Array, "... V"], num_tokens: int) -> Float[Array, "... V"]:
+    """Makes ids that the tokenizer does not have impossible to generate."""
+    if num_tokens >= logits.shape[-1]:
+        return logits
+    unused = jnp.arange(logits.shape[-1]) >= num_tokens
+    unused = unused.reshape((1,) * (logits.ndim - 1) + unused.shape)
+    return jnp.where(unused, jnp.float32(MASKED), logits)

@@ -1,0 +1,234 @@
+"""Losses that families share."""
+
+import enum
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+IMQ_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+def cross_entropy(
+    logits: Float[Array, "N V"], targets: Int[Array, "N"], weights: Float[Array, "N"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Cross entropy by sums.
+
+    Args:
+        logits: float32 scores.
+        targets: ids in [0, V).
+        weights: weight of each row; 0 for padding.
+    Returns:
+        The weighted sum of -log p(target) in nats, and the weighted count of rows whose target has the highest score.
+    """
+    losses, correct = _cross_entropy(logits, targets)
+    return jnp.sum(losses * weights), jnp.sum(correct * weights)
+
+
+# The gradient, softmax - onehot, is written out: autodiff's would scatter into an array of the logits' size, which on
+# CPU costs as much as the matmul before it. The comparison with an iota below is fused, never stored.
+@jax.custom_vjp
+def _cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
+    return _cross_entropy_forward(logits, targets)[0]
+
+
+def _cross_entropy_forward(logits: Array, targets: Array) -> tuple[tuple[Array, Array], tuple]:
+    top = jnp.max(logits, axis=-1)
+    lse = top + jnp.log(jnp.sum(jnp.exp(logits - top[:, None]), axis=-1))
+    chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    correct = (chosen >= top).astype(jnp.float32)
+    return (lse - chosen, correct), (logits, lse, targets)
+
+
+def _cross_entropy_backward(saved: tuple, grads: tuple[Array, Array]) -> tuple[Array, None]:
+    logits, lse, targets = saved
+    return (_softmax_minus_onehot(logits, lse, targets) * grads[0][:, None]), None
+
+
+def _softmax_minus_onehot(logits: Array, lse: Array, targets: Array) -> Array:
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    return jnp.exp(logits - lse[:, None]) - (ids == targets[:, None]).astype(jnp.float32)
+
+
+_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def linear_cross_entropy(
+    x: Float[Array, "N D"],
+    table: Float[Array, "V D"],
+    targets: Int[Array, "N"],
+    weights: Float[Array, "N"],
+    chunks: int,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """`cross_entropy(x @ table.T, targets, weights)` that never holds all logits.
+
+    The rows are cut into chunks whose logits stay in the cache. The backward pass recomputes nothing: the gradients
+    of a chunk are taken while its logits are there, in the forward pass, and scaled by the loss's own later.
+
+    Args:
+        x: what the output head reads; its dtype is that of the matmuls.
+        table: the head, one row an id.
+        targets, weights: as for `cross_entropy`.
+        chunks: into how many parts the rows are cut.
+    Returns:
+        The same sums; only the first has a gradient.
+    """
+    parts = _chunks(x, table, targets, weights, chunks)
+    sums = [cross_entropy(logits, target, weight) for logits, _, target, weight in parts]
+    loss, correct = (sum(each[1:], each[0]) for each in zip(*sums, strict=True))
+    return loss, correct
+
+
+def _chunks(x: Array, table: Array, targets: Array, weights: Array, chunks: int) -> Any:
+    """(logits, x, targets, weights) of each part."""
+    size = -(-x.shape[0] // chunks)
+    table = table.astype(x.dtype)
+    for start in range(0, x.shape[0], size):
+        part, target, weight = (a[start : start + size] for a in (x, targets, weights))
+        dims = (((1,), (1,)), ((), ()))
+        yield (
+            jax.lax.dot_general(part, table, dims, preferred_element_type=jnp.float32),
+            part,
+            target,
+            weight,
+        )
+
+
+def _linear_forward(x: Array, table: Array, targets: Array, weights: Array, chunks: int) -> Any:
+    loss = correct = jnp.float32(0)
+    by_width = jnp.zeros(table.shape[::-1], jnp.float32)  # (D, V)
+    grads = []
+    for logits, part, target, weight in _chunks(x, table, targets, weights, chunks):
+        (losses, hits), (_, lse, _) = _cross_entropy_forward(logits, target)
+        loss, correct = loss + jnp.sum(losses * weight), correct + jnp.sum(hits * weight)
+        grad = _softmax_minus_onehot(logits, lse, target) * weight[:, None]
+        # The barriers keep XLA from recomputing the exponentials in both products, and from folding the small
+        # transpose into the second one, whose CPU kernel is half as fast on transposed operands.
+        grad = jax.lax.optimization_barrier(grad.astype(x.dtype))
+        grads.append(grad @ table.astype(x.dtype))
+        turned = jax.lax.optimization_barrier(part.T)
+        by_width = by_width + jnp.matmul(turned, grad, preferred_element_type=jnp.float32)
+    saved = (jnp.concatenate(grads), by_width, jnp.zeros(0, table.dtype))
+    return (loss, correct), saved
+
+
+def _linear_backward(chunks: int, saved: tuple, grads: tuple[Array, Array]) -> tuple:
+    grad_x, by_width, like = saved
+    scale = grads[0]
+    table = (by_width.T * scale).astype(like.dtype)
+    return (grad_x * scale.astype(grad_x.dtype)), table, None, None
+
+
+linear_cross_entropy.defvjp(_linear_forward, _linear_backward)
+
+
+class Kernel(enum.Enum):
+    IMQ = "imq"  # inverse multiquadrics of seven scales (Tolstikhin et al. 2018)
+    RBF = "rbf"  # a mixture of Gaussians around 1 / (2 d)
+    LEGACY = "legacy"  # exp(-|x - y|^2 / d^2), biased: degenerate above d = 32, kept to show that
+
+
+def squared_distances(
+    x: Float[Array, "n d"], y: Float[Array, "m d"]
+) -> Float[Array, "n m"]:
+    """|x_i - y_j|^2 by one matmul at full precision, clamped at 0."""
+    dots = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+    norms = jnp.square(x).sum(-1)[:, None] + jnp.square(y).sum(-1)[None, :]
+    return jnp.maximum(norms - 2 * dots, 0)
+
+
+def kernel_matrix(
+    squared: Float[Array, "n m"], dim: int, kernel: Kernel, gammas: tuple[float, ...] = ()
+) -> Float[Array, "n m"]:
+    """Kernel values of squared distances.
+
+    Args:
+        squared: squared distances.
+        dim: dimension of the points; sets the bandwidths.
+        kernel: IMQ sums C / (C + r) over C = 2 dim s; RBF averages exp(-gamma r).
+        gammas: RBF's own; default 1/2, 1 and 2 times 1 / (2 dim).
+    """
+    if kernel is Kernel.IMQ:
+        scales = [2.0 * dim * s for s in IMQ_SCALES]
+        return sum((c / (c + squared) for c in scales[1:]), scales[0] / (scales[0] + squared))
+    if kernel is Kernel.RBF:
+        gammas = gammas or tuple(f / (2 * dim) for f in (0.5, 1.0, 2.0))
+        first, *rest = (jnp.exp(-gamma * squared) for gamma in gammas)
+        return sum(rest, first) / len(gammas)
+    return jnp.exp(-squared / dim**2)
+
+
+def mmd(
+    z: Float[Array, "n d"],
+    prior: Float[Array, "m d"],
+    kernel: Kernel = Kernel.IMQ,
+    *,
+    weights: Float[Array, "n"] | None = None,
+    reference: Float[Array, "q d"] | None = None,
+    gammas: tuple[float, ...] = (),
+) -> Float[Array, ""]:
+    """MMD^2 between codes and draws of the prior (Gretton et al. 2012, eq. 3: the U-statistic).
+
+    Args:
+        z: codes, float32.
+        prior: draws of the prior; as many as codes (and reference rows).
+        kernel: LEGACY is the biased V-statistic of eq. 5.
+        weights: 0 for rows of z that only pad a batch, else 1.
+        reference: more codes, without gradient (a queue of earlier ones). They sharpen the estimate; the gradient is
+            scaled up to that of a mean over z alone, so a queue does not weaken the loss.
+        gammas: bandwidths of RBF.
+    Returns:
+        The estimate. Unbiased: its mean is 0 when both come from one distribution, so it can be negative.
+    """
+    z, prior = z.astype(jnp.float32), prior.astype(jnp.float32)
+    weights = jnp.ones(z.shape[0], jnp.float32) if weights is None else weights
+    codes, wx = z, weights
+    if reference is not None:
+        codes = jnp.concatenate([z, jax.lax.stop_gradient(reference.astype(jnp.float32))])
+        wx = jnp.concatenate([weights, jnp.ones(reference.shape[0], jnp.float32)])
+    wy = jnp.ones(prior.shape[0], jnp.float32)
+    of = partial(kernel_matrix, dim=z.shape[1], kernel=kernel, gammas=gammas)
+    xx, yy, xy = (
+        of(squared_distances(a, b)) for a, b in ((codes, codes), (prior, prior), (codes, prior))
+    )
+    biased = kernel is Kernel.LEGACY
+    value = _mean(xx, wx, wx, biased) + _mean(yy, wy, wy, biased) - 2 * _mean(xy, wx, wy, True)
+    if reference is None:
+        return value
+    fixed = jax.lax.stop_gradient(value)
+    return fixed + (value - fixed) * (codes.shape[0] / z.shape[0])
+
+
+def _mean(
+    matrix: Float[Array, "n m"], a: Float[Array, "n"], b: Float[Array, "m"], diagonal: bool
+) -> Float[Array, ""]:
+    """The weighted mean of kernel values, with or without those of a point and itself."""
+    pairs = a[:, None] * b[None, :]
+    if not diagonal:
+        # A mask, not sum - trace: that difference of large numbers would lose the small result.
+        pairs = pairs * (1 - jnp.eye(a.shape[0], dtype=matrix.dtype))
+    return jnp.sum(matrix * pairs) / jnp.maximum(jnp.sum(pairs), 1)
+
+
+def mmd_null(
+    key: Key[Array, ""], n: int, dim: int, kernel: Kernel = Kernel.IMQ, draws: int = 200
+) -> Float[np.ndarray, "draws"]:
+    """MMD^2 of two samples of N(0, I), `draws` times: what an estimate must be compared with."""
+
+    @jax.jit
+    def one(key: Array) -> Array:
+        a, b = jax.random.normal(key, (2, n, dim))
+        return mmd(a, b, kernel)
+
+    return np.asarray(jax.lax.map(one, jax.random.split(key, draws)))
+
+
+def kl_to_standard_normal(
+    mean: Float[Array, "... d"], log_variance: Float[Array, "... d"]
+) -> Float[Array, "... d"]:
+    """KL(N(mean, exp(log_variance)) || N(0, 1)) of each dimension (Kingma & Welling 2014, app. B)."""
+    return 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)

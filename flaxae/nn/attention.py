@@ -1,0 +1,170 @@
+"""Attention over rows of one or several lengths, and T5's relative position bias.
+
+Position-wise layers run on one token axis (N, D). Where a batch has rows of several lengths, that axis is the
+concatenation of its segments, `((rows, length), ...)`, so every matmul is one large 2-D product; only the attention
+itself looks at each segment's (rows, length).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from flaxae.nn.linear import Linear, dropout
+from flaxae.task import Context
+
+Segments = tuple[tuple[int, int], ...]
+MASKED = -1e9  # finite: a row with nothing to attend to stays finite
+
+
+def split_segments(x: Float[Array, "N ..."], segments: Segments) -> list[Array]:
+    """(N, ...) -> [(rows, length, ...), ...]."""
+    out, start = [], 0
+    for rows, length in segments:
+        part = x if len(segments) == 1 else jax.lax.slice_in_dim(x, start, start + rows * length)
+        out.append(part.reshape(rows, length, *x.shape[1:]))
+        start += rows * length
+    return out
+
+
+def join_segments(parts: list[Array]) -> Float[Array, "N ..."]:
+    """[(rows, length, ...), ...] -> (N, ...)."""
+    flat = [p.reshape(-1, *p.shape[2:]) for p in parts]
+    return flat[0] if len(flat) == 1 else jnp.concatenate(flat)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention without biases and without 1/sqrt(K) (T5's initialisation absorbs it)."""
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        d_kv: int,
+        *,
+        dropout_rate: float = 0.0,
+        dtype: jnp.dtype | type = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        inner = num_heads * d_kv
+        std = d_model**-0.5
+        self.q = Linear(d_model, inner, std=std * d_kv**-0.5, dtype=dtype, rngs=rngs)
+        self.k = Linear(d_model, inner, std=std, dtype=dtype, rngs=rngs)
+        self.v = Linear(d_model, inner, std=std, dtype=dtype, rngs=rngs)
+        self.o = Linear(inner, d_model, std=inner**-0.5, dtype=dtype, rngs=rngs)
+        self.num_heads, self.d_kv, self.dropout_rate = num_heads, d_kv, dropout_rate
+
+    def __call__(
+        self,
+        x: Float[Array, "N D"],
+        ctx: Context,
+        *,
+        segments: Segments,
+        bias: list[Array | None],
+        memory: Float[Array, "Nm D"] | None = None,
+        memory_segments: Segments | None = None,
+    ) -> Float[Array, "N D"]:
+        """Attends within each row.
+
+        Args:
+            x: tokens of all segments.
+            segments: the rows and lengths of x.
+            bias: for each segment what is added to the scores, (1 or rows, 1 or H, S, T), float32.
+            memory, memory_segments: what keys and values are made of; default x itself.
+        Returns:
+            (N, D).
+        """
+        q = split_segments(self.q(x, ctx.at("q")), segments)
+        k, v = self.keys_values(x if memory is None else memory, ctx, memory_segments or segments)
+        parts = [
+            self.attend(*part, ctx.at(f"segment{i}"))
+            for i, part in enumerate(zip(q, k, v, bias, strict=True))
+        ]
+        return self.o(join_segments(parts), ctx.at("o"))
+
+    def keys_values(
+        self, memory: Float[Array, "Nm D"], ctx: Context, segments: Segments
+    ) -> tuple[list[Array], list[Array]]:
+        """Keys and values of each segment, (rows, length, H * K) each."""
+        k = split_segments(self.k(memory, ctx.at("k")), segments)
+        v = split_segments(self.v(memory, ctx.at("v")), segments)
+        return k, v
+
+    def attend(
+        self,
+        q: Float[Array, "B S HK"],
+        k: Float[Array, "B T HK"],
+        v: Float[Array, "B T HK"],
+        bias: Float[Array, "_ _ S T"] | None,
+        ctx: Context,
+    ) -> Float[Array, "B S HK"]:
+        """softmax(q k^T + bias) v, the softmax in float32."""
+        heads = (self.num_heads, self.d_kv)
+        q, k, v = (x.reshape(*x.shape[:2], *heads) for x in (q, k, v))
+        scores = jnp.einsum("bshk,bthk->bhst", q, k, preferred_element_type=jnp.float32)
+        if bias is not None:
+            scores = scores + bias
+        weights = ctx.tap("weights", jax.nn.softmax(scores, axis=-1))
+        weights = dropout(weights, self.dropout_rate, ctx).astype(v.dtype)
+        out = jnp.einsum("bhst,bthk->bshk", weights, v)
+        return out.reshape(*out.shape[:2], -1)
+
+
+class RelativeBias(nnx.Module):
+    """T5's learned bias by bucketed distance between key and query; one a stack."""
+
+    def __init__(
+        self,
+        num_heads: int,
+        *,
+        num_buckets: int,
+        max_distance: int,
+        bidirectional: bool,
+        std: float,
+        rngs: nnx.Rngs,
+    ):
+        table = jax.random.normal(rngs.params(), (num_buckets, num_heads), jnp.float32)
+        self.table = nnx.Param(std * table)
+        self.num_buckets, self.max_distance = num_buckets, max_distance
+        self.bidirectional = bidirectional
+
+    def __call__(self, queries: int, keys: int, ctx: Context) -> Float[Array, "1 H S T"]:
+        """The bias of query positions 0..queries-1 and key positions 0..keys-1."""
+        distance = np.arange(keys)[None, :] - np.arange(queries)[:, None]
+        buckets = relative_buckets(
+            distance, self.num_buckets, self.max_distance, self.bidirectional
+        )
+        bias = self.table[...][jnp.asarray(buckets)]  # (S, T, H)
+        return bias.transpose(2, 0, 1)[None]
+
+
+def relative_buckets(
+    distance: Int[np.ndarray, "S T"], num_buckets: int, max_distance: int, bidirectional: bool
+) -> Int[np.ndarray, "S T"]:
+    """Buckets of key - query distances (Raffel et al. 2020): exact when near, logarithmic when far."""
+    base = np.zeros_like(distance)
+    if bidirectional:
+        num_buckets //= 2
+        base = np.where(distance > 0, num_buckets, 0)
+        distance = np.abs(distance)
+    else:
+        distance = np.maximum(-distance, 0)
+    exact = num_buckets // 2
+    ratio = np.log(np.maximum(distance, 1) / exact) / math.log(max_distance / exact)
+    far = exact + (ratio * (num_buckets - exact)).astype(np.int32)
+    far = np.minimum(far, num_buckets - 1)
+    return (base + np.where(distance < exact, distance, far)).astype(np.int32)
+
+
+def causal_bias(length: int) -> Float[Array, "1 1 S S"]:
+    """0 where a query may look (itself and before), MASKED elsewhere."""
+    allowed = np.tril(np.ones((length, length), bool))
+    return jnp.asarray(np.where(allowed, 0.0, MASKED).astype(np.float32))[None, None]
+
+
+def padding_bias(mask: Float[Array, "B T"]) -> Float[Array, "B 1 1 T"]:
+    """0 for real keys, MASKED for padding."""
+    return jnp.where(mask > 0, 0.0, MASKED)[:, None, None, :].astype(jnp.float32)

@@ -1,0 +1,85 @@
+"""Linear maps, embeddings and dropout."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from flaxae.task import Context
+
+
+class Linear(nnx.Module):
+    """y = x W (+ b). The kernel is (in, out), float32; the product is taken in `dtype`."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        use_bias: bool = False,
+        std: float | None = None,
+        dtype: jnp.dtype | type = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Draws the kernel.
+
+        Args:
+            in_features, out_features: sizes.
+            use_bias: adds a bias, which starts at 0.
+            std: of the normal initialisation; default in_features ** -0.5.
+            dtype: of the computation.
+            rngs: `rngs.params()` is drawn from.
+        """
+        std = in_features**-0.5 if std is None else std
+        kernel = jax.random.normal(rngs.params(), (in_features, out_features), jnp.float32)
+        self.kernel = nnx.Param(std * kernel)
+        self.bias = nnx.Param(jnp.zeros(out_features, jnp.float32)) if use_bias else None
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "... I"], ctx: Context) -> Float[Array, "... O"]:
+        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        if self.bias is not None:
+            y = y + align(self.bias[...].astype(self.dtype), y)
+        return ctx.tap("out", y)
+
+
+class Embedding(nnx.Module):
+    """A table of vectors, read by index; `attend` uses it as a tied output head."""
+
+    def __init__(
+        self,
+        num: int,
+        features: int,
+        *,
+        std: float = 1.0,
+        dtype: jnp.dtype | type = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        table = jax.random.normal(rngs.params(), (num, features), jnp.float32)
+        self.table = nnx.Param(std * table)
+        self.dtype = dtype
+
+    def __call__(self, ids: Int[Array, "..."], ctx: Context) -> Float[Array, "... D"]:
+        # Ids come from our own tokenizers: no clamping, which would cost a pass over the ids.
+        return self.table.at[ids].get(mode="promise_in_bounds").astype(self.dtype)
+
+    def attend(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Scores of all table rows, float32."""
+        table = self.table[...].astype(self.dtype)
+        dims = (((x.ndim - 1,), (1,)), ((), ()))
+        return jax.lax.dot_general(
+            x.astype(self.dtype), table, dims, preferred_element_type=jnp.float32
+        )
+
+
+def align(vector: Float[Array, "D"], like: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """A vector with leading axes of 1, so that no rank is promoted silently."""
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
+
+
+def dropout(x: Array, rate: float, ctx: Context) -> Array:
+    """Zeroes entries with probability `rate` in training; the rest is scaled up."""
+    if not ctx.train or rate == 0:
+        return x
+    keep = jax.random.bernoulli(ctx.key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))

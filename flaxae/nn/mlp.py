@@ -1,0 +1,47 @@
+"""Feed-forward layers."""
+
+import enum
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from flaxae.nn.linear import Linear, dropout
+from flaxae.task import Context
+
+
+class FeedForward(enum.Enum):
+    RELU = "relu"  # T5 v1.0
+    GATED_GELU = "gated-gelu"  # T5 v1.1, Flan, mT5, byT5
+
+
+class MLP(nnx.Module):
+    """wo(relu(wi x)), or wo(gelu(wi_0 x) * wi_1 x) (Shazeer 2020); no biases, T5's initialisation."""
+
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int,
+        *,
+        kind: FeedForward,
+        dropout_rate: float = 0.0,
+        dtype: jnp.dtype | type = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.kind, self.dropout_rate = kind, dropout_rate
+        if kind is FeedForward.RELU:
+            self.wi = Linear(d_model, d_ff, dtype=dtype, rngs=rngs)
+        else:
+            self.wi_0 = Linear(d_model, d_ff, dtype=dtype, rngs=rngs)
+            self.wi_1 = Linear(d_model, d_ff, dtype=dtype, rngs=rngs)
+        self.wo = Linear(d_ff, d_model, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... D"]:
+        if self.kind is FeedForward.RELU:
+            hidden = jax.nn.relu(self.wi(x, ctx.at("wi")))
+        else:
+            gate = jax.nn.gelu(self.wi_0(x, ctx.at("wi_0")), approximate=True)
+            hidden = gate * self.wi_1(x, ctx.at("wi_1"))
+        hidden = ctx.tap("hidden", dropout(hidden, self.dropout_rate, ctx.at("dropout")))
+        return self.wo(hidden, ctx.at("wo"))

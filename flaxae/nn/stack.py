@@ -1,0 +1,72 @@
+"""Stacks of equal blocks: parameters stacked on axis 0, one traced body scanned over them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flaxae.task import Context
+
+
+def stacked(make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs: nnx.Rngs) -> Any:
+    """One block whose variables have a leading layer axis.
+
+    Args:
+        make: builds a block from rngs; only `rngs.params` is drawn from.
+        num_layers: size of the layer axis.
+        rngs: gives one key, split over the layers.
+    Returns:
+        The block; `scan_blocks` runs it.
+    """
+    graphs = []
+
+    def draw(key: Any) -> nnx.State:
+        graphdef, state = nnx.split(make(nnx.Rngs(params=key)))
+        graphs.append(graphdef)
+        return state
+
+    state = jax.vmap(draw)(jax.random.split(rngs.params(), num_layers))
+    return nnx.merge(graphs[-1], state)
+
+
+def scan_blocks(
+    call: Callable[[Any, Any, Context, Any], tuple[Any, Any]],
+    blocks: Any,
+    x: Any,
+    ctx: Context,
+    xs: Any = None,
+    *,
+    remat: bool = False,
+    unroll: int = 1,
+) -> tuple[Any, Any]:
+    """Runs a stacked block layer after layer.
+
+    Args:
+        call: (block of one layer, x, its context, its slice of xs) -> (x, output).
+        blocks: what `stacked` made.
+        x: pytree that goes from layer to layer.
+        ctx: the stack's context; a layer's key folds in its index. What layers tap is recorded in
+            `ctx.taps` with a leading layer axis.
+        xs: pytree with a leading layer axis (a cache), or None.
+        remat: recompute the body in the backward pass.
+        unroll: layers in one iteration; all of them where XLA's loop overhead matters (CPU).
+    Returns:
+        x, and the outputs stacked over layers.
+    """
+    graphdef, state = nnx.split(blocks)
+    num_layers = jax.tree.leaves(state)[0].shape[0]
+
+    def body(x: Any, layer: Any) -> Any:
+        state, index, xs = layer
+        taps = ctx.taps.fresh()
+        x, out = call(nnx.merge(graphdef, state), x, ctx.layer(index, taps), xs)
+        return x, (out, taps.collected)
+
+    if remat:
+        body = jax.checkpoint(body)
+    layers = (state, jnp.arange(num_layers), xs)
+    x, (outs, collected) = jax.lax.scan(body, x, layers, unroll=min(unroll, num_layers))
+    ctx.taps.collected.update(collected)
+    return x, outs

@@ -1,0 +1,86 @@
+"""Parameters, mesh and shardings of a config, without training: `python -m flaxae.summary`."""
+
+import math
+import sys
+from typing import Any
+
+from flaxae import flags
+
+USAGE = "Prints a config's parameters, mesh and shardings; nothing is trained or allocated."
+OPTIONS = (flags.Option("devices", 0, "pretend to have that many CPU devices; 0: those there are"),)
+SHOWN = 2**20  # bytes; smaller leaves of the state are only counted
+
+
+def summary(config: Any) -> str:
+    """The text that the command prints.
+
+    Args:
+        config: a flaxae Config.
+    Raises:
+        ConfigError: the mesh does not fit the devices, or the batch not the mesh.
+    """
+    import jax
+    from clu import parameter_overview
+
+    from flaxae import sharding, train_step
+
+    task = config.task.make(config)
+    mesh = sharding.make_mesh(config.mesh)
+    with jax.set_mesh(mesh):
+        state = train_step.abstract_state(task, config, mesh)
+    sharding.check_batch(task.data("train").batch_spec, mesh, config.accumulate)
+    overview = parameter_overview.get_parameter_overview(state["params"], include_stats=False)
+    axes = " x ".join(f"{name}={size}" for name, size in mesh.shape.items())
+    lines = ["Trainable parameters", overview, ""]
+    lines += [f"Mesh: {axes} on {mesh.size} x {jax.devices()[0].device_kind}", ""]
+    lines += [f"State, leaves of {SHOWN >> 20} MB and more, with the share that a device holds"]
+    rows, small = [("leaf", "shape", "sharding", "MB", "MB a device")], 0
+    totals: dict[str, list[float]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        name = sharding.path_name(path)
+        size = math.prod(leaf.shape) * leaf.dtype.itemsize
+        local = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        total = totals.setdefault(name.split("/")[0], [0, 0])
+        total[0] += size
+        total[1] += local
+        if size < SHOWN:
+            small += 1
+            continue
+        spec = ", ".join(str(axis) for axis in leaf.sharding.spec) or "replicated"
+        rows.append((name, str(leaf.shape), spec, _mb(size), _mb(local)))
+    lines += [*_table(rows), f"and {small} smaller leaves", ""]
+    rows = [("part", "MB", "MB a device")]
+    rows += [(name, _mb(size), _mb(local)) for name, (size, local) in totals.items()]
+    everything, held = (sum(column) for column in zip(*totals.values(), strict=True))
+    rows.append(("all", _mb(everything), _mb(held)))
+    return "\n".join(lines + _table(rows))
+
+
+def _mb(size: float) -> str:
+    return f"{size / 2**20:.2f}"
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def main(argv: list[str]) -> int:
+    config, _, extra = flags.parse(
+        ["python -m flaxae.summary", *argv[1:]], OPTIONS, USAGE, workdir=False
+    )
+    if extra["devices"]:
+        import jax
+
+        # Before the first use of a device.
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", extra["devices"])
+    print(summary(config))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(flags.run_main(main))

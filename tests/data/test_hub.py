@@ -1,0 +1,115 @@
+"""From configs to texts and sources; data sets of local files; errors."""
+
+import builtins
+import json
+
+import datasets
+import pytest
+
+from flaxae.config import ConfigError, DataConfig
+from flaxae.data.hub import load_examples, text_sources
+
+TEXTS = [f"text number {i}" for i in range(40)]
+
+
+def _config(tmp_path, **changes):
+    options = dict(cache=str(tmp_path / "cache"), batch_size=8, vocab_size=300, max_length=32)
+    return DataConfig(**{**options, **changes})
+
+
+def test_a_users_own_file(tmp_path):
+    path = tmp_path / "my.txt"
+    path.write_text("\n".join([*TEXTS * 3, "x" * 500]) + "\n")
+    data = text_sources(_config(tmp_path, path=str(path)))
+    assert sorted(data.splits) == ["dev", "test_line", "train"]
+    assert data.source("train") is data.source("train")
+    assert data.source("dev").batch_spec == data.source("train").batch_spec
+    report = data.report()
+    assert "80 of 121 lines repeat" in report and "too long and skipped" in report
+    assert len(data.lines("train")) == len(data.source("train"))
+    with pytest.raises(ConfigError, match="no split 'test_file'"):
+        data.source("test_file")
+    again = text_sources(_config(tmp_path, path=str(path)), tokenizer=data.tokenizer)
+    assert again.source("train").fingerprint == data.source("train").fingerprint
+
+
+def test_embedded_with_files(tmp_path):
+    data = text_sources(_config(tmp_path, max_lines=6000, vocab_size=500))
+    assert set(data.overlap) == {"dev", "test_file", "test_line"}
+    assert "held out whole" in data.report()
+    for split in data.splits:
+        source = data.source(split)
+        assert source.batch_spec == data.source("train").batch_spec
+
+
+def _write(tmp_path, kind):
+    table = datasets.Dataset.from_dict({"text": TEXTS, "title": TEXTS[::-1], "n": [0] * 40})
+    folder = tmp_path / kind
+    folder.mkdir()
+    if kind == "saved":
+        table.save_to_disk(str(folder))
+    elif kind == "parquet":
+        table.to_parquet(str(folder / "a.parquet"))
+    elif kind == "text":
+        (folder / "a.txt").write_text("\n".join(TEXTS))
+    else:
+        lines = [json.dumps({"text": a, "title": b}) for a, b in zip(TEXTS, TEXTS[::-1])]  # noqa: B905
+        (folder / "a.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["saved", "parquet", "text", "jsonl"])
+def test_local_data_sets(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    folder = _write(tmp_path, kind)
+    assert load_examples(DataConfig(name=f"hf:{folder}")).examples == TEXTS
+    assert load_examples(DataConfig(name=f"hf:{folder}", max_lines=5)).examples == TEXTS[:5]
+    if kind != "text":
+        titles = load_examples(DataConfig(name=f"hf:{folder}:title")).examples
+        assert titles == TEXTS[::-1]
+        with pytest.raises(ConfigError, match="its columns of text are text, title"):
+            load_examples(DataConfig(name=f"hf:{folder}:nothing"))
+
+
+def test_hub_names_split_into_config_and_column(monkeypatch):
+    calls = []
+
+    def load(name, config):
+        calls.append((name, config))
+        return {"test": None, "train": datasets.Dataset.from_dict({"a": TEXTS, "b": TEXTS[::-1]})}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert load_examples(DataConfig(name="hf:o/n:c:b")).examples == TEXTS[::-1]
+    assert load_examples(DataConfig(name="hf:o/n::a")).examples == TEXTS
+    assert calls == [("o/n", "c"), ("o/n", None)]
+    with pytest.raises(ConfigError, match="columns of text are a, b"):
+        load_examples(DataConfig(name="hf:o/n"))
+
+
+def test_hub_out_of_reach_is_one_message(monkeypatch):
+    def load(*_):
+        raise ConnectionError("could not reach the hub\nwith a long\ntrace")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(ConfigError, match="could not reach the hub; without a network") as error:
+        load_examples(DataConfig(name="hf:owner/name"))
+    assert "\n" not in str(error.value)
+
+
+def test_tfds_absent_says_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def no_tfds(name, *rest, **more):
+        if name == "tensorflow_datasets":
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", no_tfds)
+    with pytest.raises(ConfigError, match=r"flaxae\[tfds\]"):
+        load_examples(DataConfig(name="tfds:lm1b"))
+
+
+@pytest.mark.parametrize("name", ["nothing", "hf:", "hf:a:b:c:d"])
+def test_names_that_are_none(name):
+    with pytest.raises(ConfigError, match="hf:<name or local path>"):
+        load_examples(DataConfig(name=name))

@@ -1,0 +1,90 @@
+"""Reading text files, and splits that hold out honestly."""
+
+import pytest
+
+from flaxae.config import ConfigError
+from flaxae.data.text import MAX_EVAL_LINES, make_corpus, read_lines, split_corpus
+
+
+def _corpus(num_files=40, lines=50):
+    shared = [f"shared {i}" for i in range(20)]
+    texts = [(f"f{n}", [f"line {n} {i}" for i in range(lines)] + shared) for n in range(num_files)]
+    return make_corpus("made", texts)
+
+
+def test_read_lines_leaves_lines_as_they_are(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeff  indented\r\n\n1\tlabelled\nform\x0cfeed\u2028x\n".encode())
+    assert read_lines(str(path)) == ["  indented", "1\tlabelled", "form\x0cfeed\u2028x"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (None, "No such file"),
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"ok\n\0\1\2", "binary"),
+        (b"ok\nna\xefve\n", r"not UTF-8 \(line 2"),
+    ],
+)
+def test_bad_files_are_one_clear_message(tmp_path, raw, message):
+    path = tmp_path / "bad.txt"
+    if raw is not None:
+        path.write_bytes(raw)
+    with pytest.raises(ConfigError, match=message) as error:
+        read_lines(str(path))
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_directory_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="is a directory"):
+        read_lines(str(tmp_path))
+
+
+def test_corpus_is_distinct_and_knows_every_file():
+    corpus = make_corpus("c", [("a", ["x", "y", "x"]), ("b", ["y", "z"]), ("c", ["y"])])
+    assert corpus.examples == ["x", "y", "z"]
+    assert corpus.files == [0, 0, 1]
+    assert corpus.also == {1: (1, 2)}
+
+
+def test_a_line_is_in_one_split_only():
+    corpus = _corpus()
+    splits = split_corpus(corpus, 0)
+    everything = [line for lines in splits.values() for line in lines]
+    assert len(everything) == len(set(everything)) == len(corpus.examples)
+    assert set(splits) == {"train", "dev", "test_file", "test_line"}
+
+
+def test_overlap_is_measured_against_the_files_trained_on():
+    corpus = _corpus()
+    splits = split_corpus(corpus, 0)
+    held = splits["test_file"]
+    # One file is held out: its 50 own lines, and the 20 that stand in every file.
+    assert len(held) == 70
+    assert splits.overlap["test_file"] == pytest.approx(20 / 70)
+    assert splits.overlap["test_line"] == 1.0
+    assert not set(held) & set(splits["train"])
+
+
+def test_splits_depend_on_the_seed_alone():
+    corpus = _corpus()
+    assert split_corpus(corpus, 3) == split_corpus(corpus, 3)
+    assert split_corpus(corpus, 3) != split_corpus(corpus, 4)
+
+
+def test_one_file_is_split_by_lines_only():
+    splits = split_corpus(make_corpus("mine", [("my.txt", [str(i) for i in range(1000)])]), 0)
+    assert {k: len(v) for k, v in splits.items()} == {"train": 965, "dev": 15, "test_line": 20}
+
+
+def test_held_out_splits_are_capped():
+    splits = split_corpus(make_corpus("big", [("f", [str(i) for i in range(200_000)])]), 0)
+    assert len(splits["dev"]) == len(splits["test_line"]) == MAX_EVAL_LINES
+    assert len(splits["train"]) == 200_000 - 2 * MAX_EVAL_LINES
+
+
+def test_too_few_lines_is_an_error():
+    with pytest.raises(ConfigError, match="at least 10"):
+        split_corpus(make_corpus("small", [("f", ["a", "b"])]), 0)

@@ -1,0 +1,71 @@
+"""The tokenizer: round trips, determinism, cache."""
+
+import pytest
+
+from flaxae.config import ConfigError
+from flaxae.data import tokenizer as module
+from flaxae.data.embedded import corpus
+from flaxae.data.tokenizer import EOS, PAD, Tokenizer, load_or_train, train
+
+
+@pytest.fixture(scope="module")
+def lines():
+    return corpus("python_lines", 3000).examples
+
+
+@pytest.fixture(scope="module")
+def tokenizer(lines):
+    return train(lines, 600)
+
+
+def test_round_trip_of_any_text(tokenizer, lines):
+    texts = [*lines, "", " a  b ", "na\u00efve \U0001f600\t\x00", "</s> <pad> <unk>"]
+    ids = tokenizer.encode(texts)
+    assert tokenizer.decode(ids) == texts
+    assert all(3 <= i < tokenizer.vocab_size for row in ids for i in row)
+
+
+def test_merges_cross_words():
+    tokenizer = train([f"return self.{c}" for c in "abcdefgh"], 300)
+    ids = tokenizer.encode(["return self.x"])[0]
+    assert tokenizer.decode([[i] for i in ids]) == ["return self.", "x"]
+
+
+def test_decode_stops_at_eos_and_skips_what_is_no_token(tokenizer):
+    (ids,) = tokenizer.encode(["import os"])
+    row = [PAD, *ids, 10**6, EOS, *ids]
+    assert tokenizer.decode([row]) == ["import os"]
+
+
+def test_training_repeats_and_sizes_hold(tokenizer, lines):
+    assert train(lines, 600).fingerprint == tokenizer.fingerprint
+    assert tokenizer.vocab_size == 600
+
+
+def test_few_lines_give_a_smaller_vocabulary():
+    assert train(["abc", "abc"], 4096).vocab_size < 270
+
+
+def test_vocab_below_the_bytes_is_an_error(lines):
+    with pytest.raises(ConfigError, match="data.vocab_size=100 is below 259"):
+        train(lines, 100)
+
+
+def test_cache_and_files(tmp_path, lines, monkeypatch):
+    first = load_or_train(lines, 400, str(tmp_path))
+    (path,) = (tmp_path / "tokenizers").iterdir()
+    assert Tokenizer.load(str(path)).fingerprint == first.fingerprint
+    load_or_train(lines[1:], 400, str(tmp_path))
+    assert len(list((tmp_path / "tokenizers").iterdir())) == 2  # other lines, another key
+    path.write_text("{torn")
+    assert load_or_train(lines, 400, str(tmp_path)).fingerprint == first.fingerprint
+    monkeypatch.setattr(module, "train", lambda *_: pytest.fail("trained again"))
+    assert load_or_train(lines, 400, str(tmp_path)).fingerprint == first.fingerprint
+
+
+def test_load_errors(tmp_path):
+    with pytest.raises(ConfigError, match="there is no tokenizer"):
+        Tokenizer.load(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer.json").write_text("[]")
+    with pytest.raises(ConfigError, match="not a readable"):
+        Tokenizer.load(str(tmp_path / "tokenizer.json"))
