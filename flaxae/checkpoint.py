@@ -5,10 +5,8 @@ manager with both policies deletes the newest step when the metric worsens.
 """
 
 import contextlib
-import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,36 +14,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from flaxae import checkpoint_errors as errors
+from flaxae import distributed
+from flaxae.checkpoint_errors import CheckpointError
 from flaxae.config import Mode, SaveConfig
+
+__all__ = ["CheckpointError", "Checkpointer", "Restored", "read_arrays"]
 
 BEST_VALUE = "best_value"  # the key in `extra` that remembers the metric of a best checkpoint
 HANDLERS = {"state": ocp.StandardCheckpointHandler, "extra": ocp.JsonCheckpointHandler}
-
-
-def _one_message() -> None:
-    """A failed save or restore becomes one CheckpointError or warning.
-
-    Orbax, asyncio and tensorstore's threads would print pages of tracebacks beside it.
-    """
-    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-    asyncio = logging.getLogger("asyncio")
-    asyncio.addFilter(lambda record: "tensorstore_spec" not in record.getMessage())
-    shown = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            shown(unraisable)
-
-    sys.unraisablehook = hook
-
-
-_one_message()
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written or read: one message that names it and the way out."""
+errors.quiet_backends()
 
 
 class Restored(NamedTuple):
@@ -120,9 +99,9 @@ class Checkpointer:
         found = self._newest("latest", abstract_state, reasons)
         found = found or self._newest("best", abstract_state, reasons)
         if found is None:
-            raise CheckpointError(_none_readable(self.workdir, reasons))
+            raise CheckpointError(errors.none_readable(self.workdir, reasons))
         if reasons:
-            _warn(f"went back to step {found.step}; newer steps are kept as torn_<step>")
+            errors.warn(f"went back to step {found.step}; newer steps are kept as torn_<step>")
         self._set_aside(after=found.step)
         return found
 
@@ -132,7 +111,7 @@ class Checkpointer:
         reasons: list[str] = []
         found = self._newest("best", abstract_state, reasons)
         if found is None and reasons:
-            raise CheckpointError(_none_readable(self.workdir / "best", reasons))
+            raise CheckpointError(errors.none_readable(self.workdir / "best", reasons))
         return found
 
     def steps(self) -> list[int]:
@@ -159,12 +138,16 @@ class Checkpointer:
             if self._create and jax.process_index() == 0:
                 for left in folder.glob("*.orbax-checkpoint-tmp*"):  # by a save that was killed
                     shutil.rmtree(left, ignore_errors=True)
-            _sync("flaxae_open_checkpoints")
+            distributed.sync("flaxae_open_checkpoints")
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=1 if best else self._save.keep,
                 keep_period=None if best else self._save.keep_every or None,
                 create=self._create,
                 read_only=not self._create,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    # Two managers that save at the same time otherwise share their barriers.
+                    barrier_sync_key_prefix=f"{self.workdir.name}-{which}"
+                ),
             )
             handlers = {name: handler() for name, handler in HANDLERS.items()}
             self._managers[which] = ocp.CheckpointManager(
@@ -198,9 +181,9 @@ class Checkpointer:
             noticed = f" (noticed at step {step})" if step is not None else ""
             there = _steps_on_disk(self.workdir / which)
             raise CheckpointError(
-                f"{self.workdir / which}: a checkpoint could not be saved{noticed}: {_reason(e)}. "
-                f"Steps {there} stay. Free disk space or fix the folder, then run the same "
-                "command to go on from there"
+                f"{self.workdir / which}: a checkpoint could not be saved{noticed}: "
+                f"{errors.reason(e)}. Steps {there} stay. Free disk space or fix the folder, then "
+                "run the same command to go on from there"
             ) from e
 
     def _best_value(self) -> float | None:
@@ -210,7 +193,7 @@ class Checkpointer:
             for step in reversed(_steps(manager)):
                 args = ocp.args.Composite(extra=ocp.args.JsonRestore())
                 with contextlib.suppress(Exception):
-                    value = float(manager.restore(step, args=args).extra[BEST_VALUE])
+                    value = float(manager.restore(step, args=args)["extra"][BEST_VALUE])
                     break
             self._best = (value,)
         return self._best[0]
@@ -221,14 +204,14 @@ class Checkpointer:
         manager = self._manager(which)
 
         def read(step: int) -> Restored:
-            misfits = _misfits(manager.item_metadata(step).get("state"), abstract)
-            if not _everywhere(not misfits):
-                raise CheckpointError("it does not fit this config's state: " + "; ".join(misfits))
+            wrong = errors.misfits(_tree(manager.item_metadata(step).get("state")), abstract)
+            if not distributed.everywhere(not wrong):
+                raise CheckpointError("it does not fit this config's state: " + "; ".join(wrong))
             args = ocp.args.Composite(
                 state=ocp.args.StandardRestore(abstract), extra=ocp.args.JsonRestore()
             )
             found = manager.restore(step, args=args)
-            return Restored(found.state, dict(found.extra), step)
+            return Restored(found["state"], dict(found["extra"]), step)
 
         return _first_readable(self.workdir / which, _steps(manager), read, reasons)
 
@@ -244,7 +227,7 @@ class Checkpointer:
                         torn = self.workdir / which / f"torn_{step}"
                         shutil.rmtree(torn, ignore_errors=True)
                         (self.workdir / which / str(step)).rename(torn)
-        _sync("flaxae_set_aside")
+        distributed.sync("flaxae_set_aside")
         for manager in self._managers.values():
             manager.reload()
         self._best = None
@@ -283,7 +266,7 @@ def read_arrays(
     reasons: list[str] = []
     found = _first_readable(folder, steps, read, reasons)
     if found is None:
-        raise CheckpointError(_none_readable(folder, reasons))
+        raise CheckpointError(errors.none_readable(folder, reasons))
     return found.state, found.extra, found.step
 
 
@@ -296,35 +279,12 @@ def _first_readable(
         try:
             found = read(step)
         except Exception as e:
-            reason = _reason(e)
-        if _everywhere(found is not None):
+            reason = errors.reason(e)
+        if distributed.everywhere(found is not None):
             return found
         reasons.append(f"{folder.name}/{step}: {reason}")
-        _warn(f"checkpoint {folder / str(step)} is not readable: {reason}")
+        errors.warn(f"checkpoint {folder / str(step)} is not readable: {reason}")
     return None
-
-
-def _misfits(metadata: Any, abstract: Any) -> list[str]:
-    """What differs in names, shapes and dtypes, a line each, at most six."""
-
-    def flat(tree: Any) -> dict[str, str]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        name = jax.tree_util.keystr
-        return {
-            name(p, simple=True, separator="/"): f"{tuple(x.shape)} {np.dtype(x.dtype)}"
-            for p, x in leaves
-        }
-
-    if metadata is None:
-        return ["it has no state"]
-    there, wanted = flat(_tree(metadata)), flat(abstract)
-    lines = [f"{name} is missing" for name in wanted if name not in there]
-    lines += [f"{name} is not known here" for name in there if name not in wanted]
-    for name in there.keys() & wanted.keys():
-        if there[name] != wanted[name]:
-            lines.append(f"{name} is {there[name]} there and {wanted[name]} here")
-    lines.sort()
-    return lines if len(lines) <= 6 else [*lines[:5], f"and {len(lines) - 5} more"]
 
 
 def _tree(metadata: Any) -> Any:
@@ -338,33 +298,3 @@ def _steps(manager: ocp.CheckpointManager) -> list[int]:
 
 def _steps_on_disk(folder: Path) -> list[int]:
     return sorted(int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit() and p.is_dir())
-
-
-def _sync(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
-def _everywhere(ok: bool) -> bool:
-    """Whether it is so on all processes."""
-    if jax.process_count() == 1:
-        return ok
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
-
-
-def _reason(e: Exception) -> str:
-    text = " ".join(str(e).split("[tensorstore_spec")[0].split())
-    text = text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"
-    return text if isinstance(e, CheckpointError) else f"{type(e).__name__}: {text}"
-
-
-def _none_readable(folder: Path, reasons: list[str]) -> str:
-    return (
-        f"{folder} has checkpoints, but none is readable: {'; '.join(reasons)}. Put back a good "
-        "copy, use the config that they were made with, or start a new workdir"
-    )
-
-
-def _warn(message: str) -> None:
-    if jax.process_index() == 0:
-        print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -1,7 +1,8 @@
 """Typed configs: dataclasses that are mutable while flags are parsed and frozen after.
 
-A config file's `get_config()` returns a `Config`; `--config.a.b=v` overrides are type-checked. Conventions (they are
-ml_collections' limits, measured): enums for choices, 0 or "" means off, tuples are checked by `validate()`.
+A config file's `get_config()` returns a `Config`; `--config.a.b=v` overrides are type-checked.
+Conventions (they are ml_collections' limits, measured): enums for choices, 0 or "" means off,
+tuples are checked by `validate()`.
 """
 
 import dataclasses
@@ -25,7 +26,9 @@ class Section:
             raise ConfigError(f"the config is frozen once a run starts: cannot set {name!r}")
         if name not in field_types(type(self)):
             known = ", ".join(sorted(field_types(type(self))))
-            raise ConfigError(f"{type(self).__name__} has no field {name!r}; its fields are: {known}")
+            raise ConfigError(
+                f"{type(self).__name__} has no field {name!r}; its fields are: {known}"
+            )
         object.__setattr__(self, name, value)
 
     def validate(self) -> None:
@@ -75,7 +78,10 @@ def require(ok: bool, message: str) -> None:
 
 @dataclasses.dataclass
 class OptimConfig(Section):
-    """The optimizer. `groups` = ((path regex, lr multiplier, decay multiplier), ...): the first match wins."""
+    """The optimizer. `groups` = ((path regex, lr multiplier, decay multiplier), ...).
+
+    The first group that matches a parameter's path wins.
+    """
 
     name: Optimizer = Optimizer.ADAMW
     lr: float = 1e-3
@@ -101,12 +107,17 @@ class OptimConfig(Section):
         for group in self.groups:
             ok = isinstance(group, (tuple, list)) and len(group) == 3 and isinstance(group[0], str)
             ok = ok and all(isinstance(x, (int, float)) for x in group[1:])
-            require(ok, f"optim.groups: {group!r} is not (path regex, lr multiplier, decay multiplier)")
+            require(
+                ok, f"optim.groups: {group!r} is not (path regex, lr multiplier, decay multiplier)"
+            )
 
 
 @dataclasses.dataclass
 class DataConfig(Section):
-    """What is trained on. `path` (a text file, one example a line) wins over `name` (an embedded corpus or hub id)."""
+    """What is trained on.
+
+    `path` (a text file, one example a line) wins over `name` (an embedded corpus or a hub id).
+    """
 
     name: str = "python_lines"
     path: str = ""
@@ -136,7 +147,10 @@ class MeshConfig(Section):
 
     def validate(self) -> None:
         sizes = (self.replica, self.fsdp, self.model)
-        require(min(sizes) >= 0 and sizes.count(0) <= 1, f"mesh={sizes}: at most one axis may be 0 (= the rest)")
+        require(
+            min(sizes) >= 0 and sizes.count(0) <= 1,
+            f"mesh={sizes}: at most one axis may be 0 (= the rest)",
+        )
 
 
 @dataclasses.dataclass
@@ -210,16 +224,29 @@ class Config(Section):
         periods |= {"save.keep_every": self.save.keep_every}
         for name, value in periods.items():
             require(value % n == 0, f"{name}={value} is not a multiple of steps_per_call={n}")
-        profile_ok = self.profile == () or (len(self.profile) == 2 and self.profile[0] < self.profile[1])
+        profile_ok = self.profile == () or (
+            len(self.profile) == 2 and self.profile[0] < self.profile[1]
+        )
         require(profile_ok, f"profile={self.profile} is not (first step, last step)")
         require(
             self.data.batch_size % self.accumulate == 0,
-            f"data.batch_size={self.data.batch_size} is not divisible by accumulate={self.accumulate}",
+            f"data.batch_size={self.data.batch_size} is not divisible by "
+            f"accumulate={self.accumulate}",
         )
 
 
 # What a resumed run may change; any other difference is an error.
-RESUMABLE = ("steps", "mesh", "data.prefetch", "steps_per_call", "max_bad_steps", "log", "eval", "save", "profile")
+RESUMABLE = (
+    "steps",
+    "mesh",
+    "data.prefetch",
+    "steps_per_call",
+    "max_bad_steps",
+    "log",
+    "eval",
+    "save",
+    "profile",
+)
 
 
 def field_types(cls: type) -> dict[str, Any]:
@@ -253,7 +280,9 @@ def set_field(config: Section, dotted: str, value: Any) -> None:
     holder = get_field(config, ".".join(parents)) if parents else config
     kinds = field_types(type(holder)) if isinstance(holder, Section) else {}
     if name not in kinds:
-        raise ConfigError(f"the config has no field {dotted!r}; beside it are: {', '.join(sorted(kinds))}")
+        raise ConfigError(
+            f"the config has no field {dotted!r}; beside it are: {', '.join(sorted(kinds))}"
+        )
     setattr(holder, name, _coerce(value, kinds[name], dotted))
 
 
@@ -269,7 +298,9 @@ def _coerce(value: Any, kind: Any, name: str) -> Any:
         return float(value)
     if kind is tuple and isinstance(value, list):
         return _tuples(value)
-    if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+    if isinstance(kind, type) and (
+        not isinstance(value, kind) or (kind is int and isinstance(value, bool))
+    ):
         raise ConfigError(f"{name}={value!r} is a {type(value).__name__}, not a {kind.__name__}")
     return value
 
@@ -279,7 +310,7 @@ def _tuples(value: Any) -> Any:
 
 
 def to_json(config: Section) -> dict[str, Any]:
-    """A config as plain JSON types; sections whose class is a choice (task) carry it under "class"."""
+    """A config as plain JSON types; a task's section carries its class under "class"."""
     out: dict[str, Any] = {}
     if isinstance(config, TaskConfig):
         out["class"] = f"{type(config).__module__}:{type(config).__qualname__}"
@@ -288,7 +319,9 @@ def to_json(config: Section) -> dict[str, Any]:
         if isinstance(value, Section):
             out[name] = to_json(value)
         else:
-            out[name] = value.value if isinstance(value, enum.Enum) else json.loads(json.dumps(value))
+            out[name] = (
+                value.value if isinstance(value, enum.Enum) else json.loads(json.dumps(value))
+            )
     return out
 
 
@@ -305,7 +338,9 @@ def from_json(data: dict[str, Any], config_class: type[TaskConfig] | None = None
     if config_class is None:
         module, _, attribute = name.partition(":")
         if not module.startswith("flaxae.") or not attribute.isidentifier():
-            raise ConfigError(f"the run's task {name!r} is not flaxae's own: pass config_class= to open it")
+            raise ConfigError(
+                f"the run's task {name!r} is not flaxae's own: pass config_class= to open it"
+            )
         config_class = getattr(importlib.import_module(module), attribute)
     assert config_class is not None
     config = Config(task=config_class())
@@ -327,11 +362,17 @@ def flatten_json(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     out = {}
     for name, value in data.items():
-        out |= flatten_json(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        out |= (
+            flatten_json(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {prefix + name: value}
+        )
     return out
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], allowed: tuple[str, ...] = RESUMABLE) -> list[str]:
+def differences(
+    old: dict[str, Any], new: dict[str, Any], allowed: tuple[str, ...] = RESUMABLE
+) -> list[str]:
     """Lines "field: old -> new" of what differs between two configs' JSON and is not allowed to."""
     a, b = flatten_json(old), flatten_json(new)
     lines = []

@@ -13,8 +13,8 @@ from flaxae import flags
 from flaxae.evaluate import REPORT, TEXT, evaluate
 
 CONFIG = "configs/t5_vae/python_lines.py"
-# What a step costs, as the matmul work that the machine of `matmul_rate` would do in that time:
-# measured .095 s a step at 436 GFLOP/s. The rest is the tokenizer, compiling and evaluating.
+# What a step costs, as the matmul work that `matmul_rate`'s machine would do in that time. From the
+# prototype: .095 s a step at 436 GFLOP/s. The rest: the tokenizer, compiling, evaluating (a guess).
 WORK_PER_STEP = 41e9
 REST_SECONDS = 120
 

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from flaxae.config import ConfigError
@@ -74,6 +75,13 @@ def sync(name: str) -> None:
     """Returns when all processes have come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def everywhere(ok: bool) -> bool:
+    """Whether it is so on all processes."""
+    if jax.process_count() == 1:
+        return ok
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
 
 
 class Preemption:

@@ -58,7 +58,11 @@ class Evaluator:
         return jax.jit(fresh, out_shardings=loop.shardings["carry"])(loop.hparams)
 
     def evaluate(self, state: Any, step: int) -> dict[str, Any]:
-        """Evaluates all splits, logs, keeps the best. Returns "split/name" -> value (a list with lanes)."""
+        """Evaluates all splits, logs, keeps the best.
+
+        Returns:
+            "split/name" -> value, or a list of values with lanes.
+        """
         loop, config = self.loop, self.loop.config
         params = state["ema"] or state["params"]
         at = sharding.put(np.int32(step), sharding.replicated(loop.mesh))

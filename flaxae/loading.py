@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from flaxae import checkpoint, sharding, train_step, workdir as workdir_lib
+from flaxae import checkpoint, sharding, train_step
+from flaxae import workdir as workdir_lib
 from flaxae.config import Config, ConfigError, TaskConfig
 from flaxae.restore import Frozen
 from flaxae.task import Task

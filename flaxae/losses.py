@@ -132,9 +132,7 @@ class Kernel(enum.Enum):
     LEGACY = "legacy"  # exp(-|x - y|^2 / d^2), biased: degenerate above d = 32, kept to show that
 
 
-def squared_distances(
-    x: Float[Array, "n d"], y: Float[Array, "m d"]
-) -> Float[Array, "n m"]:
+def squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
     """|x_i - y_j|^2 by one matmul at full precision, clamped at 0."""
     dots = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
     norms = jnp.square(x).sum(-1)[:, None] + jnp.square(y).sum(-1)[None, :]

@@ -125,8 +125,12 @@ class Writer:
         if self._board is None:
             from tensorboardX import SummaryWriter
 
-            folder = str(self.path.parent / "tensorboard")
-            self._board = SummaryWriter(folder, purge_step=self._purge)
+            # Named by the second alone, a file may overwrite the one before it.
+            self._board = SummaryWriter(
+                str(self.path.parent / "tensorboard"),
+                purge_step=self._purge,
+                filename_suffix=f".{time.time_ns()}",
+            )
         return self._board
 
     def _close_board(self) -> None:
@@ -245,9 +249,10 @@ class CompileTime:
         self.seconds = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, duration: float, **_: Any) -> None:
+    def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del kwargs
         if event in COMPILE_EVENTS:
-            self.seconds += duration
+            self.seconds += duration_secs
 
     def close(self) -> None:
         """Stops counting; `seconds` stays."""

@@ -5,6 +5,7 @@ the train step that they are given, not optax's own count, which stalls where a 
 """
 
 import re
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -119,7 +120,7 @@ def _muon(optim: OptimConfig) -> optax.GradientTransformation:
     matrices = contrib.scale_by_muon(
         beta=optim.momentum, eps=optim.eps, weight_dimension_numbers=dimensions
     )
-    rules = {
+    rules: dict[Hashable, optax.GradientTransformation] = {
         "muon": optax.chain(matrices, _scale_matrices()),
         "adam": optax.scale_by_adam(optim.b1, optim.b2, optim.eps),
     }
@@ -168,7 +169,7 @@ def make_tx(
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return direction.init(params)
 
-    def update(grads: Any, state: Any, params: Any = None) -> Any:
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
         if params is None:
             raise ValueError("tx.update needs params, for weight decay")
         lr_mult, decay_mult = group_trees(optim.groups, params)
@@ -176,10 +177,10 @@ def make_tx(
         weight_decay = jnp.asarray(hparams.get("weight_decay", optim.weight_decay), jnp.float32)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             if optim.clip_norm:
-                norm = optax.tree.norm(grads)
+                norm = optax.tree.norm(updates)
                 factor = jnp.minimum(1.0, optim.clip_norm / jnp.maximum(norm, 1e-12))
-                grads = jax.tree.map(lambda g: (g * factor).astype(g.dtype), grads)
-            updates, state = direction.update(grads, state, params)
+                updates = jax.tree.map(lambda g: (g * factor).astype(g.dtype), updates)
+            updates, state = direction.update(updates, state, params)
 
             def one(u: Array, p: Array, mult: float, decay: float) -> Array:
                 u = u + weight_decay * decay * p if decay else u

@@ -66,7 +66,9 @@ def fingerprint(tree: Any) -> str:
     if not leaves:
         return ""
     sums = jax.device_get(_checksums([x for _, x in leaves]))
-    text = [f"{sharding.path_name(p)}{x.shape}{int(s)}" for (p, x), s in zip(leaves, sums, strict=True)]
+    text = [
+        f"{sharding.path_name(p)}{x.shape}{int(s)}" for (p, x), s in zip(leaves, sums, strict=True)
+    ]
     return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]
 
 
@@ -129,6 +131,9 @@ def _overlay(loop: "Loop", state: Any, params: Any, source: str) -> Any:
         raise ConfigError(f"{source}: no parameter has the name and shape of one of this model's")
     if loop.main:
         dropped = sorted(set(theirs) - used)
-        print(f"{source}: took {len(used)} parameters; new: {new or 'none'}; dropped: {dropped or 'none'}")
+        print(
+            f"{source}: took {len(used)} parameters; new: {new or 'none'}; "
+            f"dropped: {dropped or 'none'}"
+        )
     ema = jax.tree.map(jnp.copy, taken) if state["ema"] else {}
     return {**state, "params": taken, "ema": ema}

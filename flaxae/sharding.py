@@ -1,7 +1,7 @@
 """The mesh and the shardings of everything that lives on it.
 
-`jax.jit` over a `Mesh` of axes `replica` (between slices), `fsdp` and `model` is the only parallelism here (`pjit` is
-`jit` today, `pmap` is in maintenance mode).
+`jax.jit` over a `Mesh` of axes `replica` (between slices), `fsdp` and `model` is the only
+parallelism here (`pjit` is `jit` today, `pmap` is in maintenance mode).
 """
 
 import math
@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from flaxae.config import ConfigError, MeshConfig
 
@@ -45,7 +46,9 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
             f"there are {len(devices)}; lower mesh.replica, mesh.fsdp or mesh.model"
         )
     if total < len(devices) and jax.process_count() > 1:
-        raise ConfigError(f"mesh of {total} devices must use all {len(devices)} of a multi-process run")
+        raise ConfigError(
+            f"mesh of {total} devices must use all {len(devices)} of a multi-process run"
+        )
     return jax.make_mesh(
         tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:total]
     )
@@ -62,7 +65,7 @@ def path_name(path: tuple) -> str:
 
 
 def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: tuple) -> P:
-    """The PartitionSpec of one leaf: the first matching rule, then the largest free dimension over fsdp."""
+    """The spec of one leaf: the first matching rule, then the largest free dimension over fsdp."""
     spec: list[Any] = [None] * len(shape)
     for pattern, rule in rules:
         if re.search(pattern, name):

@@ -1,7 +1,8 @@
 """A grid of overrides of one config, run through the same loop: `python -m flaxae.sweep`.
 
-Runs are grouped by shape: those that differ only in what may be traced (hparams) train as lanes of one
-program. A run's folder is named by the hash of its config, so that sweeps share runs and resume.
+Runs are grouped by shape: those that differ only in what may be traced (hparams) train as lanes of
+one program. A run's folder is named by the hash of its config, so that sweeps share runs and
+resume.
 """
 
 import argparse
@@ -14,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flaxae import train_step, workdir as workdir_lib
+from flaxae import train_step
+from flaxae import workdir as workdir_lib
 from flaxae.checkpoint import CheckpointError
 from flaxae.config import Config, ConfigError, config_hash, copy_config
 from flaxae.train_loop import NonFiniteError, Result, run
@@ -150,7 +152,7 @@ def _literal(text: str) -> Any:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m flaxae.sweep",
-        description="Trains a grid of overrides of a config; other --config.a.b=v flags set the base.",
+        description="Trains a grid of overrides; --config.a.b=v flags set the base.",
     )
     parser.add_argument("--config", required=True, help="a file of configs/")
     parser.add_argument("--workdir", required=True, help="one folder a run, and the tables")

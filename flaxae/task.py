@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 
 class Carry(nnx.Variable):
-    """State without a batch axis that changes at every step and is not trained (a queue of latents)."""
+    """State without a batch axis that changes at every step, untrained (a queue of latents)."""
 
 
 class StreamCarry(nnx.Variable):
@@ -21,7 +21,9 @@ class StreamCarry(nnx.Variable):
 class Taps:
     """A trace-time recorder of states, by path: collects those asked for, replaces those given."""
 
-    def __init__(self, collect: Callable[[str], bool] | None = None, replace: dict[str, Any] | None = None):
+    def __init__(
+        self, collect: Callable[[str], bool] | None = None, replace: dict[str, Any] | None = None
+    ):
         self._collect, self._replace = collect, replace or {}
         self.collected: dict[str, Array] = {}
 
@@ -39,7 +41,9 @@ class Taps:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What reaches the loss, the model and every layer; closed over, never an argument of a transformation.
+    """What reaches the loss, the model and every layer.
+
+    It is closed over, never an argument of a transformation.
 
     Attributes:
         key: random key of this (seed, step, micro-batch), folded along the path.
@@ -66,7 +70,9 @@ class Context:
 
     def layer(self, index: Int[Array, ""] | int, taps: Taps | None = None) -> "Context":
         """The context of a stack's layer: folds its (traced) index into the key."""
-        return dataclasses.replace(self, key=jax.random.fold_in(self.key, index), taps=taps or self.taps)
+        return dataclasses.replace(
+            self, key=jax.random.fold_in(self.key, index), taps=taps or self.taps
+        )
 
     def tap(self, name: str, value: Array) -> Array:
         """Records or replaces a state; returns what to go on with."""
@@ -113,7 +119,7 @@ class Task:
         raise NotImplementedError
 
     def init(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Builds the model. `rngs.params` draws what is trained, `rngs.frozen` frozen random parts."""
+        """Builds the model. `rngs.params` draws what is trained, `rngs.frozen` frozen parts."""
         raise NotImplementedError
 
     def loss(self, model: Any, batch: Any, ctx: Context) -> Loss:
@@ -126,7 +132,11 @@ class Task:
 
     def finalize(self, sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
         """Metrics of a whole split from its sums; default: sum / weight of the scalars."""
-        return {k: float(s) / max(float(w), 1e-30) for k, (s, w) in sums.items() if getattr(s, "ndim", 0) == 0}
+        return {
+            k: float(s) / max(float(w), 1e-30)
+            for k, (s, w) in sums.items()
+            if getattr(s, "ndim", 0) == 0
+        }
 
     def sample(self, model: Any, ctx: Context, n: int) -> dict[str, Any]:
         """Texts (list of str), arrays or figures for the log."""

@@ -12,7 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxae import distributed, metrics as metrics_lib, sharding, train_step, workdir as workdir_lib
+from flaxae import distributed, sharding, train_step
+from flaxae import metrics as metrics_lib
+from flaxae import workdir as workdir_lib
 from flaxae.checkpoint import Checkpointer
 from flaxae.config import Config, ConfigError, copy_config, get_field, to_json
 from flaxae.data.loader import Prefetcher
@@ -38,7 +40,7 @@ class Result:
 
 
 class Feed:
-    """The batches of call i: `steps_per_call` steps stacked, lanes with data of their own beside each other."""
+    """The batches of call i: `steps_per_call` steps stacked, and lanes with data of their own."""
 
     num_batches = None
 
@@ -55,7 +57,7 @@ class Feed:
 
 
 def lane_configs(config: Config, lanes: list[dict[str, Any]] | None, task: Task) -> list[Config]:
-    """The config of every lane. Raises ConfigError where lanes differ in more than hparams and data."""
+    """The config of every lane. Raises ConfigError where more than hparams and data differs."""
     if lanes is None:
         return [config]
     if not lanes:
@@ -275,8 +277,9 @@ class Loop:
         raise NonFiniteError(
             f"step {step}: loss or gradient is not finite ({int(np.max(bad[-1]))} bad steps, "
             f"max_bad_steps={limit}). Its batch, train batch({step}), is in {name}. The last good "
-            f"checkpoint, step {max(self.checkpointer.steps(), default=0)}, stays in {self.workdir}: "
-            "lower optim.lr in a new workdir, or raise max_bad_steps to skip such steps."
+            f"checkpoint, step {max(self.checkpointer.steps(), default=0)}, stays in "
+            f"{self.workdir}: lower optim.lr in a new workdir, or raise max_bad_steps to skip "
+            "such steps."
         )
 
     def _profile(self, step: int, before: bool) -> None:
@@ -310,7 +313,7 @@ def slice_lane(state: Any, lane: int) -> Any:
 
 
 def take_lane(state: Any, lane: int, folder: Path, config: Config, step: int, extra: dict) -> None:
-    """Makes a lane's folder an ordinary workdir, which `train.py` resumes and `flaxae.load` opens."""
+    """Makes a lane's folder an ordinary workdir: it can be resumed and `flaxae.load` opens it."""
     folder.mkdir(parents=True, exist_ok=True)
     workdir_lib.write_json(folder / "config.json", to_json(config))
     workdir_lib.write_json(folder / "versions.json", workdir_lib.versions())

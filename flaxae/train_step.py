@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from flaxae import optim as optim_lib
 from flaxae import sharding as sharding_lib
@@ -38,7 +39,7 @@ def lookup(tree: dict[str, Any], path: tuple) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a model's variables are laid out in a state: once (Carry), stream (StreamCarry), params, frozen."""
+    """How a model's variables are laid out: once (Carry), stream (StreamCarry), params, frozen."""
 
     graphdef: Any
     templates: dict[str, dict[tuple, Any]]  # part -> flat path -> abstract Variable
@@ -46,7 +47,12 @@ class Layout:
 
     def merge(self, params: Any, carry: Any, frozen: Any) -> Any:
         """The model of these values. Call it inside a trace: its variables belong to that trace."""
-        trees = {"once": carry["once"], "stream": carry["stream"], "params": params, "frozen": frozen}
+        trees = {
+            "once": carry["once"],
+            "stream": carry["stream"],
+            "params": params,
+            "frozen": frozen,
+        }
         states = []
         for part, template in self.templates.items():
             flat = {path: var.replace(lookup(trees[part], path)) for path, var in template.items()}
@@ -108,13 +114,19 @@ def make_hparams(task: Task, configs: list[Config], lanes: bool) -> dict[str, An
     out = {}
     for name, field in (LOOP_HPARAMS | task.hparams).items():
         values = [get_field(c, field) for c in configs]
-        dtype = jnp.uint32 if name == "seed" else jnp.int32 if isinstance(values[0], int) else jnp.float32
+        dtype = (
+            jnp.uint32
+            if name == "seed"
+            else jnp.int32
+            if isinstance(values[0], int)
+            else jnp.float32
+        )
         out[name] = jnp.asarray(values if lanes else values[0], dtype)
     return out
 
 
 def make_state(task: Task, config: Config, hparams: dict[str, Any], lanes: int = 0) -> State:
-    """A state from scratch (trace it under jit); with lanes, every leaf but "step" has a lane axis."""
+    """A state from scratch (trace it under jit); with lanes, all but "step" has a lane axis."""
 
     def one(seed: Any) -> State:
         model = init_model(task, seed, config.frozen_seed)
@@ -167,7 +179,7 @@ def join_rows(tree: Any) -> Any:
 
 
 def make_update(task: Task, config: Config, layout: Layout) -> Callable:
-    """One update of one lane: (state without lane axes, frozen, batch, hparams) -> (state, metrics)."""
+    """One update of one lane: (its state, frozen, batch, hparams) -> (state, metrics)."""
 
     def loss_fn(params: Any, carry: Any, frozen: Any, batch: Any, ctx: Context) -> Any:
         model = layout.merge(params, carry, frozen)
@@ -182,7 +194,9 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
 
         def one(carry: Any, micro: Any, index: Any) -> Any:
             at = dataclasses.replace(ctx, key=jax.random.fold_in(ctx.key, index))
-            (_, (weight, metrics, carry)), grads = grad_fn(state["params"], carry, frozen, micro, at)
+            (_, (weight, metrics, carry)), grads = grad_fn(
+                state["params"], carry, frozen, micro, at
+            )
             return carry, (grads, weight, metrics)
 
         if config.accumulate == 1:
@@ -229,7 +243,9 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
             t = step.astype(jnp.float32)
             decay = jnp.minimum(config.optim.ema, (1 + t) / (10 + t))
             new["ema"] = jax.tree.map(
-                lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype), state["ema"], new["params"]
+                lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype),
+                state["ema"],
+                new["params"],
             )
         if hasattr(task, "after_update"):
             new = task.after_update(new, ctx)  # pyright: ignore
@@ -265,8 +281,8 @@ def make_train_step(
         lanes: size of the lane axis; 0: none.
         lane_batches: batches have a lane axis too (lanes with data of their own).
     Returns:
-        (state, frozen, batch, hparams) -> (state, metrics); the state is donated, metrics have a leading axis of
-        `steps_per_call` (the batch too, where that is above 1), then the lane axis.
+        (state, frozen, batch, hparams) -> (state, metrics). The state is donated; metrics have a
+        leading axis of `steps_per_call` (the batch too, where that is above 1), then the lanes'.
     """
     update = make_update(task, config, layout)
     if lanes:
@@ -287,7 +303,9 @@ def make_train_step(
     )
 
 
-def make_eval_step(task: Task, config: Config, layout: Layout, mesh: Mesh, lanes: int = 0) -> tuple[Callable, Callable]:
+def make_eval_step(
+    task: Task, config: Config, layout: Layout, mesh: Mesh, lanes: int = 0
+) -> tuple[Callable, Callable]:
     """The jitted evaluation step.
 
     Returns:
@@ -296,7 +314,9 @@ def make_eval_step(task: Task, config: Config, layout: Layout, mesh: Mesh, lanes
         `data.seed`, so that an evaluation does not depend on the run's own seed.
     """
 
-    def one(params: Any, carry: Any, frozen: Any, batch: Any, hparams: Any, step: Any, index: Any) -> Any:
+    def one(
+        params: Any, carry: Any, frozen: Any, batch: Any, hparams: Any, step: Any, index: Any
+    ) -> Any:
         key = jax.random.fold_in(jax.random.key(config.data.seed), index)
         model = layout.merge(params, carry, frozen)
         ctx = Context(key=key, step=step, hparams=hparams, train=False)
@@ -315,4 +335,6 @@ def make_eval_step(task: Task, config: Config, layout: Layout, mesh: Mesh, lanes
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     everywhere = NamedSharding(mesh, P())
-    return jax.jit(eval_step, out_shardings=(everywhere, None)), jax.jit(zeros, out_shardings=everywhere)
+    return jax.jit(eval_step, out_shardings=(everywhere, None)), jax.jit(
+        zeros, out_shardings=everywhere
+    )

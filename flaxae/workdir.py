@@ -59,7 +59,9 @@ def resolve(config: Config, stored: dict[str, Any] | None) -> Config:
     return config
 
 
-def prepare(config: Config, workdir: Path, lanes: list[dict[str, Any]] | None, main: bool) -> Config:
+def prepare(
+    config: Config, workdir: Path, lanes: list[dict[str, Any]] | None, main: bool
+) -> Config:
     """Makes the workdir, or checks that it is this config's.
 
     Args:

@@ -101,7 +101,7 @@ TWO = """
     abstract = {"x": jax.ShapeDtypeStruct((8,), jnp.float32, sharding=rows), "ema": {}}
     checkpointer = Checkpointer(sys.argv[1], SaveConfig(keep=5))
     assert checkpointer.restore(abstract) is None
-    for step in (3, 6):
+    for step in (1, 2, 3, 6):
         checkpointer.save(step, make(step), {"at": step})
         checkpointer.save_best(step, make(step), {}, float(-step))
     checkpointer.wait()

@@ -58,7 +58,12 @@ def test_a_lane_of_nan_touches_no_other(tmp_path: Path) -> None:
     poisoned = [*LANES[:1], {**LANES[1], "task.poison": 1.0}, *LANES[2:]]
     result = run(tiny_config(), tmp_path / "poisoned", poisoned)
     lanes = tmp_path / "poisoned" / "lanes"
-    assert [(lanes / f"{i:02d}" / "FAILED").exists() for i in range(4)] == [False, True, False, False]
+    assert [(lanes / f"{i:02d}" / "FAILED").exists() for i in range(4)] == [
+        False,
+        True,
+        False,
+        False,
+    ]
     for i in (0, 2, 3):
         a, b = ({k: v[i] for k, v in flat(r.state["params"]).items()} for r in (result, clean))
         assert_same(a, b)
@@ -81,7 +86,11 @@ def test_lanes_with_data_of_their_own(tmp_path: Path) -> None:
     for i, overrides in enumerate(lanes):
         single = one(tmp_path, overrides, f"single{i}")
         mine = {k: v[i] for k, v in flat(result.state["params"]).items()}
-        assert_same(mine, {k[len("['params']") :]: v for k, v in single.items() if k.startswith("['params']")}, 1e-5)  # noqa: E501
+        assert_same(
+            mine,
+            {k[len("['params']") :]: v for k, v in single.items() if k.startswith("['params']")},
+            1e-5,
+        )  # noqa: E501
 
 
 def test_sweep_groups_names_resumes_and_writes_tables(tmp_path: Path) -> None:

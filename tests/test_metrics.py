@@ -24,7 +24,8 @@ def test_writes_plain_numbers(tmp_path):
     writer.write(5, "train", {"loss": jnp.float32(0.5), "bad": np.int32(0), "worse": float("nan")})
     writer.write(5, "sample", {}, texts={"lines": ["é", "x = 1"]})
     writer.close()
-    assert rows(writer.path) == [{"step": 5, "split": "train", "loss": 0.5, "bad": 0, "worse": None}]
+    want = {"step": 5, "split": "train", "loss": 0.5, "bad": 0, "worse": None}
+    assert rows(writer.path) == [want]
     assert rows(tmp_path / "w" / "samples.jsonl") == [
         {"step": 5, "split": "sample", "lines": ["é", "x = 1"]}
     ]

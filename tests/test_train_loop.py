@@ -1,4 +1,4 @@
-"""The loop on the tiny family: one compile, donation, accumulation, shardings, not finite, errors."""
+"""The loop on the tiny family: compiles, donation, accumulation, shardings, NaN, errors."""
 
 import json
 import shutil

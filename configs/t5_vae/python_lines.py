@@ -42,7 +42,9 @@ def get_config(preset: str = "full") -> Config:
             latent=LatentConfig(
                 dim=256, memory_tokens=8, noise_start=0.05, noise_end=0.15, noise_steps=steps
             ),
-            mmd_weight=100.0,
+            mmd_weight=10.0,
+            mmd_start=0.1,
+            mmd_ramp=steps,
             loss_chunks=4,
         ),
         data=DataConfig(
@@ -55,7 +57,8 @@ def get_config(preset: str = "full") -> Config:
             b2=0.98,
             weight_decay=0.0,
             # Embeddings start at a standard deviation of 1, matrices at width ** -0.5.
-            groups=((r"(embedding|positions)/table$", 4.0, 0.0),),
+            # T5's attention is unscaled: its queries stand for 48 ** -0.5 of a usual lr.
+            groups=((r"(embedding|positions)/table$", 4.0, 0.0), (r"/q/kernel$", 0.144, 0.0)),
         ),
         log=LogConfig(every=50),
         eval=EvalConfig(every=steps // 4, splits=("dev",), sample_every=steps // 8, num_samples=4),

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flaxae.config import Config, DataConfig, EvalConfig, LogConfig, OptimConfig, SaveConfig, TaskConfig
+from flaxae.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    LogConfig,
+    OptimConfig,
+    SaveConfig,
+    TaskConfig,
+)
 from flaxae.task import Carry, Context, Loss, StreamCarry, Task
 
 D, H, QUEUE = 4, 16, 8
@@ -19,7 +27,7 @@ class Frozen(nnx.Variable):
 
 
 class Tiny(nnx.Module):
-    """A frozen projection, a recurrent state of each stream, a trained head and a queue of outputs."""
+    """A frozen projection, recurrent states of streams, a trained head and a queue of outputs."""
 
     def __init__(self, rows: int, rngs: nnx.Rngs):
         self.project = Frozen(jax.random.normal(rngs.frozen(), (D, H)))
@@ -89,7 +97,9 @@ class TinyTask(Task):
         ramp = jnp.minimum(ctx.step.astype(jnp.float32) / 10, 1)
         drift = jnp.square(y.mean(0) - model.queue[...].mean(0)).sum()
         # A queue row a step: the mean output.
-        model.queue[...] = jnp.roll(model.queue[...], 1, 0).at[0].set(jax.lax.stop_gradient(y.mean(0)))
+        model.queue[...] = (
+            jnp.roll(model.queue[...], 1, 0).at[0].set(jax.lax.stop_gradient(y.mean(0)))
+        )
         bad = jnp.where((ctx.hparams["poison"] > 0) & (ctx.step >= 5) & ctx.train, jnp.nan, 0.0)
         total = error + weight * (ctx.hparams["penalty"] * ramp * drift + bad)
         return Loss(total, weight, {"error": (error, weight), "drift": (drift * weight, weight)})

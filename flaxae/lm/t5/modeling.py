@@ -320,8 +320,9 @@ class T5(nnx.Module):
         self.embedding = Embedding(config.vocab_size, config.d_model, dtype=dtype, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
-        self.head = None
-        if not config.tie_embeddings:
+        if config.tie_embeddings:
+            self.head = None
+        else:
             self.head = Linear(config.d_model, config.vocab_size, dtype=dtype, rngs=rngs)
 
     def logits(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... V"]:

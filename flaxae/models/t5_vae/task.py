@@ -24,7 +24,11 @@ class T5VAEConfig(TaskConfig):
 
     t5: T5Config = dataclasses.field(default_factory=T5Config)
     latent: LatentConfig = dataclasses.field(default_factory=LatentConfig)
-    mmd_weight: float = 100.0
+    mmd_weight: float = 10.0
+    # The weight rises linearly from this share of it, over so many steps (0: constant): the MMD's
+    # gradient is a hundred times the reconstruction's at first, and codes must be learned before.
+    mmd_start: float = 1.0
+    mmd_ramp: int = 0
     mmd_kernel: Kernel = Kernel.IMQ
     # All buckets on one token axis: large matmuls, best on one device. Off: bucket after bucket, so
     # that no rows move between the devices of a mesh.
@@ -38,6 +42,8 @@ class T5VAEConfig(TaskConfig):
 
     def validate(self) -> None:
         require(self.mmd_weight >= 0, f"task.mmd_weight={self.mmd_weight} must not be negative")
+        require(self.mmd_start >= 0, f"task.mmd_start={self.mmd_start} must not be negative")
+        require(self.mmd_ramp >= 0, f"task.mmd_ramp={self.mmd_ramp} must not be negative")
 
 
 class T5VAETask(Task):
@@ -76,7 +82,7 @@ class T5VAETask(Task):
         noisy, mmd_value = self._mmd(model, z, rows, ctx)
         code = noisy if ctx.train else model.clean_code(z, ctx.step)
         recon, correct, tokens = self._reconstruction(model, code, ids, rows, ctx)
-        weight = ctx.hparams.get("mmd_weight", jnp.float32(self.options.mmd_weight))
+        weight = self._mmd_weight(ctx)
         weighted = weight * mmd_value
         metrics = {
             "recon": (recon, tokens),
@@ -102,6 +108,14 @@ class T5VAETask(Task):
             "exact_match": (jnp.sum(exact * rows), jnp.sum(rows)),
             "token_accuracy": (jnp.sum(matches * rows), jnp.sum(longest * rows)),
         }
+
+    def _mmd_weight(self, ctx: Context) -> Float[Array, ""]:
+        weight = ctx.hparams.get("mmd_weight", jnp.float32(self.options.mmd_weight))
+        start, ramp = self.options.mmd_start, self.options.mmd_ramp
+        if not ramp:
+            return weight
+        share = jnp.minimum(ctx.step.astype(jnp.float32) / ramp, 1.0)
+        return weight * (start + (1 - start) * share)
 
     def _encode(self, model: T5VAE, ids: list[Array], ctx: Context) -> Float[Array, "B Z"]:
         parts = [ids] if self.options.pack_buckets else [[x] for x in ids]

@@ -1,0 +1,82 @@
+"""A T5-VAE of toy size and data that fit it."""
+
+import string
+from typing import Any
+
+import numpy as np
+
+from flaxae.config import Config, DataConfig, LogConfig, OptimConfig, SaveConfig, set_field
+from flaxae.lm.t5.modeling import T5Config
+from flaxae.models.t5_vae.modeling import LatentConfig
+from flaxae.models.t5_vae.task import T5VAEConfig, T5VAETask
+
+LENGTHS = (4, 8)
+
+
+def tiny_config(**overrides: Any) -> Config:
+    """Overrides are dotted fields with "__" for the dot."""
+    t5 = T5Config(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=2, num_decoder_layers=2)
+    config = Config(
+        task=T5VAEConfig(t5=t5, latent=LatentConfig(dim=8, memory_tokens=4), mmd_weight=1.0),
+        data=DataConfig(batch_size=8, num_buckets=2, max_length=8, vocab_size=40),
+        optim=OptimConfig(lr=1e-2),
+        log=LogConfig(every=1, tensorboard=False, progress=False),
+        save=SaveConfig(every=10),
+        steps=10,
+    )
+    for name, value in overrides.items():
+        set_field(config, name.replace("__", "."), value)
+    return config
+
+
+class Letters:
+    """A tokenizer of single letters."""
+
+    vocab_size = 3 + 26
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        return [[3 + string.ascii_lowercase.index(c) for c in text] for text in texts]
+
+    def decode(self, ids: list[list[int]]) -> list[str]:
+        out = []
+        for row in ids:
+            row = row[: row.index(1)] if 1 in row else row
+            out.append("".join(string.ascii_lowercase[i - 3] for i in row if i > 2))
+        return out
+
+
+class LetterData:
+    """What `text_sources` gives, without a corpus."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        lines = ["".join(rng.choice(list("abcdef"), size=n)) for n in rng.integers(2, 8, 40)]
+        self.tokenizer, self.splits = Letters(), {"train": lines[:20], "dev": lines[20:]}
+        self.overlap = {"dev": 0.25}
+
+    def lines(self, split: str) -> list[str]:
+        return self.splits[split]
+
+    def source(self, split: str) -> Any:
+        return type("Source", (), {"skipped": 0})()
+
+
+def tiny_task(**overrides: Any) -> T5VAETask:
+    config = tiny_config(**overrides)
+    config.freeze()
+    task = T5VAETask(config)
+    task.text = LetterData()
+    return task
+
+
+def batch(seed: int = 0, rows: int = 4) -> dict[str, Any]:
+    """Random texts of each length."""
+    rng = np.random.default_rng(seed)
+    out = {}
+    for length in LENGTHS:
+        ids = rng.integers(3, 29, size=(rows, length)).astype(np.int32)
+        for row in ids:
+            end = rng.integers(1, length)
+            row[end], row[end + 1 :] = 1, 0
+        out[f"{length:03d}"] = {"ids": ids, "weight": np.ones(rows, np.float32)}
+    return out

@@ -1,0 +1,143 @@
+"""Layers against plain formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from flaxae.nn import attention as attention_lib
+from flaxae.nn.attention import Attention, RelativeBias, causal_bias, padding_bias
+from flaxae.nn.linear import Embedding, Linear, dropout
+from flaxae.nn.mlp import MLP, FeedForward
+from flaxae.nn.norm import RMSNorm
+from flaxae.task import Context
+
+
+@pytest.fixture
+def ctx():
+    return Context(key=jax.random.key(0), step=jnp.int32(0), train=True)
+
+
+def normal(*shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_linear(ctx):
+    layer = Linear(3, 5, use_bias=True, rngs=nnx.Rngs(0))
+    layer.bias[...] = jnp.arange(5.0)
+    x = normal(2, 4, 3)
+    expected = np.asarray(x) @ np.asarray(layer.kernel[...]) + np.arange(5.0)
+    np.testing.assert_allclose(layer(x, ctx), expected, atol=1e-5)
+
+
+def test_bfloat16_computes_low_and_scores_high(ctx):
+    table = Embedding(7, 4, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    x = table(jnp.asarray([1, 2]), ctx)
+    assert x.dtype == jnp.bfloat16 and table.table[...].dtype == jnp.float32
+    assert table.attend(x).dtype == jnp.float32
+    assert Linear(4, 3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))(x, ctx).dtype == jnp.bfloat16
+
+
+def test_dropout(ctx):
+    x = jnp.ones((200, 50))
+    y = dropout(x, 0.25, ctx.at("a"))
+    assert float((y == 0).mean()) == pytest.approx(0.25, abs=0.02)
+    assert float(y.mean()) == pytest.approx(1, abs=0.02)
+    assert jnp.any(y != dropout(x, 0.25, ctx.at("b")))  # another place, another mask
+    assert dropout(x, 0.25, Context(key=ctx.key, step=ctx.step)) is x
+
+
+def test_rms_norm(ctx):
+    x = 5 * normal(3, 8)
+    y = np.asarray(RMSNorm(8)(x, ctx))
+    np.testing.assert_allclose(np.sqrt((y**2).mean(-1)), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", list(FeedForward))
+def test_mlp(ctx, kind):
+    mlp = MLP(4, 6, kind=kind, rngs=nnx.Rngs(0))
+    x = normal(3, 4)
+    if kind is FeedForward.RELU:
+        hidden = jax.nn.relu(x @ mlp.wi.kernel[...])
+    else:
+        hidden = jax.nn.gelu(x @ mlp.wi_0.kernel[...]) * (x @ mlp.wi_1.kernel[...])
+    np.testing.assert_allclose(mlp(x, ctx), hidden @ mlp.wo.kernel[...], atol=1e-5)
+
+
+def plain_attention(layer, x, memory, bias):
+    """One row: x (S, D), memory (T, D), bias (H, S, T)."""
+    heads, width = layer.num_heads, layer.d_kv
+    q, k, v = (
+        np.asarray(a @ part.kernel[...]).reshape(-1, heads, width)
+        for a, part in ((x, layer.q), (memory, layer.k), (memory, layer.v))
+    )
+    scores = np.einsum("shk,thk->hst", q, k) + bias
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("hst,thk->shk", weights, v).reshape(len(x), -1) @ np.asarray(layer.o.kernel[...])
+
+
+def test_attention_over_segments_of_two_lengths(ctx):
+    layer = Attention(8, 2, 4, rngs=nnx.Rngs(0))
+    segments = ((2, 3), (1, 5))
+    x = normal(11, 8)
+    bias = [normal(1, 2, 3, 3, seed=1), normal(1, 2, 5, 5, seed=2)]
+    y = np.asarray(layer(x, ctx, segments=segments, bias=bias))
+    rows = [(0, 3, 0), (3, 6, 0), (6, 11, 1)]
+    for start, stop, i in rows:
+        expected = plain_attention(layer, x[start:stop], x[start:stop], np.asarray(bias[i][0]))
+        np.testing.assert_allclose(y[start:stop], expected, atol=1e-5)
+
+
+def test_cross_attention(ctx):
+    layer = Attention(8, 2, 4, rngs=nnx.Rngs(0))
+    x, memory = normal(6, 8), normal(4, 8, seed=1)
+    y = layer(x, ctx, segments=((2, 3),), bias=[None], memory=memory, memory_segments=((2, 2),))
+    expected = plain_attention(layer, x[3:], memory[2:], 0.0)
+    np.testing.assert_allclose(y[3:], expected, atol=1e-5)
+
+
+def test_split_and_join_are_inverse():
+    x = normal(11, 2)
+    parts = attention_lib.split_segments(x, ((2, 3), (1, 5)))
+    assert [p.shape for p in parts] == [(2, 3, 2), (1, 5, 2)]
+    np.testing.assert_array_equal(attention_lib.join_segments(parts), x)
+
+
+def test_masks():
+    assert (np.asarray(causal_bias(3))[0, 0] == 0).tolist() == np.tri(3, dtype=bool).tolist()
+    bias = padding_bias(jnp.asarray([[1.0, 0.0]]))
+    assert bias.shape == (1, 1, 1, 2) and bias[0, 0, 0, 0] == 0 and bias[0, 0, 0, 1] < -1e8
+
+
+def torch_buckets(distance, bidirectional, num_buckets=32, max_distance=128):
+    """T5's own definition, one distance (key - query) at a time."""
+    out, n = 0, -distance
+    if bidirectional:
+        num_buckets //= 2
+        out += num_buckets if n < 0 else 0
+        n = abs(n)
+    else:
+        n = max(n, 0)
+    exact = num_buckets // 2
+    if n < exact:
+        return out + n
+    far = exact + int(np.log(n / exact) / np.log(max_distance / exact) * (num_buckets - exact))
+    return out + min(far, num_buckets - 1)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_relative_buckets(bidirectional):
+    distance = np.arange(-200, 201)[None]
+    got = attention_lib.relative_buckets(distance, 32, 128, bidirectional)[0]
+    assert got.tolist() == [torch_buckets(int(d), bidirectional) for d in distance[0]]
+
+
+def test_relative_bias_depends_on_distance_only(ctx):
+    bias = RelativeBias(
+        2, num_buckets=8, max_distance=16, bidirectional=True, std=1.0, rngs=nnx.Rngs(0)
+    )(5, 5, ctx)
+    assert bias.shape == (1, 2, 5, 5)
+    np.testing.assert_array_equal(bias[0, :, 0, 2], bias[0, :, 2, 4])
+    assert not np.allclose(bias[0, :, 0, 2], bias[0, :, 2, 0])

@@ -1,0 +1,76 @@
+"""The scanned stack equals a loop over its layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from flaxae.nn.linear import Linear, dropout
+from flaxae.nn.stack import scan_blocks, stacked
+from flaxae.task import Context, Taps
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.linear = Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x, ctx, scale):
+        y = x + dropout(jnp.tanh(self.linear(x, ctx.at("linear"))), 0.5, ctx.at("dropout")) * scale
+        return ctx.tap("state", y), y.sum()
+
+
+def run(blocks, x, ctx, **options):
+    scales = jnp.asarray([1.0, 0.5, 2.0])
+    return scan_blocks(lambda block, x, at, s: block(x, at, s), blocks, x, ctx, scales, **options)
+
+
+@pytest.fixture
+def blocks():
+    return stacked(Block, 3, nnx.Rngs(0))
+
+
+def context(train=True, taps=None):
+    return Context(key=jax.random.key(1), step=jnp.int32(0), train=train, taps=taps or Taps())
+
+
+def test_parameters_are_stacked_and_differ(blocks):
+    kernel = blocks.linear.kernel[...]
+    assert kernel.shape == (3, 4, 4)
+    assert not np.allclose(kernel[0], kernel[1])
+
+
+def test_equals_a_loop(blocks):
+    x = jnp.ones((2, 4))
+    y, sums = run(blocks, x, context())
+    expected, expected_sums = x, []
+    graphdef, state = nnx.split(blocks)
+    for i, scale in enumerate((1.0, 0.5, 2.0)):
+        block = nnx.merge(graphdef, jax.tree.map(lambda a, i=i: a[i], state))
+        expected, out = block(expected, context().layer(i), scale)
+        expected_sums.append(out)
+    np.testing.assert_allclose(y, expected, rtol=1e-6)
+    np.testing.assert_allclose(sums, jnp.stack(expected_sums), rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"remat": True}, {"unroll": 3}, {"unroll": 8}])
+def test_options_change_nothing(blocks, options):
+    x = jnp.ones((2, 4))
+
+    def loss(state, **options):
+        return run(nnx.merge(graphdef, state), x, context(), **options)[0].sum()
+
+    graphdef, state = nnx.split(blocks)
+    plain, changed = jax.grad(loss)(state), jax.grad(lambda s: loss(s, **options))(state)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(changed), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_taps_collect_all_layers_and_replace(blocks):
+    taps = Taps(collect=lambda path: path == "stack.state")
+    y, _ = run(blocks, jnp.ones((2, 4)), context(train=False, taps=taps).at("stack"))
+    assert taps.collected["stack.state"].shape == (3, 2, 4)
+    np.testing.assert_array_equal(taps.collected["stack.state"][-1], y)
+    zero = Taps(replace={"stack.state": jnp.zeros_like})
+    y, _ = run(blocks, jnp.ones((2, 4)), context(train=False, taps=zero).at("stack"))
+    assert not y.any()

@@ -1,0 +1,149 @@
+"""Losses: known values, gradients, and what MMD must and must not do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from flaxae import losses
+from flaxae.losses import Kernel, mmd
+
+
+@pytest.fixture
+def head():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(13, 8)), jnp.float32)
+    table = jnp.asarray(rng.normal(size=(11, 8)), jnp.float32)
+    targets = jnp.asarray(rng.integers(0, 11, 13), jnp.int32)
+    weights = jnp.asarray(rng.random(13) > 0.3, jnp.float32)
+    return x, table, targets, weights
+
+
+def reference(x, table, targets, weights):
+    logp = jax.nn.log_softmax(x @ table.T)
+    return -jnp.sum(logp[jnp.arange(len(targets)), targets] * weights)
+
+
+def test_cross_entropy_is_logsoftmax(head):
+    x, table, targets, weights = head
+    loss, correct = losses.cross_entropy(x @ table.T, targets, weights)
+    np.testing.assert_allclose(loss, reference(*head), rtol=1e-6)
+    hits = np.asarray((x @ table.T).argmax(-1) == targets) * np.asarray(weights)
+    assert float(correct) == hits.sum()
+    grads = jax.grad(lambda x: losses.cross_entropy(x @ table.T, targets, weights)[0])(x)
+    np.testing.assert_allclose(grads, jax.grad(reference)(*head), atol=1e-6)
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+def test_linear_cross_entropy_equals_the_plain_one(head, chunks):
+    x, table, targets, weights = head
+
+    def loss(x, table):
+        return 3 * losses.linear_cross_entropy(x, table, targets, weights, chunks)[0]
+
+    value, grads = jax.value_and_grad(loss, (0, 1))(x, table)
+    expected, expected_grads = jax.value_and_grad(
+        lambda x, t: 3 * reference(x, t, targets, weights), (0, 1)
+    )(x, table)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for a, b in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    plain = losses.cross_entropy(x @ table.T, targets, weights)[1]
+    assert float(losses.linear_cross_entropy(x, table, targets, weights, chunks)[1]) == float(plain)
+
+
+def population(dim, kernel, n=4000, gammas=()):
+    """MMD^2 of a point mass at 0 against N(0, I), from many draws."""
+    prior = jax.random.normal(jax.random.key(0), (n, dim))
+    zeros = jnp.zeros((2, dim))
+    yy = losses.kernel_matrix(losses.squared_distances(prior, prior), dim, kernel, gammas)
+    yy = (yy.sum() - jnp.trace(yy)) / (n * (n - 1))
+    of = losses.squared_distances(zeros, prior)
+    xy = losses.kernel_matrix(of, dim, kernel, gammas).mean()
+    return float(1 + yy - 2 * xy)
+
+
+@pytest.mark.parametrize(("dim", "value"), [(2, 0.167), (20, 2.6e-3), (32, 1.0e-3), (128, 6.1e-5)])
+def test_legacy_kernel_hardly_sees_a_collapse(dim, value):
+    assert population(dim, Kernel.LEGACY) == pytest.approx(value, rel=0.1)
+
+
+@pytest.mark.parametrize("dim", [2, 20, 128, 768])
+def test_rbf_sees_a_collapse_at_every_dimension(dim):
+    assert population(dim, Kernel.RBF, gammas=(1 / (2 * dim),)) == pytest.approx(0.155, abs=0.02)
+
+
+def test_legacy_scores_a_collapse_below_the_prior_itself():
+    """At d = 768, n = 1024: the reason why IMQ is the default."""
+    a, b = jax.random.normal(jax.random.key(1), (2, 1024, 768))
+    collapsed = float(mmd(jnp.zeros((1024, 768)), a, Kernel.LEGACY))
+    normal = float(mmd(b, a, Kernel.LEGACY))
+    assert collapsed < normal
+    assert normal == pytest.approx(5.3e-6, rel=0.3)
+    assert collapsed == pytest.approx(4.3e-6, rel=0.3)
+    assert mmd(jnp.zeros((1024, 768)), a) > 100 * abs(mmd(b, a))
+
+
+@pytest.mark.parametrize("kernel", [Kernel.IMQ, Kernel.RBF])
+def test_u_statistic_has_mean_zero_under_the_null(kernel):
+    draws = losses.mmd_null(jax.random.key(2), 32, 8, kernel, draws=400)
+    assert abs(draws.mean()) < 4 * draws.std() / np.sqrt(len(draws))
+    assert (draws < 0).any()
+
+
+@pytest.mark.parametrize("kernel", list(Kernel))
+def test_gradient_by_finite_differences(kernel):
+    z, prior, direction = jax.random.normal(jax.random.key(3), (3, 6, 4))
+    step = 1e-2
+    slope = (
+        mmd(z + step * direction, prior, kernel) - mmd(z - step * direction, prior, kernel)
+    ) / (2 * step)
+    grads = jax.grad(lambda z: mmd(z, prior, kernel))(z)
+    assert float(jnp.sum(grads * direction)) == pytest.approx(float(slope), rel=2e-2, abs=1e-4)
+
+
+def test_rows_that_pad_a_batch_do_not_count():
+    z, prior = jax.random.normal(jax.random.key(4), (2, 16, 4))
+    padded = jnp.concatenate([z, jnp.full((4, 4), 9.0)])
+    weights = jnp.asarray([1.0] * 16 + [0.0] * 4)
+    assert float(mmd(padded, prior, weights=weights)) == pytest.approx(
+        float(mmd(z, prior)), abs=1e-6
+    )
+
+
+def test_reference_rows_sharpen_the_estimate_and_keep_the_gradients_scale():
+    z, more, prior = (jax.random.normal(k, (n, 4)) + s for k, n, s in zip(
+        jax.random.split(jax.random.key(5), 3), (64, 512, 576), (1.0, 1.0, 0.0), strict=True
+    ))  # fmt: skip
+    alone = jax.grad(lambda z: mmd(z, prior[:64]))(z)
+    helped = jax.grad(lambda z: mmd(z, prior, reference=more))(z)
+    ratio = float(jnp.linalg.norm(helped.mean(0)) / jnp.linalg.norm(alone.mean(0)))
+    assert 0.7 < ratio < 1.4
+    both = mmd(jnp.concatenate([z, more]), prior)
+    assert float(mmd(z, prior, reference=more)) == pytest.approx(float(both), abs=1e-5)
+    assert not jnp.any(jax.grad(lambda more: mmd(z, prior, reference=more))(more))
+
+
+def test_one_device_equals_eight():
+    z, prior = jax.random.normal(jax.random.key(6), (2, 64, 16))
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = NamedSharding(mesh, P("fsdp"))
+    run = jax.jit(jax.value_and_grad(mmd))
+    value, grad = run(z, prior)
+    split_value, split_grad = run(jax.device_put(z, rows), jax.device_put(prior, rows))
+    assert float(split_value) == pytest.approx(float(value), abs=1e-6)
+    np.testing.assert_allclose(np.asarray(split_grad), np.asarray(grad), atol=1e-7)
+
+
+def test_kl_is_the_integral():
+    """Against a numerical integral in one dimension."""
+    mean, log_variance = 0.7, -0.4
+    x = np.linspace(-12, 12, 200_001)
+    std = np.exp(log_variance / 2)
+    q = np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
+    logp = -0.5 * x**2 - 0.5 * np.log(2 * np.pi)
+    integral = np.sum(q * (np.log(q + 1e-300) - logp)) * (x[1] - x[0])
+    value = losses.kl_to_standard_normal(jnp.float32(mean), jnp.float32(log_variance))
+    assert float(value) == pytest.approx(integral, abs=1e-4)
