@@ -102,9 +102,7 @@ def steps_per_call(steps: int) -> dict[str, Any]:
             rates = [r["time/steps_per_second"] for r in rows if r["split"] == "train"]
             times[n] += [1 / r for r in rates[1:]]
     one, many = (statistics.median(times[n]) for n in (1, 16))
-    print(
-        f"tiny model: {one * 1e3:.3f} ms a step, {many * 1e3:.3f} ms with steps_per_call=16"
-    )
+    print(f"tiny model: {one * 1e3:.3f} ms a step, {many * 1e3:.3f} ms with steps_per_call=16")
     return {
         "name": "steps_per_call 16/1", "ours": many, "theirs": one, "unit": "s/step",
         "ratio": one / many,

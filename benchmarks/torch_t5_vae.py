@@ -111,9 +111,7 @@ class TorchStep:
         torch.manual_seed(0)
         task = config.task
         self.sigma, self.weight = task.latent.noise_start, task.mmd_weight
-        self.model = TorchT5VAE(
-            task.t5, task.latent, config.data.max_length, vocab_size, attention
-        )
+        self.model = TorchT5VAE(task.t5, task.latent, config.data.max_length, vocab_size, attention)
         self.call = torch.compile(self.model) if compiled else self.model
         optim = config.optim
         tables = [p for n, p in self.model.named_parameters() if "shared" in n or "positions" in n]

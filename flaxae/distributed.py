@@ -114,6 +114,11 @@ class Preemption:
             raise KeyboardInterrupt
         self._seen = "sigterm" if number == signal.SIGTERM else "sigint"
 
+    @property
+    def noticed(self) -> str | None:
+        """What this process alone was told, at once; None in several processes: they must agree."""
+        return self._seen
+
     def check(self, step: int) -> str | None:
         """What to stop for: None, "sigterm" or "sigint"; the same on all processes.
 

@@ -10,6 +10,7 @@ import numpy as np
 from flaxae import sharding, train_step
 from flaxae.checkpoint import Checkpointer
 from flaxae.config import ConfigError
+from flaxae.lanes import slice_lane
 from flaxae.task import Context
 
 if TYPE_CHECKING:
@@ -57,32 +58,39 @@ class Evaluator:
 
         return jax.jit(fresh, out_shardings=loop.shardings["carry"])(loop.hparams)
 
-    def evaluate(self, state: Any, step: int) -> dict[str, Any]:
+    def evaluate(self, state: Any, step: int) -> dict[str, Any] | None:
         """Evaluates all splits, logs, keeps the best.
 
         Returns:
-            "split/name" -> value, or a list of values with lanes.
+            "split/name" -> value, or a list of values with lanes; None where the run was told to
+            stop meanwhile: then nothing is logged.
         """
         loop, config = self.loop, self.loop.config
         params = state["ema"] or state["params"]
         at = sharding.put(np.int32(step), sharding.replicated(loop.mesh))
         rows = sharding.batch_sharding(loop.mesh)
-        results: list[dict[str, float]] = [{} for _ in loop.writers]
+        rows_of: dict[str, list[dict[str, float]]] = {}
         for split, source in self.sources.items():
             limits = [n for n in (source.num_batches, config.eval.num_batches) if n]
             carry, sums = self._carry(split), None
             for i in range(min(limits)):
+                if loop.preemption.noticed:
+                    return None
                 batch = sharding.put(source.batch(i), rows)
                 index = sharding.put(np.int32(i), sharding.replicated(loop.mesh))
                 args = (params, carry, loop.frozen.values, batch, loop.hparams, at, index)
                 sums = self.zeros(*args) if sums is None else sums
                 sums, carry = self.step_fn(sums, *args)
             host = jax.device_get(sums)
-            for lane, writer in enumerate(loop.writers):
-                mine = jax.tree.map(lambda x, i=lane: x[i], host) if loop.lanes else host
-                row = loop.task.finalize(mine)
+            rows_of[split] = [
+                loop.task.finalize(jax.tree.map(lambda x, i=i: x[i], host) if loop.lanes else host)
+                for i in range(len(loop.writers))
+            ]
+        results: list[dict[str, float]] = [{} for _ in loop.writers]
+        for split, found in rows_of.items():
+            for writer, row, result in zip(loop.writers, found, results, strict=True):
                 writer.write(step, split, row)
-                results[lane] |= {f"{split}/{k}": v for k, v in row.items()}
+                result |= {f"{split}/{k}": v for k, v in row.items()}
         self._keep_best(state, step, results)
         line = ", ".join(f"{k} {v:.4f}" for k, v in results[0].items() if isinstance(v, float))
         loop.progress.note(f"step {step}: {line}")
@@ -96,12 +104,10 @@ class Evaluator:
             return
         if name not in results[0]:
             raise ConfigError(f"save.best_metric={name!r} is not one of: {', '.join(results[0])}")
-        extra = {"frozen": loop.frozen.fingerprint, "data": loop.sources[0].fingerprint}
+        extra = loop.extra()
         if not loop.lanes:
             loop.checkpointer.save_best(step, state, extra, results[0][name])
             return
-        from flaxae.train_loop import slice_lane
-
         for lane, checkpointer in enumerate(self.best):
             value = results[lane][name]
             checkpointer.save_best(step, slice_lane(state, lane), extra, value)
@@ -116,9 +122,19 @@ class Evaluator:
         made = loop.task.sample(model, ctx, config.eval.num_samples)
         texts = {k: v for k, v in made.items() if isinstance(v, list)}
         images = {k: v for k, v in made.items() if isinstance(v, np.ndarray) and v.ndim == 3}
-        loop.writers[0].write(step, "sample", {}, texts=texts, images=images)
+        loop.writers[0].write(step, "sample", {"made": len(made)}, texts=texts, images=images)
         for name, lines in texts.items():
             loop.progress.note("\n".join([f"{name}:", *(f"  {line}" for line in lines)]))
+
+    def logged(self, step: int) -> set[str]:
+        """Of "eval" and "sample", what the log has of a step."""
+        path, found = self.loop.writers[0].path, set()
+        for line in path.read_text().splitlines() if path.exists() else []:
+            entry = json.loads(line)
+            if entry.get("step") == step and entry.get("split") != "train":
+                found.add("sample" if entry["split"] == "sample" else "eval")
+        # A run of several processes finishes what is due before it stops.
+        return {"eval", "sample"} if jax.process_count() > 1 else found
 
     def last_logged(self) -> dict[str, Any]:
         """The metrics of the last evaluation, from the logs."""

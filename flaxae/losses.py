@@ -22,14 +22,15 @@ def cross_entropy(
         targets: ids in [0, V).
         weights: weight of each row; 0 for padding.
     Returns:
-        The weighted sum of -log p(target) in nats, and the weighted count of rows whose target has the highest score.
+        The weighted sum of -log p(target) in nats, and the weighted count of rows whose target
+        has the highest score.
     """
     losses, correct = _cross_entropy(logits, targets)
     return jnp.sum(losses * weights), jnp.sum(correct * weights)
 
 
-# The gradient, softmax - onehot, is written out: autodiff's would scatter into an array of the logits' size, which on
-# CPU costs as much as the matmul before it. The comparison with an iota below is fused, never stored.
+# The gradient, softmax - onehot, is written out: autodiff's would scatter into an array of the
+# logits' size. The comparison with an iota in it is fused, never stored.
 @jax.custom_vjp
 def _cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
     return _cross_entropy_forward(logits, targets)[0]
@@ -56,7 +57,6 @@ def _softmax_minus_onehot(logits: Array, lse: Array, targets: Array) -> Array:
 _cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
 def linear_cross_entropy(
     x: Float[Array, "N D"],
     table: Float[Array, "V D"],
@@ -66,8 +66,9 @@ def linear_cross_entropy(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """`cross_entropy(x @ table.T, targets, weights)` that never holds all logits.
 
-    The rows are cut into chunks whose logits stay in the cache. The backward pass recomputes nothing: the gradients
-    of a chunk are taken while its logits are there, in the forward pass, and scaled by the loss's own later.
+    The rows are cut into chunks whose logits stay in the cache. The backward pass recomputes
+    nothing: a chunk's gradients are taken in the forward pass, while its logits are there, and
+    scaled by the loss's own later.
 
     Args:
         x: what the output head reads; its dtype is that of the matmuls.
@@ -77,10 +78,17 @@ def linear_cross_entropy(
     Returns:
         The same sums; only the first has a gradient.
     """
+    sums: Any = _linear_cross_entropy(x, table, targets, weights, chunks)
+    return sums
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _linear_cross_entropy(
+    x: Array, table: Array, targets: Array, weights: Array, chunks: int
+) -> tuple[Array, Array]:
     parts = _chunks(x, table, targets, weights, chunks)
     sums = [cross_entropy(logits, target, weight) for logits, _, target, weight in parts]
-    loss, correct = (sum(each[1:], each[0]) for each in zip(*sums, strict=True))
-    return loss, correct
+    return sum(s[0] for s in sums[1:]) + sums[0][0], sum(s[1] for s in sums[1:]) + sums[0][1]
 
 
 def _chunks(x: Array, table: Array, targets: Array, weights: Array, chunks: int) -> Any:
@@ -106,8 +114,9 @@ def _linear_forward(x: Array, table: Array, targets: Array, weights: Array, chun
         (losses, hits), (_, lse, _) = _cross_entropy_forward(logits, target)
         loss, correct = loss + jnp.sum(losses * weight), correct + jnp.sum(hits * weight)
         grad = _softmax_minus_onehot(logits, lse, target) * weight[:, None]
-        # The barriers keep XLA from recomputing the exponentials in both products, and from folding the small
-        # transpose into the second one, whose CPU kernel is half as fast on transposed operands.
+        # The barriers keep XLA from recomputing the exponentials in both products, and from
+        # folding the small transpose into the second one: its CPU kernel is half as fast on
+        # transposed operands.
         grad = jax.lax.optimization_barrier(grad.astype(x.dtype))
         grads.append(grad @ table.astype(x.dtype))
         turned = jax.lax.optimization_barrier(part.T)
@@ -123,7 +132,7 @@ def _linear_backward(chunks: int, saved: tuple, grads: tuple[Array, Array]) -> t
     return (grad_x * scale.astype(grad_x.dtype)), table, None, None
 
 
-linear_cross_entropy.defvjp(_linear_forward, _linear_backward)
+_linear_cross_entropy.defvjp(_linear_forward, _linear_backward)
 
 
 class Kernel(enum.Enum):
@@ -165,7 +174,7 @@ def mmd(
     prior: Float[Array, "m d"],
     kernel: Kernel = Kernel.IMQ,
     *,
-    weights: Float[Array, "n"] | None = None,
+    weights: Float[Array, " n"] | None = None,
     reference: Float[Array, "q d"] | None = None,
     gammas: tuple[float, ...] = (),
 ) -> Float[Array, ""]:
@@ -176,11 +185,13 @@ def mmd(
         prior: draws of the prior; as many as codes (and reference rows).
         kernel: LEGACY is the biased V-statistic of eq. 5.
         weights: 0 for rows of z that only pad a batch, else 1.
-        reference: more codes, without gradient (a queue of earlier ones). They sharpen the estimate; the gradient is
-            scaled up to that of a mean over z alone, so a queue does not weaken the loss.
+        reference: more codes, without gradient (a queue of earlier ones). They sharpen the
+            estimate; the gradient is scaled up to that of a mean over z alone, so that a queue
+            does not weaken the loss.
         gammas: bandwidths of RBF.
     Returns:
-        The estimate. Unbiased: its mean is 0 when both come from one distribution, so it can be negative.
+        The estimate. Unbiased: its mean is 0 when both come from one distribution, so it can be
+        negative.
     """
     z, prior = z.astype(jnp.float32), prior.astype(jnp.float32)
     weights = jnp.ones(z.shape[0], jnp.float32) if weights is None else weights
@@ -202,7 +213,7 @@ def mmd(
 
 
 def _mean(
-    matrix: Float[Array, "n m"], a: Float[Array, "n"], b: Float[Array, "m"], diagonal: bool
+    matrix: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"], diagonal: bool
 ) -> Float[Array, ""]:
     """The weighted mean of kernel values, with or without those of a point and itself."""
     pairs = a[:, None] * b[None, :]
@@ -214,7 +225,7 @@ def _mean(
 
 def mmd_null(
     key: Key[Array, ""], n: int, dim: int, kernel: Kernel = Kernel.IMQ, draws: int = 200
-) -> Float[np.ndarray, "draws"]:
+) -> Float[np.ndarray, " draws"]:
     """MMD^2 of two samples of N(0, I), `draws` times: what an estimate must be compared with."""
 
     @jax.jit
@@ -228,5 +239,5 @@ def mmd_null(
 def kl_to_standard_normal(
     mean: Float[Array, "... d"], log_variance: Float[Array, "... d"]
 ) -> Float[Array, "... d"]:
-    """KL(N(mean, exp(log_variance)) || N(0, 1)) of each dimension (Kingma & Welling 2014, app. B)."""
+    """KL of a Gaussian to N(0, 1), of each dimension (Kingma & Welling 2014, app. B)."""
     return 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)

@@ -16,11 +16,12 @@ from flaxae import distributed, sharding, train_step
 from flaxae import metrics as metrics_lib
 from flaxae import workdir as workdir_lib
 from flaxae.checkpoint import Checkpointer
-from flaxae.config import Config, ConfigError, copy_config, get_field, to_json
+from flaxae.config import Config, to_json
 from flaxae.data.loader import Prefetcher
 from flaxae.evaluation_loop import Evaluator
+from flaxae.lanes import lane_configs, take_lane
 from flaxae.restore import Frozen, restore_or_init
-from flaxae.task import Context, Source, Task
+from flaxae.task import Source, Task
 
 
 class NonFiniteError(RuntimeError):
@@ -54,23 +55,6 @@ class Feed:
     def _step(self, step: int) -> Any:
         batches = [source.batch(step) for source in self.sources]
         return batches[0] if len(batches) == 1 else jax.tree.map(lambda *x: np.stack(x), *batches)
-
-
-def lane_configs(config: Config, lanes: list[dict[str, Any]] | None, task: Task) -> list[Config]:
-    """The config of every lane. Raises ConfigError where more than hparams and data differs."""
-    if lanes is None:
-        return [config]
-    if not lanes:
-        raise ConfigError("lanes=[] trains nothing: give overrides of at least one lane")
-    free = set((train_step.LOOP_HPARAMS | task.hparams).values())
-    for overrides in lanes:
-        for name in overrides:
-            if name not in free and not name.startswith("data."):
-                raise ConfigError(
-                    f"lanes may differ in {', '.join(sorted(free))} and data.*, not in {name!r}: "
-                    "runs of other shapes are a sweep of several groups"
-                )
-    return [copy_config(config, overrides) for overrides in lanes]
 
 
 def run(config: Config, workdir: str | Path, lanes: list[dict[str, Any]] | None = None) -> Result:
@@ -151,10 +135,13 @@ class Loop:
     def train(self) -> Result:
         config = self.config
         with jax.set_mesh(self.mesh), distributed.Preemption() as preemption:
+            self.preemption = preemption
             state, start = restore_or_init(self)
             for writer in self.writers:
                 writer.cut(start)
-            if start >= config.steps:
+            last = start >= config.steps
+            owed = self._due(start) - self.evaluator.logged(start) if start else set()
+            if last and not owed:
                 return Result(state, self.evaluator.last_logged(), "already_done")
             self.progress = metrics_lib.Progress(
                 config.steps, start, config.log.progress and self.main,
@@ -162,6 +149,12 @@ class Loop:
             )  # fmt: skip
             self._describe(start)
             self.results: dict[str, Any] = {}
+            if owed:
+                # The run was stopped before it had evaluated or sampled at this step.
+                self._between(state, start, owed, last, None)
+                stop = preemption.noticed
+                if stop or last:
+                    return Result(state, self.results, stop or "done")
             self.clock = (time.perf_counter(), start)
             n = config.steps_per_call
             leading = (n > 1) + self.lane_batches
@@ -192,38 +185,53 @@ class Loop:
             self._profile(end, before=False)
             last = end >= config.steps
             stop = preemption.check(end)
-            due = {
-                "eval": last or _due(end, config.eval.every),
-                "sample": last or _due(end, config.eval.sample_every),
-                "save": last or stop is not None or _due(end, config.save.every)
-                or _due(end, config.save.keep_every),
-            }  # fmt: skip
-            if any(due.values()):
+            due = self._due(end)
+            if last or stop or _due(end, config.save.every) or _due(end, config.save.keep_every):
+                due.add("save")
+            if due:
                 self._digest(*pending)
                 pending = None
                 self._between(state, end, due, last, stop)
+                stop = stop or preemption.noticed
                 self.clock = (time.perf_counter(), end)
-            if last or stop is not None:
-                return state, "done" if last else str(stop)
+            if last or stop:
+                return state, stop or "done"
         raise AssertionError("the feed is endless")
 
-    def _between(self, state: Any, end: int, due: dict[str, bool], last: bool, stop: Any) -> None:
-        """Evaluate, sample, save: in this order, so that a saved step has all its log lines."""
-        if due["eval"] and (stop is None or last):
+    def _due(self, end: int) -> set[str]:
+        """Of "eval" and "sample", what is to be done after a step."""
+        last, config = end >= self.config.steps, self.config.eval
+        due = {"eval"} if last or _due(end, config.every) else set()
+        if (last or _due(end, config.sample_every)) and not self.lanes:
+            due.add("sample")
+        return due
+
+    def _between(self, state: Any, end: int, due: set[str], last: bool, stop: Any) -> None:
+        """Evaluates, samples, saves: in this order, so that a saved step has all its log lines.
+
+        A signal interrupts it: what was not done is done on resume, when its log line is missing.
+        """
+        if "eval" in due and not self.preemption.noticed:
             with self.goodput.track("eval"):
-                self.results = self.evaluator.evaluate(state, end)
-        if due["sample"] and not self.lanes and (stop is None or last):
+                self.results = self.evaluator.evaluate(state, end) or {}
+        if "sample" in due and not self.preemption.noticed:
             with self.goodput.track("sample"):
                 self.evaluator.sample(state, end)
-        if due["save"]:
+        stop = stop or self.preemption.noticed
+        if ("save" in due or stop) and end not in self.checkpointer.steps():
             with self.goodput.track("save"):
                 for writer in self.writers:
                     writer.flush()
-                extra = {"frozen": self.frozen.fingerprint, "data": self.sources[0].fingerprint}
+                extra = self.extra()
                 self.checkpointer.save(end, state, extra, wait=last or stop is not None)
-                if last and self.main:
-                    for lane in range(self.lanes):
-                        take_lane(state, lane, self.lane_dirs[lane], self.configs[lane], end, extra)
+        if last and not stop and self.main:
+            for lane in range(self.lanes):
+                folder, config = self.lane_dirs[lane], self.configs[lane]
+                take_lane(state, lane, folder, config, end, self.extra())
+
+    def extra(self) -> dict[str, Any]:
+        """What a checkpoint remembers beside the state."""
+        return {"frozen": self.frozen.fingerprint, "data": self.sources[0].fingerprint}
 
     def _digest(self, end: int, metrics: Any) -> None:
         """Reads the metrics of one call; writes them where a log line is due."""
@@ -244,7 +252,7 @@ class Loop:
         peak = metrics_lib.peak_flops(jax.devices()[0])
         flops = self.task.flops(self.sources[0].batch_spec, {})
         if peak and flops and rate:
-            times["time/mfu"] = metrics_lib.mfu(flops, 1 / rate, self.mesh.size) / 1.0
+            times["time/mfu"] = metrics_lib.mfu(flops, 1 / rate, self.mesh.size)
         if not getattr(self, "logged_once", False):
             self.logged_once = True
             times["time/compile_seconds"] = self.compiled.seconds
@@ -305,22 +313,3 @@ def _due(step: int, every: int) -> bool:
 
 def _number(x: Any) -> Any:
     return x.item() if hasattr(x, "item") else x
-
-
-def slice_lane(state: Any, lane: int) -> Any:
-    """One lane of a state of lanes, as an ordinary state."""
-    return {k: v if k == "step" else jax.tree.map(lambda x: x[lane], v) for k, v in state.items()}
-
-
-def take_lane(state: Any, lane: int, folder: Path, config: Config, step: int, extra: dict) -> None:
-    """Makes a lane's folder an ordinary workdir: it can be resumed and `flaxae.load` opens it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    workdir_lib.write_json(folder / "config.json", to_json(config))
-    workdir_lib.write_json(folder / "versions.json", workdir_lib.versions())
-    checkpointer = Checkpointer(folder, config.save)
-    if step not in checkpointer.steps():
-        checkpointer.save(step, slice_lane(state, lane), extra, wait=True)
-    checkpointer.close()
-
-
-__all__ = ["Context", "Loop", "NonFiniteError", "Result", "get_field", "run", "take_lane"]

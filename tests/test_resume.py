@@ -77,3 +77,30 @@ def test_two_processes_sigterm_and_resume(whole: Path, tmp_path: Path) -> None:
     pair = start_pair(options | {"slow": 0})
     assert [child.wait(180) for child in pair] == [0, 0]
     assert_same(arrays_of(tmp_path / "run"), arrays_of(whole), atol=1e-5)
+
+
+def test_a_signal_during_evaluation_owes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    from flaxae.train_loop import run
+    from tests.tiny.family import Problems, tiny_config
+
+    whole = tmp_path / "whole"
+    run(tiny_config(), whole)
+    original = Problems.batch
+
+    def signalling(self: Problems, step: int) -> object:
+        if self.num_batches is not None and step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, step)
+
+    monkeypatch.setattr(Problems, "batch", signalling)
+    assert run(tiny_config(), tmp_path / "w").status == "sigterm"
+    assert [r["split"] for r in log_of(tmp_path / "w")] == ["train"] * 10
+    monkeypatch.setattr(Problems, "batch", original)
+    assert run(tiny_config(), tmp_path / "w").status == "done"
+    assert run(tiny_config(), tmp_path / "w").status == "already_done"
+    assert_same(arrays_of(tmp_path / "w"), arrays_of(whole))
+    assert log_of(tmp_path / "w") == log_of(whole)

@@ -2,5 +2,6 @@
 
 Shape letters, used in all comments and annotations:
 B rows (examples) · S, T positions · N tokens: the positions of all rows on one axis · D model width
-F feed-forward width · H heads · K width of a head · V vocabulary · L layers · Z latent width · M memory tokens
+F feed-forward width · H heads · K width of a head · V vocabulary · L layers · Z latent width
+M memory tokens
 """

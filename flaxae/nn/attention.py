@@ -1,11 +1,12 @@
 """Attention over rows of one or several lengths, and T5's relative position bias.
 
-Position-wise layers run on one token axis (N, D). Where a batch has rows of several lengths, that axis is the
-concatenation of its segments, `((rows, length), ...)`, so every matmul is one large 2-D product; only the attention
-itself looks at each segment's (rows, length).
+Position-wise layers run on one token axis (N, D). Where a batch has rows of several lengths, that
+axis is the concatenation of its segments, `((rows, length), ...)`, so every matmul is one large 2-D
+product; only the attention itself looks at each segment's (rows, length).
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def join_segments(parts: list[Array]) -> Float[Array, "N ..."]:
 
 
 class Attention(nnx.Module):
-    """Multi-head attention without biases and without 1/sqrt(K) (T5's initialisation absorbs it)."""
+    """Multi-head attention without biases or 1/sqrt(K), which T5's initialisation absorbs."""
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class Attention(nnx.Module):
         ctx: Context,
         *,
         segments: Segments,
-        bias: list[Array | None],
+        bias: Sequence[Array | None],
         memory: Float[Array, "Nm D"] | None = None,
         memory_segments: Segments | None = None,
     ) -> Float[Array, "N D"]:
@@ -144,7 +145,7 @@ class RelativeBias(nnx.Module):
 def relative_buckets(
     distance: Int[np.ndarray, "S T"], num_buckets: int, max_distance: int, bidirectional: bool
 ) -> Int[np.ndarray, "S T"]:
-    """Buckets of key - query distances (Raffel et al. 2020): exact when near, logarithmic when far."""
+    """Buckets of key - query distances (Raffel et al. 2020): exact when near, else logarithmic."""
     base = np.zeros_like(distance)
     if bidirectional:
         num_buckets //= 2

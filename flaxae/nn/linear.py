@@ -30,9 +30,9 @@ class Linear(nnx.Module):
             dtype: of the computation.
             rngs: `rngs.params()` is drawn from.
         """
-        std = in_features**-0.5 if std is None else std
+        scale = in_features**-0.5 if std is None else std
         kernel = jax.random.normal(rngs.params(), (in_features, out_features), jnp.float32)
-        self.kernel = nnx.Param(std * kernel)
+        self.kernel = nnx.Param(scale * kernel)
         self.bias = nnx.Param(jnp.zeros(out_features, jnp.float32)) if use_bias else None
         self.dtype = dtype
 

@@ -17,7 +17,7 @@ class FeedForward(enum.Enum):
 
 
 class MLP(nnx.Module):
-    """wo(relu(wi x)), or wo(gelu(wi_0 x) * wi_1 x) (Shazeer 2020); no biases, T5's initialisation."""
+    """wo(relu(wi x)), or wo(gelu(wi_0 x) * wi_1 x) (Shazeer 2020); T5's, without biases."""
 
     def __init__(
         self,

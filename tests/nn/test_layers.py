@@ -25,6 +25,7 @@ def normal(*shape, seed=0):
 
 def test_linear(ctx):
     layer = Linear(3, 5, use_bias=True, rngs=nnx.Rngs(0))
+    assert layer.bias is not None
     layer.bias[...] = jnp.arange(5.0)
     x = normal(2, 4, 3)
     expected = np.asarray(x) @ np.asarray(layer.kernel[...]) + np.arange(5.0)
@@ -75,7 +76,8 @@ def plain_attention(layer, x, memory, bias):
     scores = np.einsum("shk,thk->hst", q, k) + bias
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    return np.einsum("hst,thk->shk", weights, v).reshape(len(x), -1) @ np.asarray(layer.o.kernel[...])
+    mixed = np.einsum("hst,thk->shk", weights, v).reshape(len(x), -1)
+    return mixed @ np.asarray(layer.o.kernel[...])
 
 
 def test_attention_over_segments_of_two_lengths(ctx):

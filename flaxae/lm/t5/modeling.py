@@ -1,9 +1,10 @@
-"""T5 (Raffel et al. 2020): encoder, decoder, and cached decoding. One module for each Hugging Face weight.
+"""T5 (Raffel et al. 2020): encoder, decoder, and cached decoding.
+
+One module for each Hugging Face weight.
 
 v1.0: ReLU, tied embeddings. v1.1, Flan, mT5, byT5: gated GELU, untied.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -11,162 +12,22 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.config import Section, require
+from flaxae.config import require
+from flaxae.lm.t5.blocks import DecoderBlock, EncoderBlock, T5Config
 from flaxae.losses import cross_entropy, linear_cross_entropy
 from flaxae.nn.attention import (
     MASKED,
-    Attention,
     RelativeBias,
     Segments,
     causal_bias,
     padding_bias,
 )
 from flaxae.nn.linear import Embedding, Linear, dropout
-from flaxae.nn.mlp import MLP, FeedForward
 from flaxae.nn.norm import RMSNorm
 from flaxae.nn.stack import scan_blocks, stacked
 from flaxae.task import Context
 
 PAD, EOS = 0, 1
-
-
-@dataclasses.dataclass(unsafe_hash=True)  # a static part of the model's graph, fixed once a run starts
-class T5Config(Section):
-    """Sizes of a T5."""
-
-    d_model: int = 192
-    d_ff: int = 768
-    d_kv: int = 48
-    num_heads: int = 4
-    num_layers: int = 2
-    num_decoder_layers: int = 2
-    vocab_size: int = 0  # rows of the embedding table; 0: data.vocab_size
-    relative_buckets: int = 32
-    relative_max_distance: int = 128
-    feed_forward: FeedForward = FeedForward.GATED_GELU
-    tie_embeddings: bool = False  # v1.0: the head is the embedding, scaled by d_model ** -0.5
-    dropout: float = 0.0
-    dtype: str = "float32"  # of the computation; parameters, softmax and logits are float32
-    remat: bool = False  # recompute blocks in the backward pass
-    scan_unroll: int = 1  # layers in one iteration of the scan
-
-    def validate(self) -> None:
-        sizes = ("d_model", "d_ff", "d_kv", "num_heads", "num_layers", "num_decoder_layers")
-        for name in (*sizes, "scan_unroll"):
-            require(getattr(self, name) > 0, f"t5.{name}={getattr(self, name)} must be positive")
-        require(self.vocab_size >= 0, f"t5.vocab_size={self.vocab_size} must not be negative")
-        require(0 <= self.dropout < 1, f"t5.dropout={self.dropout} must be in [0, 1)")
-        kinds = ("float32", "bfloat16")
-        require(self.dtype in kinds, f"t5.dtype={self.dtype!r} is not one of: {', '.join(kinds)}")
-
-
-def _attention(config: T5Config, rngs: nnx.Rngs) -> Attention:
-    return Attention(
-        config.d_model,
-        config.num_heads,
-        config.d_kv,
-        dropout_rate=config.dropout,
-        dtype=jnp.dtype(config.dtype),
-        rngs=rngs,
-    )
-
-
-def _mlp(config: T5Config, rngs: nnx.Rngs) -> MLP:
-    return MLP(
-        config.d_model,
-        config.d_ff,
-        kind=config.feed_forward,
-        dropout_rate=config.dropout,
-        dtype=jnp.dtype(config.dtype),
-        rngs=rngs,
-    )
-
-
-class EncoderBlock(nnx.Module):
-    """Pre-norm self-attention and feed-forward."""
-
-    def __init__(self, config: T5Config, rngs: nnx.Rngs):
-        dtype = jnp.dtype(config.dtype)
-        self.attention_norm = RMSNorm(config.d_model, dtype=dtype)
-        self.attention = _attention(config, rngs)
-        self.mlp_norm = RMSNorm(config.d_model, dtype=dtype)
-        self.mlp = _mlp(config, rngs)
-        self.dropout_rate = config.dropout
-
-    def __call__(
-        self, x: Float[Array, "N D"], ctx: Context, segments: Segments, bias: list[Array]
-    ) -> Float[Array, "N D"]:
-        y = self.attention_norm(x, ctx)
-        y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias])
-        x = x + dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
-        y = self.mlp(self.mlp_norm(x, ctx), ctx.at("mlp"))
-        return ctx.tap("out", x + dropout(y, self.dropout_rate, ctx.at("mlp_dropout")))
-
-
-class DecoderBlock(nnx.Module):
-    """Pre-norm causal self-attention, cross-attention and feed-forward."""
-
-    def __init__(self, config: T5Config, rngs: nnx.Rngs):
-        dtype = jnp.dtype(config.dtype)
-        self.attention_norm = RMSNorm(config.d_model, dtype=dtype)
-        self.attention = _attention(config, rngs)
-        self.cross_norm = RMSNorm(config.d_model, dtype=dtype)
-        self.cross = _attention(config, rngs)
-        self.mlp_norm = RMSNorm(config.d_model, dtype=dtype)
-        self.mlp = _mlp(config, rngs)
-        self.dropout_rate = config.dropout
-
-    def __call__(
-        self,
-        x: Float[Array, "N D"],
-        ctx: Context,
-        segments: Segments,
-        bias: list[Array],
-        memory: Float[Array, "Nm D"],
-        memory_segments: Segments,
-        memory_bias: list[Array | None],
-    ) -> Float[Array, "N D"]:
-        y = self.attention_norm(x, ctx)
-        y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias])
-        x = x + dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
-        y = self.cross(
-            self.cross_norm(x, ctx),
-            ctx.at("cross"),
-            segments=segments,
-            bias=memory_bias,
-            memory=memory,
-            memory_segments=memory_segments,
-        )
-        return self._feed(x + dropout(y, self.dropout_rate, ctx.at("cross_dropout")), ctx)
-
-    def _feed(self, x: Array, ctx: Context) -> Array:
-        y = self.mlp(self.mlp_norm(x, ctx), ctx.at("mlp"))
-        return ctx.tap("out", x + dropout(y, self.dropout_rate, ctx.at("mlp_dropout")))
-
-    def step(
-        self,
-        x: Float[Array, "B D"],
-        ctx: Context,
-        cache: dict[str, Array],
-        index: Int[Array, ""],
-        bias: Float[Array, "1 H 1 T"],
-        memory_bias: Float[Array, "B 1 1 M"] | None,
-    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
-        """One position of all rows; `cache` holds k, v (B, T, HK) and memory_k, memory_v (B, M, HK)."""
-        y = self.attention_norm(x, ctx)
-        at = ctx.at("attention")
-        q = self.attention.q(y, at.at("q"))[:, None]  # (B, 1, HK)
-        k = self.attention.k(y, at.at("k"))[:, None]
-        v = self.attention.v(y, at.at("v"))[:, None]
-        k = jax.lax.dynamic_update_slice_in_dim(cache["k"], k, index, axis=1)
-        v = jax.lax.dynamic_update_slice_in_dim(cache["v"], v, index, axis=1)
-        y = self.attention.attend(q, k, v, bias, at)[:, 0]
-        x = x + self.attention.o(y, at.at("o"))
-        at = ctx.at("cross")
-        q = self.cross.q(self.cross_norm(x, ctx), at.at("q"))[:, None]
-        y = self.cross.attend(q, cache["memory_k"], cache["memory_v"], memory_bias, at)[:, 0]
-        x = x + self.cross.o(y, at.at("o"))
-        return self._feed(x, ctx), {**cache, "k": k, "v": v}
 
 
 def _relative_bias(config: T5Config, bidirectional: bool, rngs: nnx.Rngs) -> RelativeBias:
@@ -240,7 +101,7 @@ class Decoder(nnx.Module):
         memory_segments: Segments,
         memory_masks: list[Float[Array, "B M"]] | None = None,
     ) -> Float[Array, "N D"]:
-        """Decodes all positions at once, causally; padding after a row's end changes nothing before it.
+        """Decodes all positions at once, causally: padding after a row changes nothing in it.
 
         Args:
             x: embedded decoder inputs of all segments.

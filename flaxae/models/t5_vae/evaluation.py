@@ -3,24 +3,20 @@
 import ast
 import json
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.experimental import multihost_utils
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from flaxae.lm.t5.modeling import EOS, PAD
+from flaxae.lm.t5.modeling import PAD
 from flaxae.losses import mmd, mmd_null
 from flaxae.models.t5_vae import figures
+from flaxae.models.t5_vae.codec import Codec
 from flaxae.models.t5_vae.modeling import T5VAE
 from flaxae.task import Context
 
-ROWS = 128  # rows of one call; the last call is padded to it, so nothing compiles twice
 NUM_SAMPLES = 1000
 NUM_MMD = 1000
 PAIRS = (
@@ -29,82 +25,6 @@ PAIRS = (
     ("for i in range(10):", "while True:"),
     ("x = [1, 2, 3]", "self.assertEqual(a, b)"),
 )
-
-
-@partial(jax.jit, static_argnums=0)
-def _encode(graphdef: Any, state: Any, ids: Any, ctx_parts: Any) -> Any:
-    model = nnx.merge(graphdef, state)
-    return model.encode([ids], _context(*ctx_parts))
-
-
-@partial(jax.jit, static_argnums=(0, 4))
-def _generate(graphdef: Any, state: Any, z: Any, ctx_parts: Any, num_tokens: int) -> Any:
-    model = nnx.merge(graphdef, state)
-    return model.generate(z, _context(*ctx_parts), num_tokens)
-
-
-def _context(key: Any, step: Any) -> Context:
-    return Context(key=key, step=step)
-
-
-class Codec:
-    """Texts to codes and back, in batches of a fixed size."""
-
-    def __init__(self, model: T5VAE, tokenizer: Any, step: Any):
-        """Takes a model apart once.
-
-        Args:
-            model: a trained T5VAE.
-            tokenizer: its tokenizer.
-            step: train step of its parameters, for what is on a schedule.
-        """
-        self.graphdef, self.state = nnx.split(model)
-        self.tokenizer, self.max_length, self.dim = tokenizer, model.max_length, model.latent.dim
-        self.ctx_parts = (jax.random.key(0), jnp.asarray(step, jnp.int32))
-        self.scale = float(model.clean_code(jnp.ones((1, 1)), self.ctx_parts[1])[0, 0])
-        self.sigma = float(model.sigma(self.ctx_parts[1]))
-
-    def ids(self, texts: list[str]) -> Int[np.ndarray, "B T"]:
-        """Ids with EOS, cut to max_length, padded with 0."""
-        out = np.full((len(texts), self.max_length), PAD, np.int32)
-        for row, tokens in zip(out, self.tokenizer.encode(texts), strict=True):
-            tokens = [*tokens[: self.max_length - 1], EOS]
-            row[: len(tokens)] = tokens
-        return out
-
-    def encode(self, texts: list[str]) -> Float[np.ndarray, "B Z"]:
-        """Clean codes, without noise or scale."""
-        return self.encode_ids(self.ids(texts))
-
-    def encode_ids(self, ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B Z"]:
-        return self._batched(lambda x: _encode(self.graphdef, self.state, x, self.ctx_parts), ids)
-
-    def generate(self, z: Float[np.ndarray, "B Z"]) -> Int[np.ndarray, "B T"]:
-        """Greedy ids of codes, taken as they are."""
-        size = self.tokenizer.vocab_size
-        call = lambda x: _generate(self.graphdef, self.state, x, self.ctx_parts, size)  # noqa: E731
-        return self._batched(call, np.asarray(z, np.float32))
-
-    def decode(self, z: Float[np.ndarray, "B Z"]) -> list[str]:
-        """Texts of clean codes (scaled here to what the decoder expects)."""
-        return self.texts(self.generate(z * np.float32(self.scale)))
-
-    def texts(self, ids: Int[np.ndarray, "B T"]) -> list[str]:
-        return self.tokenizer.decode([[int(i) for i in row] for row in ids])
-
-    def _batched(self, call: Any, rows: np.ndarray) -> np.ndarray:
-        out = []
-        for start in range(0, len(rows), ROWS):
-            part = rows[start : start + ROWS]
-            padded = np.concatenate([part, np.repeat(part[-1:], ROWS - len(part), axis=0)])
-            out.append(_host(call(padded))[: len(part)])
-        return np.concatenate(out)
-
-
-def _host(x: jax.Array) -> np.ndarray:
-    if not x.is_fully_addressable:
-        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-    return np.asarray(x)
 
 
 def is_valid(line: str) -> bool:
@@ -221,7 +141,7 @@ def interpolations(codec: Codec, pairs: list[tuple[str, str]], steps: int = 7) -
 
 
 def sample_texts(task: Any, model: T5VAE, ctx: Context, n: int) -> dict[str, list[str]]:
-    """What the loop shows every so often: reconstructions, draws of the prior, one way between two."""
+    """What the loop shows: reconstructions, draws of the prior, the way between two lines."""
     codec = Codec(model, task.text.tokenizer, ctx.step)
     lines = list(task.text.lines("dev")[:n])
     if not lines:
@@ -273,14 +193,13 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
 
 def describe(result: dict[str, Any]) -> str:
     """A report as text."""
-    head = f"{'split':<10} {'lines':>6} {'exact':>7} {'tokens':>7} {'valid':>7} {'(real)':>7} {'seen':>6}"
+    columns = ("lines", "exact", "tokens", "valid", "(real)", "seen")
+    head = f"{'split':<10}" + "".join(f"{name:>8}" for name in columns)
     lines = [f"T5-VAE at step {result['step']}, free-running greedy reconstruction", head]
     for name, row in result["splits"].items():
-        lines.append(
-            f"{name:<10} {row['lines']:>6} {row['exact_match']:>7.3f} {row['token_accuracy']:>7.3f} "
-            f"{row['validity']:>7.3f} {row['validity_of_real_lines']:>7.3f} "
-            f"{row['in_training_files']:>6.3f}"
-        )
+        keys = ("exact_match", "token_accuracy", "validity", "validity_of_real_lines")
+        numbers = "".join(f"{row[key]:>8.3f}" for key in (*keys, "in_training_files"))
+        lines.append(f"{name:<10}{row['lines']:>8}{numbers}")
     lines.append("seen: share of these lines that also stand in the training files")
     for name, row in result.get("references", {}).items():
         lines.append(
@@ -290,9 +209,9 @@ def describe(result: dict[str, Any]) -> str:
     if "latent" in result:
         row = result["latent"]
         lines.append(
-            f"latent: MMD^2 {row['mmd']:.2e} = {row['mmd_over_null']:.1f} x the null's p95 (with noise "
-            f"{row['sigma']:.2f}: {row['mmd_with_noise_over_null']:.1f} x), |z|^2/d "
-            f"{row['squared_norm_over_dim']:.2f}"
+            f"latent: MMD^2 {row['mmd']:.2e} = {row['mmd_over_null']:.1f} x the null's p95 "
+            f"(with noise {row['sigma']:.2f}: {row['mmd_with_noise_over_null']:.1f} x), "
+            f"|z|^2/d {row['squared_norm_over_dim']:.2f}"
         )
     row = result["samples"]
     lines.append(

@@ -55,7 +55,7 @@ def learning_curves(log: Path, path: Path) -> Path:
 
 def principal_components(
     codes: Float[np.ndarray, "B Z"], count: int = 2
-) -> tuple[Float[np.ndarray, "B n"], Float[np.ndarray, "n"]]:
+) -> tuple[Float[np.ndarray, "B n"], Float[np.ndarray, " n"]]:
     """Coordinates on the first principal axes, and the share of variance of each."""
     centred = codes - codes.mean(0)
     _, values, axes = np.linalg.svd(centred, full_matrices=False)

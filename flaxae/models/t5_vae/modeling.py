@@ -1,6 +1,7 @@
 """T5-VAE: a T5 whose decoder sees nothing of the text but one latent vector.
 
-tokens -> T5 encoder -> bottleneck -> z -> memory tokens and per-position injection -> T5 decoder -> logits
+tokens -> T5 encoder -> bottleneck -> z
+z -> memory tokens and per-position injection -> T5 decoder -> logits
 """
 
 import dataclasses
@@ -37,12 +38,14 @@ class LatentConfig(Section):
     noise_start: float = 0.0  # sigma of the Gaussian noise on z in training, at step 0
     noise_end: float = 0.0  # and from step noise_steps on, linear between
     noise_steps: int = 0
-    scale_codes: bool = True  # clean codes are scaled to the norm that noise made the decoder expect
+    scale_codes: bool = True  # decode clean codes at the norm that noise made the decoder expect
     queue: int = 0  # codes of earlier steps that the MMD also sees
 
     def validate(self) -> None:
         for name in ("dim", "memory_tokens"):
-            require(getattr(self, name) > 0, f"latent.{name}={getattr(self, name)} must be positive")
+            require(
+                getattr(self, name) > 0, f"latent.{name}={getattr(self, name)} must be positive"
+            )
         for name in ("noise_start", "noise_end", "noise_steps", "queue"):
             require(getattr(self, name) >= 0, f"latent.{name}={getattr(self, name)} is negative")
 
@@ -50,14 +53,16 @@ class LatentConfig(Section):
 class Flatten(nnx.Module):
     """z = sum over real positions t of W_t h_t."""
 
-    def __init__(self, max_length: int, d_model: int, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, max_length: int, d_model: int, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
         std = (max_length * d_model) ** -0.5
         shape = (max_length, d_model, dim)
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
         self.dtype = dtype
 
     def __call__(self, states: list[Float[Array, "B S D"]]) -> Float[Array, "B Z"]:
-        """All segments in one matmul: masked states (0 at padding), padded to the longest length."""
+        """All segments in one matmul; states are 0 at padding, and are padded to one length."""
         length, width, dim = self.kernel.shape
         padded = [jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0))) for x in states]
         flat = jnp.concatenate(padded).reshape(-1, length * width)  # (B, T * D)
@@ -106,10 +111,8 @@ class T5VAE(nnx.Module):
         share = jnp.minimum(step.astype(jnp.float32) / config.noise_steps, 1.0)
         return config.noise_start + (config.noise_end - config.noise_start) * share
 
-    def clean_code(
-        self, z: Float[Array, "B Z"], step: Int[Array, ""]
-    ) -> Float[Array, "B Z"]:
-        """What to decode instead of a noiseless z: under noise the decoder saw codes of a larger norm."""
+    def clean_code(self, z: Float[Array, "B Z"], step: Int[Array, ""]) -> Float[Array, "B Z"]:
+        """What to decode instead of a noiseless z: the decoder saw z + noise, of a larger norm."""
         if not self.latent.scale_codes:
             return z
         return z * jnp.sqrt(1 + jnp.square(self.sigma(step)))

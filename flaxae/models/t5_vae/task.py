@@ -14,13 +14,13 @@ from jaxtyping import Array, Float, Int
 from flaxae.config import Config, TaskConfig, require
 from flaxae.lm.t5.modeling import PAD, T5Config
 from flaxae.losses import Kernel, mmd
-from flaxae.models.t5_vae.modeling import Bottleneck, LatentConfig, T5VAE
+from flaxae.models.t5_vae.modeling import T5VAE, Bottleneck, LatentConfig
 from flaxae.task import Context, Loss, Source, Task
 
 
 @dataclasses.dataclass
 class T5VAEConfig(TaskConfig):
-    """The model and its objective: cross entropy a token + mmd_weight * MMD^2(z + noise, N(0, I))."""
+    """The model and its objective: cross entropy + mmd_weight * MMD^2(z + noise, N(0, I))."""
 
     t5: T5Config = dataclasses.field(default_factory=T5Config)
     latent: LatentConfig = dataclasses.field(default_factory=LatentConfig)
@@ -33,8 +33,8 @@ class T5VAEConfig(TaskConfig):
     # All buckets on one token axis: large matmuls, best on one device. Off: bucket after bucket, so
     # that no rows move between the devices of a mesh.
     pack_buckets: bool = True
-    # Above 0 the output head and its loss run on so many parts of the tokens: the logits of a part stay
-    # in the cache and are never all in memory. 0 on a mesh: parts would move tokens between devices.
+    # Above 0 the output head and its loss run on so many parts of the tokens: the logits of a part
+    # stay in the cache, never all are held. 0 on a mesh: parts would move tokens between devices.
     loss_chunks: int = 0
 
     def make(self, config: Config) -> "T5VAETask":
@@ -110,7 +110,7 @@ class T5VAETask(Task):
         }
 
     def _mmd_weight(self, ctx: Context) -> Float[Array, ""]:
-        weight = ctx.hparams.get("mmd_weight", jnp.float32(self.options.mmd_weight))
+        weight: Any = ctx.hparams.get("mmd_weight", jnp.float32(self.options.mmd_weight))
         start, ramp = self.options.mmd_start, self.options.mmd_ramp
         if not ramp:
             return weight
@@ -118,8 +118,9 @@ class T5VAETask(Task):
         return weight * (start + (1 - start) * share)
 
     def _encode(self, model: T5VAE, ids: list[Array], ctx: Context) -> Float[Array, "B Z"]:
-        parts = [ids] if self.options.pack_buckets else [[x] for x in ids]
-        return jnp.concatenate([model.encode(part, ctx) for part in parts])
+        if self.options.pack_buckets:
+            return model.encode(ids, ctx)
+        return jnp.concatenate([model.encode([part], ctx) for part in ids])
 
     def _mmd(
         self, model: T5VAE, z: Float[Array, "B Z"], rows: Float[Array, "B"], ctx: Context
@@ -127,11 +128,15 @@ class T5VAETask(Task):
         """z + noise, and its MMD^2 against the prior. In training the queue moves on."""
         noise = jax.random.normal(ctx.at("noise").key, z.shape, jnp.float32)
         noisy = z + model.sigma(ctx.step) * noise
-        queue = model.queue[...] if ctx.train and self.options.latent.queue else None
+        queue: Any = model.queue[...] if ctx.train and self.options.latent.queue else None
         count = z.shape[0] + (0 if queue is None else queue.shape[0])
         prior = jax.random.normal(ctx.at("prior").key, (count, z.shape[1]), jnp.float32)
         value = mmd(
-            noisy, prior, self.options.mmd_kernel, weights=None if ctx.train else rows, reference=queue
+            noisy,
+            prior,
+            self.options.mmd_kernel,
+            weights=None if ctx.train else rows,
+            reference=queue,
         )
         if queue is not None:
             new = jnp.concatenate([jax.lax.stop_gradient(noisy), queue])
@@ -157,7 +162,7 @@ class T5VAETask(Task):
             loss = model.t5.loss(states, targets, weight, ctx, self.options.loss_chunks)
             sums.append((*loss, weight.sum()))
             start += count
-        recon, correct, tokens = (sum(x[1:], x[0]) for x in zip(*sums, strict=True))
+        recon, correct, tokens = jax.tree.map(lambda *x: sum(x[1:], x[0]), *sums)
         return recon, correct, tokens
 
     def sample(self, model: T5VAE, ctx: Context, n: int) -> dict[str, list[str]]:

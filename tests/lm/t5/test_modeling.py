@@ -11,12 +11,17 @@ from flaxae.lm.t5.modeling import T5, T5Config, mask_unused, shift_right
 from flaxae.nn.mlp import FeedForward
 from flaxae.task import Context
 
-SIZES = dict(d_model=16, d_ff=32, d_kv=4, num_heads=2, vocab_size=24)
+SIZES: dict = dict(d_model=16, d_ff=32, d_kv=4, num_heads=2, vocab_size=24)
 
 
 def config(kind=FeedForward.GATED_GELU, tie=False, **options):
     return T5Config(
-        **SIZES, num_layers=2, num_decoder_layers=3, feed_forward=kind, tie_embeddings=tie, **options
+        **SIZES,
+        num_layers=2,
+        num_decoder_layers=3,
+        feed_forward=kind,
+        tie_embeddings=tie,
+        **options,
     )
 
 

@@ -1,0 +1,62 @@
+"""The T5-VAE through the loop, at a tiny size: same numbers on 1 and 8 devices, load, own lines."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import flaxae
+from flaxae.config import Config, DataConfig, EvalConfig, LogConfig, OptimConfig, SaveConfig
+from flaxae.lm.t5.modeling import T5Config
+from flaxae.models.t5_vae.modeling import LatentConfig
+from flaxae.models.t5_vae.task import T5VAEConfig
+from flaxae.train_loop import run
+from tests.helpers import arrays_of, assert_same, log_of
+
+WORDS = ["import", "return", "self", "value", "= 0", "(x)", "if", "else:", "for", "in"]
+
+
+def config_for(tmp_path: Path, **overrides: Any) -> Config:
+    rng = np.random.default_rng(0)
+    lines = {" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(600)}
+    (tmp_path / "lines.txt").write_text("\n".join(sorted(lines)) + "\n")
+    t5 = T5Config(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, num_decoder_layers=1)
+    config = Config(
+        task=T5VAEConfig(t5=t5, latent=LatentConfig(dim=8, memory_tokens=2, noise_end=0.1)),
+        data=DataConfig(
+            path=str(tmp_path / "lines.txt"), batch_size=32, max_length=16, vocab_size=300,
+            num_buckets=2, cache=str(tmp_path / "cache"),
+        ),
+        optim=OptimConfig(lr=3e-3),
+        log=LogConfig(every=1, tensorboard=False, progress=False),
+        eval=EvalConfig(splits=("dev",), num_samples=2),
+        save=SaveConfig(every=5),
+        steps=5,
+    )  # fmt: skip
+    for name, value in overrides.items():
+        flaxae.config.set_field(config, name.replace("__", "."), value)
+    return config
+
+
+def test_five_steps_on_eight_devices_are_those_on_one(tmp_path: Path) -> None:
+    one = config_for(tmp_path, mesh__fsdp=1)
+    eight = config_for(tmp_path, mesh__replica=2, mesh__fsdp=2, mesh__model=2)
+    run(one, tmp_path / "one")
+    run(eight, tmp_path / "eight")
+    a, b = log_of(tmp_path / "one"), log_of(tmp_path / "eight")
+    train = [[r["loss"] for r in rows if r["split"] == "train"] for rows in (a, b)]
+    np.testing.assert_allclose(*train, rtol=1e-5)
+    assert_same(arrays_of(tmp_path / "one"), arrays_of(tmp_path / "eight"), atol=1e-5)
+
+
+def test_load_gives_the_model_and_the_workdir_tells_where_it_is_from(tmp_path: Path) -> None:
+    config = config_for(tmp_path, optim__ema=0.5)
+    result = run(config, tmp_path / "w")
+    loaded = flaxae.load(tmp_path / "w")
+    assert loaded.step == 5 and loaded.config.task.latent.dim == 8
+    table = loaded.model.t5.embedding.table[...]
+    np.testing.assert_array_equal(table, result.state["ema"]["t5"]["embedding"]["table"])
+    names = {p.name for p in (tmp_path / "w").iterdir()}
+    assert {"config.json", "versions.json", "tokenizer.json", "metrics.jsonl", "latest"} <= names
+    assert (tmp_path / "w" / "samples.jsonl").read_text()
+    assert 0 <= result.metrics["dev/exact_match"] <= 1
