@@ -13,7 +13,7 @@ from jax import lax
 
 
 class Product(NamedTuple):
-    """`count` products (batch, m, k) x (batch, k, n), each with both products of its backward pass."""
+    """`count` products (batch, m, k) x (batch, k, n), each with its backward pass."""
 
     batch: int
     m: int
@@ -78,7 +78,7 @@ def _turned(a: Any, b: Any) -> Any:
 
 
 class Isolated:
-    """Times all products of a step. Of the ways to write a weight gradient the faster one counts."""
+    """Times all products of a step; of the ways to write a weight gradient the faster counts."""
 
     def __init__(self, counts: Counter[Product]):
         self.counts = counts

@@ -1,7 +1,7 @@
-"""The T5-VAE's train step beside PyTorch's: `python benchmarks/t5_vae_step.py` (needs `make env-parity`).
+"""The T5-VAE's train step beside PyTorch's (needs `make env-parity`).
 
 Same sizes, same batches in length buckets, same optimizer (AdamW with clipping), float32, the same
-number of threads. Blocks of steps of both sides, the step's own matmuls outside of it, and one large
+number of threads. Blocks of steps of both sides, the step's own matmuls outside, and one large
 matmul take turns in one process; medians over the rounds. `share` = time of the step's own matmuls
 in isolation / time of the step.
 """
@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
 
 
 def make_batch(lengths: tuple[int, ...], rows: int, vocab_size: int) -> dict[str, Any]:
-    """Random ids in the form of the loader's batches: lengths spread over each bucket's own range."""
+    """Random ids like the loader's batches: lengths spread over each bucket's own range."""
     import numpy as np
 
     rng = np.random.default_rng(0)
