@@ -43,10 +43,15 @@ class Result:
 class Feed:
     """The batches of call i: `steps_per_call` steps stacked, and lanes with data of their own."""
 
-    num_batches = None
+    num_batches: int | None = None
 
     def __init__(self, sources: list[Source], steps_per_call: int):
         self.sources, self.n = sources, steps_per_call
+        self.fingerprint = sources[0].fingerprint
+
+    @property
+    def batch_spec(self) -> Any:
+        return self.sources[0].batch_spec
 
     def batch(self, call: int) -> Any:
         steps = [self._step(call * self.n + i) for i in range(self.n)]
