@@ -53,8 +53,8 @@ class Feed:
     def batch_spec(self) -> Any:
         return self.sources[0].batch_spec
 
-    def batch(self, call: int) -> Any:
-        steps = [self._step(call * self.n + i) for i in range(self.n)]
+    def batch(self, step: int) -> Any:
+        steps = [self._step(step * self.n + i) for i in range(self.n)]
         return steps[0] if self.n == 1 else jax.tree.map(lambda *x: np.stack(x), *steps)
 
     def _step(self, step: int) -> Any:
