@@ -3,9 +3,9 @@
     python train.py --config=configs/t5_vae/python_lines.py --workdir=runs/t5_vae
     python train.py --config=configs/t5_vae/python_lines.py:quick --workdir=runs/t5_vae_quick
 
-6.4 M parameters, 9,600 steps of 64 lines (613,000 lines, about 4 epochs). Measured, full, seed 0, on
-2 cores at 130-175 GFLOP/s and about 3 steps a second: free-running exact match .970 (files held out) and
-.982 (lines held out), token accuracy .993 and .996; N(0, I) samples valid .124.
+6.4 M parameters, 9,600 steps of 64 lines (613,000 lines, about 4 epochs). Measured, full, seed 0,
+on 2 cores at 130-175 GFLOP/s and about 3 steps a second: free-running exact match .970 (files held
+out) and .982 (lines held out), token accuracy .993 and .996; N(0, I) samples valid .124.
 `quick`: 2,000 steps; not measured.
 """
 
