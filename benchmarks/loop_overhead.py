@@ -84,7 +84,7 @@ def loop_against_bare(blocks: int, block: int) -> dict[str, Any]:
 def steps_per_call(steps: int) -> dict[str, Any]:
     times: dict[int, list[float]] = {1: [], 16: []}
     small = {
-        "task.t5.d_model": 16, "task.t5.d_ff": 32, "task.t5.num_heads": 2, "task.latent_dim": 8,
+        "task.t5.d_model": 16, "task.t5.d_ff": 32, "task.t5.num_heads": 2, "task.latent.dim": 8,
         "data.batch_size": 8, "data.max_lines": 2000, "data.vocab_size": 300,
     }  # fmt: skip
     for _ in range(3):
