@@ -22,7 +22,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */:/' | \
 	  awk -F: '{ printf "  %-12s %s\n", $$1, $$2 }'
 
-demo: $(STAMP)  ## train a T5-VAE on lines of Python and show what it does (PRESET=quick takes 5 minutes)
+demo: $(STAMP)  ## train a T5-VAE on lines of Python and show what it does (PRESET=quick: a quarter of the time)
 	@$(BIN)/python -m flaxae.demo --preset=$(PRESET)
 
 test: $(STAMP)  ## the tests, without the slow ones
