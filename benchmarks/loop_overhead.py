@@ -38,7 +38,7 @@ class Interleaved:
     def __init__(self, loop: Loop, block: int):
         self.step_fn, self.block, self.count = loop.step_fn, block, 0
         rows = sharding.batch_sharding(loop.mesh)
-        self.batches = [sharding.put(loop.sources[0].batch(i), rows) for i in range(4)]
+        self.batches = [sharding.put(loop.feed.sources[0].batch(i), rows) for i in range(4)]
         self.state: Any = None
         self.loop_times: list[float] = []
         self.bare_times: list[float] = []

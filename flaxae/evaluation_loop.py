@@ -10,6 +10,7 @@ import numpy as np
 from flaxae import sharding, train_step
 from flaxae.checkpoint import Checkpointer
 from flaxae.config import ConfigError
+from flaxae.feed import Feed
 from flaxae.lanes import slice_lane
 from flaxae.task import Context
 
@@ -24,11 +25,16 @@ class Evaluator:
         self.loop = loop
         config, task = loop.config, loop.task
         self.step_fn, self.zeros = train_step.make_eval_step(
-            task, config, loop.layout, loop.mesh, loop.lanes
+            task, loop.layout, loop.mesh, loop.lanes, loop.lane_batches
         )
-        self.sources: dict[str, Any] = {}
+        self.sources: dict[str, Feed] = {}
+
+        def fresh(hparams: Any) -> Any:
+            return train_step.make_state(task, config, hparams, loop.lanes)["carry"]
+
+        self.fresh = jax.jit(fresh, out_shardings=loop.shardings["carry"])
         for split in config.eval.splits:
-            source = task.data(split)
+            source = Feed([task.data(split) for task in loop.tasks])
             if source.num_batches is None and not config.eval.num_batches:
                 raise ConfigError(
                     f"eval: split {split!r} is endless; set eval.num_batches to evaluate a part"
@@ -52,11 +58,7 @@ class Evaluator:
             if loop.lanes:
                 carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (loop.lanes, *x.shape)), carry)
             return carry
-
-        def fresh(hparams: Any) -> Any:
-            return train_step.make_state(loop.task, loop.config, hparams, loop.lanes)["carry"]
-
-        return jax.jit(fresh, out_shardings=loop.shardings["carry"])(loop.hparams)
+        return self.fresh(loop.hparams)
 
     def evaluate(self, state: Any, step: int) -> dict[str, Any] | None:
         """Evaluates all splits, logs, keeps the best.
@@ -68,11 +70,11 @@ class Evaluator:
         loop, config = self.loop, self.loop.config
         params = state["ema"] or state["params"]
         at = sharding.put(np.int32(step), sharding.replicated(loop.mesh))
-        rows = sharding.batch_sharding(loop.mesh)
         rows_of: dict[str, list[dict[str, float]]] = {}
         for split, source in self.sources.items():
             limits = [n for n in (source.num_batches, config.eval.num_batches) if n]
             carry, sums = self._carry(split), None
+            rows = sharding.batch_sharding(loop.mesh, source.leading)
             for i in range(min(limits)):
                 if loop.preemption.noticed:
                     return None
@@ -104,13 +106,12 @@ class Evaluator:
             return
         if name not in results[0]:
             raise ConfigError(f"save.best_metric={name!r} is not one of: {', '.join(results[0])}")
-        extra = loop.extra()
         if not loop.lanes:
-            loop.checkpointer.save_best(step, state, extra, results[0][name])
+            loop.checkpointer.save_best(step, state, loop.extra(), results[0][name])
             return
         for lane, checkpointer in enumerate(self.best):
             value = results[lane][name]
-            checkpointer.save_best(step, slice_lane(state, lane), extra, value)
+            checkpointer.save_best(step, slice_lane(state, lane), loop.extra(lane), value)
 
     def sample(self, state: Any, step: int) -> None:
         """Lets the task sample from the model; logs texts and images."""

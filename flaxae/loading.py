@@ -22,6 +22,17 @@ class Loaded:
     task: Task
     step: int
     workdir: Path
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # what its checkpoint remembers
+
+    def check_data(self) -> None:
+        """Raises ConfigError where the data, and so what is held out, are not the run's own."""
+        now = self.task.data("train").fingerprint
+        if self.extra.get("data", now) != now:
+            raise ConfigError(
+                f"{self.workdir}: its data have changed since it was trained (fingerprint "
+                f"{self.extra['data']}, now {now}): what was held out cannot be told any more. "
+                "Restore the files, or the Python, that it was trained with"
+            )
 
 
 def load(
@@ -45,12 +56,13 @@ def load(
         which = "best" if any((workdir / "best").glob("[0-9]*")) else "latest"
     arrays, extra, step = checkpoint.read_arrays(workdir, which)
     task = config.task.make(config)
+    task.load_assets(str(workdir))
     mesh = sharding.make_mesh(dataclasses.replace(config.mesh, replica=1, fsdp=1, model=1))
     layout = train_step.make_layout(task, config)
-    frozen = Frozen(task, config, mesh, layout)
+    frozen = Frozen(task, config, mesh)
     if extra.get("frozen", frozen.fingerprint) != frozen.fingerprint:
         raise ConfigError(f"{workdir}: the frozen part is not the one it was trained with")
     params = jax.tree.map(jax.numpy.asarray, arrays.get("ema") or arrays["params"])
     carry = {"once": {}, "stream": {}} | jax.tree.map(jax.numpy.asarray, arrays.get("carry") or {})
     model = layout.merge(params, carry, frozen.values)
-    return Loaded(model, config, task, int(step), workdir)
+    return Loaded(model, config, task, int(step), workdir, extra)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from optax import contrib
 
 from flaxae.config import ConfigError, OptimConfig, Optimizer, Schedule
+from flaxae.tree import path_name
 
 # Norm scales and biases get no weight decay unless a group says so.
 NO_DECAY = re.compile(r"(^|/)(scale|bias)$")
@@ -57,11 +58,6 @@ def learning_rate(
     if optim.warmup:
         shape = shape * jnp.minimum(t / warmup, 1.0)
     return jnp.asarray(lr).astype(jnp.float32) * shape
-
-
-def path_name(path: tuple) -> str:
-    """A key path of jax.tree_util as "a/b/c"."""
-    return "/".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path)
 
 
 def group_trees(groups: tuple, params: Any) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from flaxae import checkpoint, sharding, train_step
 from flaxae.config import Config, ConfigError
 from flaxae.task import Context, Task
+from flaxae.tree import path_name
 
 if TYPE_CHECKING:
     from flaxae.train_loop import Loop
@@ -25,7 +26,7 @@ class Frozen:
         pretrained: parameters that came with the pretrained files, {} without.
     """
 
-    def __init__(self, task: Task, config: Config, mesh: Mesh, layout: train_step.Layout):
+    def __init__(self, task: Task, config: Config, mesh: Mesh):
         self.pretrained: dict[str, Any] = {}
 
         def make() -> Any:
@@ -66,9 +67,7 @@ def fingerprint(tree: Any) -> str:
     if not leaves:
         return ""
     sums = jax.device_get(_checksums([x for _, x in leaves]))
-    text = [
-        f"{sharding.path_name(p)}{x.shape}{int(s)}" for (p, x), s in zip(leaves, sums, strict=True)
-    ]
+    text = [f"{path_name(p)}{x.shape}{int(s)}" for (p, x), s in zip(leaves, sums, strict=True)]
     return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]
 
 
@@ -84,7 +83,7 @@ def restore_or_init(loop: "Loop") -> tuple[Any, int]:
     if restored is not None:
         for name, now in (
             ("frozen", loop.frozen.fingerprint),
-            ("data", loop.sources[0].fingerprint),
+            ("data", loop.feed.fingerprint),
         ):
             if restored.extra.get(name, now) != now:
                 raise ConfigError(
@@ -105,18 +104,18 @@ def restore_or_init(loop: "Loop") -> tuple[Any, int]:
     if hasattr(task, "init_from_data"):
         key = jax.random.key(config.data.seed)
         ctx = Context(key=key, step=jnp.int32(0), hparams=loop.hparams, train=False)
-        batches = (loop.sources[0].batch(i) for i in range(10**9))
+        batches = (loop.feed.sources[0].batch(i) for i in range(10**9))
         state = task.init_from_data(state, batches, ctx)  # pyright: ignore
     return state, 0
 
 
 def _overlay(loop: "Loop", state: Any, params: Any, source: str) -> Any:
     """Replaces parameters of the same path and shape; says what is new and what was dropped."""
-    theirs = {sharding.path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
+    theirs = {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
     used, new = set(), []
 
     def one(path: tuple, mine: Any, place: Any) -> Any:
-        name = sharding.path_name(path)
+        name = path_name(path)
         other = theirs.get(name)
         if other is not None and loop.lanes:
             other = np.broadcast_to(np.asarray(other), (loop.lanes, *other.shape))

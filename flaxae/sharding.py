@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flaxae.config import ConfigError, MeshConfig
+from flaxae.tree import path_name
 
 AXES = ("replica", "fsdp", "model")
 BATCH_AXES = ("replica", "fsdp")
@@ -57,11 +58,6 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
 def data_shards(mesh: Mesh) -> int:
     """Into how many parts a batch is split."""
     return mesh.shape["replica"] * mesh.shape["fsdp"]
-
-
-def path_name(path: tuple) -> str:
-    """A key path of jax.tree_util as "a/b/c"."""
-    return "/".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path)
 
 
 def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: tuple) -> P:

@@ -23,6 +23,7 @@ def summary(config: Any) -> str:
     from clu import parameter_overview
 
     from flaxae import sharding, train_step
+    from flaxae.tree import path_name
 
     task = config.task.make(config)
     mesh = sharding.make_mesh(config.mesh)
@@ -37,7 +38,7 @@ def summary(config: Any) -> str:
     rows, small = [("leaf", "shape", "sharding", "MB", "MB a device")], 0
     totals: dict[str, list[float]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        name = sharding.path_name(path)
+        name = path_name(path)
         size = math.prod(leaf.shape) * leaf.dtype.itemsize
         local = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         total = totals.setdefault(name.split("/")[0], [0, 0])

@@ -151,7 +151,10 @@ class Task:
         return 0.0
 
     def save_assets(self, workdir: str) -> None:
-        """Writes what the model needs beside its parameters (a tokenizer) into the workdir."""
+        """Writes what the model needs beside its parameters (a tokenizer) into a new workdir."""
+
+    def load_assets(self, workdir: str) -> None:
+        """Takes what `save_assets` wrote, before anything else is asked of the task."""
 
     # Optional hooks, called where a task defines them:
     #   load_pretrained(abstract, shardings) -> params

@@ -19,9 +19,11 @@ from flaxae.checkpoint import Checkpointer
 from flaxae.config import Config, to_json
 from flaxae.data.loader import Prefetcher
 from flaxae.evaluation_loop import Evaluator
+from flaxae.feed import Feed
 from flaxae.lanes import lane_configs, take_lane
 from flaxae.restore import Frozen, restore_or_init
-from flaxae.task import Source, Task
+from flaxae.task import Task
+from flaxae.tree import path_name
 
 
 class NonFiniteError(RuntimeError):
@@ -38,28 +40,6 @@ class Result:
     state: dict[str, Any]
     metrics: dict[str, Any]
     status: str
-
-
-class Feed:
-    """The batches of call i: `steps_per_call` steps stacked, and lanes with data of their own."""
-
-    num_batches: int | None = None
-
-    def __init__(self, sources: list[Source], steps_per_call: int):
-        self.sources, self.n = sources, steps_per_call
-        self.fingerprint = sources[0].fingerprint
-
-    @property
-    def batch_spec(self) -> Any:
-        return self.sources[0].batch_spec
-
-    def batch(self, step: int) -> Any:
-        steps = [self._step(step * self.n + i) for i in range(self.n)]
-        return steps[0] if self.n == 1 else jax.tree.map(lambda *x: np.stack(x), *steps)
-
-    def _step(self, step: int) -> Any:
-        batches = [source.batch(step) for source in self.sources]
-        return batches[0] if len(batches) == 1 else jax.tree.map(lambda *x: np.stack(x), *batches)
 
 
 def run(config: Config, workdir: str | Path, lanes: list[dict[str, Any]] | None = None) -> Result:
@@ -103,22 +83,18 @@ class Loop:
             hparams = train_step.make_hparams(self.task, self.configs, bool(self.lanes))
             self.hparams = sharding.put(jax.device_get(hparams), sharding.replicated(self.mesh))
         # Lanes share a batch unless their data sections differ.
-        tasks = [self.task]
+        self.tasks = [self.task]
         if any(to_json(c.data) != to_json(config.data) for c in self.configs):
-            tasks = [c.task.make(c) for c in self.configs]
-        self.sources = [task.data("train") for task in tasks]
-        self.lane_batches = len(self.sources) > 1
-        sharding.check_batch(self.sources[0].batch_spec, self.mesh, config.accumulate)
-        self.frozen = Frozen(self.task, config, self.mesh, self.layout)
-        self.evaluator = Evaluator(self)
+            self.tasks = [c.task.make(c) for c in self.configs]
         self.checkpointer = Checkpointer(workdir, config.save)
         self.lane_dirs = [workdir / "lanes" / f"{i:02d}" for i in range(self.lanes)]
-        if self.main:
-            self.task.save_assets(str(workdir))
-            for folder, lane in zip(self.lane_dirs, self.configs, strict=False):
-                folder.mkdir(parents=True, exist_ok=True)
-                workdir_lib.write_json(folder / "config.json", to_json(lane))
-                self.task.save_assets(str(folder))
+        self._assets()
+        self.feed = Feed([task.data("train") for task in self.tasks], config.steps_per_call)
+        self.lane_batches = len(self.tasks) > 1
+        sharding.check_batch(self.feed.batch_spec, self.mesh, config.accumulate)
+        self.frozen = Frozen(self.task, config, self.mesh)
+        self.evaluator = Evaluator(self)
+        self.logged_once = False
         self.writers = [
             metrics_lib.Writer(folder, config.log, jax.process_index())
             for folder in (self.lane_dirs or [workdir])
@@ -126,6 +102,20 @@ class Loop:
         self.step_fn = train_step.make_train_step(
             self.task, config, self.layout, self.shardings, self.lanes, self.lane_batches
         )
+
+    def _assets(self) -> None:
+        """A saved run goes on with what it was begun with; a new one keeps its own."""
+        own = self.tasks if len(self.tasks) > 1 else self.tasks * max(self.lanes, 1)
+        folders = self.lane_dirs or [self.workdir]
+        if self.checkpointer.steps():
+            for task, folder in zip(own, folders, strict=True):
+                task.load_assets(str(folder))
+        elif self.main:
+            for task, folder, config in zip(own, folders, self.configs, strict=True):
+                folder.mkdir(parents=True, exist_ok=True)
+                task.save_assets(str(folder))
+                if self.lanes:
+                    workdir_lib.write_json(folder / "config.json", to_json(config))
 
     def __enter__(self) -> "Loop":
         return self
@@ -159,13 +149,12 @@ class Loop:
                 self._between(state, start, owed, last, None)
                 stop = preemption.noticed
                 if stop or last:
+                    self.progress.close()
                     return Result(state, self.results, stop or "done")
             self.clock = (time.perf_counter(), start)
-            n = config.steps_per_call
-            leading = (n > 1) + self.lane_batches
-            rows = sharding.batch_sharding(self.mesh, leading)
+            rows = sharding.batch_sharding(self.mesh, self.feed.leading)
             feed = Prefetcher(
-                Feed(self.sources, n), start // n, lambda b: sharding.put(b, rows),
+                self.feed, start // config.steps_per_call, lambda b: sharding.put(b, rows),
                 config.data.prefetch,
             )  # fmt: skip
             try:
@@ -232,11 +221,14 @@ class Loop:
         if last and not stop and self.main:
             for lane in range(self.lanes):
                 folder, config = self.lane_dirs[lane], self.configs[lane]
-                take_lane(state, lane, folder, config, end, self.extra())
+                take_lane(state, lane, folder, config, end, self.extra(lane))
 
-    def extra(self) -> dict[str, Any]:
-        """What a checkpoint remembers beside the state."""
-        return {"frozen": self.frozen.fingerprint, "data": self.sources[0].fingerprint}
+    def extra(self, lane: int | None = None) -> dict[str, Any]:
+        """What a checkpoint (of all, or of one lane) remembers beside the state."""
+        data: Any = self.feed
+        if lane is not None:
+            data = self.feed.sources[lane if self.lane_batches else 0]
+        return {"frozen": self.frozen.fingerprint, "data": data.fingerprint}
 
     def _digest(self, end: int, metrics: Any) -> None:
         """Reads the metrics of one call; writes them where a log line is due."""
@@ -255,10 +247,10 @@ class Loop:
             "time/goodput": self.goodput.share(),
         }
         peak = metrics_lib.peak_flops(jax.devices()[0])
-        flops = self.task.flops(self.sources[0].batch_spec, {})
+        flops = self.task.flops(self.feed.batch_spec, {})
         if peak and flops and rate:
             times["time/mfu"] = metrics_lib.mfu(flops, 1 / rate, self.mesh.size)
-        if not getattr(self, "logged_once", False):
+        if not self.logged_once:
             self.logged_once = True
             times["time/compile_seconds"] = self.compiled.seconds
             times["time/peak_memory_bytes"] = float(metrics_lib.peak_memory_bytes())
@@ -284,8 +276,8 @@ class Loop:
         step = end - len(bad) + int(np.argmax(calls > limit))
         name = self.workdir / f"bad_batch_{step}.npz"
         if self.main:
-            leaves = jax.tree_util.tree_leaves_with_path(self.sources[0].batch(step))
-            np.savez(name, **{sharding.path_name(p).replace("/", "."): x for p, x in leaves})  # pyright: ignore
+            leaves = jax.tree_util.tree_leaves_with_path(self.feed.sources[0].batch(step))
+            np.savez(name, **{path_name(p).replace("/", "."): x for p, x in leaves})  # pyright: ignore
         self.checkpointer.wait()
         raise NonFiniteError(
             f"step {step}: loss or gradient is not finite ({int(np.max(bad[-1]))} bad steps, "

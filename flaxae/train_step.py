@@ -122,6 +122,9 @@ def make_hparams(task: Task, configs: list[Config], lanes: bool) -> dict[str, An
             else jnp.float32
         )
         out[name] = jnp.asarray(values if lanes else values[0], dtype)
+    # Not a lane's choice by itself: its data follow (see Feed).
+    seeds = [c.data.seed for c in configs]
+    out["data_seed"] = jnp.asarray(seeds if lanes else seeds[0], jnp.uint32)
     return out
 
 
@@ -304,7 +307,7 @@ def make_train_step(
 
 
 def make_eval_step(
-    task: Task, config: Config, layout: Layout, mesh: Mesh, lanes: int = 0
+    task: Task, layout: Layout, mesh: Mesh, lanes: int = 0, lane_batches: bool = False
 ) -> tuple[Callable, Callable]:
     """The jitted evaluation step.
 
@@ -317,14 +320,16 @@ def make_eval_step(
     def one(
         params: Any, carry: Any, frozen: Any, batch: Any, hparams: Any, step: Any, index: Any
     ) -> Any:
-        key = jax.random.fold_in(jax.random.key(config.data.seed), index)
+        key = jax.random.fold_in(jax.random.key(hparams["data_seed"]), index)
         model = layout.merge(params, carry, frozen)
         ctx = Context(key=key, step=step, hparams=hparams, train=False)
         sums = task.eval_step(model, batch, ctx)
         return sums, layout.carry_of(model)
 
     if lanes:
-        one = jax.vmap(one, in_axes=(0, 0, None, None, 0, None, None), axis_size=lanes)
+        one = jax.vmap(
+            one, in_axes=(0, 0, None, 0 if lane_batches else None, 0, None, None), axis_size=lanes
+        )
 
     def eval_step(sums: Any, *args: Any) -> Any:
         new, carry = one(*args)

@@ -10,6 +10,7 @@ import pytest
 
 from flaxae import optim
 from flaxae.config import ConfigError, OptimConfig, Optimizer, Schedule
+from flaxae.tree import path_name
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +84,7 @@ def test_every_optimizer_descends_under_strict_promotion(name):
     for a, b in zip(jax.tree.leaves(params()), jax.tree.leaves(p), strict=True):
         assert a.dtype == b.dtype and np.isfinite(b).all() and not np.array_equal(a, b)
     # Nested dicts with string keys, no empty node; moments end in the parameter's path.
-    paths = [optim.path_name(k) for k, _ in jax.tree_util.tree_leaves_with_path(packed)]
+    paths = [path_name(k) for k, _ in jax.tree_util.tree_leaves_with_path(packed)]
     assert all(x.size for x in jax.tree.leaves(packed))
     assert any(path.endswith("encoder/blocks/mlp/kernel") for path in paths)
 

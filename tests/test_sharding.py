@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from flaxae import sharding, train_step
 from flaxae.config import Config, ConfigError, MeshConfig, copy_config
+from flaxae.tree import path_name
 from tests.helpers import ROOT
 
 LARGE = 2**20  # bytes
@@ -44,10 +45,7 @@ def test_moments_are_sharded_like_their_parameters() -> None:
     config = demo()
     mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
     state = train_step.abstract_state(config.task.make(config), config, mesh)
-    names = {
-        sharding.path_name(p): x.sharding.spec
-        for p, x in jax.tree_util.tree_leaves_with_path(state)
-    }
+    names = {path_name(p): x.sharding.spec for p, x in jax.tree_util.tree_leaves_with_path(state)}
     params = [n.removeprefix("params/") for n in names if n.startswith("params/")]
     for name in params:
         moments = [n for n in names if n.startswith("opt/") and n.endswith("/" + name)]

@@ -41,7 +41,7 @@ def test_state_is_donated(tmp_path: Path) -> None:
     with _loop(tmp_path) as loop, jax.set_mesh(loop.mesh):
         state, _ = flaxae.restore.restore_or_init(loop)
         batch = flaxae.sharding.put(
-            loop.sources[0].batch(0), flaxae.sharding.batch_sharding(loop.mesh)
+            loop.feed.sources[0].batch(0), flaxae.sharding.batch_sharding(loop.mesh)
         )
         old = jax.tree.leaves(state)
         state, _ = loop.step_fn(state, loop.frozen.values, batch, loop.hparams)

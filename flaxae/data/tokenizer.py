@@ -57,8 +57,9 @@ class Tokenizer:
                 os.unlink(temporary)
 
     @classmethod
-    def load(cls, path: str) -> "Tokenizer":
+    def load(cls, path: str | os.PathLike) -> "Tokenizer":
         """Reads a tokenizer.json. Raises ConfigError where it is missing or is none of ours."""
+        path = os.fspath(path)
         if not os.path.isfile(path):
             raise ConfigError(f"there is no tokenizer at {path!r}")
         try:

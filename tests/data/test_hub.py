@@ -53,7 +53,9 @@ def _write(tmp_path, kind):
     elif kind == "text":
         (folder / "a.txt").write_text("\n".join(TEXTS))
     else:
-        lines = [json.dumps({"text": a, "title": b}) for a, b in zip(TEXTS, TEXTS[::-1])]  # noqa: B905
+        lines = [
+            json.dumps({"text": a, "title": b}) for a, b in zip(TEXTS, TEXTS[::-1], strict=True)
+        ]
         (folder / "a.jsonl").write_text("\n".join(lines))
     return folder
 

@@ -60,13 +60,14 @@ class T5VAETask(Task):
         require(isinstance(config.task, T5VAEConfig), "task: not a T5VAEConfig")
         self.config = config
         self.options: Any = config.task
+        self._kept_tokenizer: Any = None  # of an earlier start of the same run
 
     @cached_property
     def text(self) -> Any:
         """The corpus with its tokenizer and splits; made when first asked for."""
         from flaxae.data.hub import text_sources
 
-        return text_sources(self.config.data)
+        return text_sources(self.config.data, self._kept_tokenizer)
 
     def data(self, split: str) -> Source:
         return self.text.source(split)
@@ -173,10 +174,16 @@ class T5VAETask(Task):
     def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
         from flaxae.models.t5_vae import evaluation
 
+        loaded.check_data()
         return evaluation.report(loaded, outdir)
 
     def save_assets(self, workdir: str) -> None:
         self.text.tokenizer.save(Path(workdir) / "tokenizer.json")
+
+    def load_assets(self, workdir: str) -> None:
+        from flaxae.data.tokenizer import Tokenizer
+
+        self._kept_tokenizer = Tokenizer.load(Path(workdir) / "tokenizer.json")
 
     def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
         """Matmul FLOPs of a train step: three times the forward pass."""

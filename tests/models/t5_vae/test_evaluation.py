@@ -88,7 +88,9 @@ def test_report(tmp_path, capsys, monkeypatch):
     text = "".join(json.dumps(r) + "\n" for r in rows)
     (tmp_path / "metrics.jsonl").write_text(text)
     model = task.init(nnx.Rngs(0))
-    loaded = types.SimpleNamespace(model=model, task=task, step=2, workdir=tmp_path)
+    loaded = types.SimpleNamespace(
+        model=model, task=task, step=2, workdir=tmp_path, check_data=lambda: None
+    )
     result = task.report(loaded, str(tmp_path / "out"))
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == result
     for name in ("learning_curves.png", "latent_map.png"):

@@ -4,9 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import flaxae
-from flaxae.config import Config, DataConfig, EvalConfig, LogConfig, OptimConfig, SaveConfig
+from flaxae.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    EvalConfig,
+    LogConfig,
+    OptimConfig,
+    SaveConfig,
+)
+from flaxae.data.tokenizer import Tokenizer
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.models.t5_vae.modeling import LatentConfig
 from flaxae.models.t5_vae.task import T5VAEConfig
@@ -60,3 +70,23 @@ def test_load_gives_the_model_and_the_workdir_tells_where_it_is_from(tmp_path: P
     assert {"config.json", "versions.json", "tokenizer.json", "metrics.jsonl", "latest"} <= names
     assert (tmp_path / "w" / "samples.jsonl").read_text()
     assert 0 <= result.metrics["dev/exact_match"] <= 1
+
+
+def test_a_run_keeps_its_own_tokenizer_when_the_corpus_changes(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    run(config, tmp_path / "w")
+    kept = (tmp_path / "w" / "tokenizer.json").read_text()
+    lines = [f"other words {i} of {i * 7}" for i in range(600)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
+    loaded = flaxae.load(tmp_path / "w")
+    assert (
+        loaded.task.text.tokenizer.fingerprint
+        == Tokenizer.load(tmp_path / "w" / "tokenizer.json").fingerprint
+    )
+    # What was held out cannot be told any more: no evaluation, no resume, and nothing is lost.
+    with pytest.raises(ConfigError, match="data"):
+        loaded.task.report(loaded, str(tmp_path / "report"))
+    config.steps = 6
+    with pytest.raises(ConfigError, match="data"):
+        run(config, tmp_path / "w")
+    assert (tmp_path / "w" / "tokenizer.json").read_text() == kept
