@@ -12,6 +12,7 @@ import flaxae
 from flaxae import train_loop
 from flaxae.checkpoint import CheckpointError
 from flaxae.config import ConfigError
+from flaxae.task import Context
 from flaxae.train_loop import NonFiniteError, run
 from tests.helpers import arrays_of, assert_same, flat, log_of, start_pair
 from tests.tiny.family import TinyConfig, tiny_config
@@ -97,6 +98,33 @@ def test_accumulation_is_the_whole_batch_with_padding(tmp_path: Path) -> None:
     a, b = arrays_of(tmp_path / "whole"), arrays_of(tmp_path / "parts")
     keep = {k for k in a if "queue" not in k}  # the queue takes one row a micro-batch
     assert_same({k: a[k] for k in keep}, {k: b[k] for k in keep}, atol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_update_is_the_gradient_of_the_sum_over_the_weight(
+    tmp_path: Path, accumulate: int
+) -> None:
+    """Against jax.grad of total / weight: Adam would hide a wrong divisor, SGD does not."""
+    sgd = {"optim__name": "sgd", "optim__momentum": 0.0, "optim__clip_norm": 0.0,
+           "optim__warmup": 0, "optim__schedule": "constant", "optim__lr": 0.1}  # fmt: skip
+    plain = {"steps": 1, "save__every": 1, "data__batch_size": 32, "task__dropout": False,
+             "task__penalty": 0.0, "mesh__fsdp": 1, "accumulate": accumulate}  # fmt: skip
+    with _loop(tmp_path / "w", **sgd, **plain) as loop, jax.set_mesh(loop.mesh):
+        state, _ = flaxae.restore.restore_or_init(loop)
+        before = jax.device_get(state)
+        carry = jax.tree.map(jax.numpy.asarray, before["carry"])
+        batch = jax.tree.map(jax.numpy.asarray, loop.feed.batch(0))
+        ctx = Context(jax.random.key(0), state["step"], loop.hparams, train=True)
+
+        def mean(params: object) -> jax.Array:
+            model = loop.layout.merge(params, carry, loop.frozen.values)
+            total, weight, _ = loop.task.loss(model, batch, ctx)
+            return total / weight
+
+        grads = jax.grad(mean)(before["params"])
+        state, _ = loop.step_fn(state, loop.frozen.values, batch, loop.hparams)
+        expected = jax.tree.map(lambda p, g: p - 0.1 * g, before["params"], grads)
+        assert_same(flat(state["params"]), flat(expected), atol=1e-6)
 
 
 def test_steps_per_call_is_the_same_run(tmp_path: Path) -> None:
