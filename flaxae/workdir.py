@@ -79,6 +79,8 @@ def prepare(
     stored = read_config(workdir) if (workdir / "config.json").exists() else None
     if stored is None and workdir.exists() and any(workdir.glob("latest/*")):
         raise ConfigError(f"{workdir} has checkpoints but no config.json; use a new workdir")
+    if stored is not None and not _begun(workdir):
+        stored = None  # a start that failed, on its data say, claims nothing
     config = resolve(config, stored)
     config.freeze()
     new = to_json(config) | ({"lanes": lanes} if lanes is not None else {})
@@ -100,6 +102,12 @@ def prepare(
         except OSError as e:
             raise ConfigError(f"cannot write into workdir {workdir}: {e.strerror}") from None
     return config
+
+
+def _begun(workdir: Path) -> bool:
+    """Whether anything was saved or logged there."""
+    logs = (workdir / "metrics.jsonl", *workdir.glob("lanes/*/metrics.jsonl"))
+    return any(workdir.glob("latest/*")) or any(p.exists() and p.stat().st_size for p in logs)
 
 
 def stored_config(workdir: str | Path, config_class: Any = None) -> Config:

@@ -18,24 +18,37 @@ from tests.helpers import arrays_of, assert_same, flat, log_of, start_pair
 from tests.tiny.family import TinyConfig, tiny_config
 
 
-def test_one_compile_in_20_steps_and_no_hidden_transfer(tmp_path: Path) -> None:
-    config = tiny_config()
-    from flaxae import workdir
+def test_one_compile_in_20_steps_and_no_hidden_transfer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = []  # device-to-host reads of a step's metrics before the next step was dispatched
+    current: dict[int, int] = {}
+    seen = []
+    value = type(jax.numpy.zeros(1))._value
 
-    config = workdir.prepare(config, tmp_path, None, True)
-    with train_loop.Loop(config, tmp_path, None) as loop:
-        original, reads = loop._digest, []
-        step_fn = loop.step_fn
+    def read(array: jax.Array) -> np.ndarray:
+        seen.append(id(array))
+        if current.get(id(array), 20) < 20:  # after the last step nothing is left to wait for
+            early.append(current[id(array)])
+        return value.fget(array)  # type: ignore
+
+    monkeypatch.setattr(type(jax.numpy.zeros(1)), "_value", property(read))
+    with _loop(tmp_path, save__every=20, eval__every=20) as loop:
+        step_fn, calls = loop.step_fn, []
 
         def guarded(*args: object) -> object:
             with jax.transfer_guard("disallow"):
-                return step_fn(*args)
+                state, metrics = step_fn(*args)
+            calls.append((state, metrics))  # kept: an id must stay one array's
+            current.clear()
+            current.update({id(x): len(calls) for x in jax.tree.leaves((state, metrics))})
+            return state, metrics
 
         loop.step_fn = guarded
-        loop._digest = lambda end, m: (reads.append(end), original(end, m))  # type: ignore
         loop.train()
-    assert step_fn._cache_size() == 1
-    assert reads == list(range(1, 21))  # each step's metrics are read once
+    assert step_fn._cache_size() == 1 and len(calls) == 20
+    assert not early
+    assert all(id(x) in seen for _, m in calls[:-1] for x in jax.tree.leaves(m))  # it does look
 
 
 def test_state_is_donated(tmp_path: Path) -> None:
@@ -45,9 +58,16 @@ def test_state_is_donated(tmp_path: Path) -> None:
             loop.feed.sources[0].batch(0), flaxae.sharding.batch_sharding(loop.mesh)
         )
         old = jax.tree.leaves(state)
+        size, before = sum(x.nbytes for x in old), _live_bytes()
         state, _ = loop.step_fn(state, loop.frozen.values, batch, loop.hparams)
+        jax.block_until_ready(state)
         assert all(x.is_deleted() for x in old)
+        assert _live_bytes() - before < size / 2
         assert not any(x.is_deleted() for x in jax.tree.leaves(loop.frozen.values))
+
+
+def _live_bytes() -> int:
+    return sum(x.nbytes for x in jax.live_arrays() if not x.is_deleted())
 
 
 def _loop(path: Path, **overrides: object) -> train_loop.Loop:
@@ -230,3 +250,11 @@ def test_no_readable_checkpoint_is_no_fresh_start(tmp_path: Path) -> None:
 def test_bad_configs(tmp_path: Path, overrides: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(tiny_config(**overrides), tmp_path / "w")
+
+
+def test_a_failed_start_claims_no_workdir(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="divisible"):
+        run(tiny_config(data__batch_size=9, mesh__fsdp=2), tmp_path)
+    assert run(tiny_config(**FIVE), tmp_path).status == "done"
+    with pytest.raises(ConfigError, match="another config"):
+        run(tiny_config(**FIVE, seed=7), tmp_path)
