@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxae.config import LogConfig
+from flaxae.config import ConfigError, LogConfig
 
 # Dense bfloat16 FLOP/s of one JAX device, from the vendors' data sheets; the first match wins.
 PEAK_FLOPS = (
@@ -118,8 +118,14 @@ class Writer:
 
     def _append(self, path: Path, row: dict[str, Any]) -> None:
         # One write a line: a run that is killed leaves whole lines behind.
-        with path.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(row, ensure_ascii=False) + "\n")
+        try:
+            with path.open("a", encoding="utf-8") as f:
+                f.write(json.dumps(row, ensure_ascii=False) + "\n")
+        except OSError as e:
+            raise ConfigError(
+                f"cannot write {path}: {e.strerror}; the checkpoints are whole: make room, and the "
+                "same command goes on from the last one"
+            ) from None
 
     def _tensorboard(self) -> Any:
         if self._board is None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from flaxae import metrics
-from flaxae.config import LogConfig
+from flaxae.config import ConfigError, LogConfig
 
 PLAIN = LogConfig(tensorboard=False)
 
@@ -145,3 +146,11 @@ def test_figure_to_image():
     figure.add_subplot().plot([0, 1])
     image = metrics.figure_to_image(figure)
     assert image.shape == (50, 100, 3) and image.dtype == np.uint8 and image.min() < 128
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    writer = metrics.Writer(tmp_path, LogConfig(tensorboard=False))
+    with pytest.raises(ConfigError, match="No space left.*same command"):
+        writer.write(1, "train", {"loss": 1.0})
