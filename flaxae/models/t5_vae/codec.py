@@ -45,9 +45,10 @@ class Codec:
             step: train step of its parameters, for what is on a schedule.
         """
         self.graphdef, self.state = nnx.split(model)
-        self.tokenizer, self.max_length, self.dim = tokenizer, model.max_length, model.latent.dim
+        self.tokenizer, self.max_length = tokenizer, model.max_length
+        self.num_latents, self.dim = model.latent.num_latents, model.latent.dim
         self.ctx_parts = (jax.random.key(0), jnp.asarray(step, jnp.int32))
-        self.scale = float(model.clean_code(jnp.ones((1, 1)), self.ctx_parts[1])[0, 0])
+        self.scale = float(model.clean_code(jnp.ones((1, 1, 1)), self.ctx_parts[1])[0, 0, 0])
         self.sigma = float(model.sigma(self.ctx_parts[1]))
 
     def ids(self, texts: list[str]) -> Int[np.ndarray, "B T"]:
@@ -58,20 +59,21 @@ class Codec:
             row[: len(tokens)] = tokens
         return out
 
-    def encode(self, texts: list[str]) -> Float[np.ndarray, "B Z"]:
+    def encode(self, texts: list[str]) -> Float[np.ndarray, "B L Z"]:
         """Clean codes, without noise or scale."""
         return self.encode_ids(self.ids(texts))
 
-    def encode_ids(self, ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B Z"]:
+    def encode_ids(self, ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B L Z"]:
         return self._batched(lambda x: _encode(self.graphdef, self.state, x, self.ctx_parts), ids)
 
-    def generate(self, z: Float[np.ndarray, "B Z"]) -> Int[np.ndarray, "B T"]:
+    def generate(self, z: Float[np.ndarray, "B L Z"]) -> Int[np.ndarray, "B T"]:
         """Greedy ids of codes, taken as they are."""
+        z = np.asarray(z, np.float32).reshape(len(z), self.num_latents, self.dim)
         size = self.tokenizer.vocab_size
         call = lambda x: _generate(self.graphdef, self.state, x, self.ctx_parts, size)  # noqa: E731
-        return self._batched(call, np.asarray(z, np.float32))
+        return self._batched(call, z)
 
-    def decode(self, z: Float[np.ndarray, "B Z"]) -> list[str]:
+    def decode(self, z: Float[np.ndarray, "B L Z"]) -> list[str]:
         """Texts of clean codes (scaled here to what the decoder expects)."""
         return self.texts(self.generate(z * np.float32(self.scale)))
 

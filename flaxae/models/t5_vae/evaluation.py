@@ -45,16 +45,18 @@ def validity(lines: list[str]) -> float:
 
 
 def interpolate(
-    a: Float[np.ndarray, "Z"], b: Float[np.ndarray, "Z"], steps: int
-) -> Float[np.ndarray, "n Z"]:
+    a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."], steps: int
+) -> Float[np.ndarray, "n ..."]:
     """Spherical interpolation of direction, linear of length (Shoemake 1985)."""
+    shape, a, b = a.shape, a.ravel(), b.ravel()
     na, nb = np.linalg.norm(a), np.linalg.norm(b)
     angle = np.arccos(np.clip(a @ b / max(na * nb, 1e-12), -1, 1))
     share = np.linspace(0, 1, steps)[:, None]
     if angle < 1e-4:
-        return ((1 - share) * a + share * b).astype(np.float32)
+        return ((1 - share) * a + share * b).astype(np.float32).reshape(-1, *shape)
     mix = np.sin((1 - share) * angle) * (a / na) + np.sin(share * angle) * (b / nb)
-    return (mix / np.sin(angle) * ((1 - share) * na + share * nb)).astype(np.float32)
+    way = mix / np.sin(angle) * ((1 - share) * na + share * nb)
+    return way.astype(np.float32).reshape(-1, *shape)
 
 
 def reconstruction(codec: Codec, lines: list[str], codes: Any = None) -> dict[str, float]:
@@ -76,12 +78,14 @@ def reconstruction(codec: Codec, lines: list[str], codes: Any = None) -> dict[st
     }
 
 
-def latent_statistics(codec: Codec, codes: Float[np.ndarray, "B Z"]) -> dict[str, float]:
+def latent_statistics(codec: Codec, codes: Float[np.ndarray, "B ..."]) -> dict[str, float]:
     """MMD^2 of the codes against N(0, I), with and without noise, beside its null."""
     n = min(len(codes), NUM_MMD)
+    codes = codes.reshape(len(codes), -1)
+    size = codes.shape[1]
     key = jax.random.key(0)
-    prior, noise = np.asarray(jax.random.normal(key, (2, n, codec.dim)))
-    null = float(np.percentile(mmd_null(jax.random.key(1), n, codec.dim, draws=100), 95))
+    prior, noise = np.asarray(jax.random.normal(key, (2, n, size)))
+    null = float(np.percentile(mmd_null(jax.random.key(1), n, size, draws=100), 95))
     score = jax.jit(mmd)
     clean = float(score(codes[:n], prior))
     noisy = float(score(codes[:n] + np.float32(codec.sigma) * noise, prior))
@@ -94,7 +98,7 @@ def latent_statistics(codec: Codec, codes: Float[np.ndarray, "B Z"]) -> dict[str
         "mmd_over_null": clean / null,
         "mmd_with_noise_over_null": noisy / null,
         "std_mean": float(codes.std(0).mean()),
-        "squared_norm_over_dim": float(np.square(codes).sum(1).mean() / codec.dim),
+        "squared_norm_over_dim": float(np.square(codes).sum(1).mean() / size),
     }
 
 
@@ -115,7 +119,8 @@ def evaluate(codec: Codec, splits: dict[str, list[str]], overlap: dict[str, floa
                 "shuffled_codes": reconstruction(codec, lines, shuffled),
                 "zero_code": reconstruction(codec, lines, np.zeros_like(codes)),
             }
-    prior = np.random.default_rng(0).normal(size=(NUM_SAMPLES, codec.dim)).astype(np.float32)
+    shape = (NUM_SAMPLES, codec.num_latents, codec.dim)
+    prior = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     # The decoder was trained on z + noise, which the MMD pulls to N(0, I): draws go in unscaled.
     samples = codec.texts(codec.generate(prior))
     known = set(splits.get("train", []))
@@ -147,7 +152,8 @@ def sample_texts(task: Any, model: T5VAE, ctx: Context, n: int) -> dict[str, lis
     if not lines:
         return {}
     codes = codec.encode(lines)
-    prior = np.random.default_rng(0).normal(size=(n, codec.dim)).astype(np.float32)
+    shape = (n, codec.num_latents, codec.dim)
+    prior = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     out = {
         "reconstructions": [
             f"{'=' if a == b else '!'} {a}   ->   {b}"
@@ -184,7 +190,9 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
     lines = splits.get("dev", [])
     if lines:
         codes = codec.encode(lines)
-        paths["latent_map"] = figures.latent_map(codes, lines, folder / "latent_map.png")
+        paths["latent_map"] = figures.latent_map(
+            codes.reshape(len(codes), -1), lines, folder / "latent_map.png"
+        )
     result["figures"] = {name: str(path) for name, path in paths.items()}
     (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
     print(describe(result))

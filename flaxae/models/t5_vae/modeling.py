@@ -6,6 +6,7 @@ z -> memory tokens and per-position injection -> T5 decoder -> logits
 
 import dataclasses
 import enum
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ from flaxae.nn.linear import Embedding, Linear
 from flaxae.nn.norm import RMSNorm
 from flaxae.task import Carry, Context
 
+CACHE_AXES = {"layers": 1, "rows": 0}  # where the rows are in what `decode_step` caches
+
 
 class Bottleneck(enum.Enum):
     FLATTEN = "flatten"  # z = sum_t W_t h_t: a linear map for each position
@@ -32,6 +35,7 @@ class LatentConfig(Section):
 
     bottleneck: Bottleneck = Bottleneck.FLATTEN
     dim: int = 256
+    num_latents: int = 1  # latents of `dim` each; the MMD, the KL and priors see them as one vector
     memory_tokens: int = 8  # 1 would make cross-attention a constant: softmax over one key
     injection: bool = True  # z -> one vector for each decoder position, added to its input
     positions: bool = True  # learned absolute positions on both sides
@@ -41,8 +45,13 @@ class LatentConfig(Section):
     scale_codes: bool = True  # decode clean codes at the norm that noise made the decoder expect
     queue: int = 0  # codes of earlier steps that the MMD also sees
 
+    @property
+    def size(self) -> int:
+        """Of a whole code."""
+        return self.num_latents * self.dim
+
     def validate(self) -> None:
-        for name in ("dim", "memory_tokens"):
+        for name in ("dim", "num_latents", "memory_tokens"):
             require(
                 getattr(self, name) > 0, f"latent.{name}={getattr(self, name)} must be positive"
             )
@@ -86,21 +95,21 @@ class T5VAE(nnx.Module):
         self.latent, self.max_length, self.dtype = latent, max_length, dtype
         self.t5 = T5(t5, rngs=rngs)
         if latent.bottleneck is Bottleneck.FLATTEN:
-            self.flatten = Flatten(max_length, width, latent.dim, dtype=dtype, rngs=rngs)
+            self.flatten = Flatten(max_length, width, latent.size, dtype=dtype, rngs=rngs)
         else:
-            self.pooled = Linear(width, latent.dim, use_bias=True, dtype=dtype, rngs=rngs)
+            self.pooled = Linear(width, latent.size, use_bias=True, dtype=dtype, rngs=rngs)
         tokens = latent.memory_tokens
-        self.memory = Linear(latent.dim, tokens * width, use_bias=True, dtype=dtype, rngs=rngs)
+        self.memory = Linear(latent.size, tokens * width, use_bias=True, dtype=dtype, rngs=rngs)
         self.memory_norm = RMSNorm(width, dtype=dtype)
         if latent.injection:
             size = max_length * width
-            self.injection = Linear(latent.dim, size, use_bias=True, dtype=dtype, rngs=rngs)
+            self.injection = Linear(latent.size, size, use_bias=True, dtype=dtype, rngs=rngs)
         if latent.positions:
             self.encoder_positions = Embedding(max_length, width, dtype=dtype, rngs=rngs)
             self.decoder_positions = Embedding(max_length, width, dtype=dtype, rngs=rngs)
         if latent.queue:
             # Starts as draws of the prior: the MMD is too low until the queue has filled once.
-            shape = (latent.queue, latent.dim)
+            shape = (latent.queue, latent.size)
             self.queue = Carry(jax.random.normal(rngs.params(), shape, jnp.float32))
 
     def sigma(self, step: Int[Array, ""]) -> Float[Array, ""]:
@@ -111,14 +120,14 @@ class T5VAE(nnx.Module):
         share = jnp.minimum(step.astype(jnp.float32) / config.noise_steps, 1.0)
         return config.noise_start + (config.noise_end - config.noise_start) * share
 
-    def clean_code(self, z: Float[Array, "B Z"], step: Int[Array, ""]) -> Float[Array, "B Z"]:
+    def clean_code(self, z: Float[Array, "B L Z"], step: Int[Array, ""]) -> Float[Array, "B L Z"]:
         """What to decode instead of a noiseless z: the decoder saw z + noise, of a larger norm."""
         if not self.latent.scale_codes:
             return z
         return z * jnp.sqrt(1 + jnp.square(self.sigma(step)))
 
-    def encode(self, ids: list[Int[Array, "B S"]], ctx: Context) -> Float[Array, "B Z"]:
-        """Codes of texts.
+    def encode(self, ids: list[Int[Array, "B S"]], ctx: Context) -> Float[Array, "B L Z"]:
+        """Clean codes of texts: the posterior's means.
 
         Args:
             ids: for each length the rows of that length, EOS included, then 0.
@@ -126,6 +135,12 @@ class T5VAE(nnx.Module):
         Returns:
             z of all rows in order, float32. Padding does not change it.
         """
+        return self.posterior(ids, ctx)[0]
+
+    def posterior(
+        self, ids: list[Int[Array, "B S"]], ctx: Context
+    ) -> tuple[Float[Array, "B L Z"], Float[Array, "B L Z"] | None]:
+        """Mean and log-variance of the codes of texts (None: deterministic), as `encode`."""
         ctx = ctx.at("encoder")
         segments = segments_of(ids)
         masks = [(x != PAD).astype(self.dtype) for x in ids]
@@ -143,10 +158,11 @@ class T5VAE(nnx.Module):
             counts = [mask.sum(1, keepdims=True) for mask in masks]
             means = [s.sum(1) / jnp.maximum(c, 1) for s, c in zip(states, counts, strict=True)]
             z = self.pooled(jnp.concatenate(means), ctx.at("pooled"))
-        return ctx.tap("z", z.astype(jnp.float32))
+        z = z.astype(jnp.float32).reshape(-1, self.latent.num_latents, self.latent.dim)
+        return ctx.tap("z", z), None
 
     def decode(
-        self, z: Float[Array, "B Z"], ids: list[Int[Array, "B S"]], ctx: Context
+        self, z: Float[Array, "B L Z"], ids: list[Int[Array, "B S"]], ctx: Context
     ) -> Float[Array, "N D"]:
         """The decoder's states at every token of given texts (teacher forcing).
 
@@ -180,46 +196,89 @@ class T5VAE(nnx.Module):
             memory_segments=tuple((r, self.latent.memory_tokens) for r, _ in segments),
         )
 
+    def decode_step(
+        self, z: Float[Array, "B L Z"], ctx: Context, max_length: int = 0
+    ) -> tuple[decoding.StepFn, dict[str, Any]]:
+        """Cached decoding, one position at a time.
+
+        Args:
+            z: codes, as the decoder expects them (`clean_code`).
+            ctx: of the model.
+            max_length: the cache's size in tokens; 0: the model's max_length.
+        Returns:
+            (last ids (B,), cache, position) -> (logits (B, V), cache), and the cache to start
+            from: {"layers": leaves (layer, B, ...), "rows": leaves (B, ...)}.
+        """
+        ctx = ctx.at("decoder")
+        cache: dict[str, Any] = {
+            "layers": self.t5.decoder.init_cache(
+                self._memory(z, ctx), ctx, max_length or self.max_length
+            ),
+            "rows": {"injected": self._injected(z, ctx)} if self.latent.injection else {},
+        }
+
+        def step(last: Array, cache: dict, index: Array) -> tuple[Array, dict]:
+            rows = cache["rows"]
+            x = self.t5.embedding(last, ctx)
+            if self.latent.positions:
+                table = self.decoder_positions.table[...].astype(self.dtype)
+                x = x + jax.lax.dynamic_slice_in_dim(table, index, 1)
+            if self.latent.injection:
+                x = x + jax.lax.dynamic_index_in_dim(rows["injected"], index, 1, keepdims=False)
+            x, layers = self.t5.decoder.step(x, ctx, cache["layers"], index)
+            return self.t5.logits(x, ctx), {"layers": layers, "rows": rows}
+
+        return step, cache
+
     def generate(
-        self, z: Float[Array, "B Z"], ctx: Context, num_tokens: int = 0, max_length: int = 0
+        self,
+        z: Float[Array, "B L Z"],
+        ctx: Context,
+        num_tokens: int = 0,
+        max_length: int = 0,
+        sampling: Any = None,
     ) -> Int[Array, "B T"]:
-        """Decodes codes freely: greedy, KV-cached, one loop that ends when all rows have.
+        """Decodes codes freely: KV-cached, one loop that ends when all rows have.
 
         Args:
             z: codes, as the decoder expects them (`clean_code`).
             ctx: of the model.
             num_tokens: ids from here on are never generated; 0: all may be.
             max_length: at most this many tokens; 0: the model's max_length.
+            sampling: a `decoding.Sampling`; None: greedy.
         Returns:
             ids with EOS, then 0.
         """
-        ctx = ctx.at("decoder")
         max_length = max_length or self.max_length
-        memory = self._memory(z, ctx)
-        cache = {"layers": self.t5.decoder.init_cache(memory, ctx, max_length)}
-        added = self._injected(z, ctx) if self.latent.injection else None
+        step, cache = self.decode_step(z, ctx, max_length)
 
-        def step(last: Array, cache: dict, index: Array) -> tuple[Array, dict]:
-            x = self.t5.embedding(last, ctx)
-            if self.latent.positions:
-                table = self.decoder_positions.table[...].astype(self.dtype)
-                x = x + jax.lax.dynamic_slice_in_dim(table, index, 1)
-            if added is not None:
-                x = x + jax.lax.dynamic_index_in_dim(added, index, 1, keepdims=False)
-            x, layers = self.t5.decoder.step(x, ctx, cache["layers"], index)
-            logits = self.t5.logits(x, ctx)
-            return mask_unused(logits, num_tokens or logits.shape[-1]), {"layers": layers}
+        def masked(last: Array, cache: Any, index: Array) -> tuple[Array, Any]:
+            logits, cache = step(last, cache, index)
+            return mask_unused(logits, num_tokens or logits.shape[-1]), cache
 
         start = jnp.full(z.shape[0], PAD, jnp.int32)
-        return decoding.greedy(step, cache, start, max_length, eos=EOS, pad=PAD)
+        if sampling is None:
+            return decoding.greedy(masked, cache, start, max_length, eos=EOS, pad=PAD)
+        return decoding.generate(  # pyright: ignore
+            masked,
+            cache,
+            start,
+            max_length,
+            sampling,
+            ctx.at("sample").key,
+            eos=EOS,
+            pad=PAD,
+            cache_axes=CACHE_AXES,
+        )
 
-    def _memory(self, z: Float[Array, "B Z"], ctx: Context) -> Float[Array, "B M D"]:
-        memory = self.memory(z, ctx.at("memory"))
+    def _memory(self, z: Float[Array, "B L Z"], ctx: Context) -> Float[Array, "B M D"]:
+        memory = self.memory(flat(z), ctx.at("memory"))
         memory = memory.reshape(z.shape[0], self.latent.memory_tokens, -1)
         return self.memory_norm(memory, ctx)
 
-    def _injected(self, z: Float[Array, "B Z"], ctx: Context) -> Float[Array, "B T D"]:
-        return self.injection(z, ctx.at("injection")).reshape(z.shape[0], self.max_length, -1)
+    def _injected(self, z: Float[Array, "B L Z"], ctx: Context) -> Float[Array, "B T D"]:
+        added = self.injection(flat(z), ctx.at("injection"))
+        return added.reshape(z.shape[0], self.max_length, -1)
 
     def _spread(self, table: Float[Array, "T D"], segments: Segments) -> Float[Array, "N D"]:
         """One vector a position, for all rows of all segments."""
@@ -229,6 +288,11 @@ class T5VAE(nnx.Module):
             for rows, length in segments
         ]
         return join_segments(parts)
+
+
+def flat(z: Float[Array, "B L Z"]) -> Float[Array, "B LZ"]:
+    """All latents of a row as one vector."""
+    return z.reshape(z.shape[0], -1)
 
 
 def segments_of(ids: list[Int[Array, "B S"]]) -> Segments:

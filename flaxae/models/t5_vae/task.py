@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from flaxae.config import Config, TaskConfig, require
 from flaxae.lm.t5.modeling import PAD, T5Config
 from flaxae.losses import Kernel, mmd
-from flaxae.models.t5_vae.modeling import T5VAE, Bottleneck, LatentConfig
+from flaxae.models.t5_vae.modeling import T5VAE, Bottleneck, LatentConfig, flat
 from flaxae.task import Context, Loss, Source, Task
 
 
@@ -91,7 +91,7 @@ class T5VAETask(Task):
             "mmd_weighted": (weighted * tokens, tokens),
             "token_accuracy": (correct, tokens),
             "sigma": (model.sigma(ctx.step) * tokens, tokens),
-            "z_norm": (jnp.sum(jnp.linalg.norm(z, axis=-1) * rows), jnp.sum(rows)),
+            "z_norm": (jnp.sum(jnp.linalg.norm(flat(z), axis=-1) * rows), jnp.sum(rows)),
         }
         return Loss(recon + tokens * weighted, tokens, metrics)
 
@@ -118,20 +118,20 @@ class T5VAETask(Task):
         share = jnp.minimum(ctx.step.astype(jnp.float32) / ramp, 1.0)
         return weight * (start + (1 - start) * share)
 
-    def _encode(self, model: T5VAE, ids: list[Array], ctx: Context) -> Float[Array, "B Z"]:
+    def _encode(self, model: T5VAE, ids: list[Array], ctx: Context) -> Float[Array, "B L Z"]:
         if self.options.pack_buckets:
             return model.encode(ids, ctx)
         return jnp.concatenate([model.encode([part], ctx) for part in ids])
 
     def _mmd(
-        self, model: T5VAE, z: Float[Array, "B Z"], rows: Float[Array, "B"], ctx: Context
-    ) -> tuple[Float[Array, "B Z"], Float[Array, ""]]:
+        self, model: T5VAE, z: Float[Array, "B L Z"], rows: Float[Array, "B"], ctx: Context
+    ) -> tuple[Float[Array, "B L Z"], Float[Array, ""]]:
         """z + noise, and its MMD^2 against the prior. In training the queue moves on."""
-        noise = jax.random.normal(ctx.at("noise").key, z.shape, jnp.float32)
-        noisy = z + model.sigma(ctx.step) * noise
+        noise = jax.random.normal(ctx.at("noise").key, flat(z).shape, jnp.float32)
+        noisy = flat(z) + model.sigma(ctx.step) * noise
         queue: Any = model.queue[...] if ctx.train and self.options.latent.queue else None
         count = z.shape[0] + (0 if queue is None else queue.shape[0])
-        prior = jax.random.normal(ctx.at("prior").key, (count, z.shape[1]), jnp.float32)
+        prior = jax.random.normal(ctx.at("prior").key, (count, noisy.shape[1]), jnp.float32)
         value = mmd(
             noisy,
             prior,
@@ -142,7 +142,7 @@ class T5VAETask(Task):
         if queue is not None:
             new = jnp.concatenate([jax.lax.stop_gradient(noisy), queue])
             model.queue[...] = new[: queue.shape[0]]
-        return noisy, value
+        return noisy.reshape(z.shape), value
 
     def _reconstruction(
         self, model: T5VAE, code: Array, ids: list[Array], rows: Array, ctx: Context
@@ -201,9 +201,9 @@ class T5VAETask(Task):
             total += decoders * tokens * 2 * inner * (length + memory)
             total += decoders * rows * memory * 2 * width * inner
             total += tokens * width * vocab
-            flat = latent.bottleneck is Bottleneck.FLATTEN
-            total += rows * latent.dim * width * (max_length if flat else 1)
-            total += rows * latent.dim * width * (memory + latent.injection * max_length)
+            flatten = latent.bottleneck is Bottleneck.FLATTEN
+            total += rows * latent.size * width * (max_length if flatten else 1)
+            total += rows * latent.size * width * (memory + latent.injection * max_length)
         return 3 * 2 * total
 
 

@@ -30,7 +30,7 @@ def test_texts_to_ids_and_back(codec):
 def test_codes_do_not_depend_on_the_batch(codec):
     texts = ["ab", "cde", "fedcba"]
     codes = codec.encode(texts)
-    assert codes.shape == (3, 8)
+    assert codes.shape == (3, 1, 8)
     np.testing.assert_allclose(codes[1], codec.encode(["cde"])[0], atol=1e-5)
     assert codec.decode(codes)[1] == codec.decode(codes[1:2])[0]
 

@@ -28,7 +28,7 @@ IDS = jnp.asarray([[5, 6, 1, 0], [7, 8, 9, 1]], jnp.int32)
 def test_padding_does_not_change_z(model, ctx):
     z = model.encode([IDS], ctx)
     padded = model.encode([jnp.pad(IDS, ((0, 0), (0, 4)))], ctx)
-    assert z.shape == (2, 8) and z.dtype == jnp.float32
+    assert z.shape == (2, 1, 8) and z.dtype == jnp.float32
     np.testing.assert_allclose(z, padded, atol=1e-5)
 
 
@@ -48,7 +48,7 @@ def test_flatten_knows_the_order_and_a_mean_of_states_does_too_little(ctx):
 def test_free_running_equals_teacher_forcing_on_its_own_output(ctx, injection, positions):
     options = {"task__latent__injection": injection, "task__latent__positions": positions}
     model = tiny_task(**options).init(nnx.Rngs(1))
-    z = jax.random.normal(ctx.key, (6, 8))
+    z = jax.random.normal(ctx.key, (6, 1, 8))
     made = jax.jit(lambda z: model.generate(z, ctx, 29))(z)
     states = model.decode(z, [made], ctx)
     best = model.t5.logits(states, ctx)[:, :29].argmax(-1).reshape(made.shape)
@@ -60,7 +60,7 @@ def test_free_running_equals_teacher_forcing_on_its_own_output(ctx, injection, p
 
 
 def test_segments_decode_as_one_length_does(model, ctx):
-    z = jax.random.normal(ctx.key, (4, 8))
+    z = jax.random.normal(ctx.key, (4, 1, 8))
     longer = jnp.pad(IDS, ((0, 0), (0, 4)))
     packed = model.decode(z, [IDS, longer], ctx)
     alone = model.decode(z[:2], [IDS], ctx)
@@ -70,7 +70,7 @@ def test_segments_decode_as_one_length_does(model, ctx):
 
 
 def test_the_decoder_reads_z(model, ctx):
-    a, b = (model.decode(z, [IDS], ctx) for z in jax.random.normal(ctx.key, (2, 2, 8)))
+    a, b = (model.decode(z, [IDS], ctx) for z in jax.random.normal(ctx.key, (2, 2, 1, 8)))
     assert float(jnp.abs(a - b).max()) > 0.05
     np.testing.assert_array_equal(shift_right(IDS)[:, 0], 0)
 
@@ -81,7 +81,7 @@ def test_noise_schedule_and_the_scale_of_clean_codes():
     model = task.init(nnx.Rngs(0))
     sigmas = [float(model.sigma(jnp.int32(s))) for s in (0, 5, 10, 99)]
     np.testing.assert_allclose(sigmas, [0.1, 0.3, 0.5, 0.5], rtol=1e-5)
-    z = jnp.ones((1, 8))
+    z = jnp.ones((1, 1, 8))
     np.testing.assert_allclose(model.clean_code(z, jnp.int32(10)), 1.25**0.5, rtol=1e-5)
     plain = tiny_task(task__latent__noise_end=0.5, task__latent__scale_codes=False)
     assert plain.init(nnx.Rngs(0)).clean_code(z, jnp.int32(0)) is z

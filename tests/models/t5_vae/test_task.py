@@ -98,7 +98,7 @@ def test_the_queue_moves_in_training_only(ctx):
         return before, z, trained, model.queue[...]
 
     before, z, trained, evaluated = after(True)
-    np.testing.assert_allclose(trained[:8], z, atol=1e-5)  # sigma is 0: the codes themselves
+    np.testing.assert_allclose(trained[:8], z[:, 0], atol=1e-5)  # sigma is 0: the codes themselves
     np.testing.assert_array_equal(trained[8:], before[:4])
     np.testing.assert_array_equal(evaluated, trained)
 
