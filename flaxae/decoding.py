@@ -1,13 +1,107 @@
-"""Decoding for every autoregressive model: one loop inside jit, a cache that is any pytree."""
+"""Decoding for every autoregressive model: one loop inside jit, a cache that is any pytree.
 
+A model gives `step(ids at this position, cache, position) -> (scores of the next id, cache)`. All
+loops end when every row has ended, and a row's ids do not depend on the other rows.
+"""
+
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
+
+from flaxae.config import ConfigError
 
 StepFn = Callable[[Int[Array, "B"], Any, Int[Array, ""]], tuple[Float[Array, "B V"], Any]]
+ChooseFn = Callable[[Float[Array, "B V"], Int[Array, ""]], Int[Array, "B"]]
+
+NEVER = -1e9  # a score that no real sequence has; finite, so that sums of it stay ordered
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How ids are chosen. The default is greedy.
+
+    It is a pytree: other values of temperature, top_p and length_penalty compile nothing new.
+
+    Attributes:
+        temperature: of the softmax that ids are drawn from; None or 0: the most likely id.
+        top_k: only so many of the most likely ids; 0: all.
+        top_p: only the most likely ids that together have this probability (Holtzman et al. 2020);
+            None or 1: all.
+        beams: above 1, beam search with so many beams instead; nothing is drawn.
+        length_penalty: beam search ranks by log-probability / length ** length_penalty.
+    """
+
+    temperature: float | None = None
+    top_k: int = 0
+    top_p: float | None = None
+    beams: int = 1
+    length_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._check("temperature", self.temperature, lambda x: 0 <= x < float("inf"), "at least 0")
+        self._check("top_p", self.top_p, lambda x: 0 < x <= 1, "above 0 and at most 1")
+        self._check("top_k", self.top_k, lambda x: x >= 0, "at least 0")
+        self._check("beams", self.beams, lambda x: x >= 1, "at least 1")
+        if self.beams > 1 and self.temperature:
+            raise ConfigError(
+                f"beams={self.beams} and temperature={self.temperature}: beam search draws nothing;"
+                " give one of the two"
+            )
+        if _known(self.temperature) and self.temperature == 0:
+            object.__setattr__(self, "temperature", None)
+        if _known(self.top_p) and self.top_p == 1:
+            object.__setattr__(self, "top_p", None)
+
+    def _check(self, name: str, value: Any, fits: Callable[[Any], bool], what: str) -> None:
+        if _known(value) and not fits(value):
+            raise ConfigError(f"{name}={value} must be {what}")
+
+
+def _known(value: Any) -> bool:
+    """Whether it is a number, not a tracer, None, or what else jax puts into a pytree's leaves."""
+    return isinstance(value, (int, float))
+
+
+jax.tree_util.register_dataclass(
+    Sampling,
+    data_fields=["temperature", "top_p", "length_penalty"],
+    meta_fields=["top_k", "beams"],
+)
+
+
+def generate(
+    step: StepFn,
+    cache: Any,
+    start_ids: Int[Array, "B"],
+    max_length: int,
+    sampling: Sampling,
+    key: Key[Array, ""],
+    *,
+    eos: int,
+    pad: int = 0,
+    cache_axes: Any = 0,
+) -> Int[Array, "B T"]:
+    """What `sampling` asks for: `greedy`, `sample` or `beam`. Call it under jit.
+
+    Args:
+        step, cache, start_ids, max_length, eos, pad: see `greedy`.
+        sampling: how ids are chosen.
+        key: what `sample` draws from.
+        cache_axes: see `beam`.
+    Returns:
+        ids, (B, max_length).
+    """
+    common: Any = {"eos": eos, "pad": pad}
+    if sampling.beams > 1:
+        common |= {"beams": sampling.beams, "length_penalty": sampling.length_penalty}
+        return beam(step, cache, start_ids, max_length, cache_axes=cache_axes, **common)
+    if sampling.temperature is None:
+        return greedy(step, cache, start_ids, max_length, **common)
+    return sample(step, cache, start_ids, max_length, key=key, sampling=sampling, **common)
 
 
 def greedy(
@@ -31,6 +125,75 @@ def greedy(
     Returns:
         ids, (B, max_length).
     """
+
+    def choose(logits: Array, index: Array) -> Array:
+        return jnp.argmax(logits, axis=-1)
+
+    return _loop(step, choose, cache, start_ids, max_length, eos, pad)
+
+
+def sample(
+    step: StepFn,
+    cache: Any,
+    start_ids: Int[Array, "B"],
+    max_length: int,
+    *,
+    key: Key[Array, ""],
+    sampling: Sampling,
+    eos: int,
+    pad: int = 0,
+) -> Int[Array, "B T"]:
+    """Draws every id from softmax(scores / temperature), cut to the top k and the nucleus.
+
+    Args:
+        step, cache, start_ids, max_length, eos, pad: see `greedy`.
+        key: row r draws from fold_in(key, r): more rows in the batch change nothing in it.
+        sampling: its temperature must be set.
+    Returns:
+        ids, (B, max_length).
+    """
+    rows = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(start_ids.shape[0]))
+
+    def choose(logits: Array, index: Array) -> Array:
+        keys = jax.vmap(jax.random.fold_in, (0, None))(rows, index)
+        logits = logits / sampling.temperature
+        if sampling.top_p is None and not sampling.top_k:
+            return jax.vmap(jax.random.categorical)(keys, logits)
+        size = logits.shape[-1]
+        logits, ids = jax.lax.top_k(logits, min(sampling.top_k or size, size))  # best first
+        if sampling.top_p is not None:
+            logits = nucleus(logits, sampling.top_p)
+        chosen = jax.vmap(jax.random.categorical)(keys, logits)
+        return jnp.take_along_axis(ids, chosen[:, None], axis=1)[:, 0]
+
+    return _loop(step, choose, cache, start_ids, max_length, eos, pad)
+
+
+def nucleus(logits: Float[Array, "B K"], top_p: float | Array) -> Float[Array, "B K"]:
+    """Keeps the fewest of the best ids whose probability reaches top_p (Holtzman et al. 2020).
+
+    Args:
+        logits: best first.
+        top_p: the probability that is enough.
+    Returns:
+        The logits, NEVER where an id is not in the nucleus; the best one always is.
+    """
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities  # of the better ids
+    inside = (before < top_p).at[:, 0].set(True)
+    return jnp.where(inside, logits, NEVER)
+
+
+def _loop(
+    step: StepFn,
+    choose: ChooseFn,
+    cache: Any,
+    start_ids: Int[Array, "B"],
+    max_length: int,
+    eos: int,
+    pad: int,
+) -> Int[Array, "B T"]:
+    """One id a row and turn, until all rows ended."""
     rows = start_ids.shape[0]
     ids = jnp.full((rows, max_length), pad, jnp.int32)
 
@@ -41,11 +204,97 @@ def greedy(
     def body(state: Any) -> Any:
         ids, last, cache, done, index = state
         logits, cache = step(last, cache, index)
-        new = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        new = jnp.where(done, pad, new)
+        new = jnp.where(done, pad, choose(logits, index).astype(jnp.int32))
         ids = jax.lax.dynamic_update_slice_in_dim(ids, new[:, None], index, axis=1)
         return ids, new, cache, done | (new == eos), index + 1
 
     done = jnp.zeros(rows, bool)
     state = (ids, start_ids.astype(jnp.int32), cache, done, jnp.int32(0))
     return jax.lax.while_loop(going, body, state)[0]
+
+
+def beam(
+    step: StepFn,
+    cache: Any,
+    start_ids: Int[Array, "B"],
+    max_length: int,
+    *,
+    beams: int,
+    length_penalty: float | Array = 1.0,
+    eos: int,
+    pad: int = 0,
+    cache_axes: Any = 0,
+) -> Int[Array, "B T"]:
+    """The best sequence that a beam search finds; one beam is greedy. Call it under jit.
+
+    A sequence that ends among the best keeps its beam, so the others search with one less (Graves
+    2012); a row is done when no beam is left, or when none could still beat its best that ended.
+    Where none ended, its best living one is taken, cut.
+
+    Args:
+        step, cache, start_ids, max_length, eos, pad: see `greedy`.
+        beams: sequences a row.
+        length_penalty: sequences that ended are ranked by log-probability / length ** this, the
+            length with its end (0: the most likely).
+        cache_axes: the axis of rows of the cache's leaves, a prefix of its tree.
+    Returns:
+        ids of each row's best sequence, (B, max_length).
+    """
+    rows = start_ids.shape[0]
+    cache = _map_rows(lambda x, axis: jnp.repeat(x, beams, axis), cache, cache_axes)
+    rank = jnp.arange(2 * beams)[None]
+    # A score below NEVER: no beam. At first all beams would be the same.
+    scores = jnp.broadcast_to(jnp.where(rank[:, :beams] == 0, 0.0, 2 * NEVER), (rows, beams))
+    ids = jnp.full((rows, beams, max_length), pad, jnp.int32)
+    last = jnp.repeat(start_ids.astype(jnp.int32), beams)
+    ended = (ids, jnp.full((rows, beams), -jnp.inf))
+
+    def going(state: Any) -> Array:
+        _, scores, _, _, ended, index = state
+        # Further ids make a sequence less likely, and its length at most max_length.
+        lengths = jnp.stack([index + 1, jnp.int32(max_length)]).astype(jnp.float32)
+        hope = jnp.max(scores[:, :1] / (lengths**length_penalty)[None], axis=1)
+        open_rows = (scores[:, 0] > NEVER) & (hope > ended[1][:, 0])
+        return (index < max_length) & jnp.any(open_rows)
+
+    def body(state: Any) -> Any:
+        ids, scores, last, cache, ended, index = state
+        logits, cache = step(last, cache, index)
+        size = logits.shape[-1]
+        logp = jax.nn.log_softmax(logits, axis=-1).reshape(rows, beams, size)
+        total = (scores[:, :, None] + logp).reshape(rows, beams * size)
+        best, where = jax.lax.top_k(total, 2 * beams)  # every beam ends once at most
+        parent, new = where // size, (where % size).astype(jnp.int32)
+        longer = jnp.take_along_axis(ids, parent[:, :, None], axis=1)  # (B, 2 * beams, T)
+        longer = jax.lax.dynamic_update_slice_in_dim(longer, new[:, :, None], index, axis=2)
+        searching = beams - jnp.sum(jnp.isfinite(ended[1]), axis=1, keepdims=True)  # (B, 1)
+        ends = (new == eos) & (rank < searching) & (best > NEVER)
+        length = (index + 1).astype(jnp.float32)
+        ranked = jnp.where(ends, best / length**length_penalty, -jnp.inf)
+        all_ids = jnp.concatenate([ended[0], longer], axis=1)
+        ended = _best(all_ids, jnp.concatenate([ended[1], ranked], axis=1), beams)
+        searching -= jnp.sum(ends, axis=1, keepdims=True)
+        scores, chosen = jax.lax.top_k(jnp.where(new == eos, 2 * NEVER, best), beams)
+        scores = jnp.where(rank[:, :beams] < searching, scores, 2 * NEVER)
+        ids = jnp.take_along_axis(longer, chosen[:, :, None], axis=1)
+        last = jnp.take_along_axis(new, chosen, axis=1).reshape(-1)
+        source = jnp.take_along_axis(parent, chosen, axis=1) + beams * jnp.arange(rows)[:, None]
+        source = source.reshape(-1)
+        cache = _map_rows(lambda x, axis: jnp.take(x, source, axis, mode="clip"), cache, cache_axes)
+        return ids, scores, last, cache, ended, index + 1
+
+    state = (ids, scores, last, cache, ended, jnp.int32(0))
+    ids, _, _, _, ended, _ = jax.lax.while_loop(going, body, state)
+    return jnp.where(jnp.isfinite(ended[1][:, :1]), ended[0][:, 0], ids[:, 0])
+
+
+def _best(
+    ids: Int[Array, "B K T"], scores: Float[Array, "B K"], count: int
+) -> tuple[Int[Array, "B C T"], Float[Array, "B C"]]:
+    scores, chosen = jax.lax.top_k(scores, count)
+    return jnp.take_along_axis(ids, chosen[:, :, None], axis=1), scores
+
+
+def _map_rows(f: Callable[[Array, int], Array], cache: Any, axes: Any) -> Any:
+    """f(leaf, its axis of rows) of every leaf."""
+    return jax.tree.map(lambda axis, part: jax.tree.map(lambda x: f(x, axis), part), axes, cache)
