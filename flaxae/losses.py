@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 IMQ_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+RBF_FACTORS = (0.5, 1.0, 2.0)
 
 
 def cross_entropy(
@@ -138,6 +139,7 @@ _linear_cross_entropy.defvjp(_linear_forward, _linear_backward)
 class Kernel(enum.Enum):
     IMQ = "imq"  # inverse multiquadrics of seven scales (Tolstikhin et al. 2018)
     RBF = "rbf"  # a mixture of Gaussians around 1 / (2 d)
+    RBF_MEDIAN = "rbf_median"  # the same around 1 / the median squared distance to the prior
     LEGACY = "legacy"  # exp(-|x - y|^2 / d^2), biased: degenerate above d = 32, kept to show that
 
 
@@ -149,7 +151,7 @@ def squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[A
 
 
 def kernel_matrix(
-    squared: Float[Array, "n m"], dim: int, kernel: Kernel, gammas: tuple[float, ...] = ()
+    squared: Float[Array, "n m"], dim: int, kernel: Kernel, gammas: tuple[Any, ...] = ()
 ) -> Float[Array, "n m"]:
     """Kernel values of squared distances.
 
@@ -157,13 +159,13 @@ def kernel_matrix(
         squared: squared distances.
         dim: dimension of the points; sets the bandwidths.
         kernel: IMQ sums C / (C + r) over C = 2 dim s; RBF averages exp(-gamma r).
-        gammas: RBF's own; default 1/2, 1 and 2 times 1 / (2 dim).
+        gammas: RBF's own; default 1/2, 1 and 2 times 1 / (2 dim). RBF_MEDIAN needs them.
     """
     if kernel is Kernel.IMQ:
         scales = [2.0 * dim * s for s in IMQ_SCALES]
         return sum((c / (c + squared) for c in scales[1:]), scales[0] / (scales[0] + squared))
-    if kernel is Kernel.RBF:
-        gammas = gammas or tuple(f / (2 * dim) for f in (0.5, 1.0, 2.0))
+    if kernel in (Kernel.RBF, Kernel.RBF_MEDIAN):
+        gammas = gammas or tuple(f / (2 * dim) for f in RBF_FACTORS)
         first, *rest = (jnp.exp(-gamma * squared) for gamma in gammas)
         return sum(rest, first) / len(gammas)
     return jnp.exp(-squared / dim**2)
@@ -200,6 +202,9 @@ def mmd(
         codes = jnp.concatenate([z, jax.lax.stop_gradient(reference.astype(jnp.float32))])
         wx = jnp.concatenate([weights, jnp.ones(reference.shape[0], jnp.float32)])
     wy = jnp.ones(prior.shape[0], jnp.float32)
+    if kernel is Kernel.RBF_MEDIAN:
+        middle = _median_distance(z, prior, weights)
+        gammas = tuple(f / middle for f in RBF_FACTORS)
     of = partial(kernel_matrix, dim=z.shape[1], kernel=kernel, gammas=gammas)
     xx, yy, xy = (
         of(squared_distances(a, b)) for a, b in ((codes, codes), (prior, prior), (codes, prior))
@@ -210,6 +215,18 @@ def mmd(
         return value
     fixed = jax.lax.stop_gradient(value)
     return fixed + (value - fixed) * (codes.shape[0] / z.shape[0])
+
+
+def _median_distance(
+    z: Float[Array, "n d"], prior: Float[Array, "m d"], weights: Float[Array, " n"]
+) -> Float[Array, ""]:
+    """The median heuristic (Gretton et al. 2012, sec. 8), a constant to the gradient.
+
+    Of the distances between the two samples only: those inside a collapsed one are all 0.
+    """
+    squared = squared_distances(jax.lax.stop_gradient(z), prior)
+    real = jnp.where(weights[:, None] > 0, squared, jnp.nan)
+    return jnp.maximum(jnp.nanmedian(real), 1e-6)
 
 
 def _mean(

@@ -67,6 +67,7 @@ class Attention(nnx.Module):
         bias: Sequence[Array | None],
         memory: Float[Array, "Nm D"] | None = None,
         memory_segments: Segments | None = None,
+        slots: Sequence[Float[Array, "B HK"]] | None = None,
     ) -> Float[Array, "N D"]:
         """Attends within each row.
 
@@ -75,11 +76,18 @@ class Attention(nnx.Module):
             segments: the rows and lengths of x.
             bias: for each segment what is added to the scores, (1 or rows, 1 or H, S, T), float32.
             memory, memory_segments: what keys and values are made of; default x itself.
+            slots: for each segment one more key, which is its own value, of each row.
         Returns:
             (N, D).
         """
         q = split_segments(self.q(x, ctx.at("q")), segments)
         k, v = self.keys_values(x if memory is None else memory, ctx, memory_segments or segments)
+        if slots is not None:
+            k, v = (
+                [jnp.concatenate([p, s[:, None]], axis=1) for p, s in zip(x, slots, strict=True)]
+                for x in (k, v)
+            )
+            bias = [None if b is None else with_slot(b) for b in bias]
         parts = [
             self.attend(*part, ctx.at(f"segment{i}"))
             for i, part in enumerate(zip(q, k, v, bias, strict=True))
@@ -164,6 +172,11 @@ def causal_bias(length: int) -> Float[Array, "1 1 S S"]:
     """0 where a query may look (itself and before), MASKED elsewhere."""
     allowed = np.tril(np.ones((length, length), bool))
     return jnp.asarray(np.where(allowed, 0.0, MASKED).astype(np.float32))[None, None]
+
+
+def with_slot(bias: Float[Array, "_ _ S T"]) -> Float[Array, "_ _ S U"]:
+    """A bias with one more key after the others, seen by all."""
+    return jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, 1)))
 
 
 def padding_bias(mask: Float[Array, "B T"]) -> Float[Array, "B 1 1 T"]:

@@ -4,8 +4,6 @@ tokens -> T5 encoder -> bottleneck -> z
 z -> memory tokens and per-position injection -> T5 decoder -> logits
 """
 
-import dataclasses
-import enum
 from typing import Any
 
 import jax
@@ -14,69 +12,15 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from flaxae import decoding
-from flaxae.config import Section, require
 from flaxae.lm.t5.modeling import EOS, PAD, T5, T5Config, mask_unused, shift_right
+from flaxae.models.t5_vae import bottlenecks
+from flaxae.models.t5_vae.bottlenecks import LatentConfig
 from flaxae.nn.attention import Segments, join_segments, split_segments
 from flaxae.nn.linear import Embedding, Linear
 from flaxae.nn.norm import RMSNorm
 from flaxae.task import Carry, Context
 
 CACHE_AXES = {"layers": 1, "rows": 0}  # where the rows are in what `decode_step` caches
-
-
-class Bottleneck(enum.Enum):
-    FLATTEN = "flatten"  # z = sum_t W_t h_t: a linear map for each position
-    MEAN = "mean"  # z = W mean_t h_t: throws the order away, and learns ten times slower
-
-
-@dataclasses.dataclass(unsafe_hash=True)  # a static part of the model's graph, as T5Config
-class LatentConfig(Section):
-    """The latent and what surrounds it."""
-
-    bottleneck: Bottleneck = Bottleneck.FLATTEN
-    dim: int = 256
-    num_latents: int = 1  # latents of `dim` each; the MMD, the KL and priors see them as one vector
-    memory_tokens: int = 8  # 1 would make cross-attention a constant: softmax over one key
-    injection: bool = True  # z -> one vector for each decoder position, added to its input
-    positions: bool = True  # learned absolute positions on both sides
-    noise_start: float = 0.0  # sigma of the Gaussian noise on z in training, at step 0
-    noise_end: float = 0.0  # and from step noise_steps on, linear between
-    noise_steps: int = 0
-    scale_codes: bool = True  # decode clean codes at the norm that noise made the decoder expect
-    queue: int = 0  # codes of earlier steps that the MMD also sees
-
-    @property
-    def size(self) -> int:
-        """Of a whole code."""
-        return self.num_latents * self.dim
-
-    def validate(self) -> None:
-        for name in ("dim", "num_latents", "memory_tokens"):
-            require(
-                getattr(self, name) > 0, f"latent.{name}={getattr(self, name)} must be positive"
-            )
-        for name in ("noise_start", "noise_end", "noise_steps", "queue"):
-            require(getattr(self, name) >= 0, f"latent.{name}={getattr(self, name)} is negative")
-
-
-class Flatten(nnx.Module):
-    """z = sum over real positions t of W_t h_t."""
-
-    def __init__(
-        self, max_length: int, d_model: int, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
-    ):
-        std = (max_length * d_model) ** -0.5
-        shape = (max_length, d_model, dim)
-        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
-        self.dtype = dtype
-
-    def __call__(self, states: list[Float[Array, "B S D"]]) -> Float[Array, "B Z"]:
-        """All segments in one matmul; states are 0 at padding, and are padded to one length."""
-        length, width, dim = self.kernel.shape
-        padded = [jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0))) for x in states]
-        flat = jnp.concatenate(padded).reshape(-1, length * width)  # (B, T * D)
-        kernel = self.kernel[...].reshape(length * width, dim).astype(self.dtype)
-        return jnp.matmul(flat, kernel, preferred_element_type=jnp.float32)
 
 
 class T5VAE(nnx.Module):
@@ -94,16 +38,21 @@ class T5VAE(nnx.Module):
         dtype, width = jnp.dtype(t5.dtype), t5.d_model
         self.latent, self.max_length, self.dtype = latent, max_length, dtype
         self.t5 = T5(t5, rngs=rngs)
-        if latent.bottleneck is Bottleneck.FLATTEN:
-            self.flatten = Flatten(max_length, width, latent.size, dtype=dtype, rngs=rngs)
-        else:
-            self.pooled = Linear(width, latent.size, use_bias=True, dtype=dtype, rngs=rngs)
+        # Named by its kind: weights of another kind are never taken for it.
+        setattr(self, latent.bottleneck.value, bottlenecks.make(latent, t5, max_length, rngs))
         tokens = latent.memory_tokens
         self.memory = Linear(latent.size, tokens * width, use_bias=True, dtype=dtype, rngs=rngs)
         self.memory_norm = RMSNorm(width, dtype=dtype)
         if latent.injection:
             size = max_length * width
             self.injection = Linear(latent.size, size, use_bias=True, dtype=dtype, rngs=rngs)
+        if latent.embed_injection:
+            self.embed_injection = Linear(latent.size, width, dtype=dtype, rngs=rngs)
+        if latent.kv_slot:
+            size = t5.num_decoder_layers * t5.num_heads * t5.d_kv
+            self.kv_slot = Linear(latent.size, size, dtype=dtype, rngs=rngs)
+        if latent.cross_gate:
+            self.cross_gate = nnx.Param(jnp.ones(t5.num_decoder_layers, jnp.float32))
         if latent.positions:
             self.encoder_positions = Embedding(max_length, width, dtype=dtype, rngs=rngs)
             self.decoder_positions = Embedding(max_length, width, dtype=dtype, rngs=rngs)
@@ -138,13 +87,21 @@ class T5VAE(nnx.Module):
         return self.posterior(ids, ctx)[0]
 
     def posterior(
-        self, ids: list[Int[Array, "B S"]], ctx: Context
+        self,
+        ids: list[Int[Array, "B S"]],
+        ctx: Context,
+        embedded: Float[Array, "N D"] | None = None,
     ) -> tuple[Float[Array, "B L Z"], Float[Array, "B L Z"] | None]:
-        """Mean and log-variance of the codes of texts (None: deterministic), as `encode`."""
+        """Mean and log-variance (None: deterministic codes) of q(z|x).
+
+        Args:
+            ids, ctx: as for `encode`.
+            embedded: read instead of the ids' embeddings; ids then only tell what is padding.
+        """
         ctx = ctx.at("encoder")
         segments = segments_of(ids)
         masks = [(x != PAD).astype(self.dtype) for x in ids]
-        x = self.t5.embedding(join_segments(ids), ctx)
+        x = self.t5.embedding(join_segments(ids), ctx) if embedded is None else embedded
         if self.latent.positions:
             x = x + self._spread(self.encoder_positions.table[...], segments)
         x = self.t5.encoder(x, ctx, segments=segments, masks=masks)
@@ -152,17 +109,18 @@ class T5VAE(nnx.Module):
             part * mask[:, :, None]
             for part, mask in zip(split_segments(x, segments), masks, strict=True)
         ]
-        if self.latent.bottleneck is Bottleneck.FLATTEN:
-            z = self.flatten(states)
-        else:
-            counts = [mask.sum(1, keepdims=True) for mask in masks]
-            means = [s.sum(1) / jnp.maximum(c, 1) for s, c in zip(states, counts, strict=True)]
-            z = self.pooled(jnp.concatenate(means), ctx.at("pooled"))
-        z = z.astype(jnp.float32).reshape(-1, self.latent.num_latents, self.latent.dim)
-        return ctx.tap("z", z), None
+        name = self.latent.bottleneck.value
+        mean, log_variance = bottlenecks.split(
+            getattr(self, name)(states, masks, ctx.at(name)), self.latent
+        )
+        return ctx.tap("z", mean), log_variance
 
     def decode(
-        self, z: Float[Array, "B L Z"], ids: list[Int[Array, "B S"]], ctx: Context
+        self,
+        z: Float[Array, "B L Z"],
+        ids: list[Int[Array, "B S"]],
+        ctx: Context,
+        inputs: list[Int[Array, "B S"]] | None = None,
     ) -> Float[Array, "N D"]:
         """The decoder's states at every token of given texts (teacher forcing).
 
@@ -170,21 +128,25 @@ class T5VAE(nnx.Module):
             z: codes of all rows in order.
             ids: the texts, as for `encode`.
             ctx: of the model.
+            inputs: what the decoder reads; None: the texts, shifted right.
         Returns:
             All positions of all segments on one axis: what `t5.logits` and `t5.loss` read.
         """
         ctx = ctx.at("decoder")
+        z = self._placed(z)
         segments = segments_of(ids)
         rows = z.shape[0]
-        x = self.t5.embedding(join_segments([shift_right(part) for part in ids]), ctx)
+        inputs = [shift_right(part) for part in ids] if inputs is None else inputs
+        x = self.t5.embedding(join_segments(inputs), ctx)
         if self.latent.positions:
             x = x + self._spread(self.decoder_positions.table[...], segments)
-        if self.latent.injection:
-            added = self._injected(z, ctx)  # (B, T, D)
+        added = self._added(z, ctx)
+        if added is not None:
             starts = [sum(r for r, _ in segments[:i]) for i in range(len(segments))]
             parts = [
-                added[start : start + r, :length]
+                jnp.broadcast_to(part, (r, length, part.shape[-1]))
                 for start, (r, length) in zip(starts, segments, strict=True)
+                for part in (added[start : start + r, :length],)
             ]
             x = x + join_segments(parts)
         memory = self._memory(z, ctx).reshape(rows * self.latent.memory_tokens, -1)
@@ -194,7 +156,22 @@ class T5VAE(nnx.Module):
             segments=segments,
             memory=memory,
             memory_segments=tuple((r, self.latent.memory_tokens) for r, _ in segments),
+            extras=self._extras(z, ctx),
         )
+
+    def reencode(
+        self, states: Float[Array, "N D"], ids: list[Int[Array, "B S"]], ctx: Context
+    ) -> Float[Array, "B L Z"]:
+        """Clean codes of what the decoder says, made differentiable.
+
+        Args:
+            states: what `decode` gave; the encoder reads the embeddings' mean under its softmax.
+            ids: the texts that were decoded: their padding is the outputs'.
+            ctx: of the model.
+        """
+        chances = jax.nn.softmax(self.t5.logits(states, ctx.at("decoder")), axis=-1)
+        table = self.t5.embedding.table[...].astype(self.dtype)
+        return self.posterior(ids, ctx, chances.astype(self.dtype) @ table)[0]
 
     def decode_step(
         self, z: Float[Array, "B L Z"], ctx: Context, max_length: int = 0
@@ -210,11 +187,12 @@ class T5VAE(nnx.Module):
             from: {"layers": leaves (layer, B, ...), "rows": leaves (B, ...)}.
         """
         ctx = ctx.at("decoder")
+        z = self._placed(z)
+        max_length = max_length or self.max_length
+        extras, added = self._extras(z, ctx), self._added(z, ctx)
         cache: dict[str, Any] = {
-            "layers": self.t5.decoder.init_cache(
-                self._memory(z, ctx), ctx, max_length or self.max_length
-            ),
-            "rows": {"injected": self._injected(z, ctx)} if self.latent.injection else {},
+            "layers": self.t5.decoder.init_cache(self._memory(z, ctx), ctx, max_length, extras),
+            "rows": {} if added is None else {"added": added},
         }
 
         def step(last: Array, cache: dict, index: Array) -> tuple[Array, dict]:
@@ -223,9 +201,10 @@ class T5VAE(nnx.Module):
             if self.latent.positions:
                 table = self.decoder_positions.table[...].astype(self.dtype)
                 x = x + jax.lax.dynamic_slice_in_dim(table, index, 1)
-            if self.latent.injection:
-                x = x + jax.lax.dynamic_index_in_dim(rows["injected"], index, 1, keepdims=False)
-            x, layers = self.t5.decoder.step(x, ctx, cache["layers"], index)
+            if rows:
+                at = index if self.latent.injection else 0  # one vector for all positions
+                x = x + jax.lax.dynamic_index_in_dim(rows["added"], at, 1, keepdims=False)
+            x, layers = self.t5.decoder.step(x, ctx, cache["layers"], index, extras=extras)
             return self.t5.logits(x, ctx), {"layers": layers, "rows": rows}
 
         return step, cache
@@ -271,14 +250,36 @@ class T5VAE(nnx.Module):
             cache_axes=CACHE_AXES,
         )
 
+    def _placed(self, z: Float[Array, "B L Z"]) -> Float[Array, "B L Z"]:
+        """Where the decoder reads a code: on the sphere, if that is where codes are."""
+        return bottlenecks.on_sphere(z) if self.latent.sphere else z
+
     def _memory(self, z: Float[Array, "B L Z"], ctx: Context) -> Float[Array, "B M D"]:
         memory = self.memory(flat(z), ctx.at("memory"))
         memory = memory.reshape(z.shape[0], self.latent.memory_tokens, -1)
         return self.memory_norm(memory, ctx)
 
-    def _injected(self, z: Float[Array, "B L Z"], ctx: Context) -> Float[Array, "B T D"]:
-        added = self.injection(flat(z), ctx.at("injection"))
-        return added.reshape(z.shape[0], self.max_length, -1)
+    def _added(self, z: Float[Array, "B L Z"], ctx: Context) -> Float[Array, "B T D"] | None:
+        """What z adds to the decoder's embeddings; T is 1 where it is the same everywhere."""
+        added = None
+        if self.latent.injection:
+            added = self.injection(flat(z), ctx.at("injection"))
+            added = added.reshape(z.shape[0], self.max_length, -1)
+        if self.latent.embed_injection:
+            one = self.embed_injection(flat(z), ctx.at("embed_injection"))[:, None]
+            added = one if added is None else added + one
+        return added
+
+    def _extras(self, z: Float[Array, "B L Z"], ctx: Context) -> dict[str, Array] | None:
+        """What the decoder's layers get beside tokens and memory (see `Decoder`)."""
+        extras: dict[str, Array] = {}
+        if self.latent.kv_slot:
+            slot = self.kv_slot(flat(z), ctx.at("kv_slot"))
+            layers = self.t5.config.num_decoder_layers
+            extras["slot"] = jnp.moveaxis(slot.reshape(z.shape[0], layers, -1), 1, 0)
+        if self.latent.cross_gate:
+            extras["gate"] = self.cross_gate[...]
+        return extras or None
 
     def _spread(self, table: Float[Array, "T D"], segments: Segments) -> Float[Array, "N D"]:
         """One vector a position, for all rows of all segments."""

@@ -14,40 +14,81 @@ from jaxtyping import Array, Float, Int
 from flaxae.config import Config, TaskConfig, require
 from flaxae.lm.t5.modeling import PAD, T5Config
 from flaxae.losses import Kernel, mmd
-from flaxae.models.t5_vae.modeling import T5VAE, Bottleneck, LatentConfig, flat
+from flaxae.models.t5_vae import flops, objectives
+from flaxae.models.t5_vae import noise as noise_lib
+from flaxae.models.t5_vae.bottlenecks import LatentConfig, sampled
+from flaxae.models.t5_vae.modeling import T5VAE, flat
+from flaxae.models.t5_vae.noise import NoiseConfig
+from flaxae.models.t5_vae.objectives import WeightSchedule
 from flaxae.task import Context, Loss, Source, Task
 
 
 @dataclasses.dataclass
 class T5VAEConfig(TaskConfig):
-    """The model and its objective: cross entropy + mmd_weight * MMD^2(z + noise, N(0, I))."""
+    """The model and its objective (see `objectives`); all but reconstruction and MMD is off."""
 
     t5: T5Config = dataclasses.field(default_factory=T5Config)
     latent: LatentConfig = dataclasses.field(default_factory=LatentConfig)
+    noise: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
     mmd_weight: float = 10.0
+    mmd_schedule: WeightSchedule = WeightSchedule.LINEAR
     # The weight rises linearly from this share of it, over so many steps (0: constant): the MMD's
     # gradient is a hundred times the reconstruction's at first, and codes must be learned before.
     mmd_start: float = 1.0
     mmd_ramp: int = 0
     mmd_kernel: Kernel = Kernel.IMQ
-    # All buckets on one token axis: large matmuls, best on one device. Off: bucket after bucket, so
-    # that no rows move between the devices of a mesh.
+    kl_weight: float = 0.0  # the beta of a beta-VAE; needs latent.gaussian
+    kl_schedule: WeightSchedule = WeightSchedule.LINEAR
+    kl_start: float = 1.0
+    kl_ramp: int = 0
+    kl_cycles: int = 0  # cycles of annealing over the run, each from 0 to the weight; 0: none
+    kl_free_bits: float = 0.0  # nats a dimension that cost nothing, on average over the batch
+    kl_threshold: float = 0.0  # nats a dimension that cost nothing, in each text (OPTIMUS's lambda)
+    bar: float = 0.0  # nats a token: where WeightSchedule.BAR lets a weight rise
+    cycle_weight: float = 0.0  # codes of the decoder's soft output, pulled to the code it had
+    critic_weight: float = 0.0  # ACAI: a critic must not see in them that codes were mixed
+    # All buckets on one token axis: large matmuls, best on one device. Off, and always off on a
+    # mesh of several: bucket after bucket, so that no rows move between the devices.
     pack_buckets: bool = True
     # Above 0 the output head and its loss run on so many parts of the tokens: the logits of a part
-    # stay in the cache, never all are held. 0 on a mesh: parts would move tokens between devices.
+    # stay in the cache, never all are held. On a mesh of several devices the logits are whole.
     loss_chunks: int = 0
 
     def make(self, config: Config) -> "T5VAETask":
         return T5VAETask(config)
 
     def validate(self) -> None:
-        require(self.mmd_weight >= 0, f"task.mmd_weight={self.mmd_weight} must not be negative")
-        require(self.mmd_start >= 0, f"task.mmd_start={self.mmd_start} must not be negative")
-        require(self.mmd_ramp >= 0, f"task.mmd_ramp={self.mmd_ramp} must not be negative")
+        objectives.check("mmd", self.mmd_weight, self.mmd_start, self.mmd_ramp)
+        objectives.check("kl", self.kl_weight, self.kl_start, self.kl_ramp)
+        names = ("kl_cycles", "kl_free_bits", "kl_threshold", "bar", "loss_chunks")
+        for name in (*names, "cycle_weight", "critic_weight"):
+            value = getattr(self, name)
+            require(value >= 0, f"task.{name}={value} must not be negative")
+        require(
+            not (self.kl_free_bits and self.kl_threshold),
+            "task.kl_free_bits and task.kl_threshold are two floors of one loss: set one of them",
+        )
+        require(
+            self.latent.gaussian or not self.kl_weight,
+            f"task.kl_weight={self.kl_weight} needs task.latent.gaussian=True: a deterministic "
+            "code has no KL",
+        )
+        for prefix in ("mmd", "kl"):
+            if getattr(self, f"{prefix}_schedule") is WeightSchedule.BAR:
+                start = getattr(self, f"{prefix}_start")
+                require(
+                    self.bar > 0 and start < 1,
+                    f"task.{prefix}_schedule=bar needs task.bar above 0 (nats a token) and "
+                    f"task.{prefix}_start below 1",
+                )
+
+    @property
+    def has_bar(self) -> bool:
+        return WeightSchedule.BAR in (self.mmd_schedule, self.kl_schedule)
 
 
 class T5VAETask(Task):
-    hparams = {"mmd_weight": "task.mmd_weight"}
+    hparams = {"mmd_weight": "task.mmd_weight", "kl_weight": "task.kl_weight"}
     # Heads, feed-forward width and vocabulary over the model axis.
     sharding_rules = (
         (r"/(q|k|v|wi|wi_0|wi_1)/kernel$", P(None, None, "model")),
@@ -72,28 +113,70 @@ class T5VAETask(Task):
     def data(self, split: str) -> Source:
         return self.text.source(split)
 
-    def init(self, rngs: nnx.Rngs) -> T5VAE:
+    @property
+    def t5(self) -> T5Config:
+        """The T5's sizes, with the vocabulary's filled in."""
         t5 = self.options.t5
-        t5 = dataclasses.replace(t5, vocab_size=t5.vocab_size or self.config.data.vocab_size)
-        return T5VAE(t5, self.options.latent, self.config.data.max_length, rngs=rngs)
+        return dataclasses.replace(t5, vocab_size=t5.vocab_size or self.config.data.vocab_size)
+
+    def init(self, rngs: nnx.Rngs) -> T5VAE:
+        model = T5VAE(self.t5, self.options.latent, self.config.data.max_length, rngs=rngs)
+        if self.options.critic_weight:
+            model.critic = objectives.Critic(self.options.latent.size, rngs)
+        if self.options.has_bar:
+            model.progress = objectives.Progress()
+        return model
+
+    def load_pretrained(self, abstract: Any, shardings: Any) -> dict[str, Any]:
+        from flaxae.models.t5_vae import params
+
+        return params.load_pretrained(self.config.pretrained, self.t5, abstract, shardings)
 
     def loss(self, model: T5VAE, batch: Any, ctx: Context) -> Loss:
         ids, rows = rows_of(batch)
-        z = self._encode(model, ids, ctx)
-        noisy, mmd_value = self._mmd(model, z, rows, ctx)
-        code = noisy if ctx.train else model.clean_code(z, ctx.step)
-        recon, correct, tokens = self._reconstruction(model, code, ids, rows, ctx)
-        weight = self._mmd_weight(ctx)
-        weighted = weight * mmd_value
-        metrics = {
-            "recon": (recon, tokens),
-            "mmd": (mmd_value * tokens, tokens),
-            "mmd_weighted": (weighted * tokens, tokens),
-            "token_accuracy": (correct, tokens),
-            "sigma": (model.sigma(ctx.step) * tokens, tokens),
-            "z_norm": (jnp.sum(jnp.linalg.norm(flat(z), axis=-1) * rows), jnp.sum(rows)),
-        }
-        return Loss(recon + tokens * weighted, tokens, metrics)
+        noise = self.options.noise
+        num_tokens = self.text.tokenizer.vocab_size if noise.replace else 0
+        read = noise_lib.corrupted(ids, noise, num_tokens, ctx)
+        z, log_variance = self._posterior(model, read, ctx)
+        noisy = sampled(z, log_variance, ctx) + model.sigma(ctx.step) * jax.random.normal(
+            ctx.at("noise").key, z.shape, jnp.float32
+        )
+        mmd_value = self._mmd(model, flat(noisy), rows, ctx)
+        code = model.clean_code(z, ctx.step)
+        if ctx.train:
+            code = noise_lib.dropped_latents(noisy, noise, ctx)
+        inputs = noise_lib.decoder_inputs(ids, noise, ctx)
+        states, (recon, correct, tokens) = self._reconstruction(model, code, ids, inputs, rows, ctx)
+        total, metrics = recon, {"recon": (recon, tokens), "token_accuracy": (correct, tokens)}
+        texts = jnp.sum(rows)
+        weight = self._weight("mmd", model, ctx)
+        total += tokens * weight * mmd_value
+        metrics["mmd"] = (mmd_value * tokens, tokens)
+        metrics["mmd_weighted"] = (weight * mmd_value * tokens, tokens)
+        if log_variance is not None:
+            weight = self._weight("kl", model, ctx)
+            raw, floored = objectives.kl_terms(
+                flat(z),
+                flat(log_variance),
+                rows,
+                free_bits=self.options.kl_free_bits,
+                threshold=self.options.kl_threshold,
+            )
+            total += weight * floored
+            metrics["kl"] = (raw, texts)  # nats a text
+            metrics["kl_weighted"] = (weight * floored, tokens)
+            metrics["kl_weight"] = (weight * tokens, tokens)
+        if ctx.train:
+            terms = self._smoothness(model, code, states, ids, inputs, rows, ctx)
+            for name, (value, factor) in terms.items():
+                total += tokens * factor * value
+                metrics[name] = (value * tokens, tokens)
+                metrics[f"{name}_weighted"] = (factor * value * tokens, tokens)
+            if self.options.has_bar:
+                model.progress.update(recon / jnp.maximum(tokens, 1), self.options.bar, ctx.step)
+        metrics["sigma"] = (model.sigma(ctx.step) * tokens, tokens)
+        metrics["z_norm"] = (jnp.sum(jnp.linalg.norm(flat(z), axis=-1) * rows), texts)
+        return Loss(total, tokens, metrics)
 
     def eval_step(self, model: T5VAE, batch: Any, ctx: Context) -> dict[str, tuple[Array, Array]]:
         """Teacher-forced sums of the loss, and free-running greedy reconstruction."""
@@ -110,27 +193,47 @@ class T5VAETask(Task):
             "token_accuracy": (jnp.sum(matches * rows), jnp.sum(longest * rows)),
         }
 
-    def _mmd_weight(self, ctx: Context) -> Float[Array, ""]:
-        weight: Any = ctx.hparams.get("mmd_weight", jnp.float32(self.options.mmd_weight))
-        start, ramp = self.options.mmd_start, self.options.mmd_ramp
-        if not ramp:
-            return weight
-        share = jnp.minimum(ctx.step.astype(jnp.float32) / ramp, 1.0)
-        return weight * (start + (1 - start) * share)
+    def _weight(self, name: str, model: T5VAE, ctx: Context) -> Float[Array, ""]:
+        """The weight of "mmd" or "kl" at this step."""
+        options = self.options
+        weight: Any = ctx.hparams.get(
+            f"{name}_weight", jnp.float32(getattr(options, f"{name}_weight"))
+        )
+        weight = weight * objectives.share(
+            getattr(options, f"{name}_schedule"),
+            ctx.step,
+            start=getattr(options, f"{name}_start"),
+            ramp=getattr(options, f"{name}_ramp"),
+            passed=model.progress.passed if options.has_bar else None,
+        )
+        if name == "kl":
+            horizon = self.config.optim.decay_steps or self.config.steps
+            weight = weight * objectives.cyclical(ctx.step, horizon, options.kl_cycles)
+        return weight
 
     def _encode(self, model: T5VAE, ids: list[Array], ctx: Context) -> Float[Array, "B L Z"]:
-        if self.options.pack_buckets:
-            return model.encode(ids, ctx)
-        return jnp.concatenate([model.encode([part], ctx) for part in ids])
+        return self._posterior(model, ids, ctx)[0]
+
+    def _posterior(
+        self, model: T5VAE, ids: list[Array], ctx: Context
+    ) -> tuple[Float[Array, "B L Z"], Float[Array, "B L Z"] | None]:
+        parts = [model.posterior(group, ctx) for group in self._groups(ids)]
+        return jax.tree.map(lambda *x: jnp.concatenate(x), parts[0], *parts[1:])
+
+    def _groups(self, ids: list[Array]) -> list[list[Array]]:
+        """The buckets that run as one: all on one device, each by itself on several."""
+        return [ids] if self.options.pack_buckets and one_device() else [[part] for part in ids]
 
     def _mmd(
-        self, model: T5VAE, z: Float[Array, "B L Z"], rows: Float[Array, "B"], ctx: Context
-    ) -> tuple[Float[Array, "B L Z"], Float[Array, ""]]:
-        """z + noise, and its MMD^2 against the prior. In training the queue moves on."""
-        noise = jax.random.normal(ctx.at("noise").key, flat(z).shape, jnp.float32)
-        noisy = flat(z) + model.sigma(ctx.step) * noise
+        self, model: T5VAE, noisy: Float[Array, "B Z"], rows: Float[Array, "B"], ctx: Context
+    ) -> Float[Array, ""]:
+        """MMD^2 of z + noise against the prior. In training the queue moves on.
+
+        Under accumulation each micro-batch sees the queue that the ones before it left, and the
+        step's gradient is the mean of theirs, weighted by their tokens.
+        """
         queue: Any = model.queue[...] if ctx.train and self.options.latent.queue else None
-        count = z.shape[0] + (0 if queue is None else queue.shape[0])
+        count = noisy.shape[0] + (0 if queue is None else queue.shape[0])
         prior = jax.random.normal(ctx.at("prior").key, (count, noisy.shape[1]), jnp.float32)
         value = mmd(
             noisy,
@@ -142,29 +245,79 @@ class T5VAETask(Task):
         if queue is not None:
             new = jnp.concatenate([jax.lax.stop_gradient(noisy), queue])
             model.queue[...] = new[: queue.shape[0]]
-        return noisy.reshape(z.shape), value
+        return value
 
     def _reconstruction(
-        self, model: T5VAE, code: Array, ids: list[Array], rows: Array, ctx: Context
-    ) -> tuple[Array, Array, Array]:
-        """Sums over real tokens of real rows: cross entropy, hits, and their number."""
-        groups = [ids] if self.options.pack_buckets else [[x] for x in ids]
+        self,
+        model: T5VAE,
+        code: Array,
+        ids: list[Array],
+        inputs: list[Array] | None,
+        rows: Array,
+        ctx: Context,
+    ) -> tuple[list[Array], tuple[Array, Array, Array]]:
+        """The decoder's states, a group each, and sums over real tokens of real rows.
+
+        The sums: cross entropy, hits, and the tokens' number.
+        """
+        states = self._decode(model, code, ids, inputs, ctx)
+        chunks = self.options.loss_chunks if one_device() else 0
         sums, start = [], 0
-        for group in groups:
-            count = sum(x.shape[0] for x in group)
-            states = model.decode(code[start : start + count], group, ctx)
-            weights, at = [], start
-            for x in group:
-                row = rows[at : at + x.shape[0], None]
-                weights.append(((x != PAD).astype(row.dtype) * row).reshape(-1))
-                at += x.shape[0]
-            targets = jnp.concatenate([x.reshape(-1) for x in group])
+        for group, x in zip(self._groups(ids), states, strict=True):
+            weights = []
+            for part in group:
+                row = rows[start : start + part.shape[0], None]
+                weights.append(((part != PAD).astype(row.dtype) * row).reshape(-1))
+                start += part.shape[0]
+            targets = jnp.concatenate([part.reshape(-1) for part in group])
             weight = jnp.concatenate(weights)
-            loss = model.t5.loss(states, targets, weight, ctx, self.options.loss_chunks)
-            sums.append((*loss, weight.sum()))
+            sums.append((*model.t5.loss(x, targets, weight, ctx, chunks), weight.sum()))
+        return states, jax.tree.map(lambda *x: sum(x[1:], x[0]), *sums)
+
+    def _decode(
+        self, model: T5VAE, code: Array, ids: list[Array], inputs: Any, ctx: Context
+    ) -> list[Array]:
+        out, start = [], 0
+        reads = [None] * len(ids) if inputs is None else self._groups(inputs)
+        for group, read in zip(self._groups(ids), reads, strict=False):
+            count = sum(part.shape[0] for part in group)
+            out.append(model.decode(code[start : start + count], group, ctx, read))
             start += count
-        recon, correct, tokens = jax.tree.map(lambda *x: sum(x[1:], x[0]), *sums)
-        return recon, correct, tokens
+        return out
+
+    def _smoothness(
+        self,
+        model: T5VAE,
+        code: Array,
+        states: list[Array],
+        ids: list[Array],
+        inputs: Any,
+        rows: Array,
+        ctx: Context,
+    ) -> dict[str, tuple[Array, float]]:
+        """Cycle and critic losses with their weights. They hold all logits, whatever loss_chunks.
+
+        They cost one more pass of the encoder (cycle), or one of the decoder and two of it.
+        """
+        cycle, critic = self.options.cycle_weight, self.options.critic_weight
+        if not cycle and not critic:
+            return {}
+
+        def again(states: list[Array]) -> Array:
+            groups = zip(states, self._groups(ids), strict=True)
+            return flat(jnp.concatenate([model.reencode(x, group, ctx) for x, group in groups]))
+
+        out, plain = {}, again(states)
+        if cycle:
+            out["cycle"] = (objectives.cycle_loss(plain, flat(code), rows), cycle)
+        if critic:
+            alpha = jax.random.uniform(ctx.at("alpha").key, rows.shape, maxval=0.5)
+            part = alpha[:, None, None]
+            mixed = (1 - part) * code + part * objectives.rolled(code, [x.shape[0] for x in ids])
+            coded = again(self._decode(model, mixed, ids, inputs, ctx))
+            own, its = objectives.critic_losses(model.critic, coded, plain, alpha, rows)
+            out |= {"critic_fooled": (own, critic), "critic": (its, critic)}
+        return out
 
     def sample(self, model: T5VAE, ctx: Context, n: int) -> dict[str, list[str]]:
         from flaxae.models.t5_vae import evaluation
@@ -187,24 +340,22 @@ class T5VAETask(Task):
 
     def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
         """Matmul FLOPs of a train step: three times the forward pass."""
-        t5, latent, max_length = self.options.t5, self.options.latent, self.config.data.max_length
-        width, inner, memory = t5.d_model, t5.num_heads * t5.d_kv, latent.memory_tokens
-        vocab = t5.vocab_size or self.config.data.vocab_size
-        mlp = (2 if t5.feed_forward.value == "relu" else 3) * width * t5.d_ff
-        attention, layers, decoders = 4 * width * inner, t5.num_layers, t5.num_decoder_layers
-        total = 0.0
-        for bucket in batch_spec.values():
-            rows, length = bucket["ids"].shape
-            tokens = rows * length
-            total += layers * tokens * (attention + mlp + 2 * inner * length)
-            total += decoders * tokens * (attention + 2 * width * inner + mlp)
-            total += decoders * tokens * 2 * inner * (length + memory)
-            total += decoders * rows * memory * 2 * width * inner
-            total += tokens * width * vocab
-            flatten = latent.bottleneck is Bottleneck.FLATTEN
-            total += rows * latent.size * width * (max_length if flatten else 1)
-            total += rows * latent.size * width * (memory + latent.injection * max_length)
-        return 3 * 2 * total
+        t5, options = self.t5, self.options
+        shapes = [bucket["ids"].shape for bucket in batch_spec.values()]
+        args = (t5, options.latent, self.config.data.max_length, shapes)
+        encode, decode = flops.encode(*args), flops.decode(*args)
+        head = flops.head(t5, t5.vocab_size, shapes)
+        total = encode + decode + head
+        if options.cycle_weight or options.critic_weight:
+            total += encode + 2 * head  # logits once more, and their mean of embeddings
+        if options.critic_weight:
+            total += encode + decode + 2 * head
+        return 3 * total
+
+
+def one_device() -> bool:
+    """Whether what is being traced runs on one device (the loop traces under its mesh)."""
+    return jax.sharding.get_abstract_mesh().size <= 1
 
 
 def rows_of(batch: dict[str, Any]) -> tuple[list[Int[Array, "B S"]], Float[Array, "B"]]:

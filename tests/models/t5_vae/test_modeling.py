@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from flaxae.lm.t5.modeling import shift_right
-from flaxae.models.t5_vae.modeling import Bottleneck
+from flaxae.models.t5_vae.bottlenecks import Bottleneck
 from flaxae.task import Context
 from tests.models.t5_vae.tiny import batch, tiny_task
 

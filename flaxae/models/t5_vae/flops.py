@@ -1,0 +1,47 @@
+"""Matmul FLOPs of a T5-VAE's parts, forward."""
+
+from flaxae.lm.t5.blocks import T5Config
+from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
+
+Shapes = list[tuple[int, int]]  # (rows, length) of each bucket
+
+
+def _feed_forward(t5: T5Config) -> int:
+    return (2 if t5.feed_forward.value == "relu" else 3) * t5.d_model * t5.d_ff
+
+
+def encode(t5: T5Config, latent: LatentConfig, max_length: int, shapes: Shapes) -> float:
+    """The encoder and the bottleneck."""
+    width, inner = t5.d_model, t5.num_heads * t5.d_kv
+    total, heads, num = 0.0, 1 + latent.gaussian, latent.num_latents
+    per_text = {
+        Bottleneck.FLATTEN: max_length * heads * latent.size * width,
+        Bottleneck.MEAN: heads * latent.size * width,
+        Bottleneck.FIRST_N: latent.first_n * heads * latent.size * width,
+    }.get(latent.bottleneck, num * width * (2 * inner + heads * latent.dim))
+    attends = latent.bottleneck in (Bottleneck.RESAMPLER, Bottleneck.ATTENTION_POOL)
+    for rows, length in shapes:
+        tokens = rows * length
+        block = 4 * width * inner + _feed_forward(t5) + 2 * inner * length
+        total += t5.num_layers * tokens * block
+        total += rows * per_text
+        total += attends * tokens * (2 * width * inner + 2 * inner * num)
+    return 2 * total
+
+
+def decode(t5: T5Config, latent: LatentConfig, max_length: int, shapes: Shapes) -> float:
+    """The decoder and what it makes of z, teacher-forced; without the head."""
+    width, inner, layers = t5.d_model, t5.num_heads * t5.d_kv, t5.num_decoder_layers
+    memory, total = latent.memory_tokens, 0.0
+    from_code = width * (memory + latent.injection * max_length + latent.embed_injection)
+    from_code += latent.kv_slot * layers * inner
+    for rows, length in shapes:
+        tokens = rows * length
+        block = 6 * width * inner + _feed_forward(t5) + 2 * inner * (length + memory)
+        total += layers * (tokens * block + rows * memory * 2 * width * inner)
+        total += rows * latent.size * from_code
+    return 2 * total
+
+
+def head(t5: T5Config, vocab_size: int, shapes: Shapes) -> float:
+    return 2.0 * sum(rows * length for rows, length in shapes) * t5.d_model * vocab_size

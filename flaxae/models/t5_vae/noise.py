@@ -1,0 +1,78 @@
+"""Noise in training that smooths the latent space: on the inputs, on z, and on the decoder.
+
+Input noise is the denoising autoencoder of Shen et al. 2020; word dropout is Bowman et al. 2016.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from flaxae.config import Section, require
+from flaxae.lm.t5.modeling import EOS, PAD, shift_right
+from flaxae.nn.linear import dropout
+from flaxae.task import Context
+
+
+@dataclasses.dataclass
+class NoiseConfig(Section):
+    """Shares of what is corrupted in training; 0: off. Gaussian noise on z: `latent.noise_*`."""
+
+    mask: float = 0.0  # of the encoder's input tokens, which become mask_id
+    replace: float = 0.0  # of the same, which become random ids
+    word_dropout: float = 0.0  # of the decoder's input tokens, which become mask_id
+    latent_dropout: float = 0.0  # of the entries of z that the decoder reads, which become 0
+    mask_id: int = 2  # our tokenizers' <unk>, which no text has; 32099 (<extra_id_0>) for a T5's
+
+    def validate(self) -> None:
+        for name in ("mask", "replace", "word_dropout", "latent_dropout"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"noise.{name}={value} must be in [0, 1)")
+        require(self.mask + self.replace <= 1, "noise.mask + noise.replace is above 1")
+        require(self.mask_id >= 0, f"noise.mask_id={self.mask_id} must not be negative")
+
+
+def corrupted(
+    ids: list[Int[Array, "B S"]], noise: NoiseConfig, num_tokens: int, ctx: Context
+) -> list[Int[Array, "B S"]]:
+    """What the encoder reads in training: EOS and padding stay, lengths too.
+
+    Args:
+        ids: the texts.
+        noise: shares.
+        num_tokens: random ids are drawn below it, and above EOS.
+        ctx: of the loss.
+    """
+    if not ctx.train or not noise.mask + noise.replace:
+        return ids
+    out = []
+    for i, part in enumerate(ids):
+        at = ctx.at(f"corrupted{i}")
+        draw = jax.random.uniform(at.key, part.shape)
+        other = jax.random.randint(at.at("ids").key, part.shape, EOS + 1, num_tokens, jnp.int32)
+        new = jnp.where(draw < noise.mask + noise.replace, other, part)
+        new = jnp.where(draw < noise.mask, noise.mask_id, new)
+        out.append(jnp.where((part == PAD) | (part == EOS), part, new))
+    return out
+
+
+def decoder_inputs(
+    ids: list[Int[Array, "B S"]], noise: NoiseConfig, ctx: Context
+) -> list[Int[Array, "B S"]] | None:
+    """What the decoder reads in training (None: the texts, shifted right)."""
+    if not ctx.train or not noise.word_dropout:
+        return None
+    out = []
+    for i, part in enumerate(map(shift_right, ids)):
+        draw = jax.random.uniform(ctx.at(f"word_dropout{i}").key, part.shape)
+        dropped = (draw < noise.word_dropout) & (part != PAD)  # the start id stays
+        out.append(jnp.where(dropped, noise.mask_id, part))
+    return out
+
+
+def dropped_latents(
+    z: Float[Array, "B L Z"], noise: NoiseConfig, ctx: Context
+) -> Float[Array, "B L Z"]:
+    """z with some entries 0 and the others scaled up, in training."""
+    return dropout(z, noise.latent_dropout, ctx.at("latent_dropout"))
