@@ -1,0 +1,114 @@
+"""The codes of a trained run's own texts, encoded once and kept."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from flaxae.config import ConfigError
+from flaxae.data.text import digest
+
+
+class Codes:
+    """What a T5-VAE's workdir holds, as codes of its splits.
+
+    Attributes:
+        dim: of a code, all latents in one.
+    """
+
+    def __init__(self, workdir: str, num_lines: int = 0, seed: int = 0, cache: str = ".cache"):
+        """Reads the workdir's config; the rest is done when first asked for.
+
+        Args:
+            workdir: of a run of T5VAEConfig.
+            num_lines: of the training split, drawn at random; 0: all.
+            seed: of that draw.
+            cache: folder that codes are kept in.
+        Raises:
+            ConfigError: the workdir is missing or a run of another kind.
+        """
+        from flaxae.models.t5_vae.task import T5VAEConfig
+        from flaxae.workdir import stored_config
+
+        self.workdir, self.num_lines, self.seed, self.cache = workdir, num_lines, seed, cache
+        try:
+            if not workdir:
+                raise ConfigError("it is empty")
+            task = stored_config(workdir).task
+            if not isinstance(task, T5VAEConfig):
+                raise ConfigError(f"{workdir} is a run of {type(task).__name__}")
+        except ConfigError as e:
+            raise ConfigError(
+                f"task.codes_from={workdir!r} must be the workdir of a trained T5-VAE: {e}"
+            ) from None
+        self.dim = task.latent.size
+        self._kept: dict[str, np.ndarray] = {}
+
+    @cached_property
+    def loaded(self) -> Any:
+        """The trained run; its data are still what it was trained on."""
+        from flaxae.loading import load
+
+        loaded = load(self.workdir)
+        loaded.check_data()
+        return loaded
+
+    @cached_property
+    def codec(self) -> Any:
+        """Texts to codes and back."""
+        from flaxae.models.t5_vae.codec import Codec
+
+        task: Any = self.loaded.task
+        return Codec(self.loaded.model, task.text.tokenizer, self.loaded.step)
+
+    def lines(self, split: str) -> list[str]:
+        """The texts whose codes `codes` gives."""
+        lines = self.loaded.task.text.lines(split)
+        if split == "train" and 0 < self.num_lines < len(lines):
+            order = np.random.default_rng(self.seed).permutation(len(lines))
+            return [lines[i] for i in sorted(order[: self.num_lines])]
+        return list(lines)
+
+    def codes(self, split: str) -> Float[np.ndarray, "n D"]:
+        """Clean codes of a split, from the cache where they are there."""
+        if split not in self._kept:
+            path = Path(self.cache) / f"codes-{self.fingerprint(split)}.safetensors"
+            self._kept[split] = self._cached(path, split)
+        return self._kept[split]
+
+    def fingerprint(self, split: str) -> str:
+        """A hash of the texts, the tokenizer and the model's parameters."""
+        tokenizer = self.loaded.task.text.tokenizer
+        return digest([self._parameters, tokenizer.fingerprint, *self.lines(split)])
+
+    @cached_property
+    def _parameters(self) -> str:
+        from flaxae.restore import fingerprint
+
+        return fingerprint(nnx.split(self.loaded.model)[1])
+
+    def _cached(self, path: Path, split: str) -> np.ndarray:
+        lines = self.lines(split)
+        try:
+            found = load_file(path)["codes"]
+            if found.shape == (len(lines), self.dim):
+                return found
+        except (OSError, KeyError, SafetensorError):
+            pass  # not there, or cut off when it was written
+        codes = np.asarray(self.codec.encode(lines), np.float32).reshape(len(lines), -1)
+        temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"codes": codes}, temporary)
+            temporary.replace(path)
+        except OSError as e:
+            raise ConfigError(
+                f"data.cache={self.cache!r} cannot be written: {e.strerror}"
+            ) from None
+        return codes

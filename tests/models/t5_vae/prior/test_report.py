@@ -1,0 +1,114 @@
+"""From a trained T5-VAE to its flow and the report, at a tiny size and through the commands."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxae import train_step
+from flaxae import workdir as workdir_lib
+from flaxae.checkpoint import Checkpointer
+from flaxae.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    EvalConfig,
+    LogConfig,
+    OptimConfig,
+    SaveConfig,
+)
+from flaxae.evaluate import evaluate
+from flaxae.models.t5_vae.prior import FlowPrior, GMMPrior, load_prior
+from flaxae.models.t5_vae.prior.codes import Codes
+from flaxae.models.t5_vae.prior.report import round_trip
+from flaxae.models.t5_vae.prior.task import FlowConfig
+from flaxae.train_loop import run
+from tests.models.t5_vae.prior.planted import bumps
+from tests.models.t5_vae.test_loop import config_for
+
+
+def save_untrained(config: Config, workdir: Path) -> None:
+    """A run's folder as the loop leaves it, without compiling a train step."""
+    config = workdir_lib.prepare(config, workdir, None, True)
+    task = config.task.make(config)
+    task.save_assets(str(workdir))
+    model = jax.jit(lambda: train_step.init_model(task, jnp.uint32(0), 0))()
+    carry = {"once": model["once"], "stream": model["stream"]}
+    state = {"step": jnp.int32(1), "params": model["params"], "ema": {}, "carry": carry}
+    checkpointer = Checkpointer(workdir, config.save)
+    checkpointer.save(1, state, {"data": task.data("train").fingerprint}, wait=True)
+    checkpointer.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A T5-VAE in vae/, and its flow of four steps in flow/."""
+    folder = tmp_path_factory.mktemp("runs")
+    save_untrained(config_for(folder), folder / "vae")
+    config = Config(
+        task=FlowConfig(codes_from=str(folder / "vae"), num_lines=300, width=16, depth=1),
+        data=DataConfig(batch_size=32, cache=str(folder / "cache")),
+        optim=OptimConfig(lr=1e-3),
+        log=LogConfig(every=1, tensorboard=False, progress=False),
+        eval=EvalConfig(num_samples=2),
+        save=SaveConfig(every=4),
+        steps=4,
+    )
+    config.mesh.fsdp = 1
+    run(config, folder / "flow")
+    return folder
+
+
+def test_the_report_shows_all_priors_side_by_side(folder: Path) -> None:
+    result = evaluate(folder / "flow")
+    assert result == json.loads((folder / "flow" / "report" / "report.json").read_text())
+    assert list(result["priors"]) == ["N(0, I)", "Gaussian", "GMM-10", "flow"]
+    for row in result["priors"].values():
+        found = row["samples"]["validity"]
+        assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+        assert row["round_trip"]["error"] < 0.02
+        assert row["interpolation"]["pairs"] > 0
+    assert result["references"].keys() == {"real codes", "slerp", "lerp"}
+    text = (folder / "flow" / "report" / "report.txt").read_text()
+    assert "GMM-10" in text and "round trip" in text
+    kept = load_prior(folder / "flow" / "report" / "flow")
+    np.testing.assert_array_equal(kept.sample(3), FlowPrior.from_workdir(folder / "flow").sample(3))
+
+
+def test_codes_are_encoded_once(folder: Path, monkeypatch: Any) -> None:
+    first = Codes(str(folder / "vae"), 300, 0, str(folder / "cache"))
+    again = Codes(str(folder / "vae"), 300, 0, str(folder / "cache"))
+    direct = first.codec.encode(first.lines("train")[:5]).reshape(5, -1)
+    monkeypatch.setattr(again, "codec", None)  # the cache holds them
+    codes = again.codes("train")
+    assert codes.shape == (300, first.dim) and codes.dtype == np.float32
+    np.testing.assert_allclose(codes[:5], direct, atol=1e-5)
+    other = Codes(str(folder / "vae"), 200, 0, str(folder / "cache"))
+    assert other.fingerprint("train") != first.fingerprint("train")
+    assert set(first.lines("train")).isdisjoint(first.lines("dev"))
+    # A file that was cut off is made anew.
+    path = folder / "cache" / f"codes-{first.fingerprint('train')}.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    np.testing.assert_array_equal(first.codes("train"), codes)
+
+
+def test_the_flow_outlives_its_t5_vae_but_not_its_data(folder: Path, monkeypatch: Any) -> None:
+    lines = folder / "lines.txt"
+    kept = lines.read_text()
+    try:
+        lines.write_text("\n".join(f"other words {i} of {i * 7}" for i in range(600)))
+        with pytest.raises(ConfigError, match="data"):
+            evaluate(folder / "flow", folder / "report")
+        assert FlowPrior.from_workdir(folder / "flow").sample(2).shape == (2, 8)
+    finally:
+        lines.write_text(kept)
+
+
+def test_a_mixture_goes_back_through_the_component_it_came_by() -> None:
+    codes = bumps(200)
+    mixture = GMMPrior.fit(bumps(2000), components=4)
+    np.testing.assert_allclose(round_trip(mixture, codes), codes, atol=1e-5)
