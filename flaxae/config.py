@@ -70,6 +70,11 @@ class LongLines(enum.Enum):
     TRUNCATE = "truncate"
 
 
+class TokenizerKind(enum.Enum):
+    BPE = "bpe"
+    UNIGRAM = "unigram"
+
+
 def require(ok: bool, message: str) -> None:
     """Raises ConfigError(message) unless ok."""
     if not ok:
@@ -116,7 +121,8 @@ class OptimConfig(Section):
 class DataConfig(Section):
     """What is trained on.
 
-    `path` (a text file, one example a line) wins over `name` (an embedded corpus or a hub id).
+    `path` (a text file, one example a line, or a directory of shards: .txt or .parquet) wins over
+    `name` (an embedded corpus, `recipe:<name>`, `hf:<name or path>` or `tfds:<name>`).
     """
 
     name: str = "python_lines"
@@ -130,11 +136,32 @@ class DataConfig(Section):
     max_lines: int = 0  # 0: all
     cache: str = ".cache"  # tokenizers and prepared corpora
     prefetch: int = 2
+    labels: bool = False  # lines are label<tab>text; tables have a column "label"
+    # A tokenizer.json, a spiece.model, a directory of one of them, or "byt5"; "": one is trained.
+    tokenizer: str = ""
+    tokenizer_kind: TokenizerKind = TokenizerKind.BPE  # of the one that is trained
+    ids_tokenizer: str = ""  # directory of the tokenizer that made a data set's ids: decodes them
+    # Fixed bucket lengths, such as (32, 64, 128); batch_size / num_buckets rows are then the unit
+    # that they share a batch by. (): lengths that cut the data into num_buckets equal parts.
+    bucket_edges: tuple = ()
 
     def validate(self) -> None:
         for name in ("batch_size", "max_length", "num_buckets", "vocab_size"):
             require(getattr(self, name) > 0, f"data.{name}={getattr(self, name)} must be positive")
         require(self.prefetch >= 0, f"data.prefetch={self.prefetch} must not be negative")
+        edges = self.bucket_edges
+        if edges:
+            whole = all(isinstance(e, int) and not isinstance(e, bool) and e > 1 for e in edges)
+            require(
+                whole and list(edges) == sorted(set(edges)) and edges[-1] == self.max_length,
+                f"data.bucket_edges={edges} must be ascending lengths in tokens,"
+                f" the last of them data.max_length={self.max_length}",
+            )
+            require(
+                len(edges) <= self.num_buckets,
+                f"data.bucket_edges={edges} are more than data.num_buckets={self.num_buckets},"
+                " the number of parts that they share a batch by",
+            )
 
 
 @dataclasses.dataclass

@@ -12,6 +12,9 @@ import numpy as np
 from flaxae.config import ConfigError, LongLines
 from flaxae.data.prefetch import Prefetcher
 from flaxae.data.tokenizer import EOS, PAD
+from flaxae.data.tokens import TokenTable
+
+_HASHED = 65536  # rows padded at once for the fingerprint
 
 __all__ = ["ArraySource", "IndexStream", "Prefetcher", "TextSource"]
 
@@ -69,7 +72,7 @@ class TextSource:
 
     def __init__(
         self,
-        token_lists: Sequence[Sequence[int]],
+        token_lists: Sequence[Sequence[int]] | TokenTable,
         *,
         batch_size: int,
         max_length: int,
@@ -78,18 +81,24 @@ class TextSource:
         train: bool,
         long_lines: LongLines = LongLines.SKIP,
         edges: Sequence[int] | None = None,
+        bucket_edges: Sequence[int] = (),
     ):
-        """Sorts, cuts and pads the data once.
+        """Sorts and cuts the data once; rows are padded when a batch asks for them.
+
+        Beside the table of ids it holds 16 bytes a text.
 
         Args:
             token_lists: ids of each text, without EOS.
             batch_size: rows of a batch, over all buckets.
             max_length: longest row, EOS included.
-            num_buckets: parts of equal size that the sorted data is cut into.
+            num_buckets: parts of equal size that the sorted data is cut into; with bucket_edges
+                the parts that those lengths share a batch by.
             seed: of the order of training.
             train: endless and shuffled, or one pass in order.
             long_lines: skip or truncate what is longer; both are counted.
             edges: lengths of the buckets, one for each, ascending; None: from the data.
+            bucket_edges: fixed lengths; each has rows in proportion to its texts, one part at
+                least, and one without texts is left out. (): the parts' own longest.
         Raises:
             ConfigError: sizes that do not divide, or no data left.
         """
@@ -100,12 +109,13 @@ class TextSource:
         if edges is not None and len(edges) != num_buckets:
             raise ConfigError(f"edges={tuple(edges)} are not {num_buckets} lengths of buckets")
         longest = max_length if edges is None else min(max_length, edges[-1])
-        lengths = np.fromiter((len(t) + 1 for t in token_lists), np.int64, len(token_lists))
+        self._table = TokenTable.of(token_lists)
+        lengths = self._table.lengths + 1
         too_long = int((lengths > longest).sum())
         self.skipped = too_long if long_lines is LongLines.SKIP else 0
         self.truncated = too_long - self.skipped
         self.kept = np.flatnonzero(lengths <= longest) if self.skipped else np.arange(len(lengths))
-        if len(self.kept) < (num_buckets if edges is None else 1):
+        if len(self.kept) < (num_buckets if edges is None and not bucket_edges else 1):
             raise ConfigError(
                 f"{len(self.kept)} of {len(lengths)} texts are left for {num_buckets} length"
                 f" buckets ({self.skipped} are longer than data.max_length={max_length} tokens):"
@@ -114,6 +124,8 @@ class TextSource:
         lengths = np.minimum(lengths[self.kept], longest)
         order = self.kept[np.argsort(lengths, kind="stable")]
         lengths = np.sort(lengths, kind="stable")
+        if edges is None and bucket_edges:
+            edges = _shared(lengths, bucket_edges, num_buckets)
         if edges is None:
             parts = np.array_split(np.arange(len(order)), num_buckets)
             edges = [2 * math.ceil(lengths[p[-1]] / 2) for p in parts]
@@ -123,22 +135,23 @@ class TextSource:
         self.edges = tuple(int(e) for e in edges)
         # Buckets of one length are one entry of a batch, with the rows of all of them.
         rows: dict[int, int] = {}
-        members: dict[int, list[int]] = {}
+        members: dict[int, list[np.ndarray]] = {}
         for edge, start, stop in zip(self.edges, limits[:-1], limits[1:], strict=True):
             rows[edge] = rows.get(edge, 0) + batch_size // num_buckets
-            members.setdefault(edge, []).extend(order[start:stop].tolist())
+            members.setdefault(edge, []).append(order[start:stop])
         self._rows = {f"{edge:03d}": n for edge, n in rows.items()}
-        self._ids = {f"{e:03d}": _pad([token_lists[i] for i in m], e) for e, m in members.items()}
+        self._members = {f"{edge:03d}": np.concatenate(m) for edge, m in members.items()}
         self._streams = {
-            name: IndexStream(len(ids), self._rows[name], f"{seed}/{name}", train)
-            for name, ids in self._ids.items()
+            name: IndexStream(len(m), self._rows[name], f"{seed}/{name}", train)
+            for name, m in self._members.items()
         }
-        passes = [math.ceil(len(ids) / self._rows[name]) for name, ids in self._ids.items()]
+        passes = [math.ceil(len(m) / self._rows[name]) for name, m in self._members.items()]
         self.batches_per_epoch = max(passes)
         self.num_batches = None if train else self.batches_per_epoch
         sha = hashlib.sha256(repr((seed, train, self._rows)).encode())
-        for ids in self._ids.values():
-            sha.update(ids.tobytes())
+        for name, m in self._members.items():
+            for i in range(0, len(m), _HASHED):
+                sha.update(self._table.padded(m[i : i + _HASHED], int(name)).tobytes())
         self.fingerprint = sha.hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -162,7 +175,8 @@ class TextSource:
         out = {}
         for name, rows in self._rows.items():
             indices = self._streams[name][step]
-            ids, weight = self._ids[name][indices], np.ones(rows, np.float32)
+            ids = self._table.padded(self._members[name][indices], int(name))
+            weight = np.ones(rows, np.float32)
             if missing := rows - len(indices):
                 # A row of padding alone attends to no token: NaN, which outlives a weight of 0.
                 filler = np.full((missing, ids.shape[1]), PAD, np.int32)
@@ -225,14 +239,22 @@ class ArraySource:
         return jax.tree.map(rows, self._arrays)
 
 
-def _pad(rows: list[Sequence[int]], length: int) -> np.ndarray:
-    """Ids with EOS, truncated to keep it, padded: int32 (len(rows), length)."""
-    out = np.full((len(rows), length), PAD, np.int32)
-    for i, row in enumerate(rows):
-        n = min(len(row), length - 1)
-        out[i, :n] = row[:n]
-        out[i, n] = EOS
-    return out
+def _shared(lengths: np.ndarray, edges: Sequence[int], parts: int) -> list[int]:
+    """Each edge as many times as it has parts: one, and then by its number of texts.
+
+    Args:
+        lengths: of the texts, ascending.
+        edges: fixed lengths of buckets, ascending.
+        parts: to give away, at least one for each edge.
+    """
+    limits = np.searchsorted(lengths, np.asarray(edges), side="right")
+    counts = np.diff(limits, prepend=0)
+    used = np.asarray(edges)[counts > 0]
+    counts = counts[counts > 0]
+    shares = np.ones(len(used), np.int64)
+    for _ in range(parts - len(used)):
+        shares[np.argmax(counts / shares)] += 1
+    return np.repeat(used, shares).tolist()
 
 
 def _check_step(step: int, num_batches: int | None) -> None:

@@ -1,6 +1,7 @@
-"""A byte-level BPE tokenizer trained on the corpus itself; its merges may cross words."""
+"""Texts <-> ids. One is trained on the corpus here; pretrained.py opens a T5's."""
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -8,14 +9,15 @@ from collections.abc import Sequence
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from flaxae.config import ConfigError
+from flaxae.config import ConfigError, TokenizerKind
 from flaxae.data.text import digest
 
-PAD, EOS, UNK = 0, 1, 2
+PAD, EOS, UNK = 0, 1, 2  # T5's
 SPECIALS = ("<pad>", "</s>", "<unk>")
 MIN_VOCAB = 256 + len(SPECIALS)
 MAX_TOKEN_LENGTH = 16  # characters: bounds the memory of training on lines that are not cut
-_RECIPE = "byte-bpe-1"  # part of the cache's key: change it with the training below
+# Parts of the cache's keys: change one with its training below.
+_RECIPES = {TokenizerKind.BPE: "byte-bpe-1", TokenizerKind.UNIGRAM: "byte-unigram-1"}
 
 
 class Tokenizer:
@@ -24,6 +26,8 @@ class Tokenizer:
     def __init__(self, inner: tokenizers.Tokenizer):
         # Else a line that spells "</s>" would be read as the end of a text.
         inner.encode_special_tokens = True
+        inner.no_truncation()  # a stored tokenizer.json may cut or pad on its own
+        inner.no_padding()
         self._inner = inner
         self.vocab_size: int = inner.get_vocab_size()
         self.fingerprint = hashlib.sha256(inner.to_str().encode()).hexdigest()[:16]
@@ -31,7 +35,11 @@ class Tokenizer:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without EOS."""
         encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [e.ids for e in encodings]
+        rows = [e.ids for e in encodings]
+        for i, row in enumerate(rows):
+            if EOS in row or PAD in row:  # a Unigram model finds "</s>" among its own pieces
+                rows[i] = [UNK if token in (PAD, EOS) else token for token in row]
+        return rows
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row up to its EOS, without special ids and ids of no token."""
@@ -42,8 +50,9 @@ class Tokenizer:
             rows.append([i for i in row if len(SPECIALS) <= i < self.vocab_size])
         return self._inner.decode_batch(rows, skip_special_tokens=True)
 
-    def save(self, path: str) -> None:
+    def save(self, path: str | os.PathLike) -> None:
         """Writes a tokenizer.json, whole or not at all."""
+        path = os.fspath(path)
         folder = os.path.dirname(os.path.abspath(path))
         os.makedirs(folder, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
@@ -58,7 +67,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        """Reads a tokenizer.json. Raises ConfigError where it is missing or is none of ours."""
+        """Reads a tokenizer.json; ids 0, 1 and 2 must be T5's.
+
+        Raises:
+            ConfigError: it is missing, unreadable, or of another convention.
+        """
         path = os.fspath(path)
         if not os.path.isfile(path):
             raise ConfigError(f"there is no tokenizer at {path!r}")
@@ -66,18 +79,31 @@ class Tokenizer:
             inner = tokenizers.Tokenizer.from_file(path)
         except Exception as error:  # the library raises bare Exception
             raise ConfigError(f"{path!r} is not a readable tokenizer.json: {error}") from None
+        return cls.checked(inner, path)
+
+    @classmethod
+    def checked(cls, inner: tokenizers.Tokenizer, path: str) -> "Tokenizer":
+        """Wraps a tokenizer. Raises ConfigError where ids 0, 1 and 2 are not T5's."""
         found = tuple(inner.id_to_token(i) for i in range(len(SPECIALS)))
         if found != SPECIALS:
-            raise ConfigError(f"{path!r}: its ids 0, 1, 2 are {found}, not {SPECIALS}")
+            raise ConfigError(
+                f"{path!r}: its ids 0, 1, 2 are {found}, not {SPECIALS}, with which a T5 pads and"
+                " ends its texts: give a tokenizer of the T5 family, or none to train one"
+            )
         return cls(inner)
 
 
-def train(lines: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Trains a tokenizer; the same lines give the same tokenizer.
+def train(
+    lines: Sequence[str], vocab_size: int, kind: TokenizerKind = TokenizerKind.BPE
+) -> Tokenizer:
+    """Trains a byte-level tokenizer, which gives every text back as it was.
 
     Args:
         lines: texts to train on.
         vocab_size: size wanted, specials and 256 bytes included; few lines may give fewer.
+        kind: BPE, whose merges may cross words, or Unigram on words.
+    Returns:
+        The same tokenizer for the same lines.
     Raises:
         ConfigError: vocab_size is below 259.
     """
@@ -86,40 +112,69 @@ def train(lines: Sequence[str], vocab_size: int) -> Tokenizer:
             f"data.vocab_size={vocab_size} is below {MIN_VOCAB} (256 bytes and {len(SPECIALS)}"
             " special tokens)"
         )
-    inner = tokenizers.Tokenizer(models.BPE())
+    cross_words = kind is TokenizerKind.BPE
+    inner = tokenizers.Tokenizer(models.BPE() if cross_words else models.Unigram())
     # use_regex=False keeps a line in one piece, so that merges cross words ("return self.").
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not cross_words)
     inner.pre_tokenizer = byte_level  # pyright: ignore[reportAttributeAccessIssue]
     inner.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
-    trainer = trainers.BpeTrainer(
+    common = dict(
         vocab_size=vocab_size,
         special_tokens=list(SPECIALS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        max_token_length=MAX_TOKEN_LENGTH,
-        min_frequency=2,
         show_progress=False,
     )
+    if cross_words:
+        trainer = trainers.BpeTrainer(**common, max_token_length=MAX_TOKEN_LENGTH, min_frequency=2)
+    else:
+        trainer = trainers.UnigramTrainer(
+            **common, unk_token=SPECIALS[UNK], max_piece_length=MAX_TOKEN_LENGTH
+        )
     inner.train_from_iterator(lines, trainer, length=len(lines))
-    return Tokenizer(inner)
+    return Tokenizer(inner if cross_words else _settled(inner))
 
 
-def load_or_train(lines: Sequence[str], vocab_size: int, cache_dir: str = "") -> Tokenizer:
+def _settled(inner: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """A trained Unigram with settled scores, in their order.
+
+    Its trainer sums floats in an order that changes from run to run, and raises the scores of the
+    bytes that no text has by 1e-4 each, in the order of a hash table.
+    """
+    data = json.loads(inner.to_str())
+    vocab = data["model"]["vocab"]
+    specials, pieces = vocab[: len(SPECIALS)], vocab[len(SPECIALS) :]
+    least = round(min(score for _, score in pieces), 3)
+    for piece in pieces:
+        unused = len(piece[0]) == 1 and piece[1] < least + 256e-4
+        piece[1] = least if unused else round(piece[1], 3)
+    pieces.sort(key=lambda x: (-x[1], x[0]))
+    data["model"]["vocab"] = specials + pieces
+    return tokenizers.Tokenizer.from_str(json.dumps(data))
+
+
+def load_or_train(
+    lines: Sequence[str],
+    vocab_size: int,
+    cache_dir: str = "",
+    kind: TokenizerKind = TokenizerKind.BPE,
+) -> Tokenizer:
     """The tokenizer of these lines, from the cache where it was trained before.
 
     Args:
         lines: texts to train on.
         vocab_size: see `train`.
         cache_dir: a folder for tokenizers, named by the hash of (lines, vocab_size); "": none.
+        kind: see `train`.
     """
     if not cache_dir:
-        return train(lines, vocab_size)
-    key = digest([_RECIPE, str(vocab_size), str(MAX_TOKEN_LENGTH), *lines])
+        return train(lines, vocab_size, kind)
+    key = digest([_RECIPES[kind], str(vocab_size), str(MAX_TOKEN_LENGTH), *lines])
     path = os.path.join(cache_dir, "tokenizers", f"{key}.json")
     if os.path.isfile(path):
         try:
             return Tokenizer.load(path)
         except ConfigError:
             pass  # a torn file of an older run: it is trained again and replaced
-    tokenizer = train(lines, vocab_size)
+    tokenizer = train(lines, vocab_size, kind)
     tokenizer.save(path)
     return tokenizer

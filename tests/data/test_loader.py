@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from flaxae.config import ConfigError, LongLines
+from flaxae.config import ConfigError, DataConfig, LongLines
 from flaxae.data.loader import ArraySource, IndexStream, TextSource
 from flaxae.task import Source
 
@@ -151,3 +151,31 @@ def test_arrays():
     assert test.fingerprint != train.fingerprint
     with pytest.raises(ConfigError, match="same number of rows"):
         ArraySource({"x": np.zeros(3), "y": np.zeros(4)}, 2)
+
+
+def test_fixed_lengths_share_a_batch_by_their_texts():
+    tokens = [[5] * 6] * 60 + [[6] * 14] * 30 + [[7] * 20] * 2
+    source = _source(tokens, num_buckets=8, bucket_edges=(8, 16, 24))
+    assert {k: len(v["weight"]) for k, v in source.batch(0).items()} == {
+        "008": 10, "016": 4, "024": 2,
+    }  # fmt: skip
+    rows = _texts(source.batch(i) for i in range(source.batches_per_epoch))
+    assert {len(r) for r in rows} == {6, 14, 20}
+    dev = _source([[5] * 15], train=False, num_buckets=8, edges=source.edges)
+    assert dev.batch_spec == source.batch_spec
+    no_middle = _source(tokens[:60] + tokens[-2:], num_buckets=8, bucket_edges=(8, 16, 24))
+    assert set(no_middle.batch_spec) == {"008", "024"}
+
+
+@pytest.mark.parametrize(
+    ("edges", "message"),
+    [
+        ((8, 32), "the last of them data.max_length=24"),
+        ((16, 8, 24), "ascending"),
+        ((8.0, 24), "ascending"),
+        ((4, 8, 12, 16, 24), "more than data.num_buckets=4"),
+    ],
+)
+def test_bad_bucket_edges(edges, message):
+    with pytest.raises(ConfigError, match=message):
+        DataConfig(max_length=24, num_buckets=4, bucket_edges=edges).validate()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flaxae.config import ConfigError
+from flaxae.config import ConfigError, TokenizerKind
 from flaxae.data import tokenizer as module
 from flaxae.data.embedded import corpus
 from flaxae.data.tokenizer import EOS, PAD, Tokenizer, load_or_train, train
@@ -69,3 +69,16 @@ def test_load_errors(tmp_path):
     (tmp_path / "tokenizer.json").write_text("[]")
     with pytest.raises(ConfigError, match="not a readable"):
         Tokenizer.load(str(tmp_path / "tokenizer.json"))
+
+
+def test_unigram_repeats_and_gives_texts_back(lines, tmp_path):
+    one, two = (train(lines[:600], 330, TokenizerKind.UNIGRAM) for _ in range(2))
+    assert one.fingerprint == two.fingerprint
+    assert one.vocab_size <= 330
+    texts = [*lines[:50], " a  b ", "na\u00efve \U0001f600\t</s>"]
+    ids = one.encode(texts)
+    assert one.decode(ids) == texts
+    assert all(3 <= i < one.vocab_size for row in ids for i in row)
+    kept = load_or_train(lines[:600], 330, str(tmp_path), TokenizerKind.UNIGRAM)
+    assert kept.fingerprint == one.fingerprint
+    assert load_or_train(lines[:600], 330, str(tmp_path)).fingerprint != one.fingerprint

@@ -1,0 +1,137 @@
+"""Tokenizers that come with pretrained models: tokenizer.json, SentencePiece, byT5's bytes."""
+
+import json
+import os
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from flaxae.config import ConfigError
+from flaxae.data.tokenizer import SPECIALS, Tokenizer
+
+BYT5 = "byt5"
+_PADDED = 128  # T5s round their vocabularies up to multiples of this
+
+
+def open_tokenizer(name: str) -> Tokenizer:
+    """Opens `data.tokenizer`.
+
+    Args:
+        name: a tokenizer.json or SentencePiece .model file, a directory that holds tokenizer.json,
+            spiece.model or byT5's tokenizer_config.json, or "byt5".
+    Returns:
+        The tokenizer; whichever it was, it is saved as a tokenizer.json.
+    Raises:
+        ConfigError: there is none, it cannot be read, or its ids 0 and 1 do not pad and end.
+    """
+    if name == BYT5:
+        return byte_tokenizer()
+    path, settings = name, {}
+    if os.path.isdir(name):
+        settings = _settings(name)
+        files = [os.path.join(name, x) for x in ("tokenizer.json", "spiece.model")]
+        path = next((x for x in files if os.path.isfile(x)), "")
+        if not path and settings.get("tokenizer_class") == "ByT5Tokenizer":
+            return byte_tokenizer()
+    if not os.path.isfile(path):
+        raise ConfigError(
+            f"data.tokenizer={name!r}: no tokenizer is there; give a tokenizer.json, a"
+            f" spiece.model, a directory that holds one, or {BYT5!r}"
+        )
+    if path.endswith(".model"):
+        return _sentencepiece(path, int(settings.get("extra_ids", 100)))
+    return Tokenizer.load(path)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """byT5's: the id of a byte is its value + 3."""
+    # Byte-level BPE writes each byte as a character; without merges a character stays a token.
+    vocab = dict(zip(SPECIALS, range(len(SPECIALS)), strict=True))
+    vocab |= {char: byte + len(SPECIALS) for byte, char in _byte_characters().items()}
+    inner = tokenizers.Tokenizer(models.BPE(vocab, []))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.pre_tokenizer = byte_level  # pyright: ignore[reportAttributeAccessIssue]
+    inner.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    inner.add_special_tokens(list(SPECIALS))
+    return Tokenizer(inner)
+
+
+def check_vocabulary(tokenizer: Tokenizer, size: int, pretrained: bool = False) -> None:
+    """Checks that a model's embedding is this tokenizer's.
+
+    Args:
+        tokenizer: whose ids the model is given.
+        size: rows of the model's embedding.
+        pretrained: the model's weights exist already, so its vocabulary is the tokenizer's own,
+            rounded up (T5: 32100 to 32128, byT5: 259 to 384).
+    Raises:
+        ConfigError: the embedding lacks rows, or has so many more that it belongs to another.
+    """
+    found = tokenizer.vocab_size
+    if found > size:
+        raise ConfigError(
+            f"the tokenizer has {found} tokens and the model an embedding of {size}: set"
+            f" task.t5.vocab_size (or data.vocab_size) to {found} or more, or give its tokenizer"
+        )
+    if pretrained and size - found >= _PADDED:
+        raise ConfigError(
+            f"the tokenizer has {found} tokens and the pretrained model {size}: it was made with"
+            " another; set data.tokenizer to the directory of the model's own"
+        )
+
+
+def _byte_characters() -> dict[int, str]:
+    """The character that byte-level BPE writes for each byte."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {b: chr(b) for b in plain} | {b: chr(256 + i) for i, b in enumerate(others)}
+
+
+def _settings(folder: str) -> dict[str, Any]:
+    path = os.path.join(folder, "tokenizer_config.json")
+    if not os.path.isfile(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            return dict(json.load(file))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path!r} cannot be read: {error}") from None
+
+
+def _sentencepiece(path: str, extra_ids: int) -> Tokenizer:
+    """A SentencePiece Unigram model with T5's sentinels <extra_id_99> .. <extra_id_0> after it."""
+    # Generated code of protocol buffers, slow to import.
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto: Any = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        with open(path, "rb") as file:
+            proto.ParseFromString(file.read())
+    except Exception as error:  # protobuf's DecodeError, and the file system's
+        raise ConfigError(f"{path!r} is not a readable SentencePiece model: {error}") from None
+    if not proto.pieces or proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM:
+        raise ConfigError(f"{path!r} is not a SentencePiece model of kind unigram, as T5's are")
+    # Rounded: floats of full length change by a last digit when they are written and read.
+    vocab = [(piece.piece, round(piece.score, 6)) for piece in proto.pieces]
+    known = {piece for piece, _ in vocab}
+    extra = [x for i in reversed(range(extra_ids)) if (x := f"<extra_id_{i}>") not in known]
+    inner = tokenizers.Tokenizer(
+        models.Unigram(
+            vocab + [(x, 0.0) for x in extra],
+            unk_id=proto.trainer_spec.unk_id,
+            byte_fallback=proto.trainer_spec.byte_fallback,
+        )
+    )
+    steps: list[Any] = [pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="always")]
+    if proto.normalizer_spec.remove_extra_whitespaces:
+        steps.insert(0, pre_tokenizers.WhitespaceSplit())
+    inner.pre_tokenizer = pre_tokenizers.Sequence(steps)  # pyright: ignore
+    if charsmap := proto.normalizer_spec.precompiled_charsmap:
+        inner.normalizer = normalizers.Precompiled(charsmap)  # pyright: ignore
+    metaspace: Any = decoders.Metaspace(replacement="\u2581", prepend_scheme="always")
+    if proto.trainer_spec.byte_fallback:
+        metaspace = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), metaspace])
+    inner.decoder = metaspace
+    inner.add_special_tokens([*SPECIALS, *extra])
+    return Tokenizer.checked(inner, path)

@@ -1,0 +1,108 @@
+"""The token ids of many texts as two arrays, prepared once and mapped from disk after that."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from flaxae.data.text import digest
+from flaxae.data.tokenizer import EOS, PAD, Tokenizer
+
+MIN_CACHED = 50_000  # texts: fewer are encoded in less time than their files take to check
+_CHUNK = 50_000  # texts encoded at once: bounds what the encoder's own objects take
+_IDS, _STARTS = "ids.npy", "starts.npy"
+
+
+class TokenTable:
+    """Rows of token ids, without EOS: 4 bytes a token and 8 a row, in memory or mapped.
+
+    Attributes:
+        ids: all rows one after the other, int32.
+        starts: where each begins, and the end of the last, int64.
+    """
+
+    def __init__(self, ids: Int[np.ndarray, " N"], starts: np.ndarray):
+        self.ids, self.starts = ids, starts
+
+    @classmethod
+    def of(cls, rows: "Sequence[Sequence[int]] | TokenTable") -> "TokenTable":
+        """A table of lists of ids; a table is left as it is."""
+        if isinstance(rows, TokenTable):
+            return rows
+        starts = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=starts[1:])
+        ids = np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(starts[-1]))
+        return cls(ids, starts)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " N"]:
+        return np.diff(self.starts)
+
+    def padded(self, rows: Int[np.ndarray, " N"], length: int) -> np.ndarray:
+        """Those rows with EOS, truncated to keep it, and padded.
+
+        Args:
+            rows: their indices.
+            length: of each row that comes out.
+        Returns:
+            int32 (len(rows), length).
+        """
+        starts = self.starts[rows]
+        counts = np.minimum(self.starts[rows + 1] - starts, length - 1)
+        columns = np.arange(length)
+        inside = columns < counts[:, None]
+        out = np.full((len(rows), length), PAD, np.int32)
+        out[inside] = self.ids[(starts[:, None] + columns)[inside]]
+        out[np.arange(len(rows)), counts] = EOS
+        return out
+
+
+def encode(tokenizer: Tokenizer, lines: Sequence[str], cache_dir: str = "") -> TokenTable:
+    """The ids of lines; for many lines kept in, and mapped from, the cache.
+
+    Args:
+        tokenizer: gives the ids.
+        lines: texts.
+        cache_dir: where 50,000 lines or more are kept, named by the hash of (tokenizer, lines);
+            "": nowhere.
+    """
+    if not cache_dir or len(lines) < MIN_CACHED:
+        return TokenTable.of(tokenizer.encode(lines))
+    folder = os.path.join(cache_dir, "tokens", digest([tokenizer.fingerprint, *lines]))
+    if not os.path.isdir(folder):
+        _write(folder, tokenizer, lines)
+    return TokenTable(
+        np.load(os.path.join(folder, _IDS), mmap_mode="r", allow_pickle=False),
+        np.load(os.path.join(folder, _STARTS), allow_pickle=False),
+    )
+
+
+def _write(folder: str, tokenizer: Tokenizer, lines: Sequence[str]) -> None:
+    """Encodes chunk by chunk; the folder appears when it is whole."""
+    parent = os.path.dirname(folder)
+    os.makedirs(parent, exist_ok=True)
+    temporary = tempfile.mkdtemp(dir=parent, suffix=".tmp")
+    try:
+        tables = [
+            TokenTable.of(tokenizer.encode(lines[i : i + _CHUNK]))
+            for i in range(0, len(lines), _CHUNK)
+        ]
+        lengths = np.concatenate([table.lengths for table in tables])
+        np.save(os.path.join(temporary, _IDS), np.concatenate([table.ids for table in tables]))
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        np.save(os.path.join(temporary, _STARTS), starts)
+        os.chmod(temporary, 0o755)
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not os.path.isdir(folder):  # else another process has just made the same
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
