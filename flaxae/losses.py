@@ -178,7 +178,7 @@ def mmd(
     *,
     weights: Float[Array, " n"] | None = None,
     reference: Float[Array, "q d"] | None = None,
-    gammas: tuple[float, ...] = (),
+    gammas: tuple[Any, ...] = (),
 ) -> Float[Array, ""]:
     """MMD^2 between codes and draws of the prior (Gretton et al. 2012, eq. 3: the U-statistic).
 

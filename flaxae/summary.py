@@ -17,22 +17,30 @@ def summary(config: Any) -> str:
     Args:
         config: a flaxae Config.
     Raises:
-        ConfigError: the mesh does not fit the devices, or the batch not the mesh.
+        ConfigError: the mesh does not fit the devices, or the batch not the mesh. Data that cannot
+            be read are no error: the text says so.
     """
     import jax
     from clu import parameter_overview
 
     from flaxae import sharding, train_step
+    from flaxae.config import ConfigError
     from flaxae.tree import path_name
 
     task = config.task.make(config)
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         state = train_step.abstract_state(task, config, mesh)
-    sharding.check_batch(task.data("train").batch_spec, mesh, config.accumulate)
+    try:
+        spec = task.data("train").batch_spec
+    except ConfigError as error:  # sizes can be planned before the data are there
+        lines = [f"The batch is not checked: {error}", ""]
+    else:
+        lines = []
+        sharding.check_batch(spec, mesh, config.accumulate)
     overview = parameter_overview.get_parameter_overview(state["params"], include_stats=False)
     axes = " x ".join(f"{name}={size}" for name, size in mesh.shape.items())
-    lines = ["Trainable parameters", overview, ""]
+    lines += ["Trainable parameters", overview, ""]
     lines += [f"Mesh: {axes} on {mesh.size} x {jax.devices()[0].device_kind}", ""]
     lines += [f"State, leaves of {SHOWN >> 20} MB and more, with the share that a device holds"]
     rows, small = [("leaf", "shape", "sharding", "MB", "MB a device")], 0

@@ -163,7 +163,7 @@ class Resampler(nnx.Module):
             segments=tuple((r, num) for r in rows),
             bias=[padding_bias(mask) for mask in masks],
             memory=jnp.concatenate([s.reshape(-1, width) for s in states]),
-            memory_segments=tuple(s.shape[:2] for s in states),
+            memory_segments=tuple((s.shape[0], s.shape[1]) for s in states),
         )
         return self.linear(self.norm(y, ctx), ctx.at("linear")).reshape(sum(rows), -1)
 

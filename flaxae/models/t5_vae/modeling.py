@@ -26,6 +26,9 @@ CACHE_AXES = {"layers": 1, "rows": 0}  # where the rows are in what `decode_step
 class T5VAE(nnx.Module):
     """An autoencoder of texts up to `max_length` tokens, EOS included."""
 
+    critic: Any  # of the objective, where it has one: so that they are saved with the model
+    progress: Any
+
     def __init__(self, t5: T5Config, latent: LatentConfig, max_length: int, *, rngs: nnx.Rngs):
         """Draws all parameters.
 

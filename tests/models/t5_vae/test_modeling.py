@@ -7,9 +7,8 @@ import pytest
 from flax import nnx
 
 from flaxae.lm.t5.modeling import shift_right
-from flaxae.models.t5_vae.bottlenecks import Bottleneck
 from flaxae.task import Context
-from tests.models.t5_vae.tiny import batch, tiny_task
+from tests.models.t5_vae.tiny import batch, tiny_model, tiny_task
 
 
 @pytest.fixture
@@ -17,46 +16,92 @@ def ctx():
     return Context(key=jax.random.key(0), step=jnp.int32(0))
 
 
-@pytest.fixture(params=list(Bottleneck))
-def model(request):
-    return tiny_task(task__latent__bottleneck=request.param.value).init(nnx.Rngs(0))
+@pytest.fixture
+def model():
+    return tiny_model(tiny_task())
 
 
 IDS = jnp.asarray([[5, 6, 1, 0], [7, 8, 9, 1]], jnp.int32)
 
 
-def test_padding_does_not_change_z(model, ctx):
-    z = model.encode([IDS], ctx)
-    padded = model.encode([jnp.pad(IDS, ((0, 0), (0, 4)))], ctx)
-    assert z.shape == (2, 1, 8) and z.dtype == jnp.float32
-    np.testing.assert_allclose(z, padded, atol=1e-5)
-
-
-def test_rows_of_other_lengths_do_not_change_z(model, ctx):
-    both = model.encode([IDS, jnp.full((3, 8), 9, jnp.int32)], ctx)
-    np.testing.assert_allclose(both[:2], model.encode([IDS], ctx), atol=1e-5)
-
-
 def test_flatten_knows_the_order_and_a_mean_of_states_does_too_little(ctx):
-    model = tiny_task().init(nnx.Rngs(0))
+    model = tiny_model(tiny_task())
     a, b = model.encode([jnp.asarray([[5, 6, 1, 0], [6, 5, 1, 0]], jnp.int32)], ctx)
     assert float(jnp.abs(a - b).max()) > 0.1
 
 
-@pytest.mark.parametrize("injection", [True, False])
-@pytest.mark.parametrize("positions", [True, False])
-def test_free_running_equals_teacher_forcing_on_its_own_output(ctx, injection, positions):
-    options = {"task__latent__injection": injection, "task__latent__positions": positions}
-    model = tiny_task(**options).init(nnx.Rngs(1))
-    z = jax.random.normal(ctx.key, (6, 1, 8))
-    made = jax.jit(lambda z: model.generate(z, ctx, 29))(z)
-    states = model.decode(z, [made], ctx)
-    best = model.t5.logits(states, ctx)[:, :29].argmax(-1).reshape(made.shape)
-    real = np.asarray(made != 0)
-    np.testing.assert_array_equal(np.asarray(made)[real], np.asarray(best)[real])
-    assert int(made.max()) < 29
-    ends = np.asarray(made == 1)
-    assert (ends.sum(1) <= 1).all()
+DECODER_SIDES = {
+    "default": {},
+    "memory only": {"injection": False, "positions": False, "memory_tokens": 1},
+    "optimus": {"injection": False, "embed_injection": True, "kv_slot": True},
+    "sphere": {"bottleneck": "attention_pool", "num_latents": 2, "cross_gate": True},
+    "all": {"embed_injection": True, "kv_slot": True, "cross_gate": True, "num_latents": 2},
+}
+
+
+@pytest.mark.parametrize("side", DECODER_SIDES)
+def test_cached_decoding_equals_teacher_forcing(ctx, side):
+    task = tiny_task(**{f"task__latent__{k}": v for k, v in DECODER_SIDES[side].items()})
+    shape = (3, task.options.latent.num_latents, 8)
+    model = tiny_model(task, seed=1)
+    if hasattr(model, "cross_gate"):
+        model.cross_gate[...] = jnp.asarray([0.3, -0.7])
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def both(state):
+        model = nnx.merge(graphdef, state)
+        ids = jax.random.randint(ctx.at("ids").key, (3, 6), 3, 29, jnp.int32)
+        z = jax.random.normal(ctx.key, shape)
+        states = model.decode(z, [ids], ctx)
+        step, cache = model.decode_step(z, ctx, 7)
+
+        def one(cache, at):
+            return step(at[0], cache, at[1])[::-1]
+
+        _, cached = jax.lax.scan(one, cache, (shift_right(ids).T, jnp.arange(6)))
+        return model.t5.logits(states, ctx), cached, cache
+
+    forced, cached, cache = both(state)
+    cached = np.swapaxes(cached, 0, 1).reshape(forced.shape)
+    np.testing.assert_allclose(forced, cached, atol=1e-4)
+    assert {x.shape[1] for x in jax.tree.leaves(cache["layers"])} == {3}
+    assert {x.shape[0] for x in jax.tree.leaves(cache["rows"])} <= {3}
+
+
+def test_the_slot_and_the_gate_reach_the_decoder(ctx):
+    task = tiny_task(task__latent__kv_slot=True, task__latent__cross_gate=True)
+    graphdef, state = nnx.split(tiny_model(task))
+    z = jax.random.normal(ctx.key, (2, 1, 8))
+
+    @jax.jit
+    def states(state, slot, gate):
+        model = nnx.merge(graphdef, state)
+        model.kv_slot.kernel[...] = slot * model.kv_slot.kernel[...]
+        model.cross_gate[...] = gate * model.cross_gate[...]
+        return model.decode(z, [IDS], ctx)
+
+    start, slot, gate = (
+        states(state, jnp.float32(s), jnp.float32(g)) for s, g in ((1, 1), (2, 1), (1, 0))
+    )
+    assert float(jnp.abs(slot - start).max()) > 0.01 < float(jnp.abs(gate - start).max())
+
+
+def test_free_running_equals_teacher_forcing_on_its_own_output(ctx):
+    graphdef, state = nnx.split(tiny_model(tiny_task(), seed=1))
+
+    @jax.jit
+    def both(state):
+        model = nnx.merge(graphdef, state)
+        z = jax.random.normal(ctx.key, (6, 1, 8))
+        made = model.generate(z, ctx, 29)
+        states = model.decode(z, [made], ctx)
+        return made, model.t5.logits(states, ctx)[:, :29].argmax(-1).reshape(made.shape)
+
+    made, best = (np.asarray(x) for x in both(state))
+    np.testing.assert_array_equal(made[made != 0], best[made != 0])
+    assert made.max() < 29
+    assert ((made == 1).sum(1) <= 1).all()
 
 
 def test_segments_decode_as_one_length_does(model, ctx):
@@ -78,19 +123,19 @@ def test_the_decoder_reads_z(model, ctx):
 def test_noise_schedule_and_the_scale_of_clean_codes():
     options = {"noise_start": 0.1, "noise_end": 0.5, "noise_steps": 10}
     task = tiny_task(**{f"task__latent__{k}": v for k, v in options.items()})
-    model = task.init(nnx.Rngs(0))
+    model = tiny_model(task)
     sigmas = [float(model.sigma(jnp.int32(s))) for s in (0, 5, 10, 99)]
     np.testing.assert_allclose(sigmas, [0.1, 0.3, 0.5, 0.5], rtol=1e-5)
     z = jnp.ones((1, 1, 8))
     np.testing.assert_allclose(model.clean_code(z, jnp.int32(10)), 1.25**0.5, rtol=1e-5)
     plain = tiny_task(task__latent__noise_end=0.5, task__latent__scale_codes=False)
-    assert plain.init(nnx.Rngs(0)).clean_code(z, jnp.int32(0)) is z
+    assert tiny_model(plain).clean_code(z, jnp.int32(0)) is z
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_parameters_all_have_gradients(packed, ctx):
     task = tiny_task(task__pack_buckets=packed, task__loss_chunks=2)
-    graphdef, state = nnx.split(task.init(nnx.Rngs(0)))
+    graphdef, state = nnx.split(tiny_model(task))
     train = Context(key=ctx.key, step=ctx.step, train=True)
 
     def loss(state):

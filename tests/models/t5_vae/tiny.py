@@ -3,11 +3,15 @@
 import string
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from flaxae.config import Config, DataConfig, LogConfig, OptimConfig, SaveConfig, set_field
 from flaxae.lm.t5.modeling import T5Config
-from flaxae.models.t5_vae.modeling import LatentConfig
+from flaxae.models.t5_vae import objectives
+from flaxae.models.t5_vae.bottlenecks import LatentConfig
 from flaxae.models.t5_vae.task import T5VAEConfig, T5VAETask
 
 LENGTHS = (4, 8)
@@ -67,6 +71,24 @@ def tiny_task(**overrides: Any) -> T5VAETask:
     task = T5VAETask(config)
     task.text = LetterData()
     return task
+
+
+def tiny_model(task: T5VAETask, seed: int = 0) -> Any:
+    """The task's model, drawn by numpy: compiling the draws takes longer than most tests."""
+    rng = np.random.default_rng(seed)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))
+
+    def draw(path: Any, leaf: Any) -> Any:
+        name, shape = jax.tree_util.keystr(path), leaf.shape
+        if "'scale'" in name or "cross_gate" in name:
+            return jnp.ones(shape)
+        if "progress" in name:
+            return jnp.asarray([0.0, 0.0, objectives.NEVER])
+        std = 1.0 if "table" in name or len(shape) < 2 else np.prod(shape[-2:-1]) ** -0.5
+        std = 0.25 * std if "'q'" in name else std
+        return jnp.asarray(std * rng.normal(size=shape), jnp.float32)
+
+    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(draw, state))
 
 
 def batch(seed: int = 0, rows: int = 4) -> dict[str, Any]:

@@ -1,0 +1,16 @@
+"""T5-VAE on English: sentences from the docstrings of the installed packages.
+
+    python train.py --config=configs/t5_vae/docstrings.py --workdir=runs/t5_vae_docstrings
+    python train.py --config=configs/t5_vae/docstrings.py:quick --workdir=runs/t5_vae_docstrings
+
+The model of `python_lines` with room for 48 tokens. Not measured.
+"""
+
+from configs.t5_vae import python_lines
+from flaxae.config import Config
+
+
+def get_config(preset: str = "full") -> Config:
+    config = python_lines.get_config(preset)
+    config.data.name, config.data.max_length = "docstrings", 48
+    return config

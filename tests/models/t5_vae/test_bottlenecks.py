@@ -1,0 +1,126 @@
+"""What z depends on, for every bottleneck, and the noise around it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from flaxae.config import ConfigError
+from flaxae.models.t5_vae import bottlenecks, noise
+from flaxae.models.t5_vae.noise import NoiseConfig
+from flaxae.task import Context
+from tests.models.t5_vae.tiny import tiny_config, tiny_model, tiny_task
+
+IDS = jnp.asarray([[5, 6, 1, 0], [7, 8, 9, 1]], jnp.int32)
+OTHER = jnp.full((3, 8), 9, jnp.int32)
+KINDS = {
+    "flatten": {},
+    "flatten gaussian": {"bottleneck": "flatten", "gaussian": True},
+    "mean": {"bottleneck": "mean"},
+    "resampler": {"bottleneck": "resampler", "num_latents": 3},
+    "resampler gaussian": {"bottleneck": "resampler", "num_latents": 2, "gaussian": True},
+    "first_n": {"bottleneck": "first_n", "first_n": 3, "tanh": True},
+    "attention_pool": {"bottleneck": "attention_pool", "num_latents": 2},
+}
+
+
+def latent(options):
+    return {f"task__latent__{name}": value for name, value in options.items()}
+
+
+@pytest.fixture
+def ctx():
+    return Context(key=jax.random.key(0), step=jnp.int32(0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_neither_padding_nor_other_rows_change_z(kind, ctx):
+    task = tiny_task(**latent(KINDS[kind]))
+
+    graphdef, state = nnx.split(tiny_model(task))
+
+    @jax.jit
+    def codes(state):
+        model = nnx.merge(graphdef, state)
+        padded = jnp.pad(IDS, ((0, 0), (0, 4)))
+        return [model.posterior(ids, ctx) for ids in ([IDS], [padded], [IDS, OTHER])]
+
+    alone, padded, beside = codes(state)
+    num = KINDS[kind].get("num_latents", 1)
+    gaussian = KINDS[kind].get("gaussian", False)
+    assert alone[0].shape == (2, num, 8) and alone[0].dtype == jnp.float32
+    assert (alone[1] is not None) == gaussian
+    for i in range(1 + gaussian):
+        np.testing.assert_allclose(alone[i], padded[i], atol=1e-5)
+        np.testing.assert_allclose(alone[i], beside[i][:2], atol=1e-5)
+    assert float(jnp.abs(alone[0][0] - alone[0][1]).max()) > 0.01
+    if kind == "attention_pool":
+        np.testing.assert_allclose(jnp.linalg.norm(beside[0], axis=-1), 8**0.5, rtol=1e-5)
+    if kind == "first_n":
+        assert float(jnp.abs(beside[0]).max()) < 1
+
+
+def test_first_n_sees_no_further_than_the_encoder_carries():
+    module = bottlenecks.FirstN(2, 4, 3, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+    ctx = Context(key=jax.random.key(0), step=jnp.int32(0))
+    states = jax.random.normal(jax.random.key(1), (2, 5, 4))
+    z = module([states], None, ctx)
+    np.testing.assert_array_equal(z, module([states.at[:, 2:].set(0)], None, ctx))
+    short = module([states[:, :1]], None, ctx)
+    np.testing.assert_allclose(short, module([states.at[:, 1:].set(0)], None, ctx), atol=1e-6)
+
+
+def test_draws_have_the_posteriors_moments(ctx):
+    mean, log_variance = jnp.full((4000, 1, 2), 3.0), jnp.full((4000, 1, 2), np.log(0.25))
+    draws = bottlenecks.sampled(mean, log_variance, ctx)
+    assert float(draws.mean()) == pytest.approx(3, abs=0.05)
+    assert float(draws.std()) == pytest.approx(0.5, abs=0.02)
+    assert bottlenecks.sampled(mean, None, ctx) is mean
+
+
+def test_mistakes_are_named():
+    for options, name in (
+        ({"tanh": True}, "latent.tanh"),
+        ({"bottleneck": "attention_pool", "gaussian": True}, "latent.gaussian"),
+        ({"num_latents": 0}, "latent.num_latents"),
+    ):
+        with pytest.raises(ConfigError, match=name):
+            tiny_config(**latent(options)).freeze()
+    with pytest.raises(ConfigError, match="noise.mask"):
+        tiny_config(task__noise__mask=1.0).freeze()
+
+
+class TestNoise:
+    ids = [jnp.tile(jnp.asarray([[5, 6, 7, 8, 9, 10, 1, 0]], jnp.int32), (400, 1))]
+
+    def test_tokens_are_masked_and_replaced_at_their_shares(self, ctx):
+        train = dataclasses.replace(ctx, train=True)
+        config = NoiseConfig(mask=0.2, replace=0.3)
+        (made,) = noise.corrupted(self.ids, config, 29, train)
+        words = np.asarray(made)[:, :6]
+        np.testing.assert_array_equal(np.asarray(made)[:, 6:], [[1, 0]] * 400)
+        assert (words == 2).mean() == pytest.approx(0.2 + 0.3 / 27, abs=0.03)
+        assert (words != self.ids[0][:, :6]).mean() == pytest.approx(0.5 - 0.3 / 27, abs=0.03)
+        assert words.min() >= 2 and words.max() < 29
+        assert noise.corrupted(self.ids, config, 29, ctx) is self.ids
+        assert noise.corrupted(self.ids, NoiseConfig(), 29, train) is self.ids
+
+    def test_the_decoder_loses_words_but_not_its_start(self, ctx):
+        train = dataclasses.replace(ctx, train=True)
+        made = noise.decoder_inputs(self.ids, NoiseConfig(word_dropout=0.4), train)
+        assert made is not None
+        words = np.asarray(made[0])
+        assert (words[:, 0] == 0).all()
+        assert (words[:, 1:] == 2).mean() == pytest.approx(0.4, abs=0.03)
+        assert noise.decoder_inputs(self.ids, NoiseConfig(word_dropout=0.4), ctx) is None
+
+    def test_entries_of_z_are_dropped_in_training_only(self, ctx):
+        z = jnp.ones((100, 1, 50))
+        train = dataclasses.replace(ctx, train=True)
+        made = noise.dropped_latents(z, NoiseConfig(latent_dropout=0.5), train)
+        assert float((made == 0).mean()) == pytest.approx(0.5, abs=0.03)
+        assert float(made.max()) == 2
+        assert noise.dropped_latents(z, NoiseConfig(latent_dropout=0.5), ctx) is z

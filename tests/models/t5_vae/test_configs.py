@@ -1,0 +1,76 @@
+"""Every config file builds: fields, the model's shapes, and what it says of itself."""
+
+import importlib
+import math
+
+import jax
+import pytest
+from flax import nnx
+
+from flaxae import sharding, summary
+from flaxae.config import MeshConfig, copy_config, from_json, to_json
+from flaxae.sweep import group_by_shape
+
+# file:preset -> millions of parameters
+CONFIGS = {
+    "docstrings": 8.0,
+    "legacy_mmd": 1.65,
+    "baselines": 1.78,
+    "baselines:docstrings": 1.78,
+    "optimus_kl:tiny": 1.24,
+    "optimus_kl": 258,
+    "wikipedia_base": 260,
+    "wikipedia_base:scratch": 260,
+    "wikipedia_large": 801,
+    "wikipedia_3b": 2893,
+}
+
+
+def config_of(name):
+    file, _, preset = name.partition(":")
+    module = importlib.import_module(f"configs.t5_vae.{file}")
+    return module.get_config(preset) if preset else module.get_config()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_model_has_its_size(name):
+    config = config_of(name)
+    config.freeze()
+    task = config.task.make(config)
+    _, state = nnx.split(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))), nnx.Param, ...)[:2]
+    millions = sum(math.prod(x.shape) for x in jax.tree.leaves(state)) / 1e6
+    assert millions == pytest.approx(CONFIGS[name], rel=0.05)
+    assert to_json(from_json(to_json(config))) == to_json(config)
+    rows = config.data.batch_size // config.data.num_buckets
+    spec = {"a": {"ids": jax.ShapeDtypeStruct((rows, config.data.max_length), "int32")}}
+    mesh = sharding.make_mesh(MeshConfig(replica=2, fsdp=2, model=2))
+    sharding.check_batch(spec, mesh, config.accumulate)
+    assert task.flops(spec, {}) > 2 * 3 * rows * config.data.max_length * 0.5e6
+
+
+def test_sizes_can_be_planned_before_the_data_are_there():
+    text = summary.summary(config_of("optimus_kl"))
+    assert "The batch is not checked" in text and "data/wikipedia" in text
+    assert "kv_slot/kernel" in text
+
+
+def test_the_baselines_differ_in_their_objective_only():
+    from configs.t5_vae import baselines
+
+    base = to_json(baselines.get_config())
+    seen = set()
+    for name, overrides in baselines.VARIANTS.items():
+        config = copy_config(baselines.get_config(), overrides)
+        config.freeze()
+        made = to_json(config)
+        assert {k: v for k, v in made.items() if k != "task"} == {
+            k: v for k, v in base.items() if k != "task"
+        }
+        assert made["task"]["t5"] == base["task"]["t5"]
+        assert made["task"]["latent"]["dim"] == base["task"]["latent"]["dim"]
+        seen.add(str(made["task"]))
+        assert name == "ae" or made["task"] != base["task"]
+    assert list(baselines.VARIANTS) == ["ae", "ae_noise", "beta_vae", "legacy_mmd", "imq_mmd"]
+    assert len(seen) == 5
+    runs = [v | {"seed": s} for v in baselines.VARIANTS.values() for s in range(3)]
+    assert len(group_by_shape(baselines.get_config(), runs)) == 5  # seeds train as lanes
