@@ -6,6 +6,7 @@ _LAZY = {
     "load": "flaxae.loading:load",
     "run": "flaxae.train_loop:run",
     "Config": "flaxae.config:Config",
+    "T5VAE": "flaxae.models.t5_vae.api:T5VAE",
 }
 __all__ = sorted(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]
 

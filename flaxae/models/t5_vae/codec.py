@@ -1,4 +1,7 @@
-"""A trained T5-VAE as a map from texts to codes and back."""
+"""The engine of a trained T5-VAE: texts, ids and codes, in batches of a few fixed sizes.
+
+It trusts its input; `flaxae.T5VAE` checks what people give.
+"""
 
 from functools import partial
 from typing import Any
@@ -10,31 +13,39 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jaxtyping import Float, Int
 
+from flaxae.decoding import Sampling
 from flaxae.lm.t5.modeling import EOS, PAD
 from flaxae.models.t5_vae.modeling import T5VAE
 from flaxae.task import Context
 
-ROWS = 128  # rows of one call; the last call is padded to it, so nothing compiles twice
+# A call's rows and lengths are padded to the next of these: what compiles is bounded by their
+# number, whatever sizes come.
+ROWS = (8, 32, 128, 256)
+SHORTEST = 16
 
 
 @partial(jax.jit, static_argnums=0)
-def _encode(graphdef: Any, state: Any, ids: Any, ctx_parts: Any) -> Any:
+def _encode(graphdef: Any, state: Any, ids: Any, step: Any) -> Any:
     model = nnx.merge(graphdef, state)
-    return model.encode([ids], _context(*ctx_parts))
+    return model.encode([ids], Context(key=jax.random.key(0), step=step))
 
 
 @partial(jax.jit, static_argnums=(0, 4))
-def _generate(graphdef: Any, state: Any, z: Any, ctx_parts: Any, num_tokens: int) -> Any:
+def _generate(
+    graphdef: Any, state: Any, z: Any, step: Any, num_tokens: int, sampling: Any, seed: Any
+) -> Any:
     model = nnx.merge(graphdef, state)
-    return model.generate(z, _context(*ctx_parts), num_tokens)
-
-
-def _context(key: Any, step: Any) -> Context:
-    return Context(key=key, step=step)
+    key = jax.random.fold_in(jax.random.key(seed[0]), seed[1])
+    return model.generate(z, Context(key=key, step=step), num_tokens, sampling=sampling)
 
 
 class Codec:
-    """Texts to codes and back, in batches of a fixed size."""
+    """Texts to codes and back.
+
+    Attributes:
+        scale: what clean codes are multiplied by before they are decoded.
+        sigma: the standard deviation of the noise that the decoder was trained with.
+    """
 
     def __init__(self, model: T5VAE, tokenizer: Any, step: Any):
         """Takes a model apart once.
@@ -47,9 +58,10 @@ class Codec:
         self.graphdef, self.state = nnx.split(model)
         self.tokenizer, self.max_length = tokenizer, model.max_length
         self.num_latents, self.dim = model.latent.num_latents, model.latent.dim
-        self.ctx_parts = (jax.random.key(0), jnp.asarray(step, jnp.int32))
-        self.scale = float(model.clean_code(jnp.ones((1, 1, 1)), self.ctx_parts[1])[0, 0, 0])
-        self.sigma = float(model.sigma(self.ctx_parts[1]))
+        self.step = jnp.asarray(step, jnp.int32)
+        self.scale = float(model.clean_code(jnp.ones((1, 1, 1)), self.step)[0, 0, 0])
+        self.sigma = float(model.sigma(self.step))
+        self.lengths = lengths_to(model.max_length)
 
     def ids(self, texts: list[str]) -> Int[np.ndarray, "B T"]:
         """Ids with EOS, cut to max_length, padded with 0."""
@@ -64,29 +76,74 @@ class Codec:
         return self.encode_ids(self.ids(texts))
 
     def encode_ids(self, ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B L Z"]:
-        return self._batched(lambda x: _encode(self.graphdef, self.state, x, self.ctx_parts), ids)
+        """Clean codes of ids as `ids` gives them, or cut after their longest row."""
+        out = np.empty((len(ids), self.num_latents, self.dim), np.float32)
+        counts = np.where(ids != PAD, np.arange(1, ids.shape[1] + 1), 1).max(1, initial=1)
+        # Rows of about the same length together: the short ones then cost less.
+        order = np.argsort(counts, kind="stable") if len(ids) > ROWS[-1] else np.arange(len(ids))
+        for part in _parts(len(ids)):
+            rows = order[part]
+            length = next(x for x in self.lengths if x >= counts[rows].max())
+            some = np.full((len(rows), length), PAD, np.int32)
+            width = min(length, ids.shape[1])
+            some[:, :width] = ids[rows, :width]
+            codes = _encode(self.graphdef, self.state, _padded(some), self.step)
+            out[rows] = _host(codes)[: len(rows)]
+        return out
 
-    def generate(self, z: Float[np.ndarray, "B L Z"]) -> Int[np.ndarray, "B T"]:
-        """Greedy ids of codes, taken as they are."""
+    def generate(
+        self, z: Float[np.ndarray, "B L Z"], sampling: Sampling | None = None, seed: int = 0
+    ) -> Int[np.ndarray, "B T"]:
+        """Ids of codes, taken as they are.
+
+        Args:
+            z: codes, as the decoder expects them: clean ones times `scale`.
+            sampling: how ids are chosen; None: greedy.
+            seed: of what is drawn.
+        """
         z = np.asarray(z, np.float32).reshape(len(z), self.num_latents, self.dim)
-        size = self.tokenizer.vocab_size
-        call = lambda x: _generate(self.graphdef, self.state, x, self.ctx_parts, size)  # noqa: E731
-        return self._batched(call, z)
+        out = np.empty((len(z), self.max_length), np.int32)
+        for part in _parts(len(z)):
+            ids = _generate(
+                self.graphdef,
+                self.state,
+                _padded(z[part]),
+                self.step,
+                self.tokenizer.vocab_size,
+                sampling or Sampling(),
+                np.asarray([seed, part.start], np.uint32),
+            )
+            out[part] = _host(ids)[: part.stop - part.start]
+        return out
 
-    def decode(self, z: Float[np.ndarray, "B L Z"]) -> list[str]:
+    def decode(
+        self, z: Float[np.ndarray, "B L Z"], sampling: Sampling | None = None, seed: int = 0
+    ) -> list[str]:
         """Texts of clean codes (scaled here to what the decoder expects)."""
-        return self.texts(self.generate(z * np.float32(self.scale)))
+        return self.texts(self.generate(z * np.float32(self.scale), sampling, seed))
 
     def texts(self, ids: Int[np.ndarray, "B T"]) -> list[str]:
         return self.tokenizer.decode([[int(i) for i in row] for row in ids])
 
-    def _batched(self, call: Any, rows: np.ndarray) -> np.ndarray:
-        out = []
-        for start in range(0, len(rows), ROWS):
-            part = rows[start : start + ROWS]
-            padded = np.concatenate([part, np.repeat(part[-1:], ROWS - len(part), axis=0)])
-            out.append(_host(call(padded))[: len(part)])
-        return np.concatenate(out)
+
+def lengths_to(max_length: int) -> tuple[int, ...]:
+    """Powers of two from SHORTEST on, up to max_length itself."""
+    lengths, size = [], SHORTEST
+    while size < max_length:
+        lengths.append(size)
+        size *= 2
+    return (*lengths, max_length)
+
+
+def _parts(count: int) -> list[slice]:
+    """Calls of at most ROWS[-1] rows."""
+    return [slice(i, min(i + ROWS[-1], count)) for i in range(0, count, ROWS[-1])]
+
+
+def _padded(rows: np.ndarray) -> np.ndarray:
+    """The last row again and again, up to the next of ROWS: a copy ends when it does."""
+    size = next(x for x in ROWS if x >= len(rows))
+    return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
 
 
 def _host(x: jax.Array) -> np.ndarray:

@@ -1,0 +1,358 @@
+"""flaxae.T5VAE: codes and texts, directories, and one clear error for each mistake."""
+
+import doctest
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+import flaxae
+from flaxae.checkpoint import Checkpointer
+from flaxae.config import ConfigError, to_json
+from flaxae.data.tokenizer import Tokenizer, train
+from flaxae.decoding import Sampling
+from flaxae.models.t5_vae import api, codec, pretrained
+from flaxae.models.t5_vae.bottlenecks import LatentConfig
+from flaxae.models.t5_vae.prior import GaussianPrior
+from flaxae.task import Context
+from flaxae.train_step import init_model
+from flaxae.workdir import write_json
+from tests.helpers import ROOT, environment
+from tests.models.t5_vae.tiny import tiny_config
+
+VOCAB, LENGTH = 270, 32
+LINES = [f"{word} = {i}" for i in range(6) for word in ("x", "y", "name", "import os", "self")]
+SHORT = ["import os", "return self.x", "y = 2"]
+
+
+def make(latent=None, seed=0):
+    """An untrained model whose codes are far from N(0, I), with a tokenizer of fewer ids."""
+    config = tiny_config(
+        data__max_length=LENGTH, data__vocab_size=VOCAB + 10, task__latent__noise_end=0.5
+    )
+    if latent is not None:
+        config.task.latent = latent
+    config.freeze()
+    model = config.task.make(config).init(nnx.Rngs(seed))
+    return flaxae.T5VAE(model, config, train(LINES, VOCAB), 7, lines=lambda: LINES)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return make()
+
+
+@pytest.fixture(scope="module")
+def saved(vae, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    vae.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "copy")
+
+
+def test_examples_of_the_docstrings_run(vae):
+    runner, tests = doctest.DocTestRunner(), []
+    for cls in (api.T5VAE, pretrained.Pretrained):
+        tests += doctest.DocTestFinder().find(cls, cls.__name__, globs={"vae": vae})
+    for test in tests:
+        runner.run(test)
+    result = runner.summarize(verbose=False)
+    assert result.failed == 0 and result.attempted >= 15
+
+
+def test_alone_and_in_a_batch(vae):
+    texts = [*SHORT, "x" * 20, "name name name"]
+    codes = vae.encode(texts)
+    assert codes.shape == (5, 1, 8) and codes.dtype == np.float32
+    decoded = vae.decode(codes)
+    for i, text in enumerate(texts):  # 20 letters are in another bucket of lengths
+        np.testing.assert_allclose(vae.encode([text])[0], codes[i], atol=1e-5)
+        assert vae.reconstruct([text]) == [decoded[i]]
+
+
+def test_other_sizes_compile_nothing_new(vae):
+    def compiled():
+        return codec._encode._cache_size(), codec._generate._cache_size()
+
+    vae.reconstruct([SHORT[0]] * 8)
+    vae.encode(["x" * 20])
+    vae.decode(vae.encode(SHORT), temperature=1.0, top_p=0.9)
+    before = compiled()
+    for rows in (1, 2, 3, 5, 7, 8):
+        for letters in (1, 9, 15, 16, 25, 31):
+            vae.reconstruct(["x" * letters] * rows)
+    for temperature in (0.1, 0.7, 3.0):
+        vae.decode(vae.encode(SHORT), temperature=temperature, top_p=0.5, seed=3)
+    assert compiled() == before
+
+
+def test_more_than_one_call(vae):
+    rng = np.random.default_rng(0)
+    texts = ["x" * n for n in rng.integers(1, 30, 300)]
+    codes = vae.encode(texts)
+    for i in (0, 7, 255, 256, 299):
+        np.testing.assert_allclose(vae.encode([texts[i]])[0], codes[i], atol=1e-5)
+    drawn = vae.decode(codes[:300], temperature=1.0)
+    assert len(drawn) == 300
+    assert vae.decode(codes[:5], temperature=1.0) == drawn[:5]
+
+
+def test_nothing_in_nothing_out(vae):
+    assert vae.encode([]).shape == (0, 1, 8)
+    assert vae.decode([]) == [] == vae.decode(np.zeros((0, 1, 8))) == vae.sample(0)
+
+
+def test_ids_that_the_tokenizer_has_not_are_never_made():
+    vae = make()
+    kernel = vae._model.t5.head.kernel
+    unused = jnp.abs(kernel[...]).max() * 100 * jnp.sign(kernel[...][:, 5:6])
+    kernel[...] = kernel[...].at[:, VOCAB:].set(unused)  # the best, or the worst, everywhere
+    vae = flaxae.T5VAE(vae._model, vae.config, vae.tokenizer)
+    z = np.random.default_rng(0).normal(size=(60, 1, 8))
+    free = vae._model.generate(jnp.asarray(z[:8], jnp.float32), Context(jax.random.key(0), 0))
+    assert free.max() >= VOCAB
+    for options in ({}, {"temperature": 1.0}, {"beams": 2}):
+        assert vae._codec.generate(z, Sampling(**options)).max() < VOCAB
+
+
+def test_interpolation_meets_its_ends(vae):
+    a, b = vae.encode(SHORT[:2])
+    for how in ("slerp", "lerp"):
+        path = vae.path(a, SHORT[1], 5, how)
+        np.testing.assert_allclose(path[[0, -1]], [a, b], atol=1e-5)
+    np.testing.assert_allclose(path[2], (a + b) / 2, atol=1e-5)
+    path = vae.path(a, b, 5, prior="gaussian")
+    np.testing.assert_allclose(path[[0, -1]], [a, b], atol=1e-3)
+    assert vae.interpolate(a, b, 5) == vae.decode(vae.path(a, b, 5))
+
+
+def test_analogy_and_traversal(vae):
+    z = vae.encode(SHORT)
+    assert vae.analogy(SHORT[0], z[1], SHORT[2]) == vae.decode((z[0] - z[1] + z[2])[None])[0]
+    set_to = z[:1].repeat(2, 0)
+    set_to[:, 0, 3] = -1, 2.5
+    assert vae.traverse(SHORT[0], 3, [-1, 2.5]) == vae.decode(set_to)
+
+
+def test_nearest(vae):
+    codes = np.zeros((3, 1, 8), np.float32)
+    codes[0, 0, :2], codes[1, 0, :2], codes[2, 0, :2] = (0, 2), (9, 0), (1, 1)
+    here = np.eye(8, dtype=np.float32)[:1]
+    found = vae.nearest(here, ["up", "far", "mid"], 2, codes=codes)
+    assert [t for t, _ in found] == ["far", "mid"]
+    np.testing.assert_allclose([d for _, d in found], [0, 1 - 0.5**0.5], atol=1e-6)
+    found = vae.nearest(here, ["up", "far", "mid"], 9, codes=codes, metric="euclid")
+    assert [t for t, _ in found] == ["mid", "up", "far"]
+    assert vae.nearest(SHORT[1], SHORT, 1)[0][0] == SHORT[1]
+
+
+def test_samples(vae):
+    # What reaches the decoder is N(0, I): codes are scaled by sqrt(1 + .5 ** 2) there.
+    normal = vae.prior().sample(4000)
+    np.testing.assert_allclose(normal.std() * 1.25**0.5, 1, atol=0.02)
+    assert vae.sample(4, seed=1) == vae.sample(4, seed=1) == vae.decode(vae.prior().sample(4, 1))
+    own = GaussianPrior(np.ones(8), np.zeros((8, 8)))
+    assert vae.sample(2, prior=own) == vae.decode(np.ones((2, 8)))
+    assert vae.sample(1, temperature=0) == vae.decode(np.zeros((1, 8)))
+    assert len(vae.sample(2, prior="gmm", decode_temperature=1.0)) == 2
+
+
+def test_statistics(vae):
+    codes = vae.encode(LINES)
+    np.testing.assert_allclose(vae.statistics.mean, codes.mean(0), atol=1e-5)
+    np.testing.assert_allclose(vae.statistics.std, codes.std(0), atol=1e-5)
+    assert vae.statistics.count == len(LINES)
+
+
+def test_a_saved_model_is_the_same(vae, saved, tmp_path):
+    names = {p.name for p in saved.iterdir()}
+    assert names == {"config.json", "model.safetensors", "tokenizer.json",
+                     "statistics.safetensors", "priors", "README.md"}  # fmt: skip
+    again = flaxae.T5VAE.from_pretrained(saved)
+    np.testing.assert_array_equal(again.encode(SHORT), vae.encode(SHORT))
+    assert again.reconstruct(SHORT) == vae.reconstruct(SHORT)
+    np.testing.assert_array_equal(again.statistics.mean, vae.statistics.mean)
+    assert again.sample(2, prior="gaussian") == vae.sample(2, prior="gaussian")
+    assert (again.step, again.config) == (7, vae.config)
+    again.save_pretrained(tmp_path / "twice", priors=())
+    one, two = (load_file(p / "model.safetensors") for p in (saved, tmp_path / "twice"))
+    assert one.keys() == two.keys() and all(np.array_equal(one[k], two[k]) for k in one)
+    with pytest.raises(ConfigError, match="came without its training texts"):
+        again.prior("gmm")
+
+
+def test_what_only_training_needs_is_not_saved(tmp_path):
+    queued = make(LatentConfig(dim=4, num_latents=2, memory_tokens=4, queue=16))
+    queued.save_pretrained(tmp_path, priors=())
+    assert not [k for k in load_file(tmp_path / "model.safetensors") if "queue" in k]
+    again = flaxae.T5VAE.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(again.encode(SHORT), queued.encode(SHORT))
+    assert queued.encode(SHORT).shape == (3, 2, 4)
+
+
+def test_the_readme_shows_the_evaluation(vae, copy, tmp_path):
+    assert "None yet" in (copy / "README.md").read_text()
+    row = {"exact_match": {"value": 0.5, "low": 0.4, "high": 0.6}, "lines": 20, "note": "x"}
+    (copy / "report.json").write_text(json.dumps({"splits": {"dev": row, "test": {"lines": 3}}}))
+    flaxae.T5VAE.from_pretrained(copy).save_pretrained(tmp_path / "new")
+    card = (tmp_path / "new" / "README.md").read_text()
+    assert "| exact match | 0.500 [0.400, 0.600] | – |" in card and "| lines | 20 | 3 |" in card
+    assert json.loads((tmp_path / "new" / "report.json").read_text())["splits"]["dev"] == row
+
+
+def a_run(workdir, lines):
+    """What a run of one step leaves behind, without training."""
+    path = workdir.with_name("lines.txt")
+    path.write_text("\n".join(lines))
+    config = tiny_config(
+        data__path=str(path), data__max_length=16, data__vocab_size=270, data__cache=""
+    )
+    config.freeze()
+    task = config.task.make(config)
+    state = init_model(task, 0, 0)
+    write_json(workdir / "config.json", to_json(config))
+    task.save_assets(str(workdir))
+    saver = Checkpointer(workdir, config.save)
+    carry = {"once": state["once"], "stream": {}}
+    saver.save(1, {"params": state["params"], "ema": {}, "carry": carry}, {}, wait=True)
+    saver.close()
+
+
+def test_a_run_opens_and_is_saved(tmp_path):
+    lines = [f"{a} {b} {c}" for a in ("x", "y", "if") for b in "abcdef" for c in ("1", "22", "()")]
+    (tmp_path / "run").mkdir()
+    a_run(tmp_path / "run", lines)
+    vae = flaxae.T5VAE.from_pretrained(tmp_path / "run")
+    assert vae.step == 1 and vae.statistics.count > 30
+    vae.save_pretrained(tmp_path / "saved", priors=("gaussian", "gmm"))
+    again = flaxae.T5VAE.from_pretrained(str(tmp_path / "saved"))
+    np.testing.assert_array_equal(again.encode(lines), vae.encode(lines))
+    assert again.sample(3, prior="gmm") == vae.sample(3, prior="gmm")
+    with pytest.raises(ConfigError, match="is a run's workdir"):
+        vae.save_pretrained(tmp_path / "run")
+    pairs = [f"{a}{b}{a}{b}" for a in "abcdefghi" for b in "jklmnopq"]
+    train(pairs, 300).save(str(tmp_path / "run" / "tokenizer.json"))
+    with pytest.raises(ConfigError, match="another model's tokenizer"):
+        flaxae.T5VAE.from_pretrained(tmp_path / "run")
+
+
+def change(folder, edit):
+    """Edits the weights of a saved model."""
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+def test_wrong_weights_are_named(copy):
+    kept = load_file(copy / "model.safetensors")
+    name = "memory/kernel"
+    for edit, message in (
+        (lambda w: w.pop(name), rf"{name} is missing"),
+        (lambda w: w.update(more=w[name]), "more is not a weight"),
+        (lambda w: w.update({name: w[name][:, :-1].copy()}), rf"{name} is \(8, 63\)"),
+    ):
+        change(copy, edit)
+        with pytest.raises(ConfigError, match=message):
+            flaxae.T5VAE.from_pretrained(copy)
+        save_file(kept, copy / "model.safetensors")
+
+
+def test_wrong_directories(saved, copy, tmp_path):
+    def opens(folder, message):
+        with pytest.raises(ConfigError, match=message):
+            flaxae.T5VAE.from_pretrained(folder)
+
+    train(LINES, VOCAB - 3).save(str(copy / "tokenizer.json"))
+    opens(copy, "267 tokens")
+    pairs = [f"{a}{b}{a}{b}" for a in "abcdefghi" for b in "jklmnopq"]
+    train(pairs, VOCAB + 60).save(str(copy / "tokenizer.json"))
+    opens(copy, "another model's tokenizer")
+    (copy / "tokenizer.json").unlink()
+    opens(copy, "there is no tokenizer")
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    opens(copy, "pickle")
+    (tmp_path / "empty").mkdir()
+    opens(tmp_path / "empty", "model.safetensors")
+    opens(tmp_path / "none" / "at" / "all", "no such directory")
+    opens(saved / "README.md", "no such directory")
+    opens("someone/t5-vae", "no such directory, and the Hub does not give it")
+    other = json.loads((saved / "config.json").read_text())
+    del other["saved"]
+    shutil.copy(saved / "model.safetensors", tmp_path / "empty")
+    (tmp_path / "empty" / "config.json").write_text(json.dumps(other))
+    opens(tmp_path / "empty", "not a T5-VAE that save_pretrained wrote")
+
+
+def test_pushing_offline_is_one_error(vae):
+    with pytest.raises(ConfigError, match="the Hub did not take it .*hf upload me/vae"):
+        vae.push_to_hub("me/vae")
+
+
+BAD = {
+    "a str": (lambda v: v.encode("import os"), r"give \[text\]"),
+    "no str": (lambda v: v.encode(["a", 3]), r"texts\[1\] is a int"),
+    "empty": (lambda v: v.encode(["a", ""]), r"texts\[1\] is empty"),
+    "surrogate": (lambda v: v.encode(["\ud800"]), "surrogate"),
+    "long": (lambda v: v.encode(["a", "z" * 40]), r"texts\[1\] has 41 tokens .* limit is 32"),
+    "ids above": (lambda v: v.encode_ids([[3, VOCAB, 1]]), rf"ids\[0, 1\] is {VOCAB}"),
+    "ids below": (lambda v: v.encode_ids([[3, -1, 1]]), r"ids\[0, 1\] is -1"),
+    "ids of floats": (lambda v: v.encode_ids([[3.0, 1.0]]), "not integers"),
+    "ids too long": (lambda v: v.encode_ids(np.ones((1, 33), int)), r"shape \(1, 33\)"),
+    "ids of nothing": (lambda v: v.encode_ids([[0, 0]]), "padding"),
+    "width": (lambda v: v.decode(np.zeros((2, 1, 9))), r"shape \(2, 1, 9\)"),
+    "one code": (lambda v: v.decode(np.zeros((1, 1, 1, 8))), "codes of shape"),
+    "no numbers": (lambda v: v.decode(["import os"]), "codes must be numbers"),
+    "nan": (lambda v: v.decode(np.full((2, 1, 8), np.nan)), r"codes\[0\] .* not finite"),
+    "option": (lambda v: v.decode(np.zeros((1, 8)), tempreture=1.0), "tempreture"),
+    "beams": (lambda v: v.decode(np.zeros((1, 8)), beams=0), "beams=0"),
+    "steps": (lambda v: v.interpolate("a", "b", steps=1), "steps=1"),
+    "how": (lambda v: v.interpolate("a", "b", how="straight"), "straight"),
+    "lerp of a prior": (lambda v: v.interpolate("a", "b", how="lerp", prior="gaussian"), "lerp"),
+    "dim": (lambda v: v.traverse("a", 8, [0.0]), "dim=8"),
+    "metric": (lambda v: v.nearest("a", ["b"], metric="l1"), "l1"),
+    "corpus": (lambda v: v.nearest("a", ["b"], codes=np.zeros((2, 8))), "2 codes of 1"),
+    "prior": (lambda v: v.sample(1, prior="flow"), "prior='flow'"),
+    "a prior's width": (lambda v: v.sample(1, prior=GaussianPrior(np.ones(3), np.eye(3))), "of 3"),
+    "no prior": (lambda v: v.sample(1, prior=3), "neither a Prior"),
+    "temperature": (lambda v: v.sample(1, temperature=-1.0), "temperature=-1.0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_clear_error(vae, name):
+    call, message = BAD[name]
+    with pytest.raises(ConfigError, match=message):
+        call(vae)
+
+
+def test_truncation_is_on_request(vae):
+    ids = np.asarray([[*vae.tokenizer.encode(["z" * 40])[0][:31], 1]])
+    np.testing.assert_allclose(
+        vae.encode(["z" * 40], truncate=True), vae.encode_ids(ids), atol=1e-6
+    )
+
+
+def test_the_facade_is_lazy():
+    code = (
+        "import sys, flaxae; before = 'jax' in sys.modules; flaxae.T5VAE; "
+        "print(before, [m for m in ('torch', 'tensorflow', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "False []", done.stderr
+
+
+def test_a_tokenizer_survives(saved, vae):
+    assert Tokenizer.load(saved / "tokenizer.json").fingerprint == vae.tokenizer.fingerprint
