@@ -13,11 +13,12 @@ from flaxae.task import Context
 
 class FeedForward(enum.Enum):
     RELU = "relu"  # T5 v1.0
-    GATED_GELU = "gated-gelu"  # T5 v1.1, Flan, mT5, byT5
+    GATED_GELU = "gated-gelu"  # T5 v1.1, Flan, mT5, byT5; the tanh form
+    GATED_SILU = "gated-silu"  # UL2
 
 
 class MLP(nnx.Module):
-    """wo(relu(wi x)), or wo(gelu(wi_0 x) * wi_1 x) (Shazeer 2020); T5's, without biases."""
+    """wo(relu(wi x)), or wo(act(wi_0 x) * wi_1 x) (Shazeer 2020); T5's, without biases."""
 
     def __init__(
         self,
@@ -41,7 +42,9 @@ class MLP(nnx.Module):
         if self.kind is FeedForward.RELU:
             hidden = jax.nn.relu(self.wi(x, ctx.at("wi")))
         else:
-            gate = jax.nn.gelu(self.wi_0(x, ctx.at("wi_0")), approximate=True)
+            gate = self.wi_0(x, ctx.at("wi_0"))
+            gelu = self.kind is FeedForward.GATED_GELU
+            gate = jax.nn.gelu(gate, approximate=True) if gelu else jax.nn.silu(gate)
             hidden = gate * self.wi_1(x, ctx.at("wi_1"))
         hidden = ctx.tap("hidden", dropout(hidden, self.dropout_rate, ctx.at("dropout")))
         return self.wo(hidden, ctx.at("wo"))

@@ -1,0 +1,1 @@
+"""Other libraries' files. Files from outside are data: safetensors and JSON, never pickles."""

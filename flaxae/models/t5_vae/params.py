@@ -1,0 +1,39 @@
+"""Pretrained weights of a T5-VAE: those of a T5; the bottleneck and what reads z are new."""
+
+from typing import Any
+
+from flaxae.compat import hf
+from flaxae.config import require
+from flaxae.lm.t5 import params as t5_params
+from flaxae.lm.t5.blocks import T5Config
+
+
+def load_pretrained(
+    source: str, t5: T5Config, abstract: dict[str, Any], shardings: dict[str, Any]
+) -> dict[str, Any]:
+    """The parameters under `t5/` from a Hugging Face T5.
+
+    Args:
+        source: a directory, or a Hub id.
+        t5: what the run's config asks for, `vocab_size` filled in.
+        abstract: {"params", "frozen"} of the whole model.
+        shardings: the same tree of NamedShardings: each process reads the slices it holds.
+    Returns:
+        {"params": {"t5": ...}, "frozen": {}}; all other parameters keep their initialisation.
+    Raises:
+        ConfigError: the directory is no T5, or another one than the config describes.
+    """
+    theirs, tensors = t5_params.open_directory(source)
+    wrong = t5_params.differences(t5, theirs)
+    require(
+        not wrong,
+        f"pretrained={source}: the config's task.t5 is another T5 ({'; '.join(wrong)}); "
+        "set these fields, or take them from flaxae.lm.t5.sizes",
+    )
+    params = hf.read_params(
+        tensors,
+        t5_params.table(t5),
+        abstract["params"]["t5"],
+        shardings["params"]["t5"],
+    )
+    return {"params": {"t5": params}, "frozen": {}}
