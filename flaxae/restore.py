@@ -79,6 +79,8 @@ def restore_or_init(loop: "Loop") -> tuple[Any, int]:
         ConfigError: the frozen part or the data are not those of the checkpoint.
     """
     config, task = loop.config, loop.task
+    # Taken away from the loop, or they would be held twice for the whole run.
+    pretrained, loop.frozen.pretrained = loop.frozen.pretrained, {}
     restored = loop.checkpointer.restore(loop.abstract)
     if restored is not None:
         for name, now in (
@@ -99,8 +101,8 @@ def restore_or_init(loop: "Loop") -> tuple[Any, int]:
     if config.resume_from:
         state = _overlay(loop, state, checkpoint.read_arrays(config.resume_from)[0]["params"],
                          f"resume_from={config.resume_from}")  # fmt: skip
-    elif loop.frozen.pretrained:
-        state = _overlay(loop, state, loop.frozen.pretrained, f"pretrained={config.pretrained}")
+    elif pretrained:
+        state = _overlay(loop, state, pretrained, f"pretrained={config.pretrained}")
     if hasattr(task, "init_from_data"):
         key = jax.random.key(config.data.seed)
         ctx = Context(key=key, step=jnp.int32(0), hparams=loop.hparams, train=False)
@@ -123,6 +125,8 @@ def _overlay(loop: "Loop", state: Any, params: Any, source: str) -> Any:
             new.append(name)
             return mine
         used.add(name)
+        if isinstance(other, jax.Array):  # placed while it was read: no process holds it whole
+            return jax.device_put(other.astype(mine.dtype), place)
         return sharding.put(np.asarray(other, mine.dtype), place)
 
     taken = jax.tree_util.tree_map_with_path(one, state["params"], loop.shardings["params"])

@@ -1,0 +1,72 @@
+"""A T5-VAE that starts from a T5's weights."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxae import restore, train_step
+from flaxae.compat import hf
+from flaxae.config import ConfigError
+from flaxae.lm.t5 import params as t5_params
+from flaxae.sharding import make_mesh
+from tests.models.t5_vae.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A T5 of the tiny config's sizes, as a Hugging Face directory."""
+    path = tmp_path_factory.mktemp("t5")
+    config = tiny_config(task__t5__vocab_size=40).task.t5
+    rng = np.random.default_rng(7)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape), t5_params.shapes(config))
+    t5_params.save(path, params, config)
+    return path
+
+
+def start(config):
+    """The state that the loop would start from, and what was read for it."""
+    task, mesh = config.task.make(config), make_mesh(config.mesh)
+    frozen = restore.Frozen(task, config, mesh)
+    read = frozen.pretrained
+    with jax.set_mesh(mesh):
+        abstract = train_step.abstract_state(task, config, mesh)
+        loop = SimpleNamespace(
+            config=config, task=task, frozen=frozen, lanes=0, main=True, abstract=abstract,
+            shardings=jax.tree.map(lambda x: x.sharding, abstract),
+            hparams=train_step.make_hparams(task, [config], lanes=False),
+            checkpointer=SimpleNamespace(restore=lambda abstract: None),
+        )  # fmt: skip
+        state, _ = restore.restore_or_init(loop)  # pyright: ignore
+    assert frozen.pretrained == {}
+    return state, read
+
+
+def test_the_t5_is_taken_and_the_rest_is_new(directory, capsys, monkeypatch):
+    monkeypatch.setattr("flaxae.sharding.MIN_SPLIT", 1)
+    state, read = start(tiny_config(pretrained=str(directory), mesh__fsdp=8))
+    _, expected = t5_params.load(directory)
+    jax.tree.map(np.testing.assert_array_equal, state["params"]["t5"], expected)
+    kernel = state["params"]["t5"]["encoder"]["blocks"]["mlp"]["wo"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * 8 == kernel.size
+    # Where it was read is where it is trained: nothing went through the host as a whole.
+    assert kernel.sharding == read["t5"]["encoder"]["blocks"]["mlp"]["wo"]["kernel"].sharding
+    said = capsys.readouterr().out
+    assert "memory/kernel" in said and "dropped: none" in said and "t5/" not in said
+
+
+def test_another_t5_is_refused(directory):
+    with pytest.raises(ConfigError, match=r"num_heads: 1, not 2; num_layers: 3, not 2\)") as error:
+        start(tiny_config(pretrained=str(directory), task__t5__num_layers=3, task__t5__num_heads=1))
+    assert "d_model" not in str(error.value)
+
+
+def test_free_fields_may_differ(directory):
+    wanted = tiny_config(task__t5__vocab_size=40).task.t5
+    wanted.remat, wanted.dropout, wanted.dtype = True, 0.1, "bfloat16"
+    theirs, tensors = t5_params.open_directory(directory)
+    assert isinstance(tensors, hf.Tensors)
+    assert t5_params.differences(wanted, theirs) == []
+    assert t5_params.shapes(wanted)["embedding"]["table"].dtype == jnp.float32
