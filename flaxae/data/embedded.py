@@ -1,24 +1,40 @@
-"""Real text that needs no download: what the running Python's own standard library is written in.
+"""Real text that needs no download: what Python's library and installed packages are written in.
 
-It is read at run time from the interpreter's library; nothing of it is copied into this project.
+It is read at run time from the files of the environment; nothing of it is copied into this project.
 """
 
 import ast
+import dataclasses
 import functools
 import hashlib
+import importlib.metadata
+import importlib.util
+import json
 import os
 import re
 import sys
 import sysconfig
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flaxae.config import ConfigError
-from flaxae.data.text import Corpus, make_corpus
+from flaxae.data.text import Corpus, digest, make_corpus
 
 NAMES = ("python_lines", "docstrings")
 MIN_LENGTH, MAX_LENGTH = 8, 80  # characters of a Python line
+# What this project depends on: constraints.txt pins their versions, so docstrings repeat with it.
+PACKAGES = {
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "jax": "jax",
+    "flax": "flax",
+    "optax": "optax",
+    "orbax": "orbax-checkpoint",
+    "datasets": "datasets",
+}
+_RECIPE = "docstrings-1"  # part of the cache's key: change it with what is picked below
 # Installed packages are not the standard library; some distributions leave out its tests, and
 # pydoc_data is one long quoted manual.
 SKIPPED = {"site-packages", "dist-packages", "__pycache__"}
@@ -28,33 +44,62 @@ _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _WORD = re.compile(r"[A-Za-z]{2,}")
 
 
-def corpus(name: str, max_lines: int = 0) -> Corpus:
-    """An embedded corpus, the same on every run of one Python version.
+def corpus(name: str, max_lines: int = 0, cache_dir: str = "") -> Corpus:
+    """An embedded corpus, the same on every run of one Python version and its packages' versions.
 
     Args:
-        name: "python_lines" (lines of 8-80 characters, white space around them taken off) or
-            "docstrings" (English sentences of docstrings).
+        name: "python_lines" (lines of 8-80 characters of the standard library, white space around
+            them taken off) or "docstrings" (English sentences of docstrings, about 50,000, of the
+            standard library and of PACKAGES).
         max_lines: stop after so many distinct lines; 0: all. Files come in an order of their
             names' hashes, so that a part is a sample of whole files.
+        cache_dir: where the whole of "docstrings" is kept, which takes 20 seconds to read;
+            "": nowhere.
     Returns:
-        The corpus; its name says which Python it was read from.
+        The corpus; its name says which Python, and which packages, it was read from.
     Raises:
         ConfigError: there is no such corpus, or this Python has no library to read.
     """
     if name not in NAMES:
         raise ConfigError(f"data.name={name!r}: the embedded corpora are {', '.join(NAMES)}")
-    pick = _code_lines if name == "python_lines" else _sentences
+    if name == "python_lines":
+        return _read(name, f"{name} of {_python()}", _code_lines, _library_files(), max_lines)
+    found = {package: _version(dist) for package, dist in PACKAGES.items()}
+    versions = "".join(f", {package} {version}" for package, version in found.items() if version)
+    title = f"{name} of {_python()}{versions}"
+    path = ""
+    if cache_dir and not max_lines:
+        path = os.path.join(cache_dir, "corpora", f"{name}-{digest([_RECIPE, title])}.json")
+        if (kept := _load(path)) is not None:
+            return kept
+    files = list(_library_files())
+    files += [x for package, version in found.items() if version for x in _package_files(package)]
+    out = _read(name, title, _sentences, sorted(files, key=_rank), max_lines)
+    if missing := [package for package, version in found.items() if not version]:
+        out.notes.append(f"packages that are not installed: {', '.join(missing)}")
+    if path:
+        _keep(path, out)
+    return out
+
+
+def _read(
+    name: str,
+    title: str,
+    pick: Callable[[str], list[str]],
+    files: list[tuple[str, Path]],
+    max_lines: int,
+) -> Corpus:
     unread: list[str] = []
 
     def texts() -> Iterator[tuple[str, list[str]]]:
-        for file_name, path in _library_files():
+        for file_name, path in files:
             try:
                 source = path.read_text(encoding="utf-8")
                 yield file_name, pick(source)
             except (UnicodeDecodeError, SyntaxError):
                 unread.append(file_name)
 
-    out = make_corpus(f"{name} of {_python()}", texts(), max_lines)
+    out = make_corpus(title, texts(), max_lines)
     if not out.examples:
         raise ConfigError(
             f"this Python has no readable standard library at {_library()}, so data.name={name!r}"
@@ -63,6 +108,25 @@ def corpus(name: str, max_lines: int = 0) -> Corpus:
     if unread:
         out.notes.append(f"files that could not be read: {', '.join(unread)}")
     return out
+
+
+def _load(path: str) -> Corpus | None:
+    """A kept corpus; None where there is none, or a torn one, which is then made again."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+        return Corpus(**data | {"also": {int(i): tuple(x) for i, x in data["also"].items()}})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _keep(path: str, out: Corpus) -> None:
+    """Writes a corpus, whole or not at all."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".tmp")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(dataclasses.asdict(out), file)
+    os.replace(temporary, path)
 
 
 def _python() -> str:
@@ -74,18 +138,39 @@ def _library() -> Path:
     return Path(sysconfig.get_paths()["stdlib"])
 
 
+def _version(distribution: str) -> str:
+    """What is installed; "" where nothing is."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _rank(named: tuple[str, Path]) -> bytes:
+    return hashlib.blake2b(named[0].encode(), digest_size=8).digest()
+
+
 @functools.cache
 def _library_files() -> list[tuple[str, Path]]:
     """(name, path) of the library's modules, ordered by the hash of the name."""
-    root = _library()
+    return sorted(_python_files(_library(), ""), key=_rank)
+
+
+def _package_files(package: str) -> list[tuple[str, Path]]:
+    """(name, path) of an installed package's modules; its name stands before theirs."""
+    spec = importlib.util.find_spec(package)  # of a top-level package: imports nothing
+    roots = list(spec.submodule_search_locations or ()) if spec else []
+    return [x for root in roots for x in _python_files(Path(root), f"{package}/")]
+
+
+def _python_files(root: Path, prefix: str) -> list[tuple[str, Path]]:
     found = []
     for folder, folders, files in os.walk(root):
         folders[:] = [x for x in folders if x not in SKIPPED and not x.startswith("config-")]
         # _sysconfigdata_* says where and how this Python was built: another on each machine.
         files = [f for f in files if f.endswith(".py") and not f.startswith("_sysconfigdata")]
         found += [Path(folder, f) for f in files]
-    names = [(path.relative_to(root).as_posix(), path) for path in found]
-    return sorted(names, key=lambda x: hashlib.blake2b(x[0].encode(), digest_size=8).digest())
+    return [(prefix + path.relative_to(root).as_posix(), path) for path in found]
 
 
 def _code_lines(source: str) -> list[str]:

@@ -1,42 +1,44 @@
 """From a DataConfig to texts, and from texts to the sources that a text family trains on."""
 
 import os
-from typing import Any
 
-import numpy as np
-
-from flaxae.config import ConfigError, DataConfig
-from flaxae.data import embedded
+from flaxae.config import ConfigError, DataConfig, require
+from flaxae.data import embedded, recipes, tables
+from flaxae.data.files import corpus_of, read_path
 from flaxae.data.loader import TextSource
-from flaxae.data.text import Corpus, Splits, make_corpus, read_lines, split_corpus
+from flaxae.data.pretrained import check_vocabulary, open_tokenizer
+from flaxae.data.text import Corpus, Splits, split_corpus
 from flaxae.data.tokenizer import Tokenizer, load_or_train
-
-_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
-_HF_FORM = "hf:<name or local path>[:config][:column]"
+from flaxae.data.tokens import encode
 
 
 def load_examples(data: DataConfig) -> Corpus:
     """The texts that a config asks for.
 
     Args:
-        data: `path` (a text file, one example a line) wins over `name`: an embedded corpus,
+        data: `path` (a text file, one example a line, or a directory of shards) wins over `name`:
+            an embedded corpus, `recipe:<name>[:local path]`,
             `hf:<name or local path>[:config][:column]` (a local path takes no config; with one more
             part a hub name takes it as the config, so leave that empty to give only a column:
             `hf:name::column`), or `tfds:<name>[:column]`.
     Raises:
         ConfigError: there is no such data, or it cannot be read.
     """
+    name, max_lines = data.path or data.name, data.max_lines
     if data.path:
-        return _one_file(data.path, read_lines(data.path), data.max_lines)
-    if data.name.startswith("hf:"):
-        return _one_file(data.name, _hugging_face(data.name, data.max_lines), data.max_lines)
-    if data.name.startswith("tfds:"):
-        return _one_file(data.name, _tfds(data.name, data.max_lines), data.max_lines)
-    if data.name in embedded.NAMES:
-        return embedded.corpus(data.name, data.max_lines)
+        return corpus_of(name, read_path(data.path, data.labels), max_lines)
+    if name.startswith("recipe:"):
+        return corpus_of(name, recipes.parts(data), max_lines)
+    if name.startswith("hf:"):
+        return corpus_of(name, [tables.hugging_face(data)], max_lines)
+    if name.startswith("tfds:"):
+        return corpus_of(name, [tables.tfds_part(data)], max_lines)
+    if name in embedded.NAMES:
+        require(not data.labels, f"data.labels=True: the embedded corpus {name!r} has no labels")
+        return embedded.corpus(name, max_lines, data.cache)
     raise ConfigError(
-        f"data.name={data.name!r} is no corpus: give one of {', '.join(embedded.NAMES)},"
-        f" {_HF_FORM}, tfds:<name>[:column], or set data.path to a text file"
+        f"data.name={name!r} is no corpus: give one of {', '.join(embedded.NAMES)},"
+        f" {recipes.FORM}, {tables.HF_FORM}, tfds:<name>[:column], or set data.path to a text file"
     )
 
 
@@ -68,7 +70,7 @@ class TextData:
             data, train = self._data, split == "train"
             try:
                 self._sources[split] = TextSource(
-                    self.tokenizer.encode(self.splits[split]),
+                    encode(self.tokenizer, self.splits[split], data.cache),
                     batch_size=data.batch_size,
                     max_length=data.max_length,
                     num_buckets=data.num_buckets,
@@ -76,6 +78,7 @@ class TextData:
                     train=train,
                     long_lines=data.long_lines,
                     edges=None if train else self.source("train").edges,
+                    bucket_edges=data.bucket_edges,
                 )
             except ConfigError as error:
                 raise ConfigError(f"split {split!r} of {self.corpus.name}: {error}") from None
@@ -84,6 +87,15 @@ class TextData:
     def lines(self, split: str) -> list[str]:
         """The lines of a split that its source uses (those skipped as too long left out)."""
         return [self.splits[split][i] for i in self.source(split).kept]
+
+    def labels(self, split: str) -> list[str]:
+        """The label of each of `lines(split)`. Raises ConfigError where the data has none."""
+        if not self.corpus.labels:
+            raise ConfigError(
+                f"{self.corpus.name} is read without labels: set data.labels=True"
+                " (lines of label<tab>text, or a table's column)"
+            )
+        return [self.corpus.labels[line] for line in self.lines(split)]
 
     def report(self) -> str:
         """What there is, what was left out, and how much of what is held out training has seen."""
@@ -110,106 +122,41 @@ class TextData:
         return "\n".join([*out, *(f"  {note}" for note in (*corpus.notes, *self.splits.notes))])
 
 
-def text_sources(data: DataConfig, tokenizer: Tokenizer | None = None) -> TextData:
+def text_sources(
+    data: DataConfig, tokenizer: Tokenizer | None = None, vocab_size: int = 0
+) -> TextData:
     """Loads, splits and tokenizes the texts of a config.
 
     Args:
         data: see `load_examples`.
-        tokenizer: one of an earlier run; None: trained on the train split, or read from the cache.
+        tokenizer: the one that an earlier start of the run kept; None: `data.tokenizer`, or one
+            trained on the train split, or read from the cache.
+        vocab_size: rows of the model's embedding, which must hold the tokenizer's ids; 0: unknown.
     Raises:
-        ConfigError: see `load_examples`.
+        ConfigError: see `load_examples`; the tokenizer is not the model's or not the run's.
     """
+    given = _given_tokenizer(data.tokenizer, tokenizer) or tokenizer
+    if given is not None and vocab_size:
+        check_vocabulary(given, vocab_size)
     corpus = load_examples(data)
     splits = split_corpus(corpus, data.seed)
-    if tokenizer is None:
-        tokenizer = load_or_train(splits["train"], data.vocab_size, data.cache)
-    return TextData(data, corpus, splits, tokenizer)
+    if given is None:
+        given = load_or_train(splits["train"], data.vocab_size, data.cache, data.tokenizer_kind)
+        if vocab_size:
+            check_vocabulary(given, vocab_size)
+    return TextData(data, corpus, splits, given)
 
 
-def _one_file(name: str, texts: list[str], max_lines: int) -> Corpus:
-    corpus = make_corpus(name, [(name, texts)], max_lines)
-    if not corpus.examples:
-        raise ConfigError(f"{name!r} holds no text")
-    repeated = len(texts) - len(corpus.examples)
-    if repeated and not max_lines:
-        corpus.notes.append(f"{repeated} of {len(texts)} lines repeat an earlier one: used once")
-    return corpus
-
-
-def _hugging_face(name: str, max_lines: int) -> list[str]:
-    import datasets  # slow to import, and only needed here
-
-    target, *rest = name.removeprefix("hf:").split(":")
-    local = os.path.exists(target)
-    if not target or len(rest) > (1 if local else 2):
-        raise ConfigError(f"data.name={name!r} is not {_HF_FORM}")
-    config, column = (("", *rest) if local else tuple(rest)) + ("",) * (2 - local - len(rest))
-    try:
-        loaded = _load_local(target) if local else datasets.load_dataset(target, config or None)
-    except ConfigError:
-        raise
-    except Exception as error:  # the hub's client raises its own kinds, and the network's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        hint = "" if local else "; without a network, give a local path (hf:/path) or data.path"
-        raise ConfigError(f"data.name={name!r} cannot be loaded: {reason}{hint}") from None
-    if isinstance(loaded, dict):
-        loaded = loaded["train"] if "train" in loaded else next(iter(loaded.values()))
-    return _column(loaded, column, name, max_lines)
-
-
-def _load_local(target: str) -> Any:
-    """A directory or file of data: what save_to_disk wrote, or json, parquet, csv, text."""
-    import datasets
-
-    if os.path.isdir(target):
-        names = sorted(os.listdir(target))
-        if {"dataset_dict.json", "state.json"} & set(names):
-            return datasets.load_from_disk(target)
-        paths = [os.path.join(target, n) for n in names]
-    else:
-        paths = [target]
-    kinds = {_FORMATS[e] for p in paths if (e := os.path.splitext(p)[1]) in _FORMATS}
-    if len(kinds) != 1:
-        raise ConfigError(f"{target!r} must hold files of one kind: {', '.join(_FORMATS)}")
-    kind = kinds.pop()
-    files = [p for p in paths if _FORMATS.get(os.path.splitext(p)[1]) == kind]
-    return datasets.load_dataset(kind, data_files={"train": files})
-
-
-def _column(table: Any, column: str, name: str, max_lines: int) -> list[str]:
-    """The non-blank texts of a data set's column."""
-    strings = [c for c, kind in table.features.items() if getattr(kind, "dtype", "") in _STRINGS]
-    if not column:
-        column = "text" if "text" in strings else strings[0] if len(strings) == 1 else ""
-    if column not in strings:
+def _given_tokenizer(name: str, kept: Tokenizer | None) -> Tokenizer | None:
+    """The config's tokenizer, which must be the one that the run has kept."""
+    if not name:
+        return None
+    if kept is None:
+        return open_tokenizer(name)
+    # What the run has kept is enough: the files may be gone, but may not have become others.
+    if os.path.exists(name) and open_tokenizer(name).vocab != kept.vocab:
         raise ConfigError(
-            f"data.name={name!r}: its columns of text are {', '.join(strings) or 'none'};"
-            f" name one as the last part of {_HF_FORM}"
+            f"data.tokenizer={name!r} is not the tokenizer that this run began with: its vocabulary"
+            " is another; put the old files back, or begin in a new workdir"
         )
-    table = table.select(range(min(max_lines, len(table)))) if max_lines else table
-    return [text for text in table[column] if text and text.strip()]
-
-
-_STRINGS = ("string", "large_string")
-
-
-def _tfds(name: str, max_lines: int) -> list[str]:
-    target, _, column = name.removeprefix("tfds:").partition(":")
-    column = column or "text"
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError:
-        raise ConfigError(
-            f"data.name={name!r} needs tensorflow-datasets, which is not installed:"
-            " pip install 'flaxae[tfds]'"
-        ) from None
-    try:
-        source: Any = tfds.data_source(target, split="train")
-        count = min(len(source), max_lines or len(source))
-        texts = [source[i][column] for i in range(count)]
-    except Exception as error:  # many kinds: unknown names, no network, unknown columns
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"data.name={name!r} cannot be loaded: {reason}") from None
-    if not all(isinstance(text, (bytes, str, np.bytes_)) for text in texts):
-        raise ConfigError(f"data.name={name!r}: column {column!r} holds no text")
-    return [t if isinstance(t, str) else t.decode("utf-8", "replace") for t in texts]
+    return kept

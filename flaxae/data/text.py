@@ -1,8 +1,7 @@
-"""Text corpora: reading files of lines, and splits that say how much of them training has seen."""
+"""Text corpora, and splits that say how much of them training has seen."""
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Iterable
 
 from flaxae.config import ConfigError
@@ -25,6 +24,8 @@ class Corpus:
         file_names: names of the files; a corpus without files has one.
         also: example index -> indices of the other files that it stands in.
         notes: what was left out on the way, in words: nothing is dropped silently.
+        labels: text -> its label, where the data have labels.
+        held_out: file index -> the split ("dev", "test_file") that the data's makers gave it.
     """
 
     name: str
@@ -33,6 +34,8 @@ class Corpus:
     file_names: list[str]
     also: dict[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    held_out: dict[int, str] = dataclasses.field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -87,47 +90,6 @@ def make_corpus(
     return Corpus(name, list(index), files, file_names, others)
 
 
-def read_lines(path: str) -> list[str]:
-    """The lines of a UTF-8 text file, ends of line taken off, blank lines left out.
-
-    A line is left as it is otherwise (`label<tab>text` too).
-
-    Args:
-        path: the file.
-    Raises:
-        ConfigError: it is missing, a directory, empty, binary or not UTF-8.
-    """
-    if os.path.isdir(path):
-        raise ConfigError(
-            f"data.path={path!r} is a directory: give a text file, one example a line"
-            f" (or --config.data.name=hf:{path} for a data set's directory)"
-        )
-    try:
-        with open(path, "rb") as file:
-            raw = file.read()
-    except OSError as error:
-        raise ConfigError(f"data.path={path!r} cannot be read: {error.strerror or error}") from None
-    if b"\0" in raw:
-        raise ConfigError(
-            f"data.path={path!r} is a binary file (it holds a zero byte at {raw.index(0)}):"
-            " give UTF-8 text, one example a line"
-        )
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise ConfigError(
-            f"data.path={path!r} is not UTF-8 (line {line}, byte {error.start}): convert it first,"
-            " for example with iconv -t utf-8"
-        ) from None
-    # Not str.splitlines: it also cuts at form feeds and Unicode separators inside a line.
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    lines = [line for line in lines if line.strip()]
-    if not lines:
-        raise ConfigError(f"data.path={path!r} is empty: it needs one example a line")
-    return lines
-
-
 def split_corpus(corpus: Corpus, seed: int) -> Splits:
     """Holds out whole files and single lines; a line is in one split only.
 
@@ -139,7 +101,8 @@ def split_corpus(corpus: Corpus, seed: int) -> Splits:
         corpus: the texts.
         seed: another seed, other splits.
     Returns:
-        train, dev, test_line, and test_file where the corpus has at least 20 files.
+        train, dev, test_line, and test_file where the corpus has at least 20 files or a given test
+        split.
     Raises:
         ConfigError: the corpus is too small to be split.
     """
@@ -148,7 +111,7 @@ def split_corpus(corpus: Corpus, seed: int) -> Splits:
             f"{corpus.name} has {len(corpus.examples)} distinct lines;"
             f" training and held-out splits need at least {MIN_LINES}"
         )
-    file_split = _held_out_files(corpus, seed)
+    file_split = corpus.held_out or _held_out_files(corpus, seed)
     pools: dict[str, list[int]] = {"test_file": [], "dev": [], "rest": []}
     seen_in_training: set[int] = set()
     for i, first in enumerate(corpus.files):

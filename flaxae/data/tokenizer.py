@@ -32,6 +32,11 @@ class Tokenizer:
         self.vocab_size: int = inner.get_vocab_size()
         self.fingerprint = hashlib.sha256(inner.to_str().encode()).hexdigest()[:16]
 
+    @property
+    def vocab(self) -> dict[str, int]:
+        """Token -> id."""
+        return self._inner.get_vocab()
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without EOS."""
         encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)

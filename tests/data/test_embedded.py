@@ -1,11 +1,16 @@
 """The corpora that need no download."""
 
+import importlib.metadata
 import platform
+from pathlib import Path
 
 import pytest
 
 from flaxae.config import ConfigError
+from flaxae.data import embedded
 from flaxae.data.embedded import corpus
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_python_lines():
@@ -30,6 +35,34 @@ def test_docstrings_are_sentences():
     sentences = corpus("docstrings", 500).examples
     assert len(sentences) == 500
     assert all(s[0].isupper() and s[-1] in ".!?" and "\n" not in s for s in sentences)
+
+
+def test_docstrings_of_packages_and_their_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded, "PACKAGES", {"optax": "optax", "nothing_such": "nothing-such"})
+    monkeypatch.setattr(embedded, "_library_files", lambda: [])
+    found = corpus("docstrings", 0, str(tmp_path))
+    assert len(found.examples) > 1000
+    assert all(name.startswith("optax/") for name in found.file_names)
+    version = importlib.metadata.version("optax")
+    assert found.name.endswith(f"{platform.python_version()}, optax {version}")
+    assert found.notes == ["packages that are not installed: nothing_such"]
+    monkeypatch.setattr(embedded, "_read", lambda *_: pytest.fail("read again"))
+    again = corpus("docstrings", 0, str(tmp_path))
+    assert again == found and again.also == found.also
+    (path,) = (tmp_path / "corpora").iterdir()
+    path.write_text("{torn")
+    monkeypatch.undo()
+    monkeypatch.setattr(embedded, "PACKAGES", {"optax": "optax", "nothing_such": "nothing-such"})
+    monkeypatch.setattr(embedded, "_library_files", lambda: [])
+    assert corpus("docstrings", 0, str(tmp_path)) == found
+    monkeypatch.setattr(embedded, "PACKAGES", {"einops": "einops"})
+    assert corpus("docstrings", 0, str(tmp_path)).name != found.name
+
+
+def test_packages_are_pinned():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.partition("==")[0] for line in lines if "==" in line}
+    assert set(embedded.PACKAGES.values()) <= pinned
 
 
 def test_unknown_name():

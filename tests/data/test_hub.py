@@ -8,6 +8,8 @@ import pytest
 
 from flaxae.config import ConfigError, DataConfig
 from flaxae.data.hub import load_examples, text_sources
+from flaxae.data.pretrained import byte_tokenizer
+from flaxae.data.tokenizer import Tokenizer
 
 TEXTS = [f"text number {i}" for i in range(40)]
 
@@ -115,3 +117,41 @@ def test_tfds_absent_says_what_to_install(monkeypatch):
 def test_names_that_are_none(name):
     with pytest.raises(ConfigError, match="hf:<name or local path>"):
         load_examples(DataConfig(name=name))
+
+
+def test_a_given_tokenizer(tmp_path):
+    path = tmp_path / "my.txt"
+    path.write_text("\n".join(TEXTS))
+    data = _config(tmp_path, path=str(path), tokenizer="byt5")
+    text = text_sources(data, vocab_size=384)
+    assert text.tokenizer.fingerprint == byte_tokenizer().fingerprint
+    with pytest.raises(ConfigError, match="259 tokens and the model an embedding of 100"):
+        text_sources(data, vocab_size=100)
+
+
+def test_a_runs_tokenizer_stays_the_runs(tmp_path):
+    path = tmp_path / "my.txt"
+    path.write_text("\n".join(TEXTS))
+    first = text_sources(_config(tmp_path, path=str(path))).tokenizer
+    first.save(tmp_path / "tokenizer.json")
+    data = _config(tmp_path, path=str(path), tokenizer=str(tmp_path / "tokenizer.json"))
+    kept = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert text_sources(data, kept).tokenizer is kept
+    byte_tokenizer().save(tmp_path / "tokenizer.json")
+    with pytest.raises(ConfigError, match="is not the tokenizer that this run began with"):
+        text_sources(data, kept)
+    (tmp_path / "tokenizer.json").unlink()
+    assert text_sources(data, kept).tokenizer is kept
+    with pytest.raises(ConfigError, match="no tokenizer is there"):
+        text_sources(data)
+
+
+def test_fixed_buckets_and_unigram(tmp_path):
+    path = tmp_path / "my.txt"
+    path.write_text("\n".join(TEXTS + [f"{text} and some more of it" for text in TEXTS]))
+    data = _config(
+        tmp_path, path=str(path), tokenizer="byt5", max_length=64, bucket_edges=(16, 32, 64)
+    )
+    text = text_sources(data)
+    assert set(text.source("train").batch_spec) == {"016", "064"}
+    assert text.source("dev").batch_spec == text.source("train").batch_spec

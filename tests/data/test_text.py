@@ -1,45 +1,15 @@
-"""Reading text files, and splits that hold out honestly."""
+"""Splits that hold out honestly."""
 
 import pytest
 
 from flaxae.config import ConfigError
-from flaxae.data.text import MAX_EVAL_LINES, make_corpus, read_lines, split_corpus
+from flaxae.data.text import MAX_EVAL_LINES, make_corpus, split_corpus
 
 
 def _corpus(num_files=40, lines=50):
     shared = [f"shared {i}" for i in range(20)]
     texts = [(f"f{n}", [f"line {n} {i}" for i in range(lines)] + shared) for n in range(num_files)]
     return make_corpus("made", texts)
-
-
-def test_read_lines_leaves_lines_as_they_are(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_bytes("\ufeff  indented\r\n\n1\tlabelled\nform\x0cfeed\u2028x\n".encode())
-    assert read_lines(str(path)) == ["  indented", "1\tlabelled", "form\x0cfeed\u2028x"]
-
-
-@pytest.mark.parametrize(
-    ("raw", "message"),
-    [
-        (None, "No such file"),
-        (b"", "is empty"),
-        (b" \n\n", "is empty"),
-        (b"ok\n\0\1\2", "binary"),
-        (b"ok\nna\xefve\n", r"not UTF-8 \(line 2"),
-    ],
-)
-def test_bad_files_are_one_clear_message(tmp_path, raw, message):
-    path = tmp_path / "bad.txt"
-    if raw is not None:
-        path.write_bytes(raw)
-    with pytest.raises(ConfigError, match=message) as error:
-        read_lines(str(path))
-    assert str(path) in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_directory_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="is a directory"):
-        read_lines(str(tmp_path))
 
 
 def test_corpus_is_distinct_and_knows_every_file():
@@ -88,3 +58,13 @@ def test_held_out_splits_are_capped():
 def test_too_few_lines_is_an_error():
     with pytest.raises(ConfigError, match="at least 10"):
         split_corpus(make_corpus("small", [("f", ["a", "b"])]), 0)
+
+
+def test_given_splits_are_kept():
+    texts = [(name, [f"{name} {i}" for i in range(100)]) for name in ("train", "valid", "test")]
+    corpus = make_corpus("given", texts)
+    corpus.held_out = {1: "dev", 2: "test_file"}
+    splits = split_corpus(corpus, 0)
+    assert splits["test_file"] == texts[2][1]
+    assert set(texts[1][1]) <= set(splits["dev"])
+    assert all(line.startswith("train") for line in splits["train"] + splits["test_line"])

@@ -1,0 +1,122 @@
+"""Data sets that hold another tokenizer's ids: read back as text.
+
+The published OPTIMUS Wikipedia files (wikipedia_json_64_filtered: JSON lists of {"bert_token",
+"bert_token_length", "gpt2_token", "gpt2_token_length"}) hold BERT's and GPT-2's ids and no text.
+"""
+
+import json
+import os
+from typing import Any
+
+import tokenizers
+
+from flaxae.config import ConfigError
+
+_CHUNK = 10_000  # rows
+_ADDED = 16  # ids just above a vocabulary are tokens that were added to it (OPTIMUS's <BOS>)
+_CHECKED = 200  # rows whose text must give their ids back
+_AGREEING = 0.9  # share of them
+
+
+def id_columns(table: Any) -> list[str]:
+    """The columns of a `datasets` table that hold lists of whole numbers."""
+    inner = {name: getattr(kind, "feature", None) for name, kind in table.features.items()}
+    return [c for c, x in inner.items() if getattr(x, "dtype", "").startswith(("int", "uint"))]
+
+
+def decode(table: Any, columns: list[str], folder: str, what: str) -> list[str]:
+    """The texts of a column of ids.
+
+    Args:
+        table: a `datasets` table.
+        columns: its columns of ids; the one that the tokenizer made is found by trying.
+        folder: `data.ids_tokenizer`.
+        what: the data set, for messages.
+    Raises:
+        ConfigError: no tokenizer is given, it cannot be read, or none of the columns is its.
+    """
+    if not folder:
+        raise ConfigError(
+            f"{what} holds token ids ({', '.join(columns)}) and no text: set data.ids_tokenizer to"
+            " the directory of the tokenizer that made them (GPT-2: vocab.json and merges.txt;"
+            " BERT: vocab.txt; or tokenizer.json); they are decoded and tokenised again"
+        )
+    tokenizer = open_ids_tokenizer(folder)
+    shares = {}
+    for column in columns:
+        rows = table[:_CHECKED][column]
+        shares[column] = _agreement(tokenizer, rows)
+    # Both may agree on short rows; then by name.
+    kind = "bert" if tokenizer.token_to_id("[CLS]") is not None else "gpt"
+    best = max(shares, key=lambda c: (shares[c], kind in c.lower()))
+    if shares[best] < _AGREEING:
+        found = ", ".join(f"{c} {share:.0%}" for c, share in shares.items())
+        raise ConfigError(
+            f"the ids of {what} are not of data.ids_tokenizer={folder!r}: share of rows whose text"
+            f" gives the same ids back: {found}"
+        )
+    texts = []
+    for start in range(0, len(table), _CHUNK):
+        texts += _texts(tokenizer, table[start : start + _CHUNK][best])
+    return texts
+
+
+def open_ids_tokenizer(folder: str) -> tokenizers.Tokenizer:
+    """Opens tokenizer.json, GPT-2's vocab.json and merges.txt, or BERT's vocab.txt.
+
+    Raises:
+        ConfigError: none of them is there, or it cannot be read.
+    """
+    paths = {
+        name: path
+        for name in ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt")
+        if os.path.isfile(path := os.path.join(folder, name))
+    }
+    try:
+        if "tokenizer.json" in paths:
+            return tokenizers.Tokenizer.from_file(paths["tokenizer.json"])
+        if {"vocab.json", "merges.txt"} <= set(paths):
+            made = tokenizers.ByteLevelBPETokenizer(paths["vocab.json"], paths["merges.txt"])
+            return made._tokenizer
+        if "vocab.txt" in paths:
+            lower = _lowercase(folder)
+            return tokenizers.BertWordPieceTokenizer(paths["vocab.txt"], lowercase=lower)._tokenizer
+    except Exception as error:  # the library raises bare Exception
+        raise ConfigError(f"data.ids_tokenizer={folder!r} cannot be read: {error}") from None
+    raise ConfigError(
+        f"data.ids_tokenizer={folder!r} is not a directory with tokenizer.json, with vocab.json and"
+        " merges.txt, or with vocab.txt"
+    )
+
+
+def _lowercase(folder: str) -> bool:
+    """What BERT's tokenizer_config.json says; cased where there is none, as OPTIMUS's BERT."""
+    path = os.path.join(folder, "tokenizer_config.json")
+    if not os.path.isfile(path):
+        return False
+    with open(path, encoding="utf-8") as file:
+        return bool(json.load(file).get("do_lower_case", False))
+
+
+def _texts(tokenizer: tokenizers.Tokenizer, rows: list[list[int]]) -> list[str]:
+    size = tokenizer.get_vocab_size()
+    rows = [[i for i in row if i < size] for row in rows]
+    return [text.strip() for text in tokenizer.decode_batch(rows, skip_special_tokens=True)]
+
+
+def _agreement(tokenizer: tokenizers.Tokenizer, rows: list[list[int]]) -> float:
+    """The share of rows that come back when their text is encoded."""
+    size = tokenizer.get_vocab_size()
+    if any(not 0 <= i < size + _ADDED for row in rows for i in row):
+        return 0.0
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    for name in ("[CLS]", "[SEP]", "[PAD]", "<|endoftext|>"):
+        if (found := tokenizer.token_to_id(name)) is not None:
+            special.add(found)
+    same = 0
+    for row, text in zip(rows, _texts(tokenizer, rows), strict=True):
+        ids = [i for i in row if i < size and i not in special]
+        # GPT-2's sentences begin with a space (add_prefix_space), which the text has lost.
+        tries = (tokenizer.encode(x, add_special_tokens=False).ids for x in (text, f" {text}"))
+        same += any(ids == [i for i in x if i not in special] for x in tries)
+    return same / max(len(rows), 1)

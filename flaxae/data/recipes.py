@@ -1,0 +1,205 @@
+"""Data sets that papers report on, by name, with their own held-out splits: one text a line.
+
+`recipe:<name>` loads from the Hub or from tfds; `recipe:<name>:<path>` from local files: a Hub
+set's files (parquet, json, csv), what save_to_disk wrote, or the text files that papers share (one
+a line, or label<tab>text). A file's split is told by "train", "valid", "dev" or "test" in its path.
+"""
+
+import dataclasses
+import html
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flaxae.config import ConfigError, DataConfig
+from flaxae.data import tables
+from flaxae.data.files import Part, read_lines, read_path
+from flaxae.data.sentences import split_sentences, verdict
+
+FORM = "recipe:<name>[:local path]"
+_HELD_OUT = {"train": "", "validation": "dev", "test": "test_file"}
+_SPLIT_WORDS = (("train", ("train",)), ("validation", ("valid", "dev")), ("test", ("test",)))
+_TAGS = re.compile(r"<br\s*/?>|\\n|\n", re.IGNORECASE)
+_LABELLED = re.compile(r"[^\t]{1,40}\t[^\t]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one data set becomes lines.
+
+    Attributes:
+        columns: of text in its tables; the first set that a table has is taken.
+        hub: name on the Hub, and its config; "": none.
+        tfds: name in tfds; "": none.
+        splits: names of its splits that are used.
+        label: column of labels; "": a line has none.
+        lines: from a table's text to lines.
+    """
+
+    columns: tuple[tuple[str, ...], ...]
+    hub: tuple[str, str] = ("", "")
+    tfds: str = ""
+    splits: tuple[str, ...] = ("train", "validation", "test")
+    label: str = ""
+    lines: Callable[[str], list[str]] = lambda text: [text.strip()]
+
+
+def _sentences(text: str) -> list[str]:
+    """The sentences of a review or an answer, of 4 to 64 words, line breaks and tags undone."""
+    text = html.unescape(_TAGS.sub("\n", text)).replace('\\"', '"')
+    return [s for s in split_sentences(text) if verdict(s) == "kept"]
+
+
+RECIPES = {
+    # Premises and hypotheses; a label is of a pair, so a line has none.
+    "snli": Recipe(
+        hub=("stanfordnlp/snli", ""),
+        columns=(("premise", "hypothesis"), ("sentence1", "sentence2")),
+    ),
+    "yelp": Recipe(
+        hub=("fancyzhx/yelp_polarity", ""),
+        columns=(("text",),),
+        splits=("train", "test"),
+        label="label",
+        lines=_sentences,
+    ),
+    "yahoo": Recipe(
+        hub=("community-datasets/yahoo_answers_topics", ""),
+        columns=(("question_title", "question_content", "best_answer"),),
+        splits=("train", "test"),
+        label="topic",
+        lines=_sentences,
+    ),
+    # Mikolov's preparation: lower case, <unk>, N for numbers; kept as it is.
+    "ptb": Recipe(hub=("ptb-text-only/ptb_text_only", "penn_treebank"), columns=(("sentence",),)),
+    "lm1b": Recipe(tfds="lm1b", columns=(("text",),), splits=("train", "test")),
+    "wikipedia": Recipe(columns=(("text",),)),
+}
+
+
+def parts(data: DataConfig) -> Iterator[Part]:
+    """The parts of `data.name` = recipe:<name>[:local path], held-out splits marked.
+
+    Raises:
+        ConfigError: there is no such recipe, its data cannot be had, or it has no labels.
+    """
+    name, _, path = data.name.removeprefix("recipe:").partition(":")
+    if name not in RECIPES:
+        raise ConfigError(f"data.name={data.name!r}: the recipes are {', '.join(RECIPES)} ({FORM})")
+    recipe = RECIPES[name]
+    if data.labels and not recipe.label:
+        raise ConfigError(f"data.labels=True: a line of {data.name!r} has no label")
+    if name == "wikipedia":
+        yield from _wikipedia(data, path)
+    elif path:
+        yield from _local(data, recipe, path)
+    else:
+        yield from _remote(data, recipe, name)
+
+
+def _wikipedia(data: DataConfig, path: str) -> Iterator[Part]:
+    folder = path or os.path.join(data.cache, "wikipedia")
+    if not os.path.isdir(folder):
+        raise ConfigError(
+            f"data.name={data.name!r}: there are no shards at {folder!r}; build them with"
+            f" python -m flaxae.data.wikipedia {folder}, or name their directory:"
+            " recipe:wikipedia:/path"
+        )
+    yield from read_path(folder)
+
+
+def _remote(data: DataConfig, recipe: Recipe, name: str) -> Iterator[Part]:
+    if recipe.tfds:
+        for split in recipe.splits:
+            part = tables.load_tfds(recipe.tfds, recipe.columns[0][0], split, data)
+            yield dataclasses.replace(part, name=split, split=_HELD_OUT[split])
+        return
+    hint = f"; without a network, give local files: data.name=recipe:{name}:/path"
+    loaded = tables.load_hub(*recipe.hub, f"data.name={data.name!r} ({recipe.hub[0]})", hint)
+    for split in recipe.splits:
+        yield _from_table(loaded[split], split, split, data, recipe)
+
+
+def _from_table(table: Any, name: str, split: str, data: DataConfig, recipe: Recipe) -> Part:
+    columns = next((c for c in recipe.columns if set(c) <= set(table.features)), ())
+    label = recipe.label
+    if data.labels and label not in table.features and "label" in table.features:
+        label = "label"
+    part = tables.column_part(table, columns, name, data, label)
+    texts, labels = [], []
+    for i, text in enumerate(part.texts):
+        lines = recipe.lines(text)
+        texts += lines
+        labels += [part.labels[i]] * len(lines) if part.labels else []
+    return Part(name, texts, labels if part.labels else None, _HELD_OUT[split])
+
+
+def _local(data: DataConfig, recipe: Recipe, path: str) -> Iterator[Part]:
+    if not os.path.exists(path):
+        raise ConfigError(f"data.name={data.name!r}: there is nothing at {path!r}")
+    if os.path.isfile(os.path.join(path, "dataset_dict.json")):
+        loaded = tables.load_local(path)
+        for split in (x for x in recipe.splits if x in loaded):
+            yield _from_table(loaded[split], split, split, data, recipe)
+        return
+    by_split: dict[str, list[str]] = {}
+    for file in _data_files(path):
+        split = _split_of(os.path.relpath(file, os.path.dirname(path)))
+        by_split.setdefault(split, []).append(file)
+    if not by_split:
+        raise ConfigError(f"data.name={data.name!r}: {path!r} holds no files of data")
+    for split in (x for x in _HELD_OUT if x in by_split):
+        files = by_split[split]
+        if table_files := [f for f in files if _is_table(f)]:
+            yield _from_table(tables.load_local(table_files), split, split, data, recipe)
+        for file in (f for f in files if not _is_table(f)):
+            part = _text_part(file, recipe, data.labels)
+            yield dataclasses.replace(part, split=_HELD_OUT[split])
+
+
+def _data_files(path: str) -> list[str]:
+    if os.path.isfile(path):
+        return [path]
+    found = [os.path.join(folder, f) for folder, _, files in os.walk(path) for f in files]
+    ignored = (".md", ".py", ".lock", ".gitattributes", ".zip", ".gz", "dataset_infos.json")
+    return sorted(f for f in found if not f.endswith(ignored) and not _hidden(f, path))
+
+
+def _hidden(file: str, path: str) -> bool:
+    return any(x.startswith(".") for x in os.path.relpath(file, path).split(os.sep))
+
+
+def _extension(file: str) -> str:
+    return os.path.splitext(file)[1]
+
+
+def _is_table(file: str) -> bool:
+    return _extension(file) in tables.FORMATS and _extension(file) != ".txt"
+
+
+def _split_of(file: str) -> str:
+    """By the file's own name first: "train_data/test.txt" is a test split."""
+    for part in reversed(file.lower().split(os.sep)):
+        for split, words in _SPLIT_WORDS:
+            if any(word in part for word in words):
+                return split
+    return "train"
+
+
+def _text_part(file: str, recipe: Recipe, labels: bool) -> Part:
+    """A text file's lines; label<tab>text is taken apart, and "sentiment.train.1" has label 1."""
+    lines = [line.strip() for line in read_lines(file)]
+    name = os.path.basename(file)
+    if recipe.label and all(_LABELLED.fullmatch(line) for line in lines):
+        pairs = [line.split("\t") for line in lines]
+        return Part(name, [text for _, text in pairs], [label for label, _ in pairs])
+    suffix = _extension(file).removeprefix(".")
+    if not labels:
+        return Part(name, lines)
+    if not suffix.isdigit():
+        raise ConfigError(
+            f"data.labels=True: {file!r} has no labels: its lines must all be label<tab>text, or"
+            " its name end in one (sentiment.train.1)"
+        )
+    return Part(name, lines, [suffix] * len(lines))

@@ -1,0 +1,164 @@
+"""Tables of `datasets` and `tfds`: loading them, and the texts and labels in them."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flaxae.config import ConfigError, DataConfig
+from flaxae.data import foreign_ids
+from flaxae.data.files import Part
+
+FORMATS = {
+    ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text",
+    ".arrow": "arrow",
+}  # fmt: skip
+HF_FORM = "hf:<name or local path>[:config][:column]"
+_STRINGS = ("string", "large_string")
+
+
+def hugging_face(data: DataConfig) -> Part:
+    """The texts of `data.name` = hf:...: a table's column, of its train split where it has one.
+
+    Raises:
+        ConfigError: it cannot be loaded, or has no such column.
+    """
+    name = data.name
+    target, *rest = name.removeprefix("hf:").split(":")
+    local = os.path.exists(target)
+    if not target or len(rest) > (1 if local else 2):
+        raise ConfigError(f"data.name={name!r} is not {HF_FORM}")
+    config, column = (("", *rest) if local else tuple(rest)) + ("",) * (2 - local - len(rest))
+    hint = "" if local else "; without a network, give a local path (hf:/path) or data.path"
+    loaded = load_local(target) if local else load_hub(target, config, f"data.name={name!r}", hint)
+    if isinstance(loaded, dict):
+        loaded = loaded["train"] if "train" in loaded else next(iter(loaded.values()))
+    return column_part(loaded, (column,) if column else (), name, data)
+
+
+def load_hub(target: str, config: str, what: str, hint: str) -> Any:
+    """A data set of the Hub, in one message where it cannot be had."""
+    import datasets  # slow to import, and only needed here
+
+    try:
+        return datasets.load_dataset(target, config or None)
+    except Exception as error:  # the hub's client raises its own kinds, and the network's
+        raise ConfigError(f"{what} cannot be loaded: {reason(error)}{hint}") from None
+
+
+def load_local(target: str | Sequence[str]) -> Any:
+    """A table: what save_to_disk wrote, or files of one kind.
+
+    Args:
+        target: a directory, a file, or files.
+    Raises:
+        ConfigError: files of no kind, of several, or that cannot be read.
+    """
+    import datasets
+
+    paths, what = list(target), f"{list(target)[:1]}"
+    if isinstance(target, str):
+        paths, what = [target], repr(target)
+        if os.path.isdir(target):
+            names = sorted(os.listdir(target))
+            if {"dataset_dict.json", "state.json"} & set(names):
+                return datasets.load_from_disk(target)
+            paths = [os.path.join(target, n) for n in names]
+    kinds = {FORMATS[e] for p in paths if (e := os.path.splitext(p)[1]) in FORMATS}
+    if len(kinds) != 1:
+        raise ConfigError(f"{what} must hold files of one kind: {', '.join(FORMATS)}")
+    kind = kinds.pop()
+    files = [p for p in paths if FORMATS.get(os.path.splitext(p)[1]) == kind]
+    try:
+        return datasets.load_dataset(kind, data_files={"train": files})["train"]
+    except Exception as error:  # the readers of each kind raise their own
+        raise ConfigError(f"{what} cannot be loaded: {reason(error)}") from None
+
+
+def column_part(
+    table: Any, columns: Sequence[str], name: str, data: DataConfig, label: str = "label"
+) -> Part:
+    """The non-blank texts of columns, and their labels where `data.labels` asks for them.
+
+    Args:
+        table: a `datasets` table.
+        columns: of text or of another tokenizer's ids; (): the only one of text, or "text".
+        name: of the data, for messages.
+        data: labels, max_lines, ids_tokenizer.
+        label: the column of labels.
+    """
+    strings = [c for c, kind in table.features.items() if getattr(kind, "dtype", "") in _STRINGS]
+    ids = foreign_ids.id_columns(table)
+    if not columns:
+        texts = [c for c in strings if not (data.labels and c == label)]
+        only = "text" if "text" in texts else texts[0] if len(texts) == 1 else ""
+        columns = (only,) if only else ()
+    table = table.select(range(min(data.max_lines, len(table)))) if data.max_lines else table
+    if ids and (set(columns) <= set(ids) if columns else not strings):
+        found = [foreign_ids.decode(table, list(columns) or ids, data.ids_tokenizer, repr(name))]
+    elif columns and set(columns) <= set(strings):
+        found = [table[c] for c in columns]
+    else:
+        raise ConfigError(
+            f"data.name={name!r}: its columns of text are {', '.join(strings) or 'none'};"
+            f" name one as the last part of {HF_FORM}"
+        )
+    labels = _labels(table, label, name) if data.labels else None
+    kept = [(x, i) for rows in found for i, x in enumerate(rows) if x and x.strip()]
+    return Part(name, [x for x, _ in kept], labels and [labels[i] for _, i in kept])
+
+
+def _labels(table: Any, label: str, name: str) -> list[str]:
+    if label not in table.features:
+        raise ConfigError(
+            f"data.labels=True: {name!r} has no column {label!r}, but {', '.join(table.features)}"
+        )
+    names = getattr(table.features[label], "names", None)
+    return [names[x] if names and isinstance(x, int) and x >= 0 else str(x) for x in table[label]]
+
+
+def tfds_part(data: DataConfig) -> Part:
+    """The texts of `data.name` = tfds:<name>[:column]."""
+    target, _, column = data.name.removeprefix("tfds:").partition(":")
+    return load_tfds(target, column or "text", "train", data)
+
+
+def load_tfds(target: str, column: str, split: str, data: DataConfig) -> Part:
+    """A column of a split of `tensorflow_datasets`, read at random access (no TensorFlow).
+
+    Raises:
+        ConfigError: tfds is not installed, or the data cannot be had.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise ConfigError(
+            f"data.name={data.name!r} needs tensorflow-datasets, which is not installed:"
+            " pip install 'flaxae[tfds]'"
+        ) from None
+    try:
+        source: Any = tfds.data_source(target, split=split)
+        count = min(len(source), data.max_lines or len(source))
+        rows = [source[i] for i in range(count)]
+        texts = [row[column] for row in rows]
+        labels = [_string(row["label"]) for row in rows] if data.labels else None
+    except Exception as error:  # many kinds: unknown names, no network, unknown columns
+        raise ConfigError(
+            f"data.name={data.name!r} cannot be loaded: {reason(error)}; without a network, set"
+            " data.path to a text file or TFDS_DATA_DIR to where the data is prepared"
+        ) from None
+    if not all(isinstance(text, (bytes, str, np.bytes_)) for text in texts):
+        raise ConfigError(f"data.name={data.name!r}: column {column!r} holds no text")
+    kept = [i for i, text in enumerate(texts) if text.strip()]
+    found = labels and [labels[i] for i in kept]
+    return Part(data.name, [_string(texts[i]) for i in kept], found)
+
+
+def _string(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def reason(error: Exception) -> str:
+    """The first line of an exception's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
