@@ -30,7 +30,9 @@ class T5Config(Section):
     relative_buckets: int = 32
     relative_max_distance: int = 128
     feed_forward: FeedForward = FeedForward.GATED_GELU
-    tie_embeddings: bool = False  # v1.0: the head is the embedding, scaled by d_model ** -0.5
+    tie_embeddings: bool = False  # v1.0: the head is the embedding
+    scale_tied_head: bool = True  # v1.0: what a tied head reads is scaled by d_model ** -0.5
+    norm_eps: float = 1e-6
     dropout: float = 0.0
     dtype: str = "float32"  # of the computation; parameters, softmax and logits are float32
     remat: bool = False  # recompute blocks in the backward pass
@@ -41,6 +43,7 @@ class T5Config(Section):
         for name in (*sizes, "scan_unroll"):
             require(getattr(self, name) > 0, f"t5.{name}={getattr(self, name)} must be positive")
         require(self.vocab_size >= 0, f"t5.vocab_size={self.vocab_size} must not be negative")
+        require(self.norm_eps > 0, f"t5.norm_eps={self.norm_eps} must be positive")
         require(0 <= self.dropout < 1, f"t5.dropout={self.dropout} must be in [0, 1)")
         kinds = ("float32", "bfloat16")
         require(self.dtype in kinds, f"t5.dtype={self.dtype!r} is not one of: {', '.join(kinds)}")
@@ -73,9 +76,9 @@ class EncoderBlock(nnx.Module):
 
     def __init__(self, config: T5Config, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
-        self.attention_norm = RMSNorm(config.d_model, dtype=dtype)
+        self.attention_norm = RMSNorm(config.d_model, eps=config.norm_eps, dtype=dtype)
         self.attention = _attention(config, rngs)
-        self.mlp_norm = RMSNorm(config.d_model, dtype=dtype)
+        self.mlp_norm = RMSNorm(config.d_model, eps=config.norm_eps, dtype=dtype)
         self.mlp = _mlp(config, rngs)
         self.dropout_rate = config.dropout
 
@@ -94,11 +97,11 @@ class DecoderBlock(nnx.Module):
 
     def __init__(self, config: T5Config, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
-        self.attention_norm = RMSNorm(config.d_model, dtype=dtype)
+        self.attention_norm = RMSNorm(config.d_model, eps=config.norm_eps, dtype=dtype)
         self.attention = _attention(config, rngs)
-        self.cross_norm = RMSNorm(config.d_model, dtype=dtype)
+        self.cross_norm = RMSNorm(config.d_model, eps=config.norm_eps, dtype=dtype)
         self.cross = _attention(config, rngs)
-        self.mlp_norm = RMSNorm(config.d_model, dtype=dtype)
+        self.mlp_norm = RMSNorm(config.d_model, eps=config.norm_eps, dtype=dtype)
         self.mlp = _mlp(config, rngs)
         self.dropout_rate = config.dropout
 
@@ -111,9 +114,11 @@ class DecoderBlock(nnx.Module):
         memory: Float[Array, "Nm D"],
         memory_segments: Segments,
         memory_bias: list[Array | None],
+        extras: dict[str, Array] | None = None,
     ) -> Float[Array, "N D"]:
         y = self.attention_norm(x, ctx)
-        y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias])
+        slots = _slots(extras, segments)
+        y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias], slots=slots)
         x = x + dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
         y = self.cross(
             self.cross_norm(x, ctx),
@@ -123,6 +128,7 @@ class DecoderBlock(nnx.Module):
             memory=memory,
             memory_segments=memory_segments,
         )
+        y = _gated(y, extras)
         return self._feed(x + dropout(y, self.dropout_rate, ctx.at("cross_dropout")), ctx)
 
     def _feed(self, x: Array, ctx: Context) -> Array:
@@ -137,15 +143,18 @@ class DecoderBlock(nnx.Module):
         index: Int[Array, ""],
         bias: Float[Array, "1 H 1 T"],
         memory_bias: Float[Array, "B 1 1 M"] | None,
+        extras: dict[str, Array] | None = None,
     ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
         """One position of all rows.
 
         Args:
             x: the position's states.
             ctx: of this layer.
-            cache: k, v (B, T, HK) of the positions before, and memory_k, memory_v (B, M, HK).
+            cache: k, v (B, T, HK) of the positions before (and of the slot after them), and
+                memory_k, memory_v (B, M, HK).
             index: the position.
             bias, memory_bias: what is added to the scores of self- and cross-attention.
+            extras: the layer's own, see `Decoder`; its slot is in the cache.
         """
         y = self.attention_norm(x, ctx)
         at = ctx.at("attention")
@@ -159,5 +168,19 @@ class DecoderBlock(nnx.Module):
         at = ctx.at("cross")
         q = self.cross.q(self.cross_norm(x, ctx), at.at("q"))[:, None]
         y = self.cross.attend(q, cache["memory_k"], cache["memory_v"], memory_bias, at)[:, 0]
-        x = x + self.cross.o(y, at.at("o"))
+        x = x + _gated(self.cross.o(y, at.at("o")), extras)
         return self._feed(x, ctx), {**cache, "k": k, "v": v}
+
+
+def _slots(extras: dict[str, Array] | None, segments: Segments) -> list[Array] | None:
+    """The rows' slots, cut into segments."""
+    if extras is None or "slot" not in extras:
+        return None
+    starts = [sum(rows for rows, _ in segments[:i]) for i in range(len(segments))]
+    return [extras["slot"][at : at + rows] for at, (rows, _) in zip(starts, segments, strict=True)]
+
+
+def _gated(y: Array, extras: dict[str, Array] | None) -> Array:
+    if extras is None or "gate" not in extras:
+        return y
+    return y * extras["gate"].astype(y.dtype)

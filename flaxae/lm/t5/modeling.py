@@ -2,7 +2,7 @@
 
 One module for each Hugging Face weight.
 
-v1.0: ReLU, tied embeddings. v1.1, Flan, mT5, byT5: gated GELU, untied.
+v1.0: ReLU, tied embeddings, scaled. v1.1, Flan, mT5, byT5: gated GELU, untied. UL2: gated SiLU.
 """
 
 from typing import Any
@@ -21,6 +21,7 @@ from flaxae.nn.attention import (
     Segments,
     causal_bias,
     padding_bias,
+    with_slot,
 )
 from flaxae.nn.linear import Embedding, Linear, dropout
 from flaxae.nn.norm import RMSNorm
@@ -46,7 +47,8 @@ class Encoder(nnx.Module):
         self.config = config
         self.relative_bias = _relative_bias(config, True, rngs)
         self.blocks = stacked(lambda r: EncoderBlock(config, r), config.num_layers, rngs)
-        self.final_norm = RMSNorm(config.d_model, dtype=jnp.dtype(config.dtype))
+        dtype = jnp.dtype(config.dtype)
+        self.final_norm = RMSNorm(config.d_model, eps=config.norm_eps, dtype=dtype)
 
     def __call__(
         self,
@@ -89,7 +91,8 @@ class Decoder(nnx.Module):
         self.config = config
         self.relative_bias = _relative_bias(config, False, rngs)
         self.blocks = stacked(lambda r: DecoderBlock(config, r), config.num_decoder_layers, rngs)
-        self.final_norm = RMSNorm(config.d_model, dtype=jnp.dtype(config.dtype))
+        dtype = jnp.dtype(config.dtype)
+        self.final_norm = RMSNorm(config.d_model, eps=config.norm_eps, dtype=dtype)
 
     def __call__(
         self,
@@ -100,6 +103,7 @@ class Decoder(nnx.Module):
         memory: Float[Array, "Nm D"],
         memory_segments: Segments,
         memory_masks: list[Float[Array, "B M"]] | None = None,
+        extras: dict[str, Array] | None = None,
     ) -> Float[Array, "N D"]:
         """Decodes all positions at once, causally: padding after a row changes nothing in it.
 
@@ -107,6 +111,9 @@ class Decoder(nnx.Module):
             x: embedded decoder inputs of all segments.
             segments: ((rows, length), ...) of x.
             memory: what is cross-attended to, with its segments and masks (None: all real).
+            extras: what layers get beside it, on a leading layer axis: "slot" (layers, B, HK),
+                one more key and value of self-attention; "gate" (layers,), a factor of what
+                cross-attention adds.
         Returns:
             (N, D), normalised: what the head reads.
         """
@@ -120,10 +127,11 @@ class Decoder(nnx.Module):
         x = dropout(x, self.config.dropout, ctx.at("input_dropout"))
         args = (segments, bias, memory, memory_segments, memory_bias)
         x, _ = scan_blocks(
-            lambda block, x, at, _: (block(x, at, *args), None),
+            lambda block, x, at, extras: (block(x, at, *args, extras), None),
             self.blocks,
             x,
             ctx.at("blocks"),
+            extras,
             remat=self.config.remat,
             unroll=self.config.scan_unroll,
         )
@@ -131,9 +139,16 @@ class Decoder(nnx.Module):
         return dropout(x, self.config.dropout, ctx.at("output_dropout"))
 
     def init_cache(
-        self, memory: Float[Array, "B M D"], ctx: Context, max_length: int
+        self,
+        memory: Float[Array, "B M D"],
+        ctx: Context,
+        max_length: int,
+        extras: dict[str, Array] | None = None,
     ) -> dict[str, Array]:
-        """Keys and values of the memory, computed once, and empty ones for the tokens to come."""
+        """Keys and values of the memory, computed once, and empty ones for the tokens to come.
+
+        A slot stands after them, where no token writes.
+        """
         rows, length, width = memory.shape
         flat = memory.reshape(rows * length, width)
 
@@ -145,6 +160,9 @@ class Decoder(nnx.Module):
         inner = self.config.num_heads * self.config.d_kv
         shape = (self.config.num_decoder_layers, rows, max_length, inner)
         empty = jnp.zeros(shape, jnp.dtype(self.config.dtype))
+        if extras is not None and "slot" in extras:
+            slot = extras["slot"].astype(empty.dtype)[:, :, None]
+            empty = jnp.concatenate([empty, slot], axis=2)
         return {**cache, "k": empty, "v": empty}
 
     def step(
@@ -154,18 +172,23 @@ class Decoder(nnx.Module):
         cache: dict[str, Array],
         index: Int[Array, ""],
         memory_mask: Float[Array, "B M"] | None = None,
+        extras: dict[str, Array] | None = None,
     ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
         """Decodes position `index` of all rows; the cache holds the positions before it."""
-        max_length = cache["k"].shape[2]
+        slot = extras is not None and "slot" in extras
+        max_length = cache["k"].shape[2] - slot
         table = self.relative_bias(max_length, max_length, ctx) + causal_bias(max_length)
         bias = jax.lax.dynamic_slice_in_dim(table, index, 1, axis=2)  # (1, H, 1, T)
+        bias = with_slot(bias) if slot else bias
         memory_bias = None if memory_mask is None else padding_bias(memory_mask)
         x, cache = scan_blocks(
-            lambda block, x, at, cache: block.step(x, at, cache, index, bias, memory_bias),
+            lambda block, x, at, layer: block.step(
+                x, at, layer[0], index, bias, memory_bias, layer[1]
+            ),
             self.blocks,
             x,
             ctx.at("blocks"),
-            cache,
+            (cache, extras),
             unroll=self.config.scan_unroll,
         )
         return self.final_norm(x, ctx), cache
@@ -219,7 +242,8 @@ class T5(nnx.Module):
         return linear_cross_entropy(x, table, targets, weights, chunks)
 
     def _scaled(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        return x * jnp.asarray(self.config.d_model**-0.5, x.dtype)
+        scale = self.config.d_model**-0.5 if self.config.scale_tied_head else 1.0
+        return x * jnp.asarray(scale, x.dtype)
 
 
 def shift_right(ids: Int[Array, "B S"]) -> Int[Array, "B S"]:
