@@ -79,7 +79,9 @@ def read_path(path: str, labels: bool = False) -> Iterator[Part]:
         )
     _check_manifest(path, names)
     for name in names:
-        yield _part(os.path.join(path, name), name, labels)
+        shard = os.path.join(path, name)
+        if os.path.getsize(shard):  # a shard that no article fell into is empty
+            yield _part(shard, name, labels)
 
 
 def _check_manifest(folder: str, names: list[str]) -> None:

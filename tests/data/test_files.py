@@ -86,6 +86,7 @@ def test_shards_are_files_of_one_corpus(tmp_path):
     table = pyarrow.table({"text": ["one", "two", "  ", None], "label": [0, 1, 1, 1]})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     (tmp_path / "notes.md").write_text("not data")
+    (tmp_path / "c.txt").write_text("")
     corpus = load_examples(_config(tmp_path))
     assert corpus.examples == ["one", "two", "three"]
     assert corpus.file_names == ["a.parquet", "b.txt"]

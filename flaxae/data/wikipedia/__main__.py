@@ -1,0 +1,57 @@
+"""`python -m flaxae.data.wikipedia OUT`: shards of Wikipedia's sentences."""
+
+import argparse
+import os
+import sys
+
+from flaxae.config import ConfigError
+from flaxae.data.sentences import MAX_WORDS, MIN_WORDS
+from flaxae.data.wikipedia import beam, build
+from flaxae.data.wikipedia.shards import FORMATS, Plan
+from flaxae.data.wikipedia.sources import open_source
+
+DEFAULT = "hf:wikimedia/wikipedia:20231101.en"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m flaxae.data.wikipedia",
+        description="Shards of Wikipedia's sentences. Shards that are there already are left: the"
+        " same command goes on where it stopped. Train on them with --config.data.path=OUT.",
+    )
+    parser.add_argument("out", help="the folder of shards, such as .cache/wikipedia")
+    parser.add_argument("--source", default=DEFAULT,
+                        help="hf:<Hub name or local path>[:config], tfds:<name>, or a dump: an .xml"
+                        f" or .xml.bz2, or a folder of its parts; default: {DEFAULT}")  # fmt: skip
+    parser.add_argument("--num-shards", type=int, default=64)
+    parser.add_argument("--format", choices=FORMATS, default="txt")
+    parser.add_argument("--min-words", type=int, default=MIN_WORDS, help="of a sentence")
+    parser.add_argument("--max-words", type=int, default=MAX_WORDS, help="of a sentence")
+    parser.add_argument("--max-articles", type=int, default=0,
+                        help="the first so many, of each file of a dump; 0: all")  # fmt: skip
+    parser.add_argument("--num-proc", type=int, default=os.cpu_count() or 1,
+                        help="processes of `datasets`; default: all cores")  # fmt: skip
+    parser.add_argument("--runner", choices=["datasets", "beam"], default="datasets",
+                        help="beam: on a cluster; other arguments go to Beam")  # fmt: skip
+    parser.add_argument("--beam-runner", default="DirectRunner", help="Beam's --runner")
+    args, rest = parser.parse_known_args(argv[1:])
+    if rest and args.runner != "beam":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    try:
+        source = open_source(args.source, args.max_articles)
+        sizes = (args.num_shards, args.format, args.min_words, args.max_words)
+        plan = Plan(args.out, source, *sizes)
+        if args.runner == "beam":
+            manifest = beam.build(plan, [f"--runner={args.beam_runner}", *rest])
+        else:
+            manifest = build.build(plan, max(args.num_proc, 1))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    totals = ", ".join(f"{name} {count:,}" for name, count in manifest["totals"].items())
+    print(f"{args.out}: {len(manifest['shards'])} shards: {totals}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

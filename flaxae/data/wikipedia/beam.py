@@ -1,0 +1,67 @@
+"""Builds missing shards with Apache Beam (the extra "beam"), on whatever cluster runs it."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from flaxae.config import ConfigError
+from flaxae.data.wikipedia import clean, shards
+from flaxae.data.wikipedia.build import sentences_of
+from flaxae.data.wikipedia.shards import Plan, Sentences
+
+_PIECES = 1024  # that a table is read in
+
+
+def build(plan: Plan, arguments: Sequence[str]) -> dict[str, Any]:
+    """Builds the shards that are missing, the same bytes as `datasets` builds.
+
+    The folder, and a local source, must be on a file system that all workers see. A part of a dump
+    is read by one worker, its articles are cleaned by all.
+
+    Args:
+        plan: what is made of what.
+        arguments: Beam's own, such as ["--runner=DirectRunner"].
+    Returns:
+        The manifest.
+    Raises:
+        ConfigError: Beam is not installed, or see `shards.begin`.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise ConfigError(
+            "--runner beam needs apache-beam, which is not installed: pip install 'flaxae[beam]'"
+            " in an environment of its own"
+        ) from None
+    if plan.source.markup:
+        clean.require_parser()
+    missing = shards.begin(plan)
+    if missing:
+        kept = frozenset(missing)
+        with beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline:
+            sentences = (
+                pipeline
+                | "pieces" >> beam.Create(plan.source.pieces(_PIECES), reshuffle=True)
+                | "articles" >> beam.FlatMap(plan.source.read)
+                | "wanted" >> beam.Filter(lambda x: shards.shard_of(x[0], plan.num_shards) in kept)
+                | "spread" >> beam.Reshuffle()
+                | "sentences" >> beam.Map(lambda x: sentences_of(plan, *x))
+                | "shard" >> beam.Map(lambda x: (shards.shard_of(x[0], plan.num_shards), x))
+            )
+            # A shard without articles is written too.
+            empty = pipeline | "every shard" >> beam.Create([(i, None) for i in missing])
+            _ = (
+                (sentences, empty)
+                | beam.Flatten()
+                | beam.GroupByKey()
+                | "write" >> beam.Map(_write, plan)
+            )
+    manifest = shards.finish(plan)
+    if not manifest["complete"]:
+        raise ConfigError(f"{plan.out!r}: some shards were not written; run it again to go on")
+    return manifest
+
+
+def _write(shard: tuple[int, Iterable[Sentences | None]], plan: Plan) -> None:
+    number, articles = shard
+    shards.write_shard(plan, number, sorted((x for x in articles if x), key=lambda x: x[:2]))
