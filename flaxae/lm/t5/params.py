@@ -72,7 +72,7 @@ def config_from_hf(raw: dict[str, Any], tied: bool | None = None) -> T5Config:
     if scaled and not tied:
         raise ConfigError(
             f"the head ({HEAD}) is its own, and its input is scaled by d_model ** -0.5: no "
-            "published T5 has both; set tie_word_embeddings to false in config.json or drop the head"
+            "published T5 has both; set tie_word_embeddings to false in config.json or drop it"
         )
     config = T5Config(
         **{ours: raw[theirs] for theirs, ours in FIELDS.items()},
