@@ -87,3 +87,81 @@ def latent_map(codes: Float[np.ndarray, "B Z"], lines: list[str], path: Path) ->
     axis.set_title(f"codes of {len(lines)} held-out lines")
     figure.savefig(path, dpi=120)
     return path
+
+
+def spectrum(latent: dict[str, Any], path: Path) -> Path:
+    """The codes' variances along their principal axes, or the KL of each dimension.
+
+    Args:
+        latent: that part of a report.
+        path: the PNG to write.
+    Returns:
+        path.
+    """
+    information = latent["information"]
+    stochastic = isinstance(information, dict)
+    figure, axes = _new(1 + stochastic, 1, (6 + 5 * stochastic, 4.5))
+    axis = axes[0, 0]
+    axis.plot(np.arange(1, len(latent["spectrum"]) + 1), latent["spectrum"], label="codes")
+    axis.axhline(1, color="gray", linewidth=1, linestyle=":", label="N(0, I)")
+    axis.set_yscale("log", nonpositive="mask")
+    axis.set_xlabel("principal axis")
+    axis.set_ylabel("variance")
+    axis.legend(fontsize=8)
+    if stochastic:
+        axes[0, 1].plot(sorted(information["kl_per_dim"], reverse=True))
+        axes[0, 1].set_xlabel("dimension, by its KL")
+        axes[0, 1].set_ylabel("KL to the prior (nats)")
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def by_length(splits: dict[str, Any], path: Path) -> Path:
+    """Exact match of lines of so many tokens, with intervals, of each split."""
+    figure, axes = _new(1, 1, (7, 4.5))
+    axis = axes[0, 0]
+    names = sorted({tuple(x["tokens"]) for row in splits.values() for x in row["by_length"]})
+    for shift, (name, row) in enumerate(splits.items()):
+        places = [names.index(tuple(x["tokens"])) + 0.1 * shift for x in row["by_length"]]
+        values = np.asarray([x["exact_match"] for x in row["by_length"]])
+        bounds = np.asarray([x["exact_match_interval"] for x in row["by_length"]]).T
+        bars = np.abs(bounds - values)
+        axis.errorbar(places, values, bars, fmt="o-", markersize=3, linewidth=1, label=name)
+    axis.set_xticks(range(len(names)), [f"{low}-{high}" for low, high in names])
+    axis.set_xlabel("tokens of the line")
+    axis.set_ylabel("exact match, free-running")
+    axis.set_ylim(-0.02, 1.02)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def ways(interpolation: dict[str, Any], path: Path) -> Path:
+    """Evenness of ways against what lies on them: the corner that no trivial way reaches.
+
+    Args:
+        interpolation: that part of a report.
+        path: the PNG to write.
+    Returns:
+        path.
+    """
+    rows = {k: v for k, v in interpolation.items() if isinstance(v, dict)}
+    second = "validity" if all("validity" in row for row in rows.values()) else "path_ratio"
+    figure, axes = _new(1, 1, (7, 5))
+    axis = axes[0, 0]
+    for name, row in rows.items():
+        x, y = row["max_step_share"], row[second]
+        if None in (x["value"], y["value"]):
+            continue
+        bars = [[[abs(v["value"] - v["low"])], [abs(v["high"] - v["value"])]] for v in (y, x)]
+        axis.errorbar(
+            x["value"], y["value"], *bars, fmt="o", capsize=3, label=name.replace("_", " ")
+        )
+    axis.set_xlabel("largest step's share of the way (1: one jump)")
+    axis.set_ylabel("valid between the ends" if second == "validity" else "path ratio")
+    axis.set_title("ways between two lines: left and high is better", fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    return path

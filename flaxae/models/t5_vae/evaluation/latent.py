@@ -1,0 +1,177 @@
+"""What codes look like, from the codes alone: their distance to N(0, I), spread, information."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from flaxae.losses import Kernel, kernel_matrix, mmd_null, squared_distances
+from flaxae.stats import bootstrap, counts, interval, p_value, permuted_labels
+
+ACTIVE = 0.01  # variance of a dimension's mean over texts (Burda et al. 2016, section 5)
+LN2 = float(np.log(2))
+
+
+def mmd_test(
+    codes: Float[np.ndarray, "n d"],
+    *,
+    seed: int = 0,
+    permutations: int = 500,
+    draws: int = 500,
+) -> dict[str, float]:
+    """MMD^2 of codes against as many draws of N(0, I), its interval and its p under the null.
+
+    Args:
+        codes: one a row.
+        seed: of the draws of the prior, the resamples and the permutations.
+        permutations: how many; p is never below 1 / (permutations + 1).
+        draws: resamples of the interval, of codes and prior apart. Pairs of a row and itself are
+            left out of it, as they are out of the estimate.
+    """
+    n, dim = codes.shape
+    rng = np.random.default_rng((seed, 1))  # of no stream that codes or their noise may be of
+    pool = jnp.asarray(np.concatenate([codes, rng.normal(size=(n, dim))]), jnp.float32)
+    kernel = np.array(kernel_matrix(squared_distances(pool, pool), dim, Kernel.IMQ), np.float64)
+    np.fill_diagonal(kernel, 0)
+    first = np.repeat([1.0, 0.0], n)
+    value = _mmd(kernel, first[None], 1 - first[None])[0]
+    labels = permuted_labels(n, n, permutations, seed)
+    nulls = _mmd(kernel, labels, 1 - labels)
+    x, y = counts(n, draws, seed + 1), counts(n, draws, seed + 2)
+    zeros = np.zeros_like(x)
+    resampled = _mmd(kernel, np.concatenate([x, zeros], 1), np.concatenate([zeros, y], 1))
+    found = interval(value, resampled)
+    return {
+        "value": value,
+        "low": found.low,
+        "high": found.high,
+        "p": p_value(value, nulls),
+    }
+
+
+def _mmd(
+    kernel: Float[np.ndarray, "m m"], x: Float[np.ndarray, "r m"], y: Float[np.ndarray, "r m"]
+) -> Float[np.ndarray, " r"]:
+    """The U-statistic of rows with weights, r times; the kernel's diagonal is 0."""
+    kx, ky = x @ kernel, y @ kernel
+
+    def within(w: np.ndarray, kw: np.ndarray) -> np.ndarray:
+        return (w * kw).sum(1) / (w.sum(1) ** 2 - (w**2).sum(1))
+
+    return within(x, kx) + within(y, ky) - 2 * (x * ky).sum(1) / (x.sum(1) * y.sum(1))
+
+
+def mmd_null_p95(n: int, dim: int, draws: int = 100) -> float:
+    """The 95 % point of MMD^2 between two samples of N(0, I): what estimates are read beside."""
+    return float(np.percentile(mmd_null(jax.random.key(1), n, dim, draws=draws), 95))
+
+
+def spectrum(codes: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
+    """Variances along the codes' principal axes, largest first."""
+    return np.linalg.eigvalsh(np.cov(codes.T).reshape((codes.shape[1],) * 2))[::-1].clip(0)
+
+
+def channel_bits(variances: Float[np.ndarray, " d"], sigma: float) -> float:
+    """Bits that z + sigma * noise can carry about z: sum of log2(1 + variance / sigma^2) / 2.
+
+    The capacity of parallel Gaussian channels (Cover & Thomas 2006, eq. 9.62): an upper bound of
+    the information, reached by Gaussian codes. What a text needs is far below it.
+    """
+    return float(0.5 * np.log2(1 + variances / sigma**2).sum())
+
+
+def isotropy(codes: Float[np.ndarray, "n d"]) -> dict[str, float]:
+    """How evenly codes fill their space.
+
+    Returns:
+        effective_rank: exp of the entropy of the normalised spectrum (Roy & Vetterli 2007).
+        participation_ratio: (sum of variances)^2 / sum of their squares.
+        mean_cosine: of all pairs of codes.
+    """
+    variances = spectrum(codes)
+    share = variances / max(variances.sum(), 1e-30)
+    entropy = -(share * np.log(np.where(share > 0, share, 1))).sum()
+    unit = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1e-30)
+    n = len(codes)
+    cosine = (np.square(unit.sum(0)).sum() - np.square(unit).sum()) / max(n * (n - 1), 1)
+    return {
+        "effective_rank": float(np.exp(entropy)) if variances.sum() > 0 else 0.0,
+        "participation_ratio": float(variances.sum() ** 2 / max(np.square(variances).sum(), 1e-30)),
+        "mean_cosine": float(cosine),
+    }
+
+
+def gaussianity(codes: Float[np.ndarray, "n d"]) -> dict[str, Any]:
+    """How near each dimension is to a Gaussian, and the length of codes to that of N(0, I)'s.
+
+    Returns:
+        skew, excess_kurtosis: root mean square over dimensions (those that vary).
+        squared_norm_over_dim: mean |z|^2 / d with its interval.
+        squared_norm_std: standard deviation of |z|^2 / d; that of N(0, I) is (2 / d)^(1/2).
+    """
+    std = codes.std(0)
+    alive = std > 1e-6 * max(std.max(), 1e-30)
+    scaled = (codes[:, alive] - codes[:, alive].mean(0)) / std[alive]
+    squared = np.square(codes).sum(1) / codes.shape[1]
+    if not scaled.shape[1]:
+        skew = kurtosis = np.nan
+    else:
+        skew = np.sqrt(np.mean(np.square((scaled**3).mean(0))))
+        kurtosis = np.sqrt(np.mean(np.square((scaled**4).mean(0) - 3)))
+    return {
+        "skew": float(skew),
+        "excess_kurtosis": float(kurtosis),
+        "squared_norm_over_dim": bootstrap(squared).as_dict(),
+        "squared_norm_std": float(squared.std()),
+    }
+
+
+def active_units(means: Float[np.ndarray, "n d"]) -> int:
+    """Dimensions whose mean varies over texts by more than ACTIVE."""
+    return int((means.var(0) > ACTIVE).sum())
+
+
+def log_density(
+    z: Float[np.ndarray, "n d"],
+    means: Float[np.ndarray, "m d"],
+    log_variances: Float[np.ndarray, "m d"],
+) -> Float[np.ndarray, "n m"]:
+    """log N(z_i; mean_j, variance_j), by three matmuls."""
+    z, means, log_variances = (np.asarray(x, np.float64) for x in (z, means, log_variances))
+    weight = np.exp(-log_variances)
+    squared = np.square(z) @ weight.T - 2 * z @ (means * weight).T
+    own = (np.square(means) * weight + log_variances + np.log(2 * np.pi)).sum(1)
+    return -0.5 * (squared + own)
+
+
+def information(
+    means: Float[np.ndarray, "n d"], log_variances: Float[np.ndarray, "n d"], seed: int = 0
+) -> dict[str, Any]:
+    """KL to the prior and mutual information of Gaussian posteriors, in nats.
+
+    Args:
+        means, log_variances: of n texts' posteriors.
+        seed: of the one draw from each.
+    Returns:
+        kl, kl_per_dim: mean over texts; the rate.
+        mutual_information: mean of log q(z|x) - log (1/n) sum_x' q(z|x') (Hoffman & Johnson 2016).
+            It cannot exceed log n (`cap`): near it, it says nothing but "at least".
+        kl_to_prior: KL minus that: the aggregated posterior's own distance.
+    """
+    means, log_variances = (np.asarray(x, np.float64) for x in (means, log_variances))
+    per_dim = 0.5 * (np.square(means) + np.exp(log_variances) - 1 - log_variances)
+    rng = np.random.default_rng(seed)
+    z = means + np.exp(0.5 * log_variances) * rng.normal(size=means.shape)
+    density = log_density(z, means, log_variances)
+    n = len(means)
+    mixture = np.logaddexp.reduce(density, axis=1) - np.log(n)
+    mutual = bootstrap(np.diag(density) - mixture)
+    kl = bootstrap(per_dim.sum(1))
+    return {
+        "kl": kl.as_dict(),
+        "kl_per_dim": per_dim.mean(0).tolist(),
+        "mutual_information": mutual.as_dict() | {"cap": float(np.log(n))},
+        "kl_to_prior": kl.value - mutual.value,
+    }

@@ -1,0 +1,178 @@
+"""A model taken apart for evaluation: posteriors, pooled encoder states, teacher-forced losses."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jaxtyping import Float, Int
+
+from flaxae.lm.t5.modeling import PAD
+from flaxae.models.t5_vae.modeling import T5VAE
+from flaxae.stats import bootstrap, paired_difference, ratio
+from flaxae.task import Context, Taps
+
+MAX_ROWS = 128  # of one call; the last is padded to it, so that nothing compiles twice
+MAX_LOGITS = 2**27  # numbers in one call's logits
+ALARM = 0.1  # nats a token
+
+
+@partial(jax.jit, static_argnums=0)
+def _posterior(graphdef: Any, state: Any, step: Any, ids: Any) -> Any:
+    model = nnx.merge(graphdef, state)
+    return model.posterior([ids], Context(key=jax.random.key(0), step=step))
+
+
+@partial(jax.jit, static_argnums=0)
+def _pooled(graphdef: Any, state: Any, step: Any, ids: Any) -> Any:
+    model = nnx.merge(graphdef, state)
+    taps = Taps(lambda path: path == "encoder.blocks.out")
+    ctx = Context(key=jax.random.key(0), step=step, taps=taps)
+    model.posterior([ids], ctx)
+    layers = taps.collected["encoder.blocks.out"]  # (layer, all tokens on one axis, D)
+    states = model.t5.encoder.final_norm(layers[-1], ctx)
+    states = states.reshape(*ids.shape, -1).astype(jnp.float32)
+    mask = (ids != PAD).astype(jnp.float32)[:, :, None]
+    return jnp.sum(states * mask, 1) / jnp.maximum(jnp.sum(mask, 1), 1)
+
+
+@partial(jax.jit, static_argnums=0)
+def _forced(graphdef: Any, state: Any, step: Any, ids: Any, z: Any) -> Any:
+    model = nnx.merge(graphdef, state)
+    ctx = Context(key=jax.random.key(0), step=step)
+    logits = model.t5.logits(model.decode(z, [ids], ctx), ctx).astype(jnp.float32)
+    logits = logits.reshape(*ids.shape, -1)
+    chosen = jnp.take_along_axis(logits, ids[:, :, None], axis=-1)[:, :, 0]
+    nats = jax.nn.logsumexp(logits, axis=-1) - chosen
+    mask = (ids != PAD).astype(jnp.float32)
+    hits = (chosen >= logits.max(-1)).astype(jnp.float32)
+    return jnp.stack([jnp.sum(x, 1) for x in (nats * mask, mask, hits * mask)], axis=1)
+
+
+class Scorer:
+    """Numbers of texts under a model, in batches of one size."""
+
+    def __init__(self, model: T5VAE, step: Any):
+        """Takes a model apart once.
+
+        Args:
+            model: a T5VAE.
+            step: train step of its parameters, for what is on a schedule.
+        """
+        self._graphdef, self._state = nnx.split(model)
+        self._step = jnp.asarray(step, jnp.int32)
+        size = model.max_length * model.t5.embedding.table.shape[0]
+        self._rows = int(np.clip(MAX_LOGITS // size, 1, MAX_ROWS))
+
+    def posterior(
+        self, ids: Int[np.ndarray, "B T"]
+    ) -> tuple[Float[np.ndarray, "B L Z"], Float[np.ndarray, "B L Z"] | None]:
+        """Mean and log-variance of each text's code (None: a deterministic encoder)."""
+        return self._batched(_posterior, ids)
+
+    def pooled(self, ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B D"]:
+        """What the encoder gives out, averaged over each text's tokens."""
+        return self._batched(_pooled, ids)
+
+    def forced(
+        self, ids: Int[np.ndarray, "B T"], z: Float[np.ndarray, "B L Z"]
+    ) -> Float[np.ndarray, "B 3"]:
+        """-log p(text | z) in nats, its tokens, and how many of them were the likeliest.
+
+        Args:
+            ids: texts with EOS, then 0.
+            z: codes as the decoder expects them (`clean_code`).
+        """
+        return self._batched(_forced, ids, np.asarray(z, np.float32))
+
+    def _batched(self, call: Any, *arrays: np.ndarray) -> Any:
+        out = []
+        for start in range(0, len(arrays[0]), self._rows):
+            parts = [a[start : start + self._rows] for a in arrays]
+            short = self._rows - len(parts[0])
+            padded = [np.concatenate([p, np.repeat(p[-1:], short, axis=0)]) for p in parts]
+            found = call(self._graphdef, self._state, self._step, *padded)
+            out.append(jax.tree.map(lambda x: _host(x)[: len(parts[0])], found))  # noqa: B023
+        return jax.tree.map(lambda *x: np.concatenate(x), *out)
+
+
+def _host(x: jax.Array) -> np.ndarray:
+    if not x.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return np.asarray(x)
+
+
+def collapse(
+    scorer: Scorer, ids: Int[np.ndarray, "B T"], codes: Float[np.ndarray, "B L Z"]
+) -> dict[str, Any]:
+    """Teacher-forced cross entropy with the text's code, another text's, and none.
+
+    Args:
+        scorer: of the model.
+        ids: the texts.
+        codes: theirs, as the decoder expects them.
+    Returns:
+        cross_entropy, accuracy, shuffled, zero (nats a token) and the gap to shuffled, each with
+        its interval, and the alarm: the gap is below ALARM nats, so the decoder hardly reads z.
+        The alarm clears no model: a large gap goes with poor reconstruction too.
+    """
+    own = scorer.forced(ids, codes)
+    shuffled = scorer.forced(ids, np.roll(codes, 1, axis=0))
+    zero = scorer.forced(ids, np.zeros_like(codes))
+    gap = paired_difference(shuffled[:, :2], own[:, :2])
+    return {
+        "cross_entropy": bootstrap(own[:, :2]).as_dict(),
+        "accuracy": bootstrap(own[:, [2, 1]]).as_dict(),
+        "shuffled": bootstrap(shuffled[:, :2]).as_dict(),
+        "zero": bootstrap(zero[:, :2]).as_dict(),
+        "shuffled_gap": gap.as_dict(),
+        "alarm": bool(gap.value < ALARM),
+    }
+
+
+def importance_weighted(
+    scorer: Any,
+    ids: Int[np.ndarray, "B T"],
+    means: Float[np.ndarray, "B L Z"],
+    log_variances: Float[np.ndarray, "B L Z"],
+    num_bytes: Int[np.ndarray, " B"],
+    *,
+    samples: int = 16,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Perplexity and bits per byte from importance-weighted bounds (Burda et al. 2016, eq. 8).
+
+    log p(x) >= log mean_k p(x | z_k) p(z_k) / q(z_k | x), z_k ~ q(z | x): an upper bound of the
+    perplexity, tighter with more samples.
+
+    Args:
+        scorer: has `forced`.
+        ids: the texts.
+        means, log_variances: of their posteriors.
+        num_bytes: UTF-8 bytes of each text, its end not counted.
+        samples: k.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    std = np.exp(0.5 * log_variances)
+    weights, tokens = [], np.ones(len(ids))
+    for _ in range(samples):
+        noise = rng.normal(size=means.shape)
+        z = means + std * noise
+        found = scorer.forced(ids, z)
+        tokens = found[:, 1]
+        # log p(z) - log q(z|x): the constants of both densities cancel.
+        prior = 0.5 * (np.square(noise) + log_variances - np.square(z))
+        weights.append(-found[:, 0] + prior.reshape(len(ids), -1).sum(1))
+    nats = -(np.logaddexp.reduce(np.stack(weights), axis=0) - np.log(samples))
+    perplexity = bootstrap(np.stack([nats, tokens], 1), lambda s: np.exp(ratio(s)))
+    return {
+        "samples": samples,
+        "lines": len(ids),
+        "perplexity": perplexity.as_dict(),
+        "bits_per_byte": bootstrap(np.stack([nats / np.log(2), num_bytes], 1)).as_dict(),
+        "nats_per_text": bootstrap(nats).as_dict(),
+    }

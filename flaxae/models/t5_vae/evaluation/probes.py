@@ -1,0 +1,73 @@
+"""Linear probes: how much of a label can be read off a representation by a linear map."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from flaxae.stats import Interval, bootstrap
+
+SHARES = (0.01, 0.1, 1.0)
+
+
+def probe(
+    train: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    test: Float[np.ndarray, "m d"],
+    truth: Int[np.ndarray, " m"],
+    seed: int = 0,
+) -> Interval:
+    """Accuracy of a logistic regression, with its interval over test rows.
+
+    Args:
+        train: a representation of each training text; each dimension is standardised by these.
+        labels: of the training texts.
+        test: of the test texts.
+        truth: their labels.
+        seed: of the bootstrap.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    if len(np.unique(labels)) < 2:
+        return bootstrap(truth == labels[0], seed=seed)
+    mean, std = train.mean(0), train.std(0) + 1e-6
+    model = LogisticRegression(max_iter=300, C=0.1).fit((train - mean) / std, labels)
+    return bootstrap(model.predict((test - mean) / std) == truth, seed=seed)
+
+
+def study(
+    train: dict[str, Float[np.ndarray, "n d"]],
+    labels: Int[np.ndarray, " n"],
+    test: dict[str, Float[np.ndarray, "m d"]],
+    truth: Int[np.ndarray, " m"],
+    shares: tuple[float, ...] = SHARES,
+) -> dict[str, Any]:
+    """Probes of several representations at several numbers of labels.
+
+    Args:
+        train: name -> representation of the training texts.
+        labels: of these.
+        test: name -> representation of the test texts.
+        truth: of these.
+        shares: of the training texts whose labels are used; the same texts for all.
+    Returns:
+        classes, majority (accuracy of the commonest label), labels (how many at each share) and
+        accuracy: name -> share -> value and interval.
+    """
+    order = np.random.default_rng(0).permutation(len(labels))
+    counts = {f"{share:g}": max(2, round(share * len(labels))) for share in shares}
+    values, number = np.unique(labels, return_counts=True)
+    out: dict[str, Any] = {
+        "classes": len(values),
+        "majority": bootstrap(truth == values[number.argmax()]).as_dict(),
+        "labels": counts,
+        "accuracy": {},
+    }
+    for name, features in train.items():
+        out["accuracy"][name] = {
+            share: probe(
+                features[order[:count]], labels[order[:count]], test[name], truth
+            ).as_dict()
+            for share, count in counts.items()
+        }
+    return out

@@ -1,0 +1,185 @@
+"""A report as text."""
+
+from typing import Any
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number, a value with its interval, or a dash for what was not measured."""
+    if isinstance(value, dict):
+        inner = f"{number(value['low'], digits)}, {number(value['high'], digits)}"
+        return f"{number(value['value'], digits)} [{inner}]"
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _of(row: dict[str, Any], name: str, digits: int = 3) -> str:
+    """A row's number with the interval that it has beside it."""
+    low, high = row["intervals"][name]
+    return number({"value": row[name], "low": low, "high": high}, digits)
+
+
+def describe(result: dict[str, Any]) -> str:
+    """A report as text; [a, b] are bootstrap 95 % intervals over lines (ways, samples)."""
+    lines = [f"T5-VAE at step {result['step']}, free-running greedy reconstruction"]
+    lines += _splits(result)
+    for name, part in (
+        ("references", _references),
+        ("likelihood", _likelihood),
+        ("latent", _latent),
+        ("samples", _samples),
+        ("interpolation", _interpolation),
+        ("probes", _probes),
+        ("disentanglement", _disentanglement),
+    ):
+        if name in result:
+            found = result[name]
+            lines += [f"{name}: {found}"] if isinstance(found, str) else part(found)
+    for way in result.get("interpolations", []):
+        lines.append(f"from {way['from']!r} to {way['to']!r}:")
+        lines += [f"    {text}" for text in way["texts"]]
+    for name, path in result.get("figures", {}).items():
+        lines.append(f"{name.replace('_', ' ')}: {path}")
+    return "\n".join(lines)
+
+
+def _splits(result: dict[str, Any]) -> list[str]:
+    columns = ("lines", "exact", "tokens", "BLEU", "chrF", "edit")
+    columns += ("valid", "(real)") if result.get("python") else ()
+    out = [f"{'split':<10}" + "".join(f"{name:>8}" for name in (*columns, "seen"))]
+    for name, row in result["splits"].items():
+        text = f"{name:<10}{row['lines']:>8}{row['exact_match']:>8.3f}{row['token_accuracy']:>8.3f}"
+        text += f"{row['bleu']:>8.2f}{row['chrf']:>8.2f}{row['edit_similarity']:>8.3f}"
+        if result.get("python"):
+            text += f"{row['validity']:>8.3f}{row['validity_of_real_lines']:>8.3f}"
+        out.append(text + f"{row['in_training_files']:>8.3f}")
+    out.append("seen: share of these lines that also stand in the training files")
+    for name, row in result["splits"].items():
+        out.append(
+            f"{name}: exact match {_of(row, 'exact_match')}, token accuracy "
+            f"{_of(row, 'token_accuracy')}, BLEU {_of(row, 'bleu', 2)}, chrF {_of(row, 'chrf', 2)}"
+        )
+        lengths = (
+            f"{x['tokens'][0]}-{x['tokens'][1]}: {x['exact_match']:.3f} ({x['lines']})"
+            for x in row["by_length"]
+        )
+        out.append(f"    exact match by tokens (lines): {', '.join(lengths)}")
+    return out
+
+
+def _references(rows: dict[str, Any]) -> list[str]:
+    out = []
+    for name, row in rows.items():
+        text = f"reference, {name.replace('_', ' ')}: exact {row['exact_match']:.3f}, "
+        text += f"tokens {row['token_accuracy']:.3f}, BLEU {row['bleu']:.2f}"
+        out.append(text + (f", valid {row['validity']:.3f}" if "validity" in row else ""))
+    return out
+
+
+def _likelihood(row: dict[str, Any]) -> list[str]:
+    out = [
+        f"teacher-forced: cross entropy {number(row['cross_entropy'])} nats/token, accuracy "
+        f"{number(row['accuracy'])}",
+        f"    with another line's code {number(row['shuffled'])}, with zeros {number(row['zero'])}",
+        f"    gap to another line's code {number(row['shuffled_gap'])}: "
+        + ("COLLAPSE: the decoder hardly reads its code" if row["alarm"] else "no alarm"),
+    ]
+    bound = row["importance_weighted"]
+    if isinstance(bound, str):
+        out.append(f"    perplexity and bits per byte by importance weighting: {bound}")
+    else:
+        out.append(
+            f"    importance-weighted ({bound['samples']} draws, {bound['lines']} lines): at most "
+            f"perplexity {number(bound['perplexity'], 2)}, bits per byte "
+            f"{number(bound['bits_per_byte'])}"
+        )
+    return out
+
+
+def _latent(row: dict[str, Any]) -> list[str]:
+    low, high = row["intervals"]["mmd_with_noise"]
+    shape, normal = row["isotropy"], row["isotropy_of_normal"]
+    gauss, of_normal = row["gaussianity"], row["gaussianity_of_normal"]
+    out = [
+        f"latent: MMD^2 {row['mmd']:.2e} = {row['mmd_over_null']:.1f} x the null's p95 (p "
+        f"{row['mmd_p']:.3f}); with noise {row['mmd_with_noise']:.2e} [{low:.2e}, {high:.2e}] = "
+        f"{row['mmd_with_noise_over_null']:.1f} x (p {row['mmd_with_noise_p']:.3f}, n {row['n']})",
+        f"    |z|^2/d {_of(row, 'squared_norm_over_dim')}, active units {row['active_units']} of "
+        f"{row['size']}, effective rank {shape['effective_rank']:.1f} (N(0, I): "
+        f"{normal['effective_rank']:.1f}), participation ratio {shape['participation_ratio']:.1f} "
+        f"({normal['participation_ratio']:.1f}), mean cosine {shape['mean_cosine']:.3f}",
+        f"    skew {number(gauss['skew'])} ({number(of_normal['skew'])}), excess kurtosis "
+        f"{number(gauss['excess_kurtosis'])} ({number(of_normal['excess_kurtosis'])})",
+    ]
+    bits, info = row["bits"], row["information"]
+    if isinstance(bits, str):
+        out.append(f"    bits of the latent: {bits}")
+    else:
+        out.append(
+            f"    bits of the latent: {bits['per_line']:.1f} a line, {bits['per_token']:.2f} a "
+            f"token ({bits['estimate']})"
+        )
+    if isinstance(info, str):
+        out.append(f"    KL, mutual information: {info}")
+    else:
+        mutual = info["mutual_information"]
+        out.append(
+            f"    KL {number(info['kl'], 2)} nats, mutual information {number(mutual, 2)} (at most "
+            f"{mutual['cap']:.2f} can be seen)"
+        )
+    return out
+
+
+def _samples(row: dict[str, Any]) -> list[str]:
+    names = {"N(0, I)": row, **row["others"]}
+    python = "validity" in row
+    head = ("fwd PPL", "rev PPL", "distinct", "dist-1", "dist-2", "self-BLEU", "known")
+    head += ("valid",) if python else ()
+    out = [
+        f"samples, {row['n']} of each; perplexities of a trigram model (Kneser-Ney) of token ids",
+        f"{'from':<12}" + "".join(f"{name:>10}" for name in head),
+    ]
+    for name, x in names.items():
+        text = f"{name.replace('_', ' '):<12}{x['forward_ppl']:>10.1f}{x['reverse_ppl']:>10.1f}"
+        text += f"{x['distinct']:>10.3f}{x['distinct_1']:>10.3f}{x['distinct_2']:>10.3f}"
+        text += f"{x['self_bleu']:>10.2f}{x['in_training_lines']:>10.3f}"
+        out.append(text + (f"{x['validity']:>10.3f}" if python else ""))
+    text = f"samples of N(0, I): forward PPL {_of(row, 'forward_ppl', 1)}, reverse "
+    text += _of(row, "reverse_ppl", 1)
+    out.append(text + (f", valid {_of(row, 'validity')}" if python else ""))
+    return out + [f"    {text}" for text in row["examples"][:6]]
+
+
+def _interpolation(rows: dict[str, Any]) -> list[str]:
+    out = [f"ways between {rows['pairs']} pairs of lines, {rows['steps']} texts each"]
+    for name in ("slerp", "lerp", "copy_endpoint", "token_mix"):
+        row = rows[name]
+        text = (
+            f"    {name.replace('_', ' '):<14}path ratio {number(row['path_ratio'])}, largest step "
+        )
+        text += f"{number(row['max_step_share'])}, distinct {number(row['distinct'])}"
+        out.append(text + (f", valid {number(row['validity'])}" if "validity" in row else ""))
+    return out
+
+
+def _probes(row: dict[str, Any]) -> list[str]:
+    shares = ", ".join(f"{float(s):.0%} = {n}" for s, n in row["labels"].items())
+    out = [
+        f"linear probes for {row['label']} ({row['classes']} classes, the commonest "
+        f"{number(row['majority'])}; labels {shares})"
+    ]
+    for name, found in row["accuracy"].items():
+        numbers = ", ".join(f"{float(s):.0%}: {number(x)}" for s, x in found.items())
+        out.append(f"    {name.replace('_', ' '):<24}{numbers}")
+    return out
+
+
+def _disentanglement(row: dict[str, Any]) -> list[str]:
+    factors = ", ".join(f"{name} ({n})" for name, n in row["factors"].items())
+    out = [f"disentanglement against {factors}; chance of z-diff {row['chance']['z_diff']:.2f}"]
+    for name in ("codes", "rotated"):
+        x = row[name]
+        out.append(
+            f"    {name:<8}z-diff {number(x['z_diff'])}, z-min-var {number(x['z_min_var'])}, MIG "
+            f"{x['mig']:.3f}, DCI {x['disentanglement']:.3f} / {x['completeness']:.3f} / "
+            f"{x['informativeness']:.3f} (chance {row['chance']['informativeness']:.3f})"
+        )
+    return out

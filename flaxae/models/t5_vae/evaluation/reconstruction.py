@@ -1,0 +1,110 @@
+"""Free-running greedy reconstruction: the headline."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from flaxae.lm.t5.modeling import PAD
+from flaxae.models.t5_vae.evaluation import text_metrics
+from flaxae.stats import Interval, bootstrap
+
+EDGES = (4, 8, 16, 32, 64, 128)  # of length buckets, in tokens
+
+
+def compare(
+    ids: Int[np.ndarray, "B T"], made: Int[np.ndarray, "B T"]
+) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, "B 2"]]:
+    """Exact match of each row, and (matching tokens, the longer of both lengths)."""
+    longest = ((ids != PAD) | (made != PAD)).sum(1)
+    matches = ((ids == made) & (ids != PAD)).sum(1)
+    exact = np.all(ids == made, axis=1)
+    return exact.astype(float), np.stack([matches, longest], axis=1).astype(float)
+
+
+def measure(
+    ids: Int[np.ndarray, "B T"],
+    made: Int[np.ndarray, "B T"],
+    lines: list[str],
+    texts: list[str],
+    *,
+    python: bool,
+    draws: int = 1000,
+) -> dict[str, Any]:
+    """Measures of reconstructions.
+
+    Args:
+        ids: of the lines, with EOS, then 0.
+        made: ids that came back.
+        lines: what should have come back.
+        texts: what did.
+        python: lines are Python's: validity is asked.
+        draws: of the bootstrap.
+    Returns:
+        exact_match (on strings), exact_match_ids, token_accuracy (matches / longer length), bleu,
+        chrf (percent), edit_similarity, validity (where it is asked), `intervals` of all of them,
+        and `by_length`.
+    """
+    exact_ids, tokens = compare(ids, made)
+    exact = np.asarray([a == b for a, b in zip(texts, lines, strict=True)], float)
+    found: dict[str, Interval] = {
+        "exact_match": bootstrap(exact, draws=draws),
+        "exact_match_ids": bootstrap(exact_ids, draws=draws),
+        "token_accuracy": bootstrap(tokens, draws=draws),
+        "bleu": bootstrap(text_metrics.bleu_rows(texts, lines), text_metrics.bleu, draws=draws),
+        "chrf": bootstrap(text_metrics.chrf_rows(texts, lines), text_metrics.chrf, draws=draws),
+        "edit_similarity": bootstrap(text_metrics.edit_similarity(texts, lines), draws=draws),
+    }
+    if python:
+        found["validity"] = bootstrap(text_metrics.valid(texts), draws=draws)
+    return {
+        **{name: x.value for name, x in found.items()},
+        "intervals": {name: [x.low, x.high] for name, x in found.items()},
+        "by_length": by_length(ids, exact, tokens, draws),
+    }
+
+
+def by_length(
+    ids: Int[np.ndarray, "B T"],
+    exact: Float[np.ndarray, " B"],
+    tokens: Float[np.ndarray, "B 2"],
+    draws: int,
+) -> list[dict[str, Any]]:
+    """Exact match and token accuracy of lines of so many tokens (EOS counted)."""
+    lengths, out, low = (ids != PAD).sum(1), [], 1
+    for high in (*EDGES, int(max(lengths.max(initial=0), EDGES[-1] + 1))):
+        rows = (lengths >= low) & (lengths <= high)
+        if rows.any():
+            found = bootstrap(exact[rows], draws=draws)
+            out.append(
+                {
+                    "tokens": [low, high],
+                    "lines": int(rows.sum()),
+                    "exact_match": found.value,
+                    "exact_match_interval": [found.low, found.high],
+                    "token_accuracy": bootstrap(tokens[rows], draws=1).value,
+                }
+            )
+        low = high + 1
+    return out
+
+
+def reconstruction(
+    codec: Any,
+    lines: list[str],
+    codes: Float[np.ndarray, "B L Z"],
+    *,
+    python: bool,
+    draws: int = 1000,
+) -> dict[str, Any]:
+    """`measure` of a model's reconstructions.
+
+    Args:
+        codec: has ids, generate, texts, scale.
+        lines: texts.
+        codes: clean ones, that are decoded: the lines' own, or others.
+        python, draws: as for `measure`.
+    """
+    ids = codec.ids(lines)
+    made = codec.generate(codes * np.float32(codec.scale))
+    return measure(ids, made, lines, codec.texts(made), python=python, draws=draws)

@@ -1,0 +1,77 @@
+"""Ways by hand, and the two baselines that bound the scores."""
+
+import numpy as np
+import pytest
+
+from flaxae.models.t5_vae.evaluation import interpolation as m
+from tests.models.t5_vae.tiny import Letters
+
+
+def test_slerp_keeps_ends_and_length():
+    a, b = np.asarray([3.0, 0, 0]), np.asarray([0, 3.0, 0])
+    way = m.slerp(a, b, 5)
+    np.testing.assert_allclose(way[[0, -1]], [a, b], atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(way, axis=1), 3, rtol=1e-5)
+    np.testing.assert_allclose(m.slerp(a, a, 3), [a] * 3, atol=1e-6)
+    assert np.isfinite(m.slerp(a, -a, 3)).all()
+    assert m.slerp(np.ones((2, 4)), np.zeros((2, 4)), 3).shape == (3, 2, 4)
+
+
+def test_lerp():
+    way = m.lerp(np.zeros((1, 2)), np.ones((1, 2)), 3)
+    np.testing.assert_allclose(way, [[[0, 0]], [[0.5, 0.5]], [[1, 1]]])
+
+
+def test_scores_by_hand():
+    even = ["aaaa", "aaab", "aabb", "abbb", "bbbb"]
+    found = m.scores([even], python=False, draws=5)
+    assert found["path_ratio"]["value"] == found["distinct"]["value"] == 1
+    assert found["max_step_share"]["value"] == 0.25
+    detour = m.scores([["ab", "xyz", "ac"]], python=True, draws=5)
+    assert detour["path_ratio"]["value"] == pytest.approx(1 / 6)
+    assert detour["max_step_share"]["value"] == 0.5 and detour["validity"]["value"] == 1
+    # A way that does not move says nothing about how it moves.
+    still = m.scores([["a"] * 4, ["a", "a", "b", "b"]], python=False, draws=5)
+    assert still["path_ratio"]["value"] == still["max_step_share"]["value"] == 1
+    assert still["distinct"]["value"] == (1 / 4 + 2 / 4) / 2
+
+
+def test_baselines():
+    assert m.copy_endpoint("a", "b", 5) == ["a", "a", "a", "b", "b"]
+    a, b = np.asarray([3, 4, 5, 1, 0]), np.asarray([6, 7, 1, 0, 0])
+    mixed = m.token_mix(a, b, 9, np.random.default_rng(0))
+    np.testing.assert_array_equal(mixed[[0, -1]], [a, b])
+    swapped = (mixed == b) & (a != b)
+    assert (np.diff(swapped.astype(int), axis=0) >= 0).all()  # once swapped, always
+
+
+class Perfect:
+    """A code that is its text's letters, rounded when decoded."""
+
+    scale = 1.0
+
+    def ids(self, lines):
+        out = np.zeros((len(lines), 8), int)
+        for row, tokens in zip(out, Letters().encode(lines), strict=True):
+            row[: len(tokens) + 1] = [*tokens, 1]
+        return out
+
+    def encode_ids(self, ids):
+        return ids[:, None].astype(float)
+
+    def decode(self, codes):
+        return self.texts(np.round(codes[:, 0]).astype(int))
+
+    def texts(self, ids):
+        return Letters().decode(ids.tolist())
+
+
+def test_a_study():
+    rng = np.random.default_rng(0)
+    lines = ["".join(rng.choice(list("abcdefghij"), 7)) for _ in range(30)]
+    found = m.study(Perfect(), lines, pairs=20, steps=9, python=True, draws=20)
+    copies, mixed = found["copy_endpoint"], found["token_mix"]
+    assert copies["path_ratio"]["value"] == copies["max_step_share"]["value"] == 1
+    assert copies["distinct"]["value"] == pytest.approx(2 / 9)
+    assert mixed["path_ratio"]["value"] > 0.9 and mixed["max_step_share"]["value"] < 0.5
+    assert found["lerp"]["max_step_share"]["value"] < 0.5 < found["lerp"]["distinct"]["value"]

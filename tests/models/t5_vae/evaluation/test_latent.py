@@ -1,0 +1,102 @@
+"""Codes whose numbers are known: draws of the prior, collapsed, shifted, of low rank."""
+
+import numpy as np
+import pytest
+
+from flaxae.models.t5_vae.evaluation import latent as m
+
+N, D = 300, 8
+
+
+@pytest.fixture(scope="module")
+def normal():
+    return np.random.default_rng(0).normal(size=(N, D))
+
+
+def test_mmd_tells_the_prior_from_a_collapse(normal):
+    null = m.mmd_null_p95(N, D, draws=50)
+    good = m.mmd_test(normal, permutations=200, draws=100)
+    bad = m.mmd_test(np.zeros((N, D)), permutations=200, draws=100)
+    shifted = m.mmd_test(normal + 0.3, permutations=200, draws=100)
+    assert good["value"] < 2 * null < 50 * null < bad["value"]
+    assert good["p"] > 0.05 and bad["p"] == shifted["p"] == pytest.approx(1 / 201)
+    for found in (good, shifted):
+        assert found["low"] < found["value"] < found["high"]
+
+
+def test_mmd_is_the_losses(normal):
+    import jax.numpy as jnp
+
+    from flaxae.losses import mmd
+
+    draws = np.random.default_rng((0, 1)).normal(size=(N, D))
+    expected = mmd(jnp.asarray(normal + 0.5, jnp.float32), jnp.asarray(draws, jnp.float32))
+    found = m.mmd_test(normal + 0.5, permutations=2, draws=2)["value"]
+    assert found == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_spectrum_and_isotropy(normal):
+    scales = np.asarray([3, 2, 1, 0, 0, 0, 0, 0.0])
+    np.testing.assert_allclose(m.spectrum(normal * scales)[:4], [9, 4, 1, 0], atol=1.5)
+    even = m.isotropy(normal)
+    assert 7.5 < even["effective_rank"] <= 8 and 7.5 < even["participation_ratio"] <= 8
+    assert abs(even["mean_cosine"]) < 0.01
+    line = m.isotropy(normal[:, :1] * np.ones(D))
+    assert line["effective_rank"] == pytest.approx(1) == line["participation_ratio"]
+    cone = m.isotropy(normal + 10)
+    assert cone["mean_cosine"] > 0.95
+    constant = m.isotropy(np.ones((5, D)))
+    assert constant["effective_rank"] == 0 and constant["mean_cosine"] == pytest.approx(1)
+
+
+def test_pairwise_cosine_by_hand():
+    found = m.isotropy(np.asarray([[1, 0], [0, 2], [-3.0, 0]]))["mean_cosine"]
+    assert found == pytest.approx((0 - 1 + 0) / 3)
+
+
+def test_gaussianity():
+    rng = np.random.default_rng(1)
+    good = m.gaussianity(rng.normal(size=(4000, D)))
+    assert good["skew"] < 0.1 and good["excess_kurtosis"] < 0.2
+    assert good["squared_norm_over_dim"]["value"] == pytest.approx(1, abs=0.03)
+    assert good["squared_norm_std"] == pytest.approx((2 / D) ** 0.5, rel=0.1)
+    skewed = m.gaussianity(rng.exponential(size=(4000, D)) - 1)
+    assert skewed["skew"] == pytest.approx(2, abs=0.4)
+    flat = m.gaussianity(rng.uniform(-1, 1, size=(4000, D)))
+    assert flat["excess_kurtosis"] == pytest.approx(1.2, abs=0.1)
+    assert np.isnan(m.gaussianity(np.ones((9, D)))["skew"])
+
+
+def test_channel_bits_and_active_units():
+    assert m.channel_bits(np.asarray([3.0, 3.0, 0.0]), 1.0) == pytest.approx(2)
+    assert m.channel_bits(np.asarray([1.0]), 0.5) == pytest.approx(0.5 * np.log2(5))
+    codes = np.random.default_rng(2).normal(size=(500, 4)) * [1, 0.3, 0.05, 0]
+    assert m.active_units(codes) == 2
+
+
+def test_log_density():
+    rng = np.random.default_rng(3)
+    z, means, log_variances = rng.normal(size=(3, 5, 4))
+    found = m.log_density(z, means, log_variances)
+    gap = z[:, None] - means
+    expected = -0.5 * (gap**2 / np.exp(log_variances) + log_variances + np.log(2 * np.pi)).sum(2)
+    np.testing.assert_allclose(found, expected)
+
+
+def test_information_of_a_gaussian_channel():
+    """z = x + noise, x ~ N(0, .75), noise ~ N(0, .25): I = log(4) / 2, and q(z) is the prior."""
+    rng = np.random.default_rng(4)
+    means = np.sqrt(0.75) * rng.normal(size=(3000, 1))
+    found = m.information(means, np.full((3000, 1), np.log(0.25)))
+    assert found["mutual_information"]["value"] == pytest.approx(np.log(4) / 2, abs=0.03)
+    assert found["kl"]["value"] == pytest.approx(np.log(4) / 2, abs=0.03)
+    assert abs(found["kl_to_prior"]) < 0.02 and len(found["kl_per_dim"]) == 1
+    assert found["mutual_information"]["low"] < np.log(4) / 2 < found["mutual_information"]["high"]
+
+
+def test_information_of_a_collapse_and_of_a_perfect_code():
+    collapsed = m.information(np.zeros((200, 3)), np.zeros((200, 3)))
+    assert collapsed["kl"]["value"] == 0 == pytest.approx(collapsed["mutual_information"]["value"])
+    apart = np.arange(200.0)[:, None] * 10
+    perfect = m.information(apart, np.full((200, 1), -2.0))["mutual_information"]
+    assert perfect["value"] == pytest.approx(np.log(200)) == perfect["cap"]

@@ -1,0 +1,106 @@
+"""The whole report of toy models, deterministic and Gaussian."""
+
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxae.models.t5_vae import evaluation, figures
+from flaxae.models.t5_vae.codec import Codec
+from flaxae.models.t5_vae.evaluation import interpolation, studies
+from flaxae.task import Context
+from tests.models.t5_vae.tiny import Letters, tiny_model, tiny_task
+
+SIZES = evaluation.Sizes(
+    lines=20, samples=20, codes=20, mmd=20, pairs=4, steps=4, bounded=8, importance=2, draws=20
+)
+
+
+def loaded(task, workdir):
+    model = tiny_model(task)
+    return types.SimpleNamespace(
+        model=model, task=task, step=2, workdir=workdir, check_data=lambda: None
+    )
+
+
+@pytest.fixture(scope="module")
+def codec():
+    task = tiny_task(task__latent__noise_end=0.3)
+    return Codec(tiny_model(task), Letters(), 7)
+
+
+def test_texts_to_ids_and_back(codec):
+    ids = codec.ids(["ab", "abcdefghij"])
+    assert ids.tolist() == [[3, 4, 1, 0, 0, 0, 0, 0], [3, 4, 5, 6, 7, 8, 9, 1]]  # EOS is kept
+    assert codec.texts(ids) == ["ab", "abcdefg"]
+
+
+def test_codes_do_not_depend_on_the_batch(codec):
+    texts = ["ab", "cde", "fedcba"]
+    codes = codec.encode(texts)
+    assert codes.shape == (3, 1, 8)
+    np.testing.assert_allclose(codes[1], codec.encode(["cde"])[0], atol=1e-5)
+    assert codec.decode(codes)[1] == codec.decode(codes[1:2])[0]
+
+
+def test_principal_axes():
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(500, 6)) * np.asarray([5, 1, 0.1, 0.1, 3, 0.1])
+    points, share = figures.principal_components(codes)
+    assert abs(np.corrcoef(points[:, 0], codes[:, 0])[0, 1]) > 0.99
+    assert abs(np.corrcoef(points[:, 1], codes[:, 4])[0, 1]) > 0.99
+    assert share[0] == pytest.approx(25 / 35, abs=0.05)
+
+
+def test_samples_for_the_log():
+    task = tiny_task()
+    ctx = Context(key=jax.random.key(0), step=jnp.int32(0))
+    made = task.sample(tiny_model(task), ctx, 2)
+    assert {len(v) for k, v in made.items() if k != "interpolation"} == {2}
+    assert len(made["interpolation"]) == 5
+
+
+def test_numbers_that_are_not_finite_are_none():
+    tree = {"a": [np.nan, 1, True, "x", None], "b": np.float32(2)}
+    assert studies.finite(tree) == {"a": [None, 1, True, "x", None], "b": 2.0}
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_report(tmp_path, capsys, monkeypatch, gaussian):
+    monkeypatch.setattr(interpolation, "PAIRS", (("ab", "cd"),))
+    task = tiny_task(task__latent__gaussian=gaussian, data__labels=gaussian)
+    task.text.labels = lambda split: [line[0] for line in task.text.lines(split)]
+    rows = [
+        {"step": s, "split": split, "recon": 9.0 / s, "mmd": 0.1, "exact_match": 0.1}
+        for s in (1, 2)
+        for split in ("train", "dev")
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    result = evaluation.report(loaded(task, tmp_path), str(tmp_path / "out"), SIZES)
+    text = (tmp_path / "out" / "report.json").read_text()
+    assert json.loads(text) == result and "NaN" not in text
+    for name in ("learning_curves", "latent_map", "spectrum", "by_length", "interpolation"):
+        assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    row = result["splits"]["dev"]
+    assert row["lines"] == 20 and row["in_training_files"] == 0.25
+    low, high = row["intervals"]["token_accuracy"]
+    assert 0 <= low <= row["token_accuracy"] <= high <= 1
+    assert result["references"].keys() == {"shuffled_codes", "zero_code"}
+    assert result["samples"]["n"] == 20 and len(result["samples"]["examples"]) == 12
+    assert result["samples"]["others"].keys() == {"gaussian", "gmm", "real_lines"}
+    assert result["interpolations"][0]["from"] == "ab"
+    bound = result["likelihood"]["importance_weighted"]
+    if gaussian:
+        assert result["latent"]["information"]["kl"]["value"] > 0
+        assert bound["perplexity"]["value"] > 1 and bound["lines"] == 8
+    else:
+        assert bound == result["latent"]["information"] == studies.STOCHASTIC_ONLY
+    printed = capsys.readouterr().out
+    parts = ["exact", "samples of N(0, I)", "latent_map.png", "gap to another line", "N(0, I)"]
+    parts += ["disentanglement: n/a: the lines have fewer than two factors"]
+    parts += ["linear probes for label"] if gaussian else ["probes: n/a"]
+    for part in parts:
+        assert part in printed
