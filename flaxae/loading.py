@@ -59,7 +59,7 @@ def load(
     task.load_assets(str(workdir))
     mesh = sharding.make_mesh(dataclasses.replace(config.mesh, replica=1, fsdp=1, model=1))
     layout = train_step.make_layout(task, config)
-    frozen = Frozen(task, config, mesh)
+    frozen = Frozen(task, config, mesh, saved=True)
     if extra.get("frozen", frozen.fingerprint) != frozen.fingerprint:
         raise ConfigError(f"{workdir}: the frozen part is not the one it was trained with")
     params = jax.tree.map(jax.numpy.asarray, arrays.get("ema") or arrays["params"])

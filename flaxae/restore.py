@@ -26,7 +26,13 @@ class Frozen:
         pretrained: parameters that came with the pretrained files, {} without.
     """
 
-    def __init__(self, task: Task, config: Config, mesh: Mesh):
+    def __init__(self, task: Task, config: Config, mesh: Mesh, saved: bool):
+        """Builds it.
+
+        Args:
+            task, config, mesh: of the run.
+            saved: the rest comes from a checkpoint: without a frozen part no file is read.
+        """
         self.pretrained: dict[str, Any] = {}
 
         def make() -> Any:
@@ -36,7 +42,7 @@ class Frozen:
             shapes = jax.eval_shape(make)
             shardings = sharding.infer_sharding(shapes, mesh, task.sharding_rules)
             self.values = jax.jit(make, out_shardings=shardings)()
-            if config.pretrained:
+            if config.pretrained and (jax.tree.leaves(shapes) or not saved):
                 if not hasattr(task, "load_pretrained"):
                     raise ConfigError(
                         f"pretrained={config.pretrained!r}: {type(task).__name__} reads no "

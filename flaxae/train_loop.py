@@ -92,7 +92,7 @@ class Loop:
         self.feed = Feed([task.data("train") for task in self.tasks], config.steps_per_call)
         self.lane_batches = len(self.tasks) > 1
         sharding.check_batch(self.feed.batch_spec, self.mesh, config.accumulate)
-        self.frozen = Frozen(self.task, config, self.mesh)
+        self.frozen = Frozen(self.task, config, self.mesh, bool(self.checkpointer.steps()))
         self.evaluator = Evaluator(self)
         self.logged_once = False
         self.writers = [

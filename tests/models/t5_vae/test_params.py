@@ -29,7 +29,7 @@ def directory(tmp_path_factory):
 def start(config):
     """The state that the loop would start from, and what was read for it."""
     task, mesh = config.task.make(config), make_mesh(config.mesh)
-    frozen = restore.Frozen(task, config, mesh)
+    frozen = restore.Frozen(task, config, mesh, saved=False)
     read = frozen.pretrained
     with jax.set_mesh(mesh):
         abstract = train_step.abstract_state(task, config, mesh)
@@ -70,3 +70,9 @@ def test_free_fields_may_differ(directory):
     assert isinstance(tensors, hf.Tensors)
     assert t5_params.differences(wanted, theirs) == []
     assert t5_params.shapes(wanted)["embedding"]["table"].dtype == jnp.float32
+
+
+def test_a_saved_run_does_not_read_the_files_again(tmp_path):
+    config = tiny_config(pretrained=str(tmp_path / "gone"))
+    frozen = restore.Frozen(config.task.make(config), config, make_mesh(config.mesh), saved=True)
+    assert frozen.pretrained == {} and frozen.fingerprint == ""
