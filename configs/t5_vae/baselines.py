@@ -26,7 +26,7 @@ from flaxae.models.t5_vae.bottlenecks import LatentConfig
 from flaxae.models.t5_vae.task import T5VAEConfig
 from flaxae.nn.mlp import FeedForward
 
-STEPS = 1500
+STEPS = 1000
 _MMD: dict[str, Any] = {
     "task.mmd_weight": 10.0,
     "task.mmd_start": 0.1,
@@ -68,7 +68,7 @@ def get_config(dataset: str = "python_lines") -> Config:
                 tie_embeddings=True,
                 scan_unroll=2,
             ),
-            latent=LatentConfig(dim=64, memory_tokens=8),
+            latent=LatentConfig(dim=256, memory_tokens=8),
             mmd_weight=0.0,
             loss_chunks=4,
         ),

@@ -1,0 +1,135 @@
+"""Objectives side by side on equal terms: `python -m flaxae.models.t5_vae.baselines`.
+
+Trains every variant of configs/t5_vae/baselines.py with several seeds, evaluates each run, and
+writes one table a data set. Runs are named by the hash of their config: what is done is not done
+again.
+"""
+
+import argparse
+import json
+import runpy
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from flaxae import flags
+from flaxae.config import Config, ConfigError, config_hash, copy_config
+from flaxae.evaluate import REPORT
+
+CONFIG = "configs/t5_vae/baselines.py"
+# Heading -> where a report has the number; all of the dev split.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "exact match": ("splits", "dev", "exact_match"),
+    "token accuracy": ("splits", "dev", "token_accuracy"),
+    "BLEU": ("splits", "dev", "bleu"),
+    "shuffled gap (nats a token)": ("likelihood", "shuffled_gap", "value"),
+    "MMD² / null p95": ("latent", "mmd_with_noise_over_null"),
+    "active units": ("latent", "active_units"),
+    "samples valid": ("samples", "validity"),
+    "distinct-2": ("samples", "distinct_2"),
+    "path ratio": ("interpolation", "slerp", "path_ratio", "value"),
+    "distinct / steps": ("interpolation", "slerp", "distinct", "value"),
+}
+
+
+def look_up(report: Any, path: tuple[str, ...]) -> float | None:
+    """A report's number; None where it has none (validity of English)."""
+    for name in path:
+        if not isinstance(report, dict) or name not in report:
+            return None
+        report = report[name]
+    return None if report is None else float(report)
+
+
+def cell(values: list[float | None]) -> str:
+    """Mean over the seeds, and the smallest and largest."""
+    numbers = [v for v in values if v is not None]
+    if not numbers:
+        return "n/a"
+    form = "{:.0f}" if max(map(abs, numbers)) >= 100 else "{:.3f}"
+    mean, *ends = (form.format(x) for x in (statistics.mean(numbers), min(numbers), max(numbers)))
+    return f"{mean} ({ends[0]} to {ends[1]})" if len(numbers) > 1 else mean
+
+
+def table(reports: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: a row a variant."""
+    lines = [
+        "| objective | seeds | " + " | ".join(COLUMNS) + " |",
+        "|---" * (2 + len(COLUMNS)) + "|",
+    ]
+    for name, found in reports.items():
+        cells = [cell([look_up(r, path) for r in found]) for path in COLUMNS.values()]
+        lines.append(f"| {name.replace('_', ' ')} | {len(found)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any] | None:
+    """A run's report, made where it is not there yet; None: the run was interrupted."""
+    from flaxae.loading import load
+    from flaxae.models.t5_vae.evaluation import Sizes, report
+    from flaxae.train_loop import run
+
+    path = workdir / REPORT / "report.json"
+    if not path.exists():
+        if run(config, workdir).status not in ("done", "already_done"):
+            return None
+        sizes = Sizes(samples=500, codes=2000, pairs=50, factors=500, draws=300)
+        report(load(workdir), str(path.parent), sizes)
+    return json.loads(path.read_text())
+
+
+def run_all(
+    config: Config, variants: dict[str, dict[str, Any]], seeds: list[int], outdir: Path
+) -> bool:
+    """Trains and evaluates all variants, the seeds one after the other; rewrites the table often.
+
+    Returns:
+        False where a signal ended it: the same call goes on.
+    """
+    reports: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
+    for seed in seeds:
+        for name, overrides in variants.items():
+            one = copy_config(config, {**overrides, "seed": seed})
+            found = train_and_evaluate(one, outdir / config_hash(one))
+            if found is None:
+                return False
+            reports[name].append(found)
+            (outdir / "table.md").write_text(table(reports))
+            (outdir / "table.json").write_text(json.dumps(reports, indent=1) + "\n")
+    return True
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m flaxae.models.t5_vae.baselines",
+        description="Five objectives, several seeds, one table a data set.",
+    )
+    parser.add_argument("--workdir", required=True, help="a folder a data set, a folder a run")
+    parser.add_argument("--datasets", nargs="+", default=["python_lines", "docstrings"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--config", default=CONFIG, help="defines get_config and VARIANTS")
+    parser.add_argument("--variants", nargs="+", default=[], help="default: all")
+    args = parser.parse_args(argv[1:])
+    if not Path(args.config).is_file():
+        raise ConfigError(f"--config={args.config}: no such file; run this in flaxae's own folder")
+    namespace = runpy.run_path(args.config)
+    if missing := {"VARIANTS", "get_config"} - set(namespace):
+        raise ConfigError(f"--config={args.config} defines no {' and no '.join(sorted(missing))}")
+    variants = namespace["VARIANTS"]
+    if unknown := set(args.variants) - set(variants):
+        raise ConfigError(f"--variants: no {', '.join(unknown)}; there are {', '.join(variants)}")
+    variants = {k: v for k, v in variants.items() if not args.variants or k in args.variants}
+    # A few seeds of all data sets before more of one: an unfinished table is a fair one.
+    for count in range(1, len(args.seeds) + 1):
+        for name in args.datasets:
+            folder = Path(args.workdir) / name
+            folder.mkdir(parents=True, exist_ok=True)
+            if not run_all(namespace["get_config"](name), variants, args.seeds[:count], folder):
+                return 75
+            print(f"{name}, {count} seed(s)\n{(folder / 'table.md').read_text()}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(flags.run_main(main))
