@@ -48,33 +48,39 @@ def plain_text(markup: str) -> str:
 
     if end := _LAST.search(markup):
         markup = markup[: end.start()]
-    code = mwparserfromhell.parse(markup)
-    for node in code.filter(recursive=True, forcetype=None):
-        by = _replacement(node)
-        if by is not None:
-            try:
-                code.replace(node, by)
-            except ValueError:
-                pass  # it stood inside one that is gone already
-    text = str(code.strip_code(normalize=True, collapse=True, keep_template_params=False))
+    text = _prose(mwparserfromhell.parse(markup))
     text = _WRAP.sub(" ", _LIST.sub("\n", _MAGIC.sub("", text)))
     for pattern, by in _GAPS:
         text = pattern.sub(by, text)
     return text
 
 
-def _replacement(node: Any) -> str | None:
-    """What stands in a node's place; None: it stays."""
+def _prose(code: Any) -> str:
+    """The text of parsed markup, in one walk: the library's own removal searches the tree anew."""
+    return "".join(_node(node) for node in code.nodes)
+
+
+def _node(node: Any) -> str:
     kind = type(node).__name__
-    if kind == "Tag":
-        if node.wiki_markup and node.self_closing:
-            return _LINE  # of a list: "*", "#", ":", ";"
-        return "" if str(node.tag).strip().lower() in _NOT_TEXT else None
+    if kind == "Text":
+        return node.value
     if kind == "Wikilink":
-        return "" if str(node.title).strip().lower().startswith(_NAMESPACES) else None
+        title = str(node.title).strip().lower()
+        return "" if title.startswith(_NAMESPACES) else _prose(node.text or node.title)
+    if kind == "ExternalLink":
+        return _prose(node.title) if node.title else ""
     if kind == "Heading":
         return "\n\n"
-    return "" if kind in ("Template", "Comment") else None
+    if kind == "HTMLEntity":
+        return node.normalize()
+    if kind != "Tag":
+        return ""  # a template, its argument, a comment
+    name = str(node.tag).strip().lower()
+    if node.self_closing and node.wiki_markup:
+        return _LINE  # of a list: "*", "#", ":", ";"
+    if name in _NOT_TEXT or node.contents is None:
+        return "\n" if name == "br" else ""
+    return _prose(node.contents)
 
 
 def article_sentences(

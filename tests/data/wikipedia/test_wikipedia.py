@@ -98,6 +98,15 @@ def test_a_run_goes_on_where_it_stopped(source, tmp_path, monkeypatch):
     assert len(written) == 5  # all is there
 
 
+def test_a_shard_is_in_the_order_of_titles(tmp_path):
+    rows = [{"title": f"T{i}", "text": f"This is a sentence {i}."} for i in (3, 0, 2, 1)]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    plan = Plan(str(tmp_path / "out"), Hub(str(tmp_path / "saved")), num_shards=1)
+    build(plan, 1)
+    lines = Path(plan.path(plan.name(0))).read_text().splitlines()
+    assert lines == [f"This is a sentence {i}." for i in range(4)]
+
+
 def test_processes_and_parquet(source, tmp_path):
     one = Plan(str(tmp_path / "one"), source, num_shards=3, file_format="parquet")
     two = Plan(str(tmp_path / "two"), source, num_shards=3, file_format="parquet")
