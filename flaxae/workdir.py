@@ -85,7 +85,9 @@ def prepare(
     config.freeze()
     new = to_json(config) | ({"lanes": lanes} if lanes is not None else {})
     if stored is not None:
-        changed = differences(stored, new)
+        # A field that the run's flaxae did not have yet is at its default, which changes nothing.
+        defaults = to_json(Config(task=type(config.task)()))
+        changed = differences(_merged(defaults, stored), new)
         if changed:
             lines = "\n  ".join(changed)
             raise ConfigError(
@@ -102,6 +104,15 @@ def prepare(
         except OSError as e:
             raise ConfigError(f"cannot write into workdir {workdir}: {e.strerror}") from None
     return config
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over`, and from `under` what it lacks, at every depth."""
+    out = {**under, **over}
+    for name in under.keys() & over.keys():
+        if isinstance(under[name], dict) and isinstance(over[name], dict):
+            out[name] = _merged(under[name], over[name])
+    return out
 
 
 def _begun(workdir: Path) -> bool:
