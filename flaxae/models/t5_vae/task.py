@@ -108,7 +108,13 @@ class T5VAETask(Task):
         """The corpus with its tokenizer and splits; made when first asked for."""
         from flaxae.data.hub import text_sources
 
-        return text_sources(self.config.data, self._kept_tokenizer)
+        rows = self.t5.vocab_size
+        text = text_sources(self.config.data, self._kept_tokenizer, rows)
+        if self.config.pretrained:
+            from flaxae.data.pretrained import check_vocabulary
+
+            check_vocabulary(text.tokenizer, rows, pretrained=True)
+        return text
 
     def data(self, split: str) -> Source:
         return self.text.source(split)
