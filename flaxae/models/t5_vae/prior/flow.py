@@ -17,7 +17,7 @@ from flaxae.models.t5_vae.prior.priors import GaussianPrior, Prior, read, rows_o
 from flaxae.task import Context
 from flaxae.tree import path_name
 
-ROWS = 256  # of one call; the last is padded to it, so that nothing compiles twice
+ROWS = (16, 256)  # of one call, which is padded to one of them: two programs serve all sizes
 STEPS = 32
 
 
@@ -103,9 +103,9 @@ class FlowPrior(Prior):
 
     def _integrate(self, rows: np.ndarray, direction: float) -> np.ndarray:
         out = [np.empty((0, self.dim), np.float32)]
-        for start in range(0, len(rows), ROWS):
-            part = rows[start : start + ROWS]
-            padded = np.zeros((ROWS, self.dim), np.float32)
+        for start in range(0, len(rows), ROWS[-1]):
+            part = rows[start : start + ROWS[-1]]
+            padded = np.zeros((next(n for n in ROWS if n >= len(part)), self.dim), np.float32)
             padded[: len(part)] = part
             made: Any = integrate(
                 self.graphdef, self.state, padded, np.float32(direction), self.steps

@@ -13,7 +13,7 @@ from flaxae.models.t5_vae.prior.priors import (
     fitted,
     read,
     rows_of,
-    slerp,
+    slerps,
     solve,
     times,
     write,
@@ -100,20 +100,16 @@ class GMMPrior(Prior):
             component = np.searchsorted(edges / edges[-1], share, side="right")
         return self._each(e, np.broadcast_to(component, len(e)), self._forward)
 
-    def interpolate(
-        self, a: Float[np.ndarray, " D"], b: Float[np.ndarray, " D"], steps: int
-    ) -> Float[np.ndarray, "steps D"]:
-        """As ever, through the components of both ends: their two codes of each noise are mixed
-        linearly, so that both ends are met and nothing jumps. Where the components differ the way
-        leads over the gap between them, as every continuous way does."""
-        ends = rows_of(np.stack([np.ravel(a), np.ravel(b)]), self.dim)
-        first, last = self.component(ends)
-        noise = self.to_noise(ends)
-        e = slerp(noise[0], noise[1], steps)
-        if first == last:
-            return self.from_noise(e, first)
-        share = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
-        return (1 - share) * self.from_noise(e, first) + share * self.from_noise(e, last)
+    def _ways(self, a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
+        """Through the components of both ends: their two codes of each noise are mixed linearly, so
+        that both ends are met and nothing jumps. Where the components differ the way leads over the
+        gap between them, as every continuous way does."""
+        noise = slerps(self.to_noise(a), self.to_noise(b), steps)
+        first, last = (
+            self.from_noise(noise, np.repeat(self.component(ends), steps)) for ends in (a, b)
+        )
+        share = np.tile(np.linspace(0, 1, steps, dtype=np.float32), len(a))[:, None]
+        return (1 - share) * first + share * last
 
     def _each(self, rows: np.ndarray, component: np.ndarray, call: Any) -> np.ndarray:
         """Rows mapped by their components."""

@@ -55,11 +55,28 @@ class Prior(Protocol):
         return self.from_noise((temperature * noise).astype(np.float32))
 
     def interpolate(
-        self, a: Float[np.ndarray, " D"], b: Float[np.ndarray, " D"], steps: int
-    ) -> Float[np.ndarray, "steps D"]:
-        """Codes on the way from a to b, both included: slerp between their noises."""
-        ea, eb = self.to_noise(np.stack([np.ravel(a), np.ravel(b)]))
-        return self.from_noise(slerp(ea, eb, steps))
+        self, a: Float[np.ndarray, "... D"], b: Float[np.ndarray, "... D"], steps: int
+    ) -> Float[np.ndarray, "... steps D"]:
+        """Codes on the way from a to b, both included: slerp between their noises.
+
+        Args:
+            a, b: one code each (D,), or as many of both (n, D).
+            steps: codes of a way.
+        """
+        first, last = rows_of(np.atleast_2d(a), self.dim), rows_of(np.atleast_2d(b), self.dim)
+        ways = self._ways(first, last, steps)
+        return ways.reshape(*np.shape(a)[:-1], steps, self.dim)
+
+    def _ways(self, a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
+        """The codes of all ways, one after another."""
+        return self.from_noise(slerps(self.to_noise(a), self.to_noise(b), steps))
+
+
+def slerps(
+    a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "n D"], steps: int
+) -> Float[np.ndarray, "m D"]:
+    """`slerp` of each pair, one way after another."""
+    return np.concatenate([slerp(x, y, steps) for x, y in zip(a, b, strict=True)])
 
 
 def slerp(

@@ -11,13 +11,13 @@ from jaxtyping import Float
 from flaxae import stats
 from flaxae.losses import mmd
 from flaxae.models.t5_vae.evaluation import is_valid
-from flaxae.models.t5_vae.prior import StandardNormal, fit, slerp
-from flaxae.models.t5_vae.prior.priors import Prior
+from flaxae.models.t5_vae.prior import GMMPrior, StandardNormal, fit
+from flaxae.models.t5_vae.prior.priors import Prior, slerps
 
 NUM = 1000  # samples, and lines of the round trip
 PAIRS = 200
 BETWEEN = 5  # texts on the way between two
-MAX_FIT = 50_000  # codes that the mixture is fitted to: its fit takes minutes beyond
+MAX_FIT = 30_000  # codes that the mixture is fitted to: its fit takes minutes beyond
 
 
 def report(loaded: Any, outdir: str) -> dict[str, Any]:
@@ -78,9 +78,8 @@ def measure(
     """
     size = min(NUM, len(dev))
     drawn = prior.sample(size)
-    back = round_trip(prior, dev[:size])
+    noise, back = round_trip(prior, dev[:size])
     error = np.linalg.norm(back - dev[:size], axis=1) / np.linalg.norm(dev[:size], axis=1)
-    noise = prior.to_noise(dev[:size])
     return {
         "samples": texts_of(codec, drawn, known) | {"mmd": distance(drawn, dev[:size])},
         "round_trip": {
@@ -103,8 +102,11 @@ def references(
     size = min(NUM, len(dev))
 
     def lerp(a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
-        share = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
-        return (1 - share) * a[None] + share * b[None]
+        share = np.linspace(0, 1, steps, dtype=np.float32)[None, :, None]
+        return (1 - share) * a[:, None] + share * b[:, None]
+
+    def turned(a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
+        return slerps(a, b, steps).reshape(len(a), steps, -1)
 
     return {
         "real codes": {
@@ -112,17 +114,19 @@ def references(
             | {"mmd": distance(train[:size], dev[:size])},
             "exact_match": exact(codec, dev[:size], lines[:size]),
         },
-        "slerp": {"interpolation": ways(codec, slerp, dev)},
+        "slerp": {"interpolation": ways(codec, turned, dev)},
         "lerp": {"interpolation": ways(codec, lerp, dev)},
     }
 
 
-def round_trip(prior: Prior, z: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
-    """Codes to noise and back; a mixture goes back through the component it came by."""
-    component = getattr(prior, "component", None)
-    if component is None:
-        return prior.from_noise(prior.to_noise(z))
-    return prior.from_noise(prior.to_noise(z), component(z))  # pyright: ignore
+def round_trip(
+    prior: Prior, z: Float[np.ndarray, "n D"]
+) -> tuple[Float[np.ndarray, "n D"], Float[np.ndarray, "n D"]]:
+    """The noise of codes, and its codes; a mixture goes back through the component it came by."""
+    noise = prior.to_noise(z)
+    if isinstance(prior, GMMPrior):
+        return noise, prior.from_noise(noise, prior.component(z))
+    return noise, prior.from_noise(noise)
 
 
 def texts_of(codec: Any, z: Float[np.ndarray, "n D"], known: set[str]) -> dict[str, Any]:
@@ -143,12 +147,12 @@ def ways(codec: Any, walk: Any, dev: Float[np.ndarray, "n D"]) -> dict[str, Any]
 
     Args:
         codec: decodes them.
-        walk: (a, b, steps) -> codes, both ends included.
+        walk: (a (n, D), b (n, D), steps) -> codes (n, steps, D), both ends included.
         dev: codes, in random order.
     """
     pairs = min(PAIRS, len(dev) // 2)
-    inner = [walk(dev[2 * i], dev[2 * i + 1], BETWEEN + 2)[1:-1] for i in range(pairs)]
-    texts = decode(codec, np.concatenate(inner))
+    codes = walk(dev[0 : 2 * pairs : 2], dev[1 : 2 * pairs : 2], BETWEEN + 2)[:, 1:-1]
+    texts = decode(codec, codes.reshape(-1, dev.shape[1]))
     groups = [texts[i : i + BETWEEN] for i in range(0, len(texts), BETWEEN)]
     valid = [sum(map(is_valid, group)) / BETWEEN for group in groups]
     return {

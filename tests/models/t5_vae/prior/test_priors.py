@@ -109,6 +109,8 @@ def test_ways_meet_both_ends_and_do_not_jump(kind: str, mixture: GMMPrior) -> No
     assert way.shape == (41, 2)
     np.testing.assert_allclose(way[[0, -1]], [a, b], atol=1e-5)
     assert np.linalg.norm(np.diff(way, axis=0), axis=1).max() < 0.3
+    both = prior.interpolate(np.stack([b, a]), np.stack([a, b]), 41)
+    np.testing.assert_allclose(both[1], way, atol=1e-5)
 
 
 def test_slerp_turns_evenly_and_takes_opposite_ends() -> None:
