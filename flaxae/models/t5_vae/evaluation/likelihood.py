@@ -1,7 +1,7 @@
 """A model taken apart for evaluation: posteriors, pooled encoder states, teacher-forced losses."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,32 +11,27 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float, Int
 
 from flaxae.lm.t5.modeling import PAD
+from flaxae.models.t5_vae.codec import lengths_to
 from flaxae.models.t5_vae.modeling import T5VAE
 from flaxae.stats import bootstrap, paired_difference, ratio
 from flaxae.task import Context, Taps
 
-MAX_ROWS = 128  # of one call; the last is padded to it, so that nothing compiles twice
+MAX_ROWS = 128  # of one call; the last is padded to it, so that little compiles
 MAX_LOGITS = 2**27  # numbers in one call's logits
 ALARM = 0.1  # nats a token
 
 
 @partial(jax.jit, static_argnums=0)
-def _posterior(graphdef: Any, state: Any, step: Any, ids: Any) -> Any:
-    model = nnx.merge(graphdef, state)
-    return model.posterior([ids], Context(key=jax.random.key(0), step=step))
-
-
-@partial(jax.jit, static_argnums=0)
-def _pooled(graphdef: Any, state: Any, step: Any, ids: Any) -> Any:
+def _encoded(graphdef: Any, state: Any, step: Any, ids: Any) -> Any:
     model = nnx.merge(graphdef, state)
     taps = Taps(lambda path: path == "encoder.blocks.out")
     ctx = Context(key=jax.random.key(0), step=step, taps=taps)
-    model.posterior([ids], ctx)
+    mean, log_variance = model.posterior([ids], ctx)
     layers = taps.collected["encoder.blocks.out"]  # (layer, all tokens on one axis, D)
     states = model.t5.encoder.final_norm(layers[-1], ctx)
     states = states.reshape(*ids.shape, -1).astype(jnp.float32)
     mask = (ids != PAD).astype(jnp.float32)[:, :, None]
-    return jnp.sum(states * mask, 1) / jnp.maximum(jnp.sum(mask, 1), 1)
+    return mean, log_variance, jnp.sum(states * mask, 1) / jnp.maximum(jnp.sum(mask, 1), 1)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -52,6 +47,14 @@ def _forced(graphdef: Any, state: Any, step: Any, ids: Any, z: Any) -> Any:
     return jnp.stack([jnp.sum(x, 1) for x in (nats * mask, mask, hits * mask)], axis=1)
 
 
+class Encoded(NamedTuple):
+    """What an encoder makes of texts."""
+
+    mean: Float[np.ndarray, "B L Z"]
+    log_variance: Float[np.ndarray, "B L Z"] | None  # None: a deterministic encoder
+    pooled: Float[np.ndarray, "B D"]  # its output, averaged over each text's tokens
+
+
 class Scorer:
     """Numbers of texts under a model, in batches of one size."""
 
@@ -65,17 +68,12 @@ class Scorer:
         self._graphdef, self._state = nnx.split(model)
         self._step = jnp.asarray(step, jnp.int32)
         size = model.max_length * model.t5.embedding.table.shape[0]
+        self._lengths = lengths_to(model.max_length)
         self._rows = int(np.clip(MAX_LOGITS // size, 1, MAX_ROWS))
 
-    def posterior(
-        self, ids: Int[np.ndarray, "B T"]
-    ) -> tuple[Float[np.ndarray, "B L Z"], Float[np.ndarray, "B L Z"] | None]:
-        """Mean and log-variance of each text's code (None: a deterministic encoder)."""
-        return self._batched(_posterior, ids)
-
-    def pooled(self, ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B D"]:
-        """What the encoder gives out, averaged over each text's tokens."""
-        return self._batched(_pooled, ids)
+    def encoded(self, ids: Int[np.ndarray, "B T"]) -> Encoded:
+        """What the encoder makes of texts (ids with EOS, then 0)."""
+        return Encoded(*self._batched(_encoded, ids))
 
     def forced(
         self, ids: Int[np.ndarray, "B T"], z: Float[np.ndarray, "B L Z"]
@@ -88,15 +86,20 @@ class Scorer:
         """
         return self._batched(_forced, ids, np.asarray(z, np.float32))
 
-    def _batched(self, call: Any, *arrays: np.ndarray) -> Any:
+    def _batched(self, call: Any, ids: np.ndarray, *arrays: np.ndarray) -> Any:
+        """The call's results for all rows; rows of about one length go together, cut to it."""
+        counts = np.where(ids != PAD, np.arange(1, ids.shape[1] + 1), 1).max(1, initial=1)
+        order = np.argsort(counts, kind="stable")
         out = []
-        for start in range(0, len(arrays[0]), self._rows):
-            parts = [a[start : start + self._rows] for a in arrays]
-            short = self._rows - len(parts[0])
-            padded = [np.concatenate([p, np.repeat(p[-1:], short, axis=0)]) for p in parts]
-            found = call(self._graphdef, self._state, self._step, *padded)
-            out.append(jax.tree.map(lambda x: _host(x)[: len(parts[0])], found))  # noqa: B023
-        return jax.tree.map(lambda *x: np.concatenate(x), *out)
+        for start in range(0, len(ids), self._rows):
+            rows = order[start : start + self._rows]
+            length = next(x for x in self._lengths if x >= counts[rows].max())
+            padded = np.concatenate([rows, np.repeat(rows[-1:], self._rows - len(rows))])
+            parts = [ids[padded, :length], *(a[padded] for a in arrays)]
+            found = call(self._graphdef, self._state, self._step, *parts)
+            out.append(jax.tree.map(lambda x: _host(x)[: len(rows)], found))  # noqa: B023
+        back = np.argsort(order)
+        return jax.tree.map(lambda *x: np.concatenate(x)[back], *out)
 
 
 def _host(x: jax.Array) -> np.ndarray:

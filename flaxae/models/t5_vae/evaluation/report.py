@@ -87,10 +87,10 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], s
     for key, call in {
         "latent": lambda: studies.latent_study(codec, dev, sizes),
         "likelihood": lambda: studies.likelihood_study(scorer, codec, dev, sizes),
-        "references": lambda: studies.references(codec, dev, python, sizes.draws),
+        "references": lambda: studies.references(codec, dev, python, sizes),
         "samples": lambda: studies.sample_study(codec, train, some, dev, python, sizes),
         "interpolation": lambda: studies.interpolation_study(codec, dev, python, sizes),
-        "probes": lambda: studies.probe_study(task, scorer, some, dev, known, python),
+        "probes": lambda: studies.probe_study(task, some, dev, known, python),
         "disentanglement": lambda: studies.disentanglement_study(dev, python, sizes),
         "interpolations": lambda: interpolation.examples(codec, dev.lines, python),
     }.items():

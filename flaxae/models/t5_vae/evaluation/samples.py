@@ -79,7 +79,8 @@ def study(
         codec: has generate, texts, scale, num_latents, dim.
         judge: of the corpus.
         codes: clean codes of training lines, which priors are fitted to.
-        real: held-out lines, as many as samples where there are so many.
+        real: lines that neither the judge's model nor its held-out lines hold; as many as samples
+            are taken, where there are so many.
         samples: how many of each.
         draws: of the bootstrap.
     Returns:

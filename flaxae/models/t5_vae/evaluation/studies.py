@@ -25,6 +25,7 @@ class Sizes:
     lines: int = 2000  # of each split
     samples: int = 1000  # from each prior
     codes: int = 6000  # training lines whose codes priors and probes are fitted to
+    references: int = 500  # lines that are decoded from another's code
     mmd: int = 1000
     pairs: int = 100  # ways between two lines
     steps: int = 9  # texts on a way
@@ -42,6 +43,7 @@ class Held:
     ids: Int[np.ndarray, "B T"]
     codes: Float[np.ndarray, "B L Z"]
     log_variances: Float[np.ndarray, "B L Z"] | None
+    pooled: Float[np.ndarray, "B D"]
 
     @property
     def flat(self) -> Float[np.ndarray, "B LZ"]:
@@ -51,16 +53,19 @@ class Held:
 def held(scorer: Scorer, codec: Codec, lines: list[str]) -> Held:
     """Encodes lines."""
     ids = codec.ids(lines)
-    means, log_variances = scorer.posterior(ids)
-    return Held(lines, ids, means, log_variances)
+    return Held(lines, ids, *scorer.encoded(ids))
 
 
-def references(codec: Codec, dev: Held, python: bool, draws: int) -> dict[str, Any]:
+def references(codec: Codec, dev: Held, python: bool, sizes: Sizes) -> dict[str, Any]:
     """Reconstruction from another line's code, and from none."""
-    shuffled, zero = np.roll(dev.codes, 1, axis=0), np.zeros_like(dev.codes)
+    lines = dev.lines[: sizes.references]
+    codes = {
+        "shuffled_codes": np.roll(dev.codes, 1, axis=0)[: len(lines)],
+        "zero_code": np.zeros_like(dev.codes[: len(lines)]),
+    }
     return {
-        "shuffled_codes": reconstruction(codec, dev.lines, shuffled, python=python, draws=draws),
-        "zero_code": reconstruction(codec, dev.lines, zero, python=python, draws=draws),
+        name: reconstruction(codec, lines, z, python=python, draws=sizes.draws)
+        for name, z in codes.items()
     }
 
 
@@ -154,16 +159,19 @@ def likelihood_study(scorer: Scorer, codec: Codec, dev: Held, sizes: Sizes) -> d
 def sample_study(
     codec: Codec, train: list[str], some: Held, dev: Held, python: bool, sizes: Sizes
 ) -> dict[str, Any]:
-    """Samples of all priors, judged by a language model of the training lines."""
-    judge = samples.Judge(codec.tokenizer, train, dev.lines, python)
+    """Samples of all priors, judged by a language model of the training lines.
+
+    Real lines stand beside the samples as another sample: they are not among the lines that
+    reverse perplexity is of.
+    """
+    judge = samples.Judge(codec.tokenizer, train, dev.lines[1::2], python)
     return samples.study(
-        codec, judge, some.codes, dev.lines, samples=sizes.samples, draws=sizes.draws
+        codec, judge, some.codes, dev.lines[::2], samples=sizes.samples, draws=sizes.draws
     )
 
 
 def probe_study(
     task: Any,
-    scorer: Scorer,
     train: Held,
     dev: Held,
     labels: tuple[list[str], list[str]] | None,
@@ -173,7 +181,6 @@ def probe_study(
 
     Args:
         task: makes the untrained model.
-        scorer: of the trained one.
         train, dev: lines to train and test probes on.
         labels: of both, where the corpus has some; else Python's kind of statement, or whether the
             text holds a number.
@@ -197,13 +204,13 @@ def probe_study(
     untrained = Scorer(task.init(nnx.Rngs(1)), 0)
     parts = []
     for part in (train, dev):
-        random = untrained.posterior(part.ids)[0]
+        random = untrained.encoded(part.ids)
         parts.append(
             {
                 "latent": part.flat,
-                "pooled_encoder": scorer.pooled(part.ids),
-                "random_latent": random.reshape(len(random), -1),
-                "random_pooled_encoder": untrained.pooled(part.ids),
+                "pooled_encoder": part.pooled,
+                "random_latent": random.mean.reshape(len(part.ids), -1),
+                "random_pooled_encoder": random.pooled,
             }
         )
     found = probes.study(parts[0], values[0], parts[1], values[1])

@@ -24,7 +24,7 @@ IDS = np.asarray([[3, 4, 5, 1, 0, 0, 0, 0], [6, 1, 0, 0, 0, 0, 0, 0], [3, 3, 3, 
 
 
 def test_forced_is_the_models_loss(model, scorer):
-    z, none = scorer.posterior(IDS)
+    z, none, _ = scorer.encoded(IDS)
     assert z.shape == (3, 1, 8) and none is None
     found = scorer.forced(IDS, z)
     ctx = Context(key=jax.random.key(0), step=jnp.int32(0))
@@ -38,9 +38,9 @@ def test_forced_is_the_models_loss(model, scorer):
 
 
 def test_pooled_states_do_not_see_padding(scorer):
-    whole = scorer.pooled(IDS)
+    whole = scorer.encoded(IDS).pooled
     assert whole.shape == (3, 16) and np.abs(whole[0] - whole[1]).max() > 0.1
-    np.testing.assert_allclose(scorer.pooled(IDS[1:2])[0], whole[1], atol=1e-5)
+    np.testing.assert_allclose(scorer.encoded(IDS[1:2]).pooled[0], whole[1], atol=1e-5)
 
 
 class Linear:

@@ -1,8 +1,11 @@
 """Samples that are real lines, copies of one, and noise."""
 
+import types
+
 import numpy as np
 import pytest
 
+from flaxae.models.t5_vae.evaluation import samples, studies
 from flaxae.models.t5_vae.evaluation.samples import Judge
 from tests.models.t5_vae.tiny import Letters
 
@@ -34,3 +37,15 @@ def test_real_lines_copies_and_noise(judge):
     assert real["validity"] == 1 and real["n"] == N
     low, high = real["intervals"]["forward_ppl"]
     assert low < real["forward_ppl"] < high
+
+
+def test_real_lines_are_not_those_that_reverse_perplexity_is_of(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(samples, "Judge", lambda tokenizer, train, held, python: held)
+    monkeypatch.setattr(
+        samples, "study", lambda codec, held, codes, real, **_: seen.update(a=held, b=real)
+    )
+    lines = [f"line {i}" for i in range(9)]
+    part = types.SimpleNamespace(lines=lines, codes=None, tokenizer=None)
+    studies.sample_study(part, [], part, part, True, studies.Sizes())
+    assert not set(seen["a"]) & set(seen["b"]) and len(seen["a"] + seen["b"]) == 9
