@@ -15,8 +15,10 @@ from jaxtyping import Array, Float, Int, Key
 from flaxae.config import ConfigError
 
 StepFn = Callable[[Int[Array, "B"], Any, Int[Array, ""]], tuple[Float[Array, "B V"], Any]]
-ChooseFn = Callable[[Float[Array, "B V"], Int[Array, ""]], Int[Array, "B"]]
+# (scores, position, which rows of the batch these are) -> ids
+ChooseFn = Callable[[Float[Array, "B V"], Int[Array, ""], Int[Array, "B"]], Int[Array, "B"]]
 
+FEWEST_ROWS = 32  # below, dropping rows gains nothing
 NEVER = -1e9  # a score that no real sequence has; finite, so that sums of it stay ordered
 
 
@@ -84,6 +86,7 @@ def generate(
     eos: int,
     pad: int = 0,
     cache_axes: Any = 0,
+    drop_ended: bool = False,
 ) -> Int[Array, "B T"]:
     """What `sampling` asks for: `greedy`, `sample` or `beam`. Call it under jit.
 
@@ -91,7 +94,9 @@ def generate(
         step, cache, start_ids, max_length, eos, pad: see `greedy`.
         sampling: how ids are chosen.
         key: what `sample` draws from.
-        cache_axes: see `beam`.
+        cache_axes: the axis of rows of the cache's leaves, a prefix of its tree.
+        drop_ended: greedy and sampling go on with half of the rows as soon as the others ended.
+            That saves most of the work where lengths differ, and compiles a loop a halving.
     Returns:
         ids, (B, max_length).
     """
@@ -99,6 +104,7 @@ def generate(
     if sampling.beams > 1:
         common |= {"beams": sampling.beams, "length_penalty": sampling.length_penalty}
         return beam(step, cache, start_ids, max_length, cache_axes=cache_axes, **common)
+    common["drop_axes"] = cache_axes if drop_ended else None
     if sampling.temperature is None:
         return greedy(step, cache, start_ids, max_length, **common)
     return sample(step, cache, start_ids, max_length, key=key, sampling=sampling, **common)
@@ -112,6 +118,7 @@ def greedy(
     *,
     eos: int,
     pad: int = 0,
+    drop_axes: Any = None,
 ) -> Int[Array, "B T"]:
     """The most likely next id again and again, until all rows ended. Call it under jit.
 
@@ -122,14 +129,15 @@ def greedy(
         max_length: ids to decode at most.
         eos: ends a row; it is kept.
         pad: fills a row after its end.
+        drop_axes: the cache's axes of rows (see `generate`): rows that ended are dropped.
     Returns:
         ids, (B, max_length).
     """
 
-    def choose(logits: Array, index: Array) -> Array:
+    def choose(logits: Array, index: Array, rows: Array) -> Array:
         return jnp.argmax(logits, axis=-1)
 
-    return _loop(step, choose, cache, start_ids, max_length, eos, pad)
+    return _loop(step, choose, cache, start_ids, max_length, eos, pad, drop_axes)
 
 
 def sample(
@@ -142,21 +150,23 @@ def sample(
     sampling: Sampling,
     eos: int,
     pad: int = 0,
+    drop_axes: Any = None,
 ) -> Int[Array, "B T"]:
     """Draws every id from softmax(scores / temperature), cut to the top k and the nucleus.
 
     Args:
-        step, cache, start_ids, max_length, eos, pad: see `greedy`.
+        step, cache, start_ids, max_length, eos, pad, drop_axes: see `greedy`.
         key: row r draws from fold_in(key, r): more rows in the batch change nothing in it.
         sampling: its temperature must be set.
     Returns:
         ids, (B, max_length).
     """
-    rows = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(start_ids.shape[0]))
+    temperature: Any = sampling.temperature
 
-    def choose(logits: Array, index: Array) -> Array:
-        keys = jax.vmap(jax.random.fold_in, (0, None))(rows, index)
-        logits = logits / sampling.temperature
+    def choose(logits: Array, index: Array, rows: Array) -> Array:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+        logits = logits / temperature
         if sampling.top_p is None and not sampling.top_k:
             return jax.vmap(jax.random.categorical)(keys, logits)
         size = logits.shape[-1]
@@ -166,7 +176,7 @@ def sample(
         chosen = jax.vmap(jax.random.categorical)(keys, logits)
         return jnp.take_along_axis(ids, chosen[:, None], axis=1)[:, 0]
 
-    return _loop(step, choose, cache, start_ids, max_length, eos, pad)
+    return _loop(step, choose, cache, start_ids, max_length, eos, pad, drop_axes)
 
 
 def nucleus(logits: Float[Array, "B K"], top_p: float | Array) -> Float[Array, "B K"]:
@@ -192,25 +202,38 @@ def _loop(
     max_length: int,
     eos: int,
     pad: int,
+    drop_axes: Any,
 ) -> Int[Array, "B T"]:
     """One id a row and turn, until all rows ended."""
     rows = start_ids.shape[0]
-    ids = jnp.full((rows, max_length), pad, jnp.int32)
+    out = jnp.full((rows, max_length), pad, jnp.int32)
+    where, last, done = jnp.arange(rows), start_ids.astype(jnp.int32), jnp.zeros(rows, bool)
+    index, ids = jnp.int32(0), out
+    while True:
+        fewer = rows // 2 if drop_axes is not None and rows >= 2 * FEWEST_ROWS else 0
 
-    def going(state: Any) -> Array:
-        _, _, _, done, index = state
-        return (index < max_length) & ~jnp.all(done)
+        def going(state: Any, fewer: int = fewer) -> Array:
+            *_, done, index = state
+            return (index < max_length) & (jnp.sum(~done) > fewer)
 
-    def body(state: Any) -> Any:
-        ids, last, cache, done, index = state
-        logits, cache = step(last, cache, index)
-        new = jnp.where(done, pad, choose(logits, index).astype(jnp.int32))
-        ids = jax.lax.dynamic_update_slice_in_dim(ids, new[:, None], index, axis=1)
-        return ids, new, cache, done | (new == eos), index + 1
+        def body(state: Any, where: Array = where) -> Any:
+            ids, last, cache, done, index = state
+            logits, cache = step(last, cache, index)
+            new = jnp.where(done, pad, choose(logits, index, where).astype(jnp.int32))
+            ids = jax.lax.dynamic_update_slice_in_dim(ids, new[:, None], index, axis=1)
+            return ids, new, cache, done | (new == eos), index + 1
 
-    done = jnp.zeros(rows, bool)
-    state = (ids, start_ids.astype(jnp.int32), cache, done, jnp.int32(0))
-    return jax.lax.while_loop(going, body, state)[0]
+        state = (ids, last, cache, done, index)
+        ids, last, cache, done, index = jax.lax.while_loop(going, body, state)
+        out = out.at[where].set(ids, unique_indices=True)
+        if not fewer:
+            return out
+        # Those that go on come first. (Where max_length is reached, more may be cut off here:
+        # their ids are in `out`, and no loop runs any more.)
+        kept = jnp.argsort(done, stable=True)[:fewer]
+        where, last, done, ids = where[kept], last[kept], done[kept], ids[kept]
+        cache = _map_rows(lambda x, axis, kept=kept: jnp.take(x, kept, axis), cache, drop_axes)
+        rows = fewer
 
 
 def beam(

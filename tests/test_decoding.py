@@ -196,6 +196,31 @@ def test_a_row_does_not_depend_on_the_others():
         np.testing.assert_array_equal(run(6)[:2], run(2))
 
 
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0)], ids=str)
+def test_dropping_rows_that_ended_changes_nothing(sampling):
+    inner, cache = random_step(seed=4)
+    rows, sizes = 4 * decoding.FEWEST_ROWS, []
+
+    def step(last, cache, index):
+        logits, cache = inner(last, cache, index)
+        return logits.at[:, EOS].add(3.0), cache
+
+    def counted(last, cache, index):
+        jax.debug.callback(lambda x: sizes.append(len(x)), last)
+        return step(last, cache, index)
+
+    def run(call, drop):
+        start, key = jnp.zeros(rows, jnp.int32), jax.random.key(0)
+        return jax.jit(
+            lambda: generate(call, cache(rows), start, 10, sampling, key, eos=EOS,
+                             cache_axes=AXES, drop_ended=drop)
+        )()  # fmt: skip
+
+    np.testing.assert_array_equal(run(counted, True), run(step, False))
+    jax.effects_barrier()
+    assert set(sizes) >= {rows, rows // 2}
+
+
 def test_frequencies_match_the_softmax():
     probabilities = np.array([0, 0, 0.5, 0.3, 0.15, 0.05])
     table = np.tile(probabilities, (6, 1))

@@ -121,6 +121,28 @@ class Attention(nnx.Module):
         out = jnp.einsum("bhst,bthk->bshk", weights, v)
         return out.reshape(*out.shape[:2], -1)
 
+    def attend_one(
+        self,
+        q: Float[Array, "B HK"],
+        k: Float[Array, "B H T K"],
+        v: Float[Array, "B H T K"],
+        bias: Float[Array, "_ _ T"] | None,
+        ctx: Context,
+    ) -> Float[Array, "B HK"]:
+        """`attend` of one query a row. Keys by heads: each head's product is then contiguous."""
+        scores = jnp.einsum(
+            "bhk,bhtk->bht", self.by_heads(q), k, preferred_element_type=jnp.float32
+        )
+        if bias is not None:
+            scores = scores + bias
+        weights = ctx.tap("weights", jax.nn.softmax(scores, axis=-1)).astype(v.dtype)
+        return jnp.einsum("bht,bhtk->bhk", weights, v).reshape(q.shape)
+
+    def by_heads(self, x: Float[Array, "B ... HK"]) -> Float[Array, "B H ... K"]:
+        """(B, HK) -> (B, H, K), (B, T, HK) -> (B, H, T, K)."""
+        x = x.reshape(*x.shape[:-1], self.num_heads, self.d_kv)
+        return jnp.moveaxis(x, -2, 1)
+
 
 class RelativeBias(nnx.Module):
     """T5's learned bias by bucketed distance between key and query; one a stack."""

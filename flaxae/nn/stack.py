@@ -70,3 +70,37 @@ def scan_blocks(
     x, (outs, collected) = jax.lax.scan(body, x, layers, unroll=min(unroll, num_layers))
     ctx.taps.collected.update(collected)
     return x, outs
+
+
+def call_blocks(
+    call: Callable[[Any, Any, Context, Any], tuple[Any, Any]],
+    blocks: list[Any],
+    x: Any,
+    ctx: Context,
+    xs: list[Any],
+) -> tuple[Any, list[Any]]:
+    """`scan_blocks` of a few layers without a scan: what each gets and returns stays its own.
+
+    Args:
+        call, x, ctx: see `scan_blocks`.
+        blocks: what `unstacked` made.
+        xs: what each layer gets.
+    Returns:
+        x, and each layer's output.
+    """
+    outs, collected = [], []
+    for index, (block, own) in enumerate(zip(blocks, xs, strict=True)):
+        taps = ctx.taps.fresh()
+        x, out = call(block, x, ctx.layer(index, taps), own)
+        outs.append(out)
+        collected.append(taps.collected)
+    ctx.taps.collected.update(jax.tree.map(lambda *y: jnp.stack(y), *collected))
+    return x, outs
+
+
+def unstacked(tree: Any) -> list[Any]:
+    """A tree, or a block, for each layer."""
+    graphdef, leaves = nnx.split(tree) if isinstance(tree, nnx.Module) else (None, tree)
+    num_layers = jax.tree.leaves(leaves)[0].shape[0]
+    layers = [jax.tree.map(lambda x: x[i], leaves) for i in range(num_layers)]  # noqa: B023
+    return layers if graphdef is None else [nnx.merge(graphdef, layer) for layer in layers]

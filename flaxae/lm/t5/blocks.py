@@ -141,8 +141,8 @@ class DecoderBlock(nnx.Module):
         ctx: Context,
         cache: dict[str, Array],
         index: Int[Array, ""],
-        bias: Float[Array, "1 H 1 T"],
-        memory_bias: Float[Array, "B 1 1 M"] | None,
+        bias: Float[Array, "1 H T"],
+        memory_bias: Float[Array, "B 1 M"] | None,
         extras: dict[str, Array] | None = None,
     ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
         """One position of all rows.
@@ -150,24 +150,23 @@ class DecoderBlock(nnx.Module):
         Args:
             x: the position's states.
             ctx: of this layer.
-            cache: k, v (B, T, HK) of the positions before (and of the slot after them), and
-                memory_k, memory_v (B, M, HK).
+            cache: k, v (B, H, T, K) of the positions before (and of the slot after them), and
+                memory_k, memory_v (B, H, M, K).
             index: the position.
             bias, memory_bias: what is added to the scores of self- and cross-attention.
             extras: the layer's own, see `Decoder`; its slot is in the cache.
         """
         y = self.attention_norm(x, ctx)
         at = ctx.at("attention")
-        q = self.attention.q(y, at.at("q"))[:, None]  # (B, 1, HK)
-        k = self.attention.k(y, at.at("k"))[:, None]
-        v = self.attention.v(y, at.at("v"))[:, None]
-        k = jax.lax.dynamic_update_slice_in_dim(cache["k"], k, index, axis=1)
-        v = jax.lax.dynamic_update_slice_in_dim(cache["v"], v, index, axis=1)
-        y = self.attention.attend(q, k, v, bias, at)[:, 0]
-        x = x + self.attention.o(y, at.at("o"))
+        q = self.attention.q(y, at.at("q"))
+        k = self.attention.by_heads(self.attention.k(y, at.at("k")))[:, :, None]  # (B, H, 1, K)
+        v = self.attention.by_heads(self.attention.v(y, at.at("v")))[:, :, None]
+        k = jax.lax.dynamic_update_slice_in_dim(cache["k"], k, index, axis=2)
+        v = jax.lax.dynamic_update_slice_in_dim(cache["v"], v, index, axis=2)
+        x = x + self.attention.o(self.attention.attend_one(q, k, v, bias, at), at.at("o"))
         at = ctx.at("cross")
-        q = self.cross.q(self.cross_norm(x, ctx), at.at("q"))[:, None]
-        y = self.cross.attend(q, cache["memory_k"], cache["memory_v"], memory_bias, at)[:, 0]
+        q = self.cross.q(self.cross_norm(x, ctx), at.at("q"))
+        y = self.cross.attend_one(q, cache["memory_k"], cache["memory_v"], memory_bias, at)
         x = x + _gated(self.cross.o(y, at.at("o")), extras)
         return self._feed(x, ctx), {**cache, "k": k, "v": v}
 

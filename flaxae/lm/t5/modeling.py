@@ -25,7 +25,7 @@ from flaxae.nn.attention import (
 )
 from flaxae.nn.linear import Embedding, Linear, dropout
 from flaxae.nn.norm import RMSNorm
-from flaxae.nn.stack import scan_blocks, stacked
+from flaxae.nn.stack import call_blocks, scan_blocks, stacked, unstacked
 from flaxae.task import Context
 
 PAD, EOS = 0, 1
@@ -144,53 +144,74 @@ class Decoder(nnx.Module):
         ctx: Context,
         max_length: int,
         extras: dict[str, Array] | None = None,
-    ) -> dict[str, Array]:
+    ) -> Any:
         """Keys and values of the memory, computed once, and empty ones for the tokens to come.
 
         A slot stands after them, where no token writes.
+
+        Returns:
+            Leaves (layers, B, H, positions, K); or, where scan_unroll covers all layers, a list of
+            one layer each, leaves (B, H, positions, K): a loop updates those in place, and would
+            copy the others in every turn.
         """
         rows, length, width = memory.shape
         flat = memory.reshape(rows * length, width)
 
         def one(block: Any, x: Any, at: Context, _: Any) -> Any:
             k, v = block.cross.keys_values(flat, at.at("cross"), ((rows, length),))
-            return x, {"memory_k": k[0], "memory_v": v[0]}
+            k, v = block.cross.by_heads(k[0]), block.cross.by_heads(v[0])
+            return x, {"memory_k": k, "memory_v": v}
 
         _, cache = scan_blocks(one, self.blocks, jnp.int32(0), ctx.at("blocks"))
-        inner = self.config.num_heads * self.config.d_kv
-        shape = (self.config.num_decoder_layers, rows, max_length, inner)
-        empty = jnp.zeros(shape, jnp.dtype(self.config.dtype))
+        config = self.config
+        layers, heads = config.num_decoder_layers, config.num_heads
+        shape = (layers, rows, heads, max_length, config.d_kv)
+        empty = jnp.zeros(shape, jnp.dtype(config.dtype))
         if extras is not None and "slot" in extras:
-            slot = extras["slot"].astype(empty.dtype)[:, :, None]
-            empty = jnp.concatenate([empty, slot], axis=2)
-        return {**cache, "k": empty, "v": empty}
+            slot = extras["slot"].astype(empty.dtype).reshape(layers, rows, heads, 1, config.d_kv)
+            empty = jnp.concatenate([empty, slot], axis=3)
+        cache = {**cache, "k": empty, "v": empty}
+        return cache if config.scan_unroll < layers else unstacked(cache)
 
     def step(
         self,
         x: Float[Array, "B D"],
         ctx: Context,
-        cache: dict[str, Array],
+        cache: Any,
         index: Int[Array, ""],
         memory_mask: Float[Array, "B M"] | None = None,
         extras: dict[str, Array] | None = None,
-    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
-        """Decodes position `index` of all rows; the cache holds the positions before it."""
+        blocks: list[Any] | None = None,
+    ) -> tuple[Float[Array, "B D"], Any]:
+        """Decodes position `index` of all rows.
+
+        Args:
+            x: embedded ids of this position.
+            ctx: of the decoder.
+            cache: of the positions before it.
+            index: the position.
+            memory_mask: 1 for real memory, 0 for padding; None: all real.
+            extras: see `__call__`.
+            blocks: `unstacked(self.blocks)` of before the loop, for a cache that is a list: taken
+                apart in the loop, all weights would be copied in every turn.
+        """
         slot = extras is not None and "slot" in extras
-        max_length = cache["k"].shape[2] - slot
+        max_length = jax.tree.leaves(cache)[0].shape[-2] - slot  # k's
         table = self.relative_bias(max_length, max_length, ctx) + causal_bias(max_length)
         bias = jax.lax.dynamic_slice_in_dim(table, index, 1, axis=2)  # (1, H, 1, T)
-        bias = with_slot(bias) if slot else bias
-        memory_bias = None if memory_mask is None else padding_bias(memory_mask)
-        x, cache = scan_blocks(
-            lambda block, x, at, layer: block.step(
-                x, at, layer[0], index, bias, memory_bias, layer[1]
-            ),
-            self.blocks,
-            x,
-            ctx.at("blocks"),
-            (cache, extras),
-            unroll=self.config.scan_unroll,
-        )
+        bias = (with_slot(bias) if slot else bias)[:, :, 0]
+        memory_bias = None if memory_mask is None else padding_bias(memory_mask)[:, :, 0]
+
+        def call(block: Any, x: Any, at: Context, layer: Any) -> tuple[Any, Any]:
+            return block.step(x, at, layer[0], index, bias, memory_bias, layer[1])
+
+        at, unroll = ctx.at("blocks"), self.config.scan_unroll
+        if isinstance(cache, list):
+            own = unstacked(extras) if extras else [None] * len(cache)
+            layers = list(zip(cache, own, strict=True))
+            x, cache = call_blocks(call, blocks or unstacked(self.blocks), x, at, layers)
+        else:
+            x, cache = scan_blocks(call, self.blocks, x, at, (cache, extras), unroll=unroll)
         return self.final_norm(x, ctx), cache
 
 

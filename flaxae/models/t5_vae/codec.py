@@ -3,6 +3,9 @@
 It trusts its input; `flaxae.T5VAE` checks what people give.
 """
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -20,8 +23,9 @@ from flaxae.task import Context
 
 # A call's rows and lengths are padded to the next of these: what compiles is bounded by their
 # number, whatever sizes come.
-ROWS = (8, 32, 128, 256)
-SHORTEST = 16
+ROWS = (8, 32, 64, 128)
+SHORTEST = 8
+FEW = 32  # texts that are encoded in one call; more are sorted into calls of one length each
 
 
 @partial(jax.jit, static_argnums=0)
@@ -36,7 +40,8 @@ def _generate(
 ) -> Any:
     model = nnx.merge(graphdef, state)
     key = jax.random.fold_in(jax.random.key(seed[0]), seed[1])
-    return model.generate(z, Context(key=key, step=step), num_tokens, sampling=sampling)
+    ctx = Context(key=key, step=step)
+    return model.generate(z, ctx, num_tokens, sampling=sampling, drop_ended=True)
 
 
 class Codec:
@@ -62,6 +67,9 @@ class Codec:
         self.scale = float(model.clean_code(jnp.ones((1, 1, 1)), self.step)[0, 0, 0])
         self.sigma = float(model.sigma(self.step))
         self.lengths = lengths_to(model.max_length)
+        devices = {d for x in jax.tree.leaves(self.state) for d in x.devices()}
+        self.side_by_side = len(devices) == 1 and devices.pop().platform == "cpu"
+        self._compiled: set[Any] = set()
 
     def ids(self, texts: list[str]) -> Int[np.ndarray, "B T"]:
         """Ids with EOS, cut to max_length, padded with 0."""
@@ -79,16 +87,19 @@ class Codec:
         """Clean codes of ids as `ids` gives them, or cut after their longest row."""
         out = np.empty((len(ids), self.num_latents, self.dim), np.float32)
         counts = np.where(ids != PAD, np.arange(1, ids.shape[1] + 1), 1).max(1, initial=1)
-        # Rows of about the same length together: the short ones then cost less.
-        order = np.argsort(counts, kind="stable") if len(ids) > ROWS[-1] else np.arange(len(ids))
-        for part in _parts(len(ids)):
-            rows = order[part]
-            length = next(x for x in self.lengths if x >= counts[rows].max())
-            some = np.full((len(rows), length), PAD, np.int32)
-            width = min(length, ids.shape[1])
+        lengths = np.asarray(self.lengths)[np.searchsorted(self.lengths, counts)]
+        if 0 < len(ids) <= FEW:
+            lengths[:] = lengths.max()
+        groups = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+        parts = [group[part] for group in groups for part in _parts(len(group))]
+
+        def call(rows: np.ndarray) -> jax.Array:
+            some = np.full((len(rows), lengths[rows[0]]), PAD, np.int32)
+            width = min(some.shape[1], ids.shape[1])
             some[:, :width] = ids[rows, :width]
-            codes = _encode(self.graphdef, self.state, _padded(some), self.step)
-            out[rows] = _host(codes)[: len(rows)]
+            return _encode(self.graphdef, self.state, _padded(some), self.step)
+
+        self._run(call, parts, out, lambda rows: lengths[rows[0]])
         return out
 
     def generate(
@@ -103,17 +114,21 @@ class Codec:
         """
         z = np.asarray(z, np.float32).reshape(len(z), self.num_latents, self.dim)
         out = np.empty((len(z), self.max_length), np.int32)
-        for part in _parts(len(z)):
-            ids = _generate(
+
+        def call(rows: np.ndarray) -> jax.Array:
+            return _generate(
                 self.graphdef,
                 self.state,
-                _padded(z[part]),
+                _padded(z[rows]),
                 self.step,
                 self.tokenizer.vocab_size,
                 sampling or Sampling(),
-                np.asarray([seed, part.start], np.uint32),
+                np.asarray([seed, rows[0]], np.uint32),
             )
-            out[part] = _host(ids)[: part.stop - part.start]
+
+        parts = [np.arange(len(z))[part] for part in _parts(len(z))]
+        kind = jax.tree.structure(sampling or Sampling())
+        self._run(call, parts, out, lambda rows: kind)
         return out
 
     def decode(
@@ -121,6 +136,44 @@ class Codec:
     ) -> list[str]:
         """Texts of clean codes (scaled here to what the decoder expects)."""
         return self.texts(self.generate(z * np.float32(self.scale), sampling, seed))
+
+    def _run(
+        self,
+        call: Callable[[np.ndarray], jax.Array],
+        parts: list[np.ndarray],
+        out: np.ndarray,
+        kind: Callable[[np.ndarray], Any],
+    ) -> None:
+        """Fills the rows of each part with what its call gives.
+
+        On one CPU device calls run side by side: the products of one are too small for all cores,
+        and JAX starts those of one thread one after the other. On a mesh they never do: its
+        devices must meet in one order.
+
+        Args:
+            call: rows of a part -> their results, padded.
+            parts: rows of each call.
+            out: where results go.
+            kind: of a part; calls of one kind and one number of rows are one program.
+        """
+
+        def fill(rows: np.ndarray) -> None:
+            out[rows] = _host(call(rows))[: len(rows)]
+
+        later = []
+        for rows in parts:
+            key = (kind(rows), _size(len(rows)))
+            if self.side_by_side and key in self._compiled:
+                later.append(rows)
+            else:  # on its own: two threads would both compile it
+                fill(rows)
+                self._compiled.add(key)
+        if len(later) < 2:
+            for rows in later:
+                fill(rows)
+            return
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(fill, later))
 
     def texts(self, ids: Int[np.ndarray, "B T"]) -> list[str]:
         return self.tokenizer.decode([[int(i) for i in row] for row in ids])
@@ -140,9 +193,13 @@ def _parts(count: int) -> list[slice]:
     return [slice(i, min(i + ROWS[-1], count)) for i in range(0, count, ROWS[-1])]
 
 
+def _size(count: int) -> int:
+    return next(x for x in ROWS if x >= count)
+
+
 def _padded(rows: np.ndarray) -> np.ndarray:
     """The last row again and again, up to the next of ROWS: a copy ends when it does."""
-    size = next(x for x in ROWS if x >= len(rows))
+    size = _size(len(rows))
     return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
 
 

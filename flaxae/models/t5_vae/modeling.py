@@ -18,6 +18,7 @@ from flaxae.models.t5_vae.bottlenecks import LatentConfig
 from flaxae.nn.attention import Segments, join_segments, split_segments
 from flaxae.nn.linear import Embedding, Linear
 from flaxae.nn.norm import RMSNorm
+from flaxae.nn.stack import unstacked
 from flaxae.task import Carry, Context
 
 CACHE_AXES = {"layers": 1, "rows": 0}  # where the rows are in what `decode_step` caches
@@ -193,10 +194,15 @@ class T5VAE(nnx.Module):
         z = self._placed(z)
         max_length = max_length or self.max_length
         extras, added = self._extras(z, ctx), self._added(z, ctx)
+        decoder = self.t5.decoder
+        layers = decoder.init_cache(self._memory(z, ctx), ctx, max_length, extras)
+        blocks = unstacked(decoder.blocks) if isinstance(layers, list) else None
         cache: dict[str, Any] = {
-            "layers": self.t5.decoder.init_cache(self._memory(z, ctx), ctx, max_length, extras),
-            "rows": {} if added is None else {"added": added},
+            "layers": layers if blocks is None else {},
+            "rows": {"layers": layers if blocks is not None else []},
         }
+        if added is not None:
+            cache["rows"]["added"] = added
 
         def step(last: Array, cache: dict, index: Array) -> tuple[Array, dict]:
             rows = cache["rows"]
@@ -204,11 +210,16 @@ class T5VAE(nnx.Module):
             if self.latent.positions:
                 table = self.decoder_positions.table[...].astype(self.dtype)
                 x = x + jax.lax.dynamic_slice_in_dim(table, index, 1)
-            if rows:
+            if "added" in rows:
                 at = index if self.latent.injection else 0  # one vector for all positions
                 x = x + jax.lax.dynamic_index_in_dim(rows["added"], at, 1, keepdims=False)
-            x, layers = self.t5.decoder.step(x, ctx, cache["layers"], index, extras=extras)
-            return self.t5.logits(x, ctx), {"layers": layers, "rows": rows}
+            layers = rows["layers"] or cache["layers"]
+            x, layers = decoder.step(x, ctx, layers, index, extras=extras, blocks=blocks)
+            if rows["layers"]:
+                cache = {**cache, "rows": {**rows, "layers": layers}}
+            else:
+                cache = {**cache, "layers": layers}
+            return self.t5.logits(x, ctx), cache
 
         return step, cache
 
@@ -218,7 +229,8 @@ class T5VAE(nnx.Module):
         ctx: Context,
         num_tokens: int = 0,
         max_length: int = 0,
-        sampling: Any = None,
+        sampling: decoding.Sampling | None = None,
+        drop_ended: bool = False,
     ) -> Int[Array, "B T"]:
         """Decodes codes freely: KV-cached, one loop that ends when all rows have.
 
@@ -227,7 +239,8 @@ class T5VAE(nnx.Module):
             ctx: of the model.
             num_tokens: ids from here on are never generated; 0: all may be.
             max_length: at most this many tokens; 0: the model's max_length.
-            sampling: a `decoding.Sampling`; None: greedy.
+            sampling: how ids are chosen; None: greedy.
+            drop_ended: see `decoding.generate`.
         Returns:
             ids with EOS, then 0.
         """
@@ -239,18 +252,17 @@ class T5VAE(nnx.Module):
             return mask_unused(logits, num_tokens or logits.shape[-1]), cache
 
         start = jnp.full(z.shape[0], PAD, jnp.int32)
-        if sampling is None:
-            return decoding.greedy(masked, cache, start, max_length, eos=EOS, pad=PAD)
-        return decoding.generate(  # pyright: ignore
+        return decoding.generate(
             masked,
             cache,
             start,
             max_length,
-            sampling,
+            sampling or decoding.Sampling(),
             ctx.at("sample").key,
             eos=EOS,
             pad=PAD,
             cache_axes=CACHE_AXES,
+            drop_ended=drop_ended,
         )
 
     def _placed(self, z: Float[Array, "B L Z"]) -> Float[Array, "B L Z"]:

@@ -97,15 +97,19 @@ def test_other_sizes_compile_nothing_new(vae):
     assert compiled() == before
 
 
-def test_more_than_one_call(vae):
+def test_more_than_one_call(vae, monkeypatch):
+    monkeypatch.setattr(codec, "ROWS", (8,))
+    monkeypatch.setattr(codec, "FEW", 4)
     rng = np.random.default_rng(0)
-    texts = ["x" * n for n in rng.integers(1, 30, 300)]
+    texts = ["x" * n for n in rng.integers(1, 30, 50)]
     codes = vae.encode(texts)
-    for i in (0, 7, 255, 256, 299):
+    for i in (0, 7, 8, 31, 49):
         np.testing.assert_allclose(vae.encode([texts[i]])[0], codes[i], atol=1e-5)
-    drawn = vae.decode(codes[:300], temperature=1.0)
-    assert len(drawn) == 300
-    assert vae.decode(codes[:5], temperature=1.0) == drawn[:5]
+    for options in ({}, {"temperature": 1.0}):
+        texts = vae.decode(codes, **options)
+        assert vae.decode(codes, **options) == texts  # calls side by side: in order
+        assert vae.decode(codes[:5], **options) == texts[:5]
+    assert vae.decode(codes[8:10]) == vae.decode(codes)[8:10]
 
 
 def test_nothing_in_nothing_out(vae):
@@ -119,11 +123,26 @@ def test_ids_that_the_tokenizer_has_not_are_never_made():
     unused = jnp.abs(kernel[...]).max() * 100 * jnp.sign(kernel[...][:, 5:6])
     kernel[...] = kernel[...].at[:, VOCAB:].set(unused)  # the best, or the worst, everywhere
     vae = flaxae.T5VAE(vae._model, vae.config, vae.tokenizer)
-    z = np.random.default_rng(0).normal(size=(60, 1, 8))
+    z = np.random.default_rng(0).normal(size=(8, 1, 8))
     free = vae._model.generate(jnp.asarray(z[:8], jnp.float32), Context(jax.random.key(0), 0))
     assert free.max() >= VOCAB
     for options in ({}, {"temperature": 1.0}, {"beams": 2}):
         assert vae._codec.generate(z, Sampling(**options)).max() < VOCAB
+
+
+@pytest.mark.parametrize("options", [{}, {"beams": 3}], ids=str)
+def test_layers_one_by_one_are_layers_scanned(options):
+    """Caches of their own, or one of all layers; with everything that z adds to a layer."""
+    made = []
+    for unroll in (1, 2):
+        latent = LatentConfig(dim=8, memory_tokens=4, kv_slot=True, cross_gate=True)
+        config = tiny_config(task__t5__scan_unroll=unroll, task__latent=latent)
+        config.freeze()
+        model = config.task.make(config).init(nnx.Rngs(0))
+        z = jax.random.normal(jax.random.key(1), (6, 1, 8))
+        ctx = Context(jax.random.key(0), jnp.int32(0))
+        made.append(model.generate(z, ctx, 29, sampling=Sampling(**options)))
+    np.testing.assert_array_equal(*made)
 
 
 def test_interpolation_meets_its_ends(vae):
