@@ -80,7 +80,7 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], s
     train = text.lines("train")
     picked = _some(len(train), sizes.codes)
     some = studies.held(scorer, codec, [train[i] for i in picked])
-    known = None
+    test, known = splits.get("test_line", []), None
     if task.config.data.labels:
         of_train, of_dev = text.labels("train"), text.labels("dev")
         known = ([of_train[i] for i in picked], [of_dev[i] for i in rows["dev"]])
@@ -88,7 +88,7 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], s
         "latent": lambda: studies.latent_study(codec, dev, sizes),
         "likelihood": lambda: studies.likelihood_study(scorer, codec, dev, sizes),
         "references": lambda: studies.references(codec, dev, python, sizes),
-        "samples": lambda: studies.sample_study(codec, train, some, dev, python, sizes),
+        "samples": lambda: studies.sample_study(codec, train, some, dev.lines, test, python, sizes),
         "interpolation": lambda: studies.interpolation_study(codec, dev, python, sizes),
         "probes": lambda: studies.probe_study(task, some, dev, known, python),
         "disentanglement": lambda: studies.disentanglement_study(dev, python, sizes),

@@ -157,17 +157,31 @@ def likelihood_study(scorer: Scorer, codec: Codec, dev: Held, sizes: Sizes) -> d
 
 
 def sample_study(
-    codec: Codec, train: list[str], some: Held, dev: Held, python: bool, sizes: Sizes
+    codec: Codec,
+    train: list[str],
+    some: Held,
+    dev: list[str],
+    test: list[str],
+    python: bool,
+    sizes: Sizes,
 ) -> dict[str, Any]:
     """Samples of all priors, judged by a language model of the training lines.
 
-    Real lines stand beside the samples as another sample: they are not among the lines that
-    reverse perplexity is of.
+    Real lines stand beside the samples as another sample. They must not be among the lines that
+    reverse perplexity is of, nor from the same files: neighbours look alike.
+
+    Args:
+        codec: of the model.
+        train: all training lines.
+        some: some of them with their codes, which priors are fitted to.
+        dev: lines that reverse perplexity is of.
+        test: lines held out one by one; where there are none, dev is cut in two.
+        python, sizes: of the report.
     """
-    judge = samples.Judge(codec.tokenizer, train, dev.lines[1::2], python)
-    return samples.study(
-        codec, judge, some.codes, dev.lines[::2], samples=sizes.samples, draws=sizes.draws
-    )
+    real, held_out = (test, dev) if test else (dev[::2], dev[1::2])
+    mixed = [real[i] for i in np.random.default_rng(0).permutation(len(real))]
+    judge = samples.Judge(codec.tokenizer, train, held_out, python)
+    return samples.study(codec, judge, some.codes, mixed, samples=sizes.samples, draws=sizes.draws)
 
 
 def probe_study(

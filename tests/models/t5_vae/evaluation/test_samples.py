@@ -1,6 +1,7 @@
 """Samples that are real lines, copies of one, and noise."""
 
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,6 +47,8 @@ def test_real_lines_are_not_those_that_reverse_perplexity_is_of(monkeypatch):
         samples, "study", lambda codec, held, codes, real, **_: seen.update(a=held, b=real)
     )
     lines = [f"line {i}" for i in range(9)]
-    part = types.SimpleNamespace(lines=lines, codes=None, tokenizer=None)
-    studies.sample_study(part, [], part, part, True, studies.Sizes())
+    part: Any = types.SimpleNamespace(codes=None, tokenizer=None)
+    studies.sample_study(part, [], part, lines, [], True, studies.Sizes())
     assert not set(seen["a"]) & set(seen["b"]) and len(seen["a"] + seen["b"]) == 9
+    studies.sample_study(part, [], part, lines, ["x", "y"], True, studies.Sizes())
+    assert seen["a"] == lines and sorted(seen["b"]) == ["x", "y"]
