@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
@@ -256,10 +255,10 @@ def interpolation_study(codec: Codec, dev: Held, python: bool, sizes: Sizes) -> 
 
 def finite(tree: Any) -> Any:
     """The same with None for numbers that are not finite: JSON has none."""
-
-    def one(x: Any) -> Any:
-        if x is None or isinstance(x, (bool, int, str)):
-            return x
-        return float(x) if np.isfinite(x) else None
-
-    return jax.tree.map(one, tree, is_leaf=lambda x: x is None)
+    if isinstance(tree, dict):
+        return {name: finite(x) for name, x in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [finite(x) for x in tree]
+    if tree is None or isinstance(tree, (bool, int, str)):
+        return tree
+    return float(tree) if np.isfinite(tree) else None

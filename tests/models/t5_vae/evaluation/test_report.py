@@ -1,5 +1,6 @@
 """The whole report of toy models, deterministic and Gaussian."""
 
+import importlib
 import json
 import types
 
@@ -71,6 +72,9 @@ def test_numbers_that_are_not_finite_are_none():
 @pytest.mark.parametrize("gaussian", [False, True])
 def test_report(tmp_path, capsys, monkeypatch, gaussian):
     monkeypatch.setattr(interpolation, "PAIRS", (("ab", "cd"),))
+    if gaussian:  # and of a corpus that is not Python's, with labels
+        module = importlib.import_module("flaxae.models.t5_vae.evaluation.report")
+        monkeypatch.setattr(module, "PYTHON_SHARE", 1.0)
     task = tiny_task(task__latent__gaussian=gaussian, data__labels=gaussian)
     task.text.labels = lambda split: [line[0] for line in task.text.lines(split)]
     rows = [
@@ -91,7 +95,8 @@ def test_report(tmp_path, capsys, monkeypatch, gaussian):
     assert result["references"].keys() == {"shuffled_codes", "zero_code"}
     assert result["samples"]["n"] == 20 and len(result["samples"]["examples"]) == 12
     assert result["samples"]["others"].keys() == {"gaussian", "gmm", "real_lines"}
-    assert result["interpolations"][0]["from"] == "ab"
+    assert ("validity" in row) == ("validity" in result["samples"]) == (not gaussian)
+    assert result["interpolations"][0]["from"] == (task.text.lines("dev")[0] if gaussian else "ab")
     bound = result["likelihood"]["importance_weighted"]
     if gaussian:
         assert result["latent"]["information"]["kl"]["value"] > 0
