@@ -92,9 +92,10 @@ class Flatten(nnx.Module):
         self, states: list[Float[Array, "B S D"]], masks: Any, ctx: Context
     ) -> Float[Array, "B Z"]:
         """All segments in one matmul; states are 0 at padding, and are padded to one length."""
-        length, width, dim = self.kernel.shape
+        _, width, dim = self.kernel.shape
+        length = max(x.shape[1] for x in states)  # of the longest segment: all after it is 0
         flat = jnp.concatenate([fit(x, length).reshape(-1, length * width) for x in states])
-        kernel = self.kernel[...].reshape(length * width, dim).astype(self.dtype)
+        kernel = self.kernel[...][:length].reshape(length * width, dim).astype(self.dtype)
         return jnp.matmul(flat, kernel, preferred_element_type=jnp.float32)
 
 
