@@ -93,7 +93,8 @@ def test_u_statistic_has_mean_zero_under_the_null(kernel):
     assert (draws < 0).any()
 
 
-@pytest.mark.parametrize("kernel", list(Kernel))
+# RBF_MEDIAN's bandwidth has no gradient, but moves with the points: a finite difference sees that.
+@pytest.mark.parametrize("kernel", [k for k in Kernel if k is not Kernel.RBF_MEDIAN])
 def test_gradient_by_finite_differences(kernel):
     z, prior, direction = jax.random.normal(jax.random.key(3), (3, 6, 4))
     step = 1e-2

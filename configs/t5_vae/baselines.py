@@ -5,9 +5,9 @@
 
 The config alone is the autoencoder without any regulariser; `VARIANTS` are the overrides that make
 it AE, AE with noise, beta-VAE with free bits, MMD with the original's kernel, and MMD with the IMQ
-kernel. The two MMDs differ in the kernel only. 1.8 M parameters, 8.8 GFLOP a step on
-`python_lines` and 9.4 on `docstrings`: at 150 GFLOP/s a run cannot take less than a minute and a
-half. No result is measured yet.
+kernel. The two MMDs differ in the kernel only. 3.55 M parameters. Measured so far: `ae` on
+`python_lines`, seed 0: exact match .881 on dev, N(0, I) samples valid .036. The table is made by
+`python -m flaxae.models.t5_vae.baselines --workdir runs/baselines`.
 """
 
 from typing import Any

@@ -194,7 +194,7 @@ def read_params(
                 made[spans] = _part(tensors, weight, spans, np.dtype(dtype))
             return made[spans]
 
-        return jax.make_array_from_callback(shape.shape, sharding, part)
+        return jax.make_array_from_callback(shape.shape, sharding, part)  # pyright: ignore
 
     return jax.tree_util.tree_map_with_path(make, shapes, shardings)
 

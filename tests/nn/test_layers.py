@@ -62,7 +62,8 @@ def test_mlp(ctx, kind):
     if kind is FeedForward.RELU:
         hidden = jax.nn.relu(x @ mlp.wi.kernel[...])
     else:
-        hidden = jax.nn.gelu(x @ mlp.wi_0.kernel[...]) * (x @ mlp.wi_1.kernel[...])
+        gate = jax.nn.silu if kind is FeedForward.GATED_SILU else jax.nn.gelu
+        hidden = gate(x @ mlp.wi_0.kernel[...]) * (x @ mlp.wi_1.kernel[...])
     np.testing.assert_allclose(mlp(x, ctx), hidden @ mlp.wo.kernel[...], atol=1e-5)
 
 

@@ -214,7 +214,7 @@ def _generated(source: Source, pieces: list[Piece], folder: str, num_proc: int) 
             num_proc=num_proc if num_proc > 1 else None,
             fingerprint=fingerprint,
         )
-    except datasets.exceptions.DatasetGenerationError as error:
+    except datasets.exceptions.DatasetGenerationError as error:  # pyright: ignore
         if isinstance(error.__cause__, ConfigError):
             raise error.__cause__ from None
         raise
