@@ -50,11 +50,11 @@ class Evaluator:
         for checkpointer in self.best:
             checkpointer.close()
 
-    def _carry(self, split: str) -> Any:
+    def _carry(self, source: Feed) -> Any:
         """The carry that an evaluation starts with: fresh, never the training's own."""
         loop = self.loop
         if hasattr(loop.task, "init_carry"):
-            carry = loop.task.init_carry(self.sources[split].batch_spec)  # pyright: ignore
+            carry = loop.task.init_carry(source.batch_spec)  # pyright: ignore
             if loop.lanes:
                 carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (loop.lanes, *x.shape)), carry)
             return carry
@@ -73,7 +73,7 @@ class Evaluator:
         rows_of: dict[str, list[dict[str, float]]] = {}
         for split, source in self.sources.items():
             limits = [n for n in (source.num_batches, config.eval.num_batches) if n]
-            carry, sums = self._carry(split), None
+            carry, sums = self._carry(source), None
             rows = sharding.batch_sharding(loop.mesh, source.leading)
             for i in range(min(limits)):
                 if loop.preemption.noticed:
@@ -117,7 +117,8 @@ class Evaluator:
         """Lets the task sample from the model; logs texts and images."""
         loop, config = self.loop, self.loop.config
         params = state["ema"] or state["params"]
-        model = loop.layout.merge(params, self._carry(config.eval.splits[0]), loop.frozen.values)
+        carry = self._carry(next(iter(self.sources.values()), loop.feed))
+        model = loop.layout.merge(params, carry, loop.frozen.values)
         key = jax.random.fold_in(jax.random.key(config.data.seed), step)
         ctx = Context(key=key, step=jnp.int32(step), hparams=loop.hparams, train=False)
         made = loop.task.sample(model, ctx, config.eval.num_samples)

@@ -195,7 +195,7 @@ class Loop:
     def _due(self, end: int) -> set[str]:
         """Of "eval" and "sample", what is to be done after a step."""
         last, config = end >= self.config.steps, self.config.eval
-        due = {"eval"} if last or _due(end, config.every) else set()
+        due = {"eval"} if config.splits and (last or _due(end, config.every)) else set()
         if (last or _due(end, config.sample_every)) and not self.lanes:
             due.add("sample")
         return due

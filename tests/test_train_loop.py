@@ -268,3 +268,9 @@ def test_a_run_older_than_a_field_resumes(tmp_path: Path) -> None:
     assert run(tiny_config(**FIVE), tmp_path).status == "already_done"
     with pytest.raises(ConfigError, match="max_lines: 0 -> 3"):
         run(tiny_config(**FIVE, data__max_lines=3), tmp_path)
+
+
+def test_a_run_may_evaluate_nothing(tmp_path: Path) -> None:
+    assert run(tiny_config(**FIVE, eval__splits=()), tmp_path).status == "done"
+    assert run(tiny_config(**FIVE, eval__splits=()), tmp_path).status == "already_done"
+    assert {row["split"] for row in log_of(tmp_path)} == {"train", "sample"}

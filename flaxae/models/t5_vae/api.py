@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from flaxae.config import ConfigError, require
 from flaxae.decoding import Sampling
 from flaxae.models.t5_vae import checks
+from flaxae.models.t5_vae.paths import lerp, slerp
 from flaxae.models.t5_vae.pretrained import Pretrained
-from flaxae.models.t5_vae.prior import Prior, slerp
+from flaxae.models.t5_vae.prior import Prior
 
 Code = Float[np.ndarray, "L Z"]
 
@@ -140,8 +141,7 @@ class T5VAE(Pretrained):
         elif how == "slerp":
             codes = slerp(first.ravel(), last.ravel(), steps)
         elif how == "lerp":
-            share = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
-            codes = (1 - share) * first.ravel()[None] + share * last.ravel()[None]
+            codes = lerp(first.ravel(), last.ravel(), steps)
         else:
             raise ConfigError(f"how={how!r} is neither 'slerp' nor 'lerp'")
         return np.asarray(codes, np.float32).reshape(steps, self.num_latents, self.dim)

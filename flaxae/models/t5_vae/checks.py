@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flaxae.config import ConfigError
-from flaxae.lm.t5.modeling import EOS, PAD
+from flaxae.data.tokens import TokenTable
+from flaxae.lm.t5.modeling import PAD
 
 
 def texts(
@@ -32,16 +33,14 @@ def texts(
             raise ConfigError(f"texts[{i}] is empty: leave it out")
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise ConfigError(f"texts[{i}] has a lone surrogate: it is no valid Unicode text")
-    out = np.full((len(given), limit), PAD, np.int32)
-    for i, tokens in enumerate(tokenizer.encode(list(given)) if given else []):
-        if len(tokens) >= limit and not truncate:
-            raise ConfigError(
-                f"texts[{i}] has {len(tokens) + 1} tokens with its end, the limit is {limit}: "
-                "shorten it, or give truncate=True"
-            )
-        tokens = [*tokens[: limit - 1], EOS]
-        out[i, : len(tokens)] = tokens
-    return out
+    table = TokenTable.of(tokenizer.encode(list(given)) if given else [])
+    long = np.flatnonzero(table.lengths >= limit)
+    if len(long) and not truncate:
+        raise ConfigError(
+            f"texts[{long[0]}] has {table.lengths[long[0]] + 1} tokens with its end, the limit is "
+            f"{limit}: shorten it, or give truncate=True"
+        )
+    return table.padded(np.arange(len(table)), limit)
 
 
 def ids(given: Any, vocab_size: int, limit: int) -> Int[np.ndarray, "B T"]:

@@ -16,8 +16,9 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jaxtyping import Float, Int
 
+from flaxae.data.tokens import TokenTable
 from flaxae.decoding import Sampling
-from flaxae.lm.t5.modeling import EOS, PAD
+from flaxae.lm.t5.modeling import PAD
 from flaxae.models.t5_vae.modeling import T5VAE
 from flaxae.task import Context
 
@@ -73,11 +74,8 @@ class Codec:
 
     def ids(self, texts: list[str]) -> Int[np.ndarray, "B T"]:
         """Ids with EOS, cut to max_length, padded with 0."""
-        out = np.full((len(texts), self.max_length), PAD, np.int32)
-        for row, tokens in zip(out, self.tokenizer.encode(texts), strict=True):
-            tokens = [*tokens[: self.max_length - 1], EOS]
-            row[: len(tokens)] = tokens
-        return out
+        table = TokenTable.of(self.tokenizer.encode(texts))
+        return table.padded(np.arange(len(table)), self.max_length)
 
     def encode(self, texts: list[str]) -> Float[np.ndarray, "B L Z"]:
         """Clean codes, without noise or scale."""

@@ -128,14 +128,17 @@ def read_tokenizer(directory: Path, config: Config) -> Tokenizer:
 
 
 def read_report(directory: Path) -> dict[str, Any] | None:
-    """The evaluation of a directory or workdir, where there is one."""
+    """The evaluation of a directory or workdir; None where there is none.
+
+    Raises:
+        ConfigError: it is not JSON.
+    """
     for path in (directory / REPORT, directory / "report" / REPORT):
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(found, dict):
-            return found
+        if path.is_file():
+            try:
+                return json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as e:
+                raise ConfigError(f"{path} is not JSON ({e}); evaluate the run again") from None
     return None
 
 
@@ -162,23 +165,23 @@ def readme(config: Config, step: int, report: dict[str, Any] | None) -> str:
     splits = report.get("splits") if report else None
     if not isinstance(splits, dict) or not splits:
         return "\n".join([*lines, "None yet: `python -m flaxae.evaluate WORKDIR` makes it.\n"])
-    names = list(dict.fromkeys(n for row in splits.values() for n in row if _cell(row[n])))
+    names = list(dict.fromkeys(n for row in splits.values() for n in row if _cell(row, n)))
     lines.append(f"| {' | '.join(['measure', *splits])} |")
     lines.append(f"|{'---|' * (len(splits) + 1)}")
     for name in names:
-        cells = [_cell(row.get(name)) or "–" for row in splits.values()]
+        cells = [_cell(row, name) or "–" for row in splits.values()]
         lines.append(f"| {' | '.join([name.replace('_', ' '), *cells])} |")
     lines.append("\nAll of it is in `report.json`.\n")
     return "\n".join(lines)
 
 
-def _cell(value: Any) -> str:
-    """A number, or an interval {"value", "low", "high"}, as text; "" for anything else."""
-    if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
-        return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+def _cell(row: dict[str, Any], name: str) -> str:
+    """A split's number, with its interval where it has one; "" for anything else."""
+    value, ends = row.get(name), row.get("intervals", {}).get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return ""
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
+    text = str(value) if isinstance(value, int) else f"{value:.3f}"
+    return f"{text} [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else text
 
 
 def _params(model: Any) -> tuple[Any, dict[str, Any], Any]:

@@ -284,8 +284,9 @@ class T5VAETask(Task):
         self, model: T5VAE, code: Array, ids: list[Array], inputs: Any, ctx: Context
     ) -> list[Array]:
         out, start = [], 0
-        reads = [None] * len(ids) if inputs is None else self._groups(inputs)
-        for group, read in zip(self._groups(ids), reads, strict=False):
+        groups = self._groups(ids)
+        reads = [None] * len(groups) if inputs is None else self._groups(inputs)
+        for group, read in zip(groups, reads, strict=True):
             count = sum(part.shape[0] for part in group)
             out.append(model.decode(code[start : start + count], group, ctx, read))
             start += count

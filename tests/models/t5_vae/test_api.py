@@ -222,7 +222,7 @@ def test_what_only_training_needs_is_not_saved(tmp_path):
 
 def test_the_readme_shows_the_evaluation(vae, copy, tmp_path):
     assert "None yet" in (copy / "README.md").read_text()
-    row = {"exact_match": {"value": 0.5, "low": 0.4, "high": 0.6}, "lines": 20, "note": "x"}
+    row = {"exact_match": 0.5, "intervals": {"exact_match": [0.4, 0.6]}, "lines": 20, "note": "x"}
     (copy / "report.json").write_text(json.dumps({"splits": {"dev": row, "test": {"lines": 3}}}))
     flaxae.T5VAE.from_pretrained(copy).save_pretrained(tmp_path / "new")
     card = (tmp_path / "new" / "README.md").read_text()

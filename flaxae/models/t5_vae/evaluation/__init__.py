@@ -10,7 +10,6 @@ probes           linear probes; disentanglement: z-diff, z-min-var, MIG, DCI (on
 studies, report  put together; readable: as text
 """
 
-from flaxae.models.t5_vae.evaluation.interpolation import slerp as interpolate
 from flaxae.models.t5_vae.evaluation.readable import describe
 from flaxae.models.t5_vae.evaluation.report import evaluate, report, sample_texts
 from flaxae.models.t5_vae.evaluation.studies import Sizes
@@ -20,7 +19,6 @@ __all__ = [
     "Sizes",
     "describe",
     "evaluate",
-    "interpolate",
     "is_valid",
     "report",
     "sample_texts",

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from flaxae.lm.t5.modeling import EOS, PAD
 from flaxae.models.t5_vae.evaluation import text_metrics
+from flaxae.models.t5_vae.paths import lerp, slerp
 from flaxae.stats import bootstrap
 
 PAIRS = (
@@ -16,29 +17,6 @@ PAIRS = (
     ("for i in range(10):", "while True:"),
     ("x = [1, 2, 3]", "self.assertEqual(a, b)"),
 )
-
-
-def slerp(
-    a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."], steps: int
-) -> Float[np.ndarray, "n ..."]:
-    """Spherical interpolation of direction, linear of length (Shoemake 1985)."""
-    shape, a, b = a.shape, a.ravel(), b.ravel()
-    na, nb = np.linalg.norm(a), np.linalg.norm(b)
-    angle = np.arccos(np.clip(a @ b / max(na * nb, 1e-12), -1, 1))
-    share = np.linspace(0, 1, steps)[:, None]
-    if na * nb == 0 or np.sin(angle) < 1e-4:  # no arc between: one direction, opposite ones, none
-        return ((1 - share) * a + share * b).astype(np.float32).reshape(-1, *shape)
-    mix = np.sin((1 - share) * angle) * (a / na) + np.sin(share * angle) * (b / nb)
-    way = mix / np.sin(angle) * ((1 - share) * na + share * nb)
-    return way.astype(np.float32).reshape(-1, *shape)
-
-
-def lerp(
-    a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."], steps: int
-) -> Float[np.ndarray, "n ..."]:
-    """The straight way."""
-    share = np.linspace(0, 1, steps).reshape(-1, *[1] * a.ndim)
-    return ((1 - share) * a + share * b).astype(np.float32)
 
 
 def path_rows(paths: Sequence[Sequence[str]]) -> Float[np.ndarray, "n 5"]:

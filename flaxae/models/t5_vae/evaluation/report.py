@@ -17,6 +17,7 @@ from flaxae.models.t5_vae.evaluation.reconstruction import reconstruction
 from flaxae.models.t5_vae.evaluation.studies import Sizes
 from flaxae.models.t5_vae.evaluation.text_metrics import valid
 from flaxae.models.t5_vae.modeling import T5VAE
+from flaxae.models.t5_vae.paths import slerp
 from flaxae.task import Context
 
 PYTHON_SHARE = 0.3  # of lines that parse, from which on a corpus counts as Python's
@@ -39,7 +40,7 @@ def sample_texts(task: Any, model: T5VAE, ctx: Context, n: int) -> dict[str, lis
         "samples of N(0, I)": codec.texts(codec.generate(prior)),
     }
     if len(lines) > 1:
-        out["interpolation"] = codec.decode(interpolation.slerp(codes[0], codes[1], 5))
+        out["interpolation"] = codec.decode(slerp(codes[0], codes[1], 5))
     return out
 
 

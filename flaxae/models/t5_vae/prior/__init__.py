@@ -14,7 +14,6 @@ from flaxae.models.t5_vae.prior.priors import (
     Prior,
     StandardNormal,
     read,
-    slerp,
 )
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "StandardNormal",
     "fit",
     "load_prior",
-    "slerp",
 ]
 
 _KINDS: dict[str, Any] = {

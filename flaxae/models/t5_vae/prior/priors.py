@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.linalg import solve_triangular
 
 from flaxae.config import ConfigError
+from flaxae.models.t5_vae.paths import slerp
 
 JSON, ARRAYS = "prior.json", "prior.safetensors"
 
@@ -77,19 +78,6 @@ def slerps(
 ) -> Float[np.ndarray, "m D"]:
     """`slerp` of each pair, one way after another."""
     return np.concatenate([slerp(x, y, steps) for x, y in zip(a, b, strict=True)])
-
-
-def slerp(
-    a: Float[np.ndarray, " D"], b: Float[np.ndarray, " D"], steps: int
-) -> Float[np.ndarray, "steps D"]:
-    """Spherical interpolation of direction (Shoemake 1985), linear of length."""
-    na, nb = np.linalg.norm(a), np.linalg.norm(b)
-    angle = np.arccos(np.clip(a @ b / max(na * nb, 1e-12), -1, 1))
-    share = np.linspace(0, 1, steps)[:, None]
-    if np.sin(angle) < 1e-4:
-        return ((1 - share) * a + share * b).astype(np.float32)
-    mix = np.sin((1 - share) * angle) * (a / na) + np.sin(share * angle) * (b / nb)
-    return (mix / np.sin(angle) * ((1 - share) * na + share * nb)).astype(np.float32)
 
 
 class StandardNormal(Prior):

@@ -7,21 +7,6 @@ from flaxae.models.t5_vae.evaluation import interpolation as m
 from tests.models.t5_vae.tiny import Letters
 
 
-def test_slerp_keeps_ends_and_length():
-    a, b = np.asarray([3.0, 0, 0]), np.asarray([0, 3.0, 0])
-    way = m.slerp(a, b, 5)
-    np.testing.assert_allclose(way[[0, -1]], [a, b], atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(way, axis=1), 3, rtol=1e-5)
-    np.testing.assert_allclose(m.slerp(a, a, 3), [a] * 3, atol=1e-6)
-    assert np.isfinite(m.slerp(a, -a, 3)).all()
-    assert m.slerp(np.ones((2, 4)), np.zeros((2, 4)), 3).shape == (3, 2, 4)
-
-
-def test_lerp():
-    way = m.lerp(np.zeros((1, 2)), np.ones((1, 2)), 3)
-    np.testing.assert_allclose(way, [[[0, 0]], [[0.5, 0.5]], [[1, 1]]])
-
-
 def test_scores_by_hand():
     even = ["aaaa", "aaab", "aabb", "abbb", "bbbb"]
     found = m.scores([even], python=False, draws=5)

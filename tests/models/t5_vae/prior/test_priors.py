@@ -14,7 +14,6 @@ from flaxae.models.t5_vae.prior import (
     StandardNormal,
     fit,
     load_prior,
-    slerp,
 )
 from flaxae.models.t5_vae.prior.priors import shrunk_covariance
 from tests.models.t5_vae.prior.planted import CENTRES, bumps
@@ -111,13 +110,6 @@ def test_ways_meet_both_ends_and_do_not_jump(kind: str, mixture: GMMPrior) -> No
     assert np.linalg.norm(np.diff(way, axis=0), axis=1).max() < 0.3
     both = prior.interpolate(np.stack([b, a]), np.stack([a, b]), 41)
     np.testing.assert_allclose(both[1], way, atol=1e-5)
-
-
-def test_slerp_turns_evenly_and_takes_opposite_ends() -> None:
-    way = slerp(np.asarray([1.0, 0.0]), np.asarray([0.0, 2.0]), 3)
-    np.testing.assert_allclose(way[1], 1.5 * np.asarray([0.5, 0.5]) ** 0.5, atol=1e-6)
-    opposite = slerp(np.asarray([1.0, 0.0]), np.asarray([-1.0, 0.0]), 3)
-    np.testing.assert_allclose(opposite, [[1, 0], [0, 0], [-1, 0]], atol=1e-6)
 
 
 def test_temperature_and_seed(codes: np.ndarray) -> None:

@@ -1,0 +1,27 @@
+"""Ways between codes by hand."""
+
+import numpy as np
+
+from flaxae.models.t5_vae.paths import lerp, slerp
+
+
+def test_slerp_keeps_ends_and_length():
+    a, b = np.asarray([3.0, 0, 0]), np.asarray([0, 3.0, 0])
+    way = slerp(a, b, 5)
+    np.testing.assert_allclose(way[[0, -1]], [a, b], atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(way, axis=1), 3, rtol=1e-5)
+    np.testing.assert_allclose(slerp(a, a, 3), [a] * 3, atol=1e-6)
+    assert np.isfinite(slerp(a, -a, 3)).all()
+    assert slerp(np.ones((2, 4)), np.zeros((2, 4)), 3).shape == (3, 2, 4)
+
+
+def test_lerp():
+    way = lerp(np.zeros((1, 2)), np.ones((1, 2)), 3)
+    np.testing.assert_allclose(way, [[[0, 0]], [[0.5, 0.5]], [[1, 1]]])
+
+
+def test_slerp_turns_evenly_and_takes_opposite_ends() -> None:
+    way = slerp(np.asarray([1.0, 0.0]), np.asarray([0.0, 2.0]), 3)
+    np.testing.assert_allclose(way[1], 1.5 * np.asarray([0.5, 0.5]) ** 0.5, atol=1e-6)
+    opposite = slerp(np.asarray([1.0, 0.0]), np.asarray([-1.0, 0.0]), 3)
+    np.testing.assert_allclose(opposite, [[1, 0], [0, 0], [-1, 0]], atol=1e-6)
