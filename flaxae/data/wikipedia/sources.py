@@ -150,6 +150,8 @@ def open_source(name: str, max_articles: int = 0) -> Source:
     if name.startswith("tfds:"):
         return Tfds(name.removeprefix("tfds:"), max_articles)
     paths = [name]
+    if name.endswith(_DUMPS) and not os.path.exists(name):
+        raise ConfigError(f"--source {name!r}: there is no such file")
     if os.path.isdir(name):
         paths = [os.path.join(name, x) for x in sorted(os.listdir(name)) if x.endswith(_DUMPS)]
     if not paths or not all(os.path.isfile(p) and p.endswith(_DUMPS) for p in paths):
