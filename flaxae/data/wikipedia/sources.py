@@ -151,7 +151,7 @@ def open_source(name: str, max_articles: int = 0) -> Source:
         return Tfds(name.removeprefix("tfds:"), max_articles)
     paths = [name]
     if name.endswith(_DUMPS) and not os.path.exists(name):
-        raise ConfigError(f"--source {name!r}: there is no such file")
+        raise ConfigError(f"--source {name!r}: there is no such file; give a dump's path")
     if os.path.isdir(name):
         paths = [os.path.join(name, x) for x in sorted(os.listdir(name)) if x.endswith(_DUMPS)]
     if not paths or not all(os.path.isfile(p) and p.endswith(_DUMPS) for p in paths):

@@ -153,6 +153,8 @@ def test_command_line(source, tmp_path, capsys):
     assert main(["", str(tmp_path), *options]) == 2
     assert "holds files and no manifest.json" in capsys.readouterr().err
     assert main(["", out, "--source", str(tmp_path / "no.xml")]) == 2
+    assert "there is no such file" in capsys.readouterr().err
+    assert main(["", out, "--source", str(tmp_path / "no.doc")]) == 2
     assert "nor a dump" in capsys.readouterr().err
     assert main(["", str(tmp_path / "x"), *options, "--min-words", "99"]) == 2
     with pytest.raises(SystemExit):
