@@ -6,6 +6,7 @@ parallelism here (`pjit` is `jit` today, `pmap` is in maintenance mode).
 
 import math
 import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -81,7 +82,8 @@ def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: tuple) -> P:
 
 def _fits(axis: Any, size: int, mesh: Mesh) -> Any:
     names = axis if isinstance(axis, tuple) else (axis,) if axis else ()
-    return axis if names and size % math.prod(mesh.shape[n] for n in names) == 0 else None
+    parts = math.prod(mesh.shape[n] for n in names)
+    return axis if parts > 1 and size % parts == 0 else None
 
 
 def infer_sharding(tree: Any, mesh: Mesh, rules: tuple = (), lanes: bool = False) -> Any:
@@ -107,6 +109,53 @@ def infer_sharding(tree: Any, mesh: Mesh, rules: tuple = (), lanes: bool = False
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Rows split over replica and fsdp; `leading` axes before the rows (steps, lanes) are not."""
     return NamedSharding(mesh, P(*[None] * leading, BATCH_AXES))
+
+
+def split_rows(x: jax.Array) -> jax.Array:
+    """Says that axis 0, rows or tokens, lies over the data axes of the mesh that is traced under.
+
+    Parameters are split over `fsdp` too; left alone, XLA may choose to gather what a layer computes
+    instead of its parameters, and every device then holds the whole batch. On one device, or where
+    the rows do not divide, nothing is said.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
+    if parts == 1 or not x.ndim or x.shape[0] % parts:
+        return x
+    free = (P.UNCONSTRAINED,) * (x.ndim - 1)
+    return jax.lax.with_sharding_constraint(x, P(BATCH_AXES, *free))
+
+
+def gathered(x: jax.Array, name: str, rules: tuple) -> jax.Array:
+    """A parameter where a layer uses it: whole over `fsdp`, its gradient split again.
+
+    So a device holds one layer's parameters at a time, and XLA has nothing to choose. Cast before:
+    what is sent is then half as large.
+
+    Args:
+        x: the parameter, of one layer.
+        name: its path, "a/b/kernel".
+        rules: the task's; of rules for stacked parameters the last axes count.
+    """
+    mesh: Any = jax.sharding.get_abstract_mesh()
+    if mesh.shape.get("fsdp", 1) == 1:
+        return x
+    rules = tuple((pattern, P(*rule[-x.ndim :])) for pattern, rule in rules)
+    split = leaf_spec(name, x.shape, mesh, rules)
+    return _gathered(x, split, P(*[None if axis == "fsdp" else axis for axis in split]))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(x: jax.Array, split: P, whole: P) -> jax.Array:
+    x = jax.lax.with_sharding_constraint(x, split)
+    return jax.lax.with_sharding_constraint(x, whole)
+
+
+def _gathered_backward(split: P, whole: P, _: None, grad: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.with_sharding_constraint(grad, split),)
+
+
+_gathered.defvjp(lambda x, split, whole: (_gathered(x, split, whole), None), _gathered_backward)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -53,6 +53,7 @@ class Context:
         adapter_scale: adapter name -> scale of each row.
         taps: recorder of states.
         path: dotted path from the root, for taps.
+        sharding_rules: the task's, for parameters where they are used.
     """
 
     key: Key[Array, ""]
@@ -62,6 +63,11 @@ class Context:
     adapter_scale: dict[str, Float[Array, "B"]] = dataclasses.field(default_factory=dict)
     taps: Taps = dataclasses.field(default_factory=Taps)
     path: str = ""
+    sharding_rules: tuple = ()
+
+    def parameter(self, name: str) -> tuple[str, tuple]:
+        """A layer's parameter as the sharding rules know it: its path, and the rules."""
+        return f"/{self.path.replace('.', '/')}/{name}", self.sharding_rules
 
     def at(self, name: str) -> "Context":
         """The context of a child: folds crc32(name) into the key and extends the tap path."""
@@ -117,6 +123,10 @@ class Task:
 
     def data(self, split: str) -> Source:
         raise NotImplementedError
+
+    def batch_spec(self) -> Any:
+        """The shapes of a train batch. Override it where a config tells them without its data."""
+        return self.data("train").batch_spec
 
     def init(self, rngs: nnx.Rngs) -> nnx.Module:
         """Builds the model. `rngs.params` draws what is trained, `rngs.frozen` frozen parts."""

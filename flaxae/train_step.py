@@ -96,12 +96,17 @@ def make_layout(task: Task, config: Config) -> Layout:
         captured["graphdef"], states = _split(task, seed, config.frozen_seed)
         return tuple(states)
 
-    states = jax.eval_shape(trace, jnp.uint32(0))
+    # No array is made here: the mesh may be of devices that this machine does not have.
+    states = jax.eval_shape(trace, jax.ShapeDtypeStruct((), jnp.uint32))
     names = ("once", "stream", "params", "frozen")
     templates = {name: _flat(state) for name, state in zip(names, states, strict=True)}
     params = nest({path: var.get_value() for path, var in templates["params"].items()})
-    hparams = {name: jnp.float32(0) for name in LOOP_HPARAMS}
-    opt = jax.eval_shape(lambda p: _tx(config, hparams, jnp.int32(0)).init(p), params)
+
+    def init(params: Any) -> Any:
+        hparams = {name: jnp.float32(0) for name in LOOP_HPARAMS}
+        return _tx(config, hparams, jnp.int32(0)).init(params)
+
+    opt = jax.eval_shape(init, params)
     return Layout(captured["graphdef"], templates, opt)
 
 
@@ -161,8 +166,12 @@ def state_sharding(abstract: State, mesh: Mesh, rules: tuple, lanes: int = 0) ->
 
 def abstract_state(task: Task, config: Config, mesh: Mesh, lanes: int = 0) -> State:
     """The state as ShapeDtypeStructs with shardings; nothing is materialised."""
-    hparams = make_hparams(task, [config] * max(lanes, 1), bool(lanes))
-    shapes = jax.eval_shape(lambda: make_state(task, config, hparams, lanes))
+
+    def make() -> State:
+        hparams = make_hparams(task, [config] * max(lanes, 1), bool(lanes))
+        return make_state(task, config, hparams, lanes)
+
+    shapes = jax.eval_shape(make)
     shardings = state_sharding(shapes, mesh, task.sharding_rules, lanes)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
@@ -224,7 +233,7 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
     def update(state: State, frozen: Any, batch: Any, hparams: dict[str, Any]) -> Any:
         step = state["step"]
         key = jax.random.fold_in(jax.random.key(hparams["seed"]), step)
-        ctx = Context(key=key, step=step, hparams=hparams, train=True)
+        ctx = Context(key, step, hparams=hparams, train=True, sharding_rules=task.sharding_rules)
         carry, (grads, weight, metrics) = sums(state, frozen, batch, ctx)
         # A batch of nothing but padding has weight 0: its step is no step, not a NaN.
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-30), grads)
@@ -322,7 +331,7 @@ def make_eval_step(
     ) -> Any:
         key = jax.random.fold_in(jax.random.key(hparams["data_seed"]), index)
         model = layout.merge(params, carry, frozen)
-        ctx = Context(key=key, step=step, hparams=hparams, train=False)
+        ctx = Context(key, step, hparams=hparams, train=False, sharding_rules=task.sharding_rules)
         sums = task.eval_step(model, batch, ctx)
         return sums, layout.carry_of(model)
 

@@ -7,6 +7,8 @@ product; only the attention itself looks at each segment's (rows, length).
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,9 @@ from flaxae.nn.linear import Linear, dropout
 from flaxae.task import Context
 
 Segments = tuple[tuple[int, int], ...]
+# What is added to the scores, (1 or rows, 1 or H, S, T), float32. A learned bias of all rows and
+# a mask of each stay two arrays: their sum, and its gradient, would be as large as the scores.
+Bias = Array | tuple[Array, ...] | None
 MASKED = -1e9  # finite: a row with nothing to attend to stays finite
 
 
@@ -64,7 +69,7 @@ class Attention(nnx.Module):
         ctx: Context,
         *,
         segments: Segments,
-        bias: Sequence[Array | None],
+        bias: Sequence[Bias],
         memory: Float[Array, "Nm D"] | None = None,
         memory_segments: Segments | None = None,
         slots: Sequence[Float[Array, "B HK"]] | None = None,
@@ -74,7 +79,7 @@ class Attention(nnx.Module):
         Args:
             x: tokens of all segments.
             segments: the rows and lengths of x.
-            bias: for each segment what is added to the scores, (1 or rows, 1 or H, S, T), float32.
+            bias: for each segment what is added to the scores.
             memory, memory_segments: what keys and values are made of; default x itself.
             slots: for each segment one more key, which is its own value, of each row.
         Returns:
@@ -87,7 +92,7 @@ class Attention(nnx.Module):
                 [jnp.concatenate([p, s[:, None]], axis=1) for p, s in zip(x, slots, strict=True)]
                 for x in (k, v)
             )
-            bias = [None if b is None else with_slot(b) for b in bias]
+            bias = [tuple(with_slot(b) for b in _terms(bias)) for bias in bias]
         parts = [
             self.attend(*part, ctx.at(f"segment{i}"))
             for i, part in enumerate(zip(q, k, v, bias, strict=True))
@@ -107,17 +112,17 @@ class Attention(nnx.Module):
         q: Float[Array, "B S HK"],
         k: Float[Array, "B T HK"],
         v: Float[Array, "B T HK"],
-        bias: Float[Array, "_ _ S T"] | None,
+        bias: Bias,
         ctx: Context,
     ) -> Float[Array, "B S HK"]:
         """softmax(q k^T + bias) v, the softmax in float32."""
         heads = (self.num_heads, self.d_kv)
         q, k, v = (x.reshape(*x.shape[:2], *heads) for x in (q, k, v))
         scores = jnp.einsum("bshk,bthk->bhst", q, k, preferred_element_type=jnp.float32)
-        if bias is not None:
-            scores = scores + bias
-        weights = ctx.tap("weights", jax.nn.softmax(scores, axis=-1))
-        weights = dropout(weights, self.dropout_rate, ctx).astype(v.dtype)
+        for term in _terms(bias):
+            scores = scores + term
+        weights = ctx.tap("weights", _softmax(scores, v.dtype))
+        weights = dropout(weights, self.dropout_rate, ctx)
         out = jnp.einsum("bhst,bthk->bshk", weights, v)
         return out.reshape(*out.shape[:2], -1)
 
@@ -142,6 +147,31 @@ class Attention(nnx.Module):
         """(B, HK) -> (B, H, K), (B, T, HK) -> (B, H, T, K)."""
         x = x.reshape(*x.shape[:-1], self.num_heads, self.d_kv)
         return jnp.moveaxis(x, -2, 1)
+
+
+def _terms(bias: Bias) -> tuple[Array, ...]:
+    return bias if isinstance(bias, tuple) else () if bias is None else (bias,)
+
+
+# Autodiff would keep the weights in float32 too.
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _softmax(scores: Array, dtype: jnp.dtype) -> Array:
+    """Taken in float32, kept in `dtype`."""
+    return jax.nn.softmax(scores, axis=-1).astype(dtype)
+
+
+def _softmax_forward(scores: Array, dtype: jnp.dtype) -> tuple[Array, Array]:
+    weights: Any = _softmax(scores, dtype)
+    return weights, weights
+
+
+def _softmax_backward(dtype: jnp.dtype, weights: Array, grad: Array) -> tuple[Array]:
+    weights, grad = weights.astype(jnp.float32), grad.astype(jnp.float32)
+    product = weights * grad
+    return (product - weights * jnp.sum(product, axis=-1, keepdims=True),)
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 class RelativeBias(nnx.Module):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from flaxae.sharding import gathered, split_rows
 from flaxae.task import Context
 
 
@@ -37,10 +38,11 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "... I"], ctx: Context) -> Float[Array, "... O"]:
-        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        kernel = self.kernel[...].astype(self.dtype)
+        y = x.astype(self.dtype) @ gathered(kernel, *ctx.parameter("kernel"))
         if self.bias is not None:
             y = y + align(self.bias[...].astype(self.dtype), y)
-        return ctx.tap("out", y)
+        return ctx.tap("out", split_rows(y))
 
 
 class Embedding(nnx.Module):
@@ -60,16 +62,18 @@ class Embedding(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, ids: Int[Array, "..."], ctx: Context) -> Float[Array, "... D"]:
+        table = gathered(self.table[...], *ctx.parameter("table"))
         # Ids come from our own tokenizers: no clamping, which would cost a pass over the ids.
-        return self.table.at[ids].get(mode="promise_in_bounds").astype(self.dtype)
+        return split_rows(table.at[ids].get(mode="promise_in_bounds").astype(self.dtype))
 
-    def attend(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
+    def attend(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... V"]:
         """Scores of all table rows, float32."""
-        table = self.table[...].astype(self.dtype)
+        table = gathered(self.table[...].astype(self.dtype), *ctx.parameter("table"))
         dims = (((x.ndim - 1,), (1,)), ((), ()))
-        return jax.lax.dot_general(
+        scores = jax.lax.dot_general(
             x.astype(self.dtype), table, dims, preferred_element_type=jnp.float32
         )
+        return split_rows(scores)
 
 
 def align(vector: Float[Array, "D"], like: Float[Array, "... D"]) -> Float[Array, "... D"]:

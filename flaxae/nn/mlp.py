@@ -1,6 +1,7 @@
 """Feed-forward layers."""
 
 import enum
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +43,29 @@ class MLP(nnx.Module):
         if self.kind is FeedForward.RELU:
             hidden = jax.nn.relu(self.wi(x, ctx.at("wi")))
         else:
-            gate = self.wi_0(x, ctx.at("wi_0"))
-            gelu = self.kind is FeedForward.GATED_GELU
-            gate = jax.nn.gelu(gate, approximate=True) if gelu else jax.nn.silu(gate)
-            hidden = gate * self.wi_1(x, ctx.at("wi_1"))
+            gate, up = self.wi_0(x, ctx.at("wi_0")), self.wi_1(x, ctx.at("wi_1"))
+            hidden = _gated(gate, up, self.kind)
         hidden = ctx.tap("hidden", dropout(hidden, self.dropout_rate, ctx.at("dropout")))
         return self.wo(hidden, ctx.at("wo"))
+
+
+def _activated(gate: Array, up: Array, kind: FeedForward) -> Array:
+    gelu = kind is FeedForward.GATED_GELU
+    return (jax.nn.gelu(gate, approximate=True) if gelu else jax.nn.silu(gate)) * up
+
+
+# Autodiff would keep what the activation computes on the way, eight arrays of this size; from its
+# two inputs the backward pass makes them again.
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _gated(gate: Array, up: Array, kind: FeedForward) -> Array:
+    return _activated(gate, up, kind)
+
+
+def _gated_backward(
+    kind: FeedForward, saved: tuple[Array, Array], grad: Array
+) -> tuple[Array, Array]:
+    _, pull = jax.vjp(partial(_activated, kind=kind), *saved)
+    return pull(grad)
+
+
+_gated.defvjp(lambda gate, up, kind: (_activated(gate, up, kind), (gate, up)), _gated_backward)

@@ -1,5 +1,7 @@
 """Normalisation."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -17,7 +19,31 @@ class RMSNorm(nnx.Module):
         self.eps, self.dtype = eps, dtype
 
     def __call__(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... D"]:
-        wide = x.astype(jnp.float32)
-        variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        y = wide * jax.lax.rsqrt(variance + self.eps) * align(self.scale[...], wide)
-        return y.astype(self.dtype)
+        return _rms_norm(x, self.scale[...], self.eps, jnp.dtype(self.dtype))
+
+
+# Autodiff would keep several float32 arrays of x's size; x as it came and a number a row do.
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _rms_norm(x: Array, scale: Array, eps: float, dtype: jnp.dtype) -> Array:
+    return _rms_norm_forward(x, scale, eps, dtype)[0]
+
+
+def _rms_norm_forward(
+    x: Array, scale: Array, eps: float, dtype: jnp.dtype
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    wide = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    return (wide * inverse * align(scale, wide)).astype(dtype), (x, inverse, scale)
+
+
+def _rms_norm_backward(
+    eps: float, dtype: jnp.dtype, saved: tuple[Array, Array, Array], grad: Array
+) -> tuple[Array, Array]:
+    x, inverse, scale = saved
+    unit, grad = x.astype(jnp.float32) * inverse, grad.astype(jnp.float32)
+    scaled = grad * align(scale, grad)
+    dx = inverse * (scaled - unit * jnp.mean(scaled * unit, axis=-1, keepdims=True))
+    return dx.astype(x.dtype), jnp.sum(grad * unit, axis=tuple(range(x.ndim - 1)))
+
+
+_rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)

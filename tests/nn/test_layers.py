@@ -36,7 +36,7 @@ def test_bfloat16_computes_low_and_scores_high(ctx):
     table = Embedding(7, 4, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     x = table(jnp.asarray([1, 2]), ctx)
     assert x.dtype == jnp.bfloat16 and table.table[...].dtype == jnp.float32
-    assert table.attend(x).dtype == jnp.float32
+    assert table.attend(x, ctx).dtype == jnp.float32
     assert Linear(4, 3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))(x, ctx).dtype == jnp.bfloat16
 
 

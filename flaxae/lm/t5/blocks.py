@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from flaxae.config import Section, require
-from flaxae.nn.attention import Attention, Segments
+from flaxae.nn.attention import Attention, Bias, Segments
 from flaxae.nn.linear import dropout
 from flaxae.nn.mlp import MLP, FeedForward
 from flaxae.nn.norm import RMSNorm
@@ -83,7 +83,7 @@ class EncoderBlock(nnx.Module):
         self.dropout_rate = config.dropout
 
     def __call__(
-        self, x: Float[Array, "N D"], ctx: Context, segments: Segments, bias: list[Array]
+        self, x: Float[Array, "N D"], ctx: Context, segments: Segments, bias: list[Bias]
     ) -> Float[Array, "N D"]:
         y = self.attention_norm(x, ctx)
         y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias])
@@ -110,10 +110,10 @@ class DecoderBlock(nnx.Module):
         x: Float[Array, "N D"],
         ctx: Context,
         segments: Segments,
-        bias: list[Array],
+        bias: list[Bias],
         memory: Float[Array, "Nm D"],
         memory_segments: Segments,
-        memory_bias: list[Array | None],
+        memory_bias: list[Bias],
         extras: dict[str, Array] | None = None,
     ) -> Float[Array, "N D"]:
         y = self.attention_norm(x, ctx)

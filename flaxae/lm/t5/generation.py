@@ -21,7 +21,7 @@ def encode(
     """
     rows, length = ids.shape
     ctx = ctx.at("encoder")
-    x = t5.embedding(ids.reshape(-1), ctx)
+    x = t5.embedding(ids.reshape(-1), ctx.at("embedding"))
     x = t5.encoder(x, ctx, segments=((rows, length),), masks=[mask])
     return x.reshape(rows, length, -1)
 
@@ -44,7 +44,7 @@ def logits(
     rows, length = targets.shape
     ctx = ctx.at("decoder")
     x = t5.decoder(
-        t5.embedding(shift_right(targets).reshape(-1), ctx),
+        t5.embedding(shift_right(targets).reshape(-1), ctx.at("embedding")),
         ctx,
         segments=((rows, length),),
         memory=states.reshape(-1, states.shape[-1]),
@@ -78,7 +78,7 @@ def generate(
     ctx = ctx.at("decoder")
 
     def step(last: Array, cache: dict, index: Array) -> tuple[Array, dict]:
-        x, cache = t5.decoder.step(t5.embedding(last, ctx), ctx, cache, index, mask)
+        x, cache = t5.decoder.step(t5.embedding(last, ctx.at("embedding")), ctx, cache, index, mask)
         scores = t5.logits(x, ctx)
         return mask_unused(scores, num_tokens or scores.shape[-1]), cache
 

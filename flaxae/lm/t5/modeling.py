@@ -17,6 +17,7 @@ from flaxae.lm.t5.blocks import DecoderBlock, EncoderBlock, T5Config
 from flaxae.losses import cross_entropy, linear_cross_entropy
 from flaxae.nn.attention import (
     MASKED,
+    Bias,
     RelativeBias,
     Segments,
     causal_bias,
@@ -69,8 +70,8 @@ class Encoder(nnx.Module):
         """
         longest = max(length for _, length in segments)
         table = self.relative_bias(longest, longest, ctx)
-        bias = [
-            table[:, :, :length, :length] + padding_bias(mask)
+        bias: list[Bias] = [
+            (table[:, :, :length, :length], padding_bias(mask))
             for (_, length), mask in zip(segments, masks, strict=True)
         ]
         x = dropout(x, self.config.dropout, ctx.at("input_dropout"))
@@ -119,9 +120,9 @@ class Decoder(nnx.Module):
         """
         longest = max(length for _, length in segments)
         table = self.relative_bias(longest, longest, ctx) + causal_bias(longest)
-        bias = [table[:, :, :length, :length] for _, length in segments]
+        bias: list[Bias] = [table[:, :, :length, :length] for _, length in segments]
         if memory_masks is None:
-            memory_bias: list[Array | None] = [None] * len(segments)
+            memory_bias: list[Bias] = [None] * len(segments)
         else:
             memory_bias = [padding_bias(mask) for mask in memory_masks]
         x = dropout(x, self.config.dropout, ctx.at("input_dropout"))
@@ -234,7 +235,7 @@ class T5(nnx.Module):
         """Scores of the vocabulary, float32."""
         if self.head is not None:
             return self.head(x, ctx.at("head")).astype(jnp.float32)
-        return self.embedding.attend(self._scaled(x))
+        return self.embedding.attend(self._scaled(x), ctx.at("embedding"))
 
     def loss(
         self,

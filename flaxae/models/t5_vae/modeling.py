@@ -105,7 +105,11 @@ class T5VAE(nnx.Module):
         ctx = ctx.at("encoder")
         segments = segments_of(ids)
         masks = [(x != PAD).astype(self.dtype) for x in ids]
-        x = self.t5.embedding(join_segments(ids), ctx) if embedded is None else embedded
+        x = (
+            self.t5.embedding(join_segments(ids), ctx.at("embedding"))
+            if embedded is None
+            else embedded
+        )
         if self.latent.positions:
             x = x + self._spread(self.encoder_positions.table[...], segments)
         x = self.t5.encoder(x, ctx, segments=segments, masks=masks)
@@ -141,7 +145,7 @@ class T5VAE(nnx.Module):
         segments = segments_of(ids)
         rows = z.shape[0]
         inputs = [shift_right(part) for part in ids] if inputs is None else inputs
-        x = self.t5.embedding(join_segments(inputs), ctx)
+        x = self.t5.embedding(join_segments(inputs), ctx.at("embedding"))
         if self.latent.positions:
             x = x + self._spread(self.decoder_positions.table[...], segments)
         added = self._added(z, ctx)
@@ -206,7 +210,7 @@ class T5VAE(nnx.Module):
 
         def step(last: Array, cache: dict, index: Array) -> tuple[Array, dict]:
             rows = cache["rows"]
-            x = self.t5.embedding(last, ctx)
+            x = self.t5.embedding(last, ctx.at("embedding"))
             if self.latent.positions:
                 table = self.decoder_positions.table[...].astype(self.dtype)
                 x = x + jax.lax.dynamic_slice_in_dim(table, index, 1)

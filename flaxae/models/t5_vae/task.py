@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from flaxae.config import Config, TaskConfig, require
+from flaxae.data.plan import planned_spec
 from flaxae.lm.t5.modeling import PAD, T5Config
 from flaxae.losses import Kernel, mmd
 from flaxae.models.t5_vae import flops, objectives
@@ -118,6 +119,9 @@ class T5VAETask(Task):
 
     def data(self, split: str) -> Source:
         return self.text.source(split)
+
+    def batch_spec(self) -> Any:
+        return planned_spec(self.config.data) or self.data("train").batch_spec
 
     @property
     def t5(self) -> T5Config:
