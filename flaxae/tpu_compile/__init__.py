@@ -1,0 +1,16 @@
+"""Full-size programs compiled for a TPU slice without one: does it fit, and what bounds it.
+
+`python -m flaxae.tpu_compile --config=… --topology=v5e:2x4`; needs the extra `tpu` (libtpu).
+"""
+
+from flaxae.tpu_compile.program import (
+    DoesNotFit,
+    Fits,
+    Report,
+    analyse,
+    compile_step,
+    find_batch,
+    topology,
+)
+
+__all__ = ["DoesNotFit", "Fits", "Report", "analyse", "compile_step", "find_batch", "topology"]

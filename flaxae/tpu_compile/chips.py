@@ -1,0 +1,50 @@
+"""What a TPU chip can do, from Google's Cloud TPU pages "TPU v4", "v5e", "v5p" and "v6e"."""
+
+import dataclasses
+
+from flaxae.config import ConfigError
+
+GB, GIB = 1e9, 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Published peaks of one chip.
+
+    Attributes:
+        flops: dense bfloat16 FLOP/s.
+        hbm: capacity in bytes; the compiler keeps some of it for itself.
+        hbm_bandwidth: bytes/s.
+        ici_bandwidth: bytes/s that leave the chip over all of its links, half of what the pages
+            give as bidirectional.
+        devices: JAX's devices a chip, as a topology counts them.
+    """
+
+    flops: float
+    hbm: float
+    hbm_bandwidth: float
+    ici_bandwidth: float
+    devices: int = 1
+
+
+CHIPS = {
+    "v4": Chip(275e12, 32 * GIB, 1228 * GB, 300 * GB, devices=2),
+    "v5e": Chip(197e12, 16 * GIB, 819 * GB, 200 * GB),
+    "v5p": Chip(459e12, 95 * GIB, 2765 * GB, 600 * GB),
+    "v6e": Chip(918e12, 32 * GIB, 1638 * GB, 400 * GB),
+}
+
+
+def chip_of(topology: str) -> Chip:
+    """The chip of a topology such as "v5e:2x4".
+
+    Raises:
+        ConfigError: no such chip in the table.
+    """
+    name = topology.partition(":")[0]
+    if name not in CHIPS:
+        raise ConfigError(
+            f"--topology={topology}: no chip {name!r}; there are {', '.join(CHIPS)}, each with its"
+            " slice, such as v5e:2x4 or v5p:2x2x4"
+        )
+    return CHIPS[name]

@@ -1,0 +1,312 @@
+"""Compiling a config's train step for a slice, and what the compiled program says."""
+
+import dataclasses
+import math
+import os
+import re
+import time
+from typing import Any
+
+from flaxae.config import Config, ConfigError, copy_config
+from flaxae.tpu_compile.chips import chip_of
+from flaxae.tpu_compile.hlo import Collective, Program
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """One program, a chip and a step; sizes in bytes, loops counted as often as they run.
+
+    Attributes:
+        params: trainable parameters of the whole model.
+        hbm_bytes: arguments + temporaries + output that is no argument + code.
+        flops: of the compiled program; task_flops: the task's own count, / chips.
+        collective_bytes: kind -> what a chip sends, by a ring.
+        collectives: every message.
+        step_seconds_bound: the largest of compute, HBM and ICI seconds.
+        mfu_bound: task_flops / peak / step_seconds_bound.
+        unknown_loops: whose number of turns the program does not say; counted once.
+    """
+
+    topology: str
+    chips: int
+    mesh: dict[str, int]
+    rows_a_chip: float
+    params: int
+    fits: bool
+    hbm_bytes: float
+    hbm_capacity_bytes: float
+    argument_bytes: float
+    temporary_bytes: float
+    output_bytes: float
+    code_bytes: float
+    flops: float
+    task_flops: float
+    bytes_accessed: float
+    collective_bytes: dict[str, float]
+    collective_bytes_by_axis: dict[str, float]
+    seconds: dict[str, float]
+    step_seconds_bound: float
+    mfu_bound: float
+    compile_seconds: float
+    unknown_loops: int
+    collectives: list[Collective] = dataclasses.field(default_factory=list, repr=False)
+
+    def json(self) -> dict[str, Any]:
+        """All numbers but the list of messages."""
+        kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del kept["collectives"]
+        return kept
+
+
+class DoesNotFit(ConfigError):
+    """The compiler ran out of the chip's memory; its own message is in it."""
+
+    def __init__(self, message: str, needed: float = 0.0):
+        super().__init__(message)
+        self.needed = needed
+
+
+def topology(name: str, slices: int = 1) -> list[Any]:
+    """The devices of a slice, described by libtpu; there need not be any.
+
+    Args:
+        name: chip and slice, such as "v5e:2x4".
+        slices: how many such slices, joined by the data centre's network.
+    Raises:
+        ConfigError: no libtpu, or no such slice.
+    """
+    chip_of(name)
+    # Without these libtpu asks a metadata server that is not there, and warns of its workers.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    from jax.experimental import topologies
+
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=name, **({"num_slices": slices} if slices > 1 else {})
+        )
+    except Exception as error:
+        text = str(error).splitlines()[0]
+        if "libtpu" in text or "not found" in text.lower() and "tpu" in text.lower():
+            raise ConfigError(
+                "compiling for a TPU needs libtpu: pip install -c constraints.txt -e '.[tpu]'"
+                f" ({text})"
+            ) from error
+        raise ConfigError(f"--topology={name}: libtpu knows no such slice ({text})") from error
+    return list(found.devices)
+
+
+def abstract_step(config: Config, devices: list[Any]) -> tuple[Any, Any, Any, Any]:
+    """The train step as the loop makes it, and abstract arguments: nothing is materialised.
+
+    Returns:
+        task, mesh, jitted step, (state, frozen, batch, hparams).
+    """
+    import jax
+
+    from flaxae import sharding, train_step
+
+    task = config.task.make(config)
+    mesh = sharding.make_mesh(config.mesh, devices)
+    spec = task.batch_spec()
+    sharding.check_batch(spec, mesh, config.accumulate)
+    with jax.set_mesh(mesh):
+        layout = train_step.make_layout(task, config)
+        state = train_step.abstract_state(task, config, mesh)
+        step = train_step.make_train_step(
+            task, config, layout, jax.tree.map(lambda x: x.sharding, state)
+        )
+        frozen = train_step.nest(
+            {path: var.get_value() for path, var in layout.templates["frozen"].items()}
+        )
+        hparams = jax.eval_shape(lambda: train_step.make_hparams(task, [config], lanes=False))
+
+    def placed(tree: Any, shardings: Any) -> Any:
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+        )
+
+    steps = config.steps_per_call
+    rows = sharding.batch_sharding(mesh, leading=int(steps > 1))
+    if steps > 1:
+        spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), spec)
+    batch = placed(spec, jax.tree.map(lambda _: rows, spec))
+    frozen = placed(frozen, sharding.infer_sharding(frozen, mesh, task.sharding_rules))
+    hparams = placed(hparams, jax.tree.map(lambda _: sharding.replicated(mesh), hparams))
+    return task, mesh, step, (state, frozen, batch, hparams)
+
+
+def compile_step(config: Config, devices: list[Any], effort: float = 0.0) -> tuple[Any, Any, Any]:
+    """Compiles the train step for these devices.
+
+    Args:
+        config: a flaxae Config.
+        devices: of `topology`.
+        effort: XLA's exec_time_optimization_effort; -1 compiles fastest, 0 is what a run gets.
+    Returns:
+        task, mesh, the compiled step.
+    Raises:
+        DoesNotFit: not enough HBM.
+    """
+    import jax
+
+    task, mesh, step, arguments = abstract_step(config, devices)
+    options: dict[str, Any] = {"exec_time_optimization_effort": effort} if effort else {}
+    with jax.set_mesh(mesh):
+        lowered = step.lower(*arguments)
+        try:
+            return task, mesh, lowered.compile(compiler_options=options)
+        except Exception as error:
+            raise out_of_memory(error) or error from None
+
+
+def out_of_memory(error: Exception) -> DoesNotFit | None:
+    """The compiler's own message, if it is of too little memory."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text:
+        return None
+    found = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", text)
+    needed = 0.0
+    if found:
+        needed = float(found[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[found[2]]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return DoesNotFit(" ".join(lines[:2])[:600], needed)
+
+
+def analyse(config: Config, name: str, *, effort: float = 0.0, slices: int = 1) -> Report:
+    """Compiles a config's train step for a slice and reads the program.
+
+    Args:
+        config: a flaxae Config.
+        name: the slice, see `topology`.
+        effort, slices: see `compile_step` and `topology`.
+    Raises:
+        DoesNotFit: not enough HBM.
+        ConfigError: mesh, batch and slice do not go together.
+    """
+    devices = topology(name, slices)
+    began = time.perf_counter()
+    task, mesh, compiled = compile_step(config, devices, effort)
+    seconds = time.perf_counter() - began
+    program = Program(compiled.as_text())
+    memory, reported = compiled.memory_analysis(), compiled.cost_analysis()
+    reported = reported[0] if isinstance(reported, list) else reported
+    cost = program.cost()
+    # The TPU's own analysis knows how arrays are padded, but not how often loops run.
+    flops = reported["flops"] * cost["flops"] / max(cost["flops_once"], 1.0)
+    accessed = reported["bytes accessed"] * cost["bytes"] / max(cost["bytes_once"], 1.0)
+    steps = config.steps_per_call
+    messages = program.collectives(dict(mesh.shape))
+    by_kind, by_axis = {}, {}
+    for m in messages:
+        by_kind[m.kind] = by_kind.get(m.kind, 0.0) + m.times * m.sent / steps
+        by_axis[m.axis] = by_axis.get(m.axis, 0.0) + m.times * m.sent / steps
+    chip = chip_of(name)
+    peak, wide = chip.flops / chip.devices, chip.hbm_bandwidth / chip.devices
+    bounds = {
+        "compute": flops / steps / peak,
+        "hbm": accessed / steps / wide,
+        "ici": sum(by_kind.values()) / (chip.ici_bandwidth / chip.devices),
+    }
+    spec = task.batch_spec()
+    bound = max(bounds.values())
+    task_flops = task.flops(spec, {}) / mesh.size
+    output = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    parts = (memory.argument_size_in_bytes, memory.temp_size_in_bytes, output)
+    params = train_parameters(config)
+    return Report(
+        topology=name,
+        chips=mesh.size // chip.devices,
+        mesh=dict(mesh.shape),
+        rows_a_chip=rows_of(spec) / mesh.size * chip.devices,
+        params=params,
+        fits=True,
+        hbm_bytes=float(sum(parts) + memory.generated_code_size_in_bytes),
+        hbm_capacity_bytes=float(chip.hbm / chip.devices),
+        argument_bytes=float(parts[0]),
+        temporary_bytes=float(parts[1]),
+        output_bytes=float(output),
+        code_bytes=float(memory.generated_code_size_in_bytes),
+        flops=flops / steps,
+        task_flops=task_flops,
+        bytes_accessed=accessed / steps,
+        collective_bytes=by_kind,
+        collective_bytes_by_axis=by_axis,
+        seconds=bounds,
+        step_seconds_bound=bound,
+        mfu_bound=task_flops / peak / bound if bound else 0.0,
+        compile_seconds=seconds,
+        unknown_loops=len(program.unknown),
+        collectives=messages,
+    )
+
+
+def train_parameters(config: Config) -> int:
+    """How many parameters are trained, counted from shapes."""
+    import jax
+
+    from flaxae import train_step
+
+    layout = train_step.make_layout(config.task.make(config), config)
+    return sum(math.prod(v.shape) for v in jax.tree.leaves(layout.templates["params"]))
+
+
+def rows_of(spec: Any) -> int:
+    """Rows of a batch of several parts."""
+    import jax
+
+    parts = spec.values() if isinstance(spec, dict) else [spec]
+    firsts = [jax.tree.leaves(part)[0] for part in parts if jax.tree.leaves(part)]
+    whole = isinstance(spec, dict) and all(isinstance(part, dict) for part in parts)
+    rows = [leaf.shape[0] for leaf in firsts]
+    return sum(rows) if whole else max(rows, default=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fits:
+    """The largest batch that fits: rows a chip, and its program."""
+
+    rows_a_chip: int
+    report: Report
+
+
+def find_batch(
+    config: Config, name: str, *, effort: float = 0.0, slices: int = 1, say: Any = None
+) -> Fits:
+    """The largest batch that fits, to an eighth, by doubling and bisection.
+
+    Args:
+        config, name, effort, slices: see `analyse`; the search starts from the config's own batch.
+        say: called with a line after every program.
+    Raises:
+        DoesNotFit: not even the smallest batch does.
+    """
+    shards = len(topology(name, slices))
+    unit = config.data.num_buckets * config.accumulate
+    best: Report | None = None
+    low, high = 0, 0
+    rows = max(unit, config.data.batch_size // shards // unit * unit)
+    while True:
+        changed = copy_config(config, {"data.batch_size": rows * shards})
+        try:
+            best, low = analyse(changed, name, effort=effort, slices=slices), rows
+            line = f"{rows} rows a device fit: {best.hbm_bytes / 2**30:.2f} GiB"
+        except DoesNotFit as error:
+            high = rows
+            line = f"{rows} rows a device do not fit"
+            if rows == unit:
+                raise error
+        if say is not None:
+            say(line)
+        step = max(unit, low // 8 // unit * unit)
+        if high and high - low <= step:
+            break
+        if not high:
+            rows = 2 * low
+        else:
+            rows = max(unit, (low + high) // 2 // unit * unit)
+            if rows in (low, high):
+                break
+    if best is None:
+        raise ConfigError(f"no batch fits {name}")
+    return Fits(low, best)
