@@ -1,0 +1,226 @@
+"""A Cloud TPU in a folder: a `gcloud` whose TPUs are folders and whose workers are processes.
+
+FAKE_GCLOUD names the folder. `world.json` there says what is to happen:
+    hosts           workers of each node
+    create          what each create does, in turn: "ok", or an error's text; then ok
+    states          for each TPU made, in turn: the states of its node that describe tells, one a
+                    call; the last stays; default: READY
+    queue           the same for queued resources; default: ACTIVE
+    ssh             what each ssh or scp does, in turn: "ok", "flake" (255), "half" (did its work,
+                    and broke off: 255, and nothing heard), "lost" (0, and nothing copied); then ok
+    env             the workers' environment; {worker} stands for the worker's number
+Beside it lie `calls.jsonl` (every call) and `nodes/NAME.N/wI`, the home of worker I of NAME's Nth
+incarnation. `gcloud storage` knows the one bucket gs://bucket; its content lies in `bucket`.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+ROOT = os.environ["FAKE_GCLOUD"]
+
+
+@contextlib.contextmanager
+def world():
+    """world.json, locked, written back."""
+    with open(f"{ROOT}/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with open(f"{ROOT}/world.json") as file:
+            data = json.load(file)
+        try:
+            yield data
+        finally:  # an error counts as an answer too
+            with open(f"{ROOT}/world.json.new", "w") as file:
+                json.dump(data, file)
+            os.replace(f"{ROOT}/world.json.new", f"{ROOT}/world.json")
+
+
+def fail(message: str, code: int = 1) -> None:
+    print(f"ERROR: (gcloud.compute.tpus) {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def take(queue: list, default):
+    return queue.pop(0) if queue else default
+
+
+def show_next(states: list) -> str:
+    return states.pop(0) if len(states) > 1 else states[0]
+
+
+def homes(name: str, node: dict) -> list[str]:
+    return [f"{ROOT}/nodes/{name}.{node['incarnation']}/w{i}" for i in range(node["hosts"])]
+
+
+def add_node(data: dict, name: str, flags: dict) -> None:
+    made = data["made"][name] = data.setdefault("made", {}).get(name, 0) + 1
+    node = {"hosts": data.get("hosts", 1), "type": flags["accelerator-type"], "incarnation": made}
+    node["states"] = take(data.get("states", []), ["READY"])
+    data.setdefault("nodes", {})[name] = node
+    for home in homes(name, node):
+        os.makedirs(home)
+
+
+def end_workers(name: str, node: dict) -> None:
+    """What a VM's end does to its processes, all at once."""
+    for home in homes(name, node):
+        folder = f"{home}/.fake_tmux"
+        for session in os.listdir(folder) if os.path.isdir(folder) else []:
+            with open(f"{folder}/{session}") as file, contextlib.suppress(ProcessLookupError):
+                os.killpg(int(file.read()), signal.SIGKILL)
+            os.remove(f"{folder}/{session}")
+
+
+def preempt(name: str, state: str = "PREEMPTED") -> None:
+    with world() as data:
+        node = data["nodes"][name]
+        node["states"] = [state]
+        if name in data.get("requests", {}):
+            data["requests"][name]["states"] = ["SUSPENDING", "SUSPENDED"]
+    end_workers(name, node)
+
+
+def create(kind: str, name: str, flags: dict) -> None:
+    with world() as data:
+        existing = data.setdefault("requests" if kind == "queued-resources" else "nodes", {})
+        if name in existing:
+            fail(f"ALREADY_EXISTS: {name} already exists")
+        answer = take(data.get("create", []), "ok")
+        if answer != "ok":
+            fail(answer)
+        nodes = [name]
+        if kind == "queued-resources":
+            assert "version" not in flags and flags["runtime-version"]
+            count = int(flags.get("node-count", 1))
+            if count > 1:
+                nodes = [f"{flags['node-prefix']}-{i}" for i in range(count)]
+            else:
+                nodes = [flags["node-id"]]
+            states = take(data.get("queue", []), ["ACTIVE"])
+            existing[name] = {"states": states, "nodes": nodes}
+        else:
+            assert flags["version"]
+        for node in nodes:
+            add_node(data, node, flags)
+
+
+def describe(kind: str, name: str, flags: dict) -> None:
+    with world() as data:
+        if kind == "queued-resources":
+            if name not in data.get("requests", {}):
+                fail(f"NOT_FOUND: Resource {name} was not found")
+            print(show_next(data["requests"][name]["states"]))
+            return
+        if name not in data.get("nodes", {}):
+            fail(f"NOT_FOUND: Resource {name} was not found")
+        node = data["nodes"][name]
+        assert flags["format"].startswith("csv[no-heading](state,health,")
+        print(
+            f"{show_next(node['states'])},{node.get('health', '')},{node['hosts']},{node['type']}"
+        )
+
+
+def delete(kind: str, name: str, flags: dict) -> None:
+    with world() as data:
+        nodes = [name]
+        if kind == "queued-resources":
+            assert "force" in flags
+            if name not in data.get("requests", {}):
+                fail(f"NOT_FOUND: {name}")
+            nodes = data["requests"].pop(name)["nodes"]
+        elif name not in data.get("nodes", {}):
+            fail(f"NOT_FOUND: {name}")
+        gone = [(node, data["nodes"].pop(node)) for node in nodes if node in data["nodes"]]
+    for node in gone:
+        end_workers(*node)
+
+
+def reach(name: str, flags: dict) -> tuple[str, dict, list[int], dict]:
+    """What the next ssh does, the node, the workers, their environment."""
+    with world() as data:
+        answer = take(data.get("ssh", []), "ok")
+        node = data.get("nodes", {}).get(name)
+        env = data.get("env", {})
+    if node is None or node["states"][0] != "READY" or answer == "flake":
+        fail("ssh: connect to host port 22: Connection timed out", 255)
+    workers = flags.get("worker", "0")
+    return answer, node, list(range(node["hosts"])) if workers == "all" else [int(workers)], env
+
+
+def ssh(name: str, flags: dict) -> None:
+    answer, node, workers, env = reach(name, flags)
+    code = 0
+    for i in workers:
+        home = homes(name, node)[i]
+        own = {key: value.replace("{worker}", str(i)) for key, value in env.items()}
+        own |= {"HOME": home, "FLAXAE_WORKER": str(i), "FAKE_NODE": name}
+        own |= {"FLAXAE_BOOT_ID_FILE": f"{home}/../boot_id"}
+        result = subprocess.run(
+            ["bash", "-c", flags["command"]], cwd=home, env=own, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if answer == "half" else None,
+        )  # fmt: skip
+        code = code or result.returncode
+    sys.exit(255 if answer == "half" else code)
+
+
+def scp(paths: list[str], flags: dict) -> None:
+    *sources, target = paths
+    name, _, folder = target.partition(":")
+    answer, node, workers, _ = reach(name, flags)
+    for i in workers:
+        for source in sources if answer != "lost" else ():
+            copy = shutil.copy if "-p" in flags.get("scp-flag", []) else shutil.copyfile
+            copy(source, f"{homes(name, node)[i]}/{folder}{os.path.basename(source)}")
+    if answer == "half":
+        sys.exit(255)
+
+
+def storage(places: list[str]) -> None:
+    """ls BUCKET, or rsync PLACE FOLDER."""
+    bucket, _, path = places[0].removeprefix("gs://").partition("/")
+    if bucket != "bucket":
+        fail(f"{places[0]} not found: 404.")
+    if len(places) == 2:
+        shutil.copytree(f"{ROOT}/bucket/{path}", places[1], dirs_exist_ok=True)
+
+
+def parse(arguments: list[str]) -> tuple[list[str], dict]:
+    words, flags = [], {}
+    for argument in arguments:
+        if argument == "--":
+            break
+        if not argument.startswith("--"):
+            words.append(argument)
+            continue
+        key, _, value = argument[2:].partition("=")
+        if key == "scp-flag":
+            flags.setdefault(key, []).append(value)
+        else:
+            flags[key] = value
+    return words, flags
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[0] == "preempt":
+        return preempt(*arguments[1:])
+    with open(f"{ROOT}/calls.jsonl", "a") as file:
+        print(json.dumps(arguments), file=file)
+    words, flags = parse(arguments)
+    if "storage" in words:
+        return storage([word for word in words if word.startswith("gs://") or word == "data"])
+    assert words[:2] == ["compute", "tpus"] and flags["zone"], arguments
+    kind, action, name = words[2:5]
+    if action == "scp":
+        scp(words[4:], flags)
+    else:
+        actions = {"create": create, "describe": describe, "delete": delete}
+        ssh(name, flags) if action == "ssh" else actions[action](kind, name, flags)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

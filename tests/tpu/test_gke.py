@@ -1,0 +1,107 @@
+"""The JobSet manifest: its fields, and that it means what tpu/gke.md says."""
+
+import copy
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from flaxae import flags
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = json.loads((Path(__file__).parent / "jobset_schema.json").read_text())
+MANIFEST = yaml.safe_load((ROOT / "tpu" / "gke_jobset.yaml").read_text())
+SLICES = MANIFEST["spec"]["replicatedJobs"][0]
+JOB = SLICES["template"]["spec"]
+POD = JOB["template"]["spec"]
+TRAIN = POD["containers"][0]
+
+
+def test_schema():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(MANIFEST, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("spec", "failurePolicy", "maxRestart"), 3),
+        (("spec", "failurePolicy", "maxRestarts"), "3"),
+        (("spec", "replicatedJobs", 0, "template", "spec", "backofflimit"), 0),
+        (("spec", "replicatedJobs", 0, "template", "spec", "template", "spec", "containers"), []),
+        (("apiVersion",), "jobset.x-k8s.io/v1alpha1"),
+    ],
+)
+def test_the_schema_finds_mistakes(path: tuple, value: Any):
+    manifest = copy.deepcopy(MANIFEST)
+    place = manifest
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(manifest, SCHEMA)
+
+
+def test_a_pod_a_host_with_all_of_its_chips():
+    chips = TRAIN["resources"]["limits"]["google.com/tpu"]
+    assert TRAIN["resources"]["requests"]["google.com/tpu"] == chips
+    topology = POD["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+    hosts = math.prod(map(int, topology.split("x"))) // chips
+    assert JOB["completions"] == JOB["parallelism"] == hosts == 4
+    assert JOB["completionMode"] == "Indexed" and len(POD["containers"]) == 1
+
+
+def outcome(code: int) -> str:
+    """What JobSet does after a host ended with a code that is not 0."""
+    assert JOB["backoffLimit"] == 0 and POD["restartPolicy"] == "Never"
+    reason = "BackoffLimitExceeded"
+    for rule in JOB["podFailurePolicy"]["rules"]:
+        codes = rule["onExitCodes"]
+        assert codes["containerName"] == TRAIN["name"]
+        if (code in codes["values"]) == (codes["operator"] == "In"):
+            reason = {"FailJob": "PodFailurePolicy"}[rule["action"]]
+            break
+    for rule in MANIFEST["spec"]["failurePolicy"]["rules"]:
+        if reason in rule["onJobFailureReasons"]:
+            return {"FailJobSet": "end", "RestartJobSet": "again"}[rule["action"]]
+    return "again"
+
+
+def test_exit_codes():
+    """75: preempted; 69: another host gone; 134, 137, 143: aborted, killed, terminated."""
+    assert {code: outcome(code) for code in (1, 2, 69, 75, 130, 134, 137, 143)} == {
+        1: "again", 2: "end", 69: "again", 75: "again", 130: "end", 134: "again", 137: "again",
+        143: "again",
+    }  # fmt: skip
+    assert MANIFEST["spec"]["failurePolicy"]["maxRestarts"] >= 10
+
+
+def test_train_py_gets_the_signal_and_the_time_to_save():
+    assert TRAIN["command"] == ["python", "train.py"]
+    assert POD["terminationGracePeriodSeconds"] >= 60
+
+
+def test_the_port_is_the_launchers():
+    env = {entry["name"]: entry["value"] for entry in TRAIN["env"]}
+    default = re.search(r"PORT=(\d+)", (ROOT / "tpu" / "run.sh").read_text())
+    assert default and env["JAX_COORDINATOR_PORT"] == default[1] == "8476"
+    assert {"containerPort": 8476} in TRAIN["ports"]
+
+
+def test_the_arguments_are_train_pys(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    config, workdir, _ = flags.parse(["train.py", *TRAIN["args"]])
+    assert workdir.startswith("gs://")
+    assert config.mesh.replica == SLICES["replicas"] == 1
+
+
+def test_the_page_names_the_manifest_and_the_codes():
+    page = (ROOT / "tpu" / "gke.md").read_text()
+    assert "kubectl apply -f tpu/gke_jobset.yaml" in page
+    for code in JOB["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"]:
+        assert f"{code}" in page

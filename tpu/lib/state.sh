@@ -1,0 +1,119 @@
+# Messages, waiting, the launcher's lock and what it remembers in .tpu/NAME. Sourced by run.sh.
+# shellcheck shell=bash disable=SC2034,SC2153,SC2154 # globals of run.sh
+
+# Tests make the seconds shorter.
+TIME_UNIT=${FLAXAE_TPU_TIME_UNIT:-1}
+KEYS='TYPE ZONE PROJECT RUNTIME SPOT QUEUED NUM_SLICES'
+ID='' ATTEMPT=0 OPEN=0 TRIES=0 OFFSET=0 LOCKED=0 SCRATCH=''
+
+say() { echo "[$(date +%H:%M:%S)] $*"; }
+warn() { echo "warning: $*" >&2; }
+die() { echo "error: $*" >&2; exit 1; }
+usage_error() { echo "error: $*" >&2; exit 2; }
+
+# A command as one could type it.
+show() {
+  local word
+  printf '+'
+  for word in "$@"; do printf ' %q' "$word"; done
+  printf '\n'
+}
+
+nap() { sleep "$(awk -v n="$1" -v unit="$TIME_UNIT" 'BEGIN { print n * unit }')"; }
+
+mkdir_state() {
+  DIR=${FLAXAE_TPU_STATE:-$root/.tpu}/$NAME
+  [ "$DRY" = 1 ] || { mkdir -p "$DIR" && SCRATCH=$(mktemp -d); } || die "cannot make $DIR"
+  ANSWERS=$SCRATCH/answers
+  trap clean_up EXIT
+  exec 3>&1 # a trap runs with the redirections of where it strikes
+  trap 'say "left; what runs on $NAME goes on (same command: follow; --stop; --delete)" >&3
+    exit 130' INT
+}
+
+clean_up() {
+  [ "$LOCKED" = 0 ] || rm -rf "$DIR/lock"
+  [ -z "$SCRATCH" ] || rm -rf "$SCRATCH"
+  rmdir "$DIR" 2>/dev/null
+}
+
+save_state() {
+  local key
+  for key in $KEYS ID ATTEMPT OPEN TRIES OFFSET; do
+    echo "$key=${!key}"
+  done >"$DIR/state.new" && mv "$DIR/state.new" "$DIR/state"
+}
+
+# Reads what is remembered; what the user has not given is filled in. False: nothing is.
+load_state() {
+  local key value file=${FLAXAE_TPU_STATE:-$root/.tpu}/$NAME/state
+  [ -s "$file" ] || return 1
+  while IFS='=' read -r key value; do
+    case " $KEYS ID ATTEMPT OPEN TRIES OFFSET " in *" $key "*) printf -v "$key" '%s' "$value" ;; esac
+  done <"$file"
+}
+
+forget_state() { rm -rf "$DIR/state" "$DIR/upload"; }
+
+# One name is one TPU: the command must describe the one that was made.
+check_same_tpu() {
+  local key given=() i=0
+  for key in $KEYS; do given+=("${!key}"); done
+  local given_id=$ID
+  load_state || { save_state; return 0; }
+  for key in $KEYS; do
+    if [ "${!key}" != "${given[$i]}" ]; then
+      usage_error "$NAME was launched with $key='${!key}', not '${given[$i]}'; give the same," \
+        "another --name, or first: tpu/run.sh --name $NAME --delete"
+    fi
+    i=$((i + 1))
+  done
+  OLD_ID=$ID
+  ID=$given_id
+}
+
+# mkdir is atomic everywhere; the pid tells a lock whose launcher was killed.
+take_lock() {
+  local lock=$DIR/lock pid
+  while ! mkdir "$lock" 2>/dev/null; do
+    pid=$(cat "$lock/pid" 2>/dev/null)
+    if [ -z "$pid" ]; then
+      sleep 1 # made just now
+      pid=$(cat "$lock/pid" 2>/dev/null)
+    fi
+    if [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null; then
+      usage_error "another launcher (process $pid) works on $NAME; its log: $DIR/worker0.log." \
+        "End it first: kill $pid"
+    fi
+    # Only one of two that see a dead launcher gets it.
+    if mv "$lock" "$lock.$$" 2>/dev/null; then
+      if [ "$(cat "$lock.$$/pid" 2>/dev/null)" != "$pid" ]; then
+        mv "$lock.$$" "$lock"
+      else
+        rm -rf "$lock.$$"
+      fi
+    fi
+  done
+  echo $$ >"$lock/pid"
+  LOCKED=1
+}
+
+# Waits before the next try; ends the launcher after too many in a row.
+retry() {
+  TRIES=$((TRIES + 1))
+  save_state
+  if [ "$TRIES" -gt "$MAX_RETRIES" ]; then
+    TRIES=0
+    save_state
+    echo "error: gave up after $MAX_RETRIES retries in a row; the last reason: $1" >&2
+    remind
+    exit 1
+  fi
+  local seconds=15 i=1
+  while [ $i -lt "$TRIES" ] && [ $seconds -lt 600 ]; do
+    seconds=$((seconds * 2)) i=$((i + 1))
+  done
+  [ $seconds -lt 600 ] || seconds=600
+  say "$1; retry $TRIES of $MAX_RETRIES in $seconds s"
+  nap $seconds
+}

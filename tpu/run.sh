@@ -1,0 +1,252 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU by one command, and goes on after preemptions: tpu/run.sh --help
+# Written for bash 3.2 (macOS) and newer.
+set -u -o pipefail
+
+usage() {
+  cat <<'HELP'
+tpu/run.sh --name N --type TYPE --zone Z [options] -- <arguments of train.py>
+
+Creates the TPU, sends the committed code to all of its workers, sets them up, starts train.py on
+each, follows worker 0's log, and starts again after a preemption. Run it again with the same
+arguments after it was interrupted: it picks up.
+
+  tpu/run.sh --name t5 --type v5litepod-8 --zone us-west4-a --spot -- \
+      --config=configs/t5_vae/wikipedia_base.py --workdir=gs://bucket/run
+
+  --name N             of the TPU, and of this launcher's folder .tpu/N
+  --type TYPE          v4-8, v5litepod-8, v5p-8, v6e-8, ... (what gcloud calls accelerator type)
+  --zone Z             e.g. us-west4-a
+  --project P          default: gcloud's own
+  --runtime VERSION    image of the VMs; default by type
+  --spot               cheaper, may be preempted
+  --queued             ask by a queued resource instead of now or never
+  --num-slices K       K slices of TYPE as one run (queued); give --config.mesh.replica=K as well
+  --port P             of JAX's coordinator on worker 0; default 8476
+  --data gs://...      copied to each worker before the start; train.py finds it as ../data
+  --env-file F         lines NAME=VALUE for train.py (HF_TOKEN, ...); sent by scp, never shown
+  --dirty              send the working tree instead of the last commit
+  --delete-when-done   delete the TPU when train.py is done
+  --max-retries R      give up after R retries in a row without 15 minutes of training; default 20
+  --dry-run            print every command, run none
+
+What to do with a TPU that is there (with --name; the rest is remembered):
+  --status             of the TPU and of each worker
+  --logs [--worker W]  the log of a worker as it grows; with slices, --worker SLICE:W
+  --attach             worker 0's terminal (tmux; Ctrl-b d leaves it)
+  --stop               train.py saves and stops; the TPU stays, and costs
+  --delete             the TPU goes
+
+Exit code: 0 done, 130 stopped by hand, 2 a mistake in the arguments, 1 given up; else train.py's.
+HELP
+}
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(dirname "$here")
+# shellcheck source=tpu/lib/state.sh
+. "$here/lib/state.sh"
+# shellcheck source=tpu/lib/tpu.sh
+. "$here/lib/tpu.sh"
+# shellcheck source=tpu/lib/train.sh
+. "$here/lib/train.sh"
+# shellcheck source=tpu/lib/plan.sh
+. "$here/lib/plan.sh"
+
+NAME='' TYPE='' ZONE='' PROJECT='' RUNTIME='' SPOT=0 QUEUED=0 NUM_SLICES=1 PORT=8476 DATA=- ENV_FILE=''
+DIRTY=0 DELETE_WHEN_DONE=0 MAX_RETRIES=20 DRY=0 ACTION=launch WORKER=0
+ARGS=()
+
+parse() {
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --) shift; ARGS=("$@"); break ;;
+      --*=*) local option=${1%%=*} value=${1#*=}; shift; set -- "$option" "$value" "$@"; continue ;;
+      -h | --help) usage; exit 0 ;;
+      --spot) SPOT=1 ;;
+      --queued) QUEUED=1 ;;
+      --dirty) DIRTY=1 ;;
+      --delete-when-done) DELETE_WHEN_DONE=1 ;;
+      --dry-run) DRY=1 ;;
+      --logs | --status | --stop | --delete | --attach) ACTION=${1#--} ;;
+      --name | --type | --zone | --project | --runtime | --num-slices | --port | --data | --env-file | \
+        --max-retries | --worker)
+        [ $# -gt 1 ] || usage_error "$1 needs a value"
+        set_option "$1" "$2"
+        shift
+        ;;
+      *) usage_error "unknown option $1 (arguments of train.py come after --)" ;;
+    esac
+    shift
+  done
+}
+
+set_option() {
+  case $1 in
+    --name) NAME=$2 ;;
+    --type) TYPE=$2 ;;
+    --zone) ZONE=$2 ;;
+    --project) PROJECT=$2 ;;
+    --runtime) RUNTIME=$2 ;;
+    --num-slices) NUM_SLICES=$2 ;;
+    --port) PORT=$2 ;;
+    --data) DATA=$2 ;;
+    --env-file) ENV_FILE=$2 ;;
+    --max-retries) MAX_RETRIES=$2 ;;
+    --worker) WORKER=$2 ;;
+  esac
+}
+
+is_number() { case $1 in '' | *[!0-9]*) return 1 ;; esac; }
+
+default_runtime() {
+  case $1 in
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    v2-* | v3-* | v4-*) echo tpu-ubuntu2204-base ;;
+    *) return 1 ;;
+  esac
+}
+
+check_options() {
+  local pattern='^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$' # bash 3.2 cannot read it in place
+  [[ $NAME =~ $pattern ]] ||
+    usage_error "--name must be 1 to 40 of a-z, 0-9 and -, a letter first; it is '$NAME'"
+  is_number "$NUM_SLICES" && [ "$NUM_SLICES" -ge 1 ] || usage_error "--num-slices must be 1 or more"
+  [ "$NUM_SLICES" = 1 ] || QUEUED=1
+  if [ "$ACTION" != launch ]; then
+    [ -n "$ZONE" ] || load_state ||
+      usage_error "nothing is known of $NAME here; give its --zone (--project, --queued) as well"
+    return
+  fi
+  [ -n "$TYPE" ] || usage_error "--type is missing, e.g. --type v5litepod-8"
+  [ -n "$ZONE" ] || usage_error "--zone is missing, e.g. --zone us-west4-a"
+  if [ -z "$RUNTIME" ]; then
+    RUNTIME=$(default_runtime "$TYPE") || usage_error "no --runtime is known for --type $TYPE; give one"
+  fi
+  is_number "$MAX_RETRIES" || usage_error "--max-retries must be a number"
+  is_number "$PORT" && [ "$PORT" -ge 1024 ] && [ "$PORT" -le 65535 ] ||
+    usage_error "--port must be 1024 to 65535"
+  case $DATA in - | gs://?*) ;; *) usage_error "--data must be gs://BUCKET/FOLDER, not $DATA" ;; esac
+  case $DATA in *[!a-zA-Z0-9:/._-]*) usage_error "--data has a letter that no bucket needs: $DATA" ;; esac
+  [ ${#ARGS[@]} -gt 0 ] || usage_error "train.py has no arguments; give them after --"
+  case "$NUM_SLICES ${ARGS[*]}" in
+    1\ * | *--config.mesh.replica*) ;;
+    *) warn "no --config.mesh.replica=$NUM_SLICES among the arguments: does the config set it?" ;;
+  esac
+  check_env_file
+  check_workdir
+}
+
+check_env_file() {
+  [ -n "$ENV_FILE" ] || return 0
+  [ -r "$ENV_FILE" ] || usage_error "--env-file $ENV_FILE cannot be read"
+  local bad
+  bad=$(awk '!/^[ \t\r]*$/ && !/^#/ && !/^(export )?[A-Za-z_][A-Za-z0-9_]*=/ { print NR; exit }' \
+    "$ENV_FILE")
+  [ -z "$bad" ] || usage_error "--env-file $ENV_FILE, line $bad: not of the form NAME=VALUE"
+}
+
+check_workdir() {
+  local argument previous=''
+  WORKDIR=''
+  for argument in "${ARGS[@]}"; do
+    [ "$previous" != --workdir ] || WORKDIR=$argument
+    case $argument in --workdir=*) WORKDIR=${argument#*=} ;; esac
+    previous=$argument
+  done
+  [ -n "$WORKDIR" ] || usage_error "train.py needs a --workdir, e.g. --workdir=gs://bucket/run"
+  case $WORKDIR in
+    gs://*) ;;
+    *) warn "--workdir=$WORKDIR lies on each VM's own disk unless it is mounted from elsewhere:" \
+      "a preemption loses it, and several workers do not share it" ;;
+  esac
+}
+
+# A name that is mistyped is better found before a TPU costs.
+check_bucket() {
+  case $1 in gs://*) ;; *) return 0 ;; esac
+  local bucket=${1#gs://} out
+  bucket=gs://${bucket%%/*}
+  if [ "$DRY" = 1 ]; then
+    show gcloud storage ls "$bucket"
+  elif ! out=$(gcloud storage ls "$bucket" 2>&1 </dev/null); then
+    case $out in
+      *404* | *"not found"* | *"does not exist"*) usage_error "there is no bucket $bucket: $out" ;;
+      *) warn "cannot look into $bucket from here: $out" ;;
+    esac
+  fi
+}
+
+launch() {
+  [ "$DRY" = 1 ] || command -v gcloud >/dev/null ||
+    usage_error "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
+  choose_code
+  if [ "$DRY" = 1 ]; then
+    check_bucket "$WORKDIR"
+    check_bucket "$DATA"
+    plan
+    return
+  fi
+  take_lock
+  check_same_tpu
+  check_bucket "$WORKDIR"
+  check_bucket "$DATA"
+  pack
+  while :; do
+    if ensure_tpu && bring_up && follow; then finish; fi
+    retry "$REASON"
+  done
+}
+
+# Ends the launcher by what became of the run (OUTCOME).
+finish() {
+  case $OUTCOME in
+    done)
+      say "done"
+      if [ "$DELETE_WHEN_DONE" = 1 ]; then
+        delete_tpu || die "$NAME could not be deleted and goes on costing: try --delete"
+        forget_state
+      else
+        remind
+      fi
+      exit 0
+      ;;
+    stopped)
+      say "stopped by hand; the same command goes on"
+      remind
+      exit 130
+      ;;
+    *)
+      remind
+      exit "$OUTCOME"
+      ;;
+  esac
+}
+
+remind() { say "$NAME is still there, and costs: tpu/run.sh --name $NAME --delete"; }
+
+# What each action needs of a TPU that may be there.
+act() {
+  case $ACTION in
+    status) print_status ;;
+    stop)
+      find_hosts || die "$NAME is $STATE: nothing to stop"
+      ask stop || die "not all workers answered; try again"
+      say "asked $(grep -c stopping "$ANSWERS") of $((HOSTS * NUM_SLICES)) workers to save and stop"
+      ;;
+    logs) worker_terminal "$WORKER" follow ;;
+    attach) worker_terminal 0 attach -t ;;
+    delete)
+      take_lock
+      find_state
+      if [ "$STATE" = ABSENT ]; then say "there is no $NAME"; else delete_tpu || exit 1; fi
+      forget_state
+      ;;
+  esac
+}
+
+parse "$@"
+check_options
+mkdir_state
+if [ "$ACTION" = launch ]; then launch; else act; fi
