@@ -12,10 +12,11 @@ endif
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PARITY_STAMP := $(VENV)/.installed-parity
+TPU_STAMP := $(VENV)/.installed-tpu
 PYTEST = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-parity demo test test-parity test-slow lint format bench clean
+.PHONY: help env env-parity demo test test-parity test-slow test-tpu lint format bench clean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3.13] [PRESET=full|quick] [JOBS=2]"; echo
@@ -26,13 +27,16 @@ demo: $(STAMP)  ## train a T5-VAE on lines of Python and show what it does (PRES
 	@$(BIN)/python -m flaxae.demo --preset=$(PRESET)
 
 test: $(STAMP)  ## the tests, without the slow ones
-	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow and not parity"
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow and not parity and not tpu"
 
 test-slow: $(STAMP)  ## the tests that take minutes
-	$(PYTEST) -n $(JOBS) --dist worksteal -m "slow and not parity"
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "slow and not parity and not tpu"
 
 test-parity: $(PARITY_STAMP)  ## the tests against PyTorch
 	$(PYTEST) -n $(JOBS) --dist worksteal -m parity
+
+test-tpu: $(TPU_STAMP)  ## programs compiled for TPUs that are not there (SLOW=1: full-size ones too)
+	$(PYTEST) -m "tpu$(if $(SLOW),, and not slow)"
 
 lint: $(STAMP)  ## ruff (lint, format) and pyright
 	$(BIN)/ruff check .
@@ -66,6 +70,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing packages into $(VENV) (a few minutes the first time) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -c constraints.txt -e '.[dev,tfds]'
+	@touch $@
+
+$(TPU_STAMP): $(STAMP)
+	@echo "Installing libtpu into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -e '.[dev,tfds,tpu]'
 	@touch $@
 
 $(PARITY_STAMP): $(STAMP)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -51,9 +52,22 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
         raise ConfigError(
             f"mesh of {total} devices must use all {len(devices)} of a multi-process run"
         )
-    return jax.make_mesh(
-        tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:total]
+    devices, types = devices[:total], (AxisType.Auto,) * 3
+    slices = len({getattr(d, "slice_index", 0) for d in devices if d.platform == "tpu"})
+    if slices < 2:
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+    if sizes[0] % slices:
+        raise ConfigError(
+            f"mesh.replica={sizes[0]} is not divisible by the {slices} slices: only replicas talk "
+            f"between slices; set mesh.replica={slices}"
+        )
+    grid = mesh_utils.create_hybrid_device_mesh(
+        (sizes[0] // slices, *sizes[1:]),
+        (slices, 1, 1),
+        devices,
+        allow_split_physical_axes=True,
     )
+    return Mesh(grid, AXES, axis_types=types)
 
 
 def data_shards(mesh: Mesh) -> int:

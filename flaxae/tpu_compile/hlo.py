@@ -311,22 +311,18 @@ def _axis(rest: str, kind: str, mesh_shape: dict[str, int]) -> tuple[str, int]:
 
 def _groups(rest: str, ids: np.ndarray) -> np.ndarray:
     """replica_groups of all three spellings, (groups, members)."""
-    if found := re.search(
-        r"replica_groups=mesh\[(.*?)\](?:<=\[([\d,]+)\](T\([\d,]+\))?)? ?\{(.*?)\}", rest
-    ):
+    if found := re.search(r"replica_groups=mesh\[(.*?)\](.*?) ?\{('.*?)\}", rest):
         names = re.findall(r"'(\w+)'=(\d+)", found[1])
-        sizes = [int(size) for _, size in names]
-        chosen = re.findall(r"'(\w+)'", found[4])
-        grid = ids.reshape(sizes)
-        if found[2]:
-            grid = ids.reshape([int(x) for x in found[2].split(",")])
-            if found[3]:
-                grid = grid.transpose([int(x) for x in re.findall(r"\d+", found[3])])
-            grid = grid.reshape(sizes)
+        sizes, chosen = [int(size) for _, size in names], re.findall(r"'(\w+)'", found[3])
+        grid = ids
+        if order := re.search(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", found[2]):
+            grid = ids.reshape([int(x) for x in order[1].split(",")])
+            if order[2]:
+                grid = grid.transpose([int(x) for x in order[2].split(",")])
+        grid = grid.reshape(sizes)
         last = [i for i, (name, _) in enumerate(names) if name in chosen]
         first = [i for i in range(len(names)) if i not in last]
-        members = int(np.prod([sizes[i] for i in last]))
-        return grid.transpose(first + last).reshape(-1, members)
+        return grid.transpose(first + last).reshape(-1, int(np.prod([sizes[i] for i in last])))
     if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
         grid = ids.reshape([int(x) for x in found[2].split(",")])
         if found[3]:

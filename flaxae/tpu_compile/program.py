@@ -79,6 +79,8 @@ def topology(name: str, slices: int = 1) -> list[Any]:
     # Without these libtpu asks a metadata server that is not there, and warns of its workers.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # No chip is opened, so another process may have libtpu loaded too.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
     try:
@@ -152,12 +154,16 @@ def compile_step(config: Config, devices: list[Any], effort: float = 0.0) -> tup
 
     task, mesh, step, arguments = abstract_step(config, devices)
     options: dict[str, Any] = {"exec_time_optimization_effort": effort} if effort else {}
-    with jax.set_mesh(mesh):
-        lowered = step.lower(*arguments)
-        try:
-            return task, mesh, lowered.compile(compiler_options=options)
-        except Exception as error:
-            raise out_of_memory(error) or error from None
+    # Without a client, programs can be written to the cache but not read from it.
+    cached = jax.config.jax_enable_compilation_cache  # pyright: ignore
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        with jax.set_mesh(mesh):
+            return task, mesh, step.lower(*arguments).compile(compiler_options=options)
+    except Exception as error:
+        raise out_of_memory(error) or error from None
+    finally:
+        jax.config.update("jax_enable_compilation_cache", cached)
 
 
 def out_of_memory(error: Exception) -> DoesNotFit | None:

@@ -1,0 +1,170 @@
+"""Small train steps compiled for TPU slices that are not there (needs libtpu: `make test-tpu`)."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+import jax
+import pytest
+
+from flaxae import tpu_compile
+from flaxae.config import Config, ConfigError, DataConfig, MeshConfig, OptimConfig
+from flaxae.lm.t5.modeling import T5Config
+from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
+from flaxae.models.t5_vae.task import T5VAEConfig
+from flaxae.tpu_compile.page import page
+from tests.helpers import ROOT
+
+pytestmark = pytest.mark.tpu
+KERNELS = 7 + 11  # of an encoder's and a decoder's layer
+
+
+def tiny(
+    layers: int = 2, unroll: int = 1, remat: bool = False, rows: int = 8, **mesh: int
+) -> Config:
+    t5 = T5Config(
+        d_model=128, d_ff=256, d_kv=32, num_heads=4, num_layers=layers,
+        num_decoder_layers=layers, vocab_size=512, dtype="bfloat16", scan_unroll=unroll,
+        remat=remat,
+    )  # fmt: skip
+    latent = LatentConfig(
+        bottleneck=Bottleneck.MEAN, dim=128, memory_tokens=2, injection=False, positions=False
+    )
+    return Config(
+        task=T5VAEConfig(t5=t5, latent=latent),
+        data=DataConfig(batch_size=4 * rows, max_length=128, num_buckets=1),
+        optim=OptimConfig(lr=1e-3),
+        mesh=MeshConfig(**mesh),
+    )
+
+
+@cache
+def report(**options: Any) -> tpu_compile.Report:
+    return tpu_compile.analyse(tiny(**options), "v5e:2x2", effort=-1.0)
+
+
+SLOW: Any = pytest.param({"replica": 4, "fsdp": 1}, marks=pytest.mark.slow)
+MODES = [{}, {"remat": True}, {"fsdp": 2, "model": 2}, {"replica": 2}]
+
+
+@pytest.mark.parametrize("mode", [*MODES, SLOW], ids=str)
+def test_flops_are_the_tasks_and_everything_fits(mode):
+    found = report(**mode)
+    again = 4 / 3 if mode.get("remat") else 1.0  # the forward pass, computed twice
+    assert found.flops == pytest.approx(again * found.task_flops, rel=0.15)
+    assert found.fits and 0 < found.hbm_bytes < found.hbm_capacity_bytes
+    assert found.unknown_loops == 0 and found.chips == 4
+    assert 0 < found.mfu_bound < 1
+    assert found.step_seconds_bound == max(found.seconds.values())
+
+
+@pytest.mark.parametrize("mode", [{}, {"remat": True}, {"replica": 2}], ids=str)
+def test_parameters_are_gathered_once_and_once_more_where_blocks_are_recomputed(mode):
+    found = report(**mode)
+    gathers = [m for m in found.collectives if m.kind == "all-gather" and m.axis == "fsdp"]
+    in_layers = [m for m in gathers if m.times == 2]
+    assert len(in_layers) == KERNELS * (2 if mode.get("remat") else 1)
+    assert all(m.dtype == "bf16" for m in in_layers)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_no_activations_are_gathered(mode):
+    tokens = 8 * 128  # of one chip; a parameter's longest axis is the vocabulary, 512
+    for message in report(**mode).collectives:
+        if message.kind == "all-gather":
+            assert max(message.shape, default=0) < tokens, message
+
+
+@pytest.mark.slow
+def test_without_fsdp_gradients_and_codes_are_all_that_is_sent():
+    codes = 4 * 8 * 128 * 4  # the MMD is over the global batch
+    for message in report(replica=4, fsdp=1).collectives:
+        assert message.kind == "all-reduce" or message.size <= codes, message
+
+
+def test_optimizer_state_is_split():
+    config = tiny()
+    devices = tpu_compile.topology("v5e:2x2")
+    _, mesh, _, (state, *_) = tpu_compile.program.abstract_step(config, devices)
+    for leaf in jax.tree.leaves((state["params"], state["opt"])):
+        if leaf.size * leaf.dtype.itemsize > 2**17:
+            assert leaf.sharding.shard_shape(leaf.shape) != leaf.shape, leaf
+
+
+@pytest.mark.slow
+def test_four_chips_hold_a_quarter_each():
+    assert report(replica=4, fsdp=1).argument_bytes > 3.5 * report().argument_bytes
+
+
+def test_turns_of_scans_agree_with_unrolled_depths():
+    """cost(L) = c0 + L c1 of programs without loops, against the scan's bodies and turns."""
+    one, two = (report(layers=n, unroll=n).flops for n in (1, 2))
+    assert report().flops == pytest.approx(one + (two - one), rel=0.02)
+
+
+@pytest.mark.slow
+def test_bytes_of_a_scan_grow_by_its_body():
+    # To 5 %: depths are separate programs, and the compiler does not fuse all of them alike.
+    two, three = report(layers=2).bytes_accessed, report(layers=3).bytes_accessed
+    assert report(layers=5).bytes_accessed == pytest.approx(two + 3 * (three - two), rel=0.05)
+
+
+def test_what_does_not_fit_says_so():
+    config = tiny(rows=2**15)
+    with pytest.raises(tpu_compile.DoesNotFit, match=r"[Oo]ut of memory|exceeds"):
+        tpu_compile.analyse(config, "v5e:2x2", effort=-1.0)
+
+
+@pytest.mark.parametrize(
+    "name, words", [("v9:2x2", "no chip 'v9'"), ("v5e:3x5", "no such slice"), ("v5e", "slice")]
+)
+def test_unknown_slices(name, words):
+    with pytest.raises(ConfigError, match=words):
+        tpu_compile.topology(name)
+
+
+def test_between_slices_only_replicas_talk():
+    config = tiny(replica=2)
+    config.data.batch_size *= 2
+    found = tpu_compile.analyse(config, "v5e:2x2", effort=-1.0, slices=2)
+    assert found.chips == 8 and found.mesh == {"replica": 2, "fsdp": 4, "model": 1}
+    for message in found.collectives:
+        if message.kind in ("all-gather", "reduce-scatter") and len(message.shape) > 1:
+            codes = message.size <= 8 * 8 * 128 * 4
+            assert message.axis == "fsdp" or codes, message
+    with pytest.raises(ConfigError, match="set mesh.replica=2"):
+        tpu_compile.analyse(tiny(), "v5e:2x2", slices=2)
+
+
+def test_a_batch_that_does_not_divide():
+    config = tiny()
+    config.data.batch_size = 30
+    with pytest.raises(ConfigError, match="not divisible by 4 data shards"):
+        tpu_compile.analyse(config, "v5e:2x2")
+
+
+def test_the_command(tmp_path):
+    path = tmp_path / "tiny.py"
+    path.write_text("from tests.tpu_compile.test_program import tiny\n\nget_config = tiny\n")
+    command = [
+        sys.executable, "-m", "flaxae.tpu_compile", f"--config={path}", "--topology=v5e:2x2",
+        "--effort=-1", "--json",
+    ]  # fmt: skip
+    options: Any = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([*command, "--config.data.batch_size=30"], **options)
+    assert done.returncode == 2 and "not divisible" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = subprocess.run([*command, "--config.task.t5.num_layers=1"], **options)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    names = "params fits hbm_bytes hbm_capacity_bytes flops task_flops bytes_accessed "
+    names += "collective_bytes step_seconds_bound mfu_bound compile_seconds"
+    assert set(names.split()) <= found.keys() and found["fits"] is True
+
+
+def test_the_page_has_what_one_asks_first():
+    text = page("tiny", report())
+    for words in ("HBM", "FLOPs", "x the task's own count", "all-gather, fsdp", "bound by the"):
+        assert words in text
