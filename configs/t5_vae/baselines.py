@@ -5,9 +5,10 @@
 
 The config alone is the autoencoder without any regulariser; `VARIANTS` are the overrides that make
 it AE, AE with noise, beta-VAE with free bits, MMD with the original's kernel, and MMD with the IMQ
-kernel. The two MMDs differ in the kernel only. 3.55 M parameters. Measured so far: `ae` on
-`python_lines`, seed 0: exact match .881 on dev, N(0, I) samples valid .036. The table is made by
-`python -m flaxae.models.t5_vae.baselines --workdir runs/baselines`.
+kernel. The two MMDs differ in the kernel only. 3.55 M parameters. Measured so far: `python_lines`,
+seed 0, all five (the table in the family's README). It is made by
+`python -m flaxae.models.t5_vae.baselines --workdir runs/baselines`, about 100 s a run and 40 s an
+evaluation on 2 idle cores.
 """
 
 from typing import Any

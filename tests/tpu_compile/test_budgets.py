@@ -1,0 +1,34 @@
+"""Full-size programs must not grow: memory and traffic against what was once compiled.
+
+`budgets.json` holds what `python -m flaxae.tpu_compile --json --effort=-1` printed, with the
+versions; another compiler means new numbers, taken and looked at by hand.
+"""
+
+import json
+import runpy
+from pathlib import Path
+
+import jax
+import pytest
+
+from flaxae import tpu_compile
+from flaxae.config import copy_config
+from tests.helpers import ROOT
+
+pytestmark = [pytest.mark.tpu, pytest.mark.slow]
+BUDGETS = json.loads((Path(__file__).parent / "budgets.json").read_text())
+RISE = 1.03
+
+
+@pytest.mark.parametrize("budget", BUDGETS["programs"], ids=lambda b: b["name"])
+def test_a_full_size_program_stays_within_its_budget(budget):
+    if jax.__version__ != BUDGETS["jax"]:
+        pytest.skip(f"budgets are of jax {BUDGETS['jax']}, this is {jax.__version__}")
+    path, _, variant = budget["config"].partition(":")
+    config = runpy.run_path(str(ROOT / path))["get_config"](variant)
+    config = copy_config(config, budget["overrides"])
+    found = tpu_compile.analyse(config, budget["topology"], effort=-1.0)
+    for name in ("hbm_bytes", "bytes_accessed"):
+        assert getattr(found, name) <= RISE * budget[name], name
+    if not config.task.t5.remat:
+        assert found.flops == pytest.approx(found.task_flops, rel=0.15)

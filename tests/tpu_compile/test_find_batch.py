@@ -1,0 +1,72 @@
+"""The search for the largest batch, over a compiler that is made up."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from flaxae.config import Config, DataConfig
+from flaxae.tpu_compile import DoesNotFit, find_batch, program
+from flaxae.tpu_compile.chips import chip_of
+
+
+@dataclasses.dataclass
+class FakeReport:
+    rows: int
+    hbm_bytes: float = 2.0**30
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """Eight devices; batches above `limit` rows a device do not fit; `tried` has all of them."""
+
+    class Compiler:
+        limit, tried = 100, []
+
+    def analyse(config: Config, name: str, **_: Any) -> FakeReport:
+        rows = config.data.batch_size // 8
+        Compiler.tried.append(rows)
+        if rows > Compiler.limit:
+            raise DoesNotFit("RESOURCE_EXHAUSTED")
+        return FakeReport(rows)
+
+    Compiler.tried = []
+    monkeypatch.setattr(program, "topology", lambda name, slices=1: [None] * 8)
+    monkeypatch.setattr(program, "analyse", analyse)
+    return Compiler
+
+
+def config(rows: int, **kwargs: Any) -> Config:
+    return Config(data=DataConfig(batch_size=8 * rows, num_buckets=4), **kwargs)
+
+
+@pytest.mark.parametrize("start", [4, 64, 96, 512])
+def test_it_ends_within_an_eighth_of_the_limit(compiler, start):
+    found = find_batch(config(start), "v5e:2x4")
+    assert 7 / 8 * compiler.limit <= found.rows_a_chip <= compiler.limit
+    assert found.rows_a_chip % 4 == 0 and found.report.rows == found.rows_a_chip
+    assert len(compiler.tried) == len(set(compiler.tried)) <= 9
+
+
+def test_micro_batches_divide_it(compiler):
+    found = find_batch(config(24, accumulate=3), "v5e:2x4")
+    assert found.rows_a_chip % 12 == 0 and 84 <= found.rows_a_chip <= 100
+
+
+def test_where_nothing_fits_the_compiler_is_quoted(compiler):
+    compiler.limit = 0
+    with pytest.raises(DoesNotFit, match="RESOURCE_EXHAUSTED"):
+        find_batch(config(16), "v5e:2x4")
+    assert compiler.tried[-1] == 4
+
+
+def test_what_the_compiler_says_of_memory_is_read():
+    text = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 17.25G of 15.75G hbm."
+    found = program.out_of_memory(RuntimeError(text))
+    assert found is not None and found.needed == 17.25 * 2**30
+    assert program.out_of_memory(RuntimeError("INTERNAL: something else")) is None
+
+
+def test_chips_have_their_peaks():
+    chip = chip_of("v5e:16x16")
+    assert (chip.flops, chip.hbm) == (197e12, 16 * 2**30)
