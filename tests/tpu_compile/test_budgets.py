@@ -26,7 +26,8 @@ def test_a_full_size_program_stays_within_its_budget(budget):
         pytest.skip(f"budgets are of jax {BUDGETS['jax']}, this is {jax.__version__}")
     path, _, variant = budget["config"].partition(":")
     config = runpy.run_path(str(ROOT / path))["get_config"](variant)
-    config = copy_config(config, budget["overrides"])
+    overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in budget["overrides"].items()}
+    config = copy_config(config, overrides)
     found = tpu_compile.analyse(config, budget["topology"], effort=-1.0)
     for name in ("hbm_bytes", "bytes_accessed"):
         assert getattr(found, name) <= RISE * budget[name], name
