@@ -5,8 +5,6 @@ manager with both policies deletes the newest step when the metric worsens.
 """
 
 import contextlib
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from flaxae import checkpoint_errors as errors
-from flaxae import distributed
+from flaxae import distributed, paths
 from flaxae.checkpoint_errors import CheckpointError
 from flaxae.config import Mode, SaveConfig
 
@@ -45,7 +43,7 @@ class Checkpointer:
     """
 
     def __init__(self, workdir: str | Path, save: SaveConfig, create: bool = True):
-        self.workdir = Path(os.path.abspath(workdir))
+        self.workdir = paths.absolute(workdir)
         self._save, self._create = save, create
         self._managers: dict[str, ocp.CheckpointManager] = {}
         self._best: tuple[float | None] | None = None  # (value,) once it has been read
@@ -136,13 +134,15 @@ class Checkpointer:
         if which not in self._managers:
             best, folder = which == "best", self.workdir / which
             if self._create and jax.process_index() == 0:
-                for left in folder.glob("*.orbax-checkpoint-tmp*"):  # by a save that was killed
-                    shutil.rmtree(left, ignore_errors=True)
+                for left in _torn(folder):  # by a save that was killed
+                    paths.rmtree(left)
             distributed.sync("flaxae_open_checkpoints")
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=1 if best else self._save.keep,
                 keep_period=None if best else self._save.keep_every or None,
                 create=self._create,
+                # Where the folder cannot be made, all processes otherwise wait for it 20 minutes.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 read_only=not self._create,
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
                     # Two managers that save at the same time otherwise share their barriers.
@@ -179,7 +179,7 @@ class Checkpointer:
         except Exception as e:
             self._failed = True
             noticed = f" (noticed at step {step})" if step is not None else ""
-            there = _steps_on_disk(self.workdir / which)
+            there = steps_on_disk(self.workdir / which)
             raise CheckpointError(
                 f"{self.workdir / which}: a checkpoint could not be saved{noticed}: "
                 f"{errors.reason(e)}. Steps {there} stay. Free disk space or fix the folder, then "
@@ -222,11 +222,10 @@ class Checkpointer:
         """
         if self._create and jax.process_index() == 0:
             for which in ("latest", "best"):
-                for step in _steps_on_disk(self.workdir / which):
+                for step in steps_on_disk(self.workdir / which):
                     if step > after:
-                        torn = self.workdir / which / f"torn_{step}"
-                        shutil.rmtree(torn, ignore_errors=True)
-                        (self.workdir / which / str(step)).rename(torn)
+                        folder = self.workdir / which
+                        paths.rename_folder(folder / str(step), folder / f"torn_{step}")
         distributed.sync("flaxae_set_aside")
         for manager in self._managers.values():
             manager.reload()
@@ -246,8 +245,8 @@ def read_arrays(
     Raises:
         CheckpointError: there is none, or none is readable.
     """
-    folder = Path(os.path.abspath(workdir)) / which
-    steps = _steps_on_disk(folder)
+    folder = paths.absolute(workdir) / which
+    steps = steps_on_disk(folder)
     if not steps:
         raise CheckpointError(
             f"{folder} has no checkpoint: train the run first, or check the workdir's name"
@@ -296,5 +295,15 @@ def _steps(manager: ocp.CheckpointManager) -> list[int]:
     return sorted(manager.all_steps())
 
 
-def _steps_on_disk(folder: Path) -> list[int]:
-    return sorted(int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit() and p.is_dir())
+def steps_on_disk(folder: Path) -> list[int]:
+    """The steps in a workdir's `latest` or `best`, oldest first; it need not exist."""
+    found = (p for p in paths.children(folder) if p.name.isdigit())
+    return sorted(int(p.name) for p in found if paths.committed(p))
+
+
+def _torn(folder: Path) -> list[Path]:
+    """What a save that did not finish has left; in a bucket it has its final name already."""
+    return [
+        p for p in paths.children(folder)
+        if ".orbax-checkpoint-tmp" in p.name or (p.name.isdigit() and not paths.committed(p))
+    ]  # fmt: skip

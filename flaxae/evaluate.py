@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flaxae import flags
+from flaxae import flags, paths
 from flaxae.config import ConfigError
 
 REPORT = "report"  # the folder inside a workdir
@@ -46,17 +46,23 @@ def evaluate(
     """
     from flaxae.loading import load
 
-    folder = Path(outdir or Path(workdir) / REPORT)
+    folder = report_folder(workdir, outdir)
     loaded = load(workdir, config_class, which)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise ConfigError(f"cannot write the report into {folder}: {e.strerror}") from None
+        raise ConfigError(f"cannot write the report into {folder}: {paths.why(e)}") from None
     tee = Tee(sys.stdout)
-    with contextlib.redirect_stdout(tee):
-        result = loaded.task.report(loaded, str(folder))
-    (folder / TEXT).write_text(tee.kept.getvalue())
+    with paths.local_for_writing(folder) as local:
+        with contextlib.redirect_stdout(tee):
+            result = loaded.task.report(loaded, str(local))
+        (local / TEXT).write_text(tee.kept.getvalue())
     return result
+
+
+def report_folder(workdir: str | Path, outdir: str | Path = "") -> Path:
+    """Where the report of a run goes."""
+    return paths.as_path(outdir) if outdir else paths.as_path(workdir) / REPORT
 
 
 def main(argv: list[str]) -> int:
@@ -79,7 +85,7 @@ def main(argv: list[str]) -> int:
             Path(args.json).write_text(json.dumps(result, indent=2) + "\n")
         except OSError as e:
             raise ConfigError(f"--json={args.json}: {e.strerror}") from None
-    print(f"written to {args.outdir or Path(args.workdir) / REPORT}")
+    print(f"written to {report_folder(args.workdir, args.outdir)}")
     return 0
 
 

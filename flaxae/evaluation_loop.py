@@ -106,6 +106,8 @@ class Evaluator:
             return
         if name not in results[0]:
             raise ConfigError(f"save.best_metric={name!r} is not one of: {', '.join(results[0])}")
+        for writer in loop.writers:
+            writer.flush()  # a step that may be gone back to has all its log lines
         if not loop.lanes:
             loop.checkpointer.save_best(step, state, loop.extra(), results[0][name])
             return

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from flaxae import checkpoint, sharding, train_step
+from flaxae import checkpoint, paths, sharding, train_step
 from flaxae import workdir as workdir_lib
 from flaxae.config import Config, ConfigError, TaskConfig
 from flaxae.restore import Frozen
@@ -49,14 +49,15 @@ def load(
     Raises:
         ConfigError, CheckpointError: the workdir is not a run's, or nothing in it is readable.
     """
-    workdir = Path(workdir)
+    workdir = paths.as_path(workdir)
     config = workdir_lib.stored_config(workdir, config_class)
     config.freeze()
     if which == "auto":
-        which = "best" if any((workdir / "best").glob("[0-9]*")) else "latest"
+        which = "best" if checkpoint.steps_on_disk(workdir / "best") else "latest"
     arrays, extra, step = checkpoint.read_arrays(workdir, which)
     task = config.task.make(config)
-    task.load_assets(str(workdir))
+    with paths.local_for_reading(workdir, paths.NO_ASSETS) as folder:
+        task.load_assets(str(folder))
     mesh = sharding.make_mesh(dataclasses.replace(config.mesh, replica=1, fsdp=1, model=1))
     layout = train_step.make_layout(task, config)
     frozen = Frozen(task, config, mesh, saved=True)

@@ -6,9 +6,9 @@ What a family measures is its own; here is only how numbers reach the logs.
 import contextlib
 import json
 import math
-import os
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxae import paths
 from flaxae.config import ConfigError, LogConfig
 
 # Dense bfloat16 FLOP/s of one JAX device, from the vendors' data sheets; the first match wins.
@@ -51,10 +52,12 @@ class Writer:
     """
 
     def __init__(self, workdir: str | Path, log: LogConfig, process_index: int = 0):
-        self.path = Path(workdir) / "metrics.jsonl"
-        self.samples_path = Path(workdir) / "samples.jsonl"
+        self.path = paths.as_path(workdir) / "metrics.jsonl"
+        self.samples_path = self.path.parent / "samples.jsonl"
+        self._lines = {path: paths.Lines(path) for path in (self.path, self.samples_path)}
         self._main, self._log = process_index == 0, log
         self._board: Any = None
+        self._board_copy: tempfile.TemporaryDirectory | None = None
         self._purge: int | None = None
         if self._main:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,41 +102,60 @@ class Writer:
         if not self._main:
             return
         for path in (self.path, self.samples_path):
-            if path.exists():
-                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                kept = [line for line in lines if _step_of(line) <= step]
-                if kept != lines:
-                    new = path.with_suffix(".tmp")
-                    new.write_text("".join(kept), encoding="utf-8")
-                    os.replace(new, path)
+            lines = self._lines[path].read()
+            kept = [line for line in lines if _step_of(line) <= step]
+            if kept != lines:
+                self._lines[path].replace(kept)
         self._close_board()
         self._purge = step + 1
 
     def flush(self) -> None:
+        """Returns when all that was logged can be read. Raises ConfigError where it cannot."""
         if self._board is not None:
             self._board.flush()
+        for path, lines in self._lines.items():
+            with self._writing(path):
+                lines.flush()
+        if self._board is not None and self._board_copy is not None:
+            with self._writing(self.path.parent / "tensorboard"):
+                paths.upload(Path(self._board_copy.name), self.path.parent / "tensorboard")
 
     def close(self) -> None:
+        """Flushes and ends; what cannot be written any more is a warning."""
+        try:
+            self.flush()
+        except ConfigError as e:
+            print(f"warning: {e}", file=sys.stderr)
         self._close_board()
 
     def _append(self, path: Path, row: dict[str, Any]) -> None:
-        # One write a line: a run that is killed leaves whole lines behind.
+        with self._writing(path):
+            self._lines[path].append(json.dumps(row, ensure_ascii=False) + "\n")
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
         try:
-            with path.open("a", encoding="utf-8") as f:
-                f.write(json.dumps(row, ensure_ascii=False) + "\n")
-        except OSError as e:
+            yield
+        except Exception as e:
+            if not (paths.is_remote(path) or isinstance(e, OSError)):
+                raise
             raise ConfigError(
-                f"cannot write {path}: {e.strerror}; the checkpoints are whole: make room, and the "
-                "same command goes on from the last one"
+                f"cannot write {path}: {paths.why(e)}; the checkpoints are whole: make room, and "
+                "the same command goes on from the last one"
             ) from None
 
     def _tensorboard(self) -> Any:
         if self._board is None:
             from tensorboardX import SummaryWriter
 
+            folder = str(self.path.parent / "tensorboard")
+            if paths.is_remote(self.path):
+                # It appends to local files, which `flush` copies.
+                self._board_copy = tempfile.TemporaryDirectory()
+                folder = self._board_copy.name
             # Named by the second alone, a file may overwrite the one before it.
             self._board = SummaryWriter(
-                str(self.path.parent / "tensorboard"),
+                folder,
                 purge_step=self._purge,
                 filename_suffix=f".{time.time_ns()}",
             )
@@ -142,7 +164,7 @@ class Writer:
     def _close_board(self) -> None:
         if self._board is not None:
             self._board.close()
-            self._board = None
+            self._board = self._board_copy = None
 
 
 def _plain(value: Any) -> Any:

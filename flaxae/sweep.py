@@ -8,14 +8,14 @@ resume.
 import argparse
 import ast
 import csv
+import io
 import itertools
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from flaxae import train_step
+from flaxae import paths, train_step
 from flaxae import workdir as workdir_lib
 from flaxae.checkpoint import CheckpointError
 from flaxae.config import Config, ConfigError, config_hash, copy_config
@@ -54,7 +54,7 @@ def sweep(
     Returns:
         A row a run: its hash, overrides, status ("done", "failed", "sigterm", ...) and metrics.
     """
-    outdir = Path(outdir)
+    outdir = paths.as_workdir(outdir)
     configs = [copy_config(config, overrides) for overrides in runs]
     names = [config_hash(c) for c in configs]
     groups = group_by_shape(config, runs) if lanes else [[i] for i in range(len(runs))]
@@ -105,7 +105,7 @@ def _run_group(
             source = together / "lanes" / f"{lane:02d}"
             status = "failed" if (source / "FAILED").exists() else status
             if status in ("done", "already_done"):
-                shutil.copytree(source, folder, dirs_exist_ok=True)
+                paths.copy_folder(source, folder)
         status = "done" if status == "already_done" else status
         rows[i] |= {"status": status, **metrics}
         if status in ("done", "failed"):
@@ -118,10 +118,11 @@ def write_table(rows: list[dict[str, Any]], outdir: Path) -> None:
     """Writes table.csv and table.md: a row a run, a column each override and metric."""
     outdir.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with open(outdir / "table.csv", "w", newline="") as f:
-        writer = csv.DictWriter(f, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    (outdir / "table.csv").write_bytes(table.getvalue().encode())
 
     def show(x: Any) -> str:
         return f"{x:.5g}" if isinstance(x, float) else str(x)
@@ -172,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, CheckpointError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    print((Path(workdir) / "table.md").read_text())
+    print((paths.as_path(workdir) / "table.md").read_text())
     bad = [row["status"] for row in rows if row["status"] != "done"]
     return 75 if "sigterm" in bad else 130 if "sigint" in bad else 1 if bad else 0
 

@@ -4,6 +4,8 @@ It knows nothing of any family: what it trains is a `Task`.
 """
 
 import dataclasses
+import io
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxae import distributed, sharding, train_step
+from flaxae import distributed, paths, sharding, train_step
 from flaxae import metrics as metrics_lib
 from flaxae import workdir as workdir_lib
 from flaxae.checkpoint import Checkpointer
@@ -24,6 +26,7 @@ from flaxae.lanes import lane_configs, take_lane
 from flaxae.restore import Frozen, restore_or_init
 from flaxae.task import Task
 from flaxae.tree import path_name
+from flaxae.watchdog import Watchdog
 
 
 class NonFiniteError(RuntimeError):
@@ -47,28 +50,37 @@ def run(config: Config, workdir: str | Path, lanes: list[dict[str, Any]] | None 
 
     Args:
         config: the experiment; it is copied and frozen.
-        workdir: where everything of the run lives.
+        workdir: where everything of the run lives: a local folder or gs://BUCKET/FOLDER.
         lanes: overrides of each lane ({} is a lane without any): many runs of one shape as one
             vmapped program. None: a single run.
     Returns:
         The state, the metrics of the last evaluation ("split/name"), and how the run ended.
     Raises:
         ConfigError, CheckpointError, NonFiniteError: each with one message that names the way out.
+            One of several processes is ended by any error, as are the others (see `watchdog`).
     """
-    workdir = Path(workdir)
-    main = distributed.is_main()
-    config = workdir_lib.prepare(config, workdir, lanes, main)
-    distributed.sync("workdir")
-    with Loop(config, workdir, lanes) as loop:
-        return loop.train()
+    workdir = paths.as_workdir(workdir)
+    with Watchdog() as watchdog:
+        config = workdir_lib.prepare(config, workdir, lanes, distributed.is_main())
+        distributed.sync("workdir")
+        with Loop(config, workdir, lanes, watchdog) as loop:
+            return loop.train()
 
 
 class Loop:
     """One run's parts, made once."""
 
-    def __init__(self, config: Config, workdir: Path, lanes: list[dict[str, Any]] | None):
+    def __init__(
+        self,
+        config: Config,
+        workdir: Path,
+        lanes: list[dict[str, Any]] | None,
+        watchdog: Watchdog | None = None,
+    ):
         self.config, self.workdir = config, workdir
+        self.watchdog = watchdog or Watchdog()
         self.main = distributed.is_main()
+        self.profile_copy: tempfile.TemporaryDirectory | None = None  # where it is not local
         self.goodput = metrics_lib.Goodput()
         self.compiled = metrics_lib.CompileTime()
         self.task: Task = config.task.make(config)
@@ -109,18 +121,21 @@ class Loop:
         folders = self.lane_dirs or [self.workdir]
         if self.checkpointer.steps():
             for task, folder in zip(own, folders, strict=True):
-                task.load_assets(str(folder))
+                with paths.local_for_reading(folder, paths.NO_ASSETS) as local:
+                    task.load_assets(str(local))
         elif self.main:
             for task, folder, config in zip(own, folders, self.configs, strict=True):
-                folder.mkdir(parents=True, exist_ok=True)
-                task.save_assets(str(folder))
+                with paths.local_for_writing(folder) as local:
+                    task.save_assets(str(local))
                 if self.lanes:
                     workdir_lib.write_json(folder / "config.json", to_json(config))
 
     def __enter__(self) -> "Loop":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            self.watchdog.failed(error)  # of several processes none waits for the others here
         self.compiled.close()
         for writer in self.writers:
             writer.close()
@@ -169,6 +184,7 @@ class Loop:
         pending = None
         for call, batch in feed:
             end = (call + 1) * n
+            self.watchdog.at(f"step {end}", slow=end - n == start)  # the first is compiled
             self._profile(end - n, before=True)
             state, metrics = self.step_fn(state, self.frozen.values, batch, self.hparams)
             del batch
@@ -185,11 +201,13 @@ class Loop:
             if due:
                 self._digest(*pending)
                 pending = None
+                self.watchdog.at(f"{' and '.join(sorted(due))} at step {end}", slow=True)
                 self._between(state, end, due, last, stop)
                 stop = stop or preemption.noticed
                 self.clock = (time.perf_counter(), end)
             if last or stop:
                 return state, stop or "done"
+            self.watchdog.at(f"the batch of step {end + n}")
         raise AssertionError("the feed is endless")
 
     def _due(self, end: int) -> set[str]:
@@ -277,7 +295,9 @@ class Loop:
         name = self.workdir / f"bad_batch_{step}.npz"
         if self.main:
             leaves = jax.tree_util.tree_leaves_with_path(self.feed.sources[0].batch(step))
-            np.savez(name, **{path_name(p).replace("/", "."): x for p, x in leaves})  # pyright: ignore
+            file = io.BytesIO()
+            np.savez(file, **{path_name(p).replace("/", "."): x for p, x in leaves})  # pyright: ignore
+            name.write_bytes(file.getvalue())
         self.checkpointer.wait()
         raise NonFiniteError(
             f"step {step}: loss or gradient is not finite ({int(np.max(bad[-1]))} bad steps, "
@@ -289,9 +309,14 @@ class Loop:
 
     def _profile(self, step: int, before: bool) -> None:
         if self.config.profile and before and step == self.config.profile[0]:
-            jax.profiler.start_trace(str(self.workdir / "profile"))
+            if paths.is_remote(self.workdir):
+                self.profile_copy = tempfile.TemporaryDirectory()
+            folder = self.workdir / "profile"
+            jax.profiler.start_trace(self.profile_copy.name if self.profile_copy else str(folder))
         if self.config.profile and not before and step == self.config.profile[1]:
             jax.profiler.stop_trace()
+            if self.profile_copy:
+                paths.upload(Path(self.profile_copy.name), self.workdir / "profile")
 
     def _describe(self, start: int) -> None:
         params = sum(x.size for x in jax.tree.leaves(self.abstract["params"])) // max(self.lanes, 1)

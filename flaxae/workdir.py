@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from flaxae import paths
 from flaxae.config import Config, ConfigError, copy_config, differences, from_json, to_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "transformers")
@@ -15,14 +16,12 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grai
 
 def write_json(path: Path, data: Any) -> None:
     """Writes JSON whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    temporary.write_text(json.dumps(data, indent=2) + "\n")
-    temporary.replace(path)
+    paths.write_text(path, json.dumps(data, indent=2) + "\n")
 
 
 def read_config(workdir: str | Path) -> dict[str, Any]:
     """The JSON of a workdir's config. Raises ConfigError where there is none, or it is not JSON."""
-    path = Path(workdir) / "config.json"
+    path = paths.as_path(workdir) / "config.json"
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -48,6 +47,8 @@ def versions() -> dict[str, str]:
         out["commit"] = commit.stdout.strip() if commit.returncode == 0 else ""
     except (OSError, subprocess.TimeoutExpired):
         out["commit"] = ""
+    # Where the code was sent without its history, as to a TPU, its sender says what it is.
+    out["commit"] = out["commit"] or os.environ.get("FLAXAE_COMMIT", "")
     return out
 
 
@@ -77,7 +78,7 @@ def prepare(
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"workdir {workdir} is a file; name a folder")
     stored = read_config(workdir) if (workdir / "config.json").exists() else None
-    if stored is None and workdir.exists() and any(workdir.glob("latest/*")):
+    if stored is None and paths.children(workdir / "latest"):
         raise ConfigError(f"{workdir} has checkpoints but no config.json; use a new workdir")
     if stored is not None and not _begun(workdir):
         stored = None  # a start that failed, on its data say, claims nothing
@@ -101,8 +102,10 @@ def prepare(
             write_json(workdir / "config.json", new)
             if stored is None:
                 write_json(workdir / "versions.json", versions())
-        except OSError as e:
-            raise ConfigError(f"cannot write into workdir {workdir}: {e.strerror}") from None
+        except Exception as e:
+            if not (paths.is_remote(workdir) or isinstance(e, OSError)):
+                raise
+            raise ConfigError(f"cannot write into workdir {workdir}: {paths.why(e)}") from None
     return config
 
 
@@ -117,8 +120,11 @@ def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _begun(workdir: Path) -> bool:
     """Whether anything was saved or logged there."""
-    logs = (workdir / "metrics.jsonl", *workdir.glob("lanes/*/metrics.jsonl"))
-    return any(workdir.glob("latest/*")) or any(p.exists() and p.stat().st_size for p in logs)
+    folders = (workdir, *paths.children(workdir / "lanes"))
+    logs = [folder / "metrics.jsonl" for folder in folders]
+    return bool(paths.children(workdir / "latest")) or any(
+        p.exists() and p.stat().st_size for p in logs
+    )
 
 
 def stored_config(workdir: str | Path, config_class: Any = None) -> Config:

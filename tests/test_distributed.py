@@ -59,7 +59,7 @@ def test_one_process_does_not_initialize(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(distributed, "_tpu_vm", lambda: False)
 
-    def fail(*_):
+    def fail(*_, **__):
         raise AssertionError("initialized")
 
     monkeypatch.setattr(distributed.jax.distributed, "initialize", fail)

@@ -2,6 +2,7 @@
 
 import enum
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,10 +42,10 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... D"]:
         if self.kind is FeedForward.RELU:
-            hidden = jax.nn.relu(self.wi(x, ctx.at("wi")))
+            hidden: Any = jax.nn.relu(self.wi(x, ctx.at("wi")))
         else:
             gate, up = self.wi_0(x, ctx.at("wi_0")), self.wi_1(x, ctx.at("wi_1"))
-            hidden = _gated(gate, up, self.kind)
+            hidden: Any = _gated(gate, up, self.kind)
         hidden = ctx.tap("hidden", dropout(hidden, self.dropout_rate, ctx.at("dropout")))
         return self.wo(hidden, ctx.at("wo"))
 

@@ -1,7 +1,9 @@
 """Runs the tiny family in a process of its own: `python -m tests.tiny.main '{"workdir": ...}'`.
 
 Keys: workdir, overrides, lanes, and what to do to itself: die_at (SIGKILL after that step's log),
-die_in_save (SIGKILL so many milliseconds after a save has begun), slow (seconds a step).
+die_in_save (SIGKILL so many milliseconds after a save has begun), slow (seconds a step), stop_at
+(SIGSTOP after that step's log), hang_at (the training batch of that step never comes). Under
+"only": [process, {key: value}], keys for one of several processes.
 """
 
 import json
@@ -11,26 +13,35 @@ import sys
 import threading
 import time
 
-from flaxae import distributed
+from flaxae import distributed, flags
 from flaxae.checkpoint import Checkpointer
 from flaxae.train_loop import Loop, run
-from tests.tiny.family import tiny_config
+from tests.tiny.family import Problems, tiny_config
 
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main() -> int:
-    options = json.loads(sys.argv[1])
+def main(argv: list[str]) -> int:
+    options = json.loads(argv[1])
+    process, more = options.get("only", (None, {}))
+    options |= more if str(process) == os.environ.get("JAX_PROCESS_ID") else {}
     distributed.initialize()
-    digest, save = Loop._digest, Checkpointer.save
+    digest, save, make_batch = Loop._digest, Checkpointer.save, Problems.batch
 
     def dying_digest(self: Loop, end: int, metrics: object) -> None:
         digest(self, end, metrics)
         time.sleep(options.get("slow", 0))
         if end == options.get("die_at"):
             die()
+        if end == options.get("stop_at"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def hanging_batch(self: Problems, step: int) -> object:
+        if self.num_batches is None and step == options.get("hang_at"):
+            time.sleep(3600)
+        return make_batch(self, step)
 
     def dying_save(self: Checkpointer, step: int, *args: object, **kwargs: object) -> None:
         if options.get("die_in_save") is not None and step >= options.get("die_from", 0):
@@ -38,10 +49,11 @@ def main() -> int:
         save(self, step, *args, **kwargs)  # pyright: ignore
 
     Loop._digest, Checkpointer.save = dying_digest, dying_save
+    Problems.batch = hanging_batch
     config = tiny_config(**options.get("overrides", {}))
     result = run(config, options["workdir"], options.get("lanes"))
     return {"sigterm": 75, "sigint": 130}.get(result.status, 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(flags.run_main(main))

@@ -18,6 +18,7 @@ from flaxae.models.t5_vae.evaluation.studies import Sizes
 from flaxae.models.t5_vae.evaluation.text_metrics import valid
 from flaxae.models.t5_vae.modeling import T5VAE
 from flaxae.models.t5_vae.paths import slerp
+from flaxae.paths import as_path
 from flaxae.task import Context
 
 PYTHON_SHARE = 0.3  # of lines that parse, from which on a corpus counts as Python's
@@ -135,7 +136,7 @@ def report(loaded: Any, outdir: str, sizes: Sizes | None = None) -> dict[str, An
     folder = Path(outdir)
     folder.mkdir(parents=True, exist_ok=True)
     result, dev = evaluate(loaded, sizes)
-    log = Path(loaded.workdir) / "metrics.jsonl"
+    log = as_path(loaded.workdir) / "metrics.jsonl"
     paths = {}
     if log.exists():
         paths["learning_curves"] = figures.learning_curves(log, folder / "learning_curves.png")

@@ -1,0 +1,278 @@
+"""Step time, tokens/s, MFU and peak memory of full-size train steps in bfloat16 on an accelerator.
+
+    python benchmarks/accelerator_step.py                         # all cases, all their batch sizes
+    python benchmarks/accelerator_step.py --cases t5_base_vae --batches 256 512
+    python benchmarks/accelerator_step.py --set task.loss_chunks=8
+    python benchmarks/accelerator_step.py --tiny --platform=cpu   # the code path, on any machine
+
+Needs no data: parameters are drawn and ids are random, as many as the config's batch has places,
+none of them padding. Batch sizes grow until one does not fit; the best is that of the highest MFU
+(of the most tokens a second where the device's peak is not known). A step is the loop's own: loss,
+gradients, clipping, optimizer, state donated. FLOPs are the task's own count, recomputation left
+out. GB: arguments, temporaries and new outputs of the compiled step. Without an accelerator it says
+so and ends well: nothing is measured.
+"""
+
+import argparse
+import ast
+import dataclasses
+import gc
+import json
+import math
+import os
+import platform
+import runpy
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+GOAL = 0.45  # MFU; in the JSON, "theirs" is the time of a step that reaches it
+WARM_UP = 3  # steps, the compiled one among them
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A family's full-size step.
+
+    Attributes:
+        config: a file of configs/, with its preset behind a colon.
+        batches: data.batch_size, ascending.
+        overrides: dotted fields of the config, for all that is measured.
+        variants: name -> more overrides; each is measured, the fastest counts.
+        tiny: overrides that make it small enough for a CPU.
+        tokens: names of the batch's leaves whose places are counted as tokens.
+    """
+
+    config: str
+    batches: tuple[int, ...]
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = dataclasses.field(default_factory=lambda: {"plain": {}})
+    tiny: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tokens: tuple[str, ...] = ("ids",)
+
+
+CASES = {
+    "t5_base_vae": Case(
+        config="configs/t5_vae/wikipedia_base.py:scratch",
+        batches=(128, 256, 512, 1024, 2048, 4096),
+        overrides={"task.t5.dtype": "bfloat16"},
+        variants={
+            "plain": {},
+            "unrolled": {"task.t5.scan_unroll": 12},
+            "remat": {"task.t5.remat": True},
+        },
+        tiny={
+            "task.t5.d_model": 32, "task.t5.d_ff": 64, "task.t5.d_kv": 16, "task.t5.num_heads": 2,
+            "task.t5.num_layers": 1, "task.t5.num_decoder_layers": 1, "task.t5.vocab_size": 256,
+            "data.vocab_size": 256, "data.max_length": 16, "data.num_buckets": 1,
+            "data.bucket_edges": (),
+        },
+    ),
+}  # fmt: skip
+TINY_BATCHES = (32,)
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--variants", nargs="+", default=[], help="of the cases; tiny: the first")
+    parser.add_argument("--batches", nargs="+", type=int, default=[], help="instead of the case's")
+    parser.add_argument("--rounds", type=int, default=7, help="the median is over these")
+    parser.add_argument("--steps", type=int, default=5, help="of a round")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="of the config")
+    parser.add_argument("--platform", default="", help="cpu: measure on the CPU all the same")
+    parser.add_argument("--tiny", action="store_true", help="small sizes: tries the code only")
+    return parser.parse_args(argv)
+
+
+def make_config(case: Case, batch: int, more: dict[str, Any], tiny: bool) -> Any:
+    from flaxae.config import copy_config
+
+    file, _, preset = case.config.partition(":")
+    get_config = runpy.run_path(str(ROOT / file))["get_config"]
+    config = get_config(preset) if preset else get_config()
+    fields = case.overrides | more | (case.tiny if tiny else {})
+    return copy_config(config, fields | {"data.batch_size": batch})
+
+
+def given(texts: list[str]) -> dict[str, Any]:
+    """{"a.b": value} of "a.b=value"; a value that is no Python literal is a string."""
+    out = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            out[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            out[name] = value
+    return out
+
+
+def random_batch(spec: Any, high: int) -> Any:
+    """Random ids without padding; whatever is no id is 1."""
+    import jax
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+
+    def leaf(x: Any) -> Any:
+        if np.issubdtype(x.dtype, np.integer):
+            return rng.integers(3, high, x.shape).astype(x.dtype)
+        return np.ones(x.shape, x.dtype)
+
+    return jax.tree.map(leaf, spec)
+
+
+def count_tokens(spec: Any, names: tuple[str, ...]) -> int:
+    import jax
+
+    leaves = jax.tree_util.tree_leaves_with_path(spec)
+    return sum(math.prod(x.shape) for path, x in leaves if str(path[-1].key) in names)
+
+
+def measure(case: Case, config: Any, rounds: int, steps: int) -> dict[str, Any]:
+    """One step's numbers. Raises JAX's own error where it does not fit."""
+    import jax
+
+    from flaxae import metrics, sharding, train_step
+
+    task, mesh = config.task.make(config), sharding.make_mesh(config.mesh)
+    spec, peak_before = task.batch_spec(), metrics.peak_memory_bytes()
+    with jax.set_mesh(mesh):
+        layout = train_step.make_layout(task, config)
+        abstract = train_step.abstract_state(task, config, mesh)
+        shardings = jax.tree.map(lambda x: x.sharding, abstract)
+        hparams = train_step.make_hparams(task, [config], lanes=False)
+        hparams = sharding.put(jax.device_get(hparams), sharding.replicated(mesh))
+        init = lambda h: train_step.make_state(task, config, h)  # noqa: E731
+        state = jax.jit(init, out_shardings=shardings)(hparams)
+        rows = sharding.batch_sharding(mesh)
+        batch = sharding.put(random_batch(spec, config.data.vocab_size), rows)
+        step = train_step.make_train_step(task, config, layout, shardings)
+        began = time.perf_counter()
+        step = step.lower(state, {}, batch, hparams).compile()
+        compile_seconds = time.perf_counter() - began
+
+        def run(count: int) -> float:
+            nonlocal state
+            began, out = time.perf_counter(), None
+            for _ in range(count):
+                state, out = step(state, {}, batch, hparams)
+            jax.block_until_ready((state, out))
+            return (time.perf_counter() - began) / count
+
+        run(WARM_UP)
+        times = [run(steps) for _ in range(rounds)]
+    seconds, tokens = statistics.median(times), count_tokens(spec, case.tokens)
+    flops, peak = task.flops(spec, {}), metrics.peak_memory_bytes()
+    memory = step.memory_analysis()
+    return {
+        "batch": config.data.batch_size, "seconds": seconds, "fastest": min(times),
+        "tokens": tokens, "tokens_per_second": tokens / seconds, "tflop": flops / 1e12,
+        "mfu": metrics.mfu(flops, seconds, mesh.size),  # 0: the peak is not known
+        # Of a device by the compiler's count, and as allocated: the largest so far in this process,
+        # so it is this step's only where it has grown.
+        "program_bytes": memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "peak_memory_bytes": peak if peak > peak_before else None,
+        "compile_seconds": compile_seconds, "devices": mesh.size,
+        "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(abstract["params"])),
+    }  # fmt: skip
+
+
+def out_of_memory(error: Exception) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+def run_case(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Prints a case's table; its entry for the JSON line."""
+    import jax
+
+    case = CASES[name]
+    batches = args.batches or (TINY_BATCHES if args.tiny else case.batches)
+    print(f"\n{name}: {case.config}{' (tiny)' if args.tiny else ''}")
+    print(f"{'variant':10}{'batch':>7}{'tokens':>9}{'ms/step':>10}{'tokens/s':>12}{'TFLOP/s':>9}"
+          f"{'MFU':>9}{'GB':>9}{'peak GB':>9}{'compile s':>11}")  # fmt: skip
+    found: list[dict[str, Any]] = []
+    for variant in args.variants or list(case.variants)[: 1 if args.tiny else None]:
+        overrides = case.variants[variant]
+        for batch in batches:
+            config = make_config(case, batch, overrides | given(args.set), args.tiny)
+            gc.collect()  # the arrays of the size before
+            try:
+                row = measure(case, config, args.rounds, args.steps)
+            except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                print(f"{variant:10}{batch:7}  does not fit", flush=True)
+                break
+            found.append({"variant": variant, **row})
+            print(line(found[-1]), flush=True)
+    if not found:
+        return {"name": name, "ours": None, "theirs": None, "unit": "s/step", "ratio": None}
+    best = max(found, key=lambda row: (row["mfu"], row["tokens_per_second"]))
+    goal = best["seconds"] * best["mfu"] / GOAL or None
+    where = "the process" if jax.default_backend() == "cpu" else "a device"
+    print(f"best: {best['variant']}, batch {best['batch']}: {best['tokens_per_second']:.0f} "
+          f"tokens/s, MFU {share(best)}, {best['program_bytes'] / 1e9:.2f} GB a device, at most "
+          f"{peak_of(best)} GB allocated by {where}, "
+          f"{best['parameters'] / 1e6:.1f} M parameters")  # fmt: skip
+    return {
+        "name": f"{name} step, bfloat16", "ours": best["seconds"], "theirs": goal,
+        "unit": "s/step", "ratio": goal and round(goal / best["seconds"], 3),
+        "theirs_is": f"a step of {GOAL:.0%} MFU", **best,
+        "mfu": round(best["mfu"], 4) or None, "all": found,
+    }  # fmt: skip
+
+
+def share(row: dict[str, Any]) -> str:
+    return f"{row['mfu']:.1%}" if row["mfu"] else "unknown peak"
+
+
+def peak_of(row: dict[str, Any]) -> str:
+    """Nothing has told it where an earlier step needed more."""
+    peak = row["peak_memory_bytes"]
+    return f"{peak / 1e9:.2f}" if peak else "unknown"
+
+
+def line(row: dict[str, Any]) -> str:
+    rate = row["tflop"] / row["seconds"] / row["devices"]
+    mfu = f"{row['mfu']:9.1%}" if row["mfu"] else f"{'unknown':>9}"
+    return (
+        f"{row['variant']:10}{row['batch']:7}{row['tokens']:9}{row['seconds'] * 1e3:10.1f}"
+        f"{row['tokens_per_second']:12.0f}{rate:9.2f}{mfu}"
+        f"{row['program_bytes'] / 1e9:9.2f}{peak_of(row):>9}{row['compile_seconds']:11.1f}"
+    )
+
+
+def main(argv: list[str]) -> int:
+    args = arguments(argv)
+    # Before jax is imported: all of the GPU's memory but what the driver and libraries need.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.94")
+    import jax
+
+    if args.platform:
+        jax.config.update("jax_platforms", args.platform)
+    device = jax.devices()[0]
+    about = {
+        "name": "accelerator_step", "device": device.device_kind, "devices": jax.device_count(),
+        "jax": jax.__version__, "machine": platform.processor() or platform.machine(),
+    }  # fmt: skip
+    if device.platform == "cpu" and args.platform != "cpu":
+        print("no accelerator: not measured")
+        print(json.dumps(about | {"measured": False, "cases": []}))
+        return 0
+    print(f"{about['devices']} x {device.device_kind}, jax {jax.__version__}", flush=True)
+    cases = [run_case(name, args) for name in args.cases]
+    print(json.dumps(about | {"measured": True, "tiny": args.tiny, "cases": cases}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
