@@ -108,6 +108,8 @@ class World:
                 self.command(*LAUNCH, *options, args=args or ARGS), env=self.environment | env,
                 stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                # Tests may run in a shell's background, where Ctrl-C is ignored for good.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )  # fmt: skip
 
     @property
