@@ -108,7 +108,6 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=0, help="of each stack; 0: the size's own")
     parser.add_argument("--effort", type=float, default=0.0, help="of the compiler, -1 to 0")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--text", default="", help="write the last program's text there")
     args = parser.parse_args()
     import jax
 
@@ -142,11 +141,6 @@ def main() -> None:
         }  # fmt: skip
         cases.append(case)
         print(json.dumps(case), flush=True)
-        if args.text:
-            _, _, compiled = tpu_compile.compile_step(
-                config, tpu_compile.topology(args.topology), args.effort
-            )
-            Path(args.text).write_text(compiled.as_text())
     print(json.dumps({
         "name": "t5_tpu_step", "cases": cases, "reference": REFERENCE, "topology": args.topology,
         "size": args.size, "rows": args.rows, "length": args.length, "effort": args.effort,

@@ -51,32 +51,14 @@ def make_config(args: argparse.Namespace, remat: bool) -> Any:
     )
 
 
-def compile_step(config: Any, rows: int, length: int) -> Any:
-    """The compiled train step of abstract state and batch, as the loop makes it."""
-    import jax
-    import jax.numpy as jnp
-
-    from flaxae import sharding, train_step
-
-    task, mesh = config.task.make(config), sharding.make_mesh(config.mesh)
-    with jax.set_mesh(mesh):
-        layout = train_step.make_layout(task, config)
-        state = train_step.abstract_state(task, config, mesh)
-        shardings = jax.tree.map(lambda x: x.sharding, state)
-        step = train_step.make_train_step(task, config, layout, shardings)
-        batch = {
-            f"{length:03d}": {
-                "ids": jax.ShapeDtypeStruct((rows, length), jnp.int32),
-                "weight": jax.ShapeDtypeStruct((rows,), jnp.float32),
-            }
-        }
-        hparams = train_step.make_hparams(task, [config], lanes=False)
-        return step.lower(state, {}, batch, hparams).compile()
-
-
 def measure(args: argparse.Namespace, remat: bool) -> dict[str, Any]:
+    import jax
+
+    from flaxae.tpu_compile import compile_step
+
     began = time.perf_counter()
-    memory = compile_step(make_config(args, remat), args.rows, args.length).memory_analysis()
+    _, _, compiled = compile_step(make_config(args, remat), jax.devices())
+    memory = compiled.memory_analysis()
     return {
         "remat": remat,
         "temporaries_GB": round(memory.temp_size_in_bytes / 1e9, 3),

@@ -122,7 +122,8 @@ class Evaluator:
         carry = self._carry(next(iter(self.sources.values()), loop.feed))
         model = loop.layout.merge(params, carry, loop.frozen.values)
         key = jax.random.fold_in(jax.random.key(config.data.seed), step)
-        ctx = Context(key=key, step=jnp.int32(step), hparams=loop.hparams, train=False)
+        rules = loop.task.sharding_rules
+        ctx = Context(key, jnp.int32(step), hparams=loop.hparams, sharding_rules=rules)
         made = loop.task.sample(model, ctx, config.eval.num_samples)
         texts = {k: v for k, v in made.items() if isinstance(v, list)}
         images = {k: v for k, v in made.items() if isinstance(v, np.ndarray) and v.ndim == 3}

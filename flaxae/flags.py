@@ -195,11 +195,11 @@ def _user_errors() -> tuple[type[BaseException], ...]:
 
 
 def _split(argument: str) -> tuple[str, str | None]:
-    """ "--a.b=c" -> ("a.b", "c"); "--a" -> ("a", None)."""
+    """ "--a.b=c" -> ("a.b", "c"); "--a-b" -> ("a_b", None)."""
     if not re.match(r"--?[a-zA-Z]", argument):
         raise ConfigError(f"unexpected argument {argument!r}: options are --NAME=VALUE")
     name, equals, text = argument.lstrip("-").partition("=")
-    return name, text if equals else None
+    return name.replace("-", "_"), text if equals else None
 
 
 def _value(name: str, text: str | None, arguments: list[str]) -> str:

@@ -29,7 +29,7 @@ NO_ASSETS = (
     "best", "config.json", "lanes", "latest", "metrics.jsonl", "profile", "report",
     "samples.jsonl", "tensorboard", "versions.json",
 )  # fmt: skip
-INSTALL = "pip install 'flaxae[tpu]'"
+INSTALL = "in flaxae's own folder, pip install -c constraints.txt -e '.[gcs]'"
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 SECONDS = 30.0  # at least, between uploads of a log that nothing has asked for
 SHARE = 20  # and so many times longer than an upload takes

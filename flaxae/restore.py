@@ -111,7 +111,8 @@ def restore_or_init(loop: "Loop") -> tuple[Any, int]:
         state = _overlay(loop, state, pretrained, f"pretrained={config.pretrained}")
     if hasattr(task, "init_from_data"):
         key = jax.random.key(config.data.seed)
-        ctx = Context(key=key, step=jnp.int32(0), hparams=loop.hparams, train=False)
+        rules = task.sharding_rules
+        ctx = Context(key, jnp.int32(0), hparams=loop.hparams, sharding_rules=rules)
         batches = (loop.feed.sources[0].batch(i) for i in range(10**9))
         state = task.init_from_data(state, batches, ctx)  # pyright: ignore
     return state, 0

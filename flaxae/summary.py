@@ -32,7 +32,7 @@ def summary(config: Any) -> str:
     with jax.set_mesh(mesh):
         state = train_step.abstract_state(task, config, mesh)
     try:
-        spec = task.data("train").batch_spec
+        spec = task.batch_spec()
     except ConfigError as error:  # sizes can be planned before the data are there
         lines = [f"The batch is not checked: {error}", ""]
     else:

@@ -32,6 +32,12 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
+def test_names_of_options_may_be_spelled_with_dashes(file):
+    options = (flags.Option("find_batch", False, ""),)
+    argv = ["x", f"--config={file}", "--find-batch"]
+    assert flags.parse(argv, options, workdir=False).extra["find_batch"] is True
+
+
 def parse(file: str, *overrides: str) -> flags.Parsed:
     return flags.parse(["train.py", f"--config={file}", "--workdir=w", *overrides])
 

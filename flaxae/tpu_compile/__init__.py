@@ -5,7 +5,6 @@
 
 from flaxae.tpu_compile.program import (
     DoesNotFit,
-    Fits,
     Report,
     analyse,
     compile_step,
@@ -13,4 +12,4 @@ from flaxae.tpu_compile.program import (
     topology,
 )
 
-__all__ = ["DoesNotFit", "Fits", "Report", "analyse", "compile_step", "find_batch", "topology"]
+__all__ = ["DoesNotFit", "Report", "analyse", "compile_step", "find_batch", "topology"]

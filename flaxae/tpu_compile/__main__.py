@@ -35,8 +35,7 @@ def main(argv: list[str]) -> int:
 
     try:
         if extra["find_batch"]:
-            found = tpu_compile.find_batch(config, name, say=say, **options)
-            report = found.report
+            report = tpu_compile.find_batch(config, name, say=say, **options)
         else:
             report = tpu_compile.analyse(config, name, **options)
     except DoesNotFit as error:
@@ -59,7 +58,7 @@ def refusal(error: Any, name: str, as_json: bool) -> str:
         })  # fmt: skip
     return (
         f"Does not fit {name}: {error}\n"
-        "Smaller data.batch_size (--find_batch searches it), more chips, task.t5.remat=True or"
+        "Smaller data.batch_size (--find-batch searches it), more chips, task.t5.remat=True or"
         " accumulate=N need less."
     )
 

@@ -59,9 +59,13 @@ class Report:
 
 
 class DoesNotFit(ConfigError):
-    """The compiler ran out of the chip's memory; its own message is in it."""
+    """The compiler ran out of the chip's memory; its own message is in it.
 
-    def __init__(self, message: str, needed: float = 0.0):
+    Attributes:
+        needed: bytes that it asked for; None where the message does not say.
+    """
+
+    def __init__(self, message: str, needed: float | None = None):
         super().__init__(message)
         self.needed = needed
 
@@ -171,10 +175,11 @@ def out_of_memory(error: Exception) -> DoesNotFit | None:
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text:
         return None
-    found = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", text)
-    needed = 0.0
+    found = re.search(r"Used ([\d.]+)([KMGT]) of|HLO temporaries \(([\d.]+)([KMGT])\)", text)
+    needed = None
     if found:
-        needed = float(found[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[found[2]]
+        number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
+        needed = float(number) * 2 ** (10 * (1 + "KMGT".index(unit)))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return DoesNotFit(" ".join(lines[:2])[:600], needed)
 
@@ -268,17 +273,9 @@ def rows_of(spec: Any) -> int:
     return sum(rows) if whole else max(rows, default=0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Fits:
-    """The largest batch that fits: rows a chip, and its program."""
-
-    rows_a_chip: int
-    report: Report
-
-
 def find_batch(
     config: Config, name: str, *, effort: float = 0.0, slices: int = 1, say: Any = None
-) -> Fits:
+) -> Report:
     """The largest batch that fits, to an eighth, by doubling and bisection.
 
     Args:
@@ -313,6 +310,5 @@ def find_batch(
             rows = max(unit, (low + high) // 2 // unit * unit)
             if rows in (low, high):
                 break
-    if best is None:
-        raise ConfigError(f"no batch fits {name}")
-    return Fits(low, best)
+    assert best is not None  # else the smallest batch has raised
+    return best

@@ -7,6 +7,8 @@ import pytest
 from flax import nnx
 
 from flaxae.nn import attention as attention_lib
+from flaxae.nn import mlp as mlp_lib
+from flaxae.nn import norm as norm_lib
 from flaxae.nn.attention import Attention, RelativeBias, causal_bias, padding_bias
 from flaxae.nn.linear import Embedding, Linear, dropout
 from flaxae.nn.mlp import MLP, FeedForward
@@ -53,6 +55,58 @@ def test_rms_norm(ctx):
     x = 5 * normal(3, 8)
     y = np.asarray(RMSNorm(8)(x, ctx))
     np.testing.assert_allclose(np.sqrt((y**2).mean(-1)), 1, rtol=1e-5)
+
+
+def assert_same_gradients(ours, plain, *args):
+    """Of two functions, by a random projection of what they return."""
+    shape = jax.eval_shape(plain, *args).shape
+    weight = normal(*shape, seed=9)
+    indices = tuple(range(len(args)))
+    found, expected = (
+        jax.grad(lambda *a, f=f: jnp.sum(f(*a) * weight), indices)(*args) for f in (ours, plain)
+    )
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_the_norm_are_autodiffs():
+    def plain(x, scale):
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+        return x * inverse * scale[None, None]
+
+    def ours(x, scale):
+        return norm_lib._rms_norm(x, scale, 1e-6, jnp.dtype(jnp.float32))
+
+    assert_same_gradients(ours, plain, 3 * normal(2, 5, 8), 1 + normal(8, seed=1))
+
+
+@pytest.mark.parametrize("kind", [FeedForward.GATED_GELU, FeedForward.GATED_SILU])
+def test_gradients_of_the_gated_activation_are_autodiffs(kind):
+    def plain(gate, up):
+        gelu = kind is FeedForward.GATED_GELU
+        return (jax.nn.gelu(gate, approximate=True) if gelu else jax.nn.silu(gate)) * up
+
+    assert_same_gradients(
+        lambda g, u: mlp_lib._gated(g, u, kind), plain, 2 * normal(4, 6), normal(4, 6, seed=1)
+    )
+
+
+def test_gradients_of_attention_are_autodiffs(ctx):
+    attention = Attention(8, 2, 4, rngs=nnx.Rngs(0))
+    mask = jnp.asarray([[1.0] * 5, [1, 1, 1, 0, 0]])
+    heads = (2, 5, 2, 4)
+
+    def plain(q, k, v, table):
+        q, k, v = (x.reshape(heads) for x in (q, k, v))
+        scores = jnp.einsum("bshk,bthk->bhst", q, k) + table + padding_bias(mask)
+        weights = jax.nn.softmax(scores, axis=-1)
+        return jnp.einsum("bhst,bthk->bshk", weights, v).reshape(2, 5, 8)
+
+    def ours(q, k, v, table):
+        return attention.attend(q, k, v, (table, padding_bias(mask)), ctx)
+
+    args = [normal(2, 5, 8, seed=i) for i in range(3)]
+    assert_same_gradients(ours, plain, *args, normal(1, 2, 5, 5, seed=3))
 
 
 @pytest.mark.parametrize("kind", list(FeedForward))
