@@ -12,6 +12,8 @@ def test_a_killed_launcher_picks_up(world: World):
     world.plan(a1={"*": {"wait": "go", "lines": ["begun"]}})
     launcher = world.start()
     wait_for(lambda: "begun" in (world.path / "launcher.log").read_text())
+    # Shown first, remembered after: killed between the two, it would rightly show the line again.
+    wait_for(lambda: "OFFSET=0" not in (world.state / "t" / "state").read_text())
     launcher.send_signal(signal.SIGKILL)
     launcher.wait()
     launcher = world.start()
