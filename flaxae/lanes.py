@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from flaxae import train_step
+from flaxae import flags, train_step
 from flaxae import workdir as workdir_lib
 from flaxae.checkpoint import Checkpointer
 from flaxae.config import Config, ConfigError, copy_config, to_json
@@ -30,7 +30,10 @@ def lane_configs(config: Config, lanes: list[dict[str, Any]] | None, task: Task)
                     f"lanes may differ in {', '.join(sorted(free))} and data.*, not in {name!r}: "
                     "runs of other shapes are a sweep of several groups"
                 )
-    return [copy_config(config, overrides) for overrides in lanes]
+    configs = [copy_config(config, overrides) for overrides in lanes]
+    for lane in configs:
+        flags.validate(lane)  # what a single run of these values would be told
+    return configs
 
 
 def slice_lane(state: Any, lane: int) -> Any:

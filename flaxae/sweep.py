@@ -2,7 +2,9 @@
 
 Runs are grouped by shape: those that differ only in what may be traced (hparams) train as lanes of
 one program. A run's folder is named by the hash of its config, so that sweeps share runs and
-resume.
+resume. Without --grid the config file says what to run: `get_runs(preset)` gives the overrides of
+each run, and `finish(rows, workdir, outdir)`, where there is one, makes the sweep's own tables and
+figures; preset is what follows the file's name and a ":".
 """
 
 import argparse
@@ -11,9 +13,11 @@ import csv
 import io
 import itertools
 import json
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flaxae import paths, train_step
 from flaxae import workdir as workdir_lib
@@ -31,9 +35,13 @@ def expand(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
 
 
 def group_by_shape(config: Config, runs: list[dict[str, Any]]) -> list[list[int]]:
-    """Indices of the runs that one program can train as lanes, in order of appearance."""
+    """Indices of the runs that one program can train as lanes, in order of appearance.
+
+    Runs that differ in what the task names in `lanes_apart` are not put together: a vmapped program
+    takes as long as its slowest lane.
+    """
     task = config.task.make(config)
-    traced = set((train_step.LOOP_HPARAMS | task.hparams).values())
+    traced = set((train_step.LOOP_HPARAMS | task.hparams).values()) - set(task.lanes_apart)
     groups: dict[str, list[int]] = {}
     for i, overrides in enumerate(runs):
         shape = {k: v for k, v in overrides.items() if k not in traced}
@@ -42,19 +50,22 @@ def group_by_shape(config: Config, runs: list[dict[str, Any]]) -> list[list[int]
 
 
 def sweep(
-    config: Config, runs: list[dict[str, Any]], outdir: str | Path, lanes: bool = True
-) -> list[dict[str, Any]]:
-    """Trains all runs that are not done, and writes table.csv and table.md.
+    config: Config, runs: list[dict[str, Any]], outdir: str | Path, lanes: bool = True,
+    tables: str | Path = "",
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Trains all runs that are not done, each distinct one once; writes table.csv and table.md.
 
     Args:
         config: the base.
         runs: overrides of each run (dotted field -> value).
-        outdir: one folder a run, named by the hash of its config, and the tables.
+        outdir: one folder a run, named by the hash of its config.
         lanes: train runs of one shape as lanes of one program.
+        tables: the folder of the tables; "": outdir.
     Returns:
         A row a run: its hash, overrides, status ("done", "failed", "sigterm", ...) and metrics.
     """
     outdir = paths.as_workdir(outdir)
+    tables = paths.as_workdir(tables) if tables else outdir
     configs = [copy_config(config, overrides) for overrides in runs]
     names = [config_hash(c) for c in configs]
     groups = group_by_shape(config, runs) if lanes else [[i] for i in range(len(runs))]
@@ -63,11 +74,12 @@ def sweep(
         for name, overrides in zip(names, runs, strict=True)
     ]
     for group in groups:
-        todo = [i for i in group if not _record(outdir / names[i])]
+        missing = {names[i]: i for i in group if not _record(outdir / names[i])}
+        todo = sorted(missing.values())  # two overrides may mean one run
+        status = _run_group(config, configs, runs, names, todo, outdir, rows) if todo else "done"
         for i in set(group) - set(todo):
             rows[i] |= _record(outdir / names[i])
-        status = _run_group(config, configs, runs, names, todo, outdir, rows) if todo else "done"
-        write_table(rows, outdir)
+        write_table(rows, tables)
         if status in ("sigterm", "sigint"):
             break
     return rows
@@ -114,6 +126,34 @@ def _run_group(
     return result.status
 
 
+class Plan(NamedTuple):
+    """What a sweep runs.
+
+    Attributes:
+        runs: overrides of each run.
+        folder: of its tables, in the workdir: sweeps that share runs keep theirs apart.
+        finish: the config file's own end of a sweep, or None.
+    """
+
+    runs: list[dict[str, Any]]
+    folder: str
+    finish: Callable[[list[dict[str, Any]], Path, Path], str] | None
+
+    @classmethod
+    def of(cls, config: str, grid: list[str]) -> "Plan":
+        """The grid's runs, or else those of `get_runs` in a config file ("FILE[:PRESET]")."""
+        if grid:
+            return cls(expand(parse_grid(grid)), "", None)
+        file, _, preset = config.partition(":")
+        names = runpy.run_path(file)
+        if "get_runs" not in names:
+            raise ConfigError(
+                "--grid is missing: name at least one field and its values "
+                f"({file} has no get_runs that would say what to run)"
+            )
+        return cls(names["get_runs"](preset), f"tables/{Path(file).stem}", names.get("finish"))
+
+
 def write_table(rows: list[dict[str, Any]], outdir: Path) -> None:
     """Writes table.csv and table.md: a row a run, a column each override and metric."""
     outdir.mkdir(parents=True, exist_ok=True)
@@ -153,7 +193,8 @@ def _literal(text: str) -> Any:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m flaxae.sweep",
-        description="Trains a grid of overrides; --config.a.b=v flags set the base.",
+        description="Trains a grid of overrides, or the runs that the config file names; "
+        "--config.a.b=v flags set the base.",
     )
     parser.add_argument("--config", required=True, help="a file of configs/")
     parser.add_argument("--workdir", required=True, help="one folder a run, and the tables")
@@ -167,14 +208,17 @@ def main(argv: list[str] | None = None) -> int:
         config, workdir = flags.parse(
             ["sweep", f"--config={args.config}", f"--workdir={args.workdir}", *rest]
         )[:2]
-        if not args.grid:
-            raise ConfigError("--grid is missing: name at least one field and its values")
-        rows = sweep(config, expand(parse_grid(args.grid)), workdir, not args.no_lanes)
+        plan = Plan.of(args.config, args.grid)
+        tables = paths.as_path(workdir) / plan.folder
+        rows = sweep(config, plan.runs, workdir, not args.no_lanes, tables)
+        bad = [row["status"] for row in rows if row["status"] != "done"]
+        text = (tables / "table.md").read_text()
+        if plan.finish is not None and not bad:
+            text = plan.finish(rows, paths.as_path(workdir), tables)
     except (ConfigError, CheckpointError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    print((paths.as_path(workdir) / "table.md").read_text())
-    bad = [row["status"] for row in rows if row["status"] != "done"]
+    print(text)
     return 75 if "sigterm" in bad else 130 if "sigint" in bad else 1 if bad else 0
 
 

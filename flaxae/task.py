@@ -120,6 +120,7 @@ class Task:
     trainable: Any = nnx.Param
     sharding_rules: tuple = ()
     hparams: dict[str, str] = {}
+    lanes_apart: tuple[str, ...] = ()  # fields whose value decides what a lane costs: see sweep
 
     def data(self, split: str) -> Source:
         raise NotImplementedError

@@ -8,8 +8,10 @@ DEVICES = "--xla_force_host_platform_device_count"
 
 # All of this must be set before jax is imported, here and in the processes that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+# Most of the suite's time is compiling: LLVM's -O1 takes a third less of it than its default.
+for flag in (f"{DEVICES}=8", "--xla_backend_optimization_level=1"):
+    if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 # Tests must not reach for a hub, and pytest-xdist's workers must not fight over threads.

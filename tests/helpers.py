@@ -49,7 +49,8 @@ def assert_same(a: Any, b: Any, atol: float = 0.0) -> None:
 def environment(devices: int = 1, **extra: str) -> dict[str, str]:
     """For a child: its own number of fake devices, the shared compilation cache."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
-    env |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=1"
+    env |= {"XLA_FLAGS": flags}
     env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     env |= {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
     env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}

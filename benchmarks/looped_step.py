@@ -1,0 +1,280 @@
+"""A looped transformer's train step beside PyTorch's (needs `make env-parity`).
+
+The other side is a GPT-2 block looped the same way: b loops, the first b - T under no_grad, the
+same loss over the last T, the same sizes, batch, optimizer (Adam), float32 and number of threads.
+Blocks
+of steps of both sides take turns in one process; medians over the rounds. Each case also compiles
+our loops unrolled, for compile time and temporary memory. `--lanes` times N lanes of one program
+against N runs in turn.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+
+# width, heads, dimensions, points, b, T
+CASES = {
+    "E=32": (32, 2, 3, 8, 20, 5),
+    "E=64": (64, 4, 8, 16, 20, 5),
+    "E=256": (256, 8, 20, 41, 12, 5),
+}
+BATCH, LR = 64, 1e-4
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", default=["E=64", "E=256"], choices=list(CASES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--block", type=int, default=2, help="steps a side and round")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-unrolled", action="store_true", help="skip that compilation")
+    parser.add_argument("--lanes", nargs="*", type=int, default=[], metavar="N",
+                        help="also: N lanes against N runs in turn, each case")  # fmt: skip
+    return parser.parse_args()
+
+
+def config_of(case: str, remat: bool) -> Any:
+    from flaxae.config import Config, DataConfig, OptimConfig, Schedule
+    from flaxae.models.looped.modeling import ModelConfig
+    from flaxae.models.looped.task import LoopedConfig
+
+    width, heads, dims, points, b, t = CASES[case]
+    model = ModelConfig(dims=dims, points=points, width=width, num_heads=heads, remat=remat)
+    return Config(
+        task=LoopedConfig(model=model, loops=b, grad_loops=t),
+        data=DataConfig(name="", batch_size=BATCH),
+        optim=OptimConfig(lr=LR, schedule=Schedule.CONSTANT, clip_norm=0.0),
+    )
+
+
+class OurStep:
+    """The loop's own jitted step; with lanes, of so many runs."""
+
+    def __init__(self, config: Any, lanes: int = 0):
+        import jax
+
+        from flaxae import sharding, train_step
+
+        self.jax, task = jax, config.task.make(config)
+        self.mesh = sharding.make_mesh(config.mesh)
+        with jax.set_mesh(self.mesh):
+            layout = train_step.make_layout(task, config)
+            abstract = train_step.abstract_state(task, config, self.mesh, lanes)
+            shardings = jax.tree.map(lambda x: x.sharding, abstract)
+            hparams = train_step.make_hparams(task, [config] * max(lanes, 1), bool(lanes))
+            self.hparams = sharding.put(jax.device_get(hparams), sharding.replicated(self.mesh))
+            init = jax.jit(
+                lambda h: train_step.make_state(task, config, h, lanes), out_shardings=shardings
+            )
+            self.state = init(self.hparams)
+            step = train_step.make_train_step(task, config, layout, shardings, lanes)
+            began = time.perf_counter()
+            self.step = step.lower(self.state, {}, {}, self.hparams).compile()
+            self.compile_seconds = time.perf_counter() - began
+        self.temporaries = self.step.memory_analysis().temp_size_in_bytes
+
+    def num_parameters(self) -> int:
+        return sum(x.size for x in self.jax.tree.leaves(self.state["params"]))
+
+    def __call__(self) -> Any:
+        self.state, metrics = self.step(self.state, {}, {}, self.hparams)
+        return self.jax.device_get(metrics["loss"])
+
+
+def unrolled(config: Any) -> tuple[float, int]:
+    """Compile seconds and temporary bytes of the same gradient, its loops written out."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from flaxae.models.looped.modeling import LoopedTransformer
+    from flaxae.task import Context
+
+    task, ctx = config.task, Context(jax.random.key(0), jnp.int32(0))
+    graphdef, params = nnx.split(LoopedTransformer(task.model, rngs=nnx.Rngs(0)))
+
+    def loss(params: Any, xs: Any, ys: Any) -> Any:
+        model = nnx.merge(graphdef, params)
+        prompt, total = model.prompt(xs, ys, ctx), 0.0
+        state = model.initial_state(prompt)
+        for turn in range(task.loops):
+            if turn <= task.loops - task.grad_loops:
+                state = jax.lax.stop_gradient(state)
+            state = model.loop(state, prompt, ctx)
+            if turn >= task.loops - task.grad_loops:
+                total = total + jnp.mean(jnp.square(model.readout(state, ctx) - ys))
+        return total / task.grad_loops
+
+    xs = jnp.zeros((BATCH, task.model.points, task.model.dims))
+    began = time.perf_counter()
+    compiled = jax.jit(jax.grad(loss)).lower(params, xs, xs[..., 0]).compile()
+    return time.perf_counter() - began, compiled.memory_analysis().temp_size_in_bytes
+
+
+class TorchStep:
+    """A GPT-2 block, looped; `sdpa` picks torch's own attention."""
+
+    def __init__(self, case: str, sdpa: bool):
+        import torch
+        from torch import nn
+
+        width, heads, dims, points, self.b, self.t = CASES[case]
+        self.torch, self.sizes, self.sdpa = torch, (heads, dims, points), sdpa
+        torch.manual_seed(0)
+        self.parts = nn.ModuleDict({
+            "read_in": nn.Linear(dims, width), "norm_1": nn.LayerNorm(width),
+            "qkv": nn.Linear(width, 3 * width), "out": nn.Linear(width, width),
+            "norm_2": nn.LayerNorm(width), "up": nn.Linear(width, 4 * width),
+            "down": nn.Linear(4 * width, width), "norm": nn.LayerNorm(width),
+            "read_out": nn.Linear(width, 1),
+        })  # fmt: skip
+        self.positions = nn.Parameter(0.02 * torch.randn(2 * points, width))
+        self.parameters = [*self.parts.parameters(), self.positions]
+        self.adam = torch.optim.Adam(self.parameters, lr=LR, fused=True)
+        self.bias = torch.full((2 * points, 2 * points), float("-inf")).triu(1)
+
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters)
+
+    def loop(self, state: Any, prompt: Any) -> Any:
+        functional, parts = self.torch.nn.functional, self.parts
+        x = state + prompt + self.positions
+        rows, length, width = x.shape
+        split = parts["qkv"](parts["norm_1"](x)).view(rows, length, 3, self.sizes[0], -1)
+        q, k, v = split.permute(2, 0, 3, 1, 4)
+        if self.sdpa:
+            heads = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            scores = q @ k.transpose(-1, -2) * k.shape[-1] ** -0.5 + self.bias
+            heads = scores.softmax(-1) @ v
+        x = x + parts["out"](heads.transpose(1, 2).reshape(rows, length, width))
+        hidden = functional.gelu(parts["up"](parts["norm_2"](x)), approximate="tanh")
+        return parts["norm"](x + parts["down"](hidden))
+
+    def __call__(self) -> Any:
+        torch, (_, dims, points) = self.torch, self.sizes
+        xs = torch.randn(BATCH, points, dims)
+        ys = (xs @ torch.randn(BATCH, dims, 1))[..., 0]
+        padded = torch.nn.functional.pad(ys[..., None], (0, dims - 1))
+        tokens = torch.stack([xs, padded], 2).view(BATCH, 2 * points, dims)
+        prompt = self.parts["read_in"](tokens)
+        state = torch.zeros_like(prompt)
+        with torch.no_grad():
+            for _ in range(self.b - self.t):
+                state = self.loop(state, prompt)
+        total = 0.0
+        for _ in range(self.t):
+            state = self.loop(state, prompt)
+            answer = self.parts["read_out"](state[:, ::2])[..., 0]
+            total = total + (answer - ys).square().mean()
+        loss = total / self.t
+        self.adam.zero_grad()
+        loss.backward()
+        self.adam.step()
+        return loss.item()
+
+
+def interleaved(sides: dict[str, Any], rounds: int, block: int) -> dict[str, list[float]]:
+    """Seconds a step of each side, round by round."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for i in range(rounds + 1):
+        for name, step in sides.items():
+            step()  # warms the caches and the thread pool again
+            began = time.perf_counter()
+            for _ in range(block):
+                step()
+            if i > 0:
+                times[name].append((time.perf_counter() - began) / block)
+    return times
+
+
+def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
+    width, heads, dims, points, b, t = CASES[case]
+    print(f"\n{case}: {heads} heads, {BATCH} x {2 * points} tokens, b={b}, T={t}", flush=True)
+    sides: dict[str, Any] = {name: OurStep(config_of(case, remat)) for name, remat in
+                             [("flaxae", True), ("flaxae, nothing recomputed", False)]}  # fmt: skip
+    sides |= {"torch, sdpa": TorchStep(case, True), "torch, eager": TorchStep(case, False)}
+    ours: Any = sides["flaxae"]
+    sizes = {step.num_parameters() for step in sides.values()}
+    assert len(sizes) == 1, f"the sides differ in size: {sizes}"
+    times = interleaved(sides, args.rounds, args.block)
+    ms = {name: statistics.median(values) * 1e3 for name, values in times.items()}
+    for name, value in ms.items():
+        print(f"{name:30}{value:9.1f} ms a step (best {min(times[name]) * 1e3:.1f})")
+    theirs = min(v for k, v in ms.items() if k.startswith("torch"))
+    best = min(min(v) for k, v in times.items() if k.startswith("torch"))
+    out = {
+        "name": f"looped step, {case}", "ours": ms["flaxae"] / 1e3, "theirs": theirs / 1e3,
+        "unit": "s/step", "ratio": round(theirs / ms["flaxae"], 3),
+        "best_ratio": round(best / min(times["flaxae"]), 4) if best else None,
+        "no_recompute_ratio": round(theirs / ms["flaxae, nothing recomputed"], 3),
+        "compile_seconds": round(ours.compile_seconds, 2), "temporary_bytes": ours.temporaries,
+    }  # fmt: skip
+    if not args.no_unrolled:
+        seconds, temporaries = unrolled(config_of(case, True))
+        out |= {"unrolled_compile_seconds": round(seconds, 2),
+                "unrolled_temporary_bytes": temporaries,
+                "memory_ratio": round(temporaries / ours.temporaries, 2)}  # fmt: skip
+        print(f"temporaries {ours.temporaries / 2**20:.1f} MiB, unrolled "
+              f"{temporaries / 2**20:.1f} MiB ({out['memory_ratio']} x)")  # fmt: skip
+        print(
+            f"compiled in {ours.compile_seconds:.1f} s, unrolled (gradient alone) {seconds:.1f} s"
+        )
+    print(f"torch / flaxae {out['ratio']:.2f}", flush=True)
+    return out
+
+
+def run_lanes(case: str, count: int, args: argparse.Namespace) -> dict[str, Any]:
+    """N lanes in one program against N runs in turn."""
+    config = config_of(case, True)
+    together, single = OurStep(config, count), OurStep(config)
+
+    def in_turn() -> None:
+        for _ in range(count):
+            single()
+
+    times = interleaved({"lanes": together, "turns": in_turn}, args.rounds, args.block)
+    lanes, turns = (statistics.median(times[k]) * 1e3 for k in ("lanes", "turns"))
+    print(f"| {case} | {count} | {lanes:.1f} | {turns:.1f} | {turns / lanes:.2f} | "
+          f"{together.compile_seconds:.1f} | {count * single.compile_seconds:.1f} |",
+          flush=True)  # fmt: skip
+    return {"name": f"{count} lanes, {case}", "ours": lanes / 1e3, "theirs": turns / 1e3,
+            "unit": "s/step", "ratio": round(turns / lanes, 3),
+            "compile_seconds": round(together.compile_seconds, 2),
+            "compile_seconds_in_turn": round(count * single.compile_seconds, 2)}  # fmt: skip
+
+
+def main() -> None:
+    args = arguments()
+    # Before jax and torch start their threads. Affinity is what XLA counts its threads by.
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < args.threads:
+        sys.exit(f"--threads={args.threads}: this process may use {len(cores)} cores only")
+    os.sched_setaffinity(0, set(cores[: args.threads]))
+    try:
+        import torch
+    except ImportError:
+        sys.exit("this benchmark needs torch: make env-parity")
+    torch.set_num_threads(args.threads)
+    cases = [run_case(case, args) for case in args.cases]
+    lanes = []
+    if args.lanes:
+        print("\n| case | lanes | together, ms a step | in turn, ms | in turn / together | "
+              "compile, s | compile in turn, s |\n|---|---|---|---|---|---|---|")  # fmt: skip
+        lanes = [run_lanes(case, n, args) for case in args.cases for n in args.lanes]
+    print(json.dumps({
+        "name": "looped_step", "cases": cases, "lanes": lanes, "threads": args.threads,
+        "torch": torch.__version__, "machine": platform.processor() or platform.machine(),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

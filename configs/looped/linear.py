@@ -1,0 +1,77 @@
+"""Linear regression in context by a looped transformer, at two sizes.
+
+    python train.py --config=configs/looped/linear.py --workdir=runs/looped            # small
+    python train.py --config=configs/looped/linear.py:full --workdir=runs/looped_full
+
+small: d=3, 8 points, width 32, 2 heads, b=20, T=5, learning rate 1e-3. Results, with intervals
+over seeds, are in the family's README, made by `python -m flaxae.models.looped.report`.
+full: the paper's d=20, 41 points, width 256, 8 heads, b=20, T=15, 500,000 steps, curricula of
+dimensions (5 to 20, one more every 5,000 steps), points (11 to 41, two more every 5,000) and loops.
+Not measured: it is for an accelerator.
+"""
+
+from flaxae.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    EvalConfig,
+    LogConfig,
+    OptimConfig,
+    SaveConfig,
+    Schedule,
+)
+from flaxae.models.looped.modeling import ModelConfig
+from flaxae.models.looped.problems import Problem
+from flaxae.models.looped.task import LoopedConfig
+
+
+def small(steps: int = 6000) -> Config:
+    """The small preset, which all reports share."""
+    return Config(
+        task=LoopedConfig(
+            model=ModelConfig(dims=3, points=8, width=32, num_heads=2),
+            loops=20,
+            grad_loops=5,
+            eval_loops=60,
+        ),
+        data=DataConfig(name="", batch_size=64),
+        optim=OptimConfig(lr=1e-3, schedule=Schedule.CONSTANT, clip_norm=0.0),
+        log=LogConfig(every=100),
+        eval=EvalConfig(every=0, splits=("dev",)),
+        save=SaveConfig(every=1000),
+        steps=steps,
+        steps_per_call=20,
+    )
+
+
+def full(problem: Problem, dims: int = 20, points: int = 41, loops: int = 20) -> Config:
+    """The paper's sizes and curricula."""
+    return Config(
+        task=LoopedConfig(
+            model=ModelConfig(dims=dims, points=points, width=256, num_heads=8),
+            problem=problem,
+            loops=loops,
+            grad_loops=15,
+            loops_start=15,
+            loops_every=500,
+            dims_every=5000,
+            points_every=5000,
+            eval_loops=2 * loops,
+        ),
+        data=DataConfig(name="", batch_size=64),
+        optim=OptimConfig(lr=1e-4, schedule=Schedule.CONSTANT, clip_norm=0.0),
+        log=LogConfig(every=500),
+        eval=EvalConfig(every=10_000, splits=("dev",)),
+        save=SaveConfig(every=5000),
+        steps=500_000,
+        steps_per_call=20,
+    )
+
+
+def get_config(size: str = "small") -> Config:
+    match size or "small":
+        case "small":
+            return small()
+        case "full":
+            return full(Problem.LINEAR)
+    raise ConfigError(f"configs/looped/linear.py: no preset {size!r}; there are small and full")

@@ -1,0 +1,48 @@
+"""Loops b and gradient loops T, against single passes: the last loop's error.
+
+    python -m flaxae.sweep --config=configs/looped/report_losses.py --workdir=runs/looped_report
+
+T = 20 is T = 10 where b <= 10. `:quick` runs in minutes and says so. Results are in the family's
+README.
+"""
+
+from configs.looped import shared
+from flaxae.models.looped.report import Experiment
+from flaxae.models.looped.verdicts import Claim
+
+ERROR = "loops.error"
+
+
+def runs(quick: bool):
+    names = ["b=5", "b=10", "b=20 T=10", "b=20 T=20", "b=25 T=10", "b=25 T=20"]
+    names += ["one pass, L=1", "one pass, L=4", "one pass, L=12"]
+    return shared.pick(names, quick)
+
+
+EXPERIMENT = Experiment(
+    title="Loops and gradient loops against a single pass",
+    base=shared.base,
+    runs=runs,
+    measures=("loops", "shifts"),
+    columns={
+        "error after b": ERROR,
+        "best over loops": "loops.best",
+        "at loop": "loops.best_loop",
+        "least squares": "loops.baselines.least squares",
+        "averaging": "loops.baselines.averaging",
+        "under y * 3": "shifts.y * 3.error",
+        "under x * 3": "shifts.x * 3.error",
+        "opposite quadrant": "shifts.quadrants.error",
+    },
+    claims=(
+        Claim("looped L=1 (b=20, T=10) is far below one pass of L=1",
+              ("b=20 T=10", ERROR), ("one pass, L=1", ERROR), 0.5),
+        Claim("looped L=1 (b=20, T=10) is within a factor 2 of L=12, with 1/12 of its blocks",
+              ("b=20 T=10", ERROR), ("one pass, L=12", ERROR), 2.0),
+        Claim("T=20 is no better than T=10 at b=20", ("b=20 T=20", ERROR), ("b=20 T=10", ERROR),
+              0.8, below=False),
+        Claim("b=20 is better than b=5", ("b=20 T=10", ERROR), ("b=5", ERROR)),
+    ),
+    figures={"learning_curves": (), "by_loop": ("b=5", "b=10", "b=20 T=10", "b=25 T=10")},
+)  # fmt: skip
+get_config, get_runs, finish = EXPERIMENT.get_config, EXPERIMENT.get_runs, EXPERIMENT.finish

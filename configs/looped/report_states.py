@@ -1,0 +1,44 @@
+"""What the states know (a linear probe for w_OLS), how the prompt is injected, when to stop.
+
+    python -m flaxae.sweep --config=configs/looped/report_states.py --workdir=runs/looped_report
+
+`:quick` runs in minutes and says so. Results are in the family's README.
+"""
+
+from configs.looped import shared
+from flaxae.models.looped.report import Experiment
+from flaxae.models.looped.verdicts import Claim
+
+PLAIN, PASS = "b=20 T=5", "one pass, L=12"
+NONE = "no re-injection, b=20 T=5"
+OTHERS = ["learned scale, b=20 T=5", "linear, b=20 T=5", "multiply, b=20 T=5"]
+
+EXPERIMENT = Experiment(
+    title="States, injections, halting",
+    base=shared.base,
+    runs=lambda quick: shared.pick([PLAIN, *OTHERS, NONE, PASS], quick),
+    measures=("loops", "probes", "halting"),
+    columns={
+        "after b": "loops.error",
+        "after 60": "loops.error_60",
+        "probe, first": "probes.first",
+        "probe, best": "probes.best",
+        "at depth": "probes.best_depth",
+        "probe, last": "probes.last",
+        "halting, at most b/2 loops": "halting.error_at_half",
+    },
+    claims=(
+        Claim("the looped model's probe improves over the loops",
+              (PLAIN, "probes.last"), (PLAIN, "probes.first"), 0.8),
+        Claim("L=12's probe is best before its last layer",
+              (PASS, "probes.best"), (PASS, "probes.last"), 0.9),
+        Claim("without re-injection it learns less than with it",
+              (NONE, "loops.error"), (PLAIN, "loops.error"), 1.5, below=False),
+        Claim("a learned scale is better than plain addition",
+              (OTHERS[0], "loops.error"), (PLAIN, "loops.error")),
+        Claim("halting keeps the error within 5 % at half the loops",
+              (PLAIN, "halting.error_at_half"), (PLAIN, "halting.whole"), 1.05),
+    ),
+    figures={"by_depth": (PLAIN, PASS), "by_halting": (PLAIN, OTHERS[0]), "by_loop": ()},
+)  # fmt: skip
+get_config, get_runs, finish = EXPERIMENT.get_config, EXPERIMENT.get_runs, EXPERIMENT.finish

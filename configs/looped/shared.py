@@ -1,0 +1,73 @@
+"""The report's runs by name, so that each is trained once whatever table asks for it.
+
+It is no experiment by itself: see report_*.py beside it.
+
+Steps were chosen so that the whole report takes about two hours on 2 idle slow cores: a run's cost
+is about L (b + 3 min(b, T)) passes of a block a step, and 6000 steps are for the cheap ones alone.
+"""
+
+from typing import Any
+
+from configs.looped.linear import small
+from flaxae.config import Config, ConfigError
+from flaxae.models.looped.modeling import ModelConfig
+
+
+def base(quick: bool) -> Config:
+    config = small()
+    # Only the report's own measures count, made when a run is done.
+    config.task.eval_loops = 0
+    config.task.eval_batches = 4
+    config.log.tensorboard = False
+    config.log.every = 20
+    config.save.every = 500
+    if quick:
+        config.task.model = ModelConfig(dims=2, points=5, width=16, num_heads=2)
+        config.data.batch_size = 32
+        config.optim.lr = 3e-3
+        config.steps = 800
+        config.save.every = 400
+    return config
+
+
+def _run(b: int, t: int = 0, layers: int = 1, steps: int = 3000, **more: Any) -> dict[str, Any]:
+    out: dict[str, Any] = {"task.loops": b, "task.grad_loops": min(b, t or b), "steps": steps}
+    if layers > 1:
+        out |= {"task.model.num_layers": layers, "task.model.scan_unroll": layers}
+    return out | {name.replace("__", "."): value for name, value in more.items()}
+
+
+GROWING = {"task__loops_start": 5, "task__loops_every": 100}
+RUNS: dict[str, dict[str, Any]] = {
+    "b=5": _run(5, steps=6000),
+    "b=10": _run(10, steps=4000),
+    "b=10 T=5": _run(10, 5, steps=6000),
+    "b=20 T=5": _run(20, 5, steps=6000),
+    "b=20 T=10": _run(20, 10, steps=4000),
+    "b=20 T=20": _run(20, 20),
+    "b=25 T=10": _run(25, 10, steps=4000),
+    "b=25 T=20": _run(25, 20),
+    "one pass, L=1": _run(1, steps=6000),
+    "one pass, L=4": _run(1, layers=4, steps=6000),
+    "one pass, L=12": _run(1, layers=12, steps=4000),
+    "b growing to 20, T=5": _run(20, 5, steps=6000, **GROWING),
+    "b random about 20, T=5": _run(20, 5, steps=6000, task__random_loops=True),
+    "L=2 b=10 T=5": _run(10, 5, 2),
+    "L=2 b=20 T=5": _run(20, 5, 2),
+    "L=4 b=10 T=5": _run(10, 5, 4, 2000),
+    "L=4 b=20 T=5": _run(20, 5, 4, 2000),
+    "noisy, b=20 T=5": _run(20, 5, steps=4000, task__problem="noisy"),
+    "noisy, one pass, L=12": _run(1, layers=12, steps=4000, task__problem="noisy"),
+    "learned scale, b=20 T=5": _run(20, 5, task__model__injection="scaled", steps=6000),
+    "linear, b=20 T=5": _run(20, 5, task__model__injection="linear"),
+    "multiply, b=20 T=5": _run(20, 5, task__model__injection="multiply"),
+    "no re-injection, b=20 T=5": _run(20, 5, task__model__injection="none"),
+}
+
+
+def pick(names: list[str], quick: bool) -> dict[str, dict[str, Any]]:
+    """Runs of these names; quick ones keep the base's few steps."""
+    if unknown := set(names) - set(RUNS):
+        raise ConfigError(f"configs/looped/shared.py has no run {sorted(unknown)}")
+    drop = {"steps"} if quick else set()
+    return {name: {k: v for k, v in RUNS[name].items() if k not in drop} for name in names}

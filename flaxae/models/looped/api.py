@@ -1,0 +1,168 @@
+"""A trained looped transformer to work with: load, save, ask."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from flaxae import checkpoint
+from flaxae import workdir as workdir_lib
+from flaxae.config import Config, ConfigError, from_json, require, to_json
+from flaxae.models.looped.modeling import LoopedTransformer
+from flaxae.models.looped.task import LoopedConfig
+from flaxae.task import Context
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class LoopedModel:
+    """Predicts the y of a query from examples that it has never seen before.
+
+    Attributes:
+        model: the network.
+        config: what it was trained with.
+    """
+
+    def __init__(self, model: LoopedTransformer, config: Config):
+        self.model, self.config = model, config
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> "LoopedModel":
+        """Opens a run's workdir, or what `save_pretrained` wrote.
+
+        Raises:
+            ConfigError, CheckpointError: it is neither, or not of this family, or not whole.
+        """
+        folder = Path(directory)
+        if (folder / WEIGHTS).is_file():
+            return cls(*_read(folder))
+        found = [kind for kind in ("latest", "best") if checkpoint.steps_on_disk(folder / kind)]
+        require(bool(found), f"{directory} is no looped model: it has neither {WEIGHTS} nor a run")
+        config = workdir_lib.stored_config(folder)
+        _check_family(config, folder)
+        from flaxae.loading import load
+
+        loaded = load(folder)
+        return cls(loaded.model, loaded.config)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Writes config.json and model.safetensors.
+
+        Raises:
+            ConfigError: the directory is a run's workdir, or cannot be written.
+        """
+        folder = Path(directory)
+        require(not (folder / "latest").exists(), f"{folder} is a run's workdir: name another")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            workdir_lib.write_json(folder / CONFIG, to_json(self.config))
+            arrays = {k: np.ascontiguousarray(v[...]) for k, v in _params(self.model)[1].items()}
+            save_file(arrays, folder / WEIGHTS)
+        except (OSError, SafetensorError) as e:
+            raise ConfigError(f"cannot write into {folder}: {e}") from None
+
+    def predict(
+        self,
+        xs: Float[np.ndarray, "B k d"] | Float[np.ndarray, "k d"] | Any,
+        ys: Float[np.ndarray, "B k"] | Float[np.ndarray, " k"] | Any,
+        x_query: Float[np.ndarray, "B d"] | Float[np.ndarray, " d"] | Any,
+        loops: int = 0,
+    ) -> Float[np.ndarray, " B"] | Float[np.ndarray, ""]:
+        """The y of a query, from k examples.
+
+        Args:
+            xs: the examples' inputs, of one problem or of a batch of them.
+            ys: their values.
+            x_query: the input to answer for.
+            loops: how many; 0: the b of training.
+        Returns:
+            A number a problem; without a batch axis where xs has none.
+        Raises:
+            ConfigError: shapes that do not fit each other or the model, or no positive loops.
+        """
+        task: Any = self.config.task
+        try:
+            xs, ys, query = (np.asarray(x, np.float32) for x in (xs, ys, x_query))
+        except (TypeError, ValueError) as e:
+            raise ConfigError(f"predict: xs, ys and x_query must be arrays of numbers: {e}") from e
+        single = xs.ndim == 2
+        if single:
+            xs, ys, query = xs[None], ys[None], query[None]
+        _check_shapes(xs, ys, query, task.model)
+        loops = loops or task.loops
+        require(loops > 0, f"predict: loops={loops} must be positive")
+        xs = np.concatenate([xs, query[:, None]], axis=1)
+        ys = np.concatenate([ys, np.zeros((len(ys), 1), np.float32)], axis=1)
+        graphdef, params = nnx.split(self.model)
+        out = np.asarray(_answer(graphdef, params, xs, ys, jnp.int32(loops)))
+        return out[0] if single else out
+
+
+@partial(jax.jit, static_argnums=0)
+def _answer(graphdef: Any, params: Any, xs: Any, ys: Any, loops: Any) -> Any:
+    model, ctx = nnx.merge(graphdef, params), Context(jax.random.key(0), jnp.int32(0))
+    prompt = model.prompt(xs, ys, ctx)
+    out = model.last_loops(prompt, ctx, loops=loops, grad_loops=1, window=1)
+    return out.predictions[0, :, -1]
+
+
+def _check_shapes(xs: np.ndarray, ys: np.ndarray, query: np.ndarray, model: Any) -> None:
+    require(
+        xs.ndim == 3 and ys.shape == xs.shape[:2] and query.shape == (len(xs), xs.shape[2]),
+        "predict: xs must be (k, d) or (B, k, d), ys (k,) or (B, k), x_query (d,) or (B, d); of a "
+        f"batch they are {xs.shape}, {ys.shape}, {query.shape}",
+    )
+    require(
+        xs.shape[2] == model.dims,
+        f"predict: x has {xs.shape[2]} dimensions, the model was trained with {model.dims}",
+    )
+    require(
+        1 <= xs.shape[1] < model.points,
+        f"predict: {xs.shape[1]} examples; the model has positions for 1 to {model.points - 1} "
+        "beside the query",
+    )
+
+
+def _check_family(config: Config, folder: Path) -> None:
+    require(
+        isinstance(config.task, LoopedConfig),
+        f"{folder} holds a {type(config.task).__name__}, not a looped model",
+    )
+
+
+def _params(model: Any) -> tuple[Any, dict[str, Any]]:
+    """The graph and "a/b/c" -> variable."""
+    graphdef, state = nnx.split(model)
+    return graphdef, {"/".join(map(str, p)): v for p, v in nnx.to_flat_state(state)}
+
+
+def _read(folder: Path) -> tuple[LoopedTransformer, Config]:
+    """What `save_pretrained` wrote, strictly: nothing missing, nothing more."""
+    config = from_json(workdir_lib.read_config(folder))
+    _check_family(config, folder)
+    config.freeze()
+    task = config.task.make(config)
+    graphdef, flat = _params(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))
+    try:
+        arrays = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as e:
+        raise ConfigError(f"{folder / WEIGHTS} cannot be read: {e}") from None
+    if strange := sorted(set(arrays) ^ set(flat)):
+        raise ConfigError(f"{folder / WEIGHTS} is not of its config: {', '.join(strange[:4])}")
+    for name, array in arrays.items():
+        require(
+            array.shape == flat[name].shape,
+            f"{folder / WEIGHTS}: {name} is {array.shape}, its config says {flat[name].shape}",
+        )
+    paths: Any = {
+        tuple(int(k) if k.isdigit() else k for k in name.split("/")): name for name in flat
+    }
+    state: Any = {p: flat[n].replace(jnp.asarray(arrays[n])) for p, n in paths.items()}
+    return nnx.merge(graphdef, nnx.State.from_flat_path(state)), config

@@ -1,0 +1,67 @@
+"""GPT-2's block: layer norms with bias, causal attention, tanh-GELU; biases everywhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from flaxae.nn.attention import MASKED
+from flaxae.nn.linear import Linear, align
+from flaxae.task import Context
+
+STD = 0.02  # of the initialisation (GPT-2)
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / std * scale + bias, in float32."""
+
+    def __init__(self, features: int, *, eps: float = 1e-5):
+        self.scale = nnx.Param(jnp.ones(features, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... D"]:
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
+        return x * inverse * align(self.scale[...], x) + align(self.bias[...], x)
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int, num_heads: int, residual_std: float, *, rngs: nnx.Rngs):
+        """Draws the parameters.
+
+        Args:
+            width: D.
+            num_heads: of D / num_heads numbers each.
+            residual_std: of the two projections into the residual stream.
+            rngs: `rngs.params` is drawn from.
+        """
+
+        def linear(inside: int, out: int, std: float = STD) -> Linear:
+            return Linear(inside, out, use_bias=True, std=std, rngs=rngs)
+
+        self.norm_1, self.norm_2 = LayerNorm(width), LayerNorm(width)
+        self.qkv, self.out = linear(width, 3 * width), linear(width, width, residual_std)
+        self.up, self.down = linear(width, 4 * width), linear(4 * width, width, residual_std)
+        self.num_heads = num_heads
+
+    def __call__(self, x: Float[Array, "B S D"], ctx: Context) -> Float[Array, "B S D"]:
+        heads = self._attend(self.qkv(self.norm_1(x, ctx.at("norm_1")), ctx.at("qkv")))
+        x = x + self.out(heads, ctx.at("out"))
+        hidden = jax.nn.gelu(self.up(self.norm_2(x, ctx.at("norm_2")), ctx.at("up")))
+        return x + self.down(hidden, ctx.at("down"))
+
+    def _attend(self, qkv: Float[Array, "B S 3D"]) -> Float[Array, "B S D"]:
+        rows, length, _ = qkv.shape
+        # Heads before positions: with them after, each small product copies its operands (CPU).
+        split = qkv.reshape(rows, length, 3, self.num_heads, -1).transpose(2, 0, 3, 1, 4)
+        q, k, v = split[0] * split.shape[-1] ** -0.5, split[1], split[2]  # (B, H, S, K)
+        scores = jnp.einsum("bhsk,bhtk->bhst", q, k)
+        allowed = np.tril(np.ones((length, length), bool))
+        bias = jnp.asarray(np.where(allowed, 0.0, MASKED).astype(np.float32))
+        weights = jax.nn.softmax(scores + bias[None, None], axis=-1)
+        heads = jnp.einsum("bhst,bhtk->bhsk", weights, v)
+        return heads.transpose(0, 2, 1, 3).reshape(rows, length, -1)

@@ -1,0 +1,157 @@
+"""Experiments on looped transformers: `python -m flaxae.models.looped.report --workdir W`.
+
+Each configs/looped/report_*.py is one experiment: its runs, its table, its claims and its figures,
+made by `python -m flaxae.sweep --config=FILE --workdir=W`. All share W, where each distinct run is
+trained once and named by the hash of its config. This command makes all of them, one after the
+other, and one page of them.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flaxae import flags, sweep
+from flaxae.config import Config, ConfigError, LogConfig
+from flaxae.metrics import Writer
+from flaxae.models.looped import evaluation, figures
+from flaxae.models.looped.verdicts import Claim, cell, claims_table, look_up
+
+CONFIGS = "configs/looped"
+SEEDS = (0, 1, 2)
+QUICK = "QUICK: few steps on small problems, to see that all of it runs; not the report's numbers."
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One row of the report.
+
+    Attributes:
+        title: of its table.
+        base: (quick or not) -> the config that runs override.
+        runs: (quick or not) -> name -> overrides.
+        measures: what is measured on each run (see `evaluation.MEASURES`).
+        columns: heading -> path of the number.
+        claims: judged from the numbers.
+        figures: names of `figures.FIGURES`, with the runs on each; (): all runs.
+        quick_steps, seeds: of each run.
+    """
+
+    title: str
+    base: Callable[[bool], Config]
+    runs: Callable[[bool], dict[str, dict[str, Any]]]
+    measures: tuple[str, ...]
+    columns: dict[str, str]
+    claims: tuple[Claim, ...]
+    figures: dict[str, tuple[str, ...]]
+    seeds: tuple[int, ...] = SEEDS
+
+    def get_config(self, preset: str = "") -> Config:
+        return self.base(_quick(preset))
+
+    def get_runs(self, preset: str = "") -> list[dict[str, Any]]:
+        """Overrides of each run, its seeds side by side: they train as lanes of one program."""
+        return [v | {"seed": s} for v in self.runs(_quick(preset)).values() for s in self.seeds]
+
+    def finish(self, rows: list[dict[str, Any]], workdir: Path, outdir: Path) -> str:
+        """Measures the trained runs; writes report.md, report.json and the figures.
+
+        Args:
+            rows: of the sweep, in the order of `get_runs`.
+            workdir: where the runs' folders are.
+            outdir: of this experiment.
+        Returns:
+            The text of report.md.
+        """
+        names = list(self.runs(False))
+        groups = [rows[i : i + len(self.seeds)] for i in range(0, len(rows), len(self.seeds))]
+        results = {
+            name: [evaluation.measure(workdir / row["run"], (*self.measures, "curve"))
+                   for row in group]
+            for name, group in zip(names, groups, strict=True)
+        }  # fmt: skip
+        config = json.loads((workdir / rows[0]["run"] / "config.json").read_text())
+        quick = config["task"]["model"]["dims"] == self.base(True).task.model.dims  # pyright: ignore
+        judged = [claim.judge(results) for claim in self.claims]
+        text = self._text(results, judged, config, quick)
+        outdir.mkdir(parents=True, exist_ok=True)
+        (outdir / "report.md").write_text(text)
+        found = {"quick": quick, "results": results, "claims": judged}
+        (outdir / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+        self._draw(results, outdir, QUICK if quick else "")
+        return text
+
+    def _text(self, results: Any, judged: Any, config: dict[str, Any], quick: bool) -> str:
+        model, seeds = config["task"]["model"], len(self.seeds)
+        note = (
+            f"d={model['dims']}, {model['points']} points, width {model['width']}, "
+            f"{model['num_heads']} heads, batch {config['data']['batch_size']}, learning rate "
+            f"{config['optim']['lr']:g}; {seeds} seeds. Errors are of the last point, over the "
+            "variance of y. Geometric mean [95 % interval over the seeds]."
+        )
+        lines = [f"## {self.title}", "", *([f"**{QUICK}**", ""] if quick else []), note, ""]
+        lines += ["| run | steps | " + " | ".join(self.columns) + " |",
+                  "|---" * (2 + len(self.columns)) + "|"]  # fmt: skip
+        for name, found in results.items():
+            cells = [cell([look_up(f, path) for f in found]) for path in self.columns.values()]
+            steps = found[0]["curve"]["trained"]
+            mark = " (QUICK)" if quick else ""
+            lines.append(f"| {name}{mark} | {steps} | " + " | ".join(cells) + " |")
+        if judged:
+            lines += ["", claims_table(judged).rstrip()]
+        return "\n".join(lines) + "\n"
+
+    def _draw(self, results: Any, outdir: Path, note: str) -> None:
+        images = {}
+        for name, shown in self.figures.items():
+            make, measure = figures.FIGURES[name]
+            runs = {k: [f[measure] for f in v] for k, v in results.items()
+                    if not shown or k in shown}  # fmt: skip
+            files = make(runs, outdir / name, note)
+            images[name] = figures.pixels(files[0])
+        writer = Writer(outdir, LogConfig())
+        writer.write(0, "figures", {}, images=images)
+        writer.close()
+
+
+def _quick(preset: str) -> bool:
+    if preset not in ("", "quick"):
+        raise ConfigError(f"no preset {preset!r}: there is quick, or nothing")
+    return preset == "quick"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m flaxae.models.looped.report",
+        description="All experiments, each distinct run trained once; the same command goes on.",
+    )
+    parser.add_argument("--workdir", required=True, help="a folder a run, and tables/")
+    parser.add_argument("--quick", action="store_true", help="a small variant, marked as such")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME",
+                        help="experiments, such as report_masks")  # fmt: skip
+    args = parser.parse_args(argv[1:])
+    files = sorted(Path(CONFIGS).glob("report_*.py"))
+    if not files:
+        raise ConfigError(f"no {CONFIGS}/report_*.py here: run this in flaxae's own folder")
+    known = [file.stem for file in files]
+    if unknown := set(args.only) - set(known):
+        raise ConfigError(f"--only: no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    files = [file for file in files if not args.only or file.stem in args.only]
+    workdir = Path(args.workdir)
+    for file in files:
+        print(f"== {file}", flush=True)
+        preset = ":quick" if args.quick else ""
+        status = sweep.main([f"--config={file}{preset}", f"--workdir={workdir}"])
+        if status:
+            return status
+    pages = [workdir / "tables" / file.stem / "report.md" for file in files]
+    (workdir / "report.md").write_text("\n".join(page.read_text() for page in pages))
+    print(f"written to {workdir / 'report.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(flags.run_main(main))

@@ -1,0 +1,60 @@
+"""Every config file builds; the report's experiments share their runs."""
+
+import importlib
+import math
+
+import jax
+import pytest
+from flax import nnx
+
+from flaxae.config import config_hash, copy_config, from_json, to_json
+from flaxae.models.looped.figures import FIGURES
+
+FULL = {"linear:full": 0.82, "sparse": 0.82, "tree": 0.85, "relu": 0.85}
+EXPERIMENTS = ["layers", "losses", "masks", "noisy", "past_b", "schedule", "states"]
+
+
+def module(name):
+    return importlib.import_module(f"configs.looped.{name}")
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_full_sizes_have_their_size(name):
+    file, _, preset = name.partition(":")
+    config = module(file).get_config(*[preset] * bool(preset))
+    config.freeze()
+    assert to_json(from_json(to_json(config))) == to_json(config)
+    task = config.task.make(config)
+    state = nnx.split(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))[1]
+    millions = sum(math.prod(x.shape) for x in jax.tree.leaves(state)) / 1e6
+    assert millions == pytest.approx(FULL[name], rel=0.03)
+    assert (config.steps, config.task.model.dims, config.task.model.width) == (500_000, 20, 256)
+    assert "Not measured" in module(file).__doc__
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("preset", ["", "quick"])
+def test_experiments_are_whole(name, preset):
+    experiment = module(f"report_{name}").EXPERIMENT
+    names = set(experiment.runs(preset == "quick"))
+    for overrides in experiment.get_runs(preset):
+        copy_config(experiment.get_config(preset), overrides).freeze()
+    assert len(experiment.seeds) >= 3
+    for claim in experiment.claims:
+        assert {claim.top[0], claim.bottom[0]} <= names
+        assert {claim.top[1].split(".")[0], claim.bottom[1].split(".")[0]} <= {
+            *experiment.measures, "curve"
+        }  # fmt: skip
+    for figure, shown in experiment.figures.items():
+        assert FIGURES[figure][1] in (*experiment.measures, "curve") and set(shown) <= names
+
+
+def test_runs_are_shared():
+    hashes = {}
+    for name in EXPERIMENTS:
+        experiment = module(f"report_{name}").EXPERIMENT
+        for overrides in experiment.get_runs():
+            run = config_hash(copy_config(experiment.get_config(), overrides))
+            hashes.setdefault(run, set()).add(name)
+    asked = sum(len(x) for x in hashes.values())
+    assert len(hashes) == 3 * len(module("shared").RUNS) and asked > len(hashes)

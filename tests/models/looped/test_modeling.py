@@ -1,0 +1,182 @@
+"""The loop against its definition: gradients, masks, one program for every b, injections."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from flaxae.config import ConfigError
+from flaxae.models.looped.modeling import (
+    Injection,
+    LoopedTransformer,
+    ModelConfig,
+    keep_tokens,
+)
+from flaxae.task import Context
+
+B, N, DIMS = 3, 4, 3
+CTX = Context(jax.random.key(0), jnp.int32(0))
+
+
+def make(**overrides) -> LoopedTransformer:
+    sizes = {"dims": DIMS, "points": N, "width": 8, "num_heads": 2} | overrides
+    model = LoopedTransformer(ModelConfig(**sizes), rngs=nnx.Rngs(0))
+    # Larger than the initialisation, so that loops and gradients differ clearly.
+    graphdef, params = nnx.split(model)
+
+    def larger(x: jax.Array) -> jax.Array:
+        return x + 0.3 * jnp.cos(1.7 * jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+
+    return nnx.merge(graphdef, jax.tree.map(larger, params))
+
+
+def problems(seed: int = 0):
+    xs, w = (jax.random.normal(jax.random.key(seed + i), s) for i, s in
+             enumerate([(B, N, DIMS), (B, DIMS)]))  # fmt: skip
+    return xs, jnp.einsum("bnd,bd->bn", xs, w)
+
+
+def loss(params, graphdef, loops, grad_loops, window):
+    model, (xs, ys) = nnx.merge(graphdef, params), problems()
+    prompt = model.prompt(xs, ys, CTX)
+    out = model.last_loops(prompt, CTX, loops=loops, grad_loops=grad_loops, window=window)
+    errors = jnp.square(out.predictions - ys[None]).mean((1, 2))
+    return jnp.sum(errors * out.weight) / jnp.sum(out.weight)
+
+
+@partial(jax.jit, static_argnums=1)
+def one_loop(params, graphdef, y, prompt):
+    return nnx.merge(graphdef, params).loop(y, prompt, CTX)
+
+
+def unrolled(params, graphdef, loops, grad_loops):
+    """The definition, loop after loop."""
+    model, (xs, ys) = nnx.merge(graphdef, params), problems()
+    prompt = model.prompt(xs, ys, CTX)
+    y, errors = model.initial_state(prompt), []
+    for turn in range(loops):
+        if turn < loops - min(loops, grad_loops):
+            y = jax.lax.stop_gradient(one_loop(params, graphdef, y, prompt))
+            continue
+        y = one_loop(params, graphdef, y, prompt)
+        errors.append(jnp.square(model.readout(y, CTX) - ys).mean())
+    return sum(errors) / len(errors)
+
+
+CASES = [(6, 2, 2), (6, 2, 4), (3, 3, 4), (2, 3, 4), (1, 1, 4)]  # b, T, window
+
+
+@pytest.mark.parametrize("injection", list(Injection))
+def test_value_and_gradient_are_those_of_the_unrolled_loops(injection):
+    cases = CASES if injection is Injection.ADD else CASES[1:2]
+    layers = 2 if injection is Injection.ADD else 1
+    graphdef, params = nnx.split(make(injection=injection, num_layers=layers))
+    ours = jax.jit(jax.value_and_grad(loss), static_argnums=(1, 4))
+    for loops, grad_loops, window in cases:
+        value, grads = ours(params, graphdef, loops, grad_loops, window)
+        wanted, expected = jax.value_and_grad(unrolled)(params, graphdef, loops, grad_loops)
+        np.testing.assert_allclose(value, wanted, rtol=2e-5)
+        scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected))
+        for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5 * scale)
+    # A program for each window, whatever b and T.
+    assert ours._cache_size() == len({window for _, _, window in cases})
+
+
+def test_cut_loops_give_no_gradient_but_change_the_value():
+    graphdef, params = nnx.split(make())
+    grads = jax.jit(jax.value_and_grad(loss), static_argnums=(1, 4))
+    (one, _), (five, cut), (_, whole) = (
+        grads(params, graphdef, b, t, 5) for b, t in [(1, 1), (5, 1), (5, 5)]
+    )
+    assert float(one) != pytest.approx(float(five), rel=1e-3)
+    pairs = zip(jax.tree.leaves(cut), jax.tree.leaves(whole), strict=True)
+    assert any(not np.allclose(a, b) for a, b in pairs)
+
+
+def test_recomputing_changes_nothing():
+    grads = []
+    for remat in (True, False):
+        graphdef, params = nnx.split(make(remat=remat))
+        grads.append(jax.tree.leaves(jax.grad(loss)(params, graphdef, 5, 3, 3)))
+    for a, b in zip(*grads, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_every_loop_continues_last_loops():
+    model, (xs, ys) = make(), problems()
+    prompt = model.prompt(xs, ys, CTX)
+    trace = model.every_loop(prompt, CTX, 6)
+    last = model.last_loops(prompt, CTX, loops=6, grad_loops=2, window=2)
+    np.testing.assert_allclose(last.predictions, trace.predictions[4:], atol=1e-6)
+    assert trace.query_states.shape == (6, B, 8)
+
+
+def test_a_later_point_changes_no_earlier_prediction():
+    model, (xs, ys) = make(), problems()
+    before = model.every_loop(model.prompt(xs, ys, CTX), CTX, 3).predictions
+    other = model.prompt(xs.at[:, -1].set(9.0), ys.at[:, -2].set(9.0), CTX)
+    after = model.every_loop(other, CTX, 3).predictions
+    np.testing.assert_array_equal(before[..., :-1], after[..., :-1])
+    assert not np.allclose(before[..., -1], after[..., -1])
+
+
+@pytest.mark.parametrize("side", ["first", "last"])
+@pytest.mark.parametrize("injection", list(Injection))
+def test_masks_full_is_bit_exact_and_none_is_one_loop(side, injection):
+    model, (xs, ys) = make(injection=injection), problems()
+    prompt = model.prompt(xs, ys, CTX)
+    whole = model.every_loop(prompt, CTX, 5).predictions
+    kept = {
+        n: model.every_loop(prompt, CTX, 5, jnp.asarray(keep_tokens(N, n, side))).predictions
+        for n in (0, 3, 2 * N - 1)
+    }
+    np.testing.assert_array_equal(kept[2 * N - 1], whole)
+    for turn in range(5):
+        np.testing.assert_array_equal(kept[0][turn], whole[0])
+    assert not np.allclose(kept[3][-1, :, -1], whole[-1, :, -1], atol=1e-4)
+
+
+def test_which_tokens_are_kept():
+    assert keep_tokens(3, 2, "first").astype(int).tolist() == [1, 1, 0, 0, 0, 1]
+    assert keep_tokens(3, 2, "last").astype(int).tolist() == [0, 0, 0, 1, 1, 1]
+    assert keep_tokens(3, 2, "first", query=True).astype(int).tolist() == [1, 1, 0, 0, 1, 1]
+    for bad in [(3, 6, "first"), (3, -1, "last"), (3, 1, "left")]:
+        with pytest.raises(ConfigError):
+            keep_tokens(*bad)
+
+
+def test_halting_is_the_fixed_number_of_loops_where_it_never_stops_early():
+    model, (xs, ys) = make(), problems()
+    prompt = model.prompt(xs, ys, CTX)
+    trace = model.every_loop(prompt, CTX, 9)
+    answer, used = model.halting(prompt, CTX, 0.0, 9)
+    np.testing.assert_allclose(answer, trace.predictions[-1, :, -1], atol=1e-6)
+    assert used.tolist() == [9] * B
+    answer, used = model.halting(prompt, CTX, 0.05, 9)
+    states = np.asarray(trace.query_states)
+    for row in range(B):
+        moved = np.linalg.norm(np.diff(states[:, row], axis=0), axis=-1)
+        small = np.flatnonzero(moved < 0.05 * np.linalg.norm(states[1:, row], axis=-1))
+        expected = small[0] + 2 if len(small) else 9
+        assert int(used[row]) == expected
+        np.testing.assert_allclose(answer[row], trace.predictions[expected - 1, row, -1], atol=1e-6)
+
+
+def test_blocks_record_their_states_layer_by_layer():
+    from flaxae.task import Taps
+
+    model, (xs, ys) = make(num_layers=3), problems()
+    taps = Taps(lambda path: path.endswith("blocks.state"))
+    ctx = Context(jax.random.key(0), jnp.int32(0), taps=taps)
+    prompt = model.prompt(xs, ys, ctx)
+    model.loop(model.initial_state(prompt), prompt, ctx)
+    assert taps.collected["blocks.state"].shape == (3, B, 2 * N, 8)
+
+
+def test_sizes_that_do_not_fit_are_errors():
+    with pytest.raises(ConfigError, match="num_heads"):
+        ModelConfig(width=10, num_heads=3).validate()

@@ -1,0 +1,66 @@
+"""Intervals and verdicts on numbers whose answers are known."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from flaxae.models.looped.verdicts import (
+    Claim,
+    cell,
+    claims_table,
+    look_up,
+    mean_interval,
+    ratio_interval,
+)
+
+
+def test_intervals_are_students_on_logarithms():
+    values = [0.1, 0.2, 0.15]
+    logs = np.log(values)
+    expected = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
+    mean, low, high = mean_interval(values)
+    assert mean == pytest.approx(np.exp(logs.mean()))
+    assert (low, high) == pytest.approx(tuple(np.exp(expected)))
+
+
+def test_ratios_are_paired_or_welchs():
+    a, b = [0.2, 0.4, 0.8], [0.1, 0.2, 0.4]
+    assert ratio_interval(a, b, paired=True) == pytest.approx((2.0, 2.0, 2.0))
+    test = stats.ttest_ind(np.log(a), np.log(b), equal_var=False).confidence_interval()
+    ratio, low, high = ratio_interval(a, b, paired=False)
+    assert ratio == pytest.approx(2.0)
+    assert (low, high) == pytest.approx((math.exp(test.low), math.exp(test.high)))
+
+
+def judge(top, bottom, **options):
+    results = {"a": [{"m": {"x": x}} for x in top], "b": [{"m": {"x": x}} for x in bottom]}
+    return Claim("c", ("a", "m.x"), ("b", "m.x"), **options).judge(results)["verdict"]
+
+
+def test_verdicts():
+    low, high = [0.10, 0.11, 0.12], [1.0, 1.1, 1.2]
+    assert judge(low, high) == "confirmed"
+    assert judge(high, low) == "refuted"
+    assert judge(high, low, below=False) == "confirmed"
+    assert judge(low, high, below=False) == "refuted"
+    assert judge([0.1, 1.0, 3.0], high) == "unclear"
+    assert judge(low, high, bound=0.1) == "unclear"
+    # A seed without the number (a plateau that was never left) decides nothing.
+    assert judge([0.1, 0.1, None], high) == "unclear"
+    assert judge([0.1], [1.0]) == "unclear"
+
+
+def test_paths_and_cells():
+    found = {"loops": {"by_loop": [1.0, 0.5], "none": None}}
+    assert look_up(found, "loops.by_loop.1") == 0.5
+    assert look_up(found, "loops.by_loop.0 over loops.by_loop.1") == 2.0
+    assert all(math.isnan(look_up(found, p)) for p in ("loops.none", "loops.x", "y"))
+    assert cell([0.5]) == "0.5" and cell([math.nan]) == "-"
+    assert cell([100.0, math.nan]) == "100 (1 never)"
+    assert cell([0.5, 0.5]) == "0.5 [0.5, 0.5]"
+    row = Claim("less", ("a", "m.x"), ("b", "m.x")).judge(
+        {"a": [{"m": {"x": 1.0}}] * 2, "b": [{"m": {"x": 2.0}}] * 2}
+    )
+    assert "| less | 0.5 [0.5, 0.5] | < 1 | **confirmed** |" in claims_table([row])
