@@ -50,7 +50,7 @@ format: $(STAMP)  ## ruff mends what it can
 	$(BIN)/ruff format .
 
 bench: $(PARITY_STAMP)  ## the benchmarks, one after the other
-	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file; done
+	@set -e; for file in $(filter-out benchmarks/torch_%,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$file"; $(BIN)/python $$file; done
 
 report-looped: $(STAMP)  ## the looped transformers' experiments, hours (QUICK=1: a small variant)
 	$(BIN)/python -m flaxae.models.looped.report --workdir=runs/looped_$(if $(QUICK),quick --quick,report)

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from flaxae.config import ConfigError
 
@@ -83,7 +83,7 @@ def generate(
     sampling: Sampling,
     key: Key[Array, ""],
     *,
-    eos: int,
+    eos: int | tuple[int, ...],
     pad: int = 0,
     cache_axes: Any = 0,
     drop_ended: bool = False,
@@ -116,7 +116,7 @@ def greedy(
     start_ids: Int[Array, "B"],
     max_length: int,
     *,
-    eos: int,
+    eos: int | tuple[int, ...],
     pad: int = 0,
     drop_axes: Any = None,
 ) -> Int[Array, "B T"]:
@@ -127,16 +127,14 @@ def greedy(
         cache: what `step` starts from.
         start_ids: what is fed at position 0.
         max_length: ids to decode at most.
-        eos: ends a row; it is kept.
+        eos: ends a row, or several that do; it is kept.
         pad: fills a row after its end.
         drop_axes: the cache's axes of rows (see `generate`): rows that ended are dropped.
     Returns:
         ids, (B, max_length).
     """
 
-    def choose(logits: Array, index: Array, rows: Array) -> Array:
-        return jnp.argmax(logits, axis=-1)
-
+    choose = chooser(Sampling(), None)
     return _loop(step, choose, cache, start_ids, max_length, eos, pad, drop_axes)
 
 
@@ -148,7 +146,7 @@ def sample(
     *,
     key: Key[Array, ""],
     sampling: Sampling,
-    eos: int,
+    eos: int | tuple[int, ...],
     pad: int = 0,
     drop_axes: Any = None,
 ) -> Int[Array, "B T"]:
@@ -161,9 +159,18 @@ def sample(
     Returns:
         ids, (B, max_length).
     """
+    choose = chooser(sampling, key)
+    return _loop(step, choose, cache, start_ids, max_length, eos, pad, drop_axes)
+
+
+def chooser(sampling: Sampling, key: Any) -> ChooseFn:
+    """How `greedy`, or `sample` from a key, take the next id of scores; greedy reads no key."""
     temperature: Any = sampling.temperature
 
-    def choose(logits: Array, index: Array, rows: Array) -> Array:
+    def best(logits: Array, index: Array, rows: Array) -> Array:
+        return jnp.argmax(logits, axis=-1)
+
+    def drawn(logits: Array, index: Array, rows: Array) -> Array:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
         logits = logits / temperature
@@ -176,7 +183,7 @@ def sample(
         chosen = jax.vmap(jax.random.categorical)(keys, logits)
         return jnp.take_along_axis(ids, chosen[:, None], axis=1)[:, 0]
 
-    return _loop(step, choose, cache, start_ids, max_length, eos, pad, drop_axes)
+    return best if temperature is None else drawn
 
 
 def nucleus(logits: Float[Array, "B K"], top_p: float | Array) -> Float[Array, "B K"]:
@@ -194,13 +201,61 @@ def nucleus(logits: Float[Array, "B K"], top_p: float | Array) -> Float[Array, "
     return jnp.where(inside, logits, NEVER)
 
 
+def is_end(ids: Int[Array, "..."], eos: int | tuple[int, ...]) -> Bool[Array, "..."]:
+    """Whether ids are an end."""
+    ends = (eos,) if isinstance(eos, int) else eos
+    found = ids == ends[0]
+    for end in ends[1:]:
+        found = found | (ids == end)
+    return found
+
+
+def advance(
+    step: StepFn,
+    choose: ChooseFn,
+    state: dict[str, Any],
+    steps: int,
+    *,
+    eos: int | tuple[int, ...],
+    pad: int = 0,
+) -> tuple[Int[Array, "B T"], dict[str, Any]]:
+    """A part of a decoding that is shown while it goes on: so many ids more. Call it under jit.
+
+    Args:
+        step: see `greedy`.
+        choose: what `chooser` gives.
+        state: {"last": (B,), "cache", "done": (B,), "index": ()}: the ids to feed next, what
+            `step` starts from, which rows ended, and how many ids there were.
+        steps: how many; fewer where all rows end.
+    Returns:
+        The ids, (B, steps), and the state; all parts together are what `greedy` or `sample` give.
+    """
+    rows = jnp.arange(state["last"].shape[0])
+    first, out = state["index"], jnp.full((rows.shape[0], steps), pad, jnp.int32)
+
+    def going(loop: Any) -> Array:
+        _, state = loop
+        return (state["index"] < first + steps) & ~jnp.all(state["done"])
+
+    def body(loop: Any) -> Any:
+        ids, state = loop
+        logits, cache = step(state["last"], state["cache"], state["index"])
+        new = jnp.where(state["done"], pad, choose(logits, state["index"], rows).astype(jnp.int32))
+        place = state["index"] - first
+        ids = jax.lax.dynamic_update_slice_in_dim(ids, new[:, None], place, axis=1)
+        done = state["done"] | is_end(new, eos)
+        return ids, {"last": new, "cache": cache, "done": done, "index": state["index"] + 1}
+
+    return jax.lax.while_loop(going, body, (out, state))
+
+
 def _loop(
     step: StepFn,
     choose: ChooseFn,
     cache: Any,
     start_ids: Int[Array, "B"],
     max_length: int,
-    eos: int,
+    eos: int | tuple[int, ...],
     pad: int,
     drop_axes: Any,
 ) -> Int[Array, "B T"]:
@@ -221,7 +276,7 @@ def _loop(
             logits, cache = step(last, cache, index)
             new = jnp.where(done, pad, choose(logits, index, where).astype(jnp.int32))
             ids = jax.lax.dynamic_update_slice_in_dim(ids, new[:, None], index, axis=1)
-            return ids, new, cache, done | (new == eos), index + 1
+            return ids, new, cache, done | is_end(new, eos), index + 1
 
         state = (ids, last, cache, done, index)
         ids, last, cache, done, index = jax.lax.while_loop(going, body, state)
@@ -244,7 +299,7 @@ def beam(
     *,
     beams: int,
     length_penalty: float | Array = 1.0,
-    eos: int,
+    eos: int | tuple[int, ...],
     pad: int = 0,
     cache_axes: Any = 0,
 ) -> Int[Array, "B T"]:
@@ -291,13 +346,13 @@ def beam(
         longer = jnp.take_along_axis(ids, parent[:, :, None], axis=1)  # (B, 2 * beams, T)
         longer = jax.lax.dynamic_update_slice_in_dim(longer, new[:, :, None], index, axis=2)
         searching = beams - jnp.sum(jnp.isfinite(ended[1]), axis=1, keepdims=True)  # (B, 1)
-        ends = (new == eos) & (rank < searching) & (best > NEVER)
+        ends = is_end(new, eos) & (rank < searching) & (best > NEVER)
         length = (index + 1).astype(jnp.float32)
         ranked = jnp.where(ends, best / length**length_penalty, -jnp.inf)
         all_ids = jnp.concatenate([ended[0], longer], axis=1)
         ended = _best(all_ids, jnp.concatenate([ended[1], ranked], axis=1), beams)
         searching -= jnp.sum(ends, axis=1, keepdims=True)
-        scores, chosen = jax.lax.top_k(jnp.where(new == eos, 2 * NEVER, best), beams)
+        scores, chosen = jax.lax.top_k(jnp.where(is_end(new, eos), 2 * NEVER, best), beams)
         scores = jnp.where(rank[:, :beams] < searching, scores, 2 * NEVER)
         ids = jnp.take_along_axis(longer, chosen[:, :, None], axis=1)
         last = jnp.take_along_axis(new, chosen, axis=1).reshape(-1)

@@ -280,3 +280,31 @@ def test_other_values_compile_nothing_new():
 def test_bad_sampling_is_one_error(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         Sampling(**options)
+
+
+@pytest.mark.parametrize("temperature", [None, 1.0])
+def test_parts_are_together_what_one_loop_gives(temperature):
+    step, cache = random_step()
+    start, key = jnp.zeros(6, jnp.int32), jax.random.key(0)
+    sampling = Sampling(temperature=temperature)
+    free = generate(step, cache(6), start, 10, sampling, key, eos=99, cache_axes=AXES)
+    eos = (int(free[0, 3]), int(free[5, 5]))
+    whole = generate(step, cache(6), start, 10, sampling, key, eos=eos, cache_axes=AXES)
+    state = {"last": start, "cache": cache(6), "done": jnp.zeros(6, bool), "index": jnp.int32(0)}
+    choose, parts = decoding.chooser(sampling, key), []
+    for steps in (3, 3, 4):
+        ids, state = decoding.advance(step, choose, state, steps, eos=eos)
+        parts.append(ids)
+    np.testing.assert_array_equal(jnp.concatenate(parts, axis=1), whole)
+    ends = [(np.asarray(whole) == end).any(axis=1) for end in eos]
+    assert all(x.any() for x in ends) and np.array_equal(ends[0] | ends[1], state["done"])
+
+
+def test_any_of_several_ends_ends_a_row():
+    def step(last, cache, index):
+        return jax.nn.one_hot(last + 1, 32), cache
+
+    ids = greedy(step, None, jnp.asarray([2, 5]), 6, eos=(4, 8))
+    np.testing.assert_array_equal(ids, [[3, 4, 0, 0, 0, 0], [6, 7, 8, 0, 0, 0]])
+    ids = beam(step, {}, jnp.asarray([2, 5]), 6, beams=2, eos=(4, 8))
+    assert ids[0, :2].tolist() == [3, 4] and ids[1, :3].tolist() == [6, 7, 8]

@@ -51,6 +51,7 @@ def wait_for(path: Path, pair: Pair) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_run_whose_processes_die_in_turn_is_bit_exact(tmp_path: Path) -> None:
     whole = start_tiny({"workdir": str(tmp_path / "whole"), "overrides": RUN}, devices="2")
     assert whole.wait(180) == 0, whole.communicate()[1][-2000:]

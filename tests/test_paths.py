@@ -171,6 +171,7 @@ def assert_equal_runs(bucket: Server, folder: str, whole: Path) -> None:
         assert steps == sorted(p.name for p in (whole / name).iterdir())
 
 
+@pytest.mark.slow
 def test_killed_torn_and_resumed_in_a_bucket_it_is_the_run_in_a_folder(bucket, whole):
     options = {"workdir": "gs://bucket/run", "overrides": OPTIONS}
     for death in ({"die_at": 6}, {"die_in_save": 20, "die_from": 8}):

@@ -40,12 +40,15 @@ class Weight:
         transpose: theirs is (out, in), ours (in, out).
         aliases: further names of the same values, of which a directory may hold any; where
             `names` is missing, the first alias that is there stands for it.
+        rows: (i, n): theirs is n of ours, one after another on their first axis, and ours the
+            i-th (queries, keys and values in one tensor).
     """
 
     names: tuple[str, ...]
     stacked: bool = False
     transpose: bool = False
     aliases: tuple[str, ...] = ()
+    rows: tuple[int, int] = (0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +88,10 @@ def read_config(directory: Path) -> dict[str, Any]:
     """What a directory's config.json holds."""
     path = directory / CONFIG
     require(path.is_file(), f"{directory}: no {CONFIG}")
-    return _json(path)
+    return read_json(path)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -114,7 +117,7 @@ class Tensors:
             return
         if not (directory / INDEX).is_file():
             raise ConfigError(self._no_weights())
-        files = _json(directory / INDEX).get("weight_map", {})
+        files = read_json(directory / INDEX).get("weight_map", {})
         for file in sorted(set(files.values())):
             require(Path(file).name == file, f"{directory / INDEX}: {file!r} is no file name")
             require((directory / file).is_file(), f"{directory}: {file}, named in {INDEX}, is gone")
@@ -203,11 +206,13 @@ def _part(tensors: Tensors, weight: Weight, spans: tuple[range, ...], dtype: Any
     out = np.empty([len(s) for s in spans], dtype)
     layers, inner = (spans[0], spans[1:]) if weight.stacked else (range(1), spans)
     index = tuple(slice(s.start, s.stop) for s in inner)
+    index = index[::-1] if weight.transpose else index
+    if weight.rows[1] > 1:
+        first = tensors.shape(weight.names[0])[0] // weight.rows[1] * weight.rows[0]
+        index = (slice(first + index[0].start, first + index[0].stop), *index[1:])
     for place, layer in enumerate(layers):
-        if weight.transpose:
-            value = tensors.read(weight.names[layer], index[::-1]).T
-        else:
-            value = tensors.read(weight.names[layer], index)
+        value = tensors.read(weight.names[layer], index)
+        value = value.T if weight.transpose else value
         out[place if weight.stacked else ...] = value  # converts as it copies
     return out
 
@@ -237,6 +242,7 @@ def _check(tensors: Tensors, table: Table, shapes: dict[str, Any]) -> None:
         read |= {*weight.names, *weight.aliases}
         shape = ours[path][1:] if weight.stacked else ours[path]
         shape = shape[::-1] if weight.transpose else shape
+        shape = (shape[0] * weight.rows[1], *shape[1:]) if shape else shape
         missing = [name for name in weight.names if name not in tensors.names]
         problems += [f"{name} is missing (it fills {path})" for name in missing]
         if weight.stacked and len(weight.names) != ours[path][0]:
@@ -276,6 +282,7 @@ def write(
     """
     leaves = {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
     _same_paths(table, set(leaves))
+    require(all(w.rows[1] == 1 for w in table.weights.values()), "fused tensors are only read")
     directory, dtype = Path(directory), np.dtype(dtype)
     shards = _plan(table, leaves, dtype, max_shard_size)
     if distributed.is_main():

@@ -207,3 +207,17 @@ def _english(sentence: str) -> bool:
         and letters >= 0.85 * len(sentence)
         and ">>>" not in sentence
     )
+
+
+def library_sources() -> Iterator[tuple[str, str]]:
+    """(name, source) of the library's modules that can be read, ordered by the hash of the name."""
+    for name, path in _library_files():
+        try:
+            yield name, path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+
+
+def python_version() -> str:
+    """What the library belongs to, such as "cpython 3.11.7"."""
+    return _python()

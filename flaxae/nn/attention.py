@@ -234,3 +234,49 @@ def with_slot(bias: Float[Array, "_ _ S T"]) -> Float[Array, "_ _ S U"]:
 def padding_bias(mask: Float[Array, "B T"]) -> Float[Array, "B 1 1 T"]:
     """0 for real keys, MASKED for padding."""
     return jnp.where(mask > 0, 0.0, MASKED)[:, None, None, :].astype(jnp.float32)
+
+
+def segment_bias(segment_ids: Int[Array, "B S"]) -> Float[Array, "B 1 S S"]:
+    """0 where a query may look: itself and before, in its own segment; MASKED elsewhere.
+
+    Args:
+        segment_ids: of packed sequences, or 1 for what is real; 0 is padding.
+    """
+    length = segment_ids.shape[1]
+    causal = np.tril(np.ones((length, length), bool))[None]
+    allowed = segment_ids[:, :, None] == segment_ids[:, None, :]
+    allowed = allowed & (segment_ids > 0)[:, None, :] & causal
+    return jnp.where(allowed, 0.0, MASKED)[:, None].astype(jnp.float32)
+
+
+def segment_positions(segment_ids: Int[Array, "B S"]) -> Int[Array, "B S"]:
+    """Positions that start at 0 in every segment, so also after padding on the left."""
+    where = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)[None]
+    starts = jnp.diff(segment_ids, axis=1, prepend=segment_ids[:, :1]) != 0
+    return where - jax.lax.cummax(jnp.where(starts, where, 0), axis=1)
+
+
+def grouped_attention(
+    q: Float[Array, "B S H K"],
+    k: Float[Array, "B G T K"],
+    v: Float[Array, "B G T K"],
+    bias: Float[Array, "_ 1 S T"],
+    ctx: Context,
+    *,
+    scale: float,
+    dropout_rate: float = 0.0,
+) -> Float[Array, "B S HK"]:
+    """softmax(scale q k^T + bias) v, H / G query heads sharing each key (Ainslie et al. 2023).
+
+    Scores and softmax are float32. Keys by heads: each product is then contiguous.
+    """
+    rows, length, heads, width = q.shape
+    groups = k.shape[1]
+    q = jnp.moveaxis(q, 2, 1).reshape(rows, groups, -1, width)  # (B, G, H/G * S, K)
+    scores = jnp.einsum("bgsk,bgtk->bgst", q, k, preferred_element_type=jnp.float32)
+    scores = scores.reshape(rows, heads, length, -1) * scale + bias  # (B, H, S, T)
+    weights = ctx.tap("weights", _softmax(scores, v.dtype))
+    weights = dropout(weights, dropout_rate, ctx.at("dropout"))
+    weights = weights.reshape(rows, groups, -1, weights.shape[-1])
+    out = jnp.einsum("bgst,bgtk->bgsk", weights, v).reshape(rows, heads, length, width)
+    return jnp.moveaxis(out, 1, 2).reshape(rows, length, heads * width)

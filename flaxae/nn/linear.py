@@ -38,11 +38,15 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "... I"], ctx: Context) -> Float[Array, "... O"]:
+        return ctx.tap("out", self.product(x, ctx))
+
+    def product(self, x: Float[Array, "... I"], ctx: Context) -> Float[Array, "... O"]:
+        """The map itself, which nothing taps."""
         kernel = self.kernel[...].astype(self.dtype)
         y = x.astype(self.dtype) @ gathered(kernel, *ctx.parameter("kernel"))
         if self.bias is not None:
             y = y + align(self.bias[...].astype(self.dtype), y)
-        return ctx.tap("out", split_rows(y))
+        return split_rows(y)
 
 
 class Embedding(nnx.Module):

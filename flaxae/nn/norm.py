@@ -19,7 +19,8 @@ class RMSNorm(nnx.Module):
         self.eps, self.dtype = eps, dtype
 
     def __call__(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... D"]:
-        return _rms_norm(x, self.scale[...], self.eps, jnp.dtype(self.dtype))
+        scale = self.scale[...].astype(jnp.float32)
+        return _rms_norm(x, scale, self.eps, jnp.dtype(self.dtype))
 
 
 # Autodiff would keep several float32 arrays of x's size; x as it came and a number a row do.
@@ -47,3 +48,19 @@ def _rms_norm_backward(
 
 
 _rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / std * scale + bias; mean and variance are float32 (Ba et al. 2016)."""
+
+    def __init__(self, features: int, *, eps: float = 1e-5, dtype: jnp.dtype | type = jnp.float32):
+        self.scale = nnx.Param(jnp.ones(features, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
+        self.eps, self.dtype = eps, dtype
+
+    def __call__(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... D"]:
+        wide = x.astype(jnp.float32)
+        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        scale, bias = (align(p[...].astype(jnp.float32), wide) for p in (self.scale, self.bias))
+        return (wide * inverse * scale + bias).astype(self.dtype)

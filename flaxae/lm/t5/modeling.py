@@ -257,6 +257,9 @@ class T5(nnx.Module):
         """
         if not chunks:
             return cross_entropy(self.logits(x, ctx), targets, weights)
+        head = self.embedding if self.head is None else self.head
+        adapted = "adapters" in vars(head)  # which the kernel alone does not show
+        require(not adapted, "loss_chunks must be 0 where the output head has an adapter")
         if self.head is None:
             x, table = self._scaled(x), self.embedding.table[...]
         else:

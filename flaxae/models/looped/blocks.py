@@ -7,24 +7,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flaxae.nn.attention import MASKED
-from flaxae.nn.linear import Linear, align
+from flaxae.nn.linear import Linear
+from flaxae.nn.norm import LayerNorm
 from flaxae.task import Context
 
 STD = 0.02  # of the initialisation (GPT-2)
-
-
-class LayerNorm(nnx.Module):
-    """(x - mean) / std * scale + bias, in float32."""
-
-    def __init__(self, features: int, *, eps: float = 1e-5):
-        self.scale = nnx.Param(jnp.ones(features, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
-        self.eps = eps
-
-    def __call__(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... D"]:
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
-        return x * inverse * align(self.scale[...], x) + align(self.bias[...], x)
 
 
 class Block(nnx.Module):

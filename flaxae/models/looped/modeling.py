@@ -17,8 +17,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from flaxae.config import Section, require
-from flaxae.models.looped.blocks import STD, Block, LayerNorm
+from flaxae.models.looped.blocks import STD, Block
 from flaxae.nn.linear import Linear
+from flaxae.nn.norm import LayerNorm
 from flaxae.nn.stack import scan_blocks, stacked
 from flaxae.task import Context
 

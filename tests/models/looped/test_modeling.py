@@ -149,6 +149,7 @@ def test_which_tokens_are_kept():
             keep_tokens(*bad)
 
 
+@pytest.mark.slow
 def test_halting_is_the_fixed_number_of_loops_where_it_never_stops_early():
     model, (xs, ys) = make(), problems()
     prompt = model.prompt(xs, ys, CTX)

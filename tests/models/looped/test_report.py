@@ -76,6 +76,7 @@ def test_a_probe_reads_what_is_there_and_nothing_else():
     assert evaluation._probe(rng.normal(size=(400, 6)), weights) > 0.3
 
 
+@pytest.mark.slow
 def test_an_experiment_trains_each_run_once_and_goes_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluation, "ROWS", 64)
     (tmp_path / "report_tiny.py").write_text(CONFIG)

@@ -48,6 +48,7 @@ def config_for(tmp_path: Path, **overrides: Any) -> Config:
     return config
 
 
+@pytest.mark.slow
 def test_five_steps_on_eight_devices_are_those_on_one(tmp_path: Path) -> None:
     one = config_for(tmp_path, mesh__fsdp=1)
     eight = config_for(tmp_path, mesh__replica=2, mesh__fsdp=2, mesh__model=2)

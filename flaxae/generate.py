@@ -1,0 +1,121 @@
+"""Text from a language model: `python -m flaxae.generate --model smollm2-135m "..."`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from flaxae import flags
+from flaxae.config import require
+
+STDIN = "-"
+
+
+def prompt_ids(lm: Any, prompt: str, *, chat: bool = True, system: str = "") -> list[int]:
+    """The ids that a model is to go on with.
+
+    Args:
+        lm: a `flaxae.lm.LanguageModel`.
+        prompt: the user's message, or the beginning of a text.
+        chat: puts it into the tokenizer's chat template, where it has one.
+        system: a message before the user's.
+    """
+    tokenizer = lm.tokenizer
+    require(tokenizer is not None, "the model's files hold no tokenizer: give --tokenizer=DIR")
+    chat = chat and bool(tokenizer.template)
+    require(chat or not system, "--system needs a chat template")
+    if chat:
+        messages = [{"role": "system", "content": system}] if system else []
+        text = tokenizer.chat([*messages, {"role": "user", "content": prompt}])
+        ids = tokenizer.encode([text], special=False)[0]
+    else:
+        ids = tokenizer.encode([prompt])[0]
+    require(bool(ids), "the prompt is empty")
+    return ids
+
+
+def texts(tokenizer: Any, parts: Iterable[list[int]]) -> Iterator[str]:
+    """Pieces of text as ids come; a character waits until all its bytes are there."""
+    ids, shown, text = [], "", ""
+    for part in parts:
+        ids += part
+        text = tokenizer.decode(ids)
+        whole = text.rstrip("\ufffd")
+        if whole.startswith(shown) and len(whole) > len(shown):
+            yield whole[len(shown) :]
+            shown = whole
+    if len(text) > len(shown):
+        yield text[len(shown) :]
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flaxae.generate",
+        description="Goes on with a prompt, token by token.",
+    )
+    add = parser.add_argument
+    add("prompt", help=f"the message, or the text to go on with; {STDIN}: standard input")
+    add("--model", default="smollm2-135m", metavar="NAME",
+        help="smollm2-135m, a Hugging Face directory or id, or a GGUF file")  # fmt: skip
+    add("--adapter", default="", metavar="DIR", help="an adapter's directory, or a run's folder")
+    add("--tokenizer", default="", metavar="DIR", help="a directory with another tokenizer.json")
+    add("--max-new-tokens", type=int, default=256, metavar="N")
+    add("--temperature", type=float, default=0.0, metavar="T", help="0: the most likely token")
+    add("--top-k", type=int, default=0, metavar="K", help="only the K best tokens; 0: all")
+    add("--top-p", type=float, default=1.0, metavar="P", help="only the nucleus of probability P")
+    add("--seed", type=int, default=0, help="of what is drawn")
+    add("--system", default="", metavar="TEXT", help="a system message")
+    add("--no-chat", action="store_true", help="the prompt as it is, without the chat template")
+    add("--weights", default="float32", choices=["float32", "bfloat16"], help="kept in this type")
+    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="computed in this type")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv[1:])
+    require(args.max_new_tokens > 0, f"--max-new-tokens={args.max_new_tokens} must be positive")
+    from flaxae.decoding import Sampling
+
+    drawn = args.temperature > 0
+    for name, value, off in (("top-k", args.top_k, 0), ("top-p", args.top_p, 1.0)):
+        require(drawn or value == off, f"--{name} draws tokens: give --temperature too")
+    sampling = Sampling(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
+    prompt = sys.stdin.read() if args.prompt == STDIN else args.prompt
+    try:
+        for piece in run(args, prompt, sampling):
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        print()
+        return 130
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    print()
+    return 0
+
+
+def run(args: argparse.Namespace, prompt: str, sampling: Any) -> Iterator[str]:
+    """Loads what the command line names, and gives pieces of the answer."""
+    import jax
+
+    from flaxae import lm as language_models
+    from flaxae.lm.generation import Streamer
+
+    lm = language_models.load(
+        args.model, weights=args.weights, dtype=args.dtype, tokenizer=args.tokenizer
+    )
+    ids = prompt_ids(lm, prompt, chat=not args.no_chat, system=args.system)
+    model = lm.model
+    if args.adapter:
+        from flaxae import peft
+
+        model = peft.load_adapter(model, args.adapter)
+    # On a CPU a scan in the loop would copy all weights for every token.
+    unroll = jax.default_backend() == "cpu"
+    streamer = Streamer(model, sampling, num_tokens=lm.tokenizer.vocab_size, unroll=unroll)  # pyright: ignore
+    yield from texts(lm.tokenizer, streamer(ids, args.max_new_tokens, args.seed))
+
+
+if __name__ == "__main__":
+    sys.exit(flags.run_main(main))

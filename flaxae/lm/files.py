@@ -1,0 +1,146 @@
+"""Modules from parameters, and directories of decoder-only models; what their `params.py` share."""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from flaxae import sharding
+from flaxae.compat import hf
+from flaxae.compat.hf import Weight
+from flaxae.config import require
+
+
+def shapes(kind: Any, config: Any) -> dict[str, Any]:
+    """Nested dict of the parameters' ShapeDtypeStructs.
+
+    Args:
+        kind: the model's class.
+        config: of the model.
+    """
+    return nnx.to_pure_dict(nnx.state(_abstract(kind, config)))  # pyright: ignore
+
+
+def build(kind: Any, config: Any, params: dict[str, Any]) -> Any:
+    """The module of these parameters."""
+    graphdef, state = nnx.split(_abstract(kind, config))
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graphdef, state)
+
+
+def _abstract(kind: Any, config: Any) -> Any:
+    return nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0)))
+
+
+def read(
+    kind: Any,
+    config: Any,
+    table: hf.Table,
+    tensors: hf.Tensors,
+    dtype: Any = jnp.float32,
+    mesh: Mesh | None = None,
+    rules: tuple = (),
+) -> dict[str, Any]:
+    """A model's parameters.
+
+    Args:
+        kind, config: class and config of the model.
+        table: what lies where.
+        tensors: of its files.
+        dtype: of the parameters.
+        mesh: each process reads only the slices that its devices hold; None: the default device.
+        rules: see `sharding.infer_sharding`.
+    """
+    wanted = shapes(kind, config)
+    places = None if mesh is None else sharding.infer_sharding(wanted, mesh, rules)
+    return hf.read_params(tensors, table, wanted, places, dtype)
+
+
+def save(
+    directory: str | Path,
+    raw: dict[str, Any],
+    table: hf.Table,
+    params: dict[str, Any],
+    dtype: Any = jnp.float32,
+    max_shard_size: int = 5 * 10**9,
+) -> None:
+    """Writes a directory that `transformers` opens as the same model; see `hf.write`."""
+    raw = raw | {"dtype": jnp.dtype(dtype).name}
+    hf.write(directory, raw, table, params, dtype=dtype, max_shard_size=max_shard_size)
+
+
+def linear(
+    path: str,
+    names: tuple[str, ...],
+    bias: bool,
+    *,
+    stacked: bool = True,
+    rows: tuple[int, int] = (0, 1),
+) -> dict[str, Weight]:
+    """The table's entries of a Linear.
+
+    Args:
+        path: ours.
+        names: theirs, of the module: one, or one a layer.
+        bias: it has one.
+        stacked: our first axis is the layers.
+        rows: see Weight.
+    """
+    weights = {"kernel": ("weight", True)} | ({"bias": ("bias", False)} if bias else {})
+    return {
+        f"{path}/{ours}": Weight(
+            tuple(f"{n}.{theirs}" for n in names), stacked=stacked, transpose=matrix, rows=rows
+        )
+        for ours, (theirs, matrix) in weights.items()
+    }
+
+
+def norm(path: str, names: tuple[str, ...], bias: bool, *, stacked: bool = True) -> dict[str, Any]:
+    """The table's entries of a norm; see `linear`."""
+    weights = {"scale": "weight"} | ({"bias": "bias"} if bias else {})
+    return {
+        f"{path}/{ours}": Weight(tuple(f"{n}.{theirs}" for n in names), stacked=stacked)
+        for ours, theirs in weights.items()
+    }
+
+
+def given(raw: dict[str, Any], fields: dict[str, str], what: str) -> dict[str, Any]:
+    """Our fields of a config.json's numbers.
+
+    Args:
+        raw: what it holds, defaults included.
+        fields: theirs -> ours.
+        what: the kind of model, for the error.
+    Raises:
+        ConfigError: one is missing.
+    """
+    missing = [name for name in fields if raw.get(name) is None]
+    require(not missing, f"the config of this {what} lacks {', '.join(missing)}")
+    return {ours: raw[theirs] for theirs, ours in fields.items()}
+
+
+def token_ids(raw: dict[str, Any], bos: int, eos: int) -> dict[str, Any]:
+    """bos_id and eos_ids of a config.json; it may name several ends."""
+    ends = raw.get("eos_token_id")
+    ends = eos if ends is None else ends
+    begin = raw.get("bos_token_id")
+    return {
+        "bos_id": bos if begin is None else begin,
+        "eos_ids": tuple(ends) if isinstance(ends, (list, tuple)) else (ends,),
+    }
+
+
+def rope_parameters(raw: dict[str, Any]) -> dict[str, Any]:
+    """rope_theta, rope_type and what belongs to it, as transformers 4 or 5 write them."""
+    scaling = raw.get("rope_scaling") or {}
+    new = raw.get("rope_parameters") or {}
+    found = {**scaling, **new}
+    found["rope_type"] = found.get("rope_type", found.get("type", "default"))
+    theta = raw.get("rope_theta")
+    found.setdefault("rope_theta", 10000.0 if theta is None else theta)
+    factor = raw.get("partial_rotary_factor")
+    if factor is not None:
+        found.setdefault("partial_rotary_factor", factor)
+    return found

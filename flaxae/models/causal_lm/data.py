@@ -1,0 +1,159 @@
+"""Prompts with completions: function signatures and what their docstrings say, or a JSONL file.
+
+The embedded set is read at run time from the running Python's own library; nothing is copied.
+"""
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flaxae.config import ConfigError, DataConfig, require
+from flaxae.data import embedded
+from flaxae.data.packing import Example
+
+SIGNATURES = "signatures"
+ASK = "Write the first sentence of the docstring of this Python function.\n\n"
+SHARES = {"test": 0.08, "dev": 0.04}  # of the files, held out whole
+_SENTENCE = re.compile(r"^(.+?[.!?])(?:\s|$)", re.DOTALL)
+_MAX_SENTENCE = 200  # characters
+
+
+class Pair(NamedTuple):
+    """What is asked, and the answer."""
+
+    prompt: str
+    completion: str
+
+
+@dataclasses.dataclass
+class Pairs:
+    """Splits of pairs.
+
+    Attributes:
+        name: what they were made from.
+        splits: "train", "dev", "test" -> pairs; a pair is in one of them only.
+        notes: what was left out, in words.
+    """
+
+    name: str
+    splits: dict[str, list[Pair]]
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def read(config: DataConfig) -> Pairs:
+    """The pairs that a config names.
+
+    Raises:
+        ConfigError: there is no such set, or the file is not what it should be.
+    """
+    if config.path:
+        return _from_file(Path(config.path), config)
+    require(
+        config.name == SIGNATURES,
+        f"data.name={config.name!r}: the embedded set is {SIGNATURES!r}; set data.path to a JSONL "
+        'file of {"prompt": "...", "completion": "..."} for your own',
+    )
+    name = f"{SIGNATURES} of {embedded.python_version()}"
+    return _split(name, _library_pairs(), config.seed)
+
+
+@functools.cache
+def _library_pairs() -> list[tuple[str, list[Pair]]]:
+    files = [(name, _pairs(source)) for name, source in embedded.library_sources()]
+    return [(name, pairs) for name, pairs in files if pairs]
+
+
+def _from_file(path: Path, config: DataConfig) -> Pairs:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"data.path={path}: {error}") from None
+    pairs = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            pairs.append((f"{number}", [Pair(row["prompt"], row["completion"])]))
+            require(all(isinstance(x, str) and x for x in pairs[-1][1][0]), "an empty text")
+        except (ValueError, KeyError, TypeError, ConfigError) as error:
+            raise ConfigError(
+                f'data.path={path}, line {number}: not {{"prompt": "...", "completion": "..."}} '
+                f"({error})"
+            ) from None
+    require(len(pairs) > 2, f"data.path={path}: {len(pairs)} pairs are too few")
+    return _split(str(path), pairs, config.seed)
+
+
+def _split(name: str, files: list[tuple[str, list[Pair]]], seed: int) -> Pairs:
+    """Whole files are held out; pairs that stand in one are withheld from training."""
+
+    def rank(item: tuple[str, Any]) -> bytes:
+        return hashlib.blake2b(f"{seed}/{item[0]}".encode(), digest_size=8).digest()
+
+    files = sorted(files, key=rank)
+    out, start = {}, 0
+    for split, share in SHARES.items():
+        stop = start + max(1, round(share * len(files)))
+        out[split] = list(dict.fromkeys(p for _, pairs in files[start:stop] for p in pairs))
+        start = stop
+    out["dev"] = [p for p in out["dev"] if p not in set(out["test"])]
+    rest = list(dict.fromkeys(p for _, pairs in files[start:] for p in pairs))
+    held = {*out["test"], *out["dev"]}
+    train = [p for p in rest if p not in held]
+    notes = [f"{len(rest) - len(train)} pairs of training files also stand in held-out ones"]
+    return Pairs(name, {"train": train, **out}, notes)
+
+
+def _pairs(source: str) -> list[Pair]:
+    """The documented functions of a module."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+        try:
+            tree = ast.parse(source)
+        except SyntaxError:
+            return []
+    out = []
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        match = _SENTENCE.match(ast.get_docstring(node) or "")
+        sentence = " ".join(match.group(1).split()) if match else ""
+        if 10 <= len(sentence) <= _MAX_SENTENCE:
+            out.append(Pair(ASK + _signature(node), sentence))
+    return out
+
+
+def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    start = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"{start} {node.name}({ast.unparse(node.args)}){returns}:"
+
+
+def encoded(pairs: list[Pair], tokenizer: Any, end: int, system: str = "") -> list[Example]:
+    """Token ids: the prompt as the model was tuned on (its chat template, where it has one).
+
+    Args:
+        pairs: of texts.
+        tokenizer: a ChatTokenizer.
+        end: the id that ends an answer.
+        system: what a chat's system message says; "": the template's own.
+    """
+    prompts = tokenizer.encode([prompt_text(p.prompt, tokenizer, system) for p in pairs],
+                               special=not tokenizer.template)  # fmt: skip
+    answers = tokenizer.encode([p.completion for p in pairs], special=False)
+    return [Example(p, [*a, end]) for p, a in zip(prompts, answers, strict=True)]
+
+
+def prompt_text(prompt: str, tokenizer: Any, system: str = "") -> str:
+    """What stands before an answer."""
+    if not tokenizer.template:
+        return f"{prompt}\n"
+    messages = [{"role": "system", "content": system}] if system else []
+    return tokenizer.chat([*messages, {"role": "user", "content": prompt}])

@@ -1,0 +1,134 @@
+"""What a fine-tuned model has learned: held-out loss beside the base's, and its own answers."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flaxae import peft
+from flaxae.lm.generation import generate
+from flaxae.models.causal_lm import data as data_lib
+from flaxae.task import Context
+
+SPLITS = ("dev", "test")
+MAX_ROWS = 32  # of a split: packed rows, each of several examples
+
+
+def report(loaded: Any, outdir: Path) -> dict[str, Any]:
+    """Prints and returns losses of the base and of the trained model, with answers.
+
+    An adapter is also written, as a directory that PEFT opens: `outdir/adapter`.
+    """
+    task, model = loaded.task, loaded.model
+    out: dict[str, Any] = {"step": loaded.step, "data": task.describe()}
+    print("\n".join(task.describe()))
+    adapted = bool(peft.adapter_names(model))
+    own = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    out["trained_parameters"] = trained = peft.count_params(model) if adapted else own
+    print(f"{trained:,} trained parameters, step {loaded.step}\n")
+    print(f"{'split':<8}{'tokens':>8}{'base':>10}{'trained':>10}{'difference':>24}")
+    for split in SPLITS:
+        out[split] = row = losses(task, model, split)
+        low, high = row["interval"]
+        print(
+            f"{split:<8}{row['tokens']:>8.0f}{row['base']:>10.3f}{row['trained']:>10.3f}"
+            f"{row['difference']:>10.3f} [{low:.3f}, {high:.3f}]"
+        )
+    print(
+        f"\nnats a token of the answers, at most {MAX_ROWS} rows; 95 % bootstrap interval over rows"
+    )
+    if adapted:
+        peft.save_adapter(model, outdir / "adapter", base=task.config.pretrained)
+        print(f"the adapter, for PEFT: {outdir / 'adapter'}")
+    out["answers"] = answers(task, model, "test", 4)
+    print("\n\n".join(out["answers"]))
+    return out
+
+
+def losses(task: Any, model: Any, split: str) -> dict[str, Any]:
+    """Loss a token of the base and of the trained model on a split, with a paired interval."""
+    base = base_of(task, model)
+    sums = {"trained": row_sums(task, model, split), "base": row_sums(task, base, split)}
+    tokens = sums["base"][:, 1].sum()
+    rng, gap = np.random.default_rng(0), sums["trained"][:, 0] - sums["base"][:, 0]
+    picks = rng.integers(0, len(gap), (2000, len(gap)))
+    draws = gap[picks].sum(1) / sums["base"][:, 1][picks].sum(1)
+    means = {name: float(x[:, 0].sum() / tokens) for name, x in sums.items()}
+    return {
+        **means,
+        "difference": means["trained"] - means["base"],
+        "interval": [float(x) for x in np.percentile(draws, (2.5, 97.5))],
+        "tokens": float(tokens),
+    }
+
+
+def base_of(task: Any, model: Any) -> Any:
+    """The model before training: adapters disabled, or the pretrained files again."""
+    if peft.adapter_names(model):
+        return peft.set_active(model, ())
+    from flaxae import lm
+
+    return lm.load(task.config.pretrained).model
+
+
+def row_sums(task: Any, model: Any, split: str) -> np.ndarray:
+    """(rows, 2): the summed loss of a row's answers, and their tokens."""
+    arrays = {k: v[:MAX_ROWS] for k, v in task.packed[split].arrays.items()}
+    rows, size = len(arrays["ids"]), task.config.data.batch_size
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def one(state: Any, batch: Any) -> jax.Array:
+        model = nnx.merge(graphdef, state)
+        ctx = Context(jax.random.key(0), jnp.int32(0))
+        states = model.states(
+            batch["ids"], ctx, segment_ids=batch["segment_ids"], positions=batch["positions"]
+        )
+        x = jnp.take_along_axis(states, batch["where"][:, :, None], axis=1)
+        logits = model.logits(x, ctx)  # (B, K, V)
+        scores = jax.nn.log_softmax(logits, axis=-1)
+        chosen = jnp.take_along_axis(scores, batch["targets"][:, :, None], axis=2)[..., 0]
+        weight = batch["target_weight"]
+        return jnp.stack([-(chosen * weight).sum(1), weight.sum(1)], axis=1)
+
+    out = []
+    for step in range(0, rows, size):
+        batch = {k: v[step : step + size] for k, v in arrays.items()}
+        short = size - len(batch["ids"])
+        batch = {k: np.pad(v, ((0, short), (0, 0))) for k, v in batch.items()}
+        out.append(np.asarray(one(state, batch))[: size - short])
+    return np.concatenate(out).astype(np.float64)
+
+
+def answers(task: Any, model: Any, split: str, n: int, length: int = 40) -> list[str]:
+    """Greedy answers to the first prompts of a split, with what the files say."""
+    pairs = task.pairs.splits[split][:n]
+    if not pairs:
+        return []
+    tokenizer = task.tokenizer
+    prompts = tokenizer.encode(
+        [data_lib.prompt_text(p.prompt, tokenizer, task.options.system) for p in pairs],
+        special=not tokenizer.template,
+    )
+    width = max(map(len, prompts))
+    ids = np.zeros((len(prompts), width), np.int32)
+    mask = np.zeros((len(prompts), width), np.float32)
+    for row, prompt in enumerate(prompts):  # padding on the left
+        ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = prompt, 1
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def go_on(state: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
+        ctx = Context(jax.random.key(0), jnp.int32(0))
+        return generate(nnx.merge(graphdef, state), ids, mask, ctx, length)
+
+    made = np.asarray(go_on(state, ids, mask))
+    out, ends = [], set(task.lm.eos_ids)
+    for pair, row in zip(pairs, made.tolist(), strict=True):
+        row = row[: next((i for i, x in enumerate(row) if x in ends), None)]
+        ask = pair.prompt.strip().splitlines()[-1]
+        out.append(f"{ask}\n  answer: {tokenizer.decode(row)}\n  file:   {pair.completion}")
+    return out

@@ -1,0 +1,81 @@
+"""Rotary position embeddings (Su et al. 2021), with linear and Llama 3's scaling."""
+
+import dataclasses
+import enum
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+class RopeScaling(enum.Enum):
+    """How frequencies are changed for texts longer than those trained on."""
+
+    NONE = "default"
+    LINEAR = "linear"  # all by one factor (Chen et al. 2023)
+    LLAMA3 = "llama3"  # long waves by the factor, short ones not, a ramp between (Llama 3.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """What rotates queries and keys.
+
+    Attributes:
+        dim: features of a head that are rotated, the first ones; even.
+        theta: base of the wave lengths.
+        scaling, factor: see RopeScaling.
+        low, high, original_length: of Llama 3's ramp: waves longer than original_length / low are
+            scaled, those shorter than original_length / high are not.
+    """
+
+    dim: int
+    theta: float = 10000.0
+    scaling: RopeScaling = RopeScaling.NONE
+    factor: float = 1.0
+    low: float = 1.0
+    high: float = 4.0
+    original_length: int = 8192
+
+    def frequencies(self) -> Float[np.ndarray, " half"]:
+        """Radians a position, one a pair of features, float32."""
+        exponents = np.arange(0, self.dim, 2, dtype=np.float32) / np.float32(self.dim)
+        waves = 1.0 / np.float32(self.theta) ** exponents
+        if self.scaling is RopeScaling.LINEAR:
+            waves = waves / self.factor
+        elif self.scaling is RopeScaling.LLAMA3:
+            lengths = 2 * math.pi / waves
+            ramp = (self.original_length / lengths - self.low) / (self.high - self.low)
+            ramp = np.clip(ramp, 0, 1)
+            waves = (1 - ramp) * waves / self.factor + ramp * waves
+        return waves.astype(np.float32)
+
+    def angles(
+        self, positions: Int[Array, "B S"]
+    ) -> tuple[Float[Array, "B S half"], Float[Array, "B S half"]]:
+        """cos and sin of each position's angles, float32."""
+        waves = jnp.asarray(self.frequencies())[None, None]
+        turned = positions.astype(jnp.float32)[:, :, None] * waves
+        return jnp.cos(turned), jnp.sin(turned)
+
+
+def rotate(
+    x: Float[Array, "B S H K"],
+    cos: Float[Array, "B S half"],
+    sin: Float[Array, "B S half"],
+) -> Float[Array, "B S H K"]:
+    """Turns feature i with feature i + half; features from 2 * half on stay as they are.
+
+    Args:
+        x: queries or keys.
+        cos, sin: what `Rope.angles` gives.
+    """
+    half = cos.shape[-1]
+    cos, sin = cos[:, :, None], sin[:, :, None]  # (B, S, 1, half)
+    wide = x[..., : 2 * half].astype(jnp.float32)
+    first, second = wide[..., :half], wide[..., half:]
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    turned = turned.astype(x.dtype)
+    if 2 * half == x.shape[-1]:
+        return turned
+    return jnp.concatenate([turned, x[..., 2 * half :]], axis=-1)

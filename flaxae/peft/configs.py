@@ -1,0 +1,134 @@
+"""What an adapter is: PEFT's own field names, hashable, so that a model can carry them."""
+
+import dataclasses
+from typing import Any
+
+from flaxae.config import require
+
+Names = tuple[str, ...] | str | None
+
+
+def _names(value: Any) -> Names:
+    return value if value is None or isinstance(value, str) else tuple(sorted(value))
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterConfig:
+    """Which modules an adapter stands on. Lists and dicts may be given; they become tuples.
+
+    Attributes:
+        target_modules: names (each equal to a module's, or its end after a dot), or a regex of
+            whole names, or "all-linear"; None: the defaults of the model's type.
+        exclude_modules: by the same rules, what is left out.
+        modules_to_save: names of modules that are trained whole, a copy of their own.
+        layers_to_transform: layers by number; None: all of them.
+        layers_pattern: names of the lists of layers that these numbers count.
+    """
+
+    target_modules: Any = None
+    exclude_modules: Any = None
+    modules_to_save: Any = None
+    layers_to_transform: Any = None
+    layers_pattern: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("target_modules", "exclude_modules", "modules_to_save"):
+            object.__setattr__(self, name, _names(getattr(self, name)))
+        if isinstance(self.modules_to_save, str):
+            object.__setattr__(self, "modules_to_save", (self.modules_to_save,))
+        layers, pattern = self.layers_to_transform, self.layers_pattern
+        if isinstance(layers, int):
+            layers = (layers,)
+        object.__setattr__(self, "layers_to_transform", None if layers is None else tuple(layers))
+        if isinstance(pattern, str):
+            pattern = (pattern,)
+        object.__setattr__(self, "layers_pattern", tuple(pattern) if pattern else None)
+        regex = isinstance(self.target_modules, str)
+        require(
+            not (regex and (self.layers_to_transform or self.layers_pattern)),
+            "layers_to_transform and layers_pattern go with a list of target_modules, not with the "
+            f"regex {self.target_modules!r}: write the layers into it",
+        )
+        require(
+            not self.layers_pattern or self.layers_to_transform is not None,
+            "layers_pattern needs layers_to_transform",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRAConfig(AdapterConfig):
+    """LoRA (Hu et al. 2021), rsLoRA (Kalajdzievski 2023), DoRA (Liu et al. 2024).
+
+    Attributes:
+        r: rank.
+        lora_alpha: the update is scaled by lora_alpha / r.
+        lora_dropout: of what A reads, in training.
+        use_rslora: the scale is lora_alpha / sqrt(r).
+        use_dora: the length of each output's weights is trained apart from their direction.
+        rank_pattern, alpha_pattern: {regex of the end of a name: another r or lora_alpha}.
+    """
+
+    r: int = 8
+    lora_alpha: float = 8
+    lora_dropout: float = 0.0
+    use_rslora: bool = False
+    use_dora: bool = False
+    rank_pattern: Any = ()
+    alpha_pattern: Any = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rank_pattern", "alpha_pattern"):
+            value = getattr(self, name)
+            pairs = tuple(value.items()) if isinstance(value, dict) else tuple(value or ())
+            object.__setattr__(self, name, pairs)
+        ranks = [self.r, *(x for _, x in self.rank_pattern)]
+        alphas = [self.lora_alpha, *(x for _, x in self.alpha_pattern)]
+        require(min(ranks) > 0, f"r={min(ranks)} must be positive")
+        require(min(alphas) > 0, f"lora_alpha={min(alphas)} must be positive")
+        require(0 <= self.lora_dropout < 1, f"lora_dropout={self.lora_dropout} must be in [0, 1)")
+
+    def scaling(self, rank: int, alpha: float) -> float:
+        return alpha / (rank**0.5 if self.use_rslora else rank)
+
+
+@dataclasses.dataclass(frozen=True)
+class IA3Config(AdapterConfig):
+    """(IA)^3 (Liu et al. 2022): one factor a feature.
+
+    Attributes:
+        feedforward_modules: of the targets, those whose input is scaled instead of their output;
+            None: the defaults of the model's type, where target_modules are those too.
+    """
+
+    feedforward_modules: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "feedforward_modules", _names(self.feedforward_modules))
+        targets, forward = self.target_modules, self.feedforward_modules
+        if isinstance(targets, tuple) and isinstance(forward, tuple):
+            extra = sorted(set(forward) - set(targets))
+            require(not extra, f"feedforward_modules: {extra} are not in target_modules")
+        require(self.layers_to_transform is None, "IA3 knows no layers_to_transform")
+
+
+@dataclasses.dataclass(frozen=True)
+class BiasConfig(AdapterConfig):
+    """Bias-only tuning (BitFit, Ben Zaken et al. 2022): the model's own biases.
+
+    Attributes:
+        biases: train them; off where only the norms are to be.
+        norms: train the norms whole, their scales and, where they have some, their biases.
+    """
+
+    biases: bool = True
+    norms: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.biases or self.norms, "a BiasConfig without biases and norms trains nothing")
+        require(
+            self.target_modules is None and self.modules_to_save is None,
+            "a BiasConfig takes all biases: it knows no target_modules and no modules_to_save",
+        )

@@ -1,0 +1,151 @@
+"""Which modules an adapter stands on: PEFT's matching rules, on names alone."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+
+from flaxae.config import ConfigError, require
+from flaxae.peft.configs import AdapterConfig, IA3Config, Names
+
+ALL_LINEAR = "all-linear"
+HEAD = "lm_head"
+
+# What PEFT takes for a model type where no target_modules are given.
+LORA_TARGETS = {
+    "llama": ("q_proj", "v_proj"),
+    "phi": ("fc1", "fc2", "q_proj", "v_proj"),
+    "t5": ("q", "v"),
+    "mt5": ("q", "v"),
+}
+IA3_TARGETS = {
+    "llama": ("down_proj", "k_proj", "v_proj"),
+    "phi": ("fc2", "q_proj", "v_proj"),
+    "t5": ("k", "v", "wo"),
+    "mt5": ("k", "v", "wi_1"),
+}
+IA3_FEEDFORWARD = {"llama": ("down_proj",), "phi": ("fc2",), "t5": ("wo",), "mt5": ()}
+# Phi's first published code fused q, k and v, and named the last projection otherwise.
+OLD_PHI = {"Wqkv": ("q_proj", "k_proj", "v_proj"), "out_proj": ("dense",)}
+
+
+def with_defaults(config: AdapterConfig, model_type: str) -> AdapterConfig:
+    """The config with its targets filled in, in today's names.
+
+    Args:
+        config: of an adapter with targets (LoRA, IA3).
+        model_type: "phi", "llama", "t5", ...; "" where the model has none.
+    Raises:
+        ConfigError: no targets are given and the model's type has no defaults.
+    """
+    changes: dict[str, Names] = {}
+    ia3 = isinstance(config, IA3Config)
+    if config.target_modules is None:
+        defaults = IA3_TARGETS if ia3 else LORA_TARGETS
+        require(
+            model_type in defaults,
+            f"target_modules: a model of type {model_type!r} has no defaults, name the modules",
+        )
+        changes["target_modules"] = defaults[model_type]
+    if isinstance(config, IA3Config) and config.feedforward_modules is None:
+        require(
+            model_type in IA3_FEEDFORWARD,
+            f"feedforward_modules: a model of type {model_type!r} has no defaults, name them, or "
+            "give () for none",
+        )
+        changes["feedforward_modules"] = IA3_FEEDFORWARD[model_type]
+    for name, value in changes.items():  # the defaults of one need not lie in the other
+        config = _replaced(config, name, value)
+    if model_type == "phi":
+        config = _today(config)
+    return config
+
+
+def _replaced(config: AdapterConfig, name: str, value: Names) -> AdapterConfig:
+    config = dataclasses.replace(config)
+    object.__setattr__(config, name, value)
+    return config
+
+
+def _today(config: AdapterConfig) -> AdapterConfig:
+    for field in ("target_modules", "exclude_modules", "feedforward_modules"):
+        names = getattr(config, field, None)
+        if isinstance(names, tuple) and set(names) & set(OLD_PHI):
+            new = tuple(new for name in names for new in OLD_PHI.get(name, (name,)))
+            config = _replaced(config, field, tuple(sorted(new)))
+    return config
+
+
+def named_by(names: Names, name: str) -> bool:
+    """Whether a list (a whole name, or its end after a dot) or a regex (a whole name) names it."""
+    if not names:
+        return False
+    if isinstance(names, str):
+        return re.fullmatch(names, name) is not None
+    return any(name == one or name.endswith(f".{one}") for one in names)
+
+
+def is_saved(config: AdapterConfig, name: str) -> bool:
+    """Whether a module is one of `modules_to_save`: there the end of a name counts, dot or not."""
+    return any(name.endswith(one) for one in config.modules_to_save or ())
+
+
+def is_target(config: AdapterConfig, name: str, linear: bool = True) -> bool:
+    """Whether a module gets an adapter.
+
+    Args:
+        config: with `target_modules` filled in.
+        name: the module's whole name.
+        linear: whether it is a Linear ("all-linear" takes those, but no output head).
+    """
+    if named_by(config.exclude_modules, name):
+        return False
+    saved = config.modules_to_save or ()
+    if any(re.match(rf"(^|.*\.){one}($|\..*)", name) for one in saved):
+        return False
+    targets = config.target_modules
+    if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
+        return linear and name.rpartition(".")[2] != HEAD
+    return named_by(targets, name) and _in_layers(config, name)
+
+
+def _in_layers(config: AdapterConfig, name: str) -> bool:
+    layers = config.layers_to_transform
+    if not layers:
+        return True
+    patterns = config.layers_pattern
+    regexes = [rf"(?:^|.*?\.){one}\.(\d+)\." for one in patterns or ()] or [
+        r".*?\.[^.]*\.(\d+)\."  # the first number after a list's name
+    ]
+    found = next((m for m in (re.match(x, name) for x in regexes) if m), None)
+    return found is not None and int(found.group(1)) in layers
+
+
+def pattern_value(pattern: tuple, name: str, default: float) -> float:
+    """What the first key says that matches the end of a name."""
+    for key, value in pattern:
+        if re.match(rf"(.*\.)?({key})$", name):
+            return value
+    return default
+
+
+def check_all_used(config: AdapterConfig, names: Iterable[str]) -> None:
+    """Raises ConfigError where an entry of a list names no module of the model."""
+    names = list(names)
+    for field in ("target_modules", "modules_to_save"):
+        entries = getattr(config, field)
+        if not isinstance(entries, tuple):
+            continue
+        for one in entries:
+            used = [n for n in names if named_by((one,), n)]
+            if not used:
+                raise ConfigError(f"{field}: {one!r} is no module of this model; {_offer(names)}")
+    if isinstance(config.target_modules, str) and not any(is_target(config, n) for n in names):
+        raise ConfigError(
+            f"target_modules: the regex {config.target_modules!r} is no module's whole name; "
+            f"{_offer(names)}"
+        )
+
+
+def _offer(names: list[str]) -> str:
+    ends = sorted({name.rpartition(".")[2] for name in names})
+    return f"there are {', '.join(ends)} (such as {names[0]})"

@@ -1,0 +1,59 @@
+"""Packed rows hold each example once, apart, with the completion's tokens alone as targets."""
+
+import numpy as np
+import pytest
+
+from flaxae.config import ConfigError
+from flaxae.data.packing import Example, density, pack
+
+
+def drawn(seed, count=40):
+    rng = np.random.default_rng(seed)
+    return [
+        Example(
+            rng.integers(1, 99, rng.integers(1, 9)).tolist(),
+            rng.integers(1, 99, rng.integers(1, 7)).tolist(),
+        )
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_every_example_is_there_once(alone):
+    examples = drawn(0, 200)
+    packed = pack(examples, 16, alone=alone)
+    a, found = packed.arrays, []
+    for ids, segments, positions in zip(a["ids"], a["segment_ids"], a["positions"], strict=True):
+        for s in range(1, segments.max() + 1):
+            where = np.flatnonzero(segments == s)
+            assert (np.diff(where) == 1).all()
+            assert positions[where].tolist() == list(range(len(where)))
+            found.append(tuple(ids[where]))
+        assert not ids[segments == 0].any()
+    assert sorted(found) == sorted((*e.prompt, *e.completion) for e in examples)
+    assert packed.kept == list(range(len(examples)))
+    if not alone:
+        assert density(packed) > 0.85 > density(pack(examples, 16, alone=True))
+
+
+def test_targets_are_the_completions_and_stand_one_place_before_them():
+    examples = drawn(1)
+    a = pack(examples, 16).arrays
+    said = []
+    for row in range(len(a["ids"])):
+        real = a["target_weight"][row] > 0
+        where, targets = a["where"][row][real], a["targets"][row][real]
+        assert (a["ids"][row][where + 1] == targets).all()
+        assert (a["segment_ids"][row][where + 1] == a["segment_ids"][row][where]).all()
+        said += targets.tolist()
+    assert sorted(said) == sorted(t for e in examples for t in e.completion)
+
+
+def test_what_is_too_long_is_counted_and_nothing_left_is_an_error():
+    examples = [Example([1] * 9, [2] * 9), Example([1], [2])]
+    packed = pack(examples, 10)
+    assert packed.skipped == 1 and packed.kept == [1]
+    with pytest.raises(ConfigError, match="data.max_length=10"):
+        pack(examples[:1], 10)
+    with pytest.raises(ConfigError, match="3 target tokens"):
+        pack([Example([1], [2, 3, 4])], 10, targets=2)

@@ -1,0 +1,128 @@
+"""The task's data, loss and refusals, without a run."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs.causal_lm import smollm2_lora
+from flaxae import lm, peft
+from flaxae.config import ConfigError, DataConfig, from_json, to_json
+from flaxae.lm.llama.modeling import Llama, LlamaConfig
+from flaxae.models.causal_lm import data as data_lib
+from flaxae.models.causal_lm.task import AdapterOptions, Method
+from flaxae.task import Context
+from tests.models.causal_lm.tiny import tiny_config, tokenizer
+
+
+def test_the_embedded_pairs_are_real_and_apart():
+    pairs = data_lib.read(DataConfig(name="signatures"))
+    sizes = {split: len(p) for split, p in pairs.splits.items()}
+    assert sizes["train"] > 2000 and sizes["test"] > 50 and sizes["dev"] > 25
+    everything = [p for split in pairs.splits.values() for p in split]
+    assert len(set(everything)) == len(everything)
+    prompt, completion = pairs.splits["train"][0]
+    assert (
+        prompt.startswith(data_lib.ASK)
+        and "def " in prompt
+        and completion.endswith((".", "!", "?"))
+    )
+    assert data_lib.read(DataConfig(name="signatures")) == pairs
+    other = data_lib.read(DataConfig(name="signatures", seed=1))
+    assert other.splits["test"] != pairs.splits["test"]
+    with pytest.raises(ConfigError, match="the embedded set is 'signatures'"):
+        data_lib.read(DataConfig(name="typo"))
+
+
+def test_a_file_of_pairs(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"p{i}", "completion": "c"} for i in range(30)]
+    path.write_text("\n".join(map(json.dumps, [*rows, rows[0]])) + "\n\n")
+    splits = data_lib.read(DataConfig(path=str(path))).splits
+    assert sorted(p.prompt for s in splits.values() for p in s) == sorted(
+        f"p{i}" for i in range(30)
+    )
+    path.write_text('{"prompt": "a"}\n')
+    with pytest.raises(ConfigError, match="line 1"):
+        data_lib.read(DataConfig(path=str(path)))
+
+
+def test_the_answer_ends_and_the_prompt_is_no_target():
+    examples = data_lib.encoded([data_lib.Pair("ask", "say")], tokenizer(), 2)
+    assert tokenizer().decode(examples[0].prompt) == "ask\n"
+    assert examples[0].completion[-1] == 2 and tokenizer().decode(examples[0].completion) == "say"
+
+
+def test_packed_examples_do_not_see_each_other(tmp_path):
+    """The loss of packed rows is that of the same examples one a row."""
+    sums = []
+    for pack in (True, False):
+        config = tiny_config(tmp_path, task__pack=pack)
+        config.freeze()
+        task = config.task.make(config)
+        model = peft.add_adapter(lm.load(config.pretrained).model, task.adapter)
+        arrays = task.packed["train"].arrays
+        batch = {k: jnp.asarray(v) for k, v in arrays.items()}
+        batch["weight"] = jnp.ones(len(batch["ids"]))
+        loss = task.loss(model, batch, Context(jax.random.key(0), jnp.int32(0)))
+        sums.append(
+            (float(loss.total), float(loss.weight), float(loss.metrics["token_accuracy"][0]))
+        )
+    assert sums[0][1] == sums[1][1]
+    np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5)
+
+
+def test_only_the_subset_gets_a_gradient(tmp_path):
+    config = tiny_config(tmp_path)
+    config.freeze()
+    task = config.task.make(config)
+    model = nnx.eval_shape(lambda: task.init(nnx.Rngs(params=0)))
+    _, mine, _ = nnx.split(model, task.trainable, ...)
+    assert {path[-1] for path, _ in nnx.to_flat_state(mine)} == {"A", "B"}
+    spec = task.batch_spec()
+    assert task.flops(spec, {}) > 0
+    assert task.data("dev").batch_spec == spec  # one compile serves both
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path):
+    def made(**overrides):
+        config = tiny_config(tmp_path, **overrides)
+        config.freeze()
+        return config.task.make(config)
+
+    with pytest.raises(ConfigError, match="this model has no biases"):
+        biases = made(task__adapter__method=Method.BIAS)
+        nnx.eval_shape(lambda: biases.init(nnx.Rngs(params=0)))
+    norms = made(task__adapter__method=Method.NORMS)
+    assert peft.count_params(nnx.eval_shape(lambda: norms.init(nnx.Rngs(params=0)))) == 5 * 16
+    with pytest.raises(ConfigError, match="pulls IA3's factors to 0"):
+        made(task__adapter__method=Method.IA3, optim__weight_decay=0.1)
+    with pytest.raises(ConfigError, match="pretrained: name a language model"):
+        made(pretrained="")
+    with pytest.raises(ConfigError, match="kept in float32"):
+        made(task__adapter__method=Method.FULL, task__weights="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("method", "millions"),
+    [("lora", 2.442), ("dora", 2.598), ("ia3", 0.0576), ("norms", 0.0351), ("full", 134.5)],
+)
+def test_the_config_trains_what_it_says(method, millions):
+    """Sizes of SmolLM2-135M, whose file need not be there."""
+    config = smollm2_lora.get_config(method)
+    assert to_json(from_json(to_json(config))) == to_json(config)
+    sizes = LlamaConfig(d_model=576, d_ff=1536, num_heads=9, num_kv_heads=3, head_dim=64,
+                        num_layers=30, vocab_size=49152, tie_embeddings=True)  # fmt: skip
+    options: AdapterOptions = config.task.adapter
+
+    def build():
+        model = Llama(sizes, rngs=nnx.Rngs(0))
+        return peft.add_adapter(model, options.config()) if options.config() else model
+
+    model = nnx.eval_shape(build)
+    count = peft.count_params(model) if options.config() else sum(
+        x.size for x in jax.tree.leaves(nnx.state(model)))  # fmt: skip
+    assert count / 1e6 == pytest.approx(millions, rel=2e-3)

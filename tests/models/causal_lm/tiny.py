@@ -1,0 +1,73 @@
+"""A Llama of toy size in a directory of its own, with a tokenizer, and a config that trains it."""
+
+import json
+
+import jax
+from flax import nnx
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from flaxae.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    LogConfig,
+    OptimConfig,
+    SaveConfig,
+    set_field,
+)
+from flaxae.lm import files
+from flaxae.lm.chat import ChatTokenizer
+from flaxae.lm.llama import params as llama
+from flaxae.lm.llama.modeling import Llama, LlamaConfig
+from flaxae.models.causal_lm.task import CausalLMConfig
+
+
+def tokenizer():
+    """Bytes; 0 to 2 are special."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {"<pad>": 0, "<s>": 1, "</s>": 2} | {c: i + 3 for i, c in enumerate(alphabet)}
+    inner = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(["<pad>", "<s>", "</s>"])
+    return ChatTokenizer(inner, bos="<s>", eos="</s>")
+
+
+def base(directory, seed=0):
+    """Writes a random Llama."""
+    config = LlamaConfig(
+        d_model=16, d_ff=24, num_heads=4, num_kv_heads=2, head_dim=4, num_layers=2, vocab_size=260
+    )
+    model = Llama(config, rngs=nnx.Rngs(seed))
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    params = jax.tree.map(lambda x: x * 0.5, params)
+    files.save(directory, llama.config_to_hf(config), llama.table(config), params)
+    tokenizer().save(directory)
+    return directory
+
+
+def pairs(path, count=40):
+    """Sums in words: easy enough to be learned in a few steps."""
+    rows = [{"prompt": f"say {i % 7}", "completion": "ab" * (i % 7 + 1)} for i in range(count)]
+    path.write_text("\n".join(json.dumps(r | {"prompt": f"{r['prompt']} {i}"})
+                              for i, r in enumerate(rows)) + "\n")  # fmt: skip
+    return path
+
+
+def tiny_config(folder, **overrides):
+    """Overrides are dotted fields with "__" for the dot."""
+    folder.mkdir(exist_ok=True)
+    config = Config(
+        task=CausalLMConfig(),
+        data=DataConfig(path=str(pairs(folder / "pairs.jsonl")), batch_size=4, max_length=48),
+        optim=OptimConfig(lr=1e-2),
+        log=LogConfig(every=1, tensorboard=False, progress=False),
+        eval=EvalConfig(num_samples=1),
+        save=SaveConfig(every=4),
+        pretrained=str(base(folder / "base")),
+        steps=8,
+    )
+    config.mesh.fsdp = 1
+    for name, value in overrides.items():
+        set_field(config, name.replace("__", "."), value)
+    return config

@@ -1,0 +1,171 @@
+"""Adapters' directories: what is refused, and what another opens; PEFT itself is in parity."""
+
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from flaxae import peft
+from flaxae.config import ConfigError
+from flaxae.lm.phi.modeling import Phi, PhiConfig
+from tests.peft.test_adapters import CONFIGS, trained
+from tests.peft.tiny import Net, moved, run, t5
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_written_is_read(name, tmp_path):
+    model = trained(name)
+    peft.save_adapter(model, tmp_path)
+    again = peft.load_adapter(Net(), tmp_path, "other")
+    np.testing.assert_array_equal(run(again), run(model))
+    assert peft.adapter_configs(again)["other"] == peft.adapter_configs(model)["default"]
+    raw = json.loads((tmp_path / CONFIG).read_text())
+    assert raw["peft_type"] == ("IA3" if "ia3" in name else "LORA")
+
+
+def test_padding_is_not_written(tmp_path):
+    peft.save_adapter(trained("some layers"), tmp_path)
+    shapes = {k: v.shape for k, v in load_file(tmp_path / WEIGHTS).items()}
+    start = "base_model.model.blocks"
+    assert shapes == {
+        f"{start}.0.up.lora_A.weight": (3, 8),
+        f"{start}.0.up.lora_B.weight": (16, 3),
+        f"{start}.2.up.lora_A.weight": (1, 8),
+        f"{start}.2.up.lora_B.weight": (16, 1),
+    }
+    model = trained("some layers")
+    lora = model.blocks.up.adapters["default"]
+    lora.B[...] = lora.B[...].at[2, 1].set(1.0)
+    with pytest.raises(ConfigError, match="the padding of its rank is not 0"):
+        peft.save_adapter(model, tmp_path / "wrong")
+
+
+@pytest.mark.parametrize("rslora", [True, False])
+def test_an_rslora_directory_keeps_its_scale(rslora, tmp_path):
+    config = peft.LoRAConfig(r=4, lora_alpha=6, use_rslora=rslora, target_modules=["up"])
+    model = moved(peft.add_adapter(Net(), config), peft.AdapterParam)
+    peft.save_adapter(model, tmp_path)
+    again = peft.load_adapter(Net(), tmp_path)
+    want = 6 / 4 ** (0.5 if rslora else 1)
+    assert again.blocks.up.adapters["default"].scaling == want
+    np.testing.assert_array_equal(run(again), run(model))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapter")
+    peft.save_adapter(trained("lora"), folder, base="some/base")
+    return folder
+
+
+def changed(saved, tmp_path, tensors=None, **fields):
+    """A copy of a directory with some tensors or fields changed."""
+    folder = tmp_path / "changed"
+    shutil.copytree(saved, folder)
+    if fields:
+        raw = json.loads((folder / CONFIG).read_text()) | fields
+        (folder / CONFIG).write_text(json.dumps(raw))
+    if tensors is not None:
+        old = load_file(folder / WEIGHTS)
+        tensors(old)
+        save_file(old, folder / WEIGHTS)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"r": 3}, r"lora_A.weight is \(2, 16\), config and model say \(3, 16\)"),
+        ({"target_modules": ["up", "sideways"]}, "'sideways' is no module of this model"),
+        ({"target_modules": ["up"]}, "blocks.0.down.lora_A.weight is not of this adapter"),
+        ({"target_modules": ["up", "down", "head"]}, "head.lora_A.weight is missing"),
+        ({"use_dora": True}, "lora_magnitude_vector is missing"),
+        ({"peft_type": "VERA"}, "peft_type='VERA' is not one of: LORA, IA3"),
+        ({"lora_bias": True}, "lora_bias=True is not supported"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication"),
+        ({"some_new_option": 3}, "some_new_option=3 is not supported"),
+        ({"bias": "all"}, "bias='all' beside LoRA's own factors"),
+        ({"init_lora_weights": "pissa"}, "changes the base's weights"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out=True is not supported"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"lora_dropout": 1.5}, "lora_dropout=1.5"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(saved, tmp_path, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        peft.load_adapter(Net(), changed(saved, tmp_path, **fields))
+
+
+def test_what_says_nothing_is_ignored(saved, tmp_path):
+    folder = changed(saved, tmp_path, loftq_config={}, megatron_core="megatron.core",
+                     init_lora_weights="eva", eva_config=None, some_option=None)  # fmt: skip
+    np.testing.assert_array_equal(run(peft.load_adapter(Net(), folder)), run(trained("lora")))
+
+
+def test_tensors_that_do_not_fit_are_refused(saved, tmp_path):
+    key = "base_model.model.blocks.1.up.lora_A.weight"
+    for number, (change, message) in enumerate((
+        (lambda t: t.pop(key), f"{key} is missing"),
+        (lambda t: t.update(extra=np.zeros(1, np.float32)), "extra is not of this adapter"),
+        (lambda t: t.update({key: t[key].T.copy()}), r"is \(8, 2\), config and model say \(2, 8\)"),
+    )):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            peft.load_adapter(Net(), changed(saved, tmp_path / str(number), change))
+
+
+def test_files_that_are_not_there_or_torn_are_named(saved, tmp_path):
+    with pytest.raises(ConfigError, match="not a PEFT adapter's directory"):
+        peft.load_adapter(Net(), tmp_path)
+    folder = changed(saved, tmp_path)
+    (folder / WEIGHTS).write_bytes(b"torn")
+    with pytest.raises(ConfigError, match="not a whole safetensors file"):
+        peft.load_adapter(Net(), folder)
+    (folder / WEIGHTS).unlink()
+    (folder / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(ConfigError, match="a pickle, which is not opened"):
+        peft.load_adapter(Net(), folder)
+    (folder / CONFIG).write_text("{")
+    with pytest.raises(ConfigError, match="not JSON"):
+        peft.load_adapter(Net(), folder)
+
+
+def test_another_base_is_refused(saved):
+    other = Net(seed=1)
+    with pytest.raises(ConfigError, match="it was trained on another base"):
+        peft.load_adapter(other, saved)
+    assert peft.adapter_names(peft.load_adapter(other, saved, check_base=False)) == ("default",)
+    with pytest.raises(ConfigError, match="'down' is no module|'up' is no module"):
+        peft.load_adapter(t5(), saved, check_base=False)
+    # Adapters that stand on the base already do not make it another.
+    both = peft.load_adapter(trained("ia3"), saved, "second")
+    assert peft.adapter_names(both) == ("default", "second")
+
+
+def test_an_adapter_of_phis_first_names_is_read(tmp_path):
+    """The fused projection's adapter becomes three that compute the same."""
+    config = PhiConfig(d_model=8, d_ff=12, num_heads=2, num_kv_heads=2, head_dim=4, rotary_dim=2,
+                       num_layers=2, vocab_size=16)  # fmt: skip
+    base = Phi(config, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    start, tensors = "base_model.model.transformer.h", {}
+    for layer in range(2):
+        for name, width in (("mixer.Wqkv", 24), ("mixer.out_proj", 8)):
+            for end, shape in (("lora_A", (2, 8)), ("lora_B", (width, 2))):
+                tensors[f"{start}.{layer}.{name}.{end}.weight"] = rng.normal(size=shape).astype("f")
+    save_file(tensors, tmp_path / WEIGHTS)
+    raw = {"peft_type": "LORA", "r": 2, "target_modules": ["Wqkv", "out_proj"]}
+    (tmp_path / CONFIG).write_text(json.dumps(raw))
+    model = peft.load_adapter(base, tmp_path)
+    attention = model.blocks.self_attn
+    for i, name in enumerate(("q_proj", "k_proj", "v_proj")):
+        lora = getattr(attention, name).adapters["default"]
+        a, b = (tensors[f"{start}.1.mixer.Wqkv.lora_{x}.weight"] for x in "AB")
+        np.testing.assert_array_equal(lora.A[...][1], a.T)
+        np.testing.assert_array_equal(lora.B[...][1], b[8 * i : 8 * i + 8].T)
+    assert jnp.any(attention.dense.adapters["default"].B[...])

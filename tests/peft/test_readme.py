@@ -1,0 +1,30 @@
+"""The README's lines run as they stand, each block by itself, in a folder with a base."""
+
+import re
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from flaxae import lm, peft
+from tests.helpers import ROOT
+from tests.models.causal_lm.tiny import base
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "flaxae/peft/README.md").read_text(), re.S)
+
+
+def test_the_blocks_are_short():
+    assert [sum(bool(line) for line in block.splitlines()) for block in BLOCKS] == [5, 5]
+
+
+@pytest.mark.parametrize("index", range(2))
+def test_a_block_runs(index, tmp_path, monkeypatch, capsys):
+    base(tmp_path / "base")
+    model = lm.load(tmp_path / "base").model
+    peft.save_adapter(peft.add_adapter(model, peft.LoRAConfig()), tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    exec(BLOCKS[index], {})
+    if index == 0:
+        assert "LoRAConfig" in capsys.readouterr().out
+    else:
+        assert len(load_file(Path("mine") / "adapter_model.safetensors")) == 8

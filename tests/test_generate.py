@@ -1,0 +1,219 @@
+"""Generation of the language models, part by part and whole, and the command."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from flaxae import generate as command
+from flaxae.config import ConfigError
+from flaxae.decoding import Sampling
+from flaxae.flags import run_main
+from flaxae.lm import generation
+from flaxae.lm.chat import ChatTokenizer, open_tokenizer
+from flaxae.lm.generation import Streamer, generate, left_padded
+from flaxae.lm.loading import LanguageModel
+from tests.tiny.language_models import KINDS, context, random_ids, tiny
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<a>{% endif %}"
+)
+
+
+def naive(model, ids, count):
+    """Greedy without a cache: the whole row again for every id."""
+    call = jax.jit(lambda m, x, n: jnp.argmax(m(x, context())[0, n - 1]))
+    ids, new = list(ids), []
+    for _ in range(count):
+        row = np.zeros((1, 32), np.int32)
+        row[0, : len(ids)] = ids
+        new.append(int(call(model, row, len(ids))))
+        ids.append(new[-1])
+        if new[-1] in model.config.eos_ids:
+            break
+    return new
+
+
+def prompts(side):
+    """Three of 6, 3 and 1 ids."""
+    ids, mask = np.zeros((3, 6), np.int32), np.zeros((3, 6), np.float32)
+    rows = [np.asarray(random_ids(1, n, n))[0] for n in (6, 3, 1)]
+    for row, part in enumerate(rows):
+        where = slice(0, len(part)) if side == "right" else slice(6 - len(part), 6)
+        ids[row, where], mask[row, where] = part, 1
+    return rows, jnp.asarray(ids), jnp.asarray(mask)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_equals_the_whole_row_again_and_again(kind):
+    model = tiny(kind, eos_ids=(49,))
+    rows, *_ = prompts("left")
+    want = [naive(model, row, 10) for row in rows]
+    assert len({tuple(w) for w in want}) == 3
+    for side, unroll in (("left", False), ("right", True)):
+        _, ids, mask = prompts(side)
+        run = jax.jit(lambda m, i, k, u=unroll: generate(m, i, k, context(), 10, unroll=u))
+        have = np.asarray(run(model, ids, mask))
+        for row, ids_of_row in enumerate(want):
+            assert have[row, : len(ids_of_row)].tolist() == ids_of_row
+
+
+def test_a_row_ends_at_any_of_the_ends_and_others_go_on():
+    rows, ids, mask = prompts("left")
+    new = [naive(tiny("llama", eos_ids=(49,)), row, 10) for row in rows]
+    ends = (new[0][2], new[1][4])
+    model = tiny("llama", eos_ids=ends)
+    have = np.asarray(jax.jit(lambda m: generate(m, ids, mask, context(), 10))(model))
+    for row in range(3):
+        stops = [i for i, token in enumerate(new[row]) if token in ends]
+        stop = stops[0] + 1 if stops else 10
+        assert have[row, :stop].tolist() == new[row][:stop]
+        assert set(have[row, stop:].tolist()) <= {ends[0]}
+
+
+def test_rows_move_to_end_with_a_real_id():
+    ids, mask = left_padded(
+        jnp.asarray([[5, 6, 0], [0, 7, 8]]), jnp.asarray([[1, 1, 0], [0, 1, 1]])
+    )
+    assert ids.tolist() == [[0, 5, 6], [0, 7, 8]] and mask.tolist() == [[0, 1, 1], [0, 1, 1]]
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_parts_together_are_the_whole(unroll, temperature, monkeypatch):
+    monkeypatch.setattr(generation, "BUCKET", 16)
+    model, sampling = tiny("llama", eos_ids=(49,)), Sampling(temperature=temperature, top_k=20)
+    ids = np.asarray(random_ids(1, 5))
+    whole = jax.jit(
+        lambda m, s: generate(m, ids, jnp.ones((1, 5)), context(), 13, s, jax.random.key(7))
+    )(model, sampling)
+    streamer = Streamer(model, sampling, chunk=4, unroll=unroll)
+    parts = list(streamer(ids[0].tolist(), 13, seed=7))
+    whole = np.asarray(whole)[0].tolist()
+    whole = whole[: whole.index(49)] if 49 in whole else whole
+    assert sum(parts, []) == whole and all(len(part) <= 4 for part in parts)
+    assert list(streamer(ids[0].tolist(), 13, seed=7)) == parts
+    if temperature:
+        assert list(streamer(ids[0].tolist(), 13, seed=8)) != parts
+
+
+def test_streaming_compiles_once_for_prompts_of_a_bucket():
+    streamer = Streamer(tiny("llama", eos_ids=(49,)), Sampling(), num_tokens=49)
+    for length in (3, 9, 20):
+        assert len(sum(streamer(list(range(3, 3 + length)), 9), [])) == 9
+    assert streamer._advance._cache_size() == streamer._start._cache_size() == 1
+    with pytest.raises(ConfigError, match="30 tokens and 180 new ones: .* positions for 200"):
+        next(streamer([5] * 30, 180))
+
+
+def test_ids_that_the_tokenizer_lacks_are_never_drawn():
+    model = tiny("phi", eos_ids=(49,))
+    sampling = Sampling(temperature=5.0)
+    ids, mask = random_ids(16, 3), jnp.ones((16, 3))
+    draw = jax.jit(
+        lambda m, n: generate(m, ids, mask, context(), 12, sampling, num_tokens=n),
+        static_argnums=1,
+    )
+    assert int(draw(model, 20).max()) < 20
+    assert int(jnp.sum(draw(model, 0) >= 20)) > 0
+
+
+def test_a_character_is_shown_when_all_its_bytes_are_there():
+    class Bytes:
+        def decode(self, ids):
+            return bytes(ids).decode("utf-8", errors="replace")
+
+    euro = list("€".encode())
+    parts = [[97], euro[:1], euro[1:2], [*euro[2:], 98], [], euro[:2]]
+    assert list(command.texts(Bytes(), parts)) == ["a", "€b", "\ufffd"]
+
+
+def letters():
+    """A tokenizer whose tokens are letters, with two specials."""
+    vocab = {"<s>": 0, "</s>": 1} | {
+        c: i + 2 for i, c in enumerate("abcdefghijklmnopqrstuvwxyz<>Ġ")
+    }
+    inner = tokenizers.Tokenizer(models.BPE(vocab, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(["<s>", "</s>"])
+    inner.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    return inner
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lm")
+    tokenizer = ChatTokenizer(letters(), bos="<s>", eos="</s>", template=TEMPLATE)
+    LanguageModel(tiny("llama", eos_ids=(1,)), tokenizer, ()).save(folder)
+    return folder
+
+
+def test_a_prompt_gets_the_template_or_the_tokenizers_own_start(directory):
+    tokenizer = open_tokenizer(directory)
+    lm = LanguageModel(None, tokenizer, ())
+    show = [tokenizer.decode(command.prompt_ids(lm, "hi", **kwargs), special=True)
+            for kwargs in ({}, {"system": "x"}, {"chat": False})]  # fmt: skip
+    assert show == ["<user>hi<a>", "<system>x<user>hi<a>", "<s>hi"]
+    with pytest.raises(ConfigError, match="needs a chat template"):
+        command.prompt_ids(lm, "hi", chat=False, system="x")
+    tokenizer.template = "{{ raise_exception('no system') }}"
+    with pytest.raises(ConfigError, match="refuses the messages: no system"):
+        command.prompt_ids(lm, "hi")
+    tokenizer.template = "{{ ''.__class__.__mro__ }}"  # a template is data: it reaches no code
+    with pytest.raises(ConfigError, match="unsafe|refuses"):
+        command.prompt_ids(lm, "hi")
+
+
+def test_templates_of_either_place_are_read(directory, tmp_path):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text((directory / name).read_text())
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings["chat_template"] = [{"name": "default", "template": "old"}]
+    settings["bos_token"] = {"content": "<s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert (open_tokenizer(tmp_path).template, open_tokenizer(tmp_path).bos) == ("old", "<s>")
+    (tmp_path / "chat_template.jinja").write_text("new")
+    assert open_tokenizer(tmp_path).template == "new"
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match="its tokenizer cannot be read"):
+        open_tokenizer(tmp_path)
+
+
+def run(capsys, *argv):
+    code = run_main(command.main, ["generate", *argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_command_prints_what_the_model_says(directory, capsys):
+    argv = ["--model", str(directory), "--max-new-tokens", "12", "hello"]
+    code, out, err = run(capsys, *argv)
+    assert (code, err) == (0, "") and out.endswith("\n") and out.strip()
+    assert run(capsys, *argv)[1] == out
+    hot = [run(capsys, "--temperature=3", f"--seed={seed}", *argv)[1] for seed in (0, 0, 1)]
+    assert hot[0] == hot[1] != hot[2]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--max-new-tokens=0", "x"], "--max-new-tokens=0 must be positive"),
+        (["--top-p=0.5", "x"], "--top-p draws tokens: give --temperature too"),
+        (["--temperature=1", "--top-p=2", "x"], "top_p=2.0 must be above 0"),
+        (["--model=no/where/at/all", "x"], "no such directory"),
+        (["--adapter=nowhere", "x"], "nowhere"),
+        (["--max-new-tokens=500", "x"], "positions for 200"),
+    ],
+)
+def test_the_users_mistakes_are_one_message(argv, message, directory, capsys):
+    model = [] if any(a.startswith("--model") for a in argv) else [f"--model={directory}"]
+    code, out, err = run(capsys, *model, *argv)
+    assert code == 2 and out == "" and err.count("\n") == 1 and message in err
