@@ -2,17 +2,20 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from flaxae.config import ConfigError, require
+from flaxae.data.text import digest
 from flaxae.decoding import Sampling
 from flaxae.models.t5_vae import checks
 from flaxae.models.t5_vae.paths import lerp, slerp
 from flaxae.models.t5_vae.pretrained import Pretrained
 from flaxae.models.t5_vae.prior import Prior
+from flaxae.restore import fingerprint
 
 Code = Float[np.ndarray, "L Z"]
 
@@ -247,6 +250,28 @@ class T5VAE(Pretrained):
         codes[:, dim] = values
         return self.decode(codes, **sampling)
 
+    def training_texts(self) -> list[str]:
+        """Texts that it was trained on.
+
+        >>> "import os = 0" in vae.training_texts()
+        True
+
+        Raises:
+            ConfigError: it was saved without them.
+        """
+        if self._lines is None:
+            raise ConfigError(f"{self._source or 'this model'} came without its training texts")
+        return list(self._lines())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of parameters and tokenizer.
+
+        >>> len(vae.fingerprint)
+        16
+        """
+        return digest([fingerprint(self._codec.state), str(self.tokenizer.fingerprint)])
+
     def _codes(self, given: Sequence[str | Code]) -> Float[np.ndarray, "n L Z"]:
         """A code each; texts are encoded in one call."""
         texts = [x for x in given if isinstance(x, str)]
@@ -265,3 +290,6 @@ def _sampling(options: dict[str, Any]) -> Sampling:
     wrong = sorted(options.keys() - known)
     require(not wrong, f"{', '.join(wrong)}: decoding has {', '.join(sorted(known))}, seed")
     return Sampling(**options)
+
+
+AUTOENCODER = T5VAE  # what the explorer opens a run of this family with

@@ -1,0 +1,27 @@
+"""The latent-space explorer: one app over any autoencoder, in a notebook and in a browser.
+
+protocol         what the app asks of an autoencoder; opening one
+corpus           the texts that are explored: the model's own, or a file
+backend          `Explorer`: every question the app can ask, as plain data; knows nothing of Panel
+worker           device work one by one, slider moves that are overtaken dropped
+app, views       the page; serve: the server; `python -m flaxae.explore WORKDIR`
+"""
+
+from typing import Any
+
+_LAZY = {
+    "Explorer": "flaxae.explore.backend:Explorer",
+    "open_model": "flaxae.explore.protocol:open_model",
+    "app": "flaxae.explore.app:notebook_app",
+    "serve": "flaxae.explore.serve:serve",
+}
+__all__ = sorted(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'flaxae.explore' has no attribute {name!r}")
+    import importlib
+
+    module, _, attribute = _LAZY[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,92 @@
+"""HTML of answers: whatever comes from a text or a model is escaped here, and nowhere else."""
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+from flaxae.explore.texts import Piece
+
+# Okabe & Ito's colours, told apart by the colour-blind; black left out for dark pages.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "plus", "x", "asterisk")
+
+CSS = """
+:host { font-family: system-ui, sans-serif; font-size: 15px; line-height: 1.45; }
+table { border-collapse: collapse; width: 100%; }
+th { text-align: left; font-weight: 600; padding: 2px 10px 2px 0; }
+td { padding: 2px 10px 2px 0; vertical-align: top; border-top: 1px solid rgba(128,128,128,.3); }
+.scroll { overflow-x: auto; }
+.t, pre { font-family: ui-monospace, monospace; font-size: 13.5px; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
+.big { font-size: 19px; padding: 8px 10px; border-left: 4px solid #0072B2;
+  background: rgba(128,128,128,.12); min-height: 1.4em; }
+.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
+.note { opacity: .85; font-size: 14px; }
+.error { border-left: 4px solid #D55E00; padding: 6px 10px; background: rgba(213,94,0,.14); }
+.warning { border-left: 4px solid #E69F00; padding: 6px 10px; background: rgba(230,159,0,.14); }
+del { background: rgba(213,94,0,.30); text-decoration: line-through; }
+ins { background: rgba(0,114,178,.30); text-decoration: underline; }
+pre { margin: 0; padding: 8px 10px; background: rgba(128,128,128,.12); }
+.strip { display: flex; flex-wrap: wrap; gap: 4px 18px; padding: 6px 10px;
+  background: rgba(128,128,128,.12); }
+.strip b { font-weight: 600; }
+h1 { font-size: 20px; margin: 0; } h2 { font-size: 17px; margin: 0; }
+.rest { opacity: .6; }
+"""
+
+
+def escape(text: Any) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def text_cell(text: str) -> str:
+    """A text as code; an empty one is said to be empty."""
+    if not text:
+        return '<span class="note">(empty)</span>'
+    return f'<span class="t">{escape(text)}</span>'
+
+
+def big(text: str) -> str:
+    """The answer that a view is about."""
+    return f'<div class="t big" role="status" aria-live="polite">{escape(text)}</div>'
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table.
+
+    Args:
+        headers: plain text.
+        rows: cells of HTML, made by the functions here.
+    """
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in headers)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        "</div>"
+    )
+
+
+def number(value: float, digits: int = 3) -> str:
+    return f'<span class="n">{value:.{digits}f}</span>'
+
+
+def note(text: str) -> str:
+    return f'<div class="note">{escape(text)}</div>'
+
+
+def alert(text: str, kind: str = "error") -> str:
+    """A message in words and colour."""
+    word = {"error": "Not done", "warning": "Careful", "note": "Note"}[kind]
+    return f'<div class="{kind}" role="alert"><b>{word}:</b> {escape(text)}</div>'
+
+
+def pieces(given: Sequence[Piece]) -> str:
+    """What was deleted and inserted: struck out and underlined, not by colour alone."""
+    out = []
+    for piece in given:
+        if piece.same:
+            out.append(escape(piece.old))
+            continue
+        out += [f"<del>{escape(piece.old)}</del>"] if piece.old else []
+        out += [f"<ins>{escape(piece.new)}</ins>"] if piece.new else []
+    return f'<div class="t big">{"".join(out)}</div>'

@@ -1,0 +1,213 @@
+"""Explorer: every answer, told by hand on an autoencoder of letters."""
+
+import numpy as np
+import pytest
+
+from flaxae.config import ConfigError
+from flaxae.explore import protocol
+from flaxae.explore.backend import LONGEST, Explorer
+from flaxae.explore.corpus import Corpus
+from tests.explore.tiny import LINES, WIDTH, Letters
+
+
+@pytest.fixture(scope="module")
+def explorer():
+    made = Explorer(Letters())
+    made.warm_up()
+    return made
+
+
+def test_it_is_the_protocol(explorer):
+    assert isinstance(explorer.model, protocol.Autoencoder)
+    assert explorer.texts == list(dict.fromkeys(LINES)) and explorer.python
+
+
+def test_between(explorer):
+    way = explorer.between("aa", "ii", "lerp", 9)
+    assert way.texts == ["aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh", "ii"]
+    assert way.parses == [True] * 9 and way.repeats == [False] * 9
+    assert (way.path_ratio, way.largest_step, way.distinct) == (2 / 16, 2 / 16, 1)
+    still = explorer.between("aa", "aa", "slerp", 3)
+    assert still.repeats == [False, True, True] and still.path_ratio == 0
+    assert explorer.between_at("aa", "ii", 25, "lerp") == "cc"
+    for how in ("slerp", "lerp"):
+        eleven = explorer.between("count = 1", "import re", how).texts
+        assert [explorer.between_at("count = 1", "import re", 10 * i, how) for i in range(11)] == (
+            eleven
+        )
+    assert explorer.between_at("aa", "ii", 100, "slerp") == "ii"
+
+
+def test_arithmetic(explorer):
+    answer = explorer.arithmetic("x = 3", "x = 1", "y = 1", k=2)
+    assert answer.text == answer.near[0].text == "y = 3" and answer.near[0].distance < 1e-6
+    assert [c.edits for c in answer.copies] == [1, 2, 1]
+    code = explorer.encode("x = 3") - explorer.encode("x = 1") + explorer.encode("y = 1")
+    for copy, text in zip(answer.copies, ("x = 3", "x = 1", "y = 1"), strict=True):
+        z = explorer.encode(text)
+        assert copy.cosine == pytest.approx(code @ z / np.linalg.norm(code) / np.linalg.norm(z))
+
+
+def test_neighbours_and_points(explorer):
+    near = explorer.neighbours("count = 3", 3, "euclid")
+    assert near[0] == (explorer.texts.index("count = 3"), "count = 3", 0.0)
+    assert {n.text for n in near[1:]} == {"count = 2", "count = 4"}
+    point = explorer.point(7)
+    assert point.text == point.decoded == point.near[0].text == explorer.texts[7]
+    middle = explorer.place(0.0, 0.0)
+    assert middle.text is None
+    mean = explorer.codes.mean(0)
+    assert middle.decoded == explorer.model.decode(mean.reshape(1, 2, -1))[0]
+
+
+def test_pca_is_the_widest_plane(explorer):
+    centred = explorer.codes - explorer.codes.mean(0)
+    _, _, rows = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(abs(explorer.pca()), abs(centred @ rows[:2].T), atol=1e-4)
+    x, y = explorer.pca()[3]
+    np.testing.assert_allclose(
+        explorer.shape.project(explorer.shape.place(np.asarray([x, y]))[None], 2)[0],
+        (x, y),
+        atol=1e-4,
+    )
+
+
+def test_around(explorer):
+    assert explorer.around("count = 1") == "count = 1"
+    # std is .5, so one standard deviation of a number is 16 letters; a quarter of one is 4.
+    assert explorer.around("abc", dims={1: 0.25}) == "afc"
+    moved = (
+        explorer.encode("abc")
+        + 2 * explorer.shape.variances[1] ** 0.5 * (explorer.shape.directions[1])
+    )
+    there = explorer.model.decode(moved.reshape(1, 2, -1))[0]
+    assert explorer.around("abc", {1: 2.0}) == there
+    grid = explorer.grid("abc", 0, 1)
+    assert grid[2][2] == "abc" and len(grid) == 5 and grid[4][2] == there
+    assert grid[2][4] == explorer.around("abc", {0: 2.0})
+
+
+def test_samples(explorer):
+    made = explorer.samples("normal", 5, 0.5, seed=3)
+    drawn = explorer.model.prior().sample(5, 3, 0.5)
+    assert made.texts == explorer.model.decode(drawn.reshape(5, 2, -1))
+    assert made.valid == sum(made.parses) / 5 and made.distinct == len(set(made.texts)) / 5
+    same = explorer.samples("gaussian", 4, 0.0)
+    assert same.distinct == 0.25 and same.texts == ["P" * WIDTH] * 4
+    with pytest.raises(ConfigError, match="there is none"):
+        explorer.samples("flow", 4)
+
+
+def test_reconstruct(explorer):
+    exact = explorer.reconstruct("import os")
+    assert exact.exact and exact.edits == 0 and not exact.far and not exact.lost
+    assert 0 < exact.percentile < 1
+    lossy = explorer.reconstruct("a😀b")
+    assert lossy.made == "ab" and "'😀'" in lossy.lost and not lossy.exact
+    assert [p for p in lossy.pieces if not p.same] == [(False, "😀", "")]
+    assert explorer.reconstruct("~~~~~~~~~~~~").far
+
+
+def test_likelihood_is_the_gaussians(explorer):
+    from scipy.stats import multivariate_normal
+
+    shape = explorer.shape
+    covariance = (shape.directions.T * shape.variances) @ shape.directions
+    truth = multivariate_normal(shape.mean, covariance).logpdf(explorer.codes[:5])
+    ours = shape.log_likelihood(explorer.codes[:5])
+    np.testing.assert_allclose(ours - ours[0], truth - truth[0], atol=1e-2)
+
+
+def test_groups(explorer):
+    assert explorer.groups("length")[0] == len(explorer.texts[0])
+    kinds = dict(zip(explorer.texts, explorer.groups("kind"), strict=True))
+    assert kinds["import os"] == "import" and kinds["x = 1"] == "assignment"
+    assert (kinds["# why"], kinds["for i in y:"], kinds["print(x)"]) == (
+        "comment", "loop, with", "call",
+    )  # fmt: skip
+    assert set(explorer.groups("cluster")) == {f"cluster {i}" for i in range(1, 9)}
+    with pytest.raises(ConfigError, match="no label"):
+        explorer.groups("label")
+    labelled = Explorer(Letters(), Corpus("c", ["aa", "bb", "aa"], ["one", "two", "three"]))
+    assert labelled.groups("label") == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "empty"),
+        (" \t ", "empty"),
+        ("a" * 13, "14 tokens with its end, the model's limit is 13"),
+        ("a" * (LONGEST + 1), f"{LONGEST + 1} characters"),
+        ("a\ud800", "lone surrogate"),
+    ],
+)
+def test_texts_that_cannot_be_encoded(explorer, text, told):
+    calls = (
+        lambda: explorer.between(text, "a"),
+        lambda: explorer.between_at("a", text, 1),
+        lambda: explorer.arithmetic("a", "b", text),
+        lambda: explorer.neighbours(text),
+        lambda: explorer.reconstruct(text),
+        lambda: explorer.around(text),
+        lambda: explorer.grid(text, 0, 1),
+    )
+    for call in calls:
+        with pytest.raises(ConfigError, match=told):
+            call()
+
+
+def test_numbers_out_of_range(explorer):
+    for call in (
+        lambda: explorer.point(len(LINES)),
+        lambda: explorer.point(-1),
+        lambda: explorer.between_at("a", "b", 101),
+        lambda: explorer.between("a", "b", "curve"),
+        lambda: explorer.grid("a", 1, 1),
+        lambda: explorer.around("a", {WIDTH: 1.0}),
+        lambda: explorer.around("a", None, {WIDTH: 1.0}),
+        lambda: explorer.samples("normal", 65),
+        lambda: explorer.samples("normal", 5, float("nan")),
+        lambda: explorer.neighbours("a", 0),
+        lambda: explorer.neighbours("a", 3, "taxi"),
+    ):
+        with pytest.raises(ConfigError):
+            call()
+
+
+def test_texts_that_are_too_long_are_left_out():
+    made = Explorer(Letters(), ["a", "b", "a", "c" * 13, " "])
+    assert made.texts == ["a", "b"]
+    assert made.corpus.notes == ["1 texts of more than 13 tokens left out"]
+    some = Explorer(Letters(), [f"x{i}" for i in range(50)], most=10)
+    assert len(some.texts) == 10 and some.corpus.notes == ["10 of 50 texts, drawn at random"]
+    with pytest.raises(ConfigError, match="0 texts that the model can read"):
+        Explorer(Letters(), ["c" * 13])
+
+
+def test_codes_are_kept(tmp_path):
+    one = Explorer(Letters(), folder=tmp_path)
+    (kept,) = tmp_path.glob("codes-*.safetensors")
+    model = Letters()
+    model.encode = None  # not asked again
+    two = Explorer(model, folder=tmp_path)
+    np.testing.assert_array_equal(one.codes, two.codes)
+    model = Letters()
+    model.fingerprint = "another"
+    assert Explorer(model, folder=tmp_path).cache.key != one.cache.key
+    assert Explorer(Letters(), ["a", "b"], folder=tmp_path).cache.key != one.cache.key
+    kept.write_bytes(b"cut off")
+    np.testing.assert_array_equal(Explorer(Letters(), folder=tmp_path).codes, one.codes)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    made = Explorer(Letters(), folder=tmp_path / "file")
+    assert "nothing is kept in" in made.cache.note and len(made.codes) == len(made.texts)
+
+
+def test_broken_codes_are_an_error():
+    model = Letters()
+    model.encode = lambda texts, truncate=False: np.full((len(texts), 2, 6), np.nan)
+    with pytest.raises(ConfigError, match="not finite"):
+        Explorer(model)

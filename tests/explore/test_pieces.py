@@ -1,0 +1,142 @@
+"""Small parts: corpora, honesty, HTML, files, opening."""
+
+import json
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+
+from flaxae.config import ConfigError
+from flaxae.explore import corpus, export, geometry, honesty, protocol, render, texts
+from flaxae.explore.reduce import umap
+from flaxae.models.t5_vae.paths import lerp, slerp
+
+
+def test_ways_are_the_librarys_own():
+    a, b = np.random.default_rng(0).normal(size=(2, 6)).astype(np.float32)
+    for how, way in (("slerp", slerp), ("lerp", lerp)):
+        ours = [geometry.point_between(a, b, t, how) for t in np.linspace(0, 1, 7)]
+        np.testing.assert_allclose(ours, way(a, b, 7), atol=1e-6)
+    np.testing.assert_allclose(geometry.point_between(a, -a, 0.25, "slerp"), a / 2, atol=1e-6)
+
+
+def test_differences():
+    assert texts.differences("abc", "axc") == [
+        (True, "a", "a"),
+        (False, "b", "x"),
+        (True, "c", "c"),
+    ]
+    assert texts.of_way(["ab", "ax", "yx"]) == (1.0, 0.5)
+    assert texts.of_way(["a", "b", "a"]) == (0.0, 0.5) and texts.of_way(["a", "a"]) == (0, 0)
+
+
+def test_python_or_not():
+    assert texts.is_python(["x = 1", "The end.", "y"]) and not texts.is_python(["The end."] * 9)
+    assert texts.kind("Is it so?", False) == "question" and texts.kind("So.", False) == "sentence"
+    assert not texts.parses("") and not texts.parses("x = ") and texts.parses("x")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "cannot be read"), (b"", "is empty"), (b"a\0b", "is a binary file"),
+     (b"ok\n\xff\xfe", "is not UTF-8")],
+)  # fmt: skip
+def test_corpora_that_cannot_be_read(tmp_path, content, told):
+    path = tmp_path / "lines.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=told) as e:
+        corpus.of_file(path)
+    assert "--corpus=" in str(e.value) and "data.path" not in str(e.value)
+
+
+def test_labels(tmp_path):
+    (tmp_path / "x.txt").write_text("pos\tgood\nneg\tbad\n")
+    found = corpus.of_file(tmp_path / "x.txt", labels=True)
+    assert (found.texts, found.labels) == (["good", "bad"], ["pos", "neg"])
+    assert found.fingerprint != corpus.of_file(tmp_path / "x.txt").fingerprint
+    (tmp_path / "x.txt").write_text("good\n")
+    with pytest.raises(ConfigError, match="--labels"):
+        corpus.of_file(tmp_path / "x.txt", labels=True)
+
+
+def test_honesty(tmp_path):
+    none = {f.name: f.value for f in honesty.facts(honesty.read(tmp_path), 5)}
+    assert none["exact match"] == none["valid samples"] == none["MMD²"] == "not evaluated"
+    assert (none["trained on"], none["time"], none["steps"]) == ("unknown", "unknown", "5")
+    report = {
+        "step": 4,
+        "splits": {"dev": {"exact_match": 0.5}, "test_file": {"exact_match": 0.25}},
+        "samples": {"validity": 0.125, "others": {"real_lines": {"validity": 0.5}}},
+        "latent": {"mmd": 0.006, "null_p95": 0.0003},
+    }
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.json").write_text(json.dumps(report))
+    (tmp_path / "config.json").write_text('{"data": {"name": "lines", "batch_size": 10}}')
+    rows = [{"step": s, "split": "train", "time/steps_per_second": 0.5} for s in (100, 200)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    facts = {f.name: f.value for f in honesty.facts(honesty.read(tmp_path), 5)}
+    assert facts == {
+        "exact match": "25.0% of held-out files", "valid samples": "12.5% (real texts 50%)",
+        "MMD²": "20 × null", "trained on": "lines", "steps": "5 (50 texts seen)",
+        "time": "7 min", "evaluated at": "step 4",
+    }  # fmt: skip
+    (tmp_path / "report" / "report.json").write_text("{cut")
+    assert honesty.facts(honesty.read(tmp_path), 5)[0].value == "not evaluated"
+
+
+def test_texts_stay_texts():
+    evil = "<script>alert('x')</script>&\""
+    piece = texts.Piece(False, evil, evil)
+    made = [render.text_cell(evil), render.big(evil), render.alert(evil), render.note(evil),
+            render.pieces([piece]), render.table([evil], [[render.text_cell(evil)]])]  # fmt: skip
+    for text in made:
+        assert "<script" not in text and "&lt;script&gt;" in text
+
+
+def test_files():
+    table = export.Table(("n", "text"), [(1, "=cmd()"), (2, "$a$ <b>, 😀\x00\n")])
+    lines = export.as_csv(table).splitlines()
+    assert lines[:2] == ["n,text", "1,'=cmd()"]
+    assert export.as_picture(table, "png", "t").startswith(b"\x89PNG")
+    xml.etree.ElementTree.fromstring(export.as_picture(table, "svg", "<t>"))
+    points = np.random.default_rng(0).normal(size=(6, 2))
+    for groups in (["a", "b"] * 3, np.arange(6.0)):
+        drawn = export.Table(("x",), [], (points, groups))
+        assert len(export.as_picture(drawn, "png", "map")) > 1000
+
+
+def test_umap_says_what_is_missing(monkeypatch):
+    import importlib.util
+
+    with pytest.raises(ConfigError, match="more than 16 texts"):
+        umap(np.zeros((5, 3), np.float32))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install umap-learn"):
+        umap(np.zeros((50, 3), np.float32))
+
+
+def a_config(folder, name):
+    (folder / "config.json").write_text(json.dumps({"task": {"class": name}}))
+    return folder
+
+
+def test_what_is_no_autoencoder(tmp_path):
+    with pytest.raises(ConfigError, match="config.json"):
+        protocol.open_model(tmp_path)
+    with pytest.raises(ConfigError, match="no such directory"):
+        protocol.open_model(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="not flaxae's own"):
+        protocol.open_model(a_config(tmp_path, "os:system"))
+    for name in ("flaxae.optim:Config", "flaxae.nowhere.task:Config", "flaxae.config:Config"):
+        with pytest.raises(ConfigError, match="no autoencoder"):
+            protocol.open_model(a_config(tmp_path, name))
+    with pytest.raises(ConfigError, match="no autoencoder"):
+        protocol.open_model(a_config(tmp_path, "flaxae.models.t5_vae.prior.task:FlowConfig"))
+
+
+def test_the_explorer_knows_no_family():
+    from pathlib import Path
+
+    for path in Path(protocol.__file__).parent.rglob("*.py"):
+        assert "flaxae.models" not in path.read_text(), path
