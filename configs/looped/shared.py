@@ -2,8 +2,8 @@
 
 It is no experiment by itself: see report_*.py beside it.
 
-Steps were chosen so that the whole report takes about two hours on 2 idle slow cores: a run's cost
-is about L (b + 3 min(b, T)) passes of a block a step, and 6000 steps are for the cheap ones alone.
+A run's cost is about L (b + 3 min(b, T)) passes of a block a step, and 6000 steps are for the cheap
+ones alone. By that count all runs take about three hours on 2 idle slow cores; not measured.
 """
 
 from typing import Any
