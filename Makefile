@@ -29,7 +29,7 @@ demo: $(STAMP)  ## train a T5-VAE on lines of Python and show what it does (PRES
 	@$(BIN)/python -m flaxae.demo --preset=$(PRESET)
 
 test: $(STAMP)  ## the tests, without the slow ones
-	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow and not parity and not tpu"
+	$(PYTEST) -n $(JOBS) --dist worksteal --durations=20 -m "not slow and not parity and not tpu"
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "slow and not parity and not tpu"
