@@ -34,8 +34,8 @@ test: $(STAMP)  ## the tests, without the slow ones
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "slow and not parity and not tpu"
 
-test-parity: $(PARITY_STAMP)  ## the tests against PyTorch
-	$(PYTEST) -n $(JOBS) --dist worksteal -m parity
+test-parity: $(PARITY_STAMP)  ## the tests against PyTorch and PEFT (SLOW=1: SmolLM2 too)
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "parity$(if $(SLOW),, and not slow)"
 
 test-tpu: $(TPU_STAMP)  ## programs compiled for TPUs that are not there (SLOW=1: full-size ones too)
 	$(PYTEST) -m "tpu$(if $(SLOW),, and not slow)"
