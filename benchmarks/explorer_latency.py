@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import _threads
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 BARS = {"p50": 0.060, "p95": 0.150}
@@ -62,10 +64,7 @@ async def moves(hub: Any, count: int) -> list[float]:
 
 def main() -> None:
     args = arguments()
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < args.threads:
-        sys.exit(f"--threads={args.threads}: this process may use {len(cores)} cores only")
-    os.sched_setaffinity(0, set(cores[: args.threads]))
+    _threads.pin(args.threads)
     if not (Path(args.run) / "config.json").is_file():
         sys.exit(f"--run={args.run}: no trained run there (make demo)")
     import jax

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _threads
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 CASES = ("train", "collect", "generate")
@@ -246,10 +248,7 @@ def measure(args: Any, folder: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     args = arguments()
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < args.threads:
-        sys.exit(f"--threads={args.threads}: this process may use {len(cores)} cores only")
-    os.sched_setaffinity(0, cores[: args.threads])
+    _threads.pin(args.threads)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch

@@ -10,13 +10,14 @@ against N runs in turn.
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import _threads
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
@@ -254,11 +255,7 @@ def run_lanes(case: str, count: int, args: argparse.Namespace) -> dict[str, Any]
 
 def main() -> None:
     args = arguments()
-    # Before jax and torch start their threads. Affinity is what XLA counts its threads by.
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < args.threads:
-        sys.exit(f"--threads={args.threads}: this process may use {len(cores)} cores only")
-    os.sched_setaffinity(0, set(cores[: args.threads]))
+    _threads.pin(args.threads)
     try:
         import torch
     except ImportError:

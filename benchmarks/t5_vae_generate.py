@@ -8,7 +8,6 @@ sides take turns in one process; medians over the rounds, ids to ids, without to
 
 import argparse
 import json
-import os
 import platform
 import runpy
 import statistics
@@ -17,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import _threads
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -114,11 +115,7 @@ def measure(name: str, model: Any, tokenizer: Any, step: int, config: Any, args:
 
 def main() -> None:
     args = arguments()
-    # Before jax and torch start their threads. Affinity is what XLA counts its threads by.
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < args.threads:
-        sys.exit(f"--threads={args.threads}: this process may use {len(cores)} cores only")
-    os.sched_setaffinity(0, set(cores[: args.threads]))
+    _threads.pin(args.threads)
     try:
         import torch
         import transformers

@@ -8,7 +8,6 @@ in isolation / time of the step.
 
 import argparse
 import json
-import os
 import platform
 import runpy
 import statistics
@@ -16,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import _threads
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -193,11 +194,7 @@ def run_size(size: str, args: argparse.Namespace, peak: Any) -> dict[str, Any]:
 
 def main() -> None:
     args = arguments()
-    # Before jax and torch start their threads. Affinity is what XLA counts its threads by.
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < args.threads:
-        sys.exit(f"--threads={args.threads}: this process may use {len(cores)} cores only")
-    os.sched_setaffinity(0, set(cores[: args.threads]))
+    _threads.pin(args.threads)
     try:
         import torch
     except ImportError:

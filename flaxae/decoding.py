@@ -376,3 +376,12 @@ def _best(
 def _map_rows(f: Callable[[Array, int], Array], cache: Any, axes: Any) -> Any:
     """f(leaf, its axis of rows) of every leaf."""
     return jax.tree.map(lambda axis, part: jax.tree.map(lambda x: f(x, axis), part), axes, cache)
+
+
+def mask_unused(logits: Float[Array, "... V"], num_tokens: int) -> Float[Array, "... V"]:
+    """Makes ids that the tokenizer does not have impossible to generate."""
+    if num_tokens >= logits.shape[-1]:
+        return logits
+    unused = jnp.arange(logits.shape[-1]) >= num_tokens
+    unused = unused.reshape((1,) * (logits.ndim - 1) + unused.shape)
+    return jnp.where(unused, jnp.float32(NEVER), logits)

@@ -11,15 +11,18 @@ from flaxae.config import ConfigError, require
 from flaxae.data.text import digest
 from flaxae.explore import answers, corpus, honesty, texts
 from flaxae.explore.cache import FOLDER, Cache
-from flaxae.explore.geometry import Shape, clusters, nearest, point_between
+from flaxae.explore.geometry import Shape, clusters, nearest
 from flaxae.explore.protocol import Autoencoder, open_model
 from flaxae.explore.reduce import umap
+from flaxae.latents import lerp_at, slerp_at
+from flaxae.text_measures import edit_distance, is_valid, way_of
 
 LONGEST = 2000  # characters of a text that is looked at at all
 FAR = 0.01  # less likely than this share of the corpus: far from it
 STEPS = 100  # of a slider between two texts
 CLUSTERS = 8
 MOST_SAMPLES = 64
+WAYS = {"slerp": slerp_at, "lerp": lerp_at}
 DIRECTIONS = 8  # principal directions that have sliders
 
 
@@ -179,19 +182,19 @@ class Explorer:
         """
         require(2 <= steps <= MOST_SAMPLES, f"steps={steps} must be 2 to {MOST_SAMPLES}")
         za, zb = self._ends(a, b, how)
-        points = [point_between(za, zb, share, how) for share in np.linspace(0, 1, steps)]
-        made = self._decode(np.stack(points))
-        ratio, largest = texts.of_way(made)
+        made = self._decode(WAYS[how](za, zb, np.linspace(0, 1, steps)))
+        way = way_of(made)
         repeats = [i > 0 and text == made[i - 1] for i, text in enumerate(made)]
         return answers.Way(
-            made, self._parse(made), repeats, ratio, largest, len(set(made)) / len(made)
-        )
+            made, self._parse(made), repeats, way.ratio, way.largest_share,
+            way.distinct / way.texts,
+        )  # fmt: skip
 
     def between_at(self, a: str, b: str, step: int, how: str = "slerp") -> str:
         """The text at step / 100 of the way from a to b."""
         require(0 <= step <= STEPS, f"step={step} must be 0 to {STEPS}")
         za, zb = self._ends(a, b, how)
-        return self._decode(point_between(za, zb, step / STEPS, how)[None])[0]
+        return self._decode(WAYS[how](za, zb, np.asarray([step / STEPS])))[0]
 
     def pca(self) -> Float[np.ndarray, "n 2"]:
         """The corpus along its two widest directions."""
@@ -276,10 +279,10 @@ class Explorer:
         code = (za - zb) + zc
         made = self._decode(code[None])[0]
         copies = [
-            answers.Copy(name, text, texts.edit_distance(made, text), _cosine(code, z))
+            answers.Copy(name, text, edit_distance(made, text), _cosine(code, z))
             for name, text, z in zip("abc", given, (za, zb, zc), strict=True)
         ]
-        return answers.Arithmetic(made, self._near(code, k), copies, texts.parses(made))
+        return answers.Arithmetic(made, self._near(code, k), copies, is_valid(made))
 
     def samples(
         self, prior: str = "normal", n: int = 16, temperature: float = 1.0, seed: int = 0
@@ -316,7 +319,7 @@ class Explorer:
             text,
             made,
             texts.differences(text, made),
-            texts.edit_distance(text, made),
+            edit_distance(text, made),
             share,
             float(self.shape.log_likelihood(code[None])[0]),
             float(np.median(self.shape.log_likelihoods)),
@@ -325,7 +328,7 @@ class Explorer:
         )
 
     def _ends(self, a: str, b: str, how: str) -> Float[np.ndarray, "2 D"]:
-        require(how in ("slerp", "lerp"), f"{how!r} is neither 'slerp' nor 'lerp'")
+        require(how in WAYS, f"{how!r} is neither 'slerp' nor 'lerp'")
         return self._encode([self.check(a), self.check(b)])
 
     def _moved(
@@ -352,7 +355,7 @@ class Explorer:
 
     def _parse(self, made: list[str]) -> list[bool] | None:
         """Whether each parses; None where the corpus is not Python."""
-        return [texts.parses(text) for text in made] if self.python else None
+        return [is_valid(text) for text in made] if self.python else None
 
     def _encode(self, given: list[str]) -> Float[np.ndarray, "n D"]:
         return np.asarray(self.model.encode(given), np.float32).reshape(len(given), self.size)

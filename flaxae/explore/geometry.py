@@ -1,30 +1,9 @@
-"""Codes as points: ways between them, principal directions, how likely they are, who is near."""
+"""Codes as points: principal directions, how likely they are, who is near."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-
-
-def point_between(
-    a: Float[np.ndarray, " D"], b: Float[np.ndarray, " D"], share: float, how: str
-) -> Float[np.ndarray, " D"]:
-    """The point at a share of the way from a to b.
-
-    Args:
-        a, b: where the way begins and ends.
-        share: 0 is a, 1 is b.
-        how: "slerp", spherical in direction and linear in length (Shoemake 1985; a straight way
-            where there is no arc), or "lerp", the straight way.
-    """
-    if how == "slerp":
-        na, nb = np.linalg.norm(a), np.linalg.norm(b)
-        angle = np.arccos(np.clip(a @ b / max(na * nb, 1e-12), -1, 1))
-        if na * nb > 0 and np.sin(angle) >= 1e-4:
-            mix = np.sin((1 - share) * angle) * (a / na) + np.sin(share * angle) * (b / nb)
-            length = (1 - share) * na + share * nb
-            return (mix / np.sin(angle) * length).astype(np.float32)
-    return ((1 - share) * a + share * b).astype(np.float32)
 
 
 class Shape(NamedTuple):

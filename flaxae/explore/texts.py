@@ -1,11 +1,11 @@
 """What can be seen of a text without a model."""
 
-import ast
 import difflib
 import re
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from flaxae.text_measures import is_valid
 
 PYTHON_SHARE = 0.3  # of lines that parse, from which on a corpus counts as Python's
 
@@ -23,36 +23,16 @@ _PYTHON = (  # name, and what a line of that kind begins with
 _SENTENCES = (("question", r".*\?\W*$"), ("exclamation", r".*!\W*$"), ("sentence", r".*[.]\W*$"))
 
 
-def parses(text: str) -> bool:
-    """Whether a text is Python on its own."""
-    if not text.strip():
-        return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            ast.parse(text)
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            return False
-    return True
-
-
 def is_python(texts: Sequence[str]) -> bool:
     """Whether enough of the first 500 texts parse."""
     some = texts[:500]
-    return bool(some) and sum(map(parses, some)) > PYTHON_SHARE * len(some)
+    return bool(some) and sum(map(is_valid, some)) > PYTHON_SHARE * len(some)
 
 
 def kind(text: str, python: bool) -> str:
     """What sort of line or sentence a text is."""
     rules = _PYTHON if python else _SENTENCES
     return next((name for name, pattern in rules if re.match(pattern, text, re.DOTALL)), "other")
-
-
-def edit_distance(a: str, b: str) -> int:
-    """Levenshtein's, in characters."""
-    from rapidfuzz.distance import Levenshtein
-
-    return Levenshtein.distance(a, b)
 
 
 class Piece(NamedTuple):
@@ -67,15 +47,3 @@ def differences(old: str, new: str) -> list[Piece]:
     """The texts cut where they agree and where they differ, by characters."""
     blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     return [Piece(tag == "equal", old[i:j], new[k:m]) for tag, i, j, k, m in blocks]
-
-
-def of_way(texts: Sequence[str]) -> tuple[float, float]:
-    """Path ratio and largest step of a way.
-
-    Returns:
-        d(first, last) / sum of d(x_t, x_t+1), at most 1 (no detours), and the largest d over that
-        sum (1: one jump); d is the edit distance. Both 0 where nothing changes on the way.
-    """
-    steps = [edit_distance(a, b) for a, b in zip(texts, texts[1:], strict=False)]
-    total = sum(steps)
-    return (edit_distance(texts[0], texts[-1]) / total, max(steps) / total) if total else (0.0, 0.0)

@@ -12,8 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from flaxae import decoding
 from flaxae.config import require
-from flaxae.decoding import Sampling
-from flaxae.lm.t5.modeling import mask_unused
+from flaxae.decoding import Sampling, mask_unused
 from flaxae.nn.stack import unstacked
 from flaxae.task import Context
 

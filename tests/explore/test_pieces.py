@@ -7,17 +7,8 @@ import numpy as np
 import pytest
 
 from flaxae.config import ConfigError
-from flaxae.explore import corpus, export, geometry, honesty, protocol, render, texts
+from flaxae.explore import corpus, export, honesty, protocol, render, texts
 from flaxae.explore.reduce import umap
-from flaxae.models.t5_vae.paths import lerp, slerp
-
-
-def test_ways_are_the_librarys_own():
-    a, b = np.random.default_rng(0).normal(size=(2, 6)).astype(np.float32)
-    for how, way in (("slerp", slerp), ("lerp", lerp)):
-        ours = [geometry.point_between(a, b, t, how) for t in np.linspace(0, 1, 7)]
-        np.testing.assert_allclose(ours, way(a, b, 7), atol=1e-6)
-    np.testing.assert_allclose(geometry.point_between(a, -a, 0.25, "slerp"), a / 2, atol=1e-6)
 
 
 def test_differences():
@@ -26,14 +17,11 @@ def test_differences():
         (False, "b", "x"),
         (True, "c", "c"),
     ]
-    assert texts.of_way(["ab", "ax", "yx"]) == (1.0, 0.5)
-    assert texts.of_way(["a", "b", "a"]) == (0.0, 0.5) and texts.of_way(["a", "a"]) == (0, 0)
 
 
 def test_python_or_not():
     assert texts.is_python(["x = 1", "The end.", "y"]) and not texts.is_python(["The end."] * 9)
     assert texts.kind("Is it so?", False) == "question" and texts.kind("So.", False) == "sentence"
-    assert not texts.parses("") and not texts.parses("x = ") and texts.parses("x")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import panel as pn
 from flaxae.explore import render
 from flaxae.explore.backend import LONGEST
 from flaxae.explore.export import Table, as_csv, as_picture
-from flaxae.explore.texts import parses
+from flaxae.text_measures import is_valid
 
 COPY = "navigator.clipboard.writeText(source.value)"
 MONOSPACE = "input { font-family: ui-monospace, monospace }"
@@ -135,7 +135,7 @@ class View:
         """A text of the corpus that a view begins with: short ones first, always the same."""
         good = {t for t in self.explorer.texts if len(t) >= 8}
         if self.explorer.python:
-            good = {t for t in good if parses(t) and t[0].isalpha()}
+            good = {t for t in good if is_valid(t) and t[0].isalpha()}
         order = sorted(good, key=lambda t: (len(t), t)) or self.explorer.texts
         return order[(number * 97 + len(order) // 8) % len(order)]
 

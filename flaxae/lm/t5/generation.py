@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flaxae import decoding
-from flaxae.lm.t5.modeling import EOS, PAD, T5, mask_unused, shift_right
+from flaxae.lm.t5.modeling import EOS, PAD, T5, shift_right
 from flaxae.task import Context
 
 
@@ -80,7 +80,7 @@ def generate(
     def step(last: Array, cache: dict, index: Array) -> tuple[Array, dict]:
         x, cache = t5.decoder.step(t5.embedding(last, ctx.at("embedding")), ctx, cache, index, mask)
         scores = t5.logits(x, ctx)
-        return mask_unused(scores, num_tokens or scores.shape[-1]), cache
+        return decoding.mask_unused(scores, num_tokens or scores.shape[-1]), cache
 
     cache = t5.decoder.init_cache(states, ctx, max_length)
     start = jnp.full(ids.shape[0], PAD, jnp.int32)

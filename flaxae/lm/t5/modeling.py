@@ -16,7 +16,6 @@ from flaxae.config import require
 from flaxae.lm.t5.blocks import DecoderBlock, EncoderBlock, T5Config
 from flaxae.losses import cross_entropy, linear_cross_entropy
 from flaxae.nn.attention import (
-    MASKED,
     Bias,
     RelativeBias,
     Segments,
@@ -274,12 +273,3 @@ class T5(nnx.Module):
 def shift_right(ids: Int[Array, "B S"]) -> Int[Array, "B S"]:
     """Decoder inputs: the start id (the pad id), then all ids but the last."""
     return jnp.pad(ids[:, :-1], ((0, 0), (1, 0)), constant_values=PAD)
-
-
-def mask_unused(logits: Float[Array, "... V"], num_tokens: int) -> Float[Array, "... V"]:
-    """Makes ids that the tokenizer does not have impossible to generate."""
-    if num_tokens >= logits.shape[-1]:
-        return logits
-    unused = jnp.arange(logits.shape[-1]) >= num_tokens
-    unused = unused.reshape((1,) * (logits.ndim - 1) + unused.shape)
-    return jnp.where(unused, jnp.float32(MASKED), logits)

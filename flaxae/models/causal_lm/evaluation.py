@@ -11,6 +11,7 @@ from flax import nnx
 from flaxae import peft
 from flaxae.lm.generation import generate
 from flaxae.models.causal_lm import data as data_lib
+from flaxae.stats import paired_difference, ratio
 from flaxae.task import Context
 
 SPLITS = ("dev", "test")
@@ -52,16 +53,12 @@ def losses(task: Any, model: Any, split: str) -> dict[str, Any]:
     """Loss a token of the base and of the trained model on a split, with a paired interval."""
     base = base_of(task, model)
     sums = {"trained": row_sums(task, model, split), "base": row_sums(task, base, split)}
-    tokens = sums["base"][:, 1].sum()
-    rng, gap = np.random.default_rng(0), sums["trained"][:, 0] - sums["base"][:, 0]
-    picks = rng.integers(0, len(gap), (2000, len(gap)))
-    draws = gap[picks].sum(1) / sums["base"][:, 1][picks].sum(1)
-    means = {name: float(x[:, 0].sum() / tokens) for name, x in sums.items()}
+    gap = paired_difference(sums["trained"], sums["base"])
     return {
-        **means,
-        "difference": means["trained"] - means["base"],
-        "interval": [float(x) for x in np.percentile(draws, (2.5, 97.5))],
-        "tokens": float(tokens),
+        **{name: float(ratio(rows.sum(0))) for name, rows in sums.items()},
+        "difference": gap.value,
+        "interval": [gap.low, gap.high],
+        "tokens": float(sums["base"][:, 1].sum()),
     }
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from flaxae.config import ConfigError, require
 from flaxae.data.text import digest
 from flaxae.decoding import Sampling
+from flaxae.latents import lerp, slerp
 from flaxae.models.t5_vae import checks
-from flaxae.models.t5_vae.paths import lerp, slerp
 from flaxae.models.t5_vae.pretrained import Pretrained
 from flaxae.models.t5_vae.prior import Prior
 from flaxae.restore import fingerprint

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from flaxae import decoding
-from flaxae.lm.t5.modeling import EOS, PAD, T5, T5Config, mask_unused, shift_right
+from flaxae.lm.t5.modeling import EOS, PAD, T5, T5Config, shift_right
 from flaxae.models.t5_vae import bottlenecks
 from flaxae.models.t5_vae.bottlenecks import LatentConfig
 from flaxae.nn.attention import Segments, join_segments, split_segments
@@ -253,7 +253,7 @@ class T5VAE(nnx.Module):
 
         def masked(last: Array, cache: Any, index: Array) -> tuple[Array, Any]:
             logits, cache = step(last, cache, index)
-            return mask_unused(logits, num_tokens or logits.shape[-1]), cache
+            return decoding.mask_unused(logits, num_tokens or logits.shape[-1]), cache
 
         start = jnp.full(z.shape[0], PAD, jnp.int32)
         return decoding.generate(

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from flaxae.latents import lerp, slerp
 from flaxae.lm.t5.modeling import EOS, PAD
 from flaxae.models.t5_vae.evaluation import text_metrics
-from flaxae.models.t5_vae.paths import lerp, slerp
 from flaxae.stats import bootstrap
+from flaxae.text_measures import way_of
 
 PAIRS = (
     ("import os", "from typing import Any"),
@@ -20,20 +21,8 @@ PAIRS = (
 
 
 def path_rows(paths: Sequence[Sequence[str]]) -> Float[np.ndarray, "n 5"]:
-    """What the scores of ways are made of, a row a way.
-
-    Returns:
-        d(first, last), sum of d(x_t, x_t+1), largest of them, different texts, texts; d is the
-        edit distance in characters.
-    """
-    from rapidfuzz.distance import Levenshtein
-
-    rows = []
-    for path in paths:
-        steps = [Levenshtein.distance(a, b) for a, b in zip(path, path[1:], strict=False)]
-        whole = Levenshtein.distance(path[0], path[-1])
-        rows.append([whole, sum(steps), max(steps, default=0), len(set(path)), len(path)])
-    return np.asarray(rows, float).reshape(-1, 5)
+    """`way_of` each way, a row a way."""
+    return np.asarray([way_of(path) for path in paths], float).reshape(-1, 5)
 
 
 def scores(paths: Sequence[Sequence[str]], python: bool, draws: int = 1000) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxae.latents import slerp
 from flaxae.models.t5_vae import figures
 from flaxae.models.t5_vae.codec import Codec
 from flaxae.models.t5_vae.evaluation import interpolation, studies
@@ -17,7 +18,6 @@ from flaxae.models.t5_vae.evaluation.reconstruction import reconstruction
 from flaxae.models.t5_vae.evaluation.studies import Sizes
 from flaxae.models.t5_vae.evaluation.text_metrics import valid
 from flaxae.models.t5_vae.modeling import T5VAE
-from flaxae.models.t5_vae.paths import slerp
 from flaxae.paths import as_path
 from flaxae.task import Context
 

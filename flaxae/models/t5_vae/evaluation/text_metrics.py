@@ -5,9 +5,7 @@ sacreBLEU's own is tested. sacrebleu and rapidfuzz are imported where they are u
 needs neither.
 """
 
-import ast
 import functools
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,20 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from flaxae.text_measures import is_valid
+
 WORD_ORDER, CHAR_ORDER, BETA = 4, 6, 2
-
-
-def is_valid(line: str) -> bool:
-    """Whether a line parses as Python on its own."""
-    if not line.strip():
-        return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            ast.parse(line)
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            return False
-    return True
 
 
 def valid(lines: Sequence[str]) -> Bool[np.ndarray, " n"]:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.linalg import solve_triangular
 
 from flaxae.config import ConfigError
-from flaxae.models.t5_vae.paths import slerp
+from flaxae.latents import slerp
 
 JSON, ARRAYS = "prior.json", "prior.safetensors"
 

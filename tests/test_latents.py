@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flaxae.models.t5_vae.paths import lerp, slerp
+from flaxae.latents import lerp, lerp_at, slerp, slerp_at
 
 
 def test_slerp_keeps_ends_and_length():
@@ -25,3 +25,10 @@ def test_slerp_turns_evenly_and_takes_opposite_ends() -> None:
     np.testing.assert_allclose(way[1], 1.5 * np.asarray([0.5, 0.5]) ** 0.5, atol=1e-6)
     opposite = slerp(np.asarray([1.0, 0.0]), np.asarray([-1.0, 0.0]), 3)
     np.testing.assert_allclose(opposite, [[1, 0], [0, 0], [-1, 0]], atol=1e-6)
+
+
+def test_shares_are_points_of_the_way() -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 6)).astype(np.float32)
+    for at, way in ((slerp_at, slerp), (lerp_at, lerp)):
+        np.testing.assert_array_equal(at(a, b, np.asarray([0.25, 0.5])), way(a, b, 5)[1:3])
+    np.testing.assert_allclose(slerp_at(a, -a, np.asarray([0.25]))[0], a / 2, atol=1e-6)
