@@ -8,8 +8,8 @@ from flaxae.tpu_compile.program import (
     Report,
     analyse,
     compile_step,
-    find_batch,
     topology,
 )
+from flaxae.tpu_compile.search import find_batch
 
 __all__ = ["DoesNotFit", "Report", "analyse", "compile_step", "find_batch", "topology"]

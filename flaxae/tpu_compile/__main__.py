@@ -10,7 +10,7 @@ USAGE = "Compiles a config's train step for a TPU slice, without a TPU, and says
 OPTIONS = (
     flags.Option("topology", "v5e:2x4", "chip and slice: v4, v5e, v5p or v6e, such as v5p:2x2x4"),
     flags.Option("slices", 1, "how many such slices (set config.mesh.replica to it)"),
-    flags.Option("find_batch", False, "the largest data.batch_size that fits, by bisection"),
+    flags.Option("find_batch", False, "the largest data.batch_size that fits, to an eighth"),
     flags.Option("effort", 0.0, "of the compiler: 0 as in training, -1 in a fraction of the time"),
     flags.Option("json", False, "print one JSON object instead of the page"),
 )

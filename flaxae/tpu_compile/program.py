@@ -7,7 +7,7 @@ import re
 import time
 from typing import Any
 
-from flaxae.config import Config, ConfigError, copy_config
+from flaxae.config import Config, ConfigError
 from flaxae.tpu_compile.chips import chip_of
 from flaxae.tpu_compile.hlo import Collective, Program
 
@@ -271,44 +271,3 @@ def rows_of(spec: Any) -> int:
     whole = isinstance(spec, dict) and all(isinstance(part, dict) for part in parts)
     rows = [leaf.shape[0] for leaf in firsts]
     return sum(rows) if whole else max(rows, default=0)
-
-
-def find_batch(
-    config: Config, name: str, *, effort: float = 0.0, slices: int = 1, say: Any = None
-) -> Report:
-    """The largest batch that fits, to an eighth, by doubling and bisection.
-
-    Args:
-        config, name, effort, slices: see `analyse`; the search starts from the config's own batch.
-        say: called with a line after every program.
-    Raises:
-        DoesNotFit: not even the smallest batch does.
-    """
-    shards = len(topology(name, slices))
-    unit = config.data.num_buckets * config.accumulate
-    best: Report | None = None
-    low, high = 0, 0
-    rows = max(unit, config.data.batch_size // shards // unit * unit)
-    while True:
-        changed = copy_config(config, {"data.batch_size": rows * shards})
-        try:
-            best, low = analyse(changed, name, effort=effort, slices=slices), rows
-            line = f"{rows} rows a device fit: {best.hbm_bytes / 2**30:.2f} GiB"
-        except DoesNotFit as error:
-            high = rows
-            line = f"{rows} rows a device do not fit"
-            if rows == unit:
-                raise error
-        if say is not None:
-            say(line)
-        step = max(unit, low // 8 // unit * unit)
-        if high and high - low <= step:
-            break
-        if not high:
-            rows = 2 * low
-        else:
-            rows = max(unit, (low + high) // 2 // unit * unit)
-            if rows in (low, high):
-                break
-    assert best is not None  # else the smallest batch has raised
-    return best

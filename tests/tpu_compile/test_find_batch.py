@@ -14,20 +14,28 @@ from flaxae.tpu_compile.chips import chip_of
 class FakeReport:
     rows_a_chip: int
     hbm_bytes: float = 2.0**30
+    argument_bytes: float = 2.0**30
 
 
 @pytest.fixture
 def compiler(monkeypatch):
-    """Eight devices; batches above `limit` rows a device do not fit; `tried` has all of them."""
+    """Eight devices; batches above `limit` rows a device do not fit; `tried` has all of them.
+
+    Memory is not told apart unless `memory` (rows -> bytes) says how much it is.
+    """
 
     class Compiler:
         limit, tried = 100, []
+        memory: Any = None
 
     def analyse(config: Config, name: str, **_: Any) -> FakeReport:
         rows = config.data.batch_size // 8
         Compiler.tried.append(rows)
+        needed = Compiler.memory(rows) if Compiler.memory else None
         if rows > Compiler.limit:
-            raise DoesNotFit("RESOURCE_EXHAUSTED")
+            raise DoesNotFit("RESOURCE_EXHAUSTED", needed)
+        if needed:
+            return FakeReport(rows, needed, Compiler.memory(0))
         return FakeReport(rows)
 
     Compiler.tried = []
@@ -46,6 +54,16 @@ def test_it_ends_within_an_eighth_of_the_limit(compiler, start):
     assert 7 / 8 * compiler.limit <= found.rows_a_chip <= compiler.limit
     assert found.rows_a_chip % 4 == 0
     assert len(compiler.tried) == len(set(compiler.tried)) <= 9
+
+
+@pytest.mark.parametrize(("start", "power"), [(4, 1.0), (64, 1.0), (512, 1.0), (8, 1.3), (8, 0.7)])
+def test_memory_that_grows_with_the_rows_is_followed(compiler, start, power):
+    chip, limit = chip_of("v5e:2x4").hbm, 301
+    compiler.limit = limit
+    compiler.memory = lambda rows: chip * (0.1 + 0.9 * (rows / limit) ** power)
+    found = find_batch(config(start), "v5e:2x4")
+    assert 7 / 8 * limit <= found.rows_a_chip <= limit
+    assert len(compiler.tried) <= (4 if power == 1 else 6)
 
 
 def test_micro_batches_divide_it(compiler):

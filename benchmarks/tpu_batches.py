@@ -1,0 +1,113 @@
+"""The largest batch of each T5-VAE on each TPU slice, by the compiler alone (extra `tpu`).
+
+    python benchmarks/tpu_batches.py                              # the whole table: hours
+    python benchmarks/tpu_batches.py --models base --slices v5e-8 v6e-8
+
+Sentences of 128 tokens, bfloat16, parameters and optimizer state over fsdp. Every cell is found by
+`flaxae.tpu_compile.find_batch`, to an eighth; finished cells are kept in --file and not made again.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from flaxae import flags, tpu_compile  # noqa: E402
+from flaxae.config import Config, copy_config  # noqa: E402
+
+TOKENS = 128
+MODELS = {
+    "base": "configs/t5_vae/wikipedia_base.py:scratch",
+    "large": "configs/t5_vae/wikipedia_large.py:scratch",
+    "3b": "configs/t5_vae/wikipedia_3b.py:scratch",
+}
+# As Google's names count: v5e by chips, v5p by cores, two a chip.
+SLICES = {
+    "v5e-8": ("v5e:2x4", 8),
+    "v5e-32": ("v5e:4x8", 32),
+    "v5e-256": ("v5e:16x16", 256),
+    "v6e-8": ("v6e:2x4", 8),
+    "v5p-8": ("v5p:2x2x1", 4),
+}
+START = 64  # rows a chip
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def sentences(file: str, chips: int) -> Config:
+    """The config of a file, with rows of one length and the search's first batch."""
+    return copy_config(
+        flags.load_config(file),
+        {
+            "data.max_length": TOKENS,
+            "data.num_buckets": 1,
+            "data.bucket_edges": (),
+            "data.batch_size": START * chips,
+        },
+    )
+
+
+def cell(model: str, name: str, effort: float) -> dict[str, Any]:
+    """What the table shows of a model on a slice."""
+    topology, chips = SLICES[name]
+    config = sentences(MODELS[model], chips)
+    found: dict[str, Any] = {"model": model, "slice": name, "effort": effort}
+    try:
+        report = tpu_compile.find_batch(config, topology, effort=effort, say=say)
+    except tpu_compile.DoesNotFit as error:
+        return found | {"fits": False, "message": str(error)}
+    return found | report.json()
+
+
+def table(cells: list[dict[str, Any]]) -> str:
+    lines = [
+        "| T5-VAE | slice | rows a chip | HBM | accessed a token | MFU at best | compile |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for c in cells:
+        start = f"| {c['model']} | {c['slice']} | "
+        if not c["fits"]:
+            lines.append(start + "does not fit | | | | |")
+            continue
+        hbm = f"{c['hbm_bytes'] / 2**30:.1f} of {c['hbm_capacity_bytes'] / 2**30:.0f} GiB"
+        each = c["bytes_accessed"] / (c["rows_a_chip"] * TOKENS) / 1e6
+        lines.append(
+            start + f"{c['rows_a_chip']:.0f} | {hbm} | {each:.2f} MB | {c['mfu_bound']:.2f} | "
+            f"{c['compile_seconds']:.0f} s |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--slices", nargs="+", default=list(SLICES), choices=SLICES)
+    parser.add_argument("--effort", type=float, default=-1.0)
+    parser.add_argument("--file", type=Path, default=Path("runs/tpu_batches.jsonl"))
+    args = parser.parse_args()
+    args.file.parent.mkdir(parents=True, exist_ok=True)
+    lines = args.file.read_text().splitlines() if args.file.exists() else []
+    kept = {(c["model"], c["slice"], c["effort"]): c for c in map(json.loads, lines)}
+    for model in args.models:
+        for name in args.slices:
+            key = (model, name, args.effort)
+            if key in kept:
+                continue
+            say(f"{model} on {name}")
+            kept[key] = cell(model, name, args.effort)
+            with args.file.open("a") as file:
+                file.write(json.dumps(kept[key]) + "\n")
+    wanted = [kept[m, s, args.effort] for m in args.models for s in args.slices]
+    print(table(wanted))
+    print(json.dumps({"benchmark": "tpu_batches", "cases": {
+        f"{c['model']} {c['slice']}": {"rows": c.get("rows_a_chip", 0)} for c in wanted
+    }}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
