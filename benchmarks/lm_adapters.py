@@ -1,10 +1,16 @@
 """Adapters of SmolLM2-135M beside PyTorch with HF peft (needs `make env-parity`).
 
-Three cases: `train` (a LoRA on docstrings, completion-only loss), `collect` (hidden states of all
-layers at the last token, of base and adapter), `generate` (greedy, one prompt, with the adapter).
-Same rows, weights, adapter, float32 and threads; each side batches as is best for it: ours packs
-(train) or puts base and adapter rows into one batch (collect), theirs sorts by length and pads,
-with the best of `--batches`. Sides take turns in one process; medians over the rounds.
+Four cases: `train` (a LoRA on docstrings, completion-only loss), `collect` (hidden states of base
+and adapter at the last token, all layers but the last, whose states torch gives after the final
+norm only), `collect_prefix` (the same, where what all prompts begin with, the chat's system message
+and the question, is read once by both sides), `generate` (greedy, one prompt, with the adapter).
+Same rows, weights, adapter, float32 and threads; each side batches as is best for it. Both sort by
+length. Ours packs (train) or is `flaxae.lm.collection.Collector` (collect): base and adapter rows
+in one batch, at most four lengths, no layer after the last that is wanted; theirs pads to the
+longest row, runs base and adapter in turn and makes no scores but the last position's. Examples a
+batch are the best of `--batches` for theirs, and for ours where it collects. States must agree
+within 1e-3 of the largest. Sides take turns in one process, after a round that warms up and
+compiles; medians over the rounds.
 """
 
 import argparse
@@ -23,7 +29,7 @@ import _threads
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-CASES = ("train", "collect", "generate")
+CASES = ("train", "collect", "collect_prefix", "generate")
 
 
 def arguments() -> argparse.Namespace:
@@ -69,7 +75,7 @@ class Ours:
         self.opt = self.tx.init(self.params)
         self.merge = lambda params, frozen: nnx.merge(graphdef, params, frozen)
         self._step = jax.jit(self._train_step)
-        self._states = jax.jit(self._collect_states)
+        self._collectors: dict[tuple, Any] = {}
         self._generate = None
 
     def _train_step(self, params: Any, opt: Any, frozen: Any, batch: Any) -> Any:
@@ -107,41 +113,19 @@ class Ours:
         self.params, self.opt = params, opt
         return [float(x) for x in out]
 
-    def _collect_states(self, params: Any, frozen: Any, ids: Any, mask: Any, scale: Any) -> Any:
-        import jax
-        import jax.numpy as jnp
+    def collect(self, rows: int, share_prefix: bool) -> Any:
+        """(2, examples, layers, width): base and adapter, of the last token, sorted by length."""
+        from flaxae.lm.collection import Collector
 
-        from flaxae.lm import activations
-        from flaxae.task import Context
-
-        ctx = Context(jax.random.key(0), jnp.int32(0), adapter_scale={"default": scale})
-        _, states = activations.collect(
-            self.merge(params, frozen), ids, ctx, hooks=["resid_out"], mask=mask,
-            layers=range(self.config.num_layers - 1),
-            positions=activations.last_positions(mask),
-        )  # fmt: skip
-        return states["resid_out"][:, :, 0]  # (L, B, D)
-
-    def collect(self, params: Any) -> Any:
-        """(2, examples, layers, width): base and adapter rows in one batch, by length."""
-        import numpy as np
-
-        size, sides = self.args.batches[0], []
-        for start in range(0, len(self.examples), size):
-            part = self.examples[start : start + size]
-            width = max(len(e.prompt + e.completion) for e in part)
-            width = -(-width // 32) * 32
-            ids = np.zeros((2 * size, width), np.int32)
-            for row, e in enumerate(part):
-                text = [*e.prompt, *e.completion]
-                ids[[row, size + row], : len(text)] = text
-            mask = (np.arange(width)[None] < [[len(e.prompt + e.completion)] for e in part]) * 1.0
-            mask = np.pad(mask, ((0, size - len(part)), (0, 0)), constant_values=1)
-            mask = np.tile(mask, (2, 1)).astype(np.float32)
-            scale = np.repeat(np.float32([0, 1]), size)
-            out = np.asarray(self._states(params, self.frozen, ids, mask, scale))
-            sides.append(np.stack([out[:, : len(part)], out[:, size : size + len(part)]]))
-        return np.concatenate(sides, axis=2).swapaxes(1, 2)
+        key = (rows, share_prefix)
+        if key not in self._collectors:
+            self._collectors[key] = Collector(
+                self.merge(self.start, self.frozen), ["resid_out"],
+                range(self.config.num_layers - 1), sides=({}, {"default": 1.0}),
+                rows=rows, share_prefix=share_prefix,
+            )  # fmt: skip
+        texts = [[*e.prompt, *e.completion] for e in self.examples]
+        return self._collectors[key](texts)["resid_out"]
 
     def generate(self, prompt: list[int], tokens: int) -> list[int]:
         import dataclasses
@@ -217,15 +201,18 @@ def measure(args: Any, folder: Path) -> list[dict[str, Any]]:
             sides |= {f"torch {n}": (lambda s=s: s.train(ours.examples)) for n, s in
                       torch_sides.items()}  # fmt: skip
             amount, unit = len(ours.examples), "examples/s"
-        elif case == "collect":
+        elif case.startswith("collect"):
+            share = case == "collect_prefix"
             fresh = {n: TorchSide(str(folder / "base"), str(folder / "adapter"), n)
                      for n in args.batches}  # fmt: skip
-            a, b = ours.collect(ours.start), fresh[args.batches[0]].collect(ours.examples)
-            gap = np.abs(a - b).max() / np.abs(b).max()
-            assert gap < 1e-3 and np.abs(a[0] - a[1]).max() > 1e-2, f"states differ: {gap}"
-            sides = {"ours": lambda: ours.collect(ours.start)}
-            sides |= {f"torch {n}": (lambda s=s: s.collect(ours.examples)) for n, s in
-                      fresh.items()}  # fmt: skip
+            a = ours.collect(args.batches[0], share)
+            b = fresh[args.batches[0]].collect(ours.examples, share)
+            gap, moved = (np.abs(x).max() / np.abs(b).max() for x in (a - b, a[0] - a[1]))
+            assert gap < 1e-3, f"states differ: {gap}"
+            assert moved > 10 * gap, f"base and adapter do not differ: {moved}"
+            sides = {f"ours {n}": (lambda n=n, x=share: ours.collect(n, x)) for n in args.batches}
+            sides |= {f"torch {n}": (lambda s=s, x=share: s.collect(ours.examples, x))
+                      for n, s in fresh.items()}  # fmt: skip
             amount, unit = len(ours.examples), "examples/s"
         else:
             prompt = ours.examples[0].prompt
@@ -237,9 +224,10 @@ def measure(args: Any, folder: Path) -> list[dict[str, Any]]:
             sides |= {"torch": lambda s=side, p=prompt: s.generate(p, args.tokens)}
             amount, unit = args.tokens, "tokens/s"
         times = alternate(sides, args.rounds)
-        best = min((n for n in times if n != "ours"), key=lambda n: times[n])
-        mine, theirs = amount / times["ours"], amount / times[best]
-        print(f"{case:10}flaxae {mine:8.2f} {unit}, {best:9} {theirs:8.2f}, ratio "
+        mine = amount / min(t for n, t in times.items() if n.startswith("ours"))
+        best = min((n for n in times if n.startswith("torch")), key=lambda n: times[n])
+        theirs = amount / times[best]
+        print(f"{case:16}flaxae {mine:8.2f} {unit}, {best:9} {theirs:8.2f}, ratio "
               f"{mine / theirs:.2f}", flush=True)  # fmt: skip
         out.append({"name": case, "ours": mine, "theirs": theirs, "unit": unit,
                     "ratio": round(mine / theirs, 3), "torch": best})  # fmt: skip

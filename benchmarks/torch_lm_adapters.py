@@ -1,5 +1,6 @@
 """The PyTorch side of lm_adapters.py: HF transformers with peft."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -56,9 +57,11 @@ class TorchSide:
         return out
 
     @torch.no_grad()
-    def collect(self, examples: list[Any]) -> np.ndarray:
+    def collect(self, examples: list[Any], share_prefix: bool = False) -> np.ndarray:
         """(2, examples, layers, width): base and adapter, of the last token, sorted by length."""
         self.model.eval()
+        if share_prefix:
+            return self._collect_after_prefix(examples)
         sides = ([], [])
         for part in self.batches(examples):
             ids, mask, _ = padded(part, left=True)
@@ -70,6 +73,33 @@ class TorchSide:
                         logits_to_keep=1, use_cache=False,
                     ).hidden_states  # fmt: skip
                 out.append(torch.stack([s[:, -1] for s in states[1:-1]], 1))
+        return np.stack([torch.cat(out).numpy() for out in sides])
+
+    def _collect_after_prefix(self, examples: list[Any]) -> np.ndarray:
+        """The same; what all examples begin with is read once, its keys and values are repeated."""
+        texts = [[*e.prompt, *e.completion] for e in examples]
+        ends = (i for i, ids in enumerate(zip(*texts, strict=False)) if len(set(ids)) > 1)
+        skip = next(ends, min(map(len, texts)) - 1)
+        order = sorted(texts, key=len)
+        sides = ([], [])
+        for out, off in zip(sides, (True, False), strict=True):
+            with self.model.disable_adapter() if off else torch.no_grad():
+                prefix = self.model(
+                    input_ids=torch.tensor([texts[0][:skip]]), use_cache=True, logits_to_keep=1
+                ).past_key_values
+                for start in range(0, len(order), self.rows):
+                    part = [text[skip:] for text in order[start : start + self.rows]]
+                    width = max(map(len, part))
+                    ids = torch.tensor([t + [0] * (width - len(t)) for t in part])  # right
+                    cache = copy.deepcopy(prefix)
+                    cache.batch_repeat_interleave(len(part))
+                    states = self.model(
+                        input_ids=ids, past_key_values=cache, output_hidden_states=True,
+                        logits_to_keep=1,
+                    ).hidden_states  # fmt: skip
+                    last = torch.tensor([len(t) - 1 for t in part])
+                    rows = torch.arange(len(part))
+                    out.append(torch.stack([s[rows, last] for s in states[1:-1]], 1))
         return np.stack([torch.cat(out).numpy() for out in sides])
 
     @torch.no_grad()

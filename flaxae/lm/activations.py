@@ -39,6 +39,7 @@ class Recorder(Taps):
         super().__init__()
         self.wanted, self.layers = collect or {}, tuple(layers)
         self.positions, self.replacements = positions, replace or {}
+        self.stop: int | None = None  # layers that run at all; None: all of them
         self.layer: Any = None  # set by the model's scan body
         self.now: dict[str, Array] = {}  # what this layer gave
         self.states: dict[str, Float[Array, "L B P D"]] = {}  # what all chosen layers gave

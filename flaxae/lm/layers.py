@@ -111,6 +111,9 @@ def run_layers(
         own = [(layers[i], slots[i], part) for i, part in enumerate(cache)]
         blocks = unstacked(model.blocks) if blocks is None else blocks
         (x, _, buffers), cache = call_blocks(call, blocks, state, at, own)
+    elif recorder is not None and recorder.stop is not None:
+        state, _ = _first_layers(recorder.stop, call, model.blocks, state, at, (layers, slots))
+        x, cache, buffers = state
     else:
         remat, unroll = config.remat, config.scan_unroll
         xs = (layers, slots, None)
@@ -119,6 +122,26 @@ def run_layers(
     if recorder is not None:
         recorder.states = {n: b[: len(recorder.layers)] for n, b in buffers.items()}
     return x, cache
+
+
+def _first_layers(
+    stop: int, call: Any, blocks: Any, state: Any, at: Context, xs: tuple[Array, Array]
+) -> tuple[Any, Any]:
+    """`scan_blocks` of the first layers, forward only.
+
+    Slices of the stacked weights would be copies of nearly all of them, so the scan runs over
+    numbers and each layer's weights are looked up.
+    """
+    graphdef, params = nnx.split(blocks)
+
+    def body(state: Any, xs: Any) -> Any:
+        layer, slot = xs
+        own = jax.tree.map(lambda p: jax.lax.dynamic_index_in_dim(p, layer, 0, False), params)
+        taps: Any = at.taps.fresh()
+        state, _ = call(nnx.merge(graphdef, own), state, at.layer(layer, taps), (layer, slot, None))
+        return state, None
+
+    return jax.lax.scan(body, state, jax.tree.map(lambda x: x[:stop], xs))
 
 
 def _shapes(blocks: Any, call: Any, state: Any, at: Context, xs: Any) -> dict[str, Any]:

@@ -31,5 +31,7 @@ def test_a_full_size_program_stays_within_its_budget(budget):
     found = tpu_compile.analyse(config, budget["topology"], effort=-1.0)
     for name in ("hbm_bytes", "bytes_accessed"):
         assert getattr(found, name) <= RISE * budget[name], name
-    if not config.task.t5.remat:
+    gathers = [m.size for m in found.collectives if m.kind == "all-gather"]
+    assert max(gathers) <= budget.get("largest_gather_bytes", float("inf"))
+    if not getattr(config.task, "t5", config.task).remat:
         assert found.flops == pytest.approx(found.task_flops, rel=0.15)

@@ -1,5 +1,6 @@
 """What a fine-tuned model has learned: held-out loss beside the base's, and its own answers."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ def report(loaded: Any, outdir: Path) -> dict[str, Any]:
     out["trained_parameters"] = trained = peft.count_params(model) if adapted else own
     print(f"{trained:,} trained parameters, step {loaded.step}\n")
     print(f"{'split':<8}{'tokens':>8}{'base':>10}{'trained':>10}{'difference':>24}")
+    base = None if adapted else untrained(task)
     for split in SPLITS:
-        out[split] = row = losses(task, model, split)
+        out[split] = row = losses(task, model, split, base)
         low, high = row["interval"]
         print(
             f"{split:<8}{row['tokens']:>8.0f}{row['base']:>10.3f}{row['trained']:>10.3f}"
@@ -49,10 +51,18 @@ def report(loaded: Any, outdir: Path) -> dict[str, Any]:
     return out
 
 
-def losses(task: Any, model: Any, split: str) -> dict[str, Any]:
-    """Loss a token of the base and of the trained model on a split, with a paired interval."""
-    base = base_of(task, model)
-    sums = {"trained": row_sums(task, model, split), "base": row_sums(task, base, split)}
+def losses(task: Any, model: Any, split: str, base: Any = None) -> dict[str, Any]:
+    """Loss a token of the base and of the trained model on a split, with a paired interval.
+
+    Args:
+        task, model: of the run.
+        split: of the data.
+        base: the model before training; None: the model with its adapters at scale 0.
+    """
+    sums = {
+        "trained": row_sums(task, model, split, 1.0),
+        "base": row_sums(task, model if base is None else base, split, 0.0),
+    }
     gap = paired_difference(sums["trained"], sums["base"])
     return {
         **{name: float(ratio(rows.sum(0))) for name, rows in sums.items()},
@@ -62,42 +72,52 @@ def losses(task: Any, model: Any, split: str) -> dict[str, Any]:
     }
 
 
-def base_of(task: Any, model: Any) -> Any:
-    """The model before training: adapters disabled, or the pretrained files again."""
-    if peft.adapter_names(model):
-        return peft.set_active(model, ())
+def untrained(task: Any) -> Any:
+    """The model before the whole of it was trained: the pretrained files again."""
     from flaxae import lm
 
-    return lm.load(task.config.pretrained).model
+    fields = {n: getattr(task.options, n) for n in ("dtype", "remat", "scan_unroll")}
+    return lm.load(task.config.pretrained, **fields).model
 
 
-def row_sums(task: Any, model: Any, split: str) -> np.ndarray:
-    """(rows, 2): the summed loss of a row's answers, and their tokens."""
+def row_sums(task: Any, model: Any, split: str, scale: float) -> np.ndarray:
+    """The summed loss of each row's answers, and their tokens.
+
+    Args:
+        task, split: what is read.
+        model: that reads it.
+        scale: of its adapters, where it has some. At 0 rows are the base's, bit for bit, and the
+            program is the same.
+    Returns:
+        (rows, 2).
+    """
     arrays = {k: v[:MAX_ROWS] for k, v in task.packed[split].arrays.items()}
     rows, size = len(arrays["ids"]), task.config.data.batch_size
     graphdef, state = nnx.split(model)
-
-    @jax.jit
-    def one(state: Any, batch: Any) -> jax.Array:
-        model = nnx.merge(graphdef, state)
-        ctx = Context(jax.random.key(0), jnp.int32(0))
-        states = model.states(
-            batch["ids"], ctx, segment_ids=batch["segment_ids"], positions=batch["positions"]
-        )
-        x = jnp.take_along_axis(states, batch["where"][:, :, None], axis=1)
-        logits = model.logits(x, ctx)  # (B, K, V)
-        scores = jax.nn.log_softmax(logits, axis=-1)
-        chosen = jnp.take_along_axis(scores, batch["targets"][:, :, None], axis=2)[..., 0]
-        weight = batch["target_weight"]
-        return jnp.stack([-(chosen * weight).sum(1), weight.sum(1)], axis=1)
-
+    scales = {name: np.full(size, scale, np.float32) for name in peft.adapter_names(model)}
     out = []
     for step in range(0, rows, size):
         batch = {k: v[step : step + size] for k, v in arrays.items()}
         short = size - len(batch["ids"])
         batch = {k: np.pad(v, ((0, short), (0, 0))) for k, v in batch.items()}
-        out.append(np.asarray(one(state, batch))[: size - short])
+        out.append(np.asarray(_batch_sums(graphdef, state, batch, scales))[: size - short])
     return np.concatenate(out).astype(np.float64)
+
+
+# Of the module, so that splits and sides share a compiled program.
+@partial(jax.jit, static_argnums=0)
+def _batch_sums(graphdef: Any, state: Any, batch: Any, scales: dict[str, jax.Array]) -> jax.Array:
+    """(B, 2), see `row_sums`."""
+    model = nnx.merge(graphdef, state)
+    ctx = Context(jax.random.key(0), jnp.int32(0), adapter_scale=scales)
+    states = model.states(
+        batch["ids"], ctx, segment_ids=batch["segment_ids"], positions=batch["positions"]
+    )
+    x = jnp.take_along_axis(states, batch["where"][:, :, None], axis=1)
+    scores = jax.nn.log_softmax(model.logits(x, ctx), axis=-1)  # (B, K, V)
+    chosen = jnp.take_along_axis(scores, batch["targets"][:, :, None], axis=2)[..., 0]
+    weight = batch["target_weight"]
+    return jnp.stack([-(chosen * weight).sum(1), weight.sum(1)], axis=1)
 
 
 def answers(task: Any, model: Any, split: str, n: int, length: int = 40) -> list[str]:

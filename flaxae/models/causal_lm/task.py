@@ -80,6 +80,9 @@ class CausalLMConfig(TaskConfig):
     dtype: str = "float32"  # of the computation
     remat: bool = False
     scan_unroll: int = 1
+    # With pretrained="": the shapes of a published model (flaxae.lm.sizes), its base drawn instead
+    # of read. It has no tokenizer: for compiled programs and benchmarks, not for training.
+    sizes: str = ""
     system: str = ""  # a chat's system message; "": the template's own
     pack: bool = True  # several examples a row, apart by segment ids
 
@@ -102,8 +105,12 @@ class CausalLMTask(Task):
         self.adapter = self.options.adapter.config()
         self.trainable = nnx.Param if self.adapter is None else peft.trainable()
         require(
-            bool(config.pretrained),
+            bool(config.pretrained or self.options.sizes),
             "pretrained: name a language model: smollm2-135m, a directory or a Hub id",
+        )
+        require(
+            not (config.pretrained and self.options.sizes),
+            f"pretrained={config.pretrained!r} and task.sizes={self.options.sizes!r}: give one",
         )
         full = self.adapter is None
         require(
@@ -121,13 +128,21 @@ class CausalLMTask(Task):
     def _opened(self) -> tuple[Any, Any, Any]:
         """(the model's class, its config, its tokenizer); no weight is read."""
         from flaxae.lm.loading import described
+        from flaxae.lm.sizes import lm_size
 
         fields = {n: getattr(self.options, n) for n in ("dtype", "remat", "scan_unroll")}
+        if self.options.sizes:
+            return *lm_size(self.options.sizes, **fields), None
         return described(self.config.pretrained, **fields)
 
     @property
     def tokenizer(self) -> Any:
         tokenizer = self._opened[2]
+        require(
+            not self.options.sizes,
+            f"task.sizes={self.options.sizes!r} is a model of drawn weights, without a tokenizer: "
+            "set pretrained to train one",
+        )
         require(tokenizer is not None, f"{self.config.pretrained}: it has no tokenizer.json")
         return tokenizer
 
@@ -163,6 +178,16 @@ class CausalLMTask(Task):
         seed = self.config.data.seed
         return ArraySource(arrays, self.config.data.batch_size, seed, train=split == "train")
 
+    def batch_spec(self) -> Any:
+        """The shapes of a batch; of a drawn model, which has no data, with targets everywhere."""
+        if not self.options.sizes:
+            return self.data("train").batch_spec
+        rows, length = self.config.data.batch_size, self.config.data.max_length
+        dtypes = {name: jnp.int32 for name in ("ids", "segment_ids", "positions")}
+        dtypes |= {"where": jnp.int32, "targets": jnp.int32, "target_weight": jnp.float32}
+        spec = {n: jax.ShapeDtypeStruct((rows, length), d) for n, d in dtypes.items()}
+        return {**spec, "weight": jax.ShapeDtypeStruct((rows,), jnp.float32)}
+
     def describe(self) -> list[str]:
         """What the data are, in words."""
         lines = [self.pairs.name, *self.pairs.notes]
@@ -175,11 +200,17 @@ class CausalLMTask(Task):
         return lines
 
     def init(self, rngs: nnx.Rngs) -> Any:
-        """The base as zeros, which `load_pretrained` fills; adapters as drawn."""
+        """The base as zeros, which `load_pretrained` fills, or drawn; adapters as drawn."""
         kind, config, _ = self._opened
-        graphdef, state = nnx.split(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))
         dtype = jnp.dtype(self.options.weights)
-        model = nnx.merge(graphdef, jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), state))
+        if self.options.sizes:
+            key = rngs.params() if self.adapter is None else rngs.frozen()
+            graphdef, state = nnx.split(kind(config, rngs=nnx.Rngs(params=key)))
+            state = jax.tree.map(lambda x: x.astype(dtype), state)
+        else:
+            graphdef, state = nnx.split(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))
+            state = jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), state)
+        model = nnx.merge(graphdef, state)
         if self.adapter is None:
             return model
         return peft.add_adapter(model, self.adapter, seed=rngs.params())

@@ -7,6 +7,7 @@ import flaxae
 from flaxae import checkpoint, peft
 from flaxae.config import ConfigError
 from flaxae.evaluate import evaluate
+from flaxae.models.causal_lm import evaluation
 from flaxae.models.causal_lm.task import Method
 from flaxae.train_loop import run
 from tests.helpers import arrays_of, assert_same, log_of
@@ -104,6 +105,11 @@ def test_other_methods_train_too(method, folder, tmp_path):
     assert min(losses[2:]) < losses[0]
     loaded = flaxae.load(tmp_path / "run")
     assert bool(peft.adapter_names(loaded.model)) == (method is not Method.FULL)
+    task, base = loaded.task, evaluation.untrained(loaded.task)
+    before = evaluation.row_sums(task, base, "test", 0.0).sum(0)
+    row = evaluation.losses(task, loaded.model, "test", base if method is Method.FULL else None)
+    np.testing.assert_allclose(row["base"], before[0] / before[1], rtol=1e-6)
+    assert row["trained"] < row["base"] - 1e-3
     if method is Method.DORA:  # magnitudes start as the base's own lengths, not as those of zeros
         q = loaded.model.blocks.self_attn.q_proj
         magnitude = np.asarray(q.adapters["default"].magnitude[...])

@@ -87,6 +87,35 @@ def test_only_the_subset_gets_a_gradient(tmp_path):
     assert task.data("dev").batch_spec == spec  # one compile serves both
 
 
+@pytest.mark.parametrize("sizes", ["llama-tiny", "phi-tiny"])
+def test_a_base_of_known_sizes_is_drawn_and_frozen_without_a_file(tmp_path, sizes):
+    fields = {"pretrained": "", "task__sizes": sizes, "task__weights": "bfloat16"}
+    config = tiny_config(tmp_path, **fields)
+    config.freeze()
+    task = config.task.make(config)
+    spec = task.batch_spec()
+    assert spec["where"].shape == spec["ids"].shape == (4, 48) and task.flops(spec, {}) > 0
+    models = [task.init(nnx.Rngs(params=key, frozen=7)) for key in (0, 1)]
+    parts = [nnx.split(model, task.trainable, ...)[1:] for model in models]
+    assert {x.dtype for x in jax.tree.leaves(parts[0][1])} == {jnp.dtype("bfloat16")}
+    assert all(map(np.array_equal, *(jax.tree.leaves(rest) for _, rest in parts)))
+    assert not all(map(np.array_equal, *(jax.tree.leaves(mine) for mine, _ in parts)))
+    batch = {k: jnp.ones(x.shape, x.dtype) for k, x in spec.items()}
+    loss = task.loss(models[0], batch, Context(jax.random.key(0), jnp.int32(0)))
+    assert float(loss.total / loss.weight) > 1  # of drawn weights: nothing is known
+    with pytest.raises(ConfigError, match="without a tokenizer: set pretrained"):
+        task.data("train")
+
+
+def test_sizes_that_are_not_known(tmp_path):
+    config = tiny_config(tmp_path, pretrained="", task__sizes="phi-9")
+    with pytest.raises(ConfigError, match="'phi-9' is no model whose sizes are known: smollm2"):
+        _ = config.task.make(config).lm
+    with pytest.raises(ConfigError, match="give one"):
+        wrong = tiny_config(tmp_path, task__sizes="phi-tiny")
+        wrong.task.make(wrong)
+
+
 def test_what_cannot_be_trained_is_refused(tmp_path):
     def made(**overrides):
         config = tiny_config(tmp_path, **overrides)

@@ -1,0 +1,125 @@
+"""How the next id is chosen from its scores: the best one, or drawn from a part of them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from flaxae.config import ConfigError
+
+# (scores, position, which rows of the batch these are) -> ids
+ChooseFn = Callable[[Float[Array, "B V"], Int[Array, ""], Int[Array, "B"]], Int[Array, "B"]]
+
+NEVER = -1e9  # a score that no real sequence has; finite, so that sums of it stay ordered
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How ids are chosen. The default is greedy.
+
+    It is a pytree: other values of temperature, top_p and length_penalty compile nothing new.
+
+    Attributes:
+        temperature: of the softmax that ids are drawn from; None or 0: the most likely id.
+        top_k: only so many of the most likely ids; 0: all.
+        top_p: only the most likely ids that together have this probability (Holtzman et al. 2020);
+            None or 1: all.
+        beams: above 1, beam search with so many beams instead; nothing is drawn.
+        length_penalty: beam search ranks by log-probability / length ** length_penalty.
+    """
+
+    temperature: float | None = None
+    top_k: int = 0
+    top_p: float | None = None
+    beams: int = 1
+    length_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._check("temperature", self.temperature, lambda x: 0 <= x < float("inf"), "at least 0")
+        self._check("top_p", self.top_p, lambda x: 0 < x <= 1, "above 0 and at most 1")
+        self._check("top_k", self.top_k, lambda x: x >= 0, "at least 0")
+        self._check("beams", self.beams, lambda x: x >= 1, "at least 1")
+        if self.beams > 1 and self.temperature:
+            raise ConfigError(
+                f"beams={self.beams} and temperature={self.temperature}: beam search draws nothing;"
+                " give one of the two"
+            )
+        if _known(self.temperature) and self.temperature == 0:
+            object.__setattr__(self, "temperature", None)
+        if _known(self.top_p) and self.top_p == 1:
+            object.__setattr__(self, "top_p", None)
+
+    def _check(self, name: str, value: Any, fits: Callable[[Any], bool], what: str) -> None:
+        if _known(value) and not fits(value):
+            raise ConfigError(f"{name}={value} must be {what}")
+
+
+def _known(value: Any) -> bool:
+    """Whether it is a number, not a tracer, None, or what else jax puts into a pytree's leaves."""
+    return isinstance(value, (int, float))
+
+
+jax.tree_util.register_dataclass(
+    Sampling,
+    data_fields=["temperature", "top_p", "length_penalty"],
+    meta_fields=["top_k", "beams"],
+)
+
+
+def chooser(sampling: Sampling, key: Any) -> ChooseFn:
+    """How `greedy`, or `sample` from a key, take the next id of scores; greedy reads no key."""
+    temperature: Any = sampling.temperature
+
+    def best(logits: Array, index: Array, rows: Array) -> Array:
+        return jnp.argmax(logits, axis=-1)
+
+    def drawn(logits: Array, index: Array, rows: Array) -> Array:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+        logits = logits / temperature
+        if sampling.top_p is None and not sampling.top_k:
+            return jax.vmap(jax.random.categorical)(keys, logits)
+        size = logits.shape[-1]
+        logits, ids = jax.lax.top_k(logits, min(sampling.top_k or size, size))  # best first
+        if sampling.top_p is not None:
+            logits = nucleus(logits, sampling.top_p)
+        chosen = jax.vmap(jax.random.categorical)(keys, logits)
+        return jnp.take_along_axis(ids, chosen[:, None], axis=1)[:, 0]
+
+    return best if temperature is None else drawn
+
+
+def nucleus(logits: Float[Array, "B K"], top_p: float | Array) -> Float[Array, "B K"]:
+    """Keeps the fewest of the best ids whose probability reaches top_p (Holtzman et al. 2020).
+
+    Args:
+        logits: best first.
+        top_p: the probability that is enough.
+    Returns:
+        The logits, NEVER where an id is not in the nucleus; the best one always is.
+    """
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities  # of the better ids
+    inside = (before < top_p).at[:, 0].set(True)
+    return jnp.where(inside, logits, NEVER)
+
+
+def is_end(ids: Int[Array, "..."], eos: int | tuple[int, ...]) -> Bool[Array, "..."]:
+    """Whether ids are an end."""
+    ends = (eos,) if isinstance(eos, int) else eos
+    found = ids == ends[0]
+    for end in ends[1:]:
+        found = found | (ids == end)
+    return found
+
+
+def mask_unused(logits: Float[Array, "... V"], num_tokens: int) -> Float[Array, "... V"]:
+    """Makes ids that the tokenizer does not have impossible to generate."""
+    if num_tokens >= logits.shape[-1]:
+        return logits
+    unused = jnp.arange(logits.shape[-1]) >= num_tokens
+    unused = unused.reshape((1,) * (logits.ndim - 1) + unused.shape)
+    return jnp.where(unused, jnp.float32(NEVER), logits)
