@@ -3,13 +3,14 @@
 import os
 from pathlib import Path
 
+from tests.xla import COMPILE_FAST
+
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = "--xla_force_host_platform_device_count"
 
 # All of this must be set before jax is imported, here and in the processes that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the suite's time is compiling: LLVM's -O1 takes a third less of it than its default.
-for flag in (f"{DEVICES}=8", "--xla_backend_optimization_level=1"):
+for flag in (f"{DEVICES}=8", *COMPILE_FAST):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))

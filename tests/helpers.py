@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from flaxae import checkpoint
+from tests.xla import COMPILE_FAST
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,8 +50,8 @@ def assert_same(a: Any, b: Any, atol: float = 0.0) -> None:
 def environment(devices: int = 1, **extra: str) -> dict[str, str]:
     """For a child: its own number of fake devices, the shared compilation cache."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=1"
-    env |= {"XLA_FLAGS": flags}
+    flags = (f"--xla_force_host_platform_device_count={devices}", *COMPILE_FAST)
+    env |= {"XLA_FLAGS": " ".join(flags)}
     env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     env |= {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
     env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
