@@ -47,6 +47,9 @@ class Case:
         variants: name -> more overrides; each is measured, the fastest counts.
         tiny: overrides that make it small enough for a CPU.
         tokens: names of the batch's leaves whose places are counted as tokens.
+        places: names of those that hold 0, 1, 2, ... along a row instead of ids.
+        ones: names of those that hold 1.
+        precision: of the computation, for the JSON.
     """
 
     config: str
@@ -55,6 +58,9 @@ class Case:
     variants: dict[str, dict[str, Any]] = dataclasses.field(default_factory=lambda: {"plain": {}})
     tiny: dict[str, Any] = dataclasses.field(default_factory=dict)
     tokens: tuple[str, ...] = ("ids",)
+    places: tuple[str, ...] = ()
+    ones: tuple[str, ...] = ()
+    precision: str = "bfloat16"
 
 
 CASES = {
@@ -73,6 +79,38 @@ CASES = {
             "data.vocab_size": 256, "data.max_length": 16, "data.num_buckets": 1,
             "data.bucket_edges": (),
         },
+    ),
+    # LoRA: the base is drawn, frozen and bfloat16; one example a row, every place a target.
+    "smollm2_lora": Case(
+        config="configs/causal_lm/smollm2_lora.py:lora",
+        batches=(16, 32, 64, 128, 256),
+        overrides={
+            "pretrained": "", "task.sizes": "smollm2-135m", "task.weights": "bfloat16",
+            "task.dtype": "bfloat16", "data.max_length": 512, "data.vocab_size": 49152,
+        },
+        variants={"plain": {}, "remat": {"task.remat": True}},
+        tiny={"task.sizes": "llama-tiny", "data.vocab_size": 256, "data.max_length": 16},
+        places=("positions", "where"), ones=("segment_ids",),
+    ),
+    "phi2_lora": Case(
+        config="configs/causal_lm/phi2_lora.py:scratch",
+        batches=(16, 32, 64, 128),
+        overrides={"data.vocab_size": 51200},
+        tiny={"task.sizes": "phi-tiny", "data.vocab_size": 256, "data.max_length": 16},
+        places=("positions", "where"), ones=("segment_ids",),
+    ),
+    # It draws its prompts, 2 tokens a point, on the device. b is 20 from the first step on: the
+    # FLOPs counted are those of so many loops. float32, as the device multiplies it by default.
+    "looped": Case(
+        config="configs/looped/linear.py:full",
+        batches=(64, 256, 1024, 4096, 16384),
+        overrides={"task.loops_every": 0, "steps_per_call": 1},
+        variants={"remat": {}, "plain": {"task.model.remat": False}},
+        tiny={
+            "task.model.width": 8, "task.model.num_heads": 2, "task.model.dims": 2,
+            "task.model.points": 4, "task.loops": 3, "task.grad_loops": 2,
+        },
+        precision="float32",
     ),
 }  # fmt: skip
 TINY_BATCHES = (32,)
@@ -115,19 +153,22 @@ def given(texts: list[str]) -> dict[str, Any]:
     return out
 
 
-def random_batch(spec: Any, high: int) -> Any:
-    """Random ids without padding; whatever is no id is 1."""
+def random_batch(spec: Any, high: int, case: Case) -> Any:
+    """Random ids without padding; whatever is neither an id nor a place is 1."""
     import jax
     import numpy as np
 
     rng = np.random.default_rng(0)
 
-    def leaf(x: Any) -> Any:
-        if np.issubdtype(x.dtype, np.integer):
+    def leaf(path: Any, x: Any) -> Any:
+        name = str(getattr(path[-1], "key", "")) if path else ""
+        if name in case.places:
+            return np.broadcast_to(np.arange(x.shape[-1], dtype=x.dtype), x.shape)
+        if np.issubdtype(x.dtype, np.integer) and name not in case.ones:
             return rng.integers(3, high, x.shape).astype(x.dtype)
         return np.ones(x.shape, x.dtype)
 
-    return jax.tree.map(leaf, spec)
+    return jax.tree_util.tree_map_with_path(leaf, spec)
 
 
 def count_tokens(spec: Any, names: tuple[str, ...]) -> int:
@@ -153,24 +194,26 @@ def measure(case: Case, config: Any, rounds: int, steps: int) -> dict[str, Any]:
         hparams = sharding.put(jax.device_get(hparams), sharding.replicated(mesh))
         init = jax.jit(partial(train_step.make_state, task, config), out_shardings=shardings)
         state = init(hparams)
+        frozen = draw_frozen(task, config, mesh)
         rows = sharding.batch_sharding(mesh)
-        batch = sharding.put(random_batch(spec, config.data.vocab_size), rows)
+        batch = sharding.put(random_batch(spec, config.data.vocab_size, case), rows)
         step = train_step.make_train_step(task, config, layout, shardings)
         began = time.perf_counter()
-        step = step.lower(state, {}, batch, hparams).compile()
+        step = step.lower(state, frozen, batch, hparams).compile()
         compile_seconds = time.perf_counter() - began
 
         def run(count: int) -> float:
             nonlocal state
             began, out = time.perf_counter(), None
             for _ in range(count):
-                state, out = step(state, {}, batch, hparams)
+                state, out = step(state, frozen, batch, hparams)
             jax.block_until_ready((state, out))
             return (time.perf_counter() - began) / count
 
         run(WARM_UP)
         times = [run(steps) for _ in range(rounds)]
     seconds, tokens = statistics.median(times), count_tokens(spec, case.tokens)
+    tokens = tokens or 2 * config.data.batch_size * config.task.model.points  # drawn in the step
     flops, peak = task.flops(spec, {}), metrics.peak_memory_bytes()
     memory = step.memory_analysis()
     return {
@@ -185,6 +228,19 @@ def measure(case: Case, config: Any, rounds: int, steps: int) -> dict[str, Any]:
         "compile_seconds": compile_seconds, "devices": mesh.size,
         "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(abstract["params"])),
     }  # fmt: skip
+
+
+def draw_frozen(task: Any, config: Any, mesh: Any) -> Any:
+    """What the step does not train, over the mesh; {} of most families."""
+    import jax
+
+    from flaxae import sharding, train_step
+
+    def make() -> Any:
+        return train_step.init_model(task, jax.numpy.uint32(0), config.frozen_seed)["frozen"]
+
+    places = sharding.infer_sharding(jax.eval_shape(make), mesh, task.sharding_rules)
+    return jax.jit(make, out_shardings=places)()
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -225,7 +281,7 @@ def run_case(name: str, args: argparse.Namespace) -> dict[str, Any]:
           f"{peak_of(best)} GB allocated by {where}, "
           f"{best['parameters'] / 1e6:.1f} M parameters")  # fmt: skip
     return {
-        "name": f"{name} step, bfloat16", "ours": best["seconds"], "theirs": goal,
+        "name": f"{name} step, {case.precision}", "ours": best["seconds"], "theirs": goal,
         "unit": "s/step", "ratio": goal and round(goal / best["seconds"], 3),
         "theirs_is": f"a step of {GOAL:.0%} MFU", **best,
         "mfu": round(best["mfu"], 4) or None, "all": found,

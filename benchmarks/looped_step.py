@@ -2,10 +2,8 @@
 
 The other side is a GPT-2 block looped the same way: b loops, the first b - T under no_grad, the
 same loss over the last T, the same sizes, batch, optimizer (Adam), float32 and number of threads.
-Blocks
-of steps of both sides take turns in one process; medians over the rounds. Each case also compiles
-our loops unrolled, for compile time and temporary memory. `--lanes` times N lanes of one program
-against N runs in turn.
+Blocks of steps of both sides take turns in one process; medians over the rounds. Each case also
+compiles our loops unrolled, for compile time and temporary memory.
 """
 
 import argparse
@@ -37,8 +35,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--block", type=int, default=2, help="steps a side and round")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-unrolled", action="store_true", help="skip that compilation")
-    parser.add_argument("--lanes", nargs="*", type=int, default=[], metavar="N",
-                        help="also: N lanes against N runs in turn, each case")  # fmt: skip
     return parser.parse_args()
 
 
@@ -233,26 +229,6 @@ def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
     return out
 
 
-def run_lanes(case: str, count: int, args: argparse.Namespace) -> dict[str, Any]:
-    """N lanes in one program against N runs in turn."""
-    config = config_of(case, True)
-    together, single = OurStep(config, count), OurStep(config)
-
-    def in_turn() -> None:
-        for _ in range(count):
-            single()
-
-    times = interleaved({"lanes": together, "turns": in_turn}, args.rounds, args.block)
-    lanes, turns = (statistics.median(times[k]) * 1e3 for k in ("lanes", "turns"))
-    print(f"| {case} | {count} | {lanes:.1f} | {turns:.1f} | {turns / lanes:.2f} | "
-          f"{together.compile_seconds:.1f} | {count * single.compile_seconds:.1f} |",
-          flush=True)  # fmt: skip
-    return {"name": f"{count} lanes, {case}", "ours": lanes / 1e3, "theirs": turns / 1e3,
-            "unit": "s/step", "ratio": round(turns / lanes, 3),
-            "compile_seconds": round(together.compile_seconds, 2),
-            "compile_seconds_in_turn": round(count * single.compile_seconds, 2)}  # fmt: skip
-
-
 def main() -> None:
     args = arguments()
     _threads.pin(args.threads)
@@ -262,13 +238,8 @@ def main() -> None:
         sys.exit("this benchmark needs torch: make env-parity")
     torch.set_num_threads(args.threads)
     cases = [run_case(case, args) for case in args.cases]
-    lanes = []
-    if args.lanes:
-        print("\n| case | lanes | together, ms a step | in turn, ms | in turn / together | "
-              "compile, s | compile in turn, s |\n|---|---|---|---|---|---|---|")  # fmt: skip
-        lanes = [run_lanes(case, n, args) for case in args.cases for n in args.lanes]
     print(json.dumps({
-        "name": "looped_step", "cases": cases, "lanes": lanes, "threads": args.threads,
+        "name": "looped_step", "cases": cases, "threads": args.threads,
         "torch": torch.__version__, "machine": platform.processor() or platform.machine(),
     }))  # fmt: skip
 

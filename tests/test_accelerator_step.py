@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import pytest
 
+from flaxae import sharding
+
 FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "accelerator_step.py"
 
 
@@ -68,6 +70,7 @@ def test_sizes_grow_until_one_does_not_fit_and_the_best_is_told(
 
     monkeypatch.setattr(bench, "measure", measure)
     options = ["--platform=cpu", "--variants", "plain", "remat", "--set", "task.loss_chunks=2"]
+    options.append("--cases=t5_base_vae")
     assert bench.main(options) == 0
     out, result = last_line(capsys)
     sizes = bench.CASES["t5_base_vae"].batches
@@ -88,3 +91,25 @@ def test_an_error_that_is_not_of_memory_is_not_hidden(
     monkeypatch.setattr(bench, "measure", measure)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         bench.main(["--platform=cpu"])
+
+
+def test_an_adapters_batch_has_places_of_a_row_and_a_base_that_is_drawn(bench: ModuleType) -> None:
+    case = bench.CASES["smollm2_lora"]
+    config = bench.make_config(case, 2, {}, tiny=True)
+    task = config.task.make(config)
+    batch = bench.random_batch(task.batch_spec(), 256, case)
+    assert batch["where"].tolist() == batch["positions"].tolist() == [[*range(16)]] * 2
+    assert (batch["segment_ids"] == 1).all() and 3 <= batch["ids"].min() < batch["ids"].max() < 256
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    frozen = bench.draw_frozen(task, config, mesh)
+    assert all(bool((x != 0).any()) for x in jax.tree.leaves(frozen["blocks"]))
+
+
+def test_a_tiny_looped_model_draws_its_own_batch(
+    bench: ModuleType, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["--tiny", "--platform=cpu", "--rounds=1", "--steps=1", "--cases=looped"]
+    assert bench.main([*options, "--set", "mesh.fsdp=1"]) == 0
+    case = last_line(capsys)[1]["cases"][0]
+    assert case["name"] == "looped step, float32" and case["variant"] == "remat"
+    assert case["tokens"] == 32 * 2 * 4 and case["tflop"] > 0

@@ -3,7 +3,10 @@
     python train.py --config=configs/looped/relu.py --workdir=runs/looped_relu
 
 The paper's size: d=20, 101 points, width 256, 8 heads, b=12, T=5, 500,000 steps. Not measured: it
-is for an accelerator. Published there at 100 points: transformer .170, looped .180.
+is for an accelerator. Published there at 100 points: transformer .170, looped .180. Compiled for
+v5e:2x2 by flaxae.tpu_compile, never run; a chip and step: .05 of 16 GiB of HBM, .123 TFLOP and 5.2
+GB accessed, of the 7 loops without gradient only one counted; compiled in 255 s, on 2 cores with a
+load of 9.
 """
 
 from configs.looped.linear import full

@@ -8,7 +8,7 @@ README.
 
 from configs.looped import shared
 from flaxae.models.looped.report import Experiment
-from flaxae.models.looped.verdicts import Claim
+from flaxae.models.looped.verdicts import EQUAL_STEPS, Claim
 
 ERROR = "loops.error"
 
@@ -39,9 +39,10 @@ EXPERIMENT = Experiment(
               ("b=20 T=10", ERROR), ("one pass, L=1", ERROR), 0.5),
         Claim("looped L=1 (b=20, T=10) is within a factor 2 of L=12, with 1/12 of its blocks",
               ("b=20 T=10", ERROR), ("one pass, L=12", ERROR), 2.0),
-        Claim("T=20 is no better than T=10 at b=20", ("b=20 T=20", ERROR), ("b=20 T=10", ERROR),
-              0.8, below=False),
-        Claim("b=20 is better than b=5", ("b=20 T=10", ERROR), ("b=5", ERROR)),
+        Claim("T=20 is no better than T=10 at b=20, after equal steps",
+              ("b=20 T=20", EQUAL_STEPS), ("b=20 T=10", EQUAL_STEPS), 0.8, below=False),
+        Claim("b=20 (T=10) is better than b=5, after equal steps",
+              ("b=20 T=10", EQUAL_STEPS), ("b=5", EQUAL_STEPS)),
     ),
     figures={"learning_curves": (), "by_loop": ("b=5", "b=10", "b=20 T=10", "b=25 T=10")},
 )  # fmt: skip

@@ -38,9 +38,10 @@ def _line(axis: Any, x: Any, seeds: list[Any], name: str, index: int) -> None:
         axis.fill_between(x, values.min(0), values.max(0), color=style["color"], alpha=0.15)
 
 
-def _finish(figure: Any, axes: Any, path: Path, note: str) -> list[Path]:
+def _finish(figure: Any, axes: Any, path: Path, note: str, log: bool = True) -> list[Path]:
     for axis in axes:
-        axis.set_yscale("log")
+        if log:
+            axis.set_yscale("log")
         axis.grid(alpha=0.3, which="both")
         axis.legend(fontsize=8)
     if note:
@@ -126,6 +127,31 @@ def by_halting(runs: Runs, path: Path, note: str = "") -> list[Path]:
     axes[0].set_xlabel("mean loops of a prompt (star: all b)")
     axes[0].set_ylabel(ERROR)
     return _finish(figure, axes, path, note)
+
+
+def bits_by_loop(
+    splits: dict[str, list[dict[str, float]]], path: Path, mean_loops: int, deepest: int
+) -> list[Path]:
+    """A language model's bits per byte after each loop.
+
+    Args:
+        splits: name -> for each loop, value with "low" and "high".
+        path: of both files, without suffix.
+        mean_loops: of training.
+        deepest: 99 % of the training steps ran so many loops or fewer.
+    """
+    figure, axes = _new()
+    for i, (name, found) in enumerate(splits.items()):
+        loops = np.arange(1, len(found) + 1)
+        value, low, high = ([x[k] for x in found] for k in ("value", "low", "high"))
+        axes[0].plot(loops, value, label=name, **_style(i))
+        axes[0].fill_between(loops, low, high, color=_style(i)["color"], alpha=0.15)
+    axes[0].axvline(mean_loops, color="gray", linestyle="--", label="mean b of training")
+    axes[0].axvline(deepest, color="gray", linestyle=":", label="99 % of training steps")
+    axes[0].set_xscale("log", base=2)
+    axes[0].set_xlabel("loops")
+    axes[0].set_ylabel("bits per byte, newline counted (band: 95 % over lines)")
+    return _finish(figure, axes, path, "", log=False)
 
 
 FIGURES = {

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 LEVEL = 0.95
+EQUAL_STEPS = "curve at equal steps"  # a claim's path: see `at_step`
+WINDOW = 0.1  # of the steps so far: a training batch by itself is too noisy
 Results = dict[str, list[dict[str, Any]]]  # run -> for each seed, measure -> what was measured
 
 
@@ -28,6 +30,13 @@ def look_up(found: dict[str, Any], path: str) -> float:
         else:
             return math.nan
     return math.nan if node is None else float(node)
+
+
+def at_step(curve: dict[str, Any], steps: int) -> float:
+    """Mean training error of the last tenth of the first `steps` steps; of a measure "curve"."""
+    at, error = np.asarray(curve["steps"]), np.asarray(curve["error"], np.float64)
+    taken = error[(at > steps * (1 - WINDOW)) & (at <= steps)]
+    return float(taken.mean()) if len(taken) else math.nan
 
 
 def _quantile(freedom: float) -> float:
@@ -71,7 +80,8 @@ class Claim:
 
     Attributes:
         text: the claim in words.
-        top, bottom: (run, path of a measure).
+        top, bottom: (run, path of a measure). EQUAL_STEPS is the training error after as many steps
+            as the shorter of both runs has.
         bound: of the ratio.
         below: the ratio is claimed to be below the bound, else above.
     """
@@ -84,10 +94,16 @@ class Claim:
 
     def judge(self, results: Results) -> dict[str, Any]:
         """The ratio with its interval, and the verdict: where the bound lies outside of it."""
-        top, bottom = (
-            [look_up(found, path) for found in results[run]]
-            for run, path in (self.top, self.bottom)
+        ends = (self.top, self.bottom)
+        steps = min(
+            (f["curve"]["trained"] for run, _ in ends for f in results[run] if "curve" in f),
+            default=0,
         )
+        top, bottom = (
+            [at_step(found["curve"], steps) if path == EQUAL_STEPS else look_up(found, path)
+             for found in results[run]]
+            for run, path in ends
+        )  # fmt: skip
         paired = self.top[0] == self.bottom[0]
         out: dict[str, Any] = {"claim": self.text, "bound": self.bound, "below": self.below}
         if not all(math.isfinite(x) and x > 0 for x in top + bottom):

@@ -9,6 +9,7 @@ from flax import nnx
 
 from flaxae.config import config_hash, copy_config, from_json, to_json
 from flaxae.models.looped.figures import FIGURES
+from flaxae.models.looped.verdicts import EQUAL_STEPS
 
 FULL = {"linear:full": 0.82, "sparse": 0.82, "tree": 0.85, "relu": 0.85}
 EXPERIMENTS = ["layers", "losses", "masks", "noisy", "past_b", "schedule", "states"]
@@ -42,9 +43,8 @@ def test_experiments_are_whole(name, preset):
     assert len(experiment.seeds) >= 3
     for claim in experiment.claims:
         assert {claim.top[0], claim.bottom[0]} <= names
-        assert {claim.top[1].split(".")[0], claim.bottom[1].split(".")[0]} <= {
-            *experiment.measures, "curve"
-        }  # fmt: skip
+        paths = {claim.top[1], claim.bottom[1]} - {EQUAL_STEPS}
+        assert {path.split(".")[0] for path in paths} <= {*experiment.measures, "curve"}
     for figure, shown in experiment.figures.items():
         assert FIGURES[figure][1] in (*experiment.measures, "curve") and set(shown) <= names
 
@@ -58,3 +58,15 @@ def test_runs_are_shared():
             hashes.setdefault(run, set()).add(name)
     asked = sum(len(x) for x in hashes.values())
     assert len(hashes) == 3 * len(module("shared").RUNS) and asked > len(hashes)
+
+
+def test_the_reports_runs_fit_two_hours_by_their_count():
+    shared = module("shared")
+    known = ["b=5", "b=10 T=5", "b=20 T=5", "no re-injection, b=20 T=5", "one pass, L=1",
+             "one pass, L=4"]  # fmt: skip
+    assert {shared.RUNS[name]["steps"] for name in known} == {6000}
+    quick = shared.pick(["b=5", "b=20 T=20"], True)
+    assert [run["steps"] for run in quick.values()] == [1000, 320]
+    assert shared.passes(shared.RUNS["L=2 b=20 T=5"]) == 2000 * 2 * 35
+    seconds = 3 * 0.9e-3 * sum(map(shared.passes, shared.RUNS.values()))
+    assert seconds < 2 * 3600

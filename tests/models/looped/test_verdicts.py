@@ -7,7 +7,9 @@ import pytest
 from scipy import stats
 
 from flaxae.models.looped.verdicts import (
+    EQUAL_STEPS,
     Claim,
+    at_step,
     cell,
     claims_table,
     look_up,
@@ -50,6 +52,18 @@ def test_verdicts():
     # A seed without the number (a plateau that was never left) decides nothing.
     assert judge([0.1, 0.1, None], high) == "unclear"
     assert judge([0.1], [1.0]) == "unclear"
+
+
+def test_runs_of_unequal_length_are_compared_after_equal_steps():
+    steps = list(range(10, 210, 10))
+    long = {"steps": steps, "error": [1.0] * 10 + [0.1] * 10, "trained": 200}
+    short = {"steps": steps[:10], "error": [0.5] * 10, "trained": 100}
+    assert at_step(long, 100) == 1.0 and at_step(long, 200) == pytest.approx(0.1)
+    assert math.isnan(at_step(short | {"steps": [], "error": []}, 100))
+    results = {"a": [{"curve": long}] * 2, "b": [{"curve": short}] * 2}
+    row = Claim("c", ("a", EQUAL_STEPS), ("b", EQUAL_STEPS)).judge(results)
+    # At the end the longer run is the better one; after 100 steps it is the worse.
+    assert row["ratio"] == pytest.approx(2.0) and row["verdict"] == "refuted"
 
 
 def test_paths_and_cells():

@@ -1,0 +1,48 @@
+"""A byte-level language model of Python lines: one block, looped, its depth drawn at each step.
+
+    python train.py --config=configs/looped/text.py --workdir=runs/looped_text
+    python train.py --config=configs/looped/text.py:stable --workdir=runs/looped_text_stable
+    python -m flaxae.evaluate runs/looped_text           # bits per byte against the number of loops
+
+small: width 128, 4 heads, rows of 64 bytes, 32 a step, b about 6 and at most 18, T = 3; the state
+gets the prompt added. stable: A Y + B P instead, A diagonal with a spectral norm below 1. 1,500
+steps. Ten minutes on 2 cores with a load of 9 made 305 (247) of them, seed 0: 3.66 (3.77) bits per
+byte on held-out lines, the same within .2 % after 6 and after 32 loops. The whole is not measured.
+"""
+
+from flaxae.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    EvalConfig,
+    LogConfig,
+    OptimConfig,
+    SaveConfig,
+    Schedule,
+)
+from flaxae.models.looped.core import Injection
+from flaxae.models.looped.text.modeling import TextModelConfig
+from flaxae.models.looped.text.task import TextConfig
+
+PRESETS = {"small": Injection.ADD, "stable": Injection.STABLE}
+
+
+def get_config(preset: str = "small") -> Config:
+    preset = preset or "small"
+    if preset not in PRESETS:
+        raise ConfigError(
+            f"configs/looped/text.py: no preset {preset!r}; there are {', '.join(PRESETS)}"
+        )
+    return Config(
+        task=TextConfig(
+            model=TextModelConfig(width=128, num_heads=4, injection=PRESETS[preset]),
+            loops=6,
+            grad_loops=3,
+        ),
+        data=DataConfig(name="python_lines", batch_size=32, max_length=64),
+        optim=OptimConfig(lr=2e-3, schedule=Schedule.COSINE, warmup=100, clip_norm=1.0),
+        log=LogConfig(every=20),
+        eval=EvalConfig(every=0, splits=("dev",), num_batches=16),
+        save=SaveConfig(every=100),
+        steps=1500,
+    )

@@ -1,0 +1,200 @@
+"""One set of blocks, applied again and again to its own output: what all looped models share.
+
+Y_0 = 0, Y_{t+1} = LN_f(Blocks(inject(Y_t, P) + wpe)): P is the embedded prompt. One loop of 12
+blocks is the standard transformer. Letters beyond those of `flaxae.nn`: b loops, of which the last
+T carry gradient.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from flaxae.config import Section, require
+from flaxae.models.looped.blocks import STD, Block
+from flaxae.nn.linear import Linear, align
+from flaxae.nn.norm import LayerNorm
+from flaxae.nn.stack import scan_blocks, stacked
+from flaxae.task import Context
+
+LARGEST_DECAY = 0.999  # below 1 also where the parameter is so low that exp(-softplus) rounds to 1
+FIRST_DECAY = 0.9
+
+
+class Injection(enum.Enum):
+    """How a loop gets the prompt P again, beside its state Y."""
+
+    ADD = "add"  # Y + P
+    MULTIPLY = "multiply"  # Y * P, from Y_0 = 1
+    SCALED = "scaled"  # Y + s P, s learned from 1
+    LINEAR = "linear"  # a linear map of [Y; P]
+    STABLE = "stable"  # A Y + B P: A diagonal, its spectral norm below 1; B a learned matrix
+    NONE = "none"  # not at all: Y_0 = P
+
+
+@dataclasses.dataclass
+class LoopSizes(Section):
+    """Sizes of the looped blocks."""
+
+    width: int = 256
+    num_heads: int = 8
+    num_layers: int = 1
+    injection: Injection = Injection.ADD
+    remat: bool = True  # recompute a loop in the backward pass
+    scan_unroll: int = 1  # of the layers
+
+    def validate(self) -> None:
+        for name in ("width", "num_heads", "num_layers", "scan_unroll"):
+            value = getattr(self, name)
+            require(value > 0, f"task.model.{name}={value} must be positive")
+        require(
+            self.width % self.num_heads == 0,
+            f"task.model.width={self.width} is not divisible by num_heads={self.num_heads}",
+        )
+
+
+class Tail(NamedTuple):
+    """What was read after each of the last loops.
+
+    read: of each of the last loops, whatever the reader returned, stacked.
+    weight: 1 for a loop that the loss takes, 0 for one before the last min(b, T).
+    """
+
+    read: Any
+    weight: Float[Array, " T"]
+
+
+class LoopedBlocks(nnx.Module):
+    """Positions, blocks and the final norm, all of them in the loop, and the injection."""
+
+    def __init__(self, sizes: LoopSizes, length: int, *, rngs: nnx.Rngs):
+        """Draws the parameters.
+
+        Args:
+            sizes: of the blocks.
+            length: of the longest prompt, in tokens.
+            rngs: `rngs.params` is drawn from.
+        """
+        width, layers = sizes.width, sizes.num_layers
+        self.injection, self.remat = sizes.injection, sizes.remat
+        self.scan_unroll = sizes.scan_unroll
+        self.positions = nnx.Param(STD * jax.random.normal(rngs.params(), (length, width)))
+        residual = STD / (2 * layers) ** 0.5
+        self.blocks = stacked(
+            lambda r: Block(width, sizes.num_heads, residual, rngs=r), layers, rngs
+        )
+        self.norm = LayerNorm(width)
+        # All begin as Y + P, or near it, so that they begin alike.
+        eye = jnp.eye(width, dtype=jnp.float32)
+        match sizes.injection:
+            case Injection.SCALED:
+                self.prompt_scale = nnx.Param(jnp.ones((1, 1, 1), jnp.float32))
+            case Injection.LINEAR:
+                self.join = Linear(2 * width, width, rngs=rngs)
+                self.join.kernel[...] = jnp.concatenate([eye, eye])
+            case Injection.STABLE:
+                # exp(-softplus(x)) = 1 / (1 + exp(x)).
+                start = jnp.log(jnp.float32(LARGEST_DECAY / FIRST_DECAY - 1))
+                self.decay_logit = nnx.Param(jnp.full(width, start))
+                self.from_prompt = Linear(width, width, rngs=rngs)
+                self.from_prompt.kernel[...] = eye
+
+    def decay(self) -> Float[Array, " D"]:
+        """The diagonal of A, in [0, LARGEST_DECAY]: the state's part of a stable injection."""
+        return LARGEST_DECAY * jnp.exp(-jax.nn.softplus(self.decay_logit[...]))
+
+    def initial_state(self, prompt: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """Y_0."""
+        match self.injection:
+            case Injection.MULTIPLY:
+                return jnp.ones_like(prompt)
+            case Injection.NONE:
+                return prompt
+        return jnp.zeros_like(prompt)
+
+    def loop(
+        self, state: Float[Array, "B S D"], prompt: Float[Array, "B S D"], ctx: Context
+    ) -> Float[Array, "B S D"]:
+        """One loop: Y_t to Y_{t+1}."""
+        x = self.inject(state, prompt, ctx) + self.positions[...][None, : state.shape[1]]
+
+        def call(block: Block, x: Any, ctx: Context, _: Any) -> Any:
+            return ctx.tap("state", block(x, ctx)), None
+
+        x, _ = scan_blocks(call, self.blocks, x, ctx.at("blocks"), unroll=self.scan_unroll)
+        return self.norm(x, ctx.at("norm"))
+
+    def inject(
+        self, state: Float[Array, "B S D"], prompt: Float[Array, "B S D"], ctx: Context
+    ) -> Float[Array, "B S D"]:
+        """What the blocks get of the state and the prompt."""
+        match self.injection:
+            case Injection.ADD:
+                return state + prompt
+            case Injection.MULTIPLY:
+                return state * prompt
+            case Injection.SCALED:
+                return state + self.prompt_scale[...] * prompt
+            case Injection.LINEAR:
+                return self.join(jnp.concatenate([state, prompt], axis=-1), ctx.at("join"))
+            case Injection.STABLE:
+                kept = align(self.decay(), state) * state
+                return kept + self.from_prompt(prompt, ctx.at("from_prompt"))
+            case Injection.NONE:
+                return state
+
+    def tail(
+        self,
+        prompt: Float[Array, "B S D"],
+        ctx: Context,
+        read: Callable[[Any, Context], Any],
+        *,
+        loops: Int[Array, ""] | int,
+        grad_loops: Int[Array, ""] | int,
+        window: int,
+    ) -> Tail:
+        """Runs b loops, the gradient cut before the last min(b, T), in one program for every b, T.
+
+        Args:
+            prompt: P.
+            ctx: the context.
+            read: (state after a loop, context) -> a pytree.
+            loops: b, traced.
+            grad_loops: T, traced, at most `window`.
+            window: loops that are compiled to carry gradient. With b < window its first
+                loops do nothing: they cost time, and change nothing.
+        Returns:
+            What was read in the last `window` loops, and which of them the loss takes.
+        """
+        free = jnp.maximum(jnp.asarray(loops) - window, 0)
+        graphdef, params = nnx.split(self)
+        still: Any = nnx.merge(graphdef, jax.tree.map(jax.lax.stop_gradient, params))
+        silent = dataclasses.replace(ctx, taps=ctx.taps.fresh())  # no tap leaves a while loop
+        # Nothing that carries gradient enters: only so may the number of turns be traced.
+        fixed = jax.lax.stop_gradient(prompt)
+        state = jax.lax.fori_loop(
+            0, free, lambda _, y: still.loop(y, fixed, silent), still.initial_state(fixed)
+        )
+        if self.injection is Injection.NONE:  # Y_0 is P: its gradient is P's
+            state = jnp.where(free > 0, state, prompt)
+        idle = jnp.maximum(window - jnp.asarray(loops), 0)
+        first = window - jnp.minimum(jnp.asarray(loops), jnp.asarray(grad_loops))
+
+        def body(y: Array, turn: Array) -> tuple[Array, Any]:
+            cut = (turn == first) & (turn > idle)
+            y = jnp.where(cut, jax.lax.stop_gradient(y), y)
+            fresh = dataclasses.replace(ctx, taps=ctx.taps.fresh())
+            after = self.loop(y, prompt, fresh)
+            y = jnp.where(turn >= idle, after, y)
+            return y, read(y, fresh)
+
+        if self.remat and window > 1:
+            body = jax.checkpoint(body, prevent_cse=False)
+        turns = jnp.arange(window)
+        _, out = jax.lax.scan(body, state, turns)
+        return Tail(out, (turns >= first).astype(jnp.float32))

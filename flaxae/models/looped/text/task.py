@@ -1,0 +1,189 @@
+"""The looped language model as a Task: rows of bytes, b drawn anew at each step."""
+
+import dataclasses
+import math
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from flaxae.config import Config, ConfigError, LongLines, TaskConfig, require
+from flaxae.data.hub import load_examples
+from flaxae.data.loader import ArraySource
+from flaxae.data.text import Splits, split_corpus
+from flaxae.models.looped.depth import random_loops
+from flaxae.models.looped.task import LoopedTask
+from flaxae.models.looped.text.modeling import BYTES, NEWLINE, LoopedText, TextModelConfig
+from flaxae.task import Context, Loss, Source, Task
+
+
+@dataclasses.dataclass
+class TextConfig(TaskConfig):
+    """The model, and how many loops a step runs."""
+
+    model: TextModelConfig = dataclasses.field(default_factory=TextModelConfig)
+    loops: int = 6  # the mean of b, Poisson-lognormal; evaluation runs so many
+    grad_loops: int = 3  # T: of the last min(b, T) loops the loss and its gradient are taken
+    random_loops: bool = True
+    random_sigma: float = 0.5
+    max_loops: int = 0  # of a random b; 0: 3 times the mean
+    report_loops: tuple = (1, 2, 4, 8, 12, 16, 24, 32)
+    temperature: float = 0.7  # of samples
+
+    def make(self, config: Config) -> "TextTask":
+        return TextTask(config)
+
+    def validate(self) -> None:
+        for name in ("loops", "grad_loops"):
+            require(getattr(self, name) > 0, f"task.{name}={getattr(self, name)} must be positive")
+        require(self.max_loops >= 0, f"task.max_loops={self.max_loops} must not be negative")
+        require(self.temperature >= 0, f"task.temperature={self.temperature} is negative")
+        loops = self.report_loops
+        whole = all(isinstance(n, int) and n > 0 for n in loops)
+        require(
+            bool(loops) and whole and list(loops) == sorted(set(loops)),
+            f"task.report_loops={loops} must be ascending numbers of loops",
+        )
+
+
+class TextTask(Task):
+    sharding_rules = LoopedTask.sharding_rules
+    hparams = {"loops": "task.loops"}
+    lanes_apart = ("task.loops",)
+
+    def __init__(self, config: Config):
+        require(isinstance(config.task, TextConfig), "task: not a TextConfig")
+        self.config = config
+        self.options: Any = config.task
+        self._sources: dict[str, ArraySource] = {}
+
+    @cached_property
+    def splits(self) -> Splits:
+        return split_corpus(load_examples(self.config.data), self.config.data.seed)
+
+    def data(self, split: str) -> Source:
+        if split not in self.splits:
+            raise ConfigError(f"no split {split!r}: this data has {', '.join(self.splits)}")
+        if split not in self._sources:
+            data = self.config.data
+            arrays = rows_of(self.splits[split], data.max_length, data.long_lines)
+            train = split == "train"
+            self._sources[split] = ArraySource(arrays, data.batch_size, data.seed, train)
+        return self._sources[split]
+
+    def batch_spec(self) -> Any:
+        data = self.config.data
+        return {
+            "bytes": jax.ShapeDtypeStruct((data.batch_size, data.max_length), np.uint8),
+            "length": jax.ShapeDtypeStruct((data.batch_size,), np.int32),
+            "weight": jax.ShapeDtypeStruct((data.batch_size,), np.float32),
+        }
+
+    def init(self, rngs: nnx.Rngs) -> LoopedText:
+        return LoopedText(self.options.model, self.config.data.max_length, rngs=rngs)
+
+    def loops(self, ctx: Context) -> Array:
+        """b of this step."""
+        options = self.options
+        loops = jnp.asarray(ctx.hparams.get("loops", options.loops))
+        if options.random_loops and ctx.train:
+            most = options.max_loops or 3 * options.loops
+            loops = random_loops(ctx.at("loops").key, loops, options.random_sigma, most)
+        return loops
+
+    def loss(self, model: LoopedText, batch: Any, ctx: Context) -> Loss:
+        """Nats a byte, their mean over the last min(b, T) loops; the log's bits are the last's."""
+        options, (rows, weight) = self.options, places(batch)
+        loops = self.loops(ctx)
+        grad_loops: Any = options.grad_loops
+        (nats, hits), taken = model.last_loops(
+            rows, weight, ctx, loops=loops, grad_loops=grad_loops, window=grad_loops
+        )
+        count, depth = jnp.sum(weight), loops.astype(jnp.float32)
+        metrics = {
+            "bits_per_byte": (nats[-1] / math.log(2), count),
+            "accuracy": (jax.lax.stop_gradient(hits[-1]), count),
+            "loops": (depth * count, count),
+        }
+        return Loss(jnp.sum(nats * taken) / jnp.sum(taken), count, metrics)
+
+    def eval_step(self, model: LoopedText, batch: Any, ctx: Context) -> dict[str, Any]:
+        """After the mean number of loops."""
+        rows, weight = places(batch)
+        loops = self.loops(ctx)
+        (nats, hits), _ = model.last_loops(rows, weight, ctx, loops=loops, grad_loops=1, window=1)
+        count = jnp.sum(weight)
+        return {
+            "loss": (nats[0], count),
+            "bits_per_byte": (nats[0] / math.log(2), count),
+            "accuracy": (hits[0], count),
+        }
+
+    def sample(self, model: LoopedText, ctx: Context, n: int) -> dict[str, Any]:
+        graphdef, params = nnx.split(model)
+        length, temperature = self.config.data.max_length, self.options.temperature
+
+        @jax.jit
+        def draw(params: Any, loops: Array) -> Array:
+            return nnx.merge(graphdef, params).sample(ctx, n, length, loops, temperature)
+
+        loops = jnp.asarray(ctx.hparams.get("loops", self.options.loops))
+        return {"samples": [text_of(row) for row in np.asarray(draw(params, loops))]}
+
+    def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
+        from flaxae.models.looped.text import evaluation
+
+        return evaluation.report(loaded, outdir)
+
+    def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
+        """Of the mean b, forward, and the last T backward; padding is counted too."""
+        options, data = self.options, self.config.data
+        width, read_out = options.model.width, 2 * BYTES * options.model.width
+        stable = 2 * width**2 if options.model.injection.value == "stable" else 0
+        layer = 24 * width**2 + 4 * data.max_length * width  # a token, matmuls
+        loop = layer * options.model.num_layers + stable
+        last = min(options.loops, options.grad_loops)
+        token = loop * (options.loops + 2 * last) + 3 * read_out * options.grad_loops
+        return float(data.batch_size * data.max_length * token)
+
+
+def rows_of(lines: list[str], length: int, long_lines: LongLines) -> dict[str, np.ndarray]:
+    """Lines as rows of bytes, each ended by a newline and padded with zeros.
+
+    Args:
+        lines: texts of one line each.
+        length: bytes of a row, the newline among them.
+        long_lines: what does not fit is left out, or cut (and then has no newline).
+    Raises:
+        ConfigError: nothing is left.
+    """
+    raw = [line.encode("utf-8", "surrogatepass") + b"\n" for line in lines]
+    if long_lines is LongLines.SKIP:
+        raw = [row for row in raw if len(row) <= length]
+    require(
+        bool(raw),
+        f"none of {len(lines)} lines has at most data.max_length={length} bytes with its newline: "
+        "raise it, or set data.long_lines=truncate",
+    )
+    out = np.zeros((len(raw), length), np.uint8)
+    for i, row in enumerate(raw):
+        out[i, : len(row)] = np.frombuffer(row[:length], np.uint8)
+    lengths = np.minimum([len(row) for row in raw], length).astype(np.int32)
+    return {"bytes": out, "length": lengths}
+
+
+def places(batch: Any) -> tuple[Int[Array, "B L"], Float[Array, "B L"]]:
+    """A batch's bytes, and 1 where a place is no padding."""
+    rows = batch["bytes"].astype(jnp.int32)
+    real = jnp.arange(rows.shape[1])[None] < batch["length"][:, None]
+    return rows, real.astype(jnp.float32) * batch["weight"][:, None]
+
+
+def text_of(row: np.ndarray) -> str:
+    """A row's text, up to its newline."""
+    raw = bytes(row.astype(np.uint8)).split(bytes([NEWLINE]))[0]
+    return raw.decode("utf-8", "replace")

@@ -1,0 +1,110 @@
+"""The language model through the loop: one compile, random depth, its evaluation."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import flaxae
+from configs.looped.text import PRESETS, get_config
+from flaxae import workdir as workdir_lib
+from flaxae.config import ConfigError, LongLines, from_json, to_json
+from flaxae.models.looped.text import evaluation
+from flaxae.models.looped.text.task import places, rows_of, text_of
+from flaxae.task import Context
+from flaxae.train_loop import Loop
+from tests.helpers import log_of
+from tests.models.looped.text.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    config = tiny_config(folder, task__model__injection="stable", steps=6)
+    config = workdir_lib.prepare(config, folder / "w", None, True)
+    with Loop(config, folder / "w", None) as loop:
+        loop.train()
+        assert loop.step_fn._cache_size() == 1  # whatever the depth
+    return folder / "w"
+
+
+def test_depth_is_drawn_anew_at_each_step(workdir):
+    depths = {row["loops"] for row in log_of(workdir) if row["split"] == "train"}
+    assert len(depths) > 1 and all(1 <= n <= 9 for n in depths)
+
+
+def test_rows_are_bytes_with_a_newline():
+    lines = ["ab", "é", "abcdefgh"]
+    rows = rows_of(lines, 4, LongLines.SKIP)
+    np.testing.assert_array_equal(rows["bytes"][0], [97, 98, 10, 0])
+    assert [text_of(row) for row in rows["bytes"]] == lines[:2]
+    assert rows["length"].tolist() == [3, 3]
+    cut = rows_of(lines, 4, LongLines.TRUNCATE)
+    assert bytes(cut["bytes"][2]) == b"abcd" and cut["length"][2] == 4
+    _, weight = places(
+        {k: jnp.asarray(v) for k, v in rows.items()} | {"weight": jnp.array([1.0, 0.0])}
+    )
+    np.testing.assert_array_equal(weight, [[1, 1, 1, 0], [0, 0, 0, 0]])
+    with pytest.raises(ConfigError, match="max_length=4"):
+        rows_of(["abcdefgh"], 4, LongLines.SKIP)
+
+
+def test_evaluation_is_the_definition_and_tells_it(workdir, tmp_path, capsys):
+    loaded = flaxae.load(workdir)
+    found = loaded.task.report(loaded, str(tmp_path))
+    assert json.loads((tmp_path / "report.json").read_text()) == found
+    assert (tmp_path / "bits_by_loop.png").exists()
+    assert "bits per byte" in (tmp_path / "bits_by_loop.svg").read_text()
+    out = capsys.readouterr().out
+    assert "| 4 |" in out and "test_line" in out and "decay of the state" in out
+    assert 0 < found["decay"]["largest"] < 1
+    dev = found["splits"]["dev"]
+    assert len(dev["by_loop"]) == 4 and dev["lines"] == len(loaded.task.splits["dev"])
+    low, value, high = (dev["by_loop"][2][k] for k in ("low", "value", "high"))
+    assert low <= value <= high
+    # The loop's own evaluation after the mean number of loops says the same.
+    logged = [r for r in log_of(workdir) if r["split"] == "dev"][-1]
+    assert logged["bits_per_byte"] == pytest.approx(value, rel=1e-4)
+    assert logged["bits_per_byte"] == pytest.approx(logged["loss"] / np.log(2), rel=1e-4)
+
+
+def test_the_share_of_depths_is_the_draws(workdir):
+    options = flaxae.load(workdir).config.task
+    share = evaluation.trained_share(options)
+    assert share.sum() == pytest.approx(1) and len(share) == 9
+    assert (share * np.arange(1, 10)).sum() == pytest.approx(3, abs=0.2)
+
+
+def test_samples_are_texts(tmp_path):
+    config = tiny_config(tmp_path)
+    task = config.task.make(config)
+    ctx = Context(jax.random.key(0), jnp.int32(0))
+    texts = task.sample(task.init(nnx.Rngs(0)), ctx, 2)["samples"]
+    assert len(texts) == 2 and all(isinstance(t, str) and "\n" not in t for t in texts)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_configs_are_whole(preset):
+    config = get_config(preset)
+    config.freeze()
+    assert to_json(from_json(to_json(config))) == to_json(config)
+    task = config.task.make(config)
+    with pytest.raises(ConfigError, match="small, stable"):
+        get_config("large")
+    assert task.flops(task.batch_spec(), {}) > 1e9
+
+
+def test_mistakes_are_named(tmp_path):
+    for overrides, word in [
+        ({"task__loops": 0}, "task.loops=0"),
+        ({"task__report_loops": (4, 1)}, "report_loops"),
+        ({"task__model__num_heads": 3}, "num_heads"),
+    ]:
+        with pytest.raises(ConfigError, match=word):
+            tiny_config(tmp_path, **overrides).freeze()
+    config = tiny_config(tmp_path)
+    with pytest.raises(ConfigError, match="no split"):
+        config.task.make(config).data("test_file")
