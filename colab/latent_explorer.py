@@ -30,6 +30,9 @@
 # ## 1. Install
 #
 # In Colab this takes a few minutes. Where the library is there already, it does nothing.
+# Otherwise `SOURCE` says where it comes from: an address that `git clone` takes, a folder that
+# holds `pyproject.toml`, or a wheel; the last two may be in Drive
+# (`from google.colab import drive; drive.mount("/content/drive")`).
 
 # %%
 # ruff: noqa: E402
@@ -38,19 +41,34 @@ import os
 import subprocess
 import sys
 
-REPOSITORY = ""  # where there is no flaxae yet: the address that `git clone` takes
+SOURCE = ""  # "https://.../flaxae.git", "/content/drive/MyDrive/flaxae", "flaxae-...-any.whl"
 
 
 def pip_install(*names):
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *names], check=True)
 
 
+def install(source):
+    if not source:
+        raise SystemExit(
+            "flaxae is not installed here. Set SOURCE in this cell to where it is (an address that "
+            "git clone takes, a folder with pyproject.toml, or a wheel), and run the cell again."
+        )
+    if source.endswith(".whl"):
+        pip_install(source)
+        return
+    folder = source
+    if not os.path.isfile(os.path.join(folder, "pyproject.toml")):
+        if os.path.exists(source):
+            raise SystemExit(f"SOURCE={source!r} is there, but holds no pyproject.toml.")
+        folder = "flaxae_source"
+        subprocess.run(["git", "clone", "-q", source, folder], check=True)
+    pip_install("-e", folder)
+    sys.path.insert(0, os.path.abspath(folder))
+
+
 if importlib.util.find_spec("flaxae") is None:
-    if not REPOSITORY:
-        raise SystemExit("flaxae is not installed here: set REPOSITORY in this cell, run it again")
-    subprocess.run(["git", "clone", "-q", REPOSITORY, "flaxae_source"], check=True)
-    pip_install("-e", "flaxae_source")
-    sys.path.insert(0, os.path.abspath("flaxae_source"))
+    install(SOURCE)
 needed = {"panel": "panel", "bokeh": "bokeh", "umap": "umap-learn"}
 missing = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
 if missing:
@@ -64,8 +82,7 @@ print("running on", jax.devices()[0].device_kind)
 # %% [markdown]
 # ## 2. Choose a model
 #
-# * **a folder**: a run's workdir, or what `save_pretrained` wrote, here or in Drive
-#   (`from google.colab import drive; drive.mount("/content/drive")`);
+# * **a folder**: a run's workdir, or what `save_pretrained` wrote, here or in Drive;
 # * **a Hub id**: `owner/name`;
 # * **nothing**: the quick demo is trained here. On a CPU that takes from ten minutes to half an
 #   hour, on a GPU or a TPU less. It learns the lines of Python's own standard library.
@@ -85,6 +102,8 @@ elif not MODEL:
     from flaxae.demo import run_demo
 
     os.chdir(os.path.dirname(os.path.dirname(flaxae.__file__)))  # where its configs are
+    if not os.path.isdir("configs"):
+        raise SystemExit("A wheel holds no configs to train by: set MODEL, or SOURCE to a folder.")
     MODEL = "runs/demo-quick"
     run_demo("quick", MODEL)
 

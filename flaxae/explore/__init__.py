@@ -2,9 +2,11 @@
 
 protocol         what the app asks of an autoencoder; opening one
 corpus           the texts that are explored: the model's own, or a file
+space            the model, the texts and their codes
 backend          `Explorer`: every question the app can ask, as plain data; knows nothing of Panel
 worker           device work one by one, slider moves that are overtaken dropped
-app, views       the page; serve: the server; `python -m flaxae.explore WORKDIR`
+app, views       the page
+notebook, serve  the page in a cell, and by `python -m flaxae.explore WORKDIR`
 """
 
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 _LAZY = {
     "Explorer": "flaxae.explore.backend:Explorer",
     "open_model": "flaxae.explore.protocol:open_model",
-    "app": "flaxae.explore.app:notebook_app",
+    "app": "flaxae.explore.notebook:notebook_app",
     "serve": "flaxae.explore.serve:serve",
 }
 __all__ = sorted(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -68,11 +68,9 @@ class Page:
         """
         self.hub, self.explorer, self.dark = hub, hub.explorer, dark
         self.id = next(_NUMBERS)
-        self._doc: Any = pn.state.curdoc
-        try:
-            self._loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._loop = None
+        doc: Any = pn.state.curdoc
+        self._doc: Any = doc if doc is not None and doc.session_context else None
+        self._loop = _running_loop()
         self.views: dict[str, Any] = {}
         self._latest: dict[str, int] = {}
         self._body = pn.Column(sizing_mode="stretch_width")
@@ -99,6 +97,11 @@ class Page:
         self.show(view if view in VIEWS else next(iter(VIEWS)))
         if query.keys() - {"theme"}:
             self._restore(query)
+
+    @property
+    def has_address(self) -> bool:
+        """Whether a link can restore it: in a notebook the address is the notebook's."""
+        return self._doc is not None
 
     def show(self, name: str) -> None:
         """Opens a view."""
@@ -139,9 +142,12 @@ class Page:
         self, future: Future, show: Callable[[Any], None], fail: Callable[[str], None]
     ) -> None:
         """Calls back on the page's thread; without an event loop (a test) waits right here."""
-        if self._loop is None:
+        # JupyterLab has a page's events handled beside the cells, by a thread with its own loop;
+        # what an event asked for is answered there, also while a cell runs.
+        loop = _running_loop() or self._loop
+        if loop is None:
             _deliver(future, show, fail)
-        elif self._doc is not None and self._doc.session_context:
+        elif self._doc is not None:
             doc = self._doc
 
             def next_tick() -> None:
@@ -150,16 +156,16 @@ class Page:
 
             future.add_done_callback(lambda _: doc.add_next_tick_callback(next_tick))
         else:
-            loop = self._loop
             later = partial(_deliver, future, show, fail)
             future.add_done_callback(lambda _: loop.call_soon_threadsafe(later))
 
     def later(self, call: Callable[[], None]) -> None:
         """Changes Bokeh's own models, for which Panel's callbacks do not hold the lock."""
-        if self._doc is not None and self._doc.session_context:
+        if self._doc is not None:
             self._doc.add_next_tick_callback(call)
         else:
             call()
+            pn.io.push_notebook(self.layout)  # Panel tells a notebook of its own models only
 
     @property
     def query(self) -> dict[str, str]:
@@ -173,8 +179,8 @@ class Page:
 
     def linked(self) -> None:
         """Puts the current view's link into the address bar."""
-        location = pn.state.location if self._doc is not None else None
-        if location is not None and self._doc is not None and self._doc.session_context:
+        location = pn.state.location if self.has_address else None
+        if location is not None:
             theme = {"theme": "dark"} if self.dark else {}
             location.search = f"?{urlencode({**self.query, **theme})}"
 
@@ -224,6 +230,14 @@ class Page:
         )  # fmt: skip
 
 
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """Of this thread."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 def _deliver(future: Future, show: Callable[[Any], None], fail: Callable[[str], None]) -> None:
     if future.cancelled():
         return  # overtaken by a later move
@@ -236,19 +250,3 @@ def _deliver(future: Future, show: Callable[[Any], None], fail: Callable[[str], 
         fail(f"something inside failed ({type(e).__name__}: {e}); the app goes on")
     else:
         show(answer)
-
-
-def notebook_app(explorer: Explorer, dark: bool = False) -> Any:
-    """The app for a notebook's cell: `flaxae.explore.app(explorer)` as the last line shows it.
-
-    Args:
-        explorer: what is explored.
-        dark: colours for a dark notebook.
-    """
-    import sys
-
-    comms = "colab" if "google.colab" in sys.modules else "default"
-    pn.extension(comms=comms, inline=True, theme="dark" if dark else "default")
-    explorer.warm_up()
-    page = Page(Hub(explorer), dark=dark)
-    return page.layout

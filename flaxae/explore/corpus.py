@@ -55,13 +55,15 @@ def of_file(path: str | Path, labels: bool = False) -> Corpus:
 
 
 def of_model(model: Any) -> Corpus:
-    """The texts that a model was trained on.
+    """The texts that a model was trained on, with their labels where it has some.
 
     Raises:
         ConfigError: they did not come with it.
     """
     try:
-        return Corpus("training texts", list(model.training_texts()))
+        found = model.training_labels() if hasattr(model, "training_labels") else None
+        labels = list(found) if found is not None else None
+        return Corpus("training texts", list(model.training_texts()), labels)
     except ConfigError as e:
         raise ConfigError(f"{e}; or give texts to explore: --corpus=FILE") from None
 

@@ -18,6 +18,9 @@ CLASS = "AUTOENCODER"  # what a family's api.py calls its class
 class Autoencoder(Protocol):
     """Texts to codes and back; codes are clean: what `encode` gives is what `decode` takes.
 
+    Where a model has `training_labels()`, a label of each training text or None, the map can be
+    coloured by them.
+
     Attributes:
         num_latents, dim: a code is (num_latents, dim).
         max_length: of texts in tokens, their end included.

@@ -6,8 +6,11 @@ from typing import Any
 
 from flaxae.explore.texts import Piece
 
-# Okabe & Ito's colours, told apart by the colour-blind; black left out for dark pages.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+# Okabe & Ito's colours, told apart by the colour-blind; of their black and yellow each page has the
+# one that it shows, and its grey is one that the others are not taken for.
+_COMMON = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+PALETTE = (*_COMMON, "#000000", "#555555")
+DARK_PALETTE = (*_COMMON, "#F0E442", "#BBBBBB")
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "plus", "x", "asterisk")
 
 CSS = """
@@ -33,6 +36,22 @@ pre { margin: 0; padding: 8px 10px; background: rgba(128,128,128,.12); }
 h1 { font-size: 20px; margin: 0; } h2 { font-size: 17px; margin: 0; }
 .rest { opacity: .6; }
 """
+
+# What Panel draws of its widgets in black or white, whatever the page.
+WIDGETS = """
+select.bk-input:not([multiple]) { background-image: url('data:image/svg+xml;utf8,\
+<svg viewBox="0 0 25 20" xmlns="http://www.w3.org/2000/svg">\
+<path d="M 0,0 25,0 12.5,20 Z" fill="gray"/></svg>'); }
+.bk-spin-wrapper > .bk-spin-btn.bk-spin-btn-up:before { border-bottom-color: gray !important; }
+.bk-spin-wrapper > .bk-spin-btn.bk-spin-btn-down:before { border-top-color: gray !important; }
+.noUi-target { background: rgba(128,128,128,.35); }
+.noUi-connect { background: #0072B2; }
+"""
+
+
+def palette(dark: bool) -> tuple[str, ...]:
+    """The colours of groups on a page."""
+    return DARK_PALETTE if dark else PALETTE
 
 
 def escape(text: Any) -> str:

@@ -1,15 +1,17 @@
 """The notebook: paired with its script, and run from top to bottom."""
 
+import importlib.util
 import json
 import os
+import subprocess
 import sys
 
 import pytest
 
+from tests.colab.toy import LINES, save_toy
 from tests.helpers import ROOT, environment
 
 SCRIPT, NOTEBOOK = (ROOT / "colab" / f"latent_explorer.{x}" for x in ("py", "ipynb"))
-LINES = [f"{word} = {i}" for i in range(10) for word in ("x", "y", "name", "import os", "self")]
 
 
 def test_script_and_notebook_agree():
@@ -20,29 +22,13 @@ def test_script_and_notebook_agree():
     assert not any(c.get("outputs") for c in notebook.cells)  # kept small
 
 
-def a_toy(folder):
-    """An untrained T5-VAE as `save_pretrained` writes it, with texts."""
-    from flax import nnx
-
-    import flaxae
-    from flaxae.data.tokenizer import train
-    from tests.models.t5_vae.tiny import tiny_config
-
-    config = tiny_config(data__max_length=16, data__vocab_size=280)
-    config.freeze()
-    model = config.task.make(config).init(nnx.Rngs(0))
-    vae = flaxae.T5VAE(model, config, train(LINES, 270), 7, lines=lambda: LINES)
-    vae.save_pretrained(folder)
-    (folder / "corpus.txt").write_text("\n".join(LINES))
-
-
 def test_the_notebook_runs(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="pip install nbclient")
     pytest.importorskip("ipykernel", reason="pip install ipykernel")
     pytest.importorskip("panel", reason="pip install panel")
     import nbformat
 
-    a_toy(tmp_path)
+    save_toy(tmp_path)
     env = environment() | {"FLAXAE_NOTEBOOK_TINY": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     env["JUPYTER_PATH"] = str(tmp_path / "data")
     # Its kernel is this Python, whatever kernels are installed.
@@ -64,3 +50,76 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     assert app and "Latent-space explorer" in app[-1]["data"]["text/html"]
     told = "".join(x.text for x in outputs if x.output_type == "stream" and x.name == "stdout")
     assert "50 texts, codes of 8 numbers" in told and "exact match: not evaluated" in told
+
+
+def cell(start):
+    """The source of the notebook's cell that holds these words."""
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    (found,) = [source for source in sources if start in source]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [("x/flaxae-1-py3-none-any.whl", ["pip x/flaxae-1-py3-none-any.whl"]),
+     ("FOLDER", ["pip -e FOLDER"]),
+     ("https://host/flaxae.git", ["git https://host/flaxae.git", "pip -e flaxae_source"])],
+)  # fmt: skip
+def test_it_is_installed_from_where_the_cell_says(tmp_path, monkeypatch, source, wanted):
+    (tmp_path / "pyproject.toml").write_text("")
+    source = source.replace("FOLDER", str(tmp_path))
+    ran = []
+
+    def run(command, check):
+        assert check
+        start, words = ("git", 3) if command[0] == "git" else ("pip", 5)
+        ran.append(" ".join([start, *command[words:][: 1 if start == "git" else None]]))
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "flaxae" else found(n))
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    code = cell("SOURCE = ")
+    with pytest.raises(SystemExit, match="Set SOURCE in this cell"):
+        exec(code, {})
+    assert ran == []
+    (tmp_path / "none").mkdir()
+    with pytest.raises(SystemExit, match="holds no pyproject"):
+        exec(code.replace('SOURCE = ""', f"SOURCE = {str(tmp_path / 'none')!r}"), {})
+    exec(code.replace('SOURCE = ""', f"SOURCE = {source!r}"), {})
+    assert ran == [w.replace("FOLDER", str(tmp_path)) for w in wanted]
+
+
+CONFIG = """
+from tests.models.t5_vae.tiny import tiny_config
+
+def get_config(preset="full"):
+    config = tiny_config(data__max_length=16, data__vocab_size=280, data__path="PATH",
+                         data__batch_size=16, steps=4)
+    config.save.every = config.eval.every = 2
+    return config
+"""
+
+
+@pytest.mark.slow
+def test_the_quick_demo_is_trained_in_the_notebook(tmp_path, monkeypatch):
+    from flaxae import demo
+
+    (tmp_path / "lines.txt").write_text(
+        "\n".join(f"{line} # {i}" for i in range(9) for line in LINES)
+    )
+    config = tmp_path / "tiny.py"
+    config.write_text(CONFIG.replace("PATH", str(tmp_path / "lines.txt")))
+    monkeypatch.setattr(demo, "CONFIG", str(config))
+    monkeypatch.setattr(demo, "matmul_rate", lambda: 100e9)
+    monkeypatch.setattr(demo, "evaluate", lambda *args, **kwargs: None)  # takes minutes
+    (tmp_path / "configs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "chdir", lambda path: None)  # to where the library is
+    monkeypatch.delenv("FLAXAE_NOTEBOOK_TINY", raising=False)
+    space = {"os": os}
+    for start in ('MODEL = ""', "run_demo(", "Explorer.open("):
+        exec(cell(start), space)
+    assert space["MODEL"] == "runs/demo-quick" and (tmp_path / "runs/demo-quick/latest").is_dir()
+    assert space["explorer"].model.step == 4 and len(space["explorer"].texts) > 100

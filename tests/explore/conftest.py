@@ -5,17 +5,13 @@ import threading
 
 import pytest
 
+from tests.explore.chromium import launched
 from tests.explore.server import explorer_of
 from tests.explore.tiny import LINES
 from tests.helpers import start
 
 EVIL = "<script>a()"
 WORKDIR = "FLAXAE_EXPLORE_WORKDIR"  # a trained one: the browser's tests use it as well
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
 
 
 def serving(*args):
@@ -51,11 +47,5 @@ def served(request, lines):
 
 @pytest.fixture(scope="module")  # its event loop runs in this thread until it is closed
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    if not os.path.exists(CHROMIUM):
-        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
-    with playwright.sync_playwright() as p:
-        # launch() makes a fresh profile of its own.
-        made = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
+    with launched() as made:
         yield made
-        made.close()

@@ -1,9 +1,12 @@
-"""The explorer's server in a process of its own: `python -m tests.explore.server LINES [options]`.
+"""The explorer's server in a process of its own.
 
-LINES is a file of texts for the autoencoder of letters, or the workdir of a trained one.
+`python -m tests.explore.server LINES [PASSWORD_FILE [FOLDER [SECONDS]]]`: LINES is a file of texts
+for the autoencoder of letters, or the workdir of a trained one; FOLDER is where maps are kept, and
+SECONDS what each decoding takes at least.
 """
 
 import sys
+import time
 from pathlib import Path
 
 from flaxae.explore.backend import Explorer
@@ -11,14 +14,17 @@ from flaxae.explore.serve import serve
 from tests.explore.tiny import Letters
 
 
-def explorer_of(source: str) -> Explorer:
+def explorer_of(source: str, folder: str = "") -> Explorer:
     if Path(source).is_dir():
         return Explorer.open(source, most=2000)
-    return Explorer(Letters(), Path(source).read_text().split("\n"))
+    lines = Path(source).read_text().split("\n")
+    return Explorer(Letters(), lines, folder=Path(folder) if folder else None)
 
 
 if __name__ == "__main__":
-    password = sys.argv[2] if len(sys.argv) > 2 else ""
-    serve(
-        explorer_of(sys.argv[1]), password_file=password, ready=lambda url: print(url, flush=True)
-    )
+    source, password, folder, seconds = (*sys.argv[1:], "", "", "")[:4]
+    made = explorer_of(source, folder)
+    if seconds:
+        decode = made.model.decode
+        made.model.decode = lambda z: (time.sleep(float(seconds)), decode(z))[1]
+    serve(made, password_file=password, ready=lambda url: print(url, flush=True))

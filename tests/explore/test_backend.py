@@ -5,8 +5,9 @@ import pytest
 
 from flaxae.config import ConfigError
 from flaxae.explore import protocol
-from flaxae.explore.backend import LONGEST, Explorer
+from flaxae.explore.backend import Explorer
 from flaxae.explore.corpus import Corpus
+from flaxae.explore.space import LONGEST
 from tests.explore.tiny import LINES, WIDTH, Letters
 
 
@@ -130,6 +131,18 @@ def test_groups(explorer):
         explorer.groups("label")
     labelled = Explorer(Letters(), Corpus("c", ["aa", "bb", "aa"], ["one", "two", "three"]))
     assert labelled.groups("label") == ["one", "two"]
+
+
+def test_the_models_own_labels():
+    """A run on label<tab>text brings them along; they are no part of the command."""
+    model = Letters()
+    model.training_labels = lambda: [line.split()[0] for line in LINES]
+    made = Explorer(model, source="runs/x")
+    wanted = {text: text.split()[0] for text in made.texts}
+    assert dict(zip(made.texts, made.groups("label"), strict=True)) == wanted
+    assert "labels" not in made.opening
+    model.training_labels = lambda: None
+    assert Explorer(model).corpus.labels is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
+from tests.explore.chromium import Watched, big, opened, said, typed, until
 from tests.explore.conftest import EVIL
 
 A, B, C = "count = 1", "self = 7", "import os"
@@ -16,57 +17,20 @@ A, B, C = "count = 1", "self = 7", "import os"
 def page(served, browser):
     """A page that must ask no other host and report no error."""
     url, _ = served
-    context = browser.new_context(viewport={"width": 1000, "height": 900}, accept_downloads=True)
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    made = context.new_page()
-    made.set_default_timeout(30_000)
-    hosts, errors = set(), []
-    context.on("request", lambda r: hosts.add(urlparse(r.url).netloc))
-    made.on("websocket", lambda w: hosts.add(urlparse(w.url).netloc))
-    made.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-    made.on("pageerror", lambda e: errors.append(str(e)))
+    watched = Watched(browser, viewport={"width": 1000, "height": 900}, accept_downloads=True)
+    watched.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    made = watched.page
     made.goto(url)
     made.wait_for_selector(".view-between")
     yield made
-    assert hosts - {""} == {urlparse(url).netloc}
-    assert errors == []
-    context.close()
-
-
-def until(read, wanted, seconds=30):
-    """Waits until the page shows what is wanted, and fails with what it shows instead."""
-    end = time.monotonic() + seconds
-    while (found := read()) != wanted and time.monotonic() < end:
-        time.sleep(0.05)
-    assert found == wanted
-
-
-def opened(page, name):
-    page.click(f".to-{name} button")
-    page.wait_for_selector(f".view-{name}")
-
-
-def typed(page, view, number, text):
-    field = page.locator(f".view-{view} .input-text input").nth(number)
-    field.fill(text)
-    field.press("Enter")
-
-
-def big(page, view):
-    found = page.locator(f".view-{view} .answer .big")
-    return lambda: found.first.text_content() if found.count() else None
+    watched.quiet(url)
+    watched.context.close()
 
 
 def cells(page, view, pane, table=0):
     """The rows of a table as texts."""
     found = page.locator(f".view-{view} .{pane} table").nth(table).locator("tbody tr")
     return lambda: [row.locator("td").all_text_contents() for row in found.all()]
-
-
-def said(page, css):
-    """The text of a pane; "" where it is empty."""
-    found = page.locator(f"{css} div")
-    return found.first.inner_text() if found.count() else ""
 
 
 def option(page, view, label, value):

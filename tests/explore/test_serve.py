@@ -75,18 +75,23 @@ def test_a_password_is_asked(guarded):
         assert answer.url == guarded
 
 
-def test_foreign_origins_are_refused(guarded):
+def test_foreign_origins_are_refused(served):
+    """By their origin and nothing else: the server's own is let in."""
     from tornado.httpclient import HTTPClientError, HTTPRequest
     from tornado.websocket import websocket_connect
 
-    async def connect():
-        address = guarded.replace("http:", "ws:") + "ws"
-        request = HTTPRequest(address, headers={"Origin": "http://evil.example"})
-        await websocket_connect(request, subprotocols=["bokeh", "x"])
+    url, _ = served
 
-    with pytest.raises(HTTPClientError) as e:
-        asyncio.run(connect())
-    assert e.value.code == 403
+    async def connect(origin):
+        address = url.replace("http:", "ws:") + "ws"
+        request = HTTPRequest(address, headers={"Origin": origin})
+        (await websocket_connect(request, subprotocols=["bokeh", "x"])).close()
+
+    for foreign in ("http://evil.example", url.replace("127.0.0.1", "127.0.0.2").rstrip("/")):
+        with pytest.raises(HTTPClientError) as e:
+            asyncio.run(connect(foreign))
+        assert e.value.code == 403
+    asyncio.run(connect(url.rstrip("/")))
 
 
 def test_no_file_is_served(guarded):
@@ -236,6 +241,19 @@ def test_links_that_do_not_fit(hub):
     assert Page(hub, {"theme": "dark"})._notice.object == ""
     again = Page(hub, {k: v for k, v in page.query.items()})
     assert again.query == page.query and again._notice.object == ""
+
+
+def test_the_map_offers_labels_where_there_are_some(hub):
+    page = Page(hub)
+    page.show("map")
+    assert "label" not in page.current.inputs["colour"].options
+    model = Letters()
+    model.training_labels = lambda: [line[0] for line in LINES]
+    other = Hub(Explorer(model))
+    page = Page(other, {"view": "map", "colour": "label"})
+    legend = page.current._legend.object
+    assert page.current.inputs["colour"].value == "label" and "</span> c</span>" in legend
+    other.close()
 
 
 def test_an_older_answer_never_comes_last(hub):

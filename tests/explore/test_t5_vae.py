@@ -3,14 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 import flaxae
 from flaxae.config import ConfigError
 from flaxae.data.tokenizer import train
 from flaxae.explore import protocol
 from flaxae.explore.backend import Explorer
-from tests.models.t5_vae.tiny import tiny_config
+from tests.models.t5_vae.tiny import tiny_config, tiny_model
 
 LINES = [f"{word} = {i}" for i in range(6) for word in ("x", "y", "name", "import os", "self")]
 
@@ -19,7 +18,7 @@ LINES = [f"{word} = {i}" for i in range(6) for word in ("x", "y", "name", "impor
 def folder(tmp_path_factory):
     config = tiny_config(data__max_length=32, data__vocab_size=280)
     config.freeze()
-    model = config.task.make(config).init(nnx.Rngs(0))
+    model = tiny_model(config.task.make(config))
     vae = flaxae.T5VAE(model, config, train(LINES, 270), 7, lines=lambda: LINES)
     path = tmp_path_factory.mktemp("model")
     vae.save_pretrained(path)
@@ -94,3 +93,21 @@ def test_a_saved_model_without_texts(folder):
 def test_too_long_says_the_limit(explorer):
     with pytest.raises(ConfigError, match="the model's limit is 32"):
         explorer.reconstruct("z" * 40)
+
+
+@pytest.mark.slow
+def test_a_runs_own_labels(tmp_path):
+    """label<tab>text: what the run was trained with colours its map."""
+    from flaxae.train_loop import run
+
+    labels = {line: line.split()[0] for line in LINES}
+    (tmp_path / "lines.txt").write_text("\n".join(f"{labels[line]}\t{line}" for line in LINES))
+    config = tiny_config(
+        data__path=str(tmp_path / "lines.txt"), data__labels=True, data__max_length=32,
+        data__vocab_size=280, data__batch_size=16, steps=2,
+    )  # fmt: skip
+    config.save.every = 2
+    run(config, tmp_path / "run")
+    explorer = Explorer.open(tmp_path / "run")
+    assert explorer.groups("label") == [labels[text] for text in explorer.texts]
+    assert "labels=True" not in explorer.opening

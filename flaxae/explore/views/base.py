@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import panel as pn
 
 from flaxae.explore import render
-from flaxae.explore.backend import LONGEST
 from flaxae.explore.export import Table, as_csv, as_picture
+from flaxae.explore.space import LONGEST
 from flaxae.text_measures import is_valid
 
 COPY = "navigator.clipboard.writeText(source.value)"
@@ -43,6 +43,7 @@ class View:
         self.inputs: dict[str, Any] = self.make_inputs()
         self.body = self.make_body()
         for name, widget in self.inputs.items():
+            widget.stylesheets = [*widget.stylesheets, render.WIDGETS]
             widget.param.watch(lambda event, name=name: self._moved(name), "value")
         self.layout = pn.Column(
             pn.pane.HTML(
@@ -156,6 +157,7 @@ class View:
         code.on_click(lambda event: setattr(shown, "visible", True))
         code.jscallback(clicks=COPY, args={"source": self._copied})
         link.jscallback(clicks=COPY_LINK)
+        link.visible = self.page.has_address
         files = [
             pn.widgets.FileDownload(
                 callback=lambda kind=kind: self._file(kind), filename=f"{self.name}.{kind}",

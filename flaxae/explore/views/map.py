@@ -1,5 +1,6 @@
 """The map of the corpus."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from flaxae.explore.export import Table
 from flaxae.explore.views.base import View
 
 SHOWN = 20  # of selected texts
+HOVERED = 8  # texts told of dots that lie on each other
 REACH = 0.015  # of the map's width: a click this near to a point means the point
 
 
@@ -62,17 +64,18 @@ class Map(View):
             {"x": self._points[:, 0], "y": self._points[:, 1], "text": texts,
              "color": ["#0072B2"] * len(texts), "marker": ["circle"] * len(texts)}
         )  # fmt: skip
+        # Not Bokeh's WebGL: where no GPU draws it, a drag of 10,000 dots took it seconds a frame.
         self._figure = figure(
-            height=480, sizing_mode="stretch_width", output_backend="webgl",
+            height=480, sizing_mode="stretch_width", output_backend="canvas",
             tools="pan,wheel_zoom,box_zoom,box_select,lasso_select,reset,save",
             active_drag="box_select", min_width=280,
         )  # fmt: skip
         self._figure.scatter(
             "x", "y", source=self._source, color="color", marker="marker", size=5, alpha=0.7,
-            line_color=None, nonselection_alpha=0.15,
+            line_color="color", nonselection_alpha=0.15,
         )  # fmt: skip
         # "@text" is escaped by Bokeh; "@text{safe}" would not be.
-        self._figure.add_tools(HoverTool(tooltips="@text", attachment="vertical"))
+        self._figure.add_tools(HoverTool(tooltips="@text", attachment="vertical", limit=HOVERED))
         self._figure.toolbar.logo = None
         if self.page.dark:
             _darken(self._figure)
@@ -144,12 +147,14 @@ class Map(View):
             legend = f"Dark: {low:.0f} characters, bright: {high:.0f} or more."
             self._legend.object = render.note(legend)
         else:
-            names = sorted(set(groups), key=groups.count, reverse=True)
-            size = len(render.PALETTE)
+            counts = Counter(groups)
+            names = sorted(counts, key=lambda name: (-counts[name], name))
+            palette = render.palette(self.page.dark)
+            size = len(palette)
             place = {name: min(i, size - 1) for i, name in enumerate(names)}
-            colors = [render.PALETTE[place[g]] for g in groups]
+            colors = [palette[place[g]] for g in groups]
             markers = [render.MARKERS[place[g]] for g in groups]
-            self._legend.object = _legend(names, size)
+            self._legend.object = _legend(names, palette)
         self._patch(color=colors, marker=markers)
         self._keep()
 
@@ -222,15 +227,15 @@ def _darken(figure: Any) -> None:
         axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = "#888888"
 
 
-def _legend(names: list[str], size: int) -> str:
+def _legend(names: list[str], palette: tuple[str, ...]) -> str:
     """Colour and form of each group; what is beyond the palette shares its last."""
-    signs = "●■▲◆▼+×✱"
-    out = [
-        f'<span style="color:{render.PALETTE[i]}">{signs[i]}</span> {render.escape(name)}'
-        for i, name in enumerate(names[: size - 1])
-    ]
+    size, signs = len(palette), "●■▲◆▼+×✱"
+    shown = names[: size - 1]
     if len(names) >= size:
-        last = names[size - 1] if len(names) == size else f"{len(names) - size + 1} others"
-        sign = f'<span style="color:{render.PALETTE[-1]}">{signs[-1]}</span>'
-        out.append(f"{sign} {render.escape(last)}")
+        rest = len(names) - size + 1
+        shown = [*shown, names[-1] if rest == 1 else f"{rest} others"]
+    out = [
+        f'<span style="color:{color}" aria-hidden="true">{sign}</span> {render.escape(name)}'
+        for name, color, sign in zip(shown, palette, signs, strict=False)
+    ]
     return f'<div class="strip">{"".join(f"<span>{x}</span>" for x in out)}</div>'

@@ -5,8 +5,8 @@ from typing import Any
 import panel as pn
 
 from flaxae.explore import answers, render
-from flaxae.explore.backend import MOST_SAMPLES
 from flaxae.explore.export import Table
+from flaxae.explore.space import MOST_SAMPLES
 from flaxae.explore.views.base import View
 
 PRIORS = {"N(0, I)": "normal", "fitted Gaussian": "gaussian", "fitted mixture (GMM)": "gmm",

@@ -263,6 +263,14 @@ class T5VAE(Pretrained):
             raise ConfigError(f"{self._source or 'this model'} came without its training texts")
         return list(self._lines())
 
+    def training_labels(self) -> list[str] | None:
+        """The labels of `training_texts`; None where the run's data have none.
+
+        >>> vae.training_labels() is None
+        True
+        """
+        return self._labels() if self._labels is not None else None
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of parameters and tokenizer.

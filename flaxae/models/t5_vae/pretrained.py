@@ -32,6 +32,7 @@ class Pretrained:
         *,
         source: str | Path | None = None,
         lines: Callable[[], Sequence[str]] | None = None,
+        labels: Callable[[], list[str]] | None = None,
         statistics: Statistics | None = None,
     ):
         """Takes a trained model; `from_pretrained` calls this.
@@ -41,6 +42,7 @@ class Pretrained:
             config, tokenizer, step: it was trained with.
             source: the directory it came from, where its report and priors are looked for.
             lines: gives training texts, for statistics and priors.
+            labels: gives a label of each of them; None: they have none.
             statistics: of its codes; None: made from `lines` when first asked for.
         """
         self.config, self.tokenizer, self.step = config, tokenizer, step
@@ -48,6 +50,7 @@ class Pretrained:
         self.max_length = self._codec.max_length
         self.num_latents, self.dim = self._codec.num_latents, self._codec.dim
         self._source, self._lines = Path(source) if source else None, lines
+        self._labels = labels
         self._priors: dict[str, Prior] = {}
         if statistics is not None:
             self.statistics = statistics
@@ -81,6 +84,7 @@ class Pretrained:
             loaded.step,
             source=directory,
             lines=lambda: task.text.lines("train"),
+            labels=(lambda: task.text.labels("train")) if loaded.config.data.labels else None,
         )
 
     def save_pretrained(
