@@ -7,3 +7,9 @@ COMPILE_FAST = (
     "--xla_llvm_disable_expensive_passes=true",
     "--xla_cpu_use_fusion_emitters=false",
 )
+# As users' programs are compiled: for sums that must be exact.
+COMPILE_WELL = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+    "xla_cpu_use_fusion_emitters": True,
+}

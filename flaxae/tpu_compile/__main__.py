@@ -58,8 +58,8 @@ def refusal(error: Any, name: str, as_json: bool) -> str:
         })  # fmt: skip
     return (
         f"Does not fit {name}: {error}\n"
-        "Smaller data.batch_size (--find-batch searches it), more chips, task.t5.remat=True or"
-        " accumulate=N need less."
+        "Smaller data.batch_size (--find-batch searches it), more chips, recomputed blocks"
+        " (remat=True) or accumulate=N need less."
     )
 
 

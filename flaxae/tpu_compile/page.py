@@ -14,7 +14,7 @@ def page(config_name: str, report: Report) -> str:
     ratio = report.flops / report.task_flops if report.task_flops else float("nan")
     rows = [
         ("parameters", f"{report.params / 1e6:,.1f} M"),
-        ("batch", f"{report.rows_a_chip:g} rows a chip"),
+        ("batch", f"{report.rows_a_chip:g} rows a chip" if report.rows_a_chip else "drawn inside"),
         ("", ""),
         ("HBM", f"{_gib(report.hbm_bytes)} of {_gib(report.hbm_capacity_bytes)} ({share:.0%})"),
         ("  arguments", f"{_gib(report.argument_bytes)}  parameters, optimizer state, batch"),

@@ -1,7 +1,6 @@
 """Terms beside the reconstruction: known values, weights over time, meshes, accumulation."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +15,9 @@ from flaxae.models.t5_vae import objectives
 from flaxae.models.t5_vae.objectives import WeightSchedule
 from flaxae.task import Context
 from tests.models.t5_vae.tiny import batch, tiny_config, tiny_model, tiny_task
+from tests.xla import COMPILE_WELL
 
-# These programs run once: code that is quick to compile is what counts.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+jit = jax.jit
 ONE_LAYER = {"task__t5__num_layers": 1, "task__t5__num_decoder_layers": 1}
 
 
@@ -248,7 +247,7 @@ def test_terms_of_the_code_are_the_same_on_eight_devices():
         values = terms(z, prior)
         return values @ jnp.linspace(0.5, 1.5, len(values)), values
 
-    both = jax.jit(jax.value_and_grad(mixed, has_aux=True))  # -O0 sums less exactly
+    both = jax.jit(jax.value_and_grad(mixed, has_aux=True), compiler_options=COMPILE_WELL)
     one = both(z, prior)
     mesh = sharding.make_mesh(MeshConfig(**MESH))
     placed = sharding.put((z, prior), sharding.batch_sharding(mesh))
