@@ -14,6 +14,7 @@ and never all of it; 95 s to compile.
 
 from flaxae.config import (
     Config,
+    ConfigError,
     DataConfig,
     EvalConfig,
     LogConfig,
@@ -24,10 +25,13 @@ from flaxae.config import (
 from flaxae.models.causal_lm.task import AdapterOptions, CausalLMConfig
 
 STEPS = 1000
+PRESETS = ("pretrained", "scratch")
 
 
 def sharded(sizes: str, hub: str, preset: str, *, batch_size: int, lr: float) -> Config:
     """A LoRA on a base that is split over the chips; its larger sibling's file calls this too."""
+    if preset not in PRESETS:
+        raise ConfigError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     scratch = preset == "scratch"
     return Config(
         task=CausalLMConfig(

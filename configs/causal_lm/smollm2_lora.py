@@ -12,6 +12,7 @@ loss of held-out answers 3.54 -> 2.96 nats a token (test, 32 rows of 256 tokens)
 
 from flaxae.config import (
     Config,
+    ConfigError,
     DataConfig,
     EvalConfig,
     LogConfig,
@@ -36,6 +37,8 @@ STEPS = 60
 def get_config(method: str = "lora") -> Config:
     """The experiment of a method: lora, dora, ia3, norms, bias or full."""
     method = method or "lora"
+    if method not in LEARNING_RATES:
+        raise ConfigError(f"no method {method!r}; there are {', '.join(LEARNING_RATES)}")
     return Config(
         task=CausalLMConfig(
             adapter=AdapterOptions(

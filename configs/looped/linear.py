@@ -78,4 +78,4 @@ def get_config(size: str = "small") -> Config:
             return small()
         case "full":
             return full(Problem.LINEAR)
-    raise ConfigError(f"configs/looped/linear.py: no preset {size!r}; there are small and full")
+    raise ConfigError(f"no preset {size!r}; there are small and full")

@@ -30,9 +30,7 @@ PRESETS = {"small": Injection.ADD, "stable": Injection.STABLE}
 def get_config(preset: str = "small") -> Config:
     preset = preset or "small"
     if preset not in PRESETS:
-        raise ConfigError(
-            f"configs/looped/text.py: no preset {preset!r}; there are {', '.join(PRESETS)}"
-        )
+        raise ConfigError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     return Config(
         task=TextConfig(
             model=TextModelConfig(width=128, num_heads=4, injection=PRESETS[preset]),

@@ -15,6 +15,7 @@ step compiled for v5e-8 needs 5.94 GiB of a chip's 16 (flaxae/tpu_compile/README
 
 from flaxae.config import (
     Config,
+    ConfigError,
     DataConfig,
     EvalConfig,
     LogConfig,
@@ -28,10 +29,13 @@ from flaxae.models.t5_vae.noise import NoiseConfig
 from flaxae.models.t5_vae.task import T5VAEConfig
 
 STEPS = 100_000
+PRESETS = ("pretrained", "scratch")
 
 
 def sized(name: str, preset: str, *, batch_size: int, lr: float, remat: bool) -> Config:
     """The config of a T5 v1.1; its larger siblings' files call this too."""
+    if preset not in PRESETS:
+        raise ConfigError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     t5 = t5_size(f"t5-v1_1-{name}", dtype="bfloat16", remat=remat)
     if not remat:
         # A scan writes and reads what it keeps for the backward pass twice: on v5e-8 73.8 GB a
