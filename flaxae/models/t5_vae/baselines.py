@@ -2,7 +2,8 @@
 
 Trains every variant of configs/t5_vae/baselines.py with several seeds, evaluates each run, and
 writes one table a data set. Runs are named by the hash of their config: what is done is not done
-again.
+again. A row of numbers a run stands in `runs.jsonl`, or in the file that `--record` names: that
+file alone is enough to go on with on another machine.
 """
 
 import argparse
@@ -52,16 +53,48 @@ def cell(values: list[float | None]) -> str:
     return f"{mean} ({ends[0]} to {ends[1]})" if len(numbers) > 1 else mean
 
 
-def table(reports: dict[str, list[dict[str, Any]]]) -> str:
-    """Markdown: a row a variant."""
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a row a variant, in the order in which they first come.
+
+    Args:
+        rows: of a record, all of one data set.
+    """
     lines = [
         "| objective | seeds | " + " | ".join(COLUMNS) + " |",
         "|---" * (2 + len(COLUMNS)) + "|",
     ]
-    for name, found in reports.items():
-        cells = [cell([look_up(r, path) for r in found]) for path in COLUMNS.values()]
-        lines.append(f"| {name.replace('_', ' ')} | {len(found)} | " + " | ".join(cells) + " |")
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        of_variant = [row["numbers"] for row in rows if row["variant"] == name]
+        cells = [cell([numbers[column] for numbers in of_variant]) for column in COLUMNS]
+        lines.append(f"| {name.replace('_', ' ')} | {len(of_variant)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def read_record(path: Path) -> dict[str, dict[str, Any]]:
+    """Hash of a config -> its run's row; a last line that was cut off is left out.
+
+    Raises:
+        ConfigError: the file is something else.
+    """
+    lines = path.read_text().split("\n") if path.exists() else [""]
+    rows = {}
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            row = json.loads(line)
+            assert row["variant"] and row["numbers"].keys()
+            rows[row["run"]] = row
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError):
+            raise ConfigError(
+                f"{path}, line {number}, is no row of a record of baselines; "
+                "name another file with --record, or delete it to train all runs again"
+            ) from None
+    return rows
+
+
+def add_to_record(path: Path, row: dict[str, Any]) -> None:
+    """Appends a row, after whole lines only."""
+    text = path.read_text() if path.exists() else ""
+    path.write_text(text[: text.rfind("\n") + 1] + json.dumps(row) + "\n")
 
 
 def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any] | None:
@@ -80,23 +113,39 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any] | None:
 
 
 def run_all(
-    config: Config, variants: dict[str, dict[str, Any]], seeds: list[int], outdir: Path
+    config: Config,
+    variants: dict[str, dict[str, Any]],
+    seeds: list[int],
+    outdir: Path,
+    record: Path,
 ) -> bool:
     """Trains and evaluates all variants, the seeds one after the other; rewrites the table often.
 
+    Args:
+        config: what all runs share.
+        variants: name -> overrides.
+        seeds: of every variant.
+        outdir: a folder a run comes here, and the table.
+        record: a row a run; runs that stand in it are not trained.
     Returns:
         False where a signal ended it: the same call goes on.
     """
-    reports: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
+    from flaxae.workdir import versions
+
+    done, rows = read_record(record), []
     for seed in seeds:
         for name, overrides in variants.items():
             one = copy_config(config, {**overrides, "seed": seed})
-            found = train_and_evaluate(one, outdir / config_hash(one))
-            if found is None:
-                return False
-            reports[name].append(found)
-            (outdir / "table.md").write_text(table(reports))
-            (outdir / "table.json").write_text(json.dumps(reports, indent=1) + "\n")
+            if (key := config_hash(one)) not in done:
+                found = train_and_evaluate(one, outdir / key)
+                if found is None:
+                    return False
+                numbers = {column: look_up(found, path) for column, path in COLUMNS.items()}
+                done[key] = {"run": key, "dataset": config.data.name, "variant": name, "seed": seed}
+                done[key] |= {"numbers": numbers, "commit": versions()["commit"]}
+                add_to_record(record, done[key])
+            rows.append(done[key])
+            (outdir / "table.md").write_text(table(rows))
     return True
 
 
@@ -110,6 +159,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--config", default=CONFIG, help="defines get_config and VARIANTS")
     parser.add_argument("--variants", nargs="+", default=[], help="default: all")
+    parser.add_argument(
+        "--record", metavar="FILE", help="rows of finished runs; default: WORKDIR/runs.jsonl"
+    )
     args = parser.parse_args(argv[1:])
     if not Path(args.config).is_file():
         raise ConfigError(f"--config={args.config}: no such file; run this in flaxae's own folder")
@@ -120,12 +172,14 @@ def main(argv: list[str]) -> int:
     if unknown := set(args.variants) - set(variants):
         raise ConfigError(f"--variants: no {', '.join(unknown)}; there are {', '.join(variants)}")
     variants = {k: v for k, v in variants.items() if not args.variants or k in args.variants}
+    record = Path(args.record or Path(args.workdir) / "runs.jsonl")
     # A few seeds of all data sets before more of one: an unfinished table is a fair one.
     for count in range(1, len(args.seeds) + 1):
         for name in args.datasets:
             folder = Path(args.workdir) / name
             folder.mkdir(parents=True, exist_ok=True)
-            if not run_all(namespace["get_config"](name), variants, args.seeds[:count], folder):
+            seeds = args.seeds[:count]
+            if not run_all(namespace["get_config"](name), variants, seeds, folder, record):
                 return 75
             print(f"{name}, {count} seed(s)\n{(folder / 'table.md').read_text()}", flush=True)
     return 0

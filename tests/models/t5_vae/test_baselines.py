@@ -1,0 +1,75 @@
+"""The comparison's record and table; training itself is faked."""
+
+import json
+import statistics
+import types
+
+import pytest
+
+from flaxae.config import ConfigError
+from flaxae.models.t5_vae import baselines
+
+VARIANTS = {"ae": {}, "beta_vae": {"task.kl_weight": 0.5, "task.latent.gaussian": True}}
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Which runs were trained, in turn; a signal comes after `fake.limit` of them."""
+    calls = []
+
+    def fake(config, workdir):
+        if len(calls) == fake.limit:
+            return None
+        calls.append((config.task.latent.gaussian, config.seed))
+        exact = 0.8 + 0.01 * config.seed
+        return {"splits": {"dev": {"exact_match": exact}}, "samples": {"validity": None}}
+
+    fake.limit = 99
+    monkeypatch.setattr(baselines, "train_and_evaluate", fake)
+    return types.SimpleNamespace(calls=calls, fake=fake)
+
+
+def run_all(tmp_path, seeds, record="runs.jsonl"):
+    from configs.t5_vae.baselines import get_config
+
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    return baselines.run_all(get_config(), VARIANTS, seeds, out, tmp_path / record)
+
+
+def test_a_record_is_gone_on_with_and_its_runs_are_not_trained_again(tmp_path, trained):
+    trained.fake.limit = 3
+    assert not run_all(tmp_path, [0, 1])  # a signal came
+    assert trained.calls == [(False, 0), (True, 0), (False, 1)]
+    trained.fake.limit = 99
+    (tmp_path / "out" / "table.md").unlink()
+    assert run_all(tmp_path, [0, 1])
+    assert trained.calls[3:] == [(True, 1)]
+    rows = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    assert [(r["variant"], r["seed"]) for r in rows] == [
+        ("ae", 0), ("beta_vae", 0), ("ae", 1), ("beta_vae", 1),
+    ]  # fmt: skip
+    assert len({r["run"] for r in rows}) == 4
+    table = (tmp_path / "out" / "table.md").read_text().splitlines()
+    mean = statistics.mean([0.8, 0.81])
+    assert table[2].startswith(f"| ae | 2 | {mean:.3f} (0.800 to 0.810) | n/a |")
+    assert table[3].startswith("| beta vae | 2 |")
+
+
+def test_a_row_that_was_cut_off_is_trained_again(tmp_path, trained):
+    assert run_all(tmp_path, [0])
+    record = tmp_path / "runs.jsonl"
+    whole = record.read_text()
+    record.write_text(whole[:-20])
+    assert run_all(tmp_path, [0])
+    assert trained.calls[2:] == [(True, 0)]
+    assert record.read_text() == whole
+
+
+@pytest.mark.parametrize("text", ["no json\n", "{}\n", "[]\n", '{"run": 1, "variant": "a"}\n'])
+def test_another_file_is_no_record(tmp_path, trained, text):
+    (tmp_path / "other.txt").write_text(text)
+    with pytest.raises(ConfigError, match=r"other\.txt, line 1, .*--record"):
+        run_all(tmp_path, [0], "other.txt")
+    assert not trained.calls
+    assert (tmp_path / "other.txt").read_text() == text
