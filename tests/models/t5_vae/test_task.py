@@ -145,16 +145,16 @@ def test_training_learns_to_reconstruct():
         return out.total / out.weight
 
     @jax.jit
-    def update(params, mean, square):
+    def update(params, mean, square, rate):
         grads = jax.grad(loss)(params)
         mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, grads)
         square = jax.tree.map(lambda s, g: 0.98 * s + 0.02 * g * g, square, grads)
-        step = jax.tree.map(lambda m, s: 1e-2 * m / (jnp.sqrt(s) + 1e-6), mean, square)
+        step = jax.tree.map(lambda m, s: rate * m / (jnp.sqrt(s) + 1e-6), mean, square)
         return jax.tree.map(jnp.subtract, params, step), mean, square
 
     mean = square = jax.tree.map(jnp.zeros_like, params)
-    for _ in range(400):
-        params, mean, square = update(params, mean, square)
+    for rate in np.linspace(1e-2, 0.0, 400, dtype=np.float32):
+        params, mean, square = update(params, mean, square, rate)
     still = dataclasses.replace(ctx, train=False)
     sums = jax.jit(lambda p: task.eval_step(layout.merge(p, carry, {}), data, still))(params)
     metrics = task.finalize(sums)
