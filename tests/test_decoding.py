@@ -25,6 +25,27 @@ def table_step(table):
     return lambda last, cache, index: (logits[last], cache)
 
 
+def test_the_best_id_is_that_of_argmax():
+    scores = jax.random.normal(jax.random.key(0), (7, 300))
+    scores = scores.at[1].set(0.5)  # ties: the first
+    scores = scores.at[2, 5:].set(9.0).at[3, 40].set(jnp.nan).at[3, 30].set(jnp.inf)
+    scores = scores.at[4, 299].set(jnp.inf).at[5].set(-jnp.inf).at[6].set(jnp.nan)
+    expected = jnp.argmax(scores, axis=-1)
+    assert expected[jnp.array([1, 2, 3, 4, 5, 6])].tolist() == [0, 5, 40, 299, 0, 0]
+    for find in (decoding.best_id, jax.jit(decoding.best_id)):
+        np.testing.assert_array_equal(find(scores), expected)
+
+
+def test_ids_are_drawn_as_jax_draws_them():
+    keys = jax.random.split(jax.random.key(3), 50)
+    logits = 2 * jax.random.normal(jax.random.key(4), (50, 40))
+    logits = decoding.mask_unused(logits, 30)
+    drawn = jax.jit(decoding.draw_id)(keys, logits)
+    expected = jax.jit(jax.vmap(jax.random.categorical))(keys, logits)
+    np.testing.assert_array_equal(drawn, expected)
+    assert len(set(drawn.tolist())) > 10 and drawn.max() < 30
+
+
 # 0 starts. Greedy takes 2 (.6), then gets stuck with .3 x .5 a sequence; 3 (.4) ends for sure.
 GARDEN = [
     [0, 0, 0.6, 0.4, 0, 0],

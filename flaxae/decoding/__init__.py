@@ -12,7 +12,9 @@ from flaxae.decoding.beam import beam as beam
 from flaxae.decoding.choose import NEVER as NEVER
 from flaxae.decoding.choose import ChooseFn as ChooseFn
 from flaxae.decoding.choose import Sampling as Sampling
+from flaxae.decoding.choose import best_id as best_id
 from flaxae.decoding.choose import chooser as chooser
+from flaxae.decoding.choose import draw_id as draw_id
 from flaxae.decoding.choose import is_end as is_end
 from flaxae.decoding.choose import mask_unused as mask_unused
 from flaxae.decoding.choose import nucleus as nucleus

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from flaxae.config import ConfigError
 
@@ -74,22 +74,44 @@ def chooser(sampling: Sampling, key: Any) -> ChooseFn:
     temperature: Any = sampling.temperature
 
     def best(logits: Array, index: Array, rows: Array) -> Array:
-        return jnp.argmax(logits, axis=-1)
+        return best_id(logits)
 
     def drawn(logits: Array, index: Array, rows: Array) -> Array:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
         logits = logits / temperature
         if sampling.top_p is None and not sampling.top_k:
-            return jax.vmap(jax.random.categorical)(keys, logits)
+            return draw_id(keys, logits)
         size = logits.shape[-1]
         logits, ids = jax.lax.top_k(logits, min(sampling.top_k or size, size))  # best first
         if sampling.top_p is not None:
             logits = nucleus(logits, sampling.top_p)
-        chosen = jax.vmap(jax.random.categorical)(keys, logits)
+        chosen = draw_id(keys, logits)
         return jnp.take_along_axis(ids, chosen[:, None], axis=1)[:, 0]
 
     return best if temperature is None else drawn
+
+
+def best_id(scores: Float[Array, "... V"]) -> Int[Array, "..."]:
+    """The first of the highest scores, as `jnp.argmax` on the last axis.
+
+    XLA's CPU backend compares (score, index) pairs one after the other in an argmax: for a
+    vocabulary of thousands that takes as long as the matmul that made the scores. A maximum and a
+    minimum are vectorised.
+
+    Args:
+        scores: NaN counts as the highest.
+    """
+    highest = jnp.max(scores, axis=-1, keepdims=True)
+    ids = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+    is_best = (scores == highest) | jnp.isnan(scores)
+    return jnp.min(jnp.where(is_best, ids, scores.shape[-1] - 1), axis=-1)
+
+
+def draw_id(keys: Key[Array, "B"], logits: Float[Array, "B V"]) -> Int[Array, "B"]:
+    """`jax.random.categorical` of each row from its key, the same ids, by `best_id`."""
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:], logits.dtype))(keys)
+    return best_id(noise + logits)
 
 
 def nucleus(logits: Float[Array, "B K"], top_p: float | Array) -> Float[Array, "B K"]:
