@@ -252,7 +252,7 @@ def test_terms_of_the_code_are_the_same_on_eight_devices():
     mesh = sharding.make_mesh(MeshConfig(**MESH))
     placed = sharding.put((z, prior), sharding.batch_sharding(mesh))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(both(*placed)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 OBJECTIVES = {
