@@ -5,7 +5,6 @@ It knows nothing of any family: what it trains is a `Task`.
 
 import dataclasses
 import io
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from flaxae.data.loader import Prefetcher
 from flaxae.evaluation_loop import Evaluator
 from flaxae.feed import Feed
 from flaxae.lanes import lane_configs, take_lane
+from flaxae.profiling import Trace
 from flaxae.restore import Frozen, restore_or_init
 from flaxae.task import Task
 from flaxae.tree import path_name
@@ -80,7 +80,7 @@ class Loop:
         self.config, self.workdir = config, workdir
         self.watchdog = watchdog or Watchdog()
         self.main = distributed.is_main()
-        self.profile_copy: tempfile.TemporaryDirectory | None = None  # where it is not local
+        self.trace = Trace(config.profile, workdir)
         self.goodput = metrics_lib.Goodput()
         self.compiled = metrics_lib.CompileTime()
         self.task: Task = config.task.make(config)
@@ -176,6 +176,7 @@ class Loop:
                 state, status = self._steps(state, start, feed, preemption)
             finally:
                 feed.close()
+                self.trace.stop()
                 self.progress.close()
             return Result(state, self.results, status)
 
@@ -185,14 +186,14 @@ class Loop:
         for call, batch in feed:
             end = (call + 1) * n
             self.watchdog.at(f"step {end}", slow=end - n == start)  # the first is compiled
-            self._profile(end - n, before=True)
+            self.trace.before(end - n, end)
             state, metrics = self.step_fn(state, self.frozen.values, batch, self.hparams)
             del batch
             # The metrics of the step before: the device already works on this one.
             if pending is not None:
                 self._digest(*pending)
             pending = (end, metrics)
-            self._profile(end, before=False)
+            self.trace.after(end, metrics)
             last = end >= config.steps
             stop = preemption.check(end)
             due = self._due(end)
@@ -306,17 +307,6 @@ class Loop:
             f"{self.workdir}: lower optim.lr in a new workdir, or raise max_bad_steps to skip "
             "such steps."
         )
-
-    def _profile(self, step: int, before: bool) -> None:
-        if self.config.profile and before and step == self.config.profile[0]:
-            if paths.is_remote(self.workdir):
-                self.profile_copy = tempfile.TemporaryDirectory()
-            folder = self.workdir / "profile"
-            jax.profiler.start_trace(self.profile_copy.name if self.profile_copy else str(folder))
-        if self.config.profile and not before and step == self.config.profile[1]:
-            jax.profiler.stop_trace()
-            if self.profile_copy:
-                paths.upload(Path(self.profile_copy.name), self.workdir / "profile")
 
     def _describe(self, start: int) -> None:
         params = sum(x.size for x in jax.tree.leaves(self.abstract["params"])) // max(self.lanes, 1)
