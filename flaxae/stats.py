@@ -113,6 +113,28 @@ def interval(value: float, values: np.ndarray, level: float = LEVEL) -> Interval
     return Interval(value, float(low), float(high))
 
 
+def student(values: Any, level: float = LEVEL) -> Interval:
+    """Student's interval of a mean: for a few runs that differ in their seed.
+
+    Args:
+        values: one of each run; a single one has no interval (nan).
+        level: how often it covers the mean of normal values.
+    """
+    values = np.asarray(values, np.float64)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, np.nan, np.nan)
+    half = student_quantile(len(values) - 1, level) * float(values.std(ddof=1)) / len(values) ** 0.5
+    return Interval(mean, mean - half, mean + half)
+
+
+def student_quantile(freedom: float, level: float = LEVEL) -> float:
+    """What a two-sided interval of Student's t is wide, in standard errors to each side."""
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + level) / 2, freedom))
+
+
 def paired_difference(
     first: Any,
     second: Any,

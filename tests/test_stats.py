@@ -107,3 +107,14 @@ def test_permutations_by_hand():
     assert stats.sign_flip_test([1, 2, 3], draws=20000) == pytest.approx(0.25, abs=0.01)
     assert stats.sign_flip_test(np.full(30, 0.5)) < 0.001
     assert stats.p_value(3.0, np.asarray([1.0, 2.0])) == pytest.approx(1 / 3)
+
+
+def test_students_interval_by_hand_and_by_coverage():
+    found = stats.student([1.0, 2.0, 3.0])
+    assert found.value == 2.0  # t of two degrees of freedom: 4.302653
+    assert found.high - 2.0 == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
+    assert found.low == pytest.approx(4.0 - found.high)
+    assert np.isnan(stats.student([5.0]).low) and stats.student([5.0]).value == 5.0
+    rows = np.random.default_rng(0).normal(3.0, 2.0, size=(2000, 3))
+    covers = [(x := stats.student(row)).low < 3.0 < x.high for row in rows]
+    assert np.mean(covers) == pytest.approx(0.95, abs=0.015)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-LEVEL = 0.95
+from flaxae import stats
+
 EQUAL_STEPS = "curve at equal steps"  # a claim's path: see `at_step`
 WINDOW = 0.1  # of the steps so far: a training batch by itself is too noisy
 Results = dict[str, list[dict[str, Any]]]  # run -> for each seed, measure -> what was measured
@@ -39,20 +40,10 @@ def at_step(curve: dict[str, Any], steps: int) -> float:
     return float(taken.mean()) if len(taken) else math.nan
 
 
-def _quantile(freedom: float) -> float:
-    from scipy import stats
-
-    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
-
-
 def mean_interval(values: list[float]) -> tuple[float, float, float]:
     """Geometric mean of positive numbers, and its interval; one number has none (nan)."""
-    logs = np.log(np.asarray(values, np.float64))
-    centre = float(logs.mean())
-    if len(logs) < 2:
-        return math.exp(centre), math.nan, math.nan
-    half = _quantile(len(logs) - 1) * float(logs.std(ddof=1)) / len(logs) ** 0.5
-    return math.exp(centre), math.exp(centre - half), math.exp(centre + half)
+    found = stats.student(np.log(np.asarray(values, np.float64)))
+    return math.exp(found.value), math.exp(found.low), math.exp(found.high)
 
 
 def ratio_interval(
@@ -70,7 +61,7 @@ def ratio_interval(
     freedom = total**2 / max(
         sum(p**2 / (len(x) - 1) for p, x in zip(parts, (a, b), strict=True)), 1e-300
     )
-    half = _quantile(max(freedom, 1.0)) * total**0.5
+    half = stats.student_quantile(max(freedom, 1.0)) * total**0.5
     return math.exp(centre), math.exp(centre - half), math.exp(centre + half)
 
 

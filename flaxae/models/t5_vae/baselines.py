@@ -9,12 +9,11 @@ file alone is enough to go on with on another machine.
 import argparse
 import json
 import runpy
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-from flaxae import flags
+from flaxae import flags, stats
 from flaxae.config import Config, ConfigError, config_hash, copy_config
 from flaxae.evaluate import REPORT
 
@@ -44,13 +43,14 @@ def look_up(report: Any, path: tuple[str, ...]) -> float | None:
 
 
 def cell(values: list[float | None]) -> str:
-    """Mean over the seeds, and the smallest and largest."""
+    """Mean over the seeds and, of several, Student's 95 % interval."""
     numbers = [v for v in values if v is not None]
     if not numbers:
         return "n/a"
     form = "{:.0f}" if max(map(abs, numbers)) >= 100 else "{:.3f}"
-    mean, *ends = (form.format(x) for x in (statistics.mean(numbers), min(numbers), max(numbers)))
-    return f"{mean} ({ends[0]} to {ends[1]})" if len(numbers) > 1 else mean
+    found = stats.student(numbers)
+    mean, low, high = (form.format(x) for x in (found.value, found.low, found.high))
+    return f"{mean} [{low}, {high}]" if len(numbers) > 1 else mean
 
 
 def table(rows: list[dict[str, Any]]) -> str:
