@@ -55,8 +55,14 @@ format: $(STAMP)  ## ruff mends what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(PARITY_STAMP)  ## the benchmarks, one after the other
-	@set -e; for file in $(filter-out benchmarks/torch_%,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$file"; $(BIN)/python $$file; done
+# What takes longer than some minutes is started by hand.
+LONG := lm_finetune tpu_batches t5_tpu_step
+BENCHMARKS := $(filter-out torch_% $(LONG),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py)))
+
+bench: $(PARITY_STAMP)  ## the benchmarks, one after the other; a few need runs/demo, Chromium or an accelerator
+	@for name in $(BENCHMARKS); do echo "== $$name"; \
+	  $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; done; \
+	if [ -n "$$failed" ]; then echo "not measured:$$failed" >&2; exit 1; fi
 
 report-looped: $(STAMP)  ## the looped transformers' experiments, hours (QUICK=1: a small variant)
 	$(BIN)/python -m flaxae.models.looped.report --workdir=runs/looped_$(if $(QUICK),quick --quick,report)

@@ -28,7 +28,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--run", default=str(ROOT / "runs/t5_vae"), help="a trained workdir")
+    parser.add_argument("--run", default=str(ROOT / "runs/demo"), help="a trained workdir")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
 """Five objectives on equal terms: one small model, the same data, steps and learning rates.
 
     python train.py --config=configs/t5_vae/baselines.py:docstrings --workdir=runs/baselines/base
-    python -m flaxae.sweep --config=configs/t5_vae/baselines.py:python_lines --help
+    python -m flaxae.models.t5_vae.baselines --workdir runs/baselines
 
 The config alone is the autoencoder without any regulariser; `VARIANTS` are the overrides that make
 it AE, AE with noise, beta-VAE with free bits, MMD with the original's kernel, and MMD with the IMQ
