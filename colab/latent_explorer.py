@@ -36,8 +36,10 @@
 
 # %%
 # ruff: noqa: E402
+import glob
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 
@@ -48,6 +50,17 @@ def pip_install(*names):
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *names], check=True)
 
 
+def accelerator():
+    """What jax needs for this machine's GPU or TPU, as pip names it; not tried in Colab."""
+    try:
+        told = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        told = ""
+    if found := re.search(r"CUDA Version: (\d+)", told):
+        return [f"jax[cuda{min(int(found[1]), 13)}]"]
+    return ["jax[tpu]"] if glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*") else []
+
+
 def install(source):
     if not source:
         raise SystemExit(
@@ -55,7 +68,7 @@ def install(source):
             "git clone takes, a folder with pyproject.toml, or a wheel), and run the cell again."
         )
     if source.endswith(".whl"):
-        pip_install(source)
+        pip_install(source, *accelerator())
         return
     folder = source
     if not os.path.isfile(os.path.join(folder, "pyproject.toml")):
@@ -63,7 +76,7 @@ def install(source):
             raise SystemExit(f"SOURCE={source!r} is there, but holds no pyproject.toml.")
         folder = "flaxae_source"
         subprocess.run(["git", "clone", "-q", source, folder], check=True)
-    pip_install("-e", folder)
+    pip_install("-e", folder, *accelerator())
     sys.path.insert(0, os.path.abspath(folder))
 
 
@@ -105,7 +118,8 @@ elif not MODEL:
     if not os.path.isdir("configs"):
         raise SystemExit("A wheel holds no configs to train by: set MODEL, or SOURCE to a folder.")
     MODEL = "runs/demo-quick"
-    run_demo("quick", MODEL)
+    if run_demo("quick", MODEL):
+        raise SystemExit("The training was stopped, and is saved: run this cell again to go on.")
 
 # %% [markdown]
 # ## 3. The explorer

@@ -1,10 +1,12 @@
 """The notebook: paired with its script, and run from top to bottom."""
 
+import glob
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -66,12 +68,17 @@ def cell(start):
      ("FOLDER", ["pip -e FOLDER"]),
      ("https://host/flaxae.git", ["git https://host/flaxae.git", "pip -e flaxae_source"])],
 )  # fmt: skip
-def test_it_is_installed_from_where_the_cell_says(tmp_path, monkeypatch, source, wanted):
+@pytest.mark.parametrize("machine", ["", "CUDA Version: 12.4", "CUDA Version: 14.1", "/dev/accel0"])
+def test_it_is_installed_from_where_the_cell_says(tmp_path, monkeypatch, source, wanted, machine):
     (tmp_path / "pyproject.toml").write_text("")
     source = source.replace("FOLDER", str(tmp_path))
     ran = []
 
-    def run(command, check):
+    def run(command, check, **kwargs):
+        if command == ["nvidia-smi"]:
+            if not machine.startswith("CUDA"):
+                raise FileNotFoundError
+            return types.SimpleNamespace(stdout=f"| Driver Version: 5   {machine}   |")
         assert check
         start, words = ("git", 3) if command[0] == "git" else ("pip", 5)
         ran.append(" ".join([start, *command[words:][: 1 if start == "git" else None]]))
@@ -79,6 +86,7 @@ def test_it_is_installed_from_where_the_cell_says(tmp_path, monkeypatch, source,
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "flaxae" else found(n))
     monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(glob, "glob", lambda name: [machine] if name[:-1] == machine[:-1] else [])
     monkeypatch.setattr(sys, "path", list(sys.path))
     code = cell("SOURCE = ")
     with pytest.raises(SystemExit, match="Set SOURCE in this cell"):
@@ -88,6 +96,9 @@ def test_it_is_installed_from_where_the_cell_says(tmp_path, monkeypatch, source,
     with pytest.raises(SystemExit, match="holds no pyproject"):
         exec(code.replace('SOURCE = ""', f"SOURCE = {str(tmp_path / 'none')!r}"), {})
     exec(code.replace('SOURCE = ""', f"SOURCE = {source!r}"), {})
+    more = {"CUDA Version: 12.4": " jax[cuda12]", "CUDA Version: 14.1": " jax[cuda13]",
+            "/dev/accel0": " jax[tpu]", "": ""}[machine]  # fmt: skip
+    wanted = [w + more if w.startswith("pip") else w for w in wanted]
     assert ran == [w.replace("FOLDER", str(tmp_path)) for w in wanted]
 
 

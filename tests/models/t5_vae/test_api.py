@@ -260,6 +260,12 @@ def test_a_run_opens_and_is_saved(tmp_path):
     assert again.sample(3, prior="gmm") == vae.sample(3, prior="gmm")
     with pytest.raises(ConfigError, match="is a run's workdir"):
         vae.save_pretrained(tmp_path / "run")
+    # A prior that is saved beside a run is there by its name, for the explorer too.
+    with pytest.raises(ConfigError, match="prior='flow'"):
+        vae.prior("flow")
+    vae.prior("gmm").save(tmp_path / "run" / "priors" / "flow")
+    beside = flaxae.T5VAE.from_pretrained(tmp_path / "run")
+    assert beside.sample(3, prior="flow") == vae.sample(3, prior="gmm")
     pairs = [f"{a}{b}{a}{b}" for a in "abcdefghi" for b in "jklmnopq"]
     train(pairs, 300).save(str(tmp_path / "run" / "tokenizer.json"))
     with pytest.raises(ConfigError, match="another model's tokenizer"):
