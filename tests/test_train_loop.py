@@ -97,6 +97,10 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     ends = [child.communicate(timeout=180) for child in pair]
     assert [child.returncode for child in pair] == [0, 0], ends
     assert_same(arrays_of(tmp_path / "two"), arrays_of(tmp_path / "one"), atol=1e-5)
+    logs = [log_of(tmp_path / name) for name in ("two", "one")]
+    losses = [[r["loss"] for r in rows if r["split"] == "train"] for rows in logs]
+    assert len(losses[0]) == 5
+    np.testing.assert_allclose(*losses, atol=1e-5)
 
 
 def test_saved_on_eight_resumed_on_four_and_one(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Five objectives on equal terms: one small model, the same data, steps and learning rates.
+"""Seven objectives on equal terms: one small model, the same data, steps and learning rates.
 
     python train.py --config=configs/t5_vae/baselines.py:docstrings --workdir=runs/baselines/base
     python -m flaxae.models.t5_vae.baselines --workdir runs/baselines
@@ -52,6 +52,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "legacy_mmd": {**_MMD, "task.mmd_kernel": "legacy"},
     "imq_mmd": {**_MMD, "task.mmd_kernel": "imq"},
+    "imq_mmd_cycle": {**_MMD, "task.mmd_kernel": "imq", "task.cycle_weight": 0.1},
+    "imq_mmd_critic": {**_MMD, "task.mmd_kernel": "imq", "task.critic_weight": 0.1},
 }
 
 

@@ -152,7 +152,7 @@ def run_all(
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m flaxae.models.t5_vae.baselines",
-        description="Five objectives, several seeds, one table a data set.",
+        description="Objectives side by side, several seeds, one table a data set.",
     )
     parser.add_argument("--workdir", required=True, help="a folder a data set, a folder a run")
     parser.add_argument("--datasets", nargs="+", default=["python_lines", "docstrings"])
