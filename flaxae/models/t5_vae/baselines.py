@@ -47,7 +47,8 @@ def cell(values: list[float | None]) -> str:
     numbers = [v for v in values if v is not None]
     if not numbers:
         return "n/a"
-    form = "{:.0f}" if max(map(abs, numbers)) >= 100 else "{:.3f}"
+    largest = max(map(abs, numbers))
+    form = "{:.0f}" if largest >= 100 else "{:.1f}" if largest >= 10 else "{:.3f}"
     found = stats.student(numbers)
     mean, low, high = (form.format(x) for x in (found.value, found.low, found.high))
     return f"{mean} [{low}, {high}]" if len(numbers) > 1 else mean
