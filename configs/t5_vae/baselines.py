@@ -7,7 +7,8 @@ The config alone is the autoencoder without any regulariser; `VARIANTS` are the 
 it AE, AE with noise, beta-VAE with free bits, MMD with the original's kernel, MMD with the IMQ
 kernel, and the last with a cycle loss or an interpolation critic. The two MMDs differ in the
 kernel only. 3.55 M parameters. Measured: the first five on `python_lines` and `docstrings`, three
-seeds each (tables in the family's README, rows in baselines.jsonl beside this file). About 4.5
+seeds each, the others on `python_lines` with seed 0 (tables in the family's README, rows in
+baselines.jsonl beside this file). About 4.5
 minutes a run with its evaluation on one core, two runs side by side on 2 cores.
 """
 
