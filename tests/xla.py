@@ -8,7 +8,7 @@ COMPILE_FAST = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expens
 # As users' programs are compiled: for sums that must be exact.
 COMPILE_WELL = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
-# Releases for Python >= 3.12 have no older emitters, and end a process at a flag they don't know.
-if int(importlib.metadata.version("jaxlib").split(".")[1]) < 11:
+# jaxlib 0.10 has older emitters; 0.12 does not, and ends a process at a flag it doesn't know.
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     COMPILE_FAST.append("--xla_cpu_use_fusion_emitters=false")
     COMPILE_WELL["xla_cpu_use_fusion_emitters"] = True

@@ -8,8 +8,8 @@ it AE, AE with noise, beta-VAE with free bits, MMD with the original's kernel, M
 kernel, and the last with a cycle loss or an interpolation critic. The two MMDs differ in the
 kernel only. 3.55 M parameters. Measured: the first five on `python_lines` and `docstrings`, three
 seeds each, the others on `python_lines` with seed 0 (tables in the family's README, rows in
-baselines.jsonl beside this file). About 4.5
-minutes a run with its evaluation on one core, two runs side by side on 2 cores.
+baselines.jsonl beside this file). A run and its evaluation took 4 to 8 minutes on one core, two
+runs side by side on 2 cores and partly beside other work.
 """
 
 from typing import Any

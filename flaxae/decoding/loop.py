@@ -11,7 +11,9 @@ from flaxae.decoding.choose import ChooseFn, Sampling, chooser, is_end
 
 StepFn = Callable[[Int[Array, "B"], Any, Int[Array, ""]], tuple[Float[Array, "B V"], Any]]
 
-FEWEST_ROWS = 16  # below, dropping rows gains little, and each halving is compiled
+# Each halving is one more loop to compile: at 8, batches of 32 rows would be faster on a CPU (22 ms
+# for 37), those of 128 not.
+FEWEST_ROWS = 16
 
 
 def greedy(

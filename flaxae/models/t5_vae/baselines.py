@@ -7,6 +7,7 @@ file alone is enough to go on with on another machine.
 """
 
 import argparse
+import functools
 import json
 import runpy
 import sys
@@ -82,14 +83,22 @@ def read_record(path: Path) -> dict[str, dict[str, Any]]:
     for number, line in enumerate(lines[:-1], 1):
         try:
             row = json.loads(line)
-            assert row["variant"] and row["numbers"].keys()
+            _ = row["variant"], [row["numbers"][column] for column in COLUMNS]
             rows[row["run"]] = row
-        except (AssertionError, AttributeError, KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError):
             raise ConfigError(
                 f"{path}, line {number}, is no row of a record of baselines; "
                 "name another file with --record, or delete it to train all runs again"
             ) from None
     return rows
+
+
+@functools.cache
+def running_commit() -> str:
+    """The commit that this process began with: a checkout may move on during hours of runs."""
+    from flaxae.workdir import versions
+
+    return versions()["commit"]
 
 
 def add_to_record(path: Path, row: dict[str, Any]) -> None:
@@ -131,9 +140,7 @@ def run_all(
     Returns:
         False where a signal ended it: the same call goes on.
     """
-    from flaxae.workdir import versions
-
-    done, rows = read_record(record), []
+    commit, done, rows = running_commit(), read_record(record), []
     for seed in seeds:
         for name, overrides in variants.items():
             one = copy_config(config, {**overrides, "seed": seed})
@@ -143,7 +150,7 @@ def run_all(
                     return False
                 numbers = {column: look_up(found, path) for column, path in COLUMNS.items()}
                 done[key] = {"run": key, "dataset": config.data.name, "variant": name, "seed": seed}
-                done[key] |= {"numbers": numbers, "commit": versions()["commit"]}
+                done[key] |= {"numbers": numbers, "commit": commit}
                 add_to_record(record, done[key])
             rows.append(done[key])
             (outdir / "table.md").write_text(table(rows))

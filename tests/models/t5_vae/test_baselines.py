@@ -65,7 +65,18 @@ def test_a_row_that_was_cut_off_is_trained_again(tmp_path, trained):
     assert record.read_text() == whole
 
 
-@pytest.mark.parametrize("text", ["no json\n", "{}\n", "[]\n", '{"run": 1, "variant": "a"}\n'])
+def test_rows_name_the_commit_that_the_process_began_with(tmp_path, trained, monkeypatch):
+    baselines.running_commit.cache_clear()
+    heads = iter(["first", "moved on"])
+    monkeypatch.setattr("flaxae.workdir.versions", lambda: {"commit": next(heads)})
+    assert run_all(tmp_path, [0]) and run_all(tmp_path, [0, 1])
+    baselines.running_commit.cache_clear()
+    rows = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    assert [row["commit"] for row in rows] == ["first"] * 4
+
+
+@pytest.mark.parametrize("text", ["no json\n", "{}\n", "[]\n", '{"run": 1, "variant": "a"}\n',
+                                  '{"run": 1, "variant": "a", "numbers": {}}\n'])  # fmt: skip
 def test_another_file_is_no_record(tmp_path, trained, text):
     (tmp_path / "other.txt").write_text(text)
     with pytest.raises(ConfigError, match=r"other\.txt, line 1, .*--record"):
