@@ -132,14 +132,14 @@ def test_a_resumed_flow_is_the_same_bit_for_bit(workdir: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_eight_devices_learn_the_same_flow_as_one(workdir: Path, tmp_path: Path) -> None:
-    # Adam would divide by the root of gradients that are roundings of 0: modulations start at 0.
-    small = {"steps": 5, "steps_per_call": 1, "save__every": 5, "log__every": 1,
-             "optim__name": "sgd", "optim__lr": 0.1}  # fmt: skip
+    small = {"steps": 5, "steps_per_call": 1, "save__every": 5, "log__every": 1}
     run(config_for(**small), tmp_path / "one")
     run(config_for(**small, mesh__replica=2, mesh__fsdp=2, mesh__model=2), tmp_path / "eight")
     a, b = ([r["loss"] for r in log_of(tmp_path / n) if "loss" in r] for n in ("one", "eight"))
     np.testing.assert_allclose(a, b, rtol=1e-5)
-    assert_same(arrays_of(tmp_path / "one"), arrays_of(tmp_path / "eight"), atol=1e-5)
+    # Adam divides by the root of gradients that are roundings of 0 (modulations start at 0), so
+    # less is told apart than by the loss; SGD would hardly move what is behind a gate.
+    assert_same(arrays_of(tmp_path / "one"), arrays_of(tmp_path / "eight"), atol=2e-4)
 
 
 def test_the_loss_of_an_untrained_flow_on_normal_codes_is_known(workdir: Path) -> None:
