@@ -2,7 +2,7 @@
 
     python benchmarks/accelerator_step.py                         # all cases, all their batch sizes
     python benchmarks/accelerator_step.py --cases t5_base_vae --batches 256 512
-    python benchmarks/accelerator_step.py --set task.loss_chunks=8
+    python benchmarks/accelerator_step.py --set task.loss_chunks=8 --profile
     python benchmarks/accelerator_step.py --tiny --platform=cpu   # the code path, on any machine
 
 Needs no data: parameters are drawn and ids are random, as many as the config's batch has places,
@@ -126,6 +126,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="the median is over these")
     parser.add_argument("--steps", type=int, default=5, help="of a round")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="of the config")
+    parser.add_argument(
+        "--profile", action="store_true", help="which kernels take each step's time"
+    )
     parser.add_argument("--platform", default="", help="cpu: measure on the CPU all the same")
     parser.add_argument("--tiny", action="store_true", help="small sizes: tries the code only")
     return parser.parse_args(argv)
@@ -178,7 +181,7 @@ def count_tokens(spec: Any, names: tuple[str, ...]) -> int:
     return sum(math.prod(x.shape) for path, x in leaves if str(path[-1].key) in names)
 
 
-def measure(case: Case, config: Any, rounds: int, steps: int) -> dict[str, Any]:
+def measure(case: Case, config: Any, args: argparse.Namespace) -> dict[str, Any]:
     """One step's numbers. Raises JAX's own error where it does not fit."""
     import jax
 
@@ -211,7 +214,11 @@ def measure(case: Case, config: Any, rounds: int, steps: int) -> dict[str, Any]:
             return (time.perf_counter() - began) / count
 
         run(WARM_UP)
-        times = [run(steps) for _ in range(rounds)]
+        times = [run(args.steps) for _ in range(args.rounds)]
+        if args.profile:
+            import _profile
+
+            print(_profile.table(lambda: run(args.steps) and None, args.steps), flush=True)
     seconds, tokens = statistics.median(times), count_tokens(spec, case.tokens)
     tokens = tokens or 2 * config.data.batch_size * config.task.model.points  # drawn in the step
     flops, peak = task.flops(spec, {}), metrics.peak_memory_bytes()
@@ -263,7 +270,7 @@ def run_case(name: str, args: argparse.Namespace) -> dict[str, Any]:
             config = make_config(case, batch, overrides | given(args.set), args.tiny)
             gc.collect()  # the arrays of the size before
             try:
-                row = measure(case, config, args.rounds, args.steps)
+                row = measure(case, config, args)
             except (jax.errors.JaxRuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise

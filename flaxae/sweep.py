@@ -15,15 +15,20 @@ import itertools
 import json
 import runpy
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxae import paths, train_step
+from flaxae import flags, paths, train_step
 from flaxae import workdir as workdir_lib
 from flaxae.checkpoint import CheckpointError
 from flaxae.config import Config, ConfigError, config_hash, copy_config
 from flaxae.train_loop import NonFiniteError, Result, run
+from flaxae.workers import Call, Ended, run_all
+
+CODES = {"sigterm": 75, "sigint": 130}
+ENDS = {0: "done", 75: "sigterm", 130: "sigint", -15: "sigterm"}
 
 
 def expand(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
@@ -49,9 +54,29 @@ def group_by_shape(config: Config, runs: list[dict[str, Any]]) -> list[list[int]
     return list(groups.values())
 
 
+class Group(NamedTuple):
+    """Runs of one program: one, or lanes.
+
+    Attributes:
+        config: the base.
+        configs, runs, names: of each run its config, overrides, and folder in outdir.
+        outdir: of the sweep.
+    """
+
+    config: Config
+    configs: list[Config]
+    runs: list[dict[str, Any]]
+    names: list[str]
+    outdir: Path
+
+    def pick(self, indices: list[int]) -> "Group":
+        lists = ([values[i] for i in indices] for values in (self.configs, self.runs, self.names))
+        return Group(self.config, *lists, self.outdir)
+
+
 def sweep(
     config: Config, runs: list[dict[str, Any]], outdir: str | Path, lanes: bool = True,
-    tables: str | Path = "",
+    tables: str | Path = "", jobs: int = 1, cost: Callable[[dict[str, Any]], float] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Trains all runs that are not done, each distinct one once; writes table.csv and table.md.
 
@@ -61,6 +86,10 @@ def sweep(
         outdir: one folder a run, named by the hash of its config.
         lanes: train runs of one shape as lanes of one program.
         tables: the folder of the tables; "": outdir.
+        jobs: programs that train side by side, each on its share of the CPU's cores, where there
+            are several; what they print is in outdir/logs then.
+        cost: of a run by its overrides, in any unit: with jobs, the longest ones begin first, and
+            the time left is told by it.
     Returns:
         A row a run: its hash, overrides, status ("done", "failed", "sigterm", ...) and metrics.
     """
@@ -68,21 +97,34 @@ def sweep(
     tables = paths.as_workdir(tables) if tables else outdir
     configs = [copy_config(config, overrides) for overrides in runs]
     names = [config_hash(c) for c in configs]
-    groups = group_by_shape(config, runs) if lanes else [[i] for i in range(len(runs))]
-    rows: list[dict[str, Any]] = [
-        {"run": name, **overrides, "status": "not run"}
-        for name, overrides in zip(names, runs, strict=True)
-    ]
-    for group in groups:
-        missing = {names[i]: i for i in group if not _record(outdir / names[i])}
-        todo = sorted(missing.values())  # two overrides may mean one run
-        status = _run_group(config, configs, runs, names, todo, outdir, rows) if todo else "done"
-        for i in set(group) - set(todo):
-            rows[i] |= _record(outdir / names[i])
+    everything = Group(config, configs, runs, names, outdir)
+    todo = []
+    for group in group_by_shape(config, runs) if lanes else [[i] for i in range(len(runs))]:
+        planned = {name for one in todo for name in one.names}  # two overrides may mean one run
+        missing = {names[i]: i for i in group
+                   if names[i] not in planned and not _record(outdir / names[i])}  # fmt: skip
+        if missing:
+            todo.append(everything.pick(sorted(missing.values())))
+    status = dict.fromkeys(names, "not run")
+
+    def save() -> list[dict[str, Any]]:
+        rows = [{"run": name, **overrides, "status": status[name]} | _record(outdir / name)
+                for name, overrides in zip(names, runs, strict=True)]  # fmt: skip
         write_table(rows, tables)
-        if status in ("sigterm", "sigint"):
+        return rows
+
+    if jobs > 1:
+        costs = [sum(cost(run) if cost else 1.0 for run in group.runs) for group in todo]
+        order = sorted(range(len(todo)), key=lambda i: -costs[i])
+        _side_by_side([todo[i] for i in order], [costs[i] for i in order], jobs, status, save)
+        return save()
+    for group in todo:
+        ended = _run_group(group)
+        status |= dict.fromkeys(group.names, ended)
+        save()
+        if ended in ("sigterm", "sigint"):
             break
-    return rows
+    return save()
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -90,27 +132,25 @@ def _record(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _run_group(
-    config: Config, configs: list[Config], runs: list[dict[str, Any]], names: list[str],
-    todo: list[int], outdir: Path, rows: list[dict[str, Any]],
-) -> str:  # fmt: skip
-    """Trains one group, as lanes where it has several runs; fills in its rows."""
-    single = len(todo) == 1
-    together = outdir / "groups" / config_hash(config) / "-".join(names[i][:6] for i in todo)[:80]
+def _run_group(group: Group) -> str:
+    """Trains one group, as lanes where it has several runs; result.json of each that ended."""
+    config, configs, runs, names, outdir = group
+    single = len(names) == 1
+    together = outdir / "groups" / config_hash(config) / "-".join(n[:6] for n in names)[:80]
     try:
         if single:
-            result = run(configs[todo[0]], outdir / names[todo[0]])
+            result = run(configs[0], outdir / names[0])
         else:
             task = config.task.make(config)
             traced = set((train_step.LOOP_HPARAMS | task.hparams).values())
-            shape = {k: v for k, v in runs[todo[0]].items() if k not in traced}
-            overrides = [{k: v for k, v in runs[i].items() if k in traced} for i in todo]
+            shape = {k: v for k, v in runs[0].items() if k not in traced}
+            overrides = [{k: v for k, v in one.items() if k in traced} for one in runs]
             result = run(copy_config(config, shape), together, lanes=overrides)
     except NonFiniteError as e:
         result = Result({}, {}, "failed")
         print(f"failed: {e}", file=sys.stderr)
-    for lane, i in enumerate(todo):
-        folder = outdir / names[i]
+    for lane, name in enumerate(names):
+        folder = outdir / name
         metrics = {k: v if single else v[lane] for k, v in result.metrics.items()}
         status = result.status
         if not single:
@@ -119,11 +159,50 @@ def _run_group(
             if status in ("done", "already_done"):
                 paths.copy_folder(source, folder)
         status = "done" if status == "already_done" else status
-        rows[i] |= {"status": status, **metrics}
         if status in ("done", "failed"):
             folder.mkdir(parents=True, exist_ok=True)
             workdir_lib.write_json(folder / "result.json", {"status": status, **metrics})
     return result.status
+
+
+def _side_by_side(
+    todo: list[Group], costs: list[float], jobs: int, status: dict[str, str],
+    save: Callable[[], Any],
+) -> None:  # fmt: skip
+    """Trains the groups `jobs` at a time; tells of each that ended, and writes down its status."""
+    calls = [Call(_title(group), _in_process, (group,),
+                  group.outdir / "logs" / f"{group.names[0]}.log") for group in todo]  # fmt: skip
+    began, done = time.monotonic(), []
+
+    def ended(how: Ended) -> None:
+        done.append(how)
+        call, group = calls[how.index], todo[how.index]
+        word = ENDS.get(how.code, f"ended with {how.code}")
+        status.update(dict.fromkeys(group.names, word))
+        share = sum(costs[one.index] for one in done) / sum(costs)
+        left = (time.monotonic() - began) * (1 / share - 1)
+        words = {_record(group.outdir / name).get("status", word) for name in group.names}
+        word = ", ".join(sorted(words))
+        line = f"{len(done)}/{len(calls)} {call.name}: {word}, {how.seconds / 60:.1f} min"
+        print(f"{line}; about {left / 60:.0f} min left", flush=True)
+        if how.code not in ENDS:
+            said = call.log.read_text().strip().splitlines()[-1:]
+            print(f"error: {''.join(said)} ({call.log})", file=sys.stderr)
+        save()
+
+    print(f"{len(calls)} programs to train, {jobs} at a time", flush=True)
+    run_all(calls, jobs, ended)
+
+
+def _title(group: Group) -> str:
+    shared = {k: v for k, v in group.runs[0].items() if all(r.get(k) == v for r in group.runs)}
+    lanes = f" x {len(group.runs)} lanes" if len(group.runs) > 1 else ""
+    return ", ".join(f"{k}={v}" for k, v in shared.items()) + lanes
+
+
+def _in_process(group: Group) -> int:
+    """An exit code: 0 too where a run went non-finite, which its result.json says."""
+    return flags.run_main(lambda _: CODES.get(_run_group(group), 0), [])
 
 
 class Plan(NamedTuple):
@@ -201,25 +280,31 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--grid", action="append", default=[], metavar="FIELD=V1,V2,...",
                         help="a field and its values; may be repeated")  # fmt: skip
     parser.add_argument("--no-lanes", action="store_true", help="one program a run")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N",
+                        help="programs side by side, each on its share of the cores")  # fmt: skip
     args, rest = parser.parse_known_args(argv)
-    from flaxae import flags
-
     try:
         config, workdir = flags.parse(
             ["sweep", f"--config={args.config}", f"--workdir={args.workdir}", *rest]
         )[:2]
         plan = Plan.of(args.config, args.grid)
         tables = paths.as_path(workdir) / plan.folder
-        rows = sweep(config, plan.runs, workdir, not args.no_lanes, tables)
-        bad = [row["status"] for row in rows if row["status"] != "done"]
+        rows = sweep(config, plan.runs, workdir, not args.no_lanes, tables, args.jobs)
+        code = exit_code(rows)
         text = (tables / "table.md").read_text()
-        if plan.finish is not None and not bad:
+        if plan.finish is not None and not code:
             text = plan.finish(rows, paths.as_path(workdir), tables)
     except (ConfigError, CheckpointError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     print(text)
-    return 75 if "sigterm" in bad else 130 if "sigint" in bad else 1 if bad else 0
+    return code
+
+
+def exit_code(rows: list[dict[str, Any]]) -> int:
+    """0: all runs are done; 75 and 130: it was told to stop; 1: some failed."""
+    bad = [row["status"] for row in rows if row["status"] != "done"]
+    return next((CODES[status] for status in CODES if status in bad), 1 if bad else 0)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_sizes_grow_until_one_does_not_fit_and_the_best_is_told(
 ) -> None:
     tried = []
 
-    def measure(case: Any, config: Any, rounds: int, steps: int) -> dict[str, Any]:
+    def measure(case: Any, config: Any, args: Any) -> dict[str, Any]:
         batch, remat = config.data.batch_size, config.task.t5.remat
         assert config.task.t5.dtype == "bfloat16" and config.task.loss_chunks == 2
         tried.append((batch, remat))

@@ -2,11 +2,10 @@
 
 It is no experiment by itself: see report_*.py beside it.
 
-A run's cost is counted in passes of a block (`passes`): about L (b + 3 min(b, T)) a step. 6000
-steps are for the runs whose numbers were known before, the others have fewer; claims about runs of
-unequal length compare their training errors after equal steps, where they say so. All are 2.59 M
-passes of 3 seeds: at the .9 ms a pass and seed that one run took on 2 quiet slow cores 1.9 hours,
-without compiling and measuring.
+A run's cost is counted in passes of a block (`report.passes`): about L (b + 3 min(b, T)) a step.
+6000 steps are for the runs that most claims are about, the others have fewer; claims about runs of
+unequal length compare their training errors after equal steps, where they say so. All are 4.0 M
+passes of 3 seeds. How long they take is in the family's README.
 """
 
 from typing import Any
@@ -43,36 +42,29 @@ def _run(b: int, t: int = 0, layers: int = 1, steps: int = 2000, **more: Any) ->
 GROWING = {"task__loops_start": 5, "task__loops_every": 100}
 RUNS: dict[str, dict[str, Any]] = {
     "b=5": _run(5, steps=6000),
-    "b=10": _run(10, steps=3000),
+    "b=10": _run(10, steps=6000),
     "b=10 T=5": _run(10, 5, steps=6000),
     "b=20 T=5": _run(20, 5, steps=6000),
-    "b=20 T=10": _run(20, 10, steps=3000),
-    "b=20 T=20": _run(20, 20),
-    "b=25 T=10": _run(25, 10),
-    "b=25 T=20": _run(25, 20, steps=1000),
+    "b=20 T=10": _run(20, 10, steps=6000),
+    "b=20 T=20": _run(20, 20, steps=4000),
+    "b=25 T=10": _run(25, 10, steps=4000),
+    "b=25 T=20": _run(25, 20, steps=3000),
     "one pass, L=1": _run(1, steps=6000),
     "one pass, L=4": _run(1, layers=4, steps=6000),
-    "one pass, L=12": _run(1, layers=12, steps=3000),
-    "b growing to 20, T=5": _run(20, 5, steps=3000, **GROWING),
-    "b random about 20, T=5": _run(20, 5, task__random_loops=True),
+    "one pass, L=12": _run(1, layers=12, steps=6000),
+    "b growing to 20, T=5": _run(20, 5, steps=6000, **GROWING),
+    "b random about 20, T=5": _run(20, 5, steps=6000, task__random_loops=True),
     "L=2 b=10 T=5": _run(10, 5, 2),
     "L=2 b=20 T=5": _run(20, 5, 2),
-    "L=4 b=10 T=5": _run(10, 5, 4, steps=1000),
-    "L=4 b=20 T=5": _run(20, 5, 4, steps=1000),
-    "noisy, b=20 T=5": _run(20, 5, steps=3000, task__problem="noisy"),
-    "noisy, one pass, L=12": _run(1, layers=12, task__problem="noisy"),
+    "L=4 b=10 T=5": _run(10, 5, 4),
+    "L=4 b=20 T=5": _run(20, 5, 4),
+    "noisy, b=20 T=5": _run(20, 5, steps=4000, task__problem="noisy"),
+    "noisy, one pass, L=12": _run(1, layers=12, steps=4000, task__problem="noisy"),
     "learned scale, b=20 T=5": _run(20, 5, steps=3000, task__model__injection="scaled"),
     "linear, b=20 T=5": _run(20, 5, task__model__injection="linear"),
     "multiply, b=20 T=5": _run(20, 5, task__model__injection="multiply"),
     "no re-injection, b=20 T=5": _run(20, 5, steps=6000, task__model__injection="none"),
 }
-
-
-def passes(run: dict[str, Any]) -> int:
-    """What a run costs, in passes of a block forward: T loops are recomputed and go back."""
-    b, t = run["task.loops"], run["task.grad_loops"]
-    back = 3 * t if t > 1 else 2  # one loop is not recomputed
-    return run["steps"] * run.get("task.model.num_layers", 1) * (b + back)
 
 
 def pick(names: list[str], quick: bool) -> dict[str, dict[str, Any]]:

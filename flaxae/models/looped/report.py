@@ -2,8 +2,9 @@
 
 Each configs/looped/report_*.py is one experiment: its runs, its table, its claims and its figures,
 made by `python -m flaxae.sweep --config=FILE --workdir=W`. All share W, where each distinct run is
-trained once and named by the hash of its config. This command makes all of them, one after the
-other, and one page of them.
+trained once and named by the hash of its config. This command trains the runs of all of them, one
+a core of the CPU (with an accelerator, one experiment after the other), then makes their tables and
+one page of them.
 """
 
 import argparse
@@ -14,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flaxae import flags, sweep
+import jax
+
+from flaxae import flags, sweep, workers
 from flaxae.config import Config, ConfigError, LogConfig
 from flaxae.metrics import Writer
 from flaxae.models.looped import evaluation, figures
@@ -123,6 +126,33 @@ def _quick(preset: str) -> bool:
     return preset == "quick"
 
 
+def passes(run: dict[str, Any]) -> int:
+    """What a run costs, in passes of a block forward: T loops are recomputed and go back.
+
+    Args:
+        run: its overrides, with steps, task.loops and task.grad_loops.
+    """
+    b, t = run["task.loops"], run["task.grad_loops"]
+    back = 3 * t if t > 1 else 2  # one loop is not recomputed
+    return run["steps"] * run.get("task.model.num_layers", 1) * (b + back)
+
+
+def train(files: list[str], workdir: Path, jobs: int) -> list[dict[str, Any]]:
+    """Trains the runs of all experiments, `jobs` at a time.
+
+    Args:
+        files: of configs/, with their presets; experiments of one base.
+        workdir: the runs' folder.
+        jobs: as `sweep.sweep` takes them.
+    Returns:
+        `sweep.sweep`'s rows.
+    """
+    config = flags.parse(["report", f"--config={files[0]}", f"--workdir={workdir}"])[0]
+    runs = [run for file in files for run in sweep.Plan.of(file, []).runs]
+    tables = workdir / "tables" / "training"
+    return sweep.sweep(config, runs, workdir, lanes=False, tables=tables, jobs=jobs, cost=passes)
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m flaxae.models.looped.report",
@@ -132,6 +162,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="a small variant, marked as such")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME",
                         help="experiments, such as report_masks")  # fmt: skip
+    parser.add_argument("--jobs", type=int, default=0, metavar="N",
+                        help="runs at a time, each on its share of the cores; default: one a core "
+                        "of a CPU, 1 with an accelerator. 1: three seeds are lanes")  # fmt: skip
     args = parser.parse_args(argv[1:])
     files = sorted(Path(CONFIGS).glob("report_*.py"))
     if not files:
@@ -141,10 +174,13 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--only: no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     files = [file for file in files if not args.only or file.stem in args.only]
     workdir = Path(args.workdir)
-    for file in files:
-        print(f"== {file}", flush=True)
-        preset = ":quick" if args.quick else ""
-        status = sweep.main([f"--config={file}{preset}", f"--workdir={workdir}"])
+    named = [f"{file}:quick" if args.quick else str(file) for file in files]
+    jobs = args.jobs or (len(workers.cores()) if jax.default_backend() == "cpu" else 1)
+    if jobs > 1 and (status := sweep.exit_code(train(named, workdir, jobs))):
+        return status
+    for name in named:
+        print(f"== {name}", flush=True)
+        status = sweep.main([f"--config={name}", f"--workdir={workdir}"])
         if status:
             return status
     pages = [workdir / "tables" / file.stem / "report.md" for file in files]

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from flaxae.config import config_hash, copy_config, from_json, to_json
+from flaxae.models.looped import report
 from flaxae.models.looped.figures import FIGURES
 from flaxae.models.looped.verdicts import EQUAL_STEPS
 
@@ -30,7 +31,7 @@ def test_full_sizes_have_their_size(name):
     millions = sum(math.prod(x.shape) for x in jax.tree.leaves(state)) / 1e6
     assert millions == pytest.approx(FULL[name], rel=0.03)
     assert (config.steps, config.task.model.dims, config.task.model.width) == (500_000, 20, 256)
-    assert "Not measured" in module(file).__doc__
+    assert "not measured" in module(file).__doc__.lower()
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -63,10 +64,11 @@ def test_runs_are_shared():
 def test_the_reports_runs_fit_two_hours_by_their_count():
     shared = module("shared")
     known = ["b=5", "b=10 T=5", "b=20 T=5", "no re-injection, b=20 T=5", "one pass, L=1",
-             "one pass, L=4"]  # fmt: skip
+             "one pass, L=4", "b=10", "b=20 T=10"]  # fmt: skip
     assert {shared.RUNS[name]["steps"] for name in known} == {6000}
     quick = shared.pick(["b=5", "b=20 T=20"], True)
-    assert [run["steps"] for run in quick.values()] == [1000, 320]
-    assert shared.passes(shared.RUNS["L=2 b=20 T=5"]) == 2000 * 2 * 35
-    seconds = 3 * 0.9e-3 * sum(map(shared.passes, shared.RUNS.values()))
+    assert [run["steps"] for run in quick.values()] == [1000, 660]
+    assert report.passes(shared.RUNS["L=2 b=20 T=5"]) == 2000 * 2 * 35
+    # 3 seeds, two at a time on two cores: .9 ms a pass on each, as one slow core takes.
+    seconds = 3 * 0.9e-3 / 2 * sum(map(report.passes, shared.RUNS.values()))
     assert seconds < 2 * 3600
