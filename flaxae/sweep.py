@@ -70,8 +70,13 @@ class Group(NamedTuple):
     outdir: Path
 
     def pick(self, indices: list[int]) -> "Group":
-        lists = ([values[i] for i in indices] for values in (self.configs, self.runs, self.names))
-        return Group(self.config, *lists, self.outdir)
+        return Group(
+            self.config,
+            [self.configs[i] for i in indices],
+            [self.runs[i] for i in indices],
+            [self.names[i] for i in indices],
+            self.outdir,
+        )
 
 
 def sweep(
