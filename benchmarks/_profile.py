@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def operations(run: Callable[[], None]) -> tuple[Counter[str], Counter[str]]:
-    """Seconds by kernel and how often each ran, over all devices, while `run` ran."""
+    """Seconds by kernel and how often each ran, while `run` ran.
+
+    All devices and streams are added up: where some ran side by side, more than passed.
+    """
     import jax
 
     seconds: Counter[str] = Counter()
@@ -34,6 +37,6 @@ def table(run: Callable[[], None], steps: int, rows: int = 25) -> str:
     kernels = sum(count.values()) // steps
     lines = [f"busy {whole / steps * 1e3:.1f} ms a step in {kernels} kernels"]
     for name, spent in seconds.most_common(rows):
-        times, part = count[name] // steps, spent / steps * 1e3
-        lines.append(f"{part:9.2f} ms {spent / whole:6.1%} x {times:4} {name[:110]}")
+        times, part = count[name] / steps, spent / steps * 1e3
+        lines.append(f"{part:9.2f} ms {spent / whole:6.1%} x {times:6.4g} {name[:110]}")
     return "\n".join(lines)

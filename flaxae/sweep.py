@@ -8,12 +8,8 @@ figures; preset is what follows the file's name and a ":".
 """
 
 import argparse
-import ast
-import csv
-import io
-import itertools
 import json
-import runpy
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -23,20 +19,13 @@ from typing import Any, NamedTuple
 from flaxae import flags, paths, train_step
 from flaxae import workdir as workdir_lib
 from flaxae.checkpoint import CheckpointError
-from flaxae.config import Config, ConfigError, config_hash, copy_config
+from flaxae.config import Config, ConfigError, config_hash, copy_config, require
+from flaxae.sweep_plan import Plan, write_table
 from flaxae.train_loop import NonFiniteError, Result, run
 from flaxae.workers import Call, Ended, run_all
 
 CODES = {"sigterm": 75, "sigint": 130}
-ENDS = {0: "done", 75: "sigterm", 130: "sigint", -15: "sigterm"}
-
-
-def expand(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """All combinations: {"a": [1, 2], "b": [3]} -> [{"a": 1, "b": 3}, {"a": 2, "b": 3}]."""
-    for name, values in grid.items():
-        if not values:
-            raise ConfigError(f"the sweep's field {name!r} has no values")
-    return [dict(zip(grid, v, strict=True)) for v in itertools.product(*grid.values())]
+ENDS = {0: "done", 2: "error", 75: "sigterm", 130: "sigint", -signal.SIGTERM: "sigterm"}
 
 
 def group_by_shape(config: Config, runs: list[dict[str, Any]]) -> list[list[int]]:
@@ -91,29 +80,34 @@ def sweep(
         outdir: one folder a run, named by the hash of its config.
         lanes: train runs of one shape as lanes of one program.
         tables: the folder of the tables; "": outdir.
-        jobs: programs that train side by side, each on its share of the CPU's cores, where there
-            are several; what they print is in outdir/logs then.
+        jobs: programs that train side by side, if more than one: on the CPU, also where there is
+            an accelerator, each on its share of the cores; what they print is in outdir/logs.
         cost: of a run by its overrides, in any unit: with jobs, the longest ones begin first, and
             the time left is told by it.
     Returns:
         A row a run: its hash, overrides, status ("done", "failed", "sigterm", ...) and metrics.
+    Raises:
+        ConfigError: a config is wrong; side by side its rows say "error", and the others go on.
     """
     outdir = paths.as_workdir(outdir)
     tables = paths.as_workdir(tables) if tables else outdir
+    require(jobs >= 1, f"jobs={jobs} must be positive")
+    local = not paths.is_remote(outdir)
+    require(jobs == 1 or local, f"jobs={jobs} needs a local workdir for its logs, not {outdir}")
     configs = [copy_config(config, overrides) for overrides in runs]
     names = [config_hash(c) for c in configs]
     everything = Group(config, configs, runs, names, outdir)
-    todo = []
+    ends = {name: _record(outdir / name) for name in dict.fromkeys(names)}
+    todo, planned = [], set()
     for group in group_by_shape(config, runs) if lanes else [[i] for i in range(len(runs))]:
-        planned = {name for one in todo for name in one.names}  # two overrides may mean one run
-        missing = {names[i]: i for i in group
-                   if names[i] not in planned and not _record(outdir / names[i])}  # fmt: skip
+        # Two overrides may mean one run.
+        missing = {names[i]: i for i in group if not ends[names[i]] and names[i] not in planned}
+        planned |= set(missing)
         if missing:
             todo.append(everything.pick(sorted(missing.values())))
-    status = dict.fromkeys(names, "not run")
 
     def save() -> list[dict[str, Any]]:
-        rows = [{"run": name, **overrides, "status": status[name]} | _record(outdir / name)
+        rows = [{"run": name, **overrides, "status": "not run"} | ends[name]
                 for name, overrides in zip(names, runs, strict=True)]  # fmt: skip
         write_table(rows, tables)
         return rows
@@ -121,13 +115,13 @@ def sweep(
     if jobs > 1:
         costs = [sum(cost(run) if cost else 1.0 for run in group.runs) for group in todo]
         order = sorted(range(len(todo)), key=lambda i: -costs[i])
-        _side_by_side([todo[i] for i in order], [costs[i] for i in order], jobs, status, save)
+        _side_by_side([todo[i] for i in order], [costs[i] for i in order], jobs, ends, save)
         return save()
     for group in todo:
-        ended = _run_group(group)
-        status |= dict.fromkeys(group.names, ended)
+        status, found = _run_group(group)
+        ends |= found
         save()
-        if ended in ("sigterm", "sigint"):
+        if status in ("sigterm", "sigint"):
             break
     return save()
 
@@ -137,8 +131,13 @@ def _record(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _run_group(group: Group) -> str:
-    """Trains one group, as lanes where it has several runs; result.json of each that ended."""
+def _run_group(group: Group) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Trains one group, as lanes where it has several runs.
+
+    Returns:
+        How it ended, and each run's status and metrics, which a run that is through keeps in its
+        result.json.
+    """
     config, configs, runs, names, outdir = group
     single = len(names) == 1
     together = outdir / "groups" / config_hash(config) / "-".join(n[:6] for n in names)[:80]
@@ -154,6 +153,7 @@ def _run_group(group: Group) -> str:
     except NonFiniteError as e:
         result = Result({}, {}, "failed")
         print(f"failed: {e}", file=sys.stderr)
+    ends = {}
     for lane, name in enumerate(names):
         folder = outdir / name
         metrics = {k: v if single else v[lane] for k, v in result.metrics.items()}
@@ -164,17 +164,18 @@ def _run_group(group: Group) -> str:
             if status in ("done", "already_done"):
                 paths.copy_folder(source, folder)
         status = "done" if status == "already_done" else status
+        ends[name] = {"status": status, **metrics}
         if status in ("done", "failed"):
             folder.mkdir(parents=True, exist_ok=True)
-            workdir_lib.write_json(folder / "result.json", {"status": status, **metrics})
-    return result.status
+            workdir_lib.write_json(folder / "result.json", ends[name])
+    return result.status, ends
 
 
 def _side_by_side(
-    todo: list[Group], costs: list[float], jobs: int, status: dict[str, str],
+    todo: list[Group], costs: list[float], jobs: int, ends: dict[str, dict[str, Any]],
     save: Callable[[], Any],
 ) -> None:  # fmt: skip
-    """Trains the groups `jobs` at a time; tells of each that ended, and writes down its status."""
+    """Trains the groups `jobs` at a time; tells of each that ended, and notes how in `ends`."""
     calls = [Call(_title(group), _in_process, (group,),
                   group.outdir / "logs" / f"{group.names[0]}.log") for group in todo]  # fmt: skip
     began, done = time.monotonic(), []
@@ -183,20 +184,31 @@ def _side_by_side(
         done.append(how)
         call, group = calls[how.index], todo[how.index]
         word = ENDS.get(how.code, f"ended with {how.code}")
-        status.update(dict.fromkeys(group.names, word))
+        for name in group.names:
+            ends[name] = _record(group.outdir / name) or {"status": word}
+        word = ", ".join(sorted({ends[name]["status"] for name in group.names}))
         share = sum(costs[one.index] for one in done) / sum(costs)
         left = (time.monotonic() - began) * (1 / share - 1)
-        words = {_record(group.outdir / name).get("status", word) for name in group.names}
-        word = ", ".join(sorted(words))
         line = f"{len(done)}/{len(calls)} {call.name}: {word}, {how.seconds / 60:.1f} min"
         print(f"{line}; about {left / 60:.0f} min left", flush=True)
-        if how.code not in ENDS:
-            said = call.log.read_text().strip().splitlines()[-1:]
-            print(f"error: {''.join(said)} ({call.log})", file=sys.stderr)
+        if how.code not in (0, *CODES.values(), -signal.SIGTERM):
+            print(_last_error(call.log), file=sys.stderr)
         save()
 
     print(f"{len(calls)} programs to train, {jobs} at a time", flush=True)
-    run_all(calls, jobs, ended)
+    stopped = run_all(calls, jobs, ended)
+    if stopped:  # the children were told by SIGTERM, whatever told this process
+        for name, found in ends.items():
+            if not found or found["status"] in CODES:
+                ends[name] = {"status": stopped}
+
+
+def _last_error(log: Path) -> str:
+    """What a log says from its last error on, or its last line."""
+    text = log.read_text(errors="replace").strip() if log.exists() else ""
+    at = text.rfind("error: ")
+    said = text[at:] if at >= 0 else "error: " + (text.splitlines() or ["it said nothing"])[-1]
+    return f"{said} ({log})"
 
 
 def _title(group: Group) -> str:
@@ -207,71 +219,7 @@ def _title(group: Group) -> str:
 
 def _in_process(group: Group) -> int:
     """An exit code: 0 too where a run went non-finite, which its result.json says."""
-    return flags.run_main(lambda _: CODES.get(_run_group(group), 0), [])
-
-
-class Plan(NamedTuple):
-    """What a sweep runs.
-
-    Attributes:
-        runs: overrides of each run.
-        folder: of its tables, in the workdir: sweeps that share runs keep theirs apart.
-        finish: the config file's own end of a sweep, or None.
-    """
-
-    runs: list[dict[str, Any]]
-    folder: str
-    finish: Callable[[list[dict[str, Any]], Path, Path], str] | None
-
-    @classmethod
-    def of(cls, config: str, grid: list[str]) -> "Plan":
-        """The grid's runs, or else those of `get_runs` in a config file ("FILE[:PRESET]")."""
-        if grid:
-            return cls(expand(parse_grid(grid)), "", None)
-        file, _, preset = config.partition(":")
-        names = runpy.run_path(file)
-        if "get_runs" not in names:
-            raise ConfigError(
-                "--grid is missing: name at least one field and its values "
-                f"({file} has no get_runs that would say what to run)"
-            )
-        return cls(names["get_runs"](preset), f"tables/{Path(file).stem}", names.get("finish"))
-
-
-def write_table(rows: list[dict[str, Any]], outdir: Path) -> None:
-    """Writes table.csv and table.md: a row a run, a column each override and metric."""
-    outdir.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    (outdir / "table.csv").write_bytes(table.getvalue().encode())
-
-    def show(x: Any) -> str:
-        return f"{x:.5g}" if isinstance(x, float) else str(x)
-
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(show(row.get(c, "")) for c in columns) + " |" for row in rows]
-    (outdir / "table.md").write_text("\n".join(lines) + "\n")
-
-
-def parse_grid(items: list[str]) -> dict[str, list[Any]]:
-    """["optim.lr=1e-3,3e-3", "task.kernel=imq,rbf"] -> field -> values."""
-    grid = {}
-    for item in items:
-        name, equals, text = item.partition("=")
-        if not equals or not text:
-            raise ConfigError(f"--grid {item!r} is not FIELD=VALUE,VALUE,...")
-        grid[name] = [_literal(v) for v in text.split(",")]
-    return grid
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    return flags.run_main(lambda _: CODES.get(_run_group(group)[0], 0), [])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -307,9 +255,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def exit_code(rows: list[dict[str, Any]]) -> int:
-    """0: all runs are done; 75 and 130: it was told to stop; 1: some failed."""
+    """0: all runs are done; 75 and 130: it was told to stop; 2: a wrong config; 1: some failed."""
     bad = [row["status"] for row in rows if row["status"] != "done"]
-    return next((CODES[status] for status in CODES if status in bad), 1 if bad else 0)
+    codes = CODES | {"error": 2}
+    return next((codes[status] for status in codes if status in bad), 1 if bad else 0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Calls side by side in processes of their own, each with its share of this machine's cores.
 
-A small model's step is many small operations, which one core does nearly as fast as two: two
-processes on a core each train almost twice as much as one process on both.
+A small model's step is many small operations, which one core does nearly as fast as two (measured:
+flaxae/models/looped/README.md).
 """
 
 import multiprocessing
@@ -20,6 +20,7 @@ from flaxae.config import require
 from flaxae.distributed import Preemption
 
 POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 60  # for a process that has to save, where this one ends early
 
 
 class Call(NamedTuple):
@@ -56,9 +57,10 @@ def cores() -> list[int]:
 def run_all(
     calls: Sequence[Call], jobs: int, ended: Callable[[Ended], None] = lambda _: None
 ) -> str | None:
-    """Makes all calls, `jobs` at a time, in order; each process computes on its CPU cores only.
+    """Makes all calls, `jobs` at a time, in order, on the CPU.
 
-    On SIGTERM or Ctrl-C no further call begins, those that run get SIGTERM, and it waits for them.
+    Each process keeps to its share of the cores, where the system can pin it. On SIGTERM or Ctrl-C
+    no further call begins, those that run get SIGTERM, and it waits for them.
 
     Args:
         calls: what to do.
@@ -95,7 +97,8 @@ def run_all(
         finally:  # an error here, or a second Ctrl-C
             _stop(running)
             for _, process, _ in running.values():
-                process.join()
+                process.join(PATIENCE_SECONDS)
+                process.kill()
     return preemption.noticed
 
 
@@ -106,19 +109,19 @@ def _stop(running: dict[int, tuple[int, Any, float]]) -> None:
 
 def _work(call: Call, share: list[int]) -> None:
     """In the new process."""
-    if hasattr(os, "setsid"):
-        os.setsid()  # a terminal's Ctrl-C reaches the parent only, which tells its children
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, share)
-    import jax
-
-    jax.config.update("jax_platforms", "cpu")
     call.log.parent.mkdir(parents=True, exist_ok=True)
     with call.log.open("a") as log:  # what XLA prints too
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     try:
+        if hasattr(os, "setsid"):
+            os.setsid()  # a terminal's Ctrl-C reaches the parent only, which tells its children
+        threading.Thread(target=_follow_parent, daemon=True).start()
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, share)
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")
         sys.exit(call.function(*call.args))
     except Exception:
         traceback.print_exc()

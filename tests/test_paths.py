@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import flaxae
-from flaxae import evaluate, paths, sweep
+from flaxae import evaluate, paths, sweep, sweep_plan
 from flaxae.config import ConfigError, LogConfig
 from flaxae.metrics import Writer
 from flaxae.train_loop import run
@@ -238,7 +238,7 @@ def test_everything_else_that_a_run_writes(bucket, tmp_path):
 
 
 def test_a_sweep_in_a_bucket(bucket, tmp_path):
-    grid = sweep.expand({"optim.lr": [1e-2, 1e-3]})
+    grid = sweep_plan.expand({"optim.lr": [1e-2, 1e-3]})
     config = tiny_config(steps=4, save__every=2, save__best_metric="dev/loss")
     here, there = (sweep.sweep(config, grid, outdir) for outdir in (tmp_path, "gs://bucket/sweep"))
     assert here == there and [row["status"] for row in there] == ["done", "done"]

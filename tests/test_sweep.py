@@ -4,7 +4,8 @@ import pytest
 
 from flaxae import sweep as sweep_lib
 from flaxae.config import ConfigError
-from flaxae.sweep import Plan, group_by_shape, sweep
+from flaxae.sweep import group_by_shape, sweep
+from flaxae.sweep_plan import Plan
 from flaxae.train_loop import Result
 from tests.tiny.family import TinyTask, tiny_config
 

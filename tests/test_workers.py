@@ -1,7 +1,6 @@
 """Calls side by side: each has its own cores, its own log, and ends by itself."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,14 +14,15 @@ from flaxae.workers import Call, cores, run_all
 from tests.helpers import ROOT, arrays_of, assert_same, environment, log_of
 
 pytestmark = pytest.mark.skipif(len(cores()) < 2, reason="needs two cores to share out")
+POISON = "'task.poison'", 1.0
 SWEEP = """
 from tests.tiny.family import tiny_config
 
 def get_config(preset=""):
-    return tiny_config(steps=%d, save__every=1_000_000)
+    return tiny_config(steps=%d, save__every=1_000_000, log__progress=True)
 
 def get_runs(preset):
-    return [{"seed": s} for s in (0, 1, 2)] + [{"task.poison": 1.0}]
+    return [{"seed": s} for s in (0, 1, 2)] + [{%s: %s}]
 """
 
 
@@ -31,7 +31,7 @@ def note(folder: Path, code: int) -> int:
     import jax
 
     print("said in the call")
-    mine = {"cores": sorted(os.sched_getaffinity(0)), "devices": str(jax.devices())}
+    mine = {"cores": cores(), "devices": str(jax.devices())}
     (folder / f"{code}.json").write_text(json.dumps(mine))
     if code == 9:
         raise RuntimeError("a fault of the call")
@@ -65,7 +65,7 @@ def start(folder: Path, *options: str) -> subprocess.Popen:
 
 
 def test_a_sweep_side_by_side_equals_one_in_turn(tmp_path):
-    (tmp_path / "mine.py").write_text(SWEEP % 20)
+    (tmp_path / "mine.py").write_text(SWEEP % (20, *POISON))
     out = {}
     for name, options in (("two", ["--jobs=2"]), ("one", [])):
         process = start(tmp_path, f"--workdir={tmp_path / name}", "--no-lanes", *options)
@@ -85,19 +85,42 @@ def test_a_sweep_side_by_side_equals_one_in_turn(tmp_path):
 
 
 def test_a_sweep_that_is_told_to_stop_saves_and_goes_on(tmp_path):
-    (tmp_path / "mine.py").write_text(SWEEP % 1_000_000)
-    work = tmp_path / "w"
-    process = start(tmp_path, f"--workdir={work}", "--jobs=2", "--no-lanes")
-    deadline = time.monotonic() + 120
-    while len(list(work.glob("**/metrics.jsonl"))) < 2 and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    text = process.communicate(timeout=120)[0]
-    assert process.returncode == 75, text
-    assert (
-        text.count("sigterm") >= 2
-        and "not run" in (work / "tables" / "mine" / "table.md").read_text()
-    )
-    saved = list(work.glob("*/latest/*"))
-    assert len(saved) >= 2, text
+    steps = 3000
+    (tmp_path / "mine.py").write_text(SWEEP % (steps, *POISON))
+    work, command = tmp_path / "w", [f"--workdir={tmp_path / 'w'}", "--jobs=2", "--no-lanes"]
+    process = start(tmp_path, *command)
+    try:
+        deadline = time.monotonic() + 200
+        while len(list(work.glob("*/metrics.jsonl"))) < 2:
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        text = process.communicate(timeout=120)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 130, text
+    table = (work / "tables" / "mine" / "table.md").read_text()
+    assert table.count("sigint") == 4 and "done" not in table, table
+    saved = {p.parent.parent.name: int(p.name) for p in work.glob("*/latest/*")}
+    assert len(saved) == 2 and all(0 < step < steps for step in saved.values()), saved
+    process = start(tmp_path, *command)
+    text = process.communicate(timeout=300)[0]
+    assert process.returncode == 1 and text.count(": done") == 3, text
+    for run, step in saved.items():
+        assert f"steps {step} -> {steps}" in (work / "logs" / f"{run}.log").read_text()
+
+
+def test_a_call_that_cannot_begin_is_told_of(tmp_path):
+    ends = []
+    assert run_all([Call("lost", note, (tmp_path, 0), tmp_path)], 1, ends.append) is None
+    assert ends[0].code == 1  # its log is a folder
+
+
+def test_a_wrong_config_side_by_side_is_an_error_as_in_turn(tmp_path):
+    (tmp_path / "mine.py").write_text(SWEEP % (20, "'mesh.replica'", 7))
+    for jobs in (1, 2):
+        options = [f"--workdir={tmp_path / str(jobs)}", "--no-lanes", f"--jobs={jobs}"]
+        process = start(tmp_path, *options)
+        out = process.communicate(timeout=300)[0]
+        assert process.returncode == 2 and out.count("error: ") == 1, out
+        assert "error: mesh: 1 devices cannot be divided" in out

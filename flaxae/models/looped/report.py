@@ -10,6 +10,7 @@ one page of them.
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +23,11 @@ from flaxae.config import Config, ConfigError, LogConfig
 from flaxae.metrics import Writer
 from flaxae.models.looped import evaluation, figures
 from flaxae.models.looped.verdicts import Claim, cell, claims_table, look_up
+from flaxae.sweep_plan import Plan
 
 CONFIGS = "configs/looped"
 SEEDS = (0, 1, 2)
+MOST_JOBS = 8  # a container may show more cores than it may use
 QUICK = "QUICK: few steps on small problems, to see that all of it runs; not the report's numbers."
 
 
@@ -148,9 +151,14 @@ def train(files: list[str], workdir: Path, jobs: int) -> list[dict[str, Any]]:
         `sweep.sweep`'s rows.
     """
     config = flags.parse(["report", f"--config={files[0]}", f"--workdir={workdir}"])[0]
-    runs = [run for file in files for run in sweep.Plan.of(file, []).runs]
+    runs = [run for file in files for run in Plan.of(file, []).runs]
     tables = workdir / "tables" / "training"
     return sweep.sweep(config, runs, workdir, lanes=False, tables=tables, jobs=jobs, cost=passes)
+
+
+def _jobs() -> int:
+    """One a core, where processes can be kept to their cores."""
+    return min(len(workers.cores()), MOST_JOBS) if hasattr(os, "sched_setaffinity") else 1
 
 
 def main(argv: list[str]) -> int:
@@ -163,8 +171,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME",
                         help="experiments, such as report_masks")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=0, metavar="N",
-                        help="runs at a time, each on its share of the cores; default: one a core "
-                        "of a CPU, 1 with an accelerator. 1: three seeds are lanes")  # fmt: skip
+                        help="runs at a time, each on its share of the cores; default: one a core, "
+                        "at most 8; 1 with an accelerator. 1: three seeds are lanes")  # fmt: skip
     args = parser.parse_args(argv[1:])
     files = sorted(Path(CONFIGS).glob("report_*.py"))
     if not files:
@@ -175,14 +183,21 @@ def main(argv: list[str]) -> int:
     files = [file for file in files if not args.only or file.stem in args.only]
     workdir = Path(args.workdir)
     named = [f"{file}:quick" if args.quick else str(file) for file in files]
-    jobs = args.jobs or (len(workers.cores()) if jax.default_backend() == "cpu" else 1)
-    if jobs > 1 and (status := sweep.exit_code(train(named, workdir, jobs))):
-        return status
+    jobs = args.jobs or (_jobs() if jax.default_backend() == "cpu" else 1)
+    stops = (2, *sweep.CODES.values())
+    if jobs > 1 and (code := sweep.exit_code(train(named, workdir, jobs))) in stops:
+        return code
+    failed = []
     for name in named:
         print(f"== {name}", flush=True)
-        status = sweep.main([f"--config={name}", f"--workdir={workdir}"])
-        if status:
-            return status
+        code = sweep.main([f"--config={name}", f"--workdir={workdir}"])
+        if code in stops:
+            return code
+        failed += [name] * (code != 0)
+    if failed:
+        print(f"error: no tables of {', '.join(failed)}: some of their runs failed, see above",
+              file=sys.stderr)  # fmt: skip
+        return 1
     pages = [workdir / "tables" / file.stem / "report.md" for file in files]
     (workdir / "report.md").write_text("\n".join(page.read_text() for page in pages))
     print(f"written to {workdir / 'report.md'}")
