@@ -7,9 +7,10 @@ small: d=3, 8 points, width 32, 2 heads, b=20, T=5, learning rate 1e-3. Results,
 over seeds, are in the family's README, made by `python -m flaxae.models.looped.report`.
 full: the paper's d=20, 41 points, width 256, 8 heads, b=20, T=15, 500,000 steps, curricula of
 dimensions (5 to 20, one more every 5,000 steps), points (11 to 41, two more every 5,000) and loops.
-On one H100, seed 0, 87 steps a second (11.5 ms, in a loop of 20): the error of the last point, over
-the variance of y, is 1.20 in the log line of step 100, .26 at 1,100, .03 at 4,100 and .011 at 9,900
-of 500,000, with 5 and 6 dimensions; .3 GB. Its end is not measured. `python -m flaxae.tpu_compile
+On one H100, seed 0, 87 steps a second (20 a call) and .3 GB: the error of the last point, over the
+variance of y, one batch of 64 a log line, is 1.20 at step 100, .26 at 1,100, .03 at 4,100 and .01
+to .02 from 9,700 to 9,900 of 500,000, with 5 and 6 dimensions and 11 and 13 points. The end of it:
+not measured. `python -m flaxae.tpu_compile
 --config=configs/looped/linear.py:full --topology=v5e:2x2` (compiled, never run; a chip and step):
 .02 of 16 GiB of HBM, .135 TFLOP, 5.2 GB accessed, at best 6.4 ms, bound by the HBM. The 5 loops
 without gradient are counted once there, their number being traced. Compiled in 190 s, on 2 cores

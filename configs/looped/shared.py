@@ -35,7 +35,9 @@ def base(quick: bool) -> Config:
 def _run(b: int, t: int = 0, layers: int = 1, steps: int = 2000, **more: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"task.loops": b, "task.grad_loops": min(b, t or b), "steps": steps}
     if layers > 1:
-        out |= {"task.model.num_layers": layers, "task.model.scan_unroll": layers}
+        # One pass keeps a layer's input, not what it computes: unrolled, XLA would keep all of it.
+        unroll = layers if b > 1 else 1
+        out |= {"task.model.num_layers": layers, "task.model.scan_unroll": unroll}
     return out | {name.replace("__", "."): value for name, value in more.items()}
 
 

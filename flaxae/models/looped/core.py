@@ -45,7 +45,7 @@ class LoopSizes(Section):
     num_heads: int = 8
     num_layers: int = 1
     injection: Injection = Injection.ADD
-    remat: bool = True  # recompute a loop in the backward pass
+    remat: bool = True  # recompute a loop in the backward pass; of a single pass, each layer
     scan_unroll: int = 1  # of the layers
 
     def validate(self) -> None:
@@ -82,7 +82,7 @@ class LoopedBlocks(nnx.Module):
         """
         width, layers = sizes.width, sizes.num_layers
         self.injection, self.remat = sizes.injection, sizes.remat
-        self.scan_unroll = sizes.scan_unroll
+        self.num_layers, self.scan_unroll = layers, sizes.scan_unroll
         self.positions = nnx.Param(STD * jax.random.normal(rngs.params(), (length, width)))
         residual = STD / (2 * layers) ** 0.5
         self.blocks = stacked(
@@ -118,7 +118,11 @@ class LoopedBlocks(nnx.Module):
         return jnp.zeros_like(prompt)
 
     def loop(
-        self, state: Float[Array, "B S D"], prompt: Float[Array, "B S D"], ctx: Context
+        self,
+        state: Float[Array, "B S D"],
+        prompt: Float[Array, "B S D"],
+        ctx: Context,
+        remat_layers: bool = False,
     ) -> Float[Array, "B S D"]:
         """One loop: Y_t to Y_{t+1}."""
         x = self.inject(state, prompt, ctx) + self.positions[...][None, : state.shape[1]]
@@ -126,7 +130,8 @@ class LoopedBlocks(nnx.Module):
         def call(block: Block, x: Any, ctx: Context, _: Any) -> Any:
             return ctx.tap("state", block(x, ctx)), None
 
-        x, _ = scan_blocks(call, self.blocks, x, ctx.at("blocks"), unroll=self.scan_unroll)
+        at, unroll = ctx.at("blocks"), self.scan_unroll
+        x, _ = scan_blocks(call, self.blocks, x, at, remat=remat_layers, unroll=unroll)
         return self.norm(x, ctx.at("norm"))
 
     def inject(
@@ -185,11 +190,13 @@ class LoopedBlocks(nnx.Module):
         idle = jnp.maximum(window - jnp.asarray(loops), 0)
         first = window - jnp.minimum(jnp.asarray(loops), jnp.asarray(grad_loops))
 
+        by_layers = self.remat and window == 1 and self.num_layers > 1
+
         def body(y: Array, turn: Array) -> tuple[Array, Any]:
             cut = (turn == first) & (turn > idle)
             y = jnp.where(cut, jax.lax.stop_gradient(y), y)
             fresh = dataclasses.replace(ctx, taps=ctx.taps.fresh())
-            after = self.loop(y, prompt, fresh)
+            after = self.loop(y, prompt, fresh, remat_layers=by_layers)
             y = jnp.where(turn >= idle, after, y)
             return y, read(y, fresh)
 

@@ -106,6 +106,19 @@ def test_recomputing_changes_nothing():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_a_single_pass_of_many_layers_recomputes_them_one_by_one():
+    grads, temporaries = [], []
+    for remat in (True, False):
+        graphdef, params = nnx.split(make(num_layers=8, width=32, remat=remat))
+        step = jax.jit(jax.grad(loss), static_argnums=(1, 2, 3, 4))
+        compiled = step.lower(params, graphdef, 1, 1, 1).compile()
+        temporaries.append(compiled.memory_analysis().temp_size_in_bytes)
+        grads.append(compiled(params))
+    for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()))
+    assert temporaries[0] < 0.5 * temporaries[1], temporaries
+
+
 def test_every_loop_continues_last_loops():
     model, (xs, ys) = make(), problems()
     prompt = model.prompt(xs, ys, CTX)
