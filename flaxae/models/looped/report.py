@@ -156,6 +156,12 @@ def train(files: list[str], workdir: Path, jobs: int) -> list[dict[str, Any]]:
     return sweep.sweep(config, runs, workdir, lanes=False, tables=tables, jobs=jobs, cost=passes)
 
 
+def _page(folder: Path) -> str:
+    """An experiment's tables, and its figures as links from the workdir."""
+    images = [f"![{png.stem}](tables/{folder.name}/{png.name})" for png in folder.glob("*.png")]
+    return "\n".join([(folder / "report.md").read_text(), *sorted(images), ""])
+
+
 def _jobs() -> int:
     """One a core, where processes can be kept to their cores."""
     return min(len(workers.cores()), MOST_JOBS) if hasattr(os, "sched_setaffinity") else 1
@@ -198,8 +204,8 @@ def main(argv: list[str]) -> int:
         print(f"error: no tables of {', '.join(failed)}: some of their runs failed, see above",
               file=sys.stderr)  # fmt: skip
         return 1
-    pages = [workdir / "tables" / file.stem / "report.md" for file in files]
-    (workdir / "report.md").write_text("\n".join(page.read_text() for page in pages))
+    tables = [workdir / "tables" / file.stem for file in files]
+    (workdir / "report.md").write_text("\n".join(map(_page, tables)))
     print(f"written to {workdir / 'report.md'}")
     return 0
 
