@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 
 from flaxae.config import require
 from flaxae.distributed import Preemption
+from flaxae.programs import keep_programs
 
+PROGRAMS = "programs"  # beside the logs: what one call has compiled the others do not compile again
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60  # for a process that has to save, where this one ends early
 
@@ -122,6 +124,7 @@ def _work(call: Call, share: list[int]) -> None:
         import jax
 
         jax.config.update("jax_platforms", "cpu")
+        keep_programs(call.log.parent / PROGRAMS)
         sys.exit(call.function(*call.args))
     except Exception:
         traceback.print_exc()

@@ -2,10 +2,10 @@
 
 import argparse
 import sys
-from typing import Any
 
 from flaxae import flags
 from flaxae.config import ConfigError, require
+from flaxae.programs import keep_programs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,16 +28,6 @@ def parser() -> argparse.ArgumentParser:
     add("--allow-origin", action="append", default=[], metavar="HOST:PORT", help=text)
     add("--no-browser", action="store_true", help="do not open the browser")
     return out
-
-
-def keep_programs(folder: str = ".cache/jax") -> None:
-    """Compiled programs are kept, so that the next start takes seconds."""
-    import jax
-
-    config: Any = jax.config
-    if not config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def main(argv: list[str]) -> int:

@@ -23,6 +23,7 @@ from flaxae.config import Config, ConfigError, LogConfig
 from flaxae.metrics import Writer
 from flaxae.models.looped import evaluation, figures
 from flaxae.models.looped.verdicts import Claim, cell, claims_table, look_up
+from flaxae.programs import keep_programs
 from flaxae.sweep_plan import Plan
 
 CONFIGS = "configs/looped"
@@ -136,8 +137,9 @@ def passes(run: dict[str, Any]) -> int:
         run: its overrides, with steps, task.loops and task.grad_loops.
     """
     b, t = run["task.loops"], run["task.grad_loops"]
-    back = 3 * t if t > 1 else 2  # one loop is not recomputed
-    return run["steps"] * run.get("task.model.num_layers", 1) * (b + back)
+    layers = run.get("task.model.num_layers", 1)
+    back = 3 * t if max(t, layers) > 1 else 2  # one pass of one layer is not recomputed
+    return run["steps"] * layers * (b + back)
 
 
 def train(files: list[str], workdir: Path, jobs: int) -> list[dict[str, Any]]:
@@ -188,6 +190,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--only: no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     files = [file for file in files if not args.only or file.stem in args.only]
     workdir = Path(args.workdir)
+    keep_programs(workdir / "logs" / workers.PROGRAMS)
     named = [f"{file}:quick" if args.quick else str(file) for file in files]
     jobs = args.jobs or (_jobs() if jax.default_backend() == "cpu" else 1)
     stops = (2, *sweep.CODES.values())

@@ -1,0 +1,18 @@
+"""Compiled programs, kept on disk."""
+
+from pathlib import Path
+from typing import Any
+
+
+def keep_programs(folder: str | Path = ".cache/jax") -> None:
+    """What takes JAX above half a second to compile is kept for other processes and later starts.
+
+    Args:
+        folder: where, unless JAX_COMPILATION_CACHE_DIR or jax's configuration says it.
+    """
+    import jax
+
+    config: Any = jax.config
+    if not config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
