@@ -75,6 +75,7 @@ def run_all(
     """
     mine = cores()
     require(1 <= jobs <= len(mine), f"jobs={jobs}: this process may use {len(mine)} cores")
+    jobs = min(jobs, max(len(calls), 1))  # a core for nobody would be left idle
     context = multiprocessing.get_context("spawn")
     waiting = list(enumerate(calls))
     running: dict[int, tuple[int, Any, float]] = {}  # share of the cores -> index, process, start
