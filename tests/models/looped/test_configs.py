@@ -69,6 +69,6 @@ def test_the_reports_runs_fit_two_hours_by_their_count():
     quick = shared.pick(["b=5", "b=20 T=20"], True)
     assert [run["steps"] for run in quick.values()] == [1000, 660]
     assert report.passes(shared.RUNS["L=2 b=20 T=5"]) == 2000 * 2 * 35
-    # 3 seeds, two at a time on two cores: .9 ms a pass on each, as a run took on both of two slow ones.
+    # 3 seeds, two at a time: .9 ms a pass on a core each, as one run took on two slow cores.
     seconds = 3 * 0.9e-3 / 2 * sum(map(report.passes, shared.RUNS.values()))
     assert seconds < 2 * 3600
