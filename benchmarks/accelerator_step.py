@@ -4,6 +4,7 @@
     python benchmarks/accelerator_step.py --cases t5_base_vae --batches 256 512
     python benchmarks/accelerator_step.py --set task.loss_chunks=8 --profile
     python benchmarks/accelerator_step.py --tiny --platform=cpu   # the code path, on any machine
+    FLAXAE_GPU_KERNELS=off python benchmarks/accelerator_step.py  # without the kernels of nn/gpu
 
 Needs no data: parameters are drawn and ids are random, as many as the config's batch has places,
 none of them padding. Batch sizes grow until one does not fit; the best is that of the highest MFU
@@ -66,7 +67,7 @@ class Case:
 CASES = {
     "t5_base_vae": Case(
         config="configs/t5_vae/wikipedia_base.py:scratch",
-        batches=(128, 256, 512, 1024, 2048, 4096),
+        batches=(128, 256, 512, 1024, 1280, 1536, 2048, 4096),
         overrides={"task.t5.dtype": "bfloat16"},
         variants={
             "plain": {},  # its layers are unrolled

@@ -31,6 +31,11 @@ class Taps:
         """A recorder with the same wishes and nothing collected (each scan body makes one)."""
         return Taps(self._collect, self._replace)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is asked for or given."""
+        return self._collect is None and not self._replace
+
     def __call__(self, path: str, value: Array) -> Array:
         if path in self._replace:
             value = self._replace[path](value)

@@ -16,7 +16,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.nn.linear import Linear, dropout
+from flaxae.nn import gpu
+from flaxae.nn.gpu.attention import fused_attention, supported
+from flaxae.nn.linear import Linear, dropout, joinable, joined_product
 from flaxae.task import Context
 
 Segments = tuple[tuple[int, int], ...]
@@ -85,8 +87,18 @@ class Attention(nnx.Module):
         Returns:
             (N, D).
         """
+        source, keys = (x, segments) if memory is None else (memory, memory_segments or segments)
+        if slots is None and (terms := self._kernel_terms(segments, keys, bias, ctx)) is not None:
+            if memory is None:
+                joined = [joined_product(x, self.q, self.k, self.v)]
+            else:
+                joined = [joined_product(x, self.q), joined_product(source, self.k, self.v)]
+            y = fused_attention(
+                joined, *terms, heads=self.num_heads, width=self.d_kv, queries=segments, keys=keys
+            )
+            return self.o(y, ctx.at("o"))
         q = split_segments(self.q(x, ctx.at("q")), segments)
-        k, v = self.keys_values(x if memory is None else memory, ctx, memory_segments or segments)
+        k, v = self.keys_values(source, ctx, keys)
         if slots is not None:
             k, v = (
                 [jnp.concatenate([p, s[:, None]], axis=1) for p, s in zip(x, slots, strict=True)]
@@ -98,6 +110,26 @@ class Attention(nnx.Module):
             for i, part in enumerate(zip(q, k, v, bias, strict=True))
         ]
         return self.o(join_segments(parts), ctx.at("o"))
+
+    def _kernel_terms(
+        self, segments: Segments, keys: Segments, bias: Sequence[Bias], ctx: Context
+    ) -> tuple[list[Array], Array | None] | None:
+        """The bias of each segment and the mask of all keys, if a GPU kernel can do the whole."""
+        positions = sum(rows * length for rows, length in segments)
+        if not gpu.usable(ctx, positions, self.q.dtype) or not joinable(self.q, self.k, self.v):
+            return None
+        if self.dropout_rate and ctx.train:
+            return None
+        if not supported(self.num_heads, self.d_kv, segments, keys):
+            return None
+        tables, masks, terms = [], [], [_terms(b) for b in bias]
+        for own, (rows, length), (_, width) in zip(terms, segments, keys, strict=True):
+            tables += [t[0] for t in own if t.shape == (1, self.num_heads, length, width)]
+            masks += [t.reshape(-1) for t in own if t.shape == (rows, 1, 1, width)]
+        whole = len(tables) + len(masks) == sum(map(len, terms))
+        if not whole or {len(tables), len(masks)} - {0, len(segments)}:
+            return None
+        return tables, jnp.concatenate(masks) if masks else None
 
     def keys_values(
         self, memory: Float[Array, "Nm D"], ctx: Context, segments: Segments

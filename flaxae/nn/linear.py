@@ -49,6 +49,18 @@ class Linear(nnx.Module):
         return split_rows(y)
 
 
+def joinable(*layers: Linear) -> bool:
+    """Whether nothing but a kernel makes what these layers return: no bias, no adapter."""
+    return all(type(layer) is Linear and layer.bias is None for layer in layers)
+
+
+def joined_product(x: Float[Array, "N I"], *layers: Linear) -> Float[Array, "N _"]:
+    """What several `joinable` layers make of x, side by side, by one product; on one device."""
+    dtype = layers[0].dtype
+    kernel = jnp.concatenate([layer.kernel[...].astype(dtype) for layer in layers], axis=1)
+    return x.astype(dtype) @ kernel
+
+
 class Embedding(nnx.Module):
     """A table of vectors, read by index; `attend` uses it as a tied output head."""
 

@@ -85,10 +85,11 @@ class EncoderBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "N D"], ctx: Context, segments: Segments, bias: list[Bias]
     ) -> Float[Array, "N D"]:
-        y = self.attention_norm(x, ctx)
+        x, y = self.attention_norm.beside(x, ctx)
         y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias])
         x = x + dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
-        y = self.mlp(self.mlp_norm(x, ctx), ctx.at("mlp"))
+        x, y = self.mlp_norm.beside(x, ctx)
+        y = self.mlp(y, ctx.at("mlp"))
         return ctx.tap("out", x + dropout(y, self.dropout_rate, ctx.at("mlp_dropout")))
 
 
@@ -116,12 +117,13 @@ class DecoderBlock(nnx.Module):
         memory_bias: list[Bias],
         extras: dict[str, Array] | None = None,
     ) -> Float[Array, "N D"]:
-        y = self.attention_norm(x, ctx)
+        x, y = self.attention_norm.beside(x, ctx)
         slots = _slots(extras, segments)
         y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias], slots=slots)
         x = x + dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
+        x, y = self.cross_norm.beside(x, ctx)
         y = self.cross(
-            self.cross_norm(x, ctx),
+            y,
             ctx.at("cross"),
             segments=segments,
             bias=memory_bias,
@@ -132,7 +134,8 @@ class DecoderBlock(nnx.Module):
         return self._feed(x + dropout(y, self.dropout_rate, ctx.at("cross_dropout")), ctx)
 
     def _feed(self, x: Array, ctx: Context) -> Array:
-        y = self.mlp(self.mlp_norm(x, ctx), ctx.at("mlp"))
+        x, y = self.mlp_norm.beside(x, ctx)
+        y = self.mlp(y, ctx.at("mlp"))
         return ctx.tap("out", x + dropout(y, self.dropout_rate, ctx.at("mlp_dropout")))
 
     def step(

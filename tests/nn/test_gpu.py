@@ -1,0 +1,264 @@
+"""The GPU kernels' own code, interpreted on a CPU, beside the same layers in plain JAX."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from flaxae import sharding
+from flaxae.config import MeshConfig
+from flaxae.lm.t5.blocks import T5Config
+from flaxae.lm.t5.modeling import T5
+from flaxae.nn import gpu
+from flaxae.nn.attention import Attention
+from flaxae.nn.gpu import attention, gate, norm
+from flaxae.nn.gpu.call import call
+from flaxae.nn.linear import Linear, joinable
+from flaxae.nn.norm import RMSNorm
+from flaxae.task import Context, Taps
+
+SEGMENTS = ((8, 16), (3, 32))
+MEMORY = ((8, 16), (3, 16))
+CONFIG = T5Config(
+    d_model=48, d_ff=512, d_kv=16, num_heads=3, num_layers=2, num_decoder_layers=2, vocab_size=40
+)
+KERNELS = {"attention", "attention_backward", "gated", "gated_backward", "rms_norm_backward"}
+
+
+@pytest.fixture
+def ctx() -> Context:
+    return Context(key=jax.random.key(1), step=jnp.int32(0), train=True)
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the kernels that are called, interpreted."""
+    names: list[str] = []
+
+    def noted(*args, name, **options):
+        names.append(name)
+        return call(*args, name=name, **options)
+
+    for module in (attention, gate, norm):
+        monkeypatch.setattr(module, "call", noted)
+    monkeypatch.setattr(gpu, "mode", "interpret")
+    return names
+
+
+def positions(segments):
+    return sum(rows * length for rows, length in segments)
+
+
+def normal(*shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def random_mask(rows, length, seed):
+    lengths = np.random.default_rng(seed).integers(1, length + 1, rows)
+    return jnp.asarray(np.arange(length)[None] < lengths[:, None], jnp.float32)
+
+
+def assert_close(ours, theirs, tolerance=1e-5):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(
+            a, b, rtol=tolerance, atol=tolerance * float(jnp.max(jnp.abs(b)))
+        )
+
+
+def t5_gradients(ctx):
+    """Something of all states of encoder and decoder, differentiated."""
+    graphdef, params = nnx.split(T5(CONFIG, rngs=nnx.Rngs(params=0)))
+
+    def loss(params, x, memory):
+        model = nnx.merge(graphdef, params)
+        masks = [random_mask(rows, length, length) for rows, length in SEGMENTS]
+        states = model.encoder(x, ctx.at("encoder"), segments=SEGMENTS, masks=masks)
+        y = model.decoder(
+            states,
+            ctx.at("decoder"),
+            segments=SEGMENTS,
+            memory=memory,
+            memory_segments=MEMORY,
+            memory_masks=[random_mask(rows, length, 7) for rows, length in MEMORY],
+        )
+        return jnp.sum(jnp.sin(3 * y)) + jnp.sum(states**2)
+
+    x, memory = normal(positions(SEGMENTS), 48, seed=2), normal(positions(MEMORY), 48, seed=3)
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(params, x, memory)
+
+
+def test_t5_with_the_kernels_is_t5_without(ctx, used, monkeypatch):
+    ours = t5_gradients(ctx)
+    assert set(used) == KERNELS
+    used.clear()
+    monkeypatch.setattr(gpu, "mode", "off")
+    assert_close(ours, t5_gradients(ctx), 2e-4)
+    assert not used
+
+
+def plain_attention(q, kv, bias, mask, segments, memory, heads=2, width=16):
+    out, row, key = [], 0, 0
+    for i, ((rows, length), (_, keys)) in enumerate(zip(segments, memory, strict=True)):
+        cut_q, cut_k = slice(row, row + rows * length), slice(key, key + rows * keys)
+        k, v = (x.reshape(rows, keys, heads, width) for x in jnp.split(kv[cut_k], 2, axis=1))
+        own = q[cut_q].reshape(rows, length, heads, width)
+        scores = jnp.einsum("bshk,bthk->bhst", own, k)
+        if bias:
+            scores = scores + bias[i][None]
+        if mask is not None:
+            scores = scores + mask[cut_k].reshape(rows, 1, 1, keys)
+        y = jnp.einsum("bhst,bthk->bshk", jax.nn.softmax(scores, axis=-1), v)
+        out.append(y.reshape(rows * length, heads * width))
+        row, key = cut_q.stop, cut_k.stop
+    return jnp.concatenate(out)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("segments", [((5, 16),), SEGMENTS])
+def test_attention_and_its_gradients(segments, own, biased, masked, monkeypatch):
+    monkeypatch.setattr(gpu, "mode", "interpret")
+    memory = segments if own else tuple((rows, 16) for rows, _ in segments)
+    n, m = positions(segments), positions(memory)
+    q, kv, weight = normal(n, 32, seed=1), normal(m, 64, seed=2), normal(n, 32, seed=3)
+    sizes = [(s, t) for (_, s), (_, t) in zip(segments, memory, strict=True)]
+    bias = [normal(2, s, t, seed=4) for s, t in sizes] if biased else []
+    mask = jnp.where(normal(m, seed=5) > 1, -1e9, 0.0) if masked else None
+
+    def ours(q, kv, bias):
+        joined = [jnp.concatenate([q, kv], axis=1)] if own else [q, kv]
+        sides = {"queries": segments, "keys": memory}
+        y = attention.fused_attention(joined, bias, mask, heads=2, width=16, **sides)
+        return jnp.sum(weight * y)
+
+    def plain(q, kv, bias):
+        return jnp.sum(weight * plain_attention(q, kv, bias, mask, segments, memory))
+
+    found, expected = (
+        jax.jit(jax.value_and_grad(f, (0, 1, 2)))(q, kv, bias) for f in (ours, plain)
+    )
+    assert_close(found, expected, 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gelu", "silu"])
+def test_gated_and_its_gradient(kind, monkeypatch):
+    monkeypatch.setattr(gpu, "mode", "interpret")
+    x, weight = 2 * normal(8, 2 * gate.COLUMNS), normal(8, gate.COLUMNS, seed=1)
+    act = {"gelu": lambda x: jax.nn.gelu(x, approximate=True), "silu": jax.nn.silu}[kind]
+
+    def plain(x):
+        first, second = jnp.split(x, 2, axis=1)
+        return act(first) * second
+
+    assert_close(gate.gated(x, kind), plain(x))
+    found, expected = (
+        jax.grad(lambda x: jnp.sum(weight * f(x)))(x)  # noqa: B023
+        for f in (lambda x: gate.gated(x, kind), plain)
+    )
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("rows", [16, 48, 512])
+def test_the_norms_gradient(rows, ctx, used, monkeypatch):
+    layer = RMSNorm(96)
+    layer.scale[...] = normal(96)
+    graphdef, state = nnx.split(layer)
+    weight, beside = normal(rows, 96, seed=1), normal(rows, 96, seed=2)
+
+    def loss(state, x):
+        x, y = nnx.merge(graphdef, state).beside(x, ctx)
+        return jnp.sum(weight * y) + jnp.sum(beside * x)
+
+    gradient = jax.grad(loss, (0, 1))
+    found = gradient(state, normal(rows, 96, seed=3))
+    assert used == ["rms_norm_backward"]
+    monkeypatch.setattr(gpu, "mode", "off")
+    assert_close(found, gradient(state, normal(rows, 96, seed=3)))
+
+
+def test_lanes(monkeypatch):
+    monkeypatch.setattr(gpu, "mode", "interpret")
+    x, table = normal(3, 64, 96), [normal(2, 16, 16)]
+    sides = {"queries": ((4, 16),), "keys": ((4, 16),)}
+    run = lambda x: attention.fused_attention([x], table, None, heads=2, width=16, **sides)  # noqa: E731
+    assert_close(jax.vmap(run)(x), jnp.stack([run(lane) for lane in x]))
+
+
+def test_where_the_kernels_are_not_used(ctx, used, monkeypatch):
+    layer = Attention(32, 2, 16, dropout_rate=0.5, rngs=nnx.Rngs(0))
+    x, bias = normal(32, 32), [jnp.zeros((1, 2, 16, 16))]
+
+    def run(ctx, x=x, segments=((2, 16),), bias=bias, **more):
+        used.clear()
+        jax.eval_shape(lambda x: layer(x, ctx, segments=segments, bias=bias, **more), x)
+        return bool(used)
+
+    quiet = Context(key=ctx.key, step=ctx.step)
+    assert run(quiet)
+    assert not run(ctx)  # it drops weights
+    assert not run(quiet, x=normal(24, 32), segments=((2, 12),), bias=[None])
+    assert not run(quiet, bias=[jnp.zeros((2, 2, 16, 16))])  # a bias of each row
+    assert not run(quiet, slots=[jnp.zeros((2, 32))])
+    for taps in (Taps(collect=lambda path: True), Taps(replace={"weights": lambda x: x})):
+        assert not run(Context(key=ctx.key, step=ctx.step, taps=taps))
+    with jax.set_mesh(sharding.make_mesh(MeshConfig(replica=1, fsdp=2), jax.devices()[:2])):
+        assert not run(quiet)
+    monkeypatch.setattr(gpu, "mode", "auto")  # on a CPU
+    assert not run(quiet)
+
+
+def test_only_plain_layers_are_joined():
+    class Adapted(Linear):
+        pass
+
+    layer, other = Linear(4, 4, rngs=nnx.Rngs(0)), Linear(4, 4, use_bias=True, rngs=nnx.Rngs(0))
+    assert joinable(layer, layer)
+    assert not joinable(layer, other)
+    assert not joinable(layer, Adapted(4, 4, rngs=nnx.Rngs(0)))
+
+
+def test_a_wrong_mode():
+    run = subprocess.run(
+        [sys.executable, "-c", "import flaxae.nn.gpu"],
+        env={**os.environ, "FLAXAE_GPU_KERNELS": "on"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode != 0
+    assert "FLAXAE_GPU_KERNELS='on' is not one of: auto, off, interpret" in run.stderr
+
+
+def test_triton_takes_the_kernels():
+    """Lowered for a GPU, at the sizes of T5-base; what Triton makes of it needs one."""
+
+    def shape(*sizes, dtype=jnp.bfloat16):
+        return jax.ShapeDtypeStruct(sizes, dtype)
+
+    wide, segments = jnp.float32, ((8, 32), (24, 64))
+    n, sides = positions(segments), {"queries": segments, "keys": segments}
+    tables = [shape(12, s, s, dtype=wide) for _, s in segments]
+
+    def attend(x, tables, mask):
+        y = attention.fused_attention([x], tables, mask, heads=12, width=64, **sides)
+        return jnp.sum(y.astype(wide))
+
+    def act(x):
+        return jnp.sum(gate.gated(x, "gelu").astype(wide))
+
+    for f, args in (
+        (jax.grad(attend, (0, 1)), (shape(n, 2304), tables, shape(n, dtype=wide))),
+        (jax.grad(act), (shape(n, 4096),)),
+        (
+            norm.rms_norm_backward,
+            (shape(n, 768), shape(n, dtype=wide), shape(768, dtype=wide))
+            + (shape(n, 768), shape(n, 768)),
+        ),
+    ):
+        lowered = jax.jit(f).trace(*args).lower(lowering_platforms=("cuda",))
+        assert "triton" in lowered.as_text()
