@@ -18,7 +18,9 @@ class Report:
 
     Attributes:
         params: trainable parameters of the whole model.
-        hbm_bytes: arguments + temporaries + output that is no argument + code.
+        hbm_bytes: the most that is held at once, arguments among it, + code.
+        temporary_bytes: the compiler's count. Donated arguments and outputs share room with some of
+            them, so arguments, temporaries and output can add up to more than is ever held.
         flops: of the compiled program; task_flops: the task's own count, / chips.
         collective_bytes: kind -> what a chip sends, by a ring.
         collectives: every message.
@@ -224,6 +226,8 @@ def analyse(config: Config, name: str, *, effort: float = 0.0, slices: int = 1) 
     task_flops = task.flops(spec, {}) / mesh.size
     output = memory.output_size_in_bytes - memory.alias_size_in_bytes
     parts = (memory.argument_size_in_bytes, memory.temp_size_in_bytes, output)
+    # 0 where a compiler does not tell it.
+    held = max(memory.peak_memory_in_bytes or sum(parts), parts[0])
     params = train_parameters(config)
     return Report(
         topology=name,
@@ -232,7 +236,7 @@ def analyse(config: Config, name: str, *, effort: float = 0.0, slices: int = 1) 
         rows_a_chip=rows_of(spec) / mesh.size * chip.devices,
         params=params,
         fits=True,
-        hbm_bytes=float(sum(parts) + memory.generated_code_size_in_bytes),
+        hbm_bytes=float(held + memory.generated_code_size_in_bytes),
         hbm_capacity_bytes=float(chip.hbm / chip.devices),
         argument_bytes=float(parts[0]),
         temporary_bytes=float(parts[1]),

@@ -164,22 +164,22 @@ def test_gated_and_its_gradient(kind, monkeypatch):
     assert_close(found, expected)
 
 
-@pytest.mark.parametrize("rows", [16, 48, 512])
-def test_the_norms_gradient(rows, ctx, used, monkeypatch):
-    layer = RMSNorm(96)
-    layer.scale[...] = normal(96)
+@pytest.mark.parametrize(("rows", "width"), [(16, 96), (48, 96), (512, 96), (8, 1024), (2, 4096)])
+def test_the_norms_gradient(rows, width, ctx, used, monkeypatch):
+    layer = RMSNorm(width)
+    layer.scale[...] = normal(width)
     graphdef, state = nnx.split(layer)
-    weight, beside = normal(rows, 96, seed=1), normal(rows, 96, seed=2)
+    weight, beside = normal(rows, width, seed=1), normal(rows, width, seed=2)
 
     def loss(state, x):
         x, y = nnx.merge(graphdef, state).beside(x, ctx)
         return jnp.sum(weight * y) + jnp.sum(beside * x)
 
     gradient = jax.grad(loss, (0, 1))
-    found = gradient(state, normal(rows, 96, seed=3))
+    found = gradient(state, normal(rows, width, seed=3))
     assert used == ["rms_norm_backward"]
     monkeypatch.setattr(gpu, "mode", "off")
-    assert_close(found, gradient(state, normal(rows, 96, seed=3)))
+    assert_close(found, gradient(state, normal(rows, width, seed=3)))
 
 
 def test_lanes(monkeypatch):
@@ -203,6 +203,7 @@ def test_where_the_kernels_are_not_used(ctx, used, monkeypatch):
     assert run(quiet)
     assert not run(ctx)  # it drops weights
     assert not run(quiet, x=normal(24, 32), segments=((2, 12),), bias=[None])
+    assert not run(quiet, x=normal(256, 32), segments=((2, 128),), bias=[None])
     assert not run(quiet, bias=[jnp.zeros((2, 2, 16, 16))])  # a bias of each row
     assert not run(quiet, slots=[jnp.zeros((2, 32))])
     for taps in (Taps(collect=lambda path: True), Taps(replace={"weights": lambda x: x})):

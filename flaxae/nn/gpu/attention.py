@@ -17,6 +17,7 @@ Segments = tuple[tuple[int, int], ...]
 Tables = tuple[Array, ...]
 Places = Any  # a slice of positions
 ROWS = 8  # of one program, at most; it sums their gradient of the bias
+SCORES = 64 * 64  # a row's, which stay in registers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +48,12 @@ class _Plan:
 
 
 def supported(heads: int, width: int, queries: Segments, keys: Segments) -> bool:
-    """Whether the kernels take heads of this width and rows of these lengths: powers of 2."""
+    """Whether the kernels take these heads and rows: powers of 2, one row's scores not too many."""
     sizes = {length for _, length in (*queries, *keys)} | {width}
-    return heads > 0 and all(16 <= n <= 128 and n.bit_count() == 1 for n in sizes)
+    if heads < 1 or any(n < 16 or n.bit_count() > 1 for n in sizes):
+        return False
+    scores = (s * t for (_, s), (_, t) in zip(queries, keys, strict=True))
+    return width <= 64 and max(scores) <= SCORES
 
 
 def fused_attention(

@@ -10,12 +10,20 @@ from jaxtyping import Array, Float
 
 from flaxae.nn.gpu.call import call
 
-ROWS, TOKENS, WARPS = 16, 256, 8  # rows at a time, rows of one program
+TOKENS, WARPS = 256, 8  # of one program
+HELD = 16 * 768  # numbers of an array at a time: with more the registers would not do
 
 
 def supported(x: Array) -> bool:
     """Whether the kernel takes x: a width of few powers of 2, and rows that it can share out."""
-    return x.ndim == 2 and x.shape[0] % ROWS == 0 and x.shape[1] <= 8 * _part(x.shape[1])
+    if x.ndim != 2 or x.shape[1] > min(8 * _part(x.shape[1]), HELD):
+        return False
+    return x.shape[0] % _rows(x.shape[1]) == 0
+
+
+def _rows(width: int) -> int:
+    """Rows at a time: a power of 2."""
+    return min(16, 1 << ((HELD // width).bit_length() - 1))
 
 
 def _part(width: int) -> int:
@@ -64,26 +72,25 @@ def rms_norm_backward(
 def _kernel(tokens: int, *refs: Any) -> None:
     x_ref, inverse_ref, scale_ref, grad_ref, beside_ref, dx_ref, part_ref = refs
     program, width = pl.program_id(0), x_ref.shape[1]
-    size = _part(width)
+    size, count = _part(width), _rows(width)
     cuts = [pl.ds(i * size, size) for i in range(width // size)]
     scales = [scale_ref[cut][None, :] for cut in cuts]
 
     def rows(n: Any, sums: list[Array]) -> list[Array]:
-        at = pl.ds(program * tokens + n * ROWS, ROWS)
+        at = pl.ds(program * tokens + n * count, count)
         inverse = inverse_ref[at][:, None]
         units = [x_ref[at, cut].astype(jnp.float32) * inverse for cut in cuts]
         grads = [grad_ref[at, cut].astype(jnp.float32) for cut in cuts]
-        others = [beside_ref[at, cut].astype(jnp.float32) for cut in cuts]
-        dot = jnp.zeros((ROWS, size), jnp.float32)
+        dot = jnp.zeros(count, jnp.float32)
         for grad, scale, unit in zip(grads, scales, units, strict=True):
-            dot = dot + grad * scale * unit
-        mean = (jnp.sum(dot, axis=1) / width)[:, None]
-        for cut, grad, scale, unit, other in zip(cuts, grads, scales, units, others, strict=True):
-            dx = inverse * (grad * scale - unit * mean) + other
+            dot = dot + jnp.sum(grad * scale * unit, axis=1)
+        mean = (dot / width)[:, None]
+        for cut, grad, scale, unit in zip(cuts, grads, scales, units, strict=True):
+            dx = inverse * (grad * scale - unit * mean) + beside_ref[at, cut].astype(jnp.float32)
             dx_ref[at, cut] = dx.astype(dx_ref.dtype)
         return [s + grad * unit for s, grad, unit in zip(sums, grads, units, strict=True)]
 
-    sums = [jnp.zeros((ROWS, size), jnp.float32) for _ in cuts]
-    sums = jax.lax.fori_loop(0, tokens // ROWS, rows, sums)
+    sums = [jnp.zeros((count, size), jnp.float32) for _ in cuts]
+    sums = jax.lax.fori_loop(0, tokens // count, rows, sums)
     for cut, part in zip(cuts, sums, strict=True):
         part_ref[program, cut] = jnp.sum(part, axis=0)
