@@ -322,12 +322,15 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.94")
     import jax
 
+    from flaxae.nn import gpu
+
     if args.platform:
         jax.config.update("jax_platforms", args.platform)
     device = jax.devices()[0]
     about = {
         "name": "accelerator_step", "device": device.device_kind, "devices": jax.device_count(),
         "jax": jax.__version__, "machine": platform.processor() or platform.machine(),
+        "gpu_kernels": gpu.mode(),
     }  # fmt: skip
     if device.platform == "cpu" and args.platform != "cpu":
         print("no accelerator: not measured")

@@ -24,6 +24,7 @@ from flaxae.task import Context
 Segments = tuple[tuple[int, int], ...]
 # What is added to the scores, (1 or rows, 1 or H, S, T), float32. A learned bias of all rows and
 # a mask of each stay two arrays: their sum, and its gradient, would be as large as the scores.
+# (rows, 1, 1, T), a mask of keys, is a constant.
 Bias = Array | tuple[Array, ...] | None
 MASKED = -1e9  # finite: a row with nothing to attend to stays finite
 
@@ -81,7 +82,7 @@ class Attention(nnx.Module):
         Args:
             x: tokens of all segments.
             segments: the rows and lengths of x.
-            bias: for each segment what is added to the scores.
+            bias: for each segment what is added to the scores; see `Bias`.
             memory, memory_segments: what keys and values are made of; default x itself.
             slots: for each segment one more key, which is its own value, of each row.
         Returns:
@@ -122,12 +123,16 @@ class Attention(nnx.Module):
             return None
         if not supported(self.num_heads, self.d_kv, segments, keys):
             return None
-        tables, masks, terms = [], [], [_terms(b) for b in bias]
-        for own, (rows, length), (_, width) in zip(terms, segments, keys, strict=True):
-            tables += [t[0] for t in own if t.shape == (1, self.num_heads, length, width)]
-            masks += [t.reshape(-1) for t in own if t.shape == (rows, 1, 1, width)]
-        whole = len(tables) + len(masks) == sum(map(len, terms))
-        if not whole or {len(tables), len(masks)} - {0, len(segments)}:
+        tables, masks = [], []
+        for own, (rows, length), (_, width) in zip(bias, segments, keys, strict=True):
+            terms = _terms(own)
+            table = [t[0] for t in terms if t.shape == (1, self.num_heads, length, width)]
+            mask = [t.reshape(-1) for t in terms if t.shape == (rows, 1, 1, width)]
+            if len(table) > 1 or len(mask) > 1 or len(table) + len(mask) < len(terms):
+                return None
+            tables += table
+            masks += mask
+        if {len(tables), len(masks)} - {0, len(segments)}:
             return None
         return tables, jnp.concatenate(masks) if masks else None
 

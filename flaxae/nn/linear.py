@@ -1,5 +1,8 @@
 """Linear maps, embeddings and dropout."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -43,14 +46,44 @@ class Linear(nnx.Module):
     def product(self, x: Float[Array, "... I"], ctx: Context) -> Float[Array, "... O"]:
         """The map itself, which nothing taps."""
         kernel = self.kernel[...].astype(self.dtype)
-        y = x.astype(self.dtype) @ gathered(kernel, *ctx.parameter("kernel"))
+        y: Any = product(x.astype(self.dtype), gathered(kernel, *ctx.parameter("kernel")))
         if self.bias is not None:
             y = y + align(self.bias[...].astype(self.dtype), y)
         return split_rows(y)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(
+    x: Float[Array, "... I"], kernel: Float[Array, "I O"], dtype: jnp.dtype | type | None = None
+) -> Float[Array, "... O"]:
+    """x @ kernel, in `dtype` or that of both.
+
+    The kernel's gradient is a product over all positions, of which a CPU's matmul wants one factor
+    transposed. By itself XLA transposes what comes back from above, and computes what made it once
+    more on the way, column by column; here it is the narrower factor.
+    """
+    over = (((x.ndim - 1,), (0,)), ((), ()))
+    return jax.lax.dot_general(x, kernel, over, preferred_element_type=dtype)
+
+
+def _product_backward(
+    dtype: jnp.dtype | type | None, saved: tuple[Array, Array], grad: Array
+) -> tuple[Array, Array]:
+    x, kernel = saved
+    over = (((grad.ndim - 1,), (1,)), ((), ()))
+    dx = jax.lax.dot_general(grad, kernel, over, preferred_element_type=x.dtype)
+    x, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    over = (((0,), (0,)), ((), ()))
+    if x.shape[1] <= grad.shape[1]:
+        return dx, jax.lax.dot_general(x, grad, over, preferred_element_type=kernel.dtype)
+    return dx, jax.lax.dot_general(grad, x, over, preferred_element_type=kernel.dtype).T
+
+
+product.defvjp(lambda x, kernel, dtype: (product(x, kernel, dtype), (x, kernel)), _product_backward)
+
+
 def joinable(*layers: Linear) -> bool:
-    """Whether nothing but a kernel makes what these layers return: no bias, no adapter."""
+    """Whether these layers are products and no more: no bias, no adapter, which subclasses them."""
     return all(type(layer) is Linear and layer.bias is None for layer in layers)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flaxae.nn.linear import Linear, align, dropout
+from flaxae.nn.linear import Linear, align, dropout, product
 from flaxae.peft.layers import Adapter, AdapterConstant, LoRAParam, added, layer_of
 from flaxae.sharding import gathered
 from flaxae.task import Context
@@ -80,12 +80,9 @@ class LoRA(Adapter):
         dropped = ctx.train and self.dropout_rate > 0
         read = dropout(x.astype(base.dtype), self.dropout_rate, ctx.at("dropout"))
         a, b = self.A[...], self.B[...]
-        hidden = read @ gathered(a.astype(base.dtype), *ctx.parameter("A"))
-        delta = scaling * jnp.matmul(
-            hidden,
-            gathered(b.astype(base.dtype), *ctx.parameter("B")),
-            preferred_element_type=jnp.float32,
-        )
+        hidden = product(read, gathered(a.astype(base.dtype), *ctx.parameter("A")))
+        b_used = gathered(b.astype(base.dtype), *ctx.parameter("B"))
+        delta = scaling * product(hidden, b_used, jnp.float32)
         if self.magnitude is not None:
             path, rules = ctx.parameter("kernel")
             path = path.rpartition("/adapters/")[0] + "/kernel"  # the base's own

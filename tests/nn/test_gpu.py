@@ -1,8 +1,6 @@
 """The GPU kernels' own code, interpreted on a CPU, beside the same layers in plain JAX."""
 
-import os
-import subprocess
-import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxae import sharding
-from flaxae.config import MeshConfig
+from flaxae import peft, sharding
+from flaxae.config import ConfigError, MeshConfig
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.lm.t5.modeling import T5
 from flaxae.nn import gpu
@@ -46,7 +44,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for module in (attention, gate, norm):
         monkeypatch.setattr(module, "call", noted)
-    monkeypatch.setattr(gpu, "mode", "interpret")
+    monkeypatch.setenv("FLAXAE_GPU_KERNELS", "interpret")
     return names
 
 
@@ -96,7 +94,7 @@ def test_t5_with_the_kernels_is_t5_without(ctx, used, monkeypatch):
     ours = t5_gradients(ctx)
     assert set(used) == KERNELS
     used.clear()
-    monkeypatch.setattr(gpu, "mode", "off")
+    monkeypatch.setenv("FLAXAE_GPU_KERNELS", "off")
     assert_close(ours, t5_gradients(ctx), 2e-4)
     assert not used
 
@@ -123,7 +121,7 @@ def plain_attention(q, kv, bias, mask, segments, memory, heads=2, width=16):
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("segments", [((5, 16),), SEGMENTS])
 def test_attention_and_its_gradients(segments, own, biased, masked, monkeypatch):
-    monkeypatch.setattr(gpu, "mode", "interpret")
+    monkeypatch.setenv("FLAXAE_GPU_KERNELS", "interpret")
     memory = segments if own else tuple((rows, 16) for rows, _ in segments)
     n, m = positions(segments), positions(memory)
     q, kv, weight = normal(n, 32, seed=1), normal(m, 64, seed=2), normal(n, 32, seed=3)
@@ -148,7 +146,7 @@ def test_attention_and_its_gradients(segments, own, biased, masked, monkeypatch)
 
 @pytest.mark.parametrize("kind", ["gelu", "silu"])
 def test_gated_and_its_gradient(kind, monkeypatch):
-    monkeypatch.setattr(gpu, "mode", "interpret")
+    monkeypatch.setenv("FLAXAE_GPU_KERNELS", "interpret")
     x, weight = 2 * normal(8, 2 * gate.COLUMNS), normal(8, gate.COLUMNS, seed=1)
     act = {"gelu": lambda x: jax.nn.gelu(x, approximate=True), "silu": jax.nn.silu}[kind]
 
@@ -178,12 +176,12 @@ def test_the_norms_gradient(rows, width, ctx, used, monkeypatch):
     gradient = jax.grad(loss, (0, 1))
     found = gradient(state, normal(rows, width, seed=3))
     assert used == ["rms_norm_backward"]
-    monkeypatch.setattr(gpu, "mode", "off")
+    monkeypatch.setenv("FLAXAE_GPU_KERNELS", "off")
     assert_close(found, gradient(state, normal(rows, width, seed=3)))
 
 
 def test_lanes(monkeypatch):
-    monkeypatch.setattr(gpu, "mode", "interpret")
+    monkeypatch.setenv("FLAXAE_GPU_KERNELS", "interpret")
     x, table = normal(3, 64, 96), [normal(2, 16, 16)]
     sides = {"queries": ((4, 16),), "keys": ((4, 16),)}
     run = lambda x: attention.fused_attention([x], table, None, heads=2, width=16, **sides)  # noqa: E731
@@ -199,18 +197,23 @@ def test_where_the_kernels_are_not_used(ctx, used, monkeypatch):
         jax.eval_shape(lambda x: layer(x, ctx, segments=segments, bias=bias, **more), x)
         return bool(used)
 
-    quiet = Context(key=ctx.key, step=ctx.step)
-    assert run(quiet)
     assert not run(ctx)  # it drops weights
+    layer.dropout_rate, quiet = 0.0, ctx
+    assert run(quiet)
+    mask, table = jnp.zeros((2, 1, 1, 16)), bias[0]
+    assert run(quiet, bias=[(table, mask)])
+    assert not run(quiet, bias=[(table, table)])
+    assert not run(quiet, segments=((1, 16), (1, 16)), bias=[(table, table), ()])
+    assert not run(Context(key=ctx.key, step=ctx.step))  # no training
     assert not run(quiet, x=normal(24, 32), segments=((2, 12),), bias=[None])
     assert not run(quiet, x=normal(256, 32), segments=((2, 128),), bias=[None])
     assert not run(quiet, bias=[jnp.zeros((2, 2, 16, 16))])  # a bias of each row
     assert not run(quiet, slots=[jnp.zeros((2, 32))])
     for taps in (Taps(collect=lambda path: True), Taps(replace={"weights": lambda x: x})):
-        assert not run(Context(key=ctx.key, step=ctx.step, taps=taps))
+        assert not run(Context(key=ctx.key, step=ctx.step, taps=taps, train=True))
     with jax.set_mesh(sharding.make_mesh(MeshConfig(replica=1, fsdp=2), jax.devices()[:2])):
         assert not run(quiet)
-    monkeypatch.setattr(gpu, "mode", "auto")  # on a CPU
+    monkeypatch.setenv("FLAXAE_GPU_KERNELS", "auto")  # on a CPU
     assert not run(quiet)
 
 
@@ -224,42 +227,81 @@ def test_only_plain_layers_are_joined():
     assert not joinable(layer, Adapted(4, 4, rngs=nnx.Rngs(0)))
 
 
-def test_a_wrong_mode():
-    run = subprocess.run(
-        [sys.executable, "-c", "import flaxae.nn.gpu"],
-        env={**os.environ, "FLAXAE_GPU_KERNELS": "on"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode != 0
-    assert "FLAXAE_GPU_KERNELS='on' is not one of: auto, off, interpret" in run.stderr
+def test_where_a_gpu_uses_them(ctx, monkeypatch):
+    monkeypatch.setattr(gpu, "hopper", lambda: True)
+    assert gpu.usable(ctx, gpu.FEW, jnp.bfloat16)
+    assert not gpu.usable(ctx, gpu.FEW - 1, jnp.bfloat16)
+    assert not gpu.usable(ctx, gpu.FEW, jnp.float32)
+    assert not gpu.usable(Context(key=ctx.key, step=ctx.step), gpu.FEW, jnp.bfloat16)
+    monkeypatch.setenv("FLAXAE_GPU_KERNELS", "off")
+    assert not gpu.usable(ctx, gpu.FEW, jnp.bfloat16)
+    monkeypatch.setenv("FLAXAE_GPU_KERNELS", "on")
+    with pytest.raises(ConfigError, match="'on' is not one of: auto, off, interpret"):
+        gpu.usable(ctx, gpu.FEW, jnp.bfloat16)
 
 
-def test_triton_takes_the_kernels():
+def test_an_adapted_norm_is_not_the_kernels(ctx, used):
+    model = T5(CONFIG, rngs=nnx.Rngs(params=0))
+    model = peft.add_adapter(model, peft.BiasConfig(biases=False, norms=True))
+    layer = model.encoder.final_norm
+    assert type(layer) is not RMSNorm
+    x = normal(16, 48)
+    jax.grad(lambda x: jnp.sum(jnp.stack(layer.beside(x, ctx))))(x)
+    assert not used
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mask": jnp.zeros(31)},
+        {"bias": [jnp.zeros((2, 16, 8))]},
+        {"keys": ((3, 16),)},
+        {"queries": ((3, 16),), "keys": ((3, 16),)},
+        {"joined": [jnp.zeros((32, 32))]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_wrong_shapes(change):
+    given = {"joined": [jnp.zeros((32, 96))], "bias": [], "mask": None, "heads": 2, "width": 16}
+    given |= {"queries": ((2, 16),), "keys": ((2, 16),)}
+    with pytest.raises(ValueError, match="needs"):
+        attention.fused_attention(**given | change)
+
+
+def test_triton_takes_the_kernels(monkeypatch):
     """Lowered for a GPU, at the sizes of T5-base; what Triton makes of it needs one."""
+    monkeypatch.setenv("FLAXAE_GPU_KERNELS", "auto")
 
     def shape(*sizes, dtype=jnp.bfloat16):
         return jax.ShapeDtypeStruct(sizes, dtype)
 
     wide, segments = jnp.float32, ((8, 32), (24, 64))
-    n, sides = positions(segments), {"queries": segments, "keys": segments}
+    n = positions(segments)
     tables = [shape(12, s, s, dtype=wide) for _, s in segments]
 
-    def attend(x, tables, mask):
-        y = attention.fused_attention([x], tables, mask, heads=12, width=64, **sides)
+    def attend(joined, tables, mask):
+        keys = segments if len(joined) == 1 else tuple((rows, 16) for rows, _ in segments)
+        sides = {"queries": segments, "keys": keys}
+        y = attention.fused_attention(joined, tables, mask, heads=12, width=64, **sides)
         return jnp.sum(y.astype(wide))
 
-    def act(x):
-        return jnp.sum(gate.gated(x, "gelu").astype(wide))
+    def act(kind, x):
+        return jnp.sum(gate.gated(x, kind).astype(wide))
 
+    def norm_of(width):
+        x = shape(n, width)
+        return x, shape(n, dtype=wide), shape(width, dtype=wide), x, x
+
+    own, crossing = [shape(n, 2304)], [shape(n, 768), shape(32 * 16, 1536)]
+    attended = jax.grad(attend, (0, 1))
+    lanes = jax.tree.map(lambda x: shape(2, *x.shape, dtype=x.dtype), (own, tables))
     for f, args in (
-        (jax.grad(attend, (0, 1)), (shape(n, 2304), tables, shape(n, dtype=wide))),
-        (jax.grad(act), (shape(n, 4096),)),
-        (
-            norm.rms_norm_backward,
-            (shape(n, 768), shape(n, dtype=wide), shape(768, dtype=wide))
-            + (shape(n, 768), shape(n, 768)),
-        ),
+        (attended, (own, tables, shape(n, dtype=wide))),
+        (attended, (crossing, [], None)),
+        (jax.vmap(lambda joined, tables: attended(joined, tables, None)), lanes),
+        (jax.grad(partial(act, "gelu")), (shape(n, 4096),)),
+        (jax.vmap(jax.grad(partial(act, "silu"))), (shape(2, n, 4096),)),
+        *((norm.rms_norm_backward, norm_of(width)) for width in (768, 1024, 2048, 4096)),
     ):
         lowered = jax.jit(f).trace(*args).lower(lowering_platforms=("cuda",))
         assert "triton" in lowered.as_text()

@@ -18,41 +18,48 @@ MODES = ("auto", "off", "interpret")  # interpret: the kernels' own code by plai
 FEW = 1024  # positions: with fewer, joining the weights takes longer than it saves
 
 
-def _mode() -> str:
+def mode() -> str:
+    """One of MODES, from the environment.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
     found = os.environ.get("FLAXAE_GPU_KERNELS", "auto")
     if found not in MODES:
         raise ConfigError(f"FLAXAE_GPU_KERNELS={found!r} is not one of: {', '.join(MODES)}")
     return found
 
 
-mode = _mode()
-
-
 def usable(ctx: Context, positions: int, dtype: jnp.dtype | type) -> bool:
-    """Whether a layer that is traced now uses the kernels.
+    """Whether a layer that is traced now uses the kernels: in training, on one device.
 
-    Not over several devices, whose work XLA divides (it cannot divide a kernel), nor where layers'
-    inner states are recorded or replaced, which the kernels do not show.
+    Not over the devices of a mesh, which XLA cannot divide a kernel over (the mesh is that of
+    `jax.set_mesh`, as everywhere here), nor where layers' inner states are recorded or replaced,
+    which the kernels do not show.
 
     Args:
         ctx: the layer's.
         positions: of all rows together.
         dtype: of the computation; bfloat16 is what the kernels were measured with.
     """
-    if mode == "off" or jax.sharding.get_abstract_mesh().size > 1 or not ctx.taps.quiet:
+    mesh, chosen = jax.sharding.get_abstract_mesh(), mode()
+    if chosen == "off" or mesh.size > 1 or not ctx.train or not ctx.taps.quiet:
         return False
-    if mode == "interpret":
+    if chosen == "interpret":
         return True
-    return positions >= FEW and jnp.dtype(dtype) == jnp.bfloat16 and _there()
+    device = mesh.abstract_device  # of a slice, say, that is only compiled for
+    if device is not None and device.platform not in ("gpu", "cuda"):
+        return False
+    return positions >= FEW and jnp.dtype(dtype) == jnp.bfloat16 and hopper()
 
 
 @cache
-def _there() -> bool:
-    """A GPU that multiplies bfloat16, and Pallas' lowering by Triton, which may leave JAX."""
+def hopper() -> bool:
+    """A GPU of the kind that was measured, and Pallas' lowering by Triton, which may leave JAX."""
     if jax.default_backend() != "gpu":
         return False
-    major = str(getattr(jax.local_devices()[0], "compute_capability", "")).partition(".")[0]
-    if not major.isdecimal() or int(major) < 8:
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    if capability.partition(".")[0] != "9":
         return False
     try:
         return importlib.util.find_spec("jax.experimental.pallas.triton") is not None

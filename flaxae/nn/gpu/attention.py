@@ -16,7 +16,7 @@ from flaxae.nn.gpu.call import call
 Segments = tuple[tuple[int, int], ...]
 Tables = tuple[Array, ...]
 Places = Any  # a slice of positions
-ROWS = 8  # of one program, at most; it sums their gradient of the bias
+ROWS = 8  # of one program, at most; it sums the bias' gradient over them
 SCORES = 64 * 64  # a row's, which stay in registers
 
 
@@ -75,13 +75,21 @@ def fused_attention(
         joined: one array (N, 3 HK) of queries, keys and values side by side, or two: (N, HK) of
             queries and (M, 2 HK) of keys and values.
         bias: for each segment what is added to the scores of all its rows, learned; or empty.
-        mask: what is added to the scores of a key, everywhere; it gets no gradient.
+        mask: what is added to the scores of a key, everywhere; a constant.
         heads, width: H and K.
         queries, keys: rows and lengths of each segment; as many rows of keys as of queries.
+    Raises:
+        ValueError: the arrays' shapes are not those; the kernels would read and write beside them.
     """
-    if len(bias) not in (0, len(queries)):
-        raise ValueError(f"{len(bias)} biases for {len(queries)} segments")
     plan = _Plan(heads, width, queries, keys)
+    n, m = (sum(rows * length for rows, length in side) for side in (queries, keys))
+    inner = heads * width
+    wanted = [(n, 3 * inner)] if len(joined) == 1 else [(n, inner), (m, 2 * inner)]
+    wanted += [(heads, s, t) for (_, s), (_, t) in zip(queries, keys, strict=True) if bias]
+    wanted += [] if mask is None else [(m,)]
+    found = [x.shape for x in (*joined, *bias, *([] if mask is None else [mask]))]
+    if [rows for rows, _ in queries] != [rows for rows, _ in keys] or found != wanted:
+        raise ValueError(f"arrays {found} for segments {queries}, keys {keys}: needs {wanted}")
     return _attention(plan, tuple(joined), tuple(bias), mask)
 
 
@@ -114,7 +122,8 @@ def _backward(
     out = call(kernel, args, out, plan.grid, name="attention_backward")
     grads, parts = out[: len(joined)], out[len(joined) :]
     zero = None if mask is None else jnp.zeros_like(mask)
-    return tuple(grads), tuple(jnp.sum(part, axis=0) for part in parts), zero
+    sums = (jnp.sum(part, axis=0).astype(t.dtype) for part, t in zip(parts, bias, strict=True))
+    return tuple(grads), tuple(sums), zero
 
 
 _attention.defvjp(_forward, _backward)
@@ -158,9 +167,9 @@ def _dot(a: Array, b: Array, contract: tuple[int, int]) -> Array:
 def _weights(q: Array, k: Array, table: Array | None, mask: Array | None) -> Array:
     scores = _dot(q, k, (1, 1))
     if table is not None:
-        scores = scores + table
+        scores = scores + table.astype(jnp.float32)
     if mask is not None:
-        scores = scores + mask[None, :]
+        scores = scores + mask[None, :].astype(jnp.float32)
     scores = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
     return scores / jnp.sum(scores, axis=1, keepdims=True)
 

@@ -29,7 +29,7 @@ def call(
         name: in profiles.
         warps: of a program.
     """
-    interpret = gpu.mode == "interpret"
+    interpret = gpu.mode() == "interpret"
     params = None
     if not interpret:
         from jax.experimental.pallas import triton

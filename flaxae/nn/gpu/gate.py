@@ -21,7 +21,7 @@ def supported(rows: int, half: int) -> bool:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gated(x: Float[Array, "N 2F"], kind: Kind) -> Float[Array, "N F"]:
-    """act(first half) * second half; gelu is the tanh form, which is x sigmoid(2 c (x + a x^3))."""
+    """act(first half) * second half; gelu is the tanh form, written by a sigmoid."""
     return _forward(x, kind)[0]
 
 

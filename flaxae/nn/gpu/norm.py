@@ -15,7 +15,7 @@ HELD = 16 * 768  # numbers of an array at a time: with more the registers would 
 
 
 def supported(x: Array) -> bool:
-    """Whether the kernel takes x: a width of few powers of 2, and rows that it can share out."""
+    """Whether the kernel takes x: at most 8 powers of 2 wide, rows that it can share out."""
     if x.ndim != 2 or x.shape[1] > min(8 * _part(x.shape[1]), HELD):
         return False
     return x.shape[0] % _rows(x.shape[1]) == 0
