@@ -10,7 +10,7 @@ from random weights instead.
 Eight latents of 96, 768 numbers a sentence, as OPTIMUS's larger code: learned queries read the
 encoder, since a mean would throw order away and a map for each position would know no other
 lengths. 260 M parameters with those around z. Settings are chosen, not tuned. Never trained; its
-step compiled for v5e-8 needs 5.94 GiB of a chip's 16 (flaxae/tpu_compile/README.md).
+step compiled for v5e-8 needs 5.22 GiB of a chip's 16 (flaxae/tpu_compile/README.md).
 """
 
 from flaxae.config import (

@@ -226,8 +226,6 @@ def analyse(config: Config, name: str, *, effort: float = 0.0, slices: int = 1) 
     task_flops = task.flops(spec, {}) / mesh.size
     output = memory.output_size_in_bytes - memory.alias_size_in_bytes
     parts = (memory.argument_size_in_bytes, memory.temp_size_in_bytes, output)
-    # 0 where a compiler does not tell it.
-    held = max(memory.peak_memory_in_bytes or sum(parts), parts[0])
     params = train_parameters(config)
     return Report(
         topology=name,
@@ -236,7 +234,7 @@ def analyse(config: Config, name: str, *, effort: float = 0.0, slices: int = 1) 
         rows_a_chip=rows_of(spec) / mesh.size * chip.devices,
         params=params,
         fits=True,
-        hbm_bytes=float(held + memory.generated_code_size_in_bytes),
+        hbm_bytes=float(held_bytes(memory) + memory.generated_code_size_in_bytes),
         hbm_capacity_bytes=float(chip.hbm / chip.devices),
         argument_bytes=float(parts[0]),
         temporary_bytes=float(parts[1]),
@@ -254,6 +252,17 @@ def analyse(config: Config, name: str, *, effort: float = 0.0, slices: int = 1) 
         unknown_loops=len(program.unknown),
         collectives=messages,
     )
+
+
+def held_bytes(memory: Any) -> int:
+    """The most that a program holds at once, by the compiler's memory analysis.
+
+    Arguments, temporaries and outputs share room where arguments are donated, scans' temporaries
+    most of all, so their sum (all there is where no peak is told) can be more than a chip has.
+    """
+    beside = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    whole = memory.argument_size_in_bytes + memory.temp_size_in_bytes + beside
+    return max(memory.peak_memory_in_bytes or whole, memory.argument_size_in_bytes)
 
 
 def train_parameters(config: Config) -> int:

@@ -1,11 +1,14 @@
 """Reading a compiled program's text: turns of loops, messages and their axes, costs."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from flaxae.config import ConfigError
 from flaxae.tpu_compile.hlo import Program
+from flaxae.tpu_compile.program import held_bytes
 
 LOOP = """HloModule test
 
@@ -138,3 +141,11 @@ def test_costs_of_nested_scans_are_those_of_the_turns():
 def test_what_is_no_program_is_an_error():
     with pytest.raises(ConfigError, match="no ENTRY"):
         Program("nothing")
+
+
+@pytest.mark.parametrize(("peak", "held"), [(0, 10 + 20 + 3), (18, 18), (7, 10)])
+def test_what_a_program_holds_at_once(peak, held):
+    sizes = {"argument": 10, "temp": 20, "output": 12, "alias": 9}
+    sizes = {f"{name}_size_in_bytes": size for name, size in sizes.items()}
+    memory = SimpleNamespace(**sizes, peak_memory_in_bytes=peak)
+    assert held_bytes(memory) == held
