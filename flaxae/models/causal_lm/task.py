@@ -231,7 +231,7 @@ class CausalLMTask(Task):
             return {"params": params, "frozen": {}}
         model = peft.add_adapter(base, self.adapter)
         _, mine, rest = nnx.split(model, self.trainable, ...)
-        # Copies: what starts as the base's own would be donated by the first step, and the base gone.
+        # Copies: the first step donates them, and with what is the base's own the base would go.
         values = {p: jnp.copy(v[...]) for p, v in nnx.to_flat_state(mine) if not _drawn(p)}
         frozen = nest({p: v[...] for p, v in nnx.to_flat_state(rest)})
         return {"params": nest(values), "frozen": jax.device_put(frozen, shardings["frozen"])}
