@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flaxae.nn import gpu
-from flaxae.nn.gpu import gate
+from flaxae.nn.gpu import gate as kernels
 from flaxae.nn.linear import Linear, dropout, joinable, joined_product
 from flaxae.task import Context
 
@@ -47,16 +47,16 @@ class MLP(nnx.Module):
             hidden: Any = jax.nn.relu(self.wi(x, ctx.at("wi")))
         elif (both := self._gate_and_up(x, ctx)) is not None:
             kind = "gelu" if self.kind is FeedForward.GATED_GELU else "silu"
-            hidden: Any = gate.gated(both, kind)
+            hidden: Any = kernels.gated(both, kind)
         else:
-            gate_, up = self.wi_0(x, ctx.at("wi_0")), self.wi_1(x, ctx.at("wi_1"))
-            hidden: Any = _gated(gate_, up, self.kind)
+            gate, up = self.wi_0(x, ctx.at("wi_0")), self.wi_1(x, ctx.at("wi_1"))
+            hidden: Any = _gated(gate, up, self.kind)
         hidden = ctx.tap("hidden", dropout(hidden, self.dropout_rate, ctx.at("dropout")))
         return self.wo(hidden, ctx.at("wo"))
 
     def _gate_and_up(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "N 2F"] | None:
         """The products of wi_0 and wi_1 as one, where GPU kernels go on with them."""
-        fits = x.ndim == 2 and gate.supported(x.shape[0], self.wi_0.kernel.shape[1])
+        fits = x.ndim == 2 and kernels.supported(x.shape[0], self.wi_0.kernel.shape[1])
         if fits and gpu.usable(ctx, x.shape[0], self.wi_0.dtype) and joinable(self.wi_0, self.wi_1):
             return joined_product(x, self.wi_0, self.wi_1)
         return None

@@ -262,7 +262,7 @@ def held_bytes(memory: Any) -> int:
     """
     beside = memory.output_size_in_bytes - memory.alias_size_in_bytes
     whole = memory.argument_size_in_bytes + memory.temp_size_in_bytes + beside
-    return max(memory.peak_memory_in_bytes or whole, memory.argument_size_in_bytes)
+    return memory.peak_memory_in_bytes or whole
 
 
 def train_parameters(config: Config) -> int:

@@ -24,7 +24,7 @@ from flaxae.task import Context, Taps
 SEGMENTS = ((8, 16), (3, 32))
 MEMORY = ((8, 16), (3, 16))
 CONFIG = T5Config(
-    d_model=48, d_ff=512, d_kv=16, num_heads=3, num_layers=2, num_decoder_layers=2, vocab_size=40
+    d_model=48, d_ff=1024, d_kv=16, num_heads=3, num_layers=2, num_decoder_layers=2, vocab_size=40
 )
 KERNELS = {"attention", "attention_backward", "gated", "gated_backward", "rms_norm_backward"}
 
@@ -156,10 +156,7 @@ def test_gated_and_its_gradient(kind, monkeypatch):
         return act(first) * second
 
     assert_close(gate.gated(x, kind), plain(x))
-    found, expected = (
-        jax.grad(lambda x: jnp.sum(weight * f(x)))(x)  # noqa: B023
-        for f in (lambda x: gate.gated(x, kind), plain)
-    )
+    found, expected = (jax.vjp(f, x)[1](weight) for f in (lambda x: gate.gated(x, kind), plain))
     assert_close(found, expected)
 
 
@@ -185,7 +182,10 @@ def test_lanes(monkeypatch):
     monkeypatch.setenv("FLAXAE_GPU_KERNELS", "interpret")
     x, table = normal(3, 64, 96), [normal(2, 16, 16)]
     sides = {"queries": ((4, 16),), "keys": ((4, 16),)}
-    run = lambda x: attention.fused_attention([x], table, None, heads=2, width=16, **sides)  # noqa: E731
+
+    def run(x):
+        return attention.fused_attention([x], table, None, heads=2, width=16, **sides)
+
     assert_close(jax.vmap(run)(x), jnp.stack([run(lane) for lane in x]))
 
 
@@ -234,6 +234,8 @@ def test_where_a_gpu_uses_them(ctx, monkeypatch):
     assert not gpu.usable(ctx, gpu.FEW - 1, jnp.bfloat16)
     assert not gpu.usable(ctx, gpu.FEW, jnp.float32)
     assert not gpu.usable(Context(key=ctx.key, step=ctx.step), gpu.FEW, jnp.bfloat16)
+    with jax.set_mesh(sharding.make_mesh(MeshConfig(), jax.devices("cpu")[:1])):
+        assert not gpu.usable(ctx, gpu.FEW, jnp.bfloat16)  # traced for another device
     monkeypatch.setenv("FLAXAE_GPU_KERNELS", "off")
     assert not gpu.usable(ctx, gpu.FEW, jnp.bfloat16)
     monkeypatch.setenv("FLAXAE_GPU_KERNELS", "on")

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from flaxae.nn.gpu.call import call
 
-ROWS, COLUMNS, WARPS = 4, 512, 4  # of one program
+ROWS, COLUMNS, WARPS = 2, 1024, 4  # of one program
 Kind = Literal["gelu", "silu"]
 
 
