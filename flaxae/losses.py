@@ -9,45 +9,64 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from flaxae.nn import gpu
+from flaxae.nn.gpu import loss as kernels
+from flaxae.task import Context
+
 IMQ_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 RBF_FACTORS = (0.5, 1.0, 2.0)
 
 
 def cross_entropy(
-    logits: Float[Array, "N V"], targets: Int[Array, "N"], weights: Float[Array, "N"]
+    logits: Float[Array, "N V"],
+    targets: Int[Array, "N"],
+    weights: Float[Array, "N"],
+    ctx: Context | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Cross entropy by sums.
+    """Cross entropy by sums, in float32.
 
     Args:
-        logits: float32 scores.
+        logits: scores.
         targets: ids in [0, V).
         weights: weight of each row; 0 for padding.
+        ctx: of the model, where GPU kernels may be used.
     Returns:
         The weighted sum of -log p(target) in nats, and the weighted count of rows whose target
         has the highest score.
     """
-    losses, correct = _cross_entropy(logits, targets)
+    fast = ctx is not None and kernels.supported(logits)
+    fast = fast and gpu.usable(ctx, logits.shape[0], logits.dtype)
+    losses, correct = _cross_entropy(logits, targets, fast)
     return jnp.sum(losses * weights), jnp.sum(correct * weights)
 
 
 # The gradient, softmax - onehot, is written out: autodiff's would scatter into an array of the
 # logits' size. The comparison with an iota in it is fused, never stored.
-@jax.custom_vjp
-def _cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
-    return _cross_entropy_forward(logits, targets)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _cross_entropy(logits: Array, targets: Array, fast: bool) -> tuple[Array, Array]:
+    return _cross_entropy_forward(logits, targets, fast)[0]
 
 
-def _cross_entropy_forward(logits: Array, targets: Array) -> tuple[tuple[Array, Array], tuple]:
-    top = jnp.max(logits, axis=-1)
-    lse = top + jnp.log(jnp.sum(jnp.exp(logits - top[:, None]), axis=-1))
-    chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+def _cross_entropy_forward(
+    logits: Array, targets: Array, fast: bool = False
+) -> tuple[tuple[Array, Array], tuple]:
+    if fast:
+        top, lse = kernels.max_and_logsumexp(logits)
+    else:
+        wide = logits.astype(jnp.float32)
+        top = jnp.max(wide, axis=-1)
+        lse = top + jnp.log(jnp.sum(jnp.exp(wide - top[:, None]), axis=-1))
+    chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0].astype(jnp.float32)
     correct = (chosen >= top).astype(jnp.float32)
     return (lse - chosen, correct), (logits, lse, targets)
 
 
-def _cross_entropy_backward(saved: tuple, grads: tuple[Array, Array]) -> tuple[Array, None]:
+def _cross_entropy_backward(
+    fast: bool, saved: tuple, grads: tuple[Array, Array]
+) -> tuple[Array, None]:
     logits, lse, targets = saved
-    return (_softmax_minus_onehot(logits, lse, targets) * grads[0][:, None]), None
+    wide = _softmax_minus_onehot(logits.astype(jnp.float32), lse, targets) * grads[0][:, None]
+    return wide.astype(logits.dtype), None
 
 
 def _softmax_minus_onehot(logits: Array, lse: Array, targets: Array) -> Array:

@@ -56,7 +56,7 @@ class MLP(nnx.Module):
 
     def _gate_and_up(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "N 2F"] | None:
         """The products of wi_0 and wi_1 as one, where GPU kernels go on with them."""
-        fits = x.ndim == 2 and kernels.supported(x.shape[0], self.wi_0.kernel.shape[1])
+        fits = x.ndim == 2 and kernels.supported(self.wi_0.kernel.shape[1])
         if fits and gpu.usable(ctx, x.shape[0], self.wi_0.dtype) and joinable(self.wi_0, self.wi_1):
             return joined_product(x, self.wi_0, self.wi_1)
         return None

@@ -25,13 +25,25 @@ class RMSNorm(nnx.Module):
         return _rms_norm(x, scale, self.eps, jnp.dtype(self.dtype))
 
     def beside(
-        self, x: Float[Array, "N D"], ctx: Context
+        self, x: Float[Array, "N D"], ctx: Context, plus: Float[Array, "N D"] | None = None
     ) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
-        """x and its norm. Where x goes on beside the norm, their gradients meet in one pass."""
+        """x, or x + plus, and its norm; the gradients of both meet in one pass.
+
+        Args:
+            x: what goes on.
+            ctx: of the layer.
+            plus: is added to x first.
+        Returns:
+            Both.
+        """
         plain = type(self) is RMSNorm  # an adapter makes it a class of its own
-        if plain and norm.supported(x) and gpu.usable(ctx, x.shape[0], self.dtype):
-            scale = self.scale[...].astype(jnp.float32)
-            return _beside(x, scale, self.eps, jnp.dtype(self.dtype))
+        alike = plus is None or plus.shape == x.shape
+        if plain and alike and norm.supported(x) and gpu.usable(ctx, x.shape[0], self.dtype):
+            scale, dtype = self.scale[...].astype(jnp.float32), jnp.dtype(self.dtype)
+            if plus is None:
+                return _beside(x, scale, self.eps, dtype)
+            return _sum_beside(x, plus, scale, self.eps, dtype)
+        x = x if plus is None else x + plus
         return x, self(x, ctx)
 
 
@@ -82,6 +94,31 @@ def _beside_backward(
 
 
 _beside.defvjp(_beside_forward, _beside_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _sum_beside(
+    x: Array, plus: Array, scale: Array, eps: float, dtype: jnp.dtype
+) -> tuple[Array, Array]:
+    return norm.sum_and_rms_norm(x, plus, scale, eps, dtype)[:2]
+
+
+def _sum_beside_forward(
+    x: Array, plus: Array, scale: Array, eps: float, dtype: jnp.dtype
+) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
+    both, y, inverse = norm.sum_and_rms_norm(x, plus, scale, eps, dtype)
+    return (both, y), (both, inverse, scale)
+
+
+def _sum_beside_backward(
+    eps: float, dtype: jnp.dtype, saved: tuple[Array, Array, Array], grads: tuple[Array, Array]
+) -> tuple[Array, Array, Array]:
+    both, inverse, scale = saved
+    dx, dscale = norm.rms_norm_backward(both, inverse, scale, grads[1], grads[0])
+    return dx, dx, dscale
+
+
+_sum_beside.defvjp(_sum_beside_forward, _sum_beside_backward)
 
 
 class LayerNorm(nnx.Module):

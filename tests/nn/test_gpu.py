@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxae import peft, sharding
+from flaxae import losses, peft, sharding
 from flaxae.config import ConfigError, MeshConfig
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.lm.t5.modeling import T5
 from flaxae.nn import gpu
 from flaxae.nn.attention import Attention
-from flaxae.nn.gpu import attention, gate, norm
+from flaxae.nn.gpu import attention, gate, loss, norm
 from flaxae.nn.gpu.call import call
 from flaxae.nn.linear import Linear, joinable
 from flaxae.nn.norm import RMSNorm
@@ -26,7 +26,8 @@ MEMORY = ((8, 16), (3, 16))
 CONFIG = T5Config(
     d_model=48, d_ff=1024, d_kv=16, num_heads=3, num_layers=2, num_decoder_layers=2, vocab_size=40
 )
-KERNELS = {"attention", "attention_backward", "gated", "gated_backward", "rms_norm_backward"}
+KERNELS = {"attention", "attention_backward", "gated", "gated_backward"}
+KERNELS |= {"sum_and_rms_norm", "rms_norm_backward"}
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(name)
         return call(*args, name=name, **options)
 
-    for module in (attention, gate, norm):
+    for module in (attention, gate, loss, norm):
         monkeypatch.setattr(module, "call", noted)
     monkeypatch.setenv("FLAXAE_GPU_KERNELS", "interpret")
     return names
@@ -145,10 +146,11 @@ def test_attention_and_its_gradients(segments, own, biased, masked, monkeypatch)
     assert_close(found, expected, 1e-4)
 
 
-@pytest.mark.parametrize("kind", ["gelu", "silu"])
-def test_gated_and_its_gradient(kind, monkeypatch):
+@pytest.mark.parametrize(("kind", "half"), [("gelu", 1024), ("silu", 2048), ("gelu", 3072)])
+def test_gated_and_its_gradient(kind, half, monkeypatch):
     monkeypatch.setenv("FLAXAE_GPU_KERNELS", "interpret")
-    x, weight = 2 * normal(8, 2 * gate.COLUMNS), normal(8, gate.COLUMNS, seed=1)
+    assert gate.supported(half)
+    x, weight = 2 * normal(3, 2 * half), normal(3, half, seed=1)
     act = {"gelu": lambda x: jax.nn.gelu(x, approximate=True), "silu": jax.nn.silu}[kind]
 
     def plain(x):
@@ -160,22 +162,47 @@ def test_gated_and_its_gradient(kind, monkeypatch):
     assert_close(found, expected)
 
 
-@pytest.mark.parametrize(("rows", "width"), [(16, 96), (48, 96), (512, 96), (8, 1024), (2, 4096)])
-def test_the_norms_gradient(rows, width, ctx, used, monkeypatch):
+@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize(("rows", "width"), [(32, 96), (96, 96), (256, 96), (8, 1024), (2, 4096)])
+def test_the_norms_gradient(rows, width, summed, ctx, used, monkeypatch):
     layer = RMSNorm(width)
     layer.scale[...] = normal(width)
     graphdef, state = nnx.split(layer)
     weight, beside = normal(rows, width, seed=1), normal(rows, width, seed=2)
 
-    def loss(state, x):
-        x, y = nnx.merge(graphdef, state).beside(x, ctx)
-        return jnp.sum(weight * y) + jnp.sum(beside * x)
+    def loss(state, x, plus):
+        x, y = nnx.merge(graphdef, state).beside(x, ctx, plus=plus if summed else None)
+        return jnp.sum(weight * y) + jnp.sum(jnp.sin(x) * beside)
 
-    gradient = jax.grad(loss, (0, 1))
-    found = gradient(state, normal(rows, width, seed=3))
-    assert used == ["rms_norm_backward"]
+    x, plus = normal(rows, width, seed=3), normal(rows, width, seed=4)
+    gradient = jax.value_and_grad(loss, (0, 1, 2))
+    found = gradient(state, x, plus)
+    assert used == ["sum_and_rms_norm"] * summed + ["rms_norm_backward"]
     monkeypatch.setenv("FLAXAE_GPU_KERNELS", "off")
-    assert_close(found, gradient(state, normal(rows, width, seed=3)))
+    assert_close(found, gradient(state, x, plus))
+
+
+def test_what_is_added_has_the_same_shape(ctx, used):
+    x = normal(32, 96)
+    both, _ = RMSNorm(96).beside(x, ctx, plus=x[:1])
+    assert_close(both, x + x[:1])
+    assert not used
+
+
+@pytest.mark.parametrize("width", [1024, 1152, 3968])
+def test_cross_entropy(width, ctx, used, monkeypatch):
+    logits = 20 * normal(8, width)
+    targets = jnp.arange(8) * 13
+    targets = targets.at[0].set(jnp.argmax(logits[0]))
+
+    def sums(logits):
+        return losses.cross_entropy(logits, targets, jnp.arange(8.0), ctx)
+
+    found = jax.value_and_grad(sums, has_aux=True)(logits)
+    assert used == ["max_and_logsumexp"]
+    monkeypatch.setenv("FLAXAE_GPU_KERNELS", "off")
+    assert_close(found, jax.value_and_grad(sums, has_aux=True)(logits))
+    assert float(sums(logits - 1e4)[0]) == pytest.approx(float(sums(logits)[0]), rel=1e-3)
 
 
 def test_lanes(monkeypatch):
@@ -307,6 +334,9 @@ def test_triton_takes_the_kernels(monkeypatch):
         x = shape(n, width)
         return x, shape(n, dtype=wide), shape(width, dtype=wide), x, x
 
+    def summed(x, scale):
+        return norm.sum_and_rms_norm(x, x, scale, 1e-6, jnp.dtype(jnp.bfloat16))
+
     own, crossing = [shape(n, 2304)], [shape(n, 768), shape(32 * 16, 1536)]
     attended = jax.grad(attend, (0, 1))
     lanes = jax.tree.map(lambda x: shape(2, *x.shape, dtype=x.dtype), (own, tables))
@@ -316,7 +346,9 @@ def test_triton_takes_the_kernels(monkeypatch):
         (jax.vmap(lambda joined, tables: attended(joined, tables, None)), lanes),
         (jax.grad(partial(act, "gelu")), (shape(n, 4096),)),
         (jax.vmap(jax.grad(partial(act, "silu"))), (shape(2, n, 4096),)),
+        (loss.max_and_logsumexp, (shape(n, 32128),)),
         *((norm.rms_norm_backward, norm_of(width)) for width in (768, 1024, 2048, 4096)),
+        *((summed, (norm_of(width)[0], norm_of(width)[2])) for width in (768, 4096)),
     ):
         with an_h100():
             lowered = jax.jit(f).trace(*args).lower(lowering_platforms=("cuda",))

@@ -87,8 +87,8 @@ class EncoderBlock(nnx.Module):
     ) -> Float[Array, "N D"]:
         x, y = self.attention_norm.beside(x, ctx)
         y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias])
-        x = x + dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
-        x, y = self.mlp_norm.beside(x, ctx)
+        y = dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
+        x, y = self.mlp_norm.beside(x, ctx, plus=y)
         y = self.mlp(y, ctx.at("mlp"))
         return ctx.tap("out", x + dropout(y, self.dropout_rate, ctx.at("mlp_dropout")))
 
@@ -120,8 +120,8 @@ class DecoderBlock(nnx.Module):
         x, y = self.attention_norm.beside(x, ctx)
         slots = _slots(extras, segments)
         y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias], slots=slots)
-        x = x + dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
-        x, y = self.cross_norm.beside(x, ctx)
+        y = dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
+        x, y = self.cross_norm.beside(x, ctx, plus=y)
         y = self.cross(
             y,
             ctx.at("cross"),
@@ -131,10 +131,10 @@ class DecoderBlock(nnx.Module):
             memory_segments=memory_segments,
         )
         y = _gated(y, extras)
-        return self._feed(x + dropout(y, self.dropout_rate, ctx.at("cross_dropout")), ctx)
+        return self._feed(x, dropout(y, self.dropout_rate, ctx.at("cross_dropout")), ctx)
 
-    def _feed(self, x: Array, ctx: Context) -> Array:
-        x, y = self.mlp_norm.beside(x, ctx)
+    def _feed(self, x: Array, plus: Array, ctx: Context) -> Array:
+        x, y = self.mlp_norm.beside(x, ctx, plus=plus)
         y = self.mlp(y, ctx.at("mlp"))
         return ctx.tap("out", x + dropout(y, self.dropout_rate, ctx.at("mlp_dropout")))
 
@@ -170,8 +170,8 @@ class DecoderBlock(nnx.Module):
         at = ctx.at("cross")
         q = self.cross.q(self.cross_norm(x, ctx), at.at("q"))
         y = self.cross.attend_one(q, cache["memory_k"], cache["memory_v"], memory_bias, at)
-        x = x + _gated(self.cross.o(y, at.at("o")), extras)
-        return self._feed(x, ctx), {**cache, "k": k, "v": v}
+        y = _gated(self.cross.o(y, at.at("o")), extras)
+        return self._feed(x, y, ctx), {**cache, "k": k, "v": v}
 
 
 def _slots(extras: dict[str, Array] | None, segments: Segments) -> list[Array] | None:

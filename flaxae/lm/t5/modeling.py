@@ -232,8 +232,12 @@ class T5(nnx.Module):
 
     def logits(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... V"]:
         """Scores of the vocabulary, float32."""
+        return self._scores(x, ctx).astype(jnp.float32)
+
+    def _scores(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... V"]:
+        """The logits as the head makes them; half as large in bfloat16."""
         if self.head is not None:
-            return self.head(x, ctx.at("head")).astype(jnp.float32)
+            return self.head(x, ctx.at("head"))
         return self.embedding.attend(self._scaled(x), ctx.at("embedding"))
 
     def loss(
@@ -255,7 +259,7 @@ class T5(nnx.Module):
             The sum over tokens, and how many have their target as the best id.
         """
         if not chunks:
-            return cross_entropy(self.logits(x, ctx), targets, weights)
+            return cross_entropy(self._scores(x, ctx), targets, weights, ctx)
         head = self.embedding if self.head is None else self.head
         adapted = "adapters" in vars(head)  # which the kernel alone does not show
         require(not adapted, "loss_chunks must be 0 where the output head has an adapter")

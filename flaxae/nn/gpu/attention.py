@@ -171,7 +171,7 @@ def _weights(q: Array, k: Array, table: Array | None, mask: Array | None) -> Arr
     if mask is not None:
         scores = scores + mask[None, :].astype(jnp.float32)
     scores = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
-    return scores / jnp.sum(scores, axis=1, keepdims=True)
+    return scores * (1 / jnp.sum(scores, axis=1, keepdims=True))
 
 
 def _forward_kernel(plan: _Plan, joined: int, tables: int, *refs: Any) -> None:

@@ -10,13 +10,21 @@ from jaxtyping import Array, Float
 
 from flaxae.nn.gpu.call import call
 
-ROWS, COLUMNS, WARPS = 2, 1024, 4  # of one program
+LEAST, MOST = 1024, 2048  # columns of one program, which has one row
 Kind = Literal["gelu", "silu"]
 
 
-def supported(rows: int, half: int) -> bool:
-    """Whether the kernels take so many rows of two halves so wide."""
-    return rows % ROWS == 0 and half % COLUMNS == 0
+def supported(half: int) -> bool:
+    """Whether the kernels take rows of two halves so wide."""
+    return half % LEAST == 0
+
+
+def _grid(rows: int, half: int) -> tuple[int, int]:
+    return rows, half // _columns(half)
+
+
+def _columns(half: int) -> int:
+    return min(half & -half, MOST)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -28,23 +36,23 @@ def gated(x: Float[Array, "N 2F"], kind: Kind) -> Float[Array, "N F"]:
 def _forward(x: Array, kind: Kind) -> tuple[Array, Array]:
     rows, half = x.shape[0], x.shape[1] // 2
     out = jax.ShapeDtypeStruct((rows, half), x.dtype)
-    kernel, grid = partial(_forward_kernel, kind), (rows // ROWS, half // COLUMNS)
-    return call(kernel, (x,), out, grid, name="gated", warps=WARPS), x
+    return call(partial(_forward_kernel, kind), (x,), out, _grid(rows, half), name="gated"), x
 
 
 def _backward(kind: Kind, x: Array, grad: Array) -> tuple[Array]:
     out = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    kernel, grid = partial(_backward_kernel, kind), (x.shape[0] // ROWS, grad.shape[1] // COLUMNS)
-    return (call(kernel, (x, grad), out, grid, name="gated_backward", warps=WARPS),)
+    kernel = partial(_backward_kernel, kind)
+    return (call(kernel, (x, grad), out, _grid(*grad.shape), name="gated_backward"),)
 
 
 gated.defvjp(_forward, _backward)
 
 
 def _places(half: int) -> tuple[Any, Any, Any]:
-    """This program's rows, its columns, and the same columns of the second half."""
-    row, column = pl.program_id(0) * ROWS, pl.program_id(1) * COLUMNS
-    return pl.ds(row, ROWS), pl.ds(column, COLUMNS), pl.ds(half + column, COLUMNS)
+    """This program's row, its columns, and the same columns of the second half."""
+    count = _columns(half)
+    column = pl.program_id(1) * count
+    return pl.program_id(0), pl.ds(column, count), pl.ds(half + column, count)
 
 
 def _sigmoid_of(x: Array, kind: Kind) -> tuple[Array, Array | float]:
@@ -56,16 +64,16 @@ def _sigmoid_of(x: Array, kind: Kind) -> tuple[Array, Array | float]:
 
 
 def _forward_kernel(kind: Kind, x_ref: Any, out_ref: Any) -> None:
-    rows, first, second = _places(out_ref.shape[1])
-    gate, up = x_ref[rows, first].astype(jnp.float32), x_ref[rows, second].astype(jnp.float32)
-    out_ref[rows, first] = (gate * _sigmoid_of(gate, kind)[0] * up).astype(out_ref.dtype)
+    row, first, second = _places(out_ref.shape[1])
+    gate, up = x_ref[row, first].astype(jnp.float32), x_ref[row, second].astype(jnp.float32)
+    out_ref[row, first] = (gate * _sigmoid_of(gate, kind)[0] * up).astype(out_ref.dtype)
 
 
 def _backward_kernel(kind: Kind, x_ref: Any, grad_ref: Any, dx_ref: Any) -> None:
-    rows, first, second = _places(grad_ref.shape[1])
-    gate, up = x_ref[rows, first].astype(jnp.float32), x_ref[rows, second].astype(jnp.float32)
-    grad = grad_ref[rows, first].astype(jnp.float32)
+    row, first, second = _places(grad_ref.shape[1])
+    gate, up = x_ref[row, first].astype(jnp.float32), x_ref[row, second].astype(jnp.float32)
+    grad = grad_ref[row, first].astype(jnp.float32)
     open_, slope = _sigmoid_of(gate, kind)
     dgate = grad * up * (open_ + gate * open_ * (1 - open_) * slope)
-    dx_ref[rows, first] = dgate.astype(dx_ref.dtype)
-    dx_ref[rows, second] = (grad * gate * open_).astype(dx_ref.dtype)
+    dx_ref[row, first] = dgate.astype(dx_ref.dtype)
+    dx_ref[row, second] = (grad * gate * open_).astype(dx_ref.dtype)

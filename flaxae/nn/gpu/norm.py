@@ -1,4 +1,4 @@
-"""RMSNorm's backward pass: the gradients of x, of what x goes on to beside it, and of the scale."""
+"""RMSNorm of a sum, and the gradient of a norm's argument that goes on beside the norm."""
 
 from functools import partial
 from typing import Any
@@ -10,25 +10,74 @@ from jaxtyping import Array, Float
 
 from flaxae.nn.gpu.call import call
 
-TOKENS, WARPS = 256, 8  # of one program
-HELD = 16 * 768  # numbers of an array at a time: with more the registers would not do
+TOKENS = 64  # of one program of the backward pass
+HELD = 4 * 768  # numbers of an array at a time, where rows are short: each warp has a row
+WIDEST = 4096  # a row: with more the registers would not do
 
 
 def supported(x: Array) -> bool:
-    """Whether the kernel takes x: at most 8 powers of 2 wide, rows that it can share out."""
-    if x.ndim != 2 or x.shape[1] > min(8 * _part(x.shape[1]), HELD):
+    """Whether the kernels take x: at most 8 powers of 2 wide, rows that they can share out."""
+    if x.ndim != 2 or x.shape[1] > min(8 * _part(x.shape[1]), WIDEST):
         return False
     return x.shape[0] % _rows(x.shape[1]) == 0
 
 
 def _rows(width: int) -> int:
     """Rows at a time: a power of 2."""
-    return min(16, 1 << ((HELD // width).bit_length() - 1))
+    return min(16, 1 << (max(HELD // width, 1).bit_length() - 1))
 
 
 def _part(width: int) -> int:
     """How many columns are held in one register array: a power of 2."""
     return min(width & -width, 1024)
+
+
+def _cuts(width: int) -> list[Any]:
+    size = _part(width)
+    return [pl.ds(i * size, size) for i in range(width // size)]
+
+
+def sum_and_rms_norm(
+    x: Float[Array, "N D"],
+    plus: Float[Array, "N D"],
+    scale: Float[Array, "D"],
+    eps: float,
+    dtype: jnp.dtype,
+) -> tuple[Float[Array, "N D"], Float[Array, "N D"], Float[Array, "N"]]:
+    """A sum and its norm.
+
+    Args:
+        x, plus: of one dtype.
+        scale: float32.
+        eps: added to the mean square.
+        dtype: of the norm.
+    Returns:
+        x + plus, its norm, and 1 / rms(x + plus), float32.
+    """
+    rows = _rows(x.shape[1])
+    out = [
+        jax.ShapeDtypeStruct(x.shape, x.dtype),
+        jax.ShapeDtypeStruct(x.shape, dtype),
+        jax.ShapeDtypeStruct(x.shape[:1], jnp.float32),
+    ]
+    grid = (x.shape[0] // rows,)
+    kernel = partial(_sum_kernel, rows, eps)
+    return tuple(call(kernel, (x, plus, scale), out, grid, name="sum_and_rms_norm"))
+
+
+def _sum_kernel(rows: int, eps: float, *refs: Any) -> None:
+    x_ref, plus_ref, scale_ref, sum_ref, out_ref, inverse_ref = refs
+    at, cuts = pl.ds(pl.program_id(0) * rows, rows), _cuts(x_ref.shape[1])
+    sums = [x_ref[at, cut] + plus_ref[at, cut] for cut in cuts]
+    square = jnp.zeros(rows, jnp.float32)
+    for part in sums:
+        square = square + jnp.sum(jnp.square(part.astype(jnp.float32)), axis=1)
+    inverse = jax.lax.rsqrt(square / x_ref.shape[1] + eps)
+    inverse_ref[at] = inverse
+    for cut, part in zip(cuts, sums, strict=True):
+        sum_ref[at, cut] = part
+        out = part.astype(jnp.float32) * inverse[:, None] * scale_ref[cut][None, :]
+        out_ref[at, cut] = out.astype(out_ref.dtype)
 
 
 def rms_norm_backward(
@@ -64,7 +113,6 @@ def rms_norm_backward(
         out,
         (programs,),
         name="rms_norm_backward",
-        warps=WARPS,
     )
     return dx, jnp.sum(parts, axis=0)
 
@@ -72,8 +120,7 @@ def rms_norm_backward(
 def _kernel(tokens: int, *refs: Any) -> None:
     x_ref, inverse_ref, scale_ref, grad_ref, beside_ref, dx_ref, part_ref = refs
     program, width = pl.program_id(0), x_ref.shape[1]
-    size, count = _part(width), _rows(width)
-    cuts = [pl.ds(i * size, size) for i in range(width // size)]
+    size, count, cuts = _part(width), _rows(width), _cuts(width)
     scales = [scale_ref[cut][None, :] for cut in cuts]
 
     def rows(n: Any, sums: list[Array]) -> list[Array]:
