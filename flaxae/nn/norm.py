@@ -130,8 +130,37 @@ class LayerNorm(nnx.Module):
         self.eps, self.dtype = eps, dtype
 
     def __call__(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... D"]:
-        wide = x.astype(jnp.float32)
-        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
-        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-        scale, bias = (align(p[...].astype(jnp.float32), wide) for p in (self.scale, self.bias))
-        return (wide * inverse * scale + bias).astype(self.dtype)
+        scale, bias = (p[...].astype(jnp.float32) for p in (self.scale, self.bias))
+        return _layer_norm(x, scale, bias, self.eps, jnp.dtype(self.dtype))
+
+
+# As _rms_norm: autodiff would keep what it makes on the way.
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _layer_norm(x: Array, scale: Array, bias: Array, eps: float, dtype: jnp.dtype) -> Array:
+    return _layer_norm_forward(x, scale, bias, eps, dtype)[0]
+
+
+def _layer_norm_forward(
+    x: Array, scale: Array, bias: Array, eps: float, dtype: jnp.dtype
+) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    wide = wide - mean
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    y = wide * inverse * align(scale, wide) + align(bias, wide)
+    return y.astype(dtype), (x, mean, inverse, scale)
+
+
+def _layer_norm_backward(
+    eps: float, dtype: jnp.dtype, saved: tuple[Array, Array, Array, Array], grad: Array
+) -> tuple[Array, Array, Array]:
+    x, mean, inverse, scale = saved
+    unit, grad = (x.astype(jnp.float32) - mean) * inverse, grad.astype(jnp.float32)
+    scaled = grad * align(scale, grad)
+    along = jnp.mean(scaled * unit, axis=-1, keepdims=True)
+    dx = inverse * (scaled - jnp.mean(scaled, axis=-1, keepdims=True) - unit * along)
+    rows = tuple(range(x.ndim - 1))
+    return dx.astype(x.dtype), jnp.sum(grad * unit, axis=rows), jnp.sum(grad, axis=rows)
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)

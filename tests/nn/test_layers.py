@@ -12,7 +12,7 @@ from flaxae.nn import norm as norm_lib
 from flaxae.nn.attention import Attention, RelativeBias, causal_bias, padding_bias
 from flaxae.nn.linear import Embedding, Linear, dropout
 from flaxae.nn.mlp import MLP, FeedForward
-from flaxae.nn.norm import RMSNorm
+from flaxae.nn.norm import LayerNorm, RMSNorm
 from flaxae.task import Context
 
 
@@ -78,6 +78,23 @@ def test_gradients_of_the_norm_are_autodiffs():
         return norm_lib._rms_norm(x, scale, 1e-6, jnp.dtype(jnp.float32))
 
     assert_same_gradients(ours, plain, 3 * normal(2, 5, 8), 1 + normal(8, seed=1))
+
+
+def test_layer_norm_and_its_gradients(ctx):
+    layer = LayerNorm(6, eps=1e-3)
+    layer.scale[...], layer.bias[...] = normal(6, seed=1), normal(6, seed=2)
+
+    def plain(x, scale, bias):
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(centred**2, axis=-1, keepdims=True)
+        return centred / jnp.sqrt(variance + 1e-3) * scale[None, None] + bias[None, None]
+
+    def ours(x, scale, bias):
+        return norm_lib._layer_norm(x, scale, bias, 1e-3, jnp.dtype(jnp.float32))
+
+    x = 2 + 3 * normal(3, 5, 6)
+    np.testing.assert_allclose(layer(x, ctx), plain(x, layer.scale[...], layer.bias[...]), atol=1e-5)
+    assert_same_gradients(ours, plain, x, layer.scale[...], layer.bias[...])
 
 
 @pytest.mark.parametrize("kind", [FeedForward.GATED_GELU, FeedForward.GATED_SILU])
