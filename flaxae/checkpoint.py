@@ -79,7 +79,7 @@ class Checkpointer:
         return True
 
     def restore(self, abstract_state: Any) -> Restored | None:
-        """The newest readable state; what is newer than it is renamed `torn_<step>`.
+        """The newest readable state, or the best; what is newer is renamed `torn_<step>`.
 
         Args:
             abstract_state: pytree of jax.ShapeDtypeStruct with shardings, on any mesh.
@@ -89,8 +89,7 @@ class Checkpointer:
             CheckpointError: there are checkpoints and none is readable, or none fits the state.
         """
         self.wait()
-        steps = self.steps()
-        if not steps:
+        if not self.steps() and not steps_on_disk(self.workdir / "best"):
             self._set_aside(after=0)
             return None
         reasons: list[str] = []
@@ -100,6 +99,8 @@ class Checkpointer:
             raise CheckpointError(errors.none_readable(self.workdir, reasons))
         if reasons:
             errors.warn(f"went back to step {found.step}; newer steps are kept as torn_<step>")
+        elif not self.steps():
+            errors.warn(f"no step is in latest; goes on from the best one, step {found.step}")
         self._set_aside(after=found.step)
         return found
 

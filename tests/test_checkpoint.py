@@ -222,13 +222,16 @@ def test_a_state_that_does_not_fit_names_the_leaves(tmp_path):
     checkpointer.close()
 
 
-def test_best_newer_than_the_first_save_is_set_aside(tmp_path):
+def test_a_best_before_the_first_save_is_gone_on_from(tmp_path, capsys):
     checkpointer = Checkpointer(tmp_path, SaveConfig())
-    checkpointer.save_best(5, make(5), {}, 1.0)
+    checkpointer.save_best(5, make(5), {"a": 1}, 1.0)
     checkpointer.close()
     checkpointer = Checkpointer(tmp_path, SaveConfig())
-    assert checkpointer.restore(abstract()) is None
-    assert checkpointer.save_best(5, make(5), {}, 1.0)
+    found = checkpointer.restore(abstract())
+    assert found is not None and found.step == 5 and found.extra["a"] == 1
+    assert "best" in capsys.readouterr().err
+    assert not checkpointer.save_best(6, make(6), {}, 1.0)
+    checkpointer.save(10, make(10), {}, wait=True)
     checkpointer.close()
 
 

@@ -23,7 +23,7 @@ def demo(**overrides: object) -> Config:
 
 
 @pytest.mark.parametrize("mesh", [MeshConfig(1, 8, 1), MeshConfig(2, 2, 2)])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon", "lion", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "muon", "lion", "sgd"])
 @pytest.mark.parametrize("lanes", [0, 2])
 def test_nothing_large_is_replicated(mesh: MeshConfig, optimizer: str, lanes: int) -> None:
     config = demo(optim__name=optimizer, optim__ema=0.9)

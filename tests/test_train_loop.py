@@ -82,9 +82,13 @@ MESHES = {
 FIVE = {"steps": 5, "save__every": 5, "eval__every": 5}
 
 
+@pytest.mark.usefixtures("split_small")
 def test_eight_devices_are_one(tmp_path: Path) -> None:
     for name, mesh in MESHES.items():
         run(tiny_config(**FIVE, **mesh), tmp_path / name)
+    loop = _loop(tmp_path / "eight", **FIVE, **MESHES["eight"])
+    axes = {a for x in jax.tree.leaves(loop.abstract) for a in x.sharding.spec}
+    assert "fsdp" in axes
     assert_same(arrays_of(tmp_path / "eight"), arrays_of(tmp_path / "one"), atol=1e-5)
     a, b = log_of(tmp_path / "eight"), log_of(tmp_path / "one")
     losses = [[r["loss"] for r in rows if r["split"] == "train"] for rows in (a, b)]
@@ -103,6 +107,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     np.testing.assert_allclose(*losses, atol=1e-5)
 
 
+@pytest.mark.usefixtures("split_small")
 def test_saved_on_eight_resumed_on_four_and_one(tmp_path: Path) -> None:
     more = {"steps": 10, "save__every": 5, "eval__every": 5, "optim__decay_steps": 10}
     run(tiny_config(**more, **MESHES["one"]), tmp_path / "whole")

@@ -15,7 +15,7 @@ def grown(
 
 
 def random_loops(
-    key: Key[Array, ""], mean: Int[Array, ""] | int, sigma: float, most: int
+    key: Key[Array, ""], mean: Int[Array, ""] | int, sigma: float, most: Int[Array, ""] | int
 ) -> Int[Array, ""]:
     """1 + a Poisson-lognormal number of mean about `mean` (arXiv 2502.05171, section 3.3).
 

@@ -7,7 +7,7 @@ gets.
 
 import enum
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,14 +102,21 @@ FUNCTIONS: dict[Problem, Callable[[Array, Array], Array]] = {
 }
 
 
-def scale(problem: Problem, dims: int) -> float:
-    """The variance of y, noise left out: what errors are divided by."""
+def scale(problem: Problem, dims: int, active: Array | int | None = None) -> Any:
+    """The variance of y, noise left out: what errors are divided by.
+
+    Args:
+        problem: what y is of x.
+        dims: of x.
+        active: of them are not 0 (see `inputs`); None: all.
+    """
+    varying = float(dims) if active is None else jnp.asarray(active).astype(jnp.float32)
     match problem:
-        case Problem.SPARSE:
-            return float(NONZERO)
+        case Problem.SPARSE:  # its weights may stand at dimensions that are 0
+            return varying * (NONZERO / dims)
         case Problem.TREE | Problem.TABLE:
             return 1.0
-    return float(dims)
+    return varying
 
 
 def draw(

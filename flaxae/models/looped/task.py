@@ -145,11 +145,11 @@ class LoopedTask(Task):
     def loops(self, ctx: Context) -> Array:
         """b of this step."""
         options = self.options
-        loops = jnp.asarray(ctx.hparams.get("loops", options.loops))
+        whole = jnp.asarray(ctx.hparams.get("loops", options.loops))
         start = jnp.asarray(ctx.hparams.get("loops_start", options.loops_start))
-        loops = grown(ctx.step, start, loops, options.loops_by, options.loops_every)
+        loops = grown(ctx.step, start, whole, options.loops_by, options.loops_every)
         if options.random_loops and ctx.train:
-            most = options.max_loops or 3 * options.loops
+            most = options.max_loops or 3 * whole  # a lane's own
             loops = random_loops(ctx.at("loops").key, loops, options.random_sigma, most)
         return loops
 
@@ -166,11 +166,7 @@ class LoopedTask(Task):
 
     def scale(self, active: Any = None) -> Any:
         """What errors are divided by; fewer dimensions vary less."""
-        options = self.options
-        whole = problems.scale(options.problem, options.model.dims)
-        if active is None or whole != options.model.dims:
-            return whole
-        return active.astype(jnp.float32)
+        return problems.scale(self.options.problem, self.options.model.dims, active)
 
     def eval_step(self, model: LoopedTransformer, batch: Any, ctx: Context) -> dict[str, Any]:
         """After b loops, whatever b a curriculum has reached: error by point, and over loops."""

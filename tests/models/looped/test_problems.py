@@ -41,6 +41,12 @@ def test_scale_is_the_variance_of_y(problem):
     assert_mean(values, scale(problem, 6) + (NOISE**2 if problem is Problem.NOISY else 0))
 
 
+@pytest.mark.parametrize("problem", [Problem.LINEAR, Problem.SPARSE, Problem.RELU, Problem.TREE])
+def test_scale_of_fewer_dimensions(problem):
+    _, ys = draw(problem, KEY, 8000, 4, 6, active=2)
+    assert_mean(np.square(np.asarray(ys)).mean(1), float(scale(problem, 6, 2)))
+
+
 def test_least_squares_learns_a_dimension_a_point():
     for k in (1, 3, 5):
         values = errors(baselines.least_squares, Problem.LINEAR, k, 6, 3000) / 6

@@ -92,6 +92,14 @@ def test_random_depth_trains_and_is_not_evaluated_with(tmp_path):
     assert int(task.loops(context(train=False, loops=3))) == 3
 
 
+def test_a_lane_of_another_depth_draws_as_a_run_of_its_own():
+    options = {"task__random_loops": True, "task__random_sigma": 1.5}
+    base, own = tiny_config(task__loops=3, **options), tiny_config(task__loops=9, **options)
+    for seed in range(20):
+        ctx = dataclasses.replace(context(loops=9), key=jax.random.key(seed))
+        assert int(base.task.make(base).loops(ctx)) == int(own.task.make(own).loops(ctx))
+
+
 def test_fewer_points_are_a_shorter_prompt():
     config = tiny_config(task__points_start=2, task__points_by=1, task__points_every=10)
     value, grads = loss_and_gradient(config, step=0)
@@ -145,6 +153,7 @@ def loss_and_gradient(config, step, cut=0):
     return float(value), flat
 
 
+@pytest.mark.usefixtures("split_small")
 def test_eight_devices_are_one(tmp_path):
     one, eight = tiny_config(), tiny_config(mesh__replica=2, mesh__fsdp=4)
     a, b = run(one, tmp_path / "one"), run(eight, tmp_path / "eight")

@@ -103,6 +103,7 @@ def test_the_queue_moves_in_training_only(ctx):
     np.testing.assert_array_equal(evaluated, trained)
 
 
+@pytest.mark.usefixtures("split_small")
 def test_one_device_equals_eight(ctx):
     """Loss and gradients on replica=2 x fsdp=2 x model=2, rules of the model axis included."""
     task = tiny_task()
@@ -121,9 +122,9 @@ def test_one_device_equals_eight(ctx):
     shardings = sharding.infer_sharding(params, mesh, task.sharding_rules)
     specs = jax.tree.map(lambda s: s.spec, shardings)
     block = specs["t5"]["encoder"]["blocks"]
-    assert block["attention"]["q"]["kernel"] == P(None, None, "model")
-    assert block["mlp"]["wo"]["kernel"] == P(None, "model")
-    assert specs["t5"]["embedding"]["table"] == P("model")
+    assert block["attention"]["q"]["kernel"] == P(None, "fsdp", "model")
+    assert block["mlp"]["wo"]["kernel"] == P(None, "model", "fsdp")
+    assert specs["t5"]["embedding"]["table"] == P("model", "fsdp")
     split = run(
         jax.device_put(params, shardings), sharding.put(data, sharding.batch_sharding(mesh))
     )

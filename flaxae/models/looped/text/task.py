@@ -91,7 +91,7 @@ class TextTask(Task):
         options = self.options
         loops = jnp.asarray(ctx.hparams.get("loops", options.loops))
         if options.random_loops and ctx.train:
-            most = options.max_loops or 3 * options.loops
+            most = options.max_loops or 3 * loops  # a lane's own
             loops = random_loops(ctx.at("loops").key, loops, options.random_sigma, most)
         return loops
 
