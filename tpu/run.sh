@@ -11,8 +11,9 @@ Creates the TPU, sends the committed code to all of its workers, sets them up, s
 each, follows worker 0's log, and starts again after a preemption. Run it again with the same
 arguments after it was interrupted: it picks up.
 
-  tpu/run.sh --name t5 --type v5litepod-8 --zone us-west4-a --spot -- \
-      --config=configs/t5_vae/wikipedia_base.py --workdir=gs://bucket/run
+  tpu/run.sh --name t5 --type v5litepod-8 --zone us-west4-a --spot --data gs://bucket/wikipedia -- \
+      --config=configs/t5_vae/wikipedia_base.py:scratch --workdir=gs://bucket/run \
+      --config.data.path=../data
 
   --name N             of the TPU, and of this launcher's folder .tpu/N
   --type TYPE          v4-8, v5litepod-8, v5p-8, v6e-8, ... (what gcloud calls accelerator type)
@@ -23,7 +24,8 @@ arguments after it was interrupted: it picks up.
   --queued             ask by a queued resource instead of now or never
   --num-slices K       K slices of TYPE as one run (queued); give --config.mesh.replica=K as well
   --port P             of JAX's coordinator on worker 0; default 8476
-  --data gs://...      copied to each worker before the start; train.py finds it as ../data
+  --data gs://...      copied to each worker before the start; train.py finds it by
+                       --config.data.path=../data (only committed files are sent otherwise)
   --env-file F         lines NAME=VALUE for train.py (HF_TOKEN, ...); sent by scp, never shown
   --dirty              send the working tree instead of the last commit
   --delete-when-done   delete the TPU when train.py is done
@@ -54,6 +56,7 @@ root=$(dirname "$here")
 
 NAME='' TYPE='' ZONE='' PROJECT='' RUNTIME='' SPOT=0 QUEUED=0 NUM_SLICES=1 PORT=8476 DATA=- ENV_FILE=''
 DIRTY=0 DELETE_WHEN_DONE=0 MAX_RETRIES=20 DRY=0 ACTION=launch WORKER=0
+GIVEN='' # those of KEYS that the command line has
 ARGS=()
 
 parse() {
@@ -62,8 +65,8 @@ parse() {
       --) shift; ARGS=("$@"); break ;;
       --*=*) local option=${1%%=*} value=${1#*=}; shift; set -- "$option" "$value" "$@"; continue ;;
       -h | --help) usage; exit 0 ;;
-      --spot) SPOT=1 ;;
-      --queued) QUEUED=1 ;;
+      --spot) SPOT=1 GIVEN+=' SPOT' ;;
+      --queued) QUEUED=1 GIVEN+=' QUEUED' ;;
       --dirty) DIRTY=1 ;;
       --delete-when-done) DELETE_WHEN_DONE=1 ;;
       --dry-run) DRY=1 ;;
@@ -83,11 +86,11 @@ parse() {
 set_option() {
   case $1 in
     --name) NAME=$2 ;;
-    --type) TYPE=$2 ;;
-    --zone) ZONE=$2 ;;
-    --project) PROJECT=$2 ;;
-    --runtime) RUNTIME=$2 ;;
-    --num-slices) NUM_SLICES=$2 ;;
+    --type) TYPE=$2 GIVEN+=' TYPE' ;;
+    --zone) ZONE=$2 GIVEN+=' ZONE' ;;
+    --project) PROJECT=$2 GIVEN+=' PROJECT' ;;
+    --runtime) RUNTIME=$2 GIVEN+=' RUNTIME' ;;
+    --num-slices) NUM_SLICES=$2 GIVEN+=' NUM_SLICES' ;;
     --port) PORT=$2 ;;
     --data) DATA=$2 ;;
     --env-file) ENV_FILE=$2 ;;
@@ -115,10 +118,11 @@ check_options() {
   is_number "$NUM_SLICES" && [ "$NUM_SLICES" -ge 1 ] || usage_error "--num-slices must be 1 or more"
   [ "$NUM_SLICES" = 1 ] || QUEUED=1
   if [ "$ACTION" != launch ]; then
-    [ -n "$ZONE" ] || load_state ||
-      usage_error "nothing is known of $NAME here; give its --zone (--project, --queued) as well"
+    load_state || [ -n "$ZONE" ] || usage_error "nothing is known of $NAME here; give its --zone" \
+      "(--project, --queued, --num-slices) as well"
     return
   fi
+  GIVEN=$KEYS # what a launch does not say is said by its defaults
   [ -n "$TYPE" ] || usage_error "--type is missing, e.g. --type v5litepod-8"
   [ -n "$ZONE" ] || usage_error "--zone is missing, e.g. --zone us-west4-a"
   if [ -z "$RUNTIME" ]; then
@@ -228,6 +232,7 @@ remind() { say "$NAME is still there, and costs: tpu/run.sh --name $NAME --delet
 
 # What each action needs of a TPU that may be there.
 act() {
+  if [ "$DRY" = 1 ]; then plan_action; return; fi
   case $ACTION in
     status) print_status ;;
     stop)
@@ -239,8 +244,16 @@ act() {
     attach) worker_terminal 0 attach -t ;;
     delete)
       take_lock
+      find_kind
       find_state
-      if [ "$STATE" = ABSENT ]; then say "there is no $NAME"; else delete_tpu || exit 1; fi
+      if [ "$STATE" = ABSENT ] && all_gone; then
+        say "there is no $NAME in $ZONE${PROJECT:+ of $PROJECT}"
+        if [ "$ELSEWHERE" = 1 ]; then
+          die "$NAME was launched without --project, and stays remembered: try without, or another"
+        fi
+      else
+        delete_tpu || die "what is left of $NAME goes on costing: try --delete again"
+      fi
       forget_state
       ;;
   esac

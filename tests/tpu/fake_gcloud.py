@@ -2,9 +2,13 @@
 
 FAKE_GCLOUD names the folder. `world.json` there says what is to happen:
     hosts           workers of each node
-    create          what each create does, in turn: "ok", or an error's text; then ok
+    create          what each create does, in turn: "ok", "lost" (0, and nothing made), or an
+                    error's text; then ok
+    delete          what each delete does, in turn: "ok", or an error's text; then ok
+    stay            nodes that outlive their queued resource
     states          for each TPU made, in turn: the states of its node that describe tells, one a
                     call; the last stays; default: READY
+    health          the same for its node's health; default: HEALTHY
     queue           the same for queued resources; default: ACTIVE
     ssh             what each ssh or scp does, in turn: "ok", "flake" (255), "half" (did its work,
                     and broke off: 255, and nothing heard), "lost" (0, and nothing copied); then ok
@@ -61,6 +65,7 @@ def add_node(data: dict, name: str, flags: dict) -> None:
     made = data["made"][name] = data.setdefault("made", {}).get(name, 0) + 1
     node = {"hosts": data.get("hosts", 1), "type": flags["accelerator-type"], "incarnation": made}
     node["states"] = take(data.get("states", []), ["READY"])
+    node["health"] = take(data.get("health", []), ["HEALTHY"])
     data.setdefault("nodes", {})[name] = node
     for home in homes(name, node):
         os.makedirs(home)
@@ -91,6 +96,8 @@ def create(kind: str, name: str, flags: dict) -> None:
         if name in existing:
             fail(f"ALREADY_EXISTS: {name} already exists")
         answer = take(data.get("create", []), "ok")
+        if answer == "lost":
+            return
         if answer != "ok":
             fail(answer)
         nodes = [name]
@@ -120,19 +127,22 @@ def describe(kind: str, name: str, flags: dict) -> None:
             fail(f"NOT_FOUND: Resource {name} was not found")
         node = data["nodes"][name]
         assert flags["format"].startswith("csv[no-heading](state,health,")
-        print(
-            f"{show_next(node['states'])},{node.get('health', '')},{node['hosts']},{node['type']}"
-        )
+        state, health = show_next(node["states"]), show_next(node["health"])
+        print(f"{state},{health},{node['hosts']},{node['type']}")
 
 
 def delete(kind: str, name: str, flags: dict) -> None:
     with world() as data:
         nodes = [name]
+        answer = take(data.get("delete", []), "ok")
+        if answer != "ok":
+            fail(answer)
         if kind == "queued-resources":
             assert "force" in flags
             if name not in data.get("requests", {}):
                 fail(f"NOT_FOUND: {name}")
             nodes = data["requests"].pop(name)["nodes"]
+            nodes = [node for node in nodes if node not in data.get("stay", [])]
         elif name not in data.get("nodes", {}):
             fail(f"NOT_FOUND: {name}")
         gone = [(node, data["nodes"].pop(node)) for node in nodes if node in data["nodes"]]

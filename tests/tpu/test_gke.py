@@ -34,6 +34,7 @@ def test_schema():
         (("spec", "failurePolicy", "maxRestarts"), "3"),
         (("spec", "replicatedJobs", 0, "template", "spec", "backofflimit"), 0),
         (("spec", "replicatedJobs", 0, "template", "spec", "template", "spec", "containers"), []),
+        (("spec", "replicatedJobs", 0, "template", "spec", "template", "spec", "volumes", 0), {}),
         (("apiVersion",), "jobset.x-k8s.io/v1alpha1"),
     ],
 )
@@ -98,6 +99,29 @@ def test_the_arguments_are_train_pys(monkeypatch: pytest.MonkeyPatch):
     config, workdir, _ = flags.parse(["train.py", *TRAIN["args"]])
     assert workdir.startswith("gs://")
     assert config.mesh.replica == SLICES["replicas"] == 1
+
+
+def test_the_data_are_mounted_where_train_py_looks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    config, workdir, _ = flags.parse(["train.py", *TRAIN["args"]])
+    (volume,), (mount,) = POD["volumes"], TRAIN["volumeMounts"]
+    assert mount["name"] == volume["name"] and mount["readOnly"]
+    assert Path(mount["mountPath"]) in Path(config.data.path).parents
+    assert volume["csi"]["driver"] == "gcsfuse.csi.storage.gke.io"
+    bucket = volume["csi"]["volumeAttributes"]["bucketName"]
+    assert bucket == workdir.removeprefix("gs://").split("/")[0]
+    # Without it the driver mounts nothing, and the pod does not start.
+    assert JOB["template"]["metadata"]["annotations"]["gke-gcsfuse/volumes"] == "true"
+
+
+def test_xpks_workload_has_the_data_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "tpu" / "gke.md").read_text()
+    arguments = re.search(r'--command="python (train.py [^"]*)"', page)
+    storage = re.search(r"xpk storage attach (\S+) (?:.|\n)*?--mount-point=(\S+)", page)
+    assert arguments and storage and f" --storage={storage[1]}" in page
+    config, _, _ = flags.parse(arguments[1].split())
+    assert Path(storage[2]) in Path(config.data.path).parents
 
 
 def test_the_page_names_the_manifest_and_the_codes():

@@ -1,6 +1,5 @@
 """What tpu/run.sh makes of a TPU's states and of train.py's exit codes."""
 
-import json
 import os
 import signal
 from typing import Any
@@ -84,6 +83,62 @@ def test_retries_are_bounded(world: World):
     assert result.returncode == 1 and world.count("create") == 4
     assert "gave up after 3 retries in a row" in result.stderr
     assert world.launch("--max-retries=5").returncode == 0  # counts anew
+
+
+def test_what_exists_and_is_not_shown_is_a_failed_try(world: World):
+    world.play(create=["ALREADY_EXISTS: t already exists"] * 9)
+    result = world.launch("--max-retries=3")
+    assert result.returncode == 1 and world.count("create") == 4
+    assert "retry 2 of 3 in 30 s" in result.stdout and "it exists already" in result.stdout
+    assert "gave up after 3 retries in a row" in result.stderr
+
+
+def test_a_tpu_that_vanishes_at_once_is_a_failed_try(world: World):
+    world.play(create=["lost"] * 9)
+    result = world.launch("--max-retries=3")
+    assert result.returncode == 1 and world.count("create") == 4
+    assert "t was made, and is not there; retry 3 of 3" in result.stdout
+
+
+@pytest.mark.parametrize("health", ["UNHEALTHY_TENSORFLOW", "UNHEALTHY_MAINTENANCE", "TIMEOUT"])
+def test_a_tpu_that_stays_unhealthy_is_lost(world: World, health: str):
+    world.play(health=[[health]])
+    result = world.launch(FLAXAE_TPU_UNWELL="3")
+    assert result.returncode == 0, result.stderr
+    assert world.count("create") == 2 and world.count("delete") == 1
+    state = health if health.startswith("UNHEALTHY") else f"UNHEALTHY_{health}"
+    assert f"t stayed {state}; retry 1 of 20" in result.stdout
+
+
+def test_unhealthy_tpus_are_not_made_without_end(world: World):
+    world.play(health=[["TIMEOUT"]] * 9)
+    result = world.launch("--max-retries=2", FLAXAE_TPU_UNWELL="3")
+    assert result.returncode == 1 and world.count("create") == 3
+    assert "the last reason: t stayed UNHEALTHY_TIMEOUT" in result.stderr
+
+
+def test_a_tpu_that_gets_well_is_used(world: World):
+    world.play(health=[["UNHEALTHY_MAINTENANCE"] * 2 + ["HEALTHY"]])
+    result = world.launch(FLAXAE_TPU_UNWELL="3")
+    assert result.returncode == 0, result.stderr
+    assert world.count("create") == 1 and "t: UNHEALTHY_MAINTENANCE" in result.stdout
+
+
+def test_a_run_on_an_unhealthy_tpu_is_followed(world: World):
+    world.plan(a1={"*": {"wait": "go", "lines": ["begun"]}})
+    launcher = world.start()
+    log = world.path / "launcher.log"
+    wait_for(lambda: "begun" in log.read_text())
+    launcher.send_signal(signal.SIGKILL)
+    launcher.wait()
+    data = world.now()
+    data["nodes"]["t"]["health"] = ["UNHEALTHY_MAINTENANCE"]
+    world.play(**data)
+    launcher = world.start(FLAXAE_TPU_UNWELL="2")
+    wait_for(lambda: "but training goes on there" in log.read_text())
+    (world.fake / "go").touch()
+    assert launcher.wait(60) == 0
+    assert world.count("create") == 1 and world.count("delete") == 0
 
 
 @pytest.mark.parametrize(
@@ -190,9 +245,7 @@ def test_an_ssh_that_breaks_off_is_repeated(world: World, where: int):
 def test_what_did_not_arrive_is_noticed(world: World):
     """Otherwise an earlier launch's arguments would be run again."""
     assert world.launch().returncode == 0
-    world.play(
-        **json.loads((world.fake / "world.json").read_text()) | {"ssh": ["ok", "ok", "lost"]}
-    )
+    world.play(**world.now() | {"ssh": ["ok", "ok", "lost"]})
     args = ["--config=other.py", "--workdir=gs://bucket/run"]
     result = world.launch(args=args)
     assert result.returncode == 0, result.stderr
@@ -247,6 +300,15 @@ def test_slices_are_one_run(world: World):
     assert sorted((t["node"], t["worker"], t["attempt"]) for t in world.trained) == sorted(
         (f"t-{i}", str(j), str(k)) for i in range(2) for j in range(2) for k in (1, 2)
     )
+
+
+def test_a_failed_worker_of_a_slice_is_named_as_logs_takes_it(world: World):
+    world.play(hosts=2)
+    world.plan(a1={"t-1/1": {"lines": ["the cause"], "code": 3}})
+    result = world.launch("--num-slices=2", FLAXAE_TPU_GRACE="2")
+    assert result.returncode == 3, result.stdout
+    assert "t-1, worker 1 failed first (exit code 3)" in result.stdout
+    assert "tpu/run.sh --name t --logs --worker 1:1 ---" in result.stdout
 
 
 def test_workers_that_were_rebooted_start_again(world: World):

@@ -75,6 +75,10 @@ class World:
         world["env"] = env | world.get("env", {})
         (self.fake / "world.json").write_text(json.dumps(world))
 
+    def now(self) -> dict[str, Any]:
+        """What fake_gcloud.py has made of it, to be changed and played again."""
+        return json.loads((self.fake / "world.json").read_text())
+
     @property
     def search(self) -> str:
         return f"{self.path / 'bin'}:{os.environ['PATH']}"

@@ -2,6 +2,7 @@
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154 # globals of run.sh
 
 print_status() {
+  find_kind
   find_state
   echo "$NAME: $STATE ($ZONE)"
   echo "attempt $ATTEMPT, retries in a row: $TRIES"
@@ -31,6 +32,30 @@ plan() {
   ask status
   echo "# after a preemption, and with --delete-when-done"
   delete_tpu
+}
+
+# All commands of what is done with a TPU that is there.
+plan_action() {
+  case $ACTION in
+    logs) worker_terminal "$WORKER" follow; return ;;
+    attach) worker_terminal 0 attach -t; return ;;
+  esac
+  echo "# what there is"
+  if [ "$ACTION" != stop ] && [ "$KNOWN" = 0 ] && [ "$QUEUED" = 0 ]; then
+    echo "# (nothing is remembered of $NAME; if there is such a request, all goes as with --queued)"
+    tpus queued-resources describe "$NAME" --format='value(state.state)'
+  fi
+  find_state_plan
+  case $ACTION in
+    status) echo "# if it is READY"; ask status ;;
+    stop) echo "# if it is READY"; ask stop ;;
+    delete)
+      echo "# unless there is nothing"
+      delete_tpu
+      echo "# whether all of it is gone"
+      find_state_plan
+      ;;
+  esac
 }
 
 find_state_plan() {

@@ -5,6 +5,9 @@
 TIME_UNIT=${FLAXAE_TPU_TIME_UNIT:-1}
 KEYS='TYPE ZONE PROJECT RUNTIME SPOT QUEUED NUM_SLICES'
 ID='' ATTEMPT=0 OPEN=0 TRIES=0 OFFSET=0 LOCKED=0 SCRATCH=''
+KNOWN=0 # whether something is remembered
+ELSEWHERE=0 # whether the project is given though none is remembered
+MADE=1  # 0: what is remembered is of this launch, which has made nothing yet
 
 say() { echo "[$(date +%H:%M:%S)] $*"; }
 warn() { echo "warning: $*" >&2; }
@@ -44,38 +47,53 @@ save_state() {
   done >"$DIR/state.new" && mv "$DIR/state.new" "$DIR/state"
 }
 
-# Reads what is remembered; what the user has not given is filled in. False: nothing is.
+# Reads what is remembered; what the user has not given is filled in, and what was given must agree:
+# it would be another TPU, of which nothing is known. False: nothing is remembered.
 load_state() {
   local key value file=${FLAXAE_TPU_STATE:-$root/.tpu}/$NAME/state
   [ -s "$file" ] || return 1
+  KNOWN=1
   while IFS='=' read -r key value; do
-    case " $KEYS ID ATTEMPT OPEN TRIES OFFSET " in *" $key "*) printf -v "$key" '%s' "$value" ;; esac
+    case " $KEYS ID ATTEMPT OPEN TRIES OFFSET " in *" $key "*) ;; *) continue ;; esac
+    case " $GIVEN " in
+      *" $key "*) [ "${!key}" = "$value" ] || contradicted "$key" "$value" ;;
+      *) printf -v "$key" '%s' "$value" ;;
+    esac
   done <"$file"
+}
+
+contradicted() {
+  local told="$NAME was launched with $1='$2', not '${!1}'"
+  if [ "$ACTION" = launch ]; then
+    usage_error "$told; give the same, another --name, or first: tpu/run.sh --name $NAME --delete"
+  fi
+  # Where it is must be right. Of what it is only --type says anything here: what is expected there.
+  case $1 in
+    TYPE | RUNTIME | SPOT) return 0 ;;
+    PROJECT) [ -n "$2" ] || { ELSEWHERE=1; return 0; } ;; # gcloud's own may be another by now
+  esac
+  usage_error "$told: leave that option out; the rest is remembered"
 }
 
 forget_state() { rm -rf "$DIR/state" "$DIR/upload"; }
 
 # One name is one TPU: the command must describe the one that was made.
 check_same_tpu() {
-  local key given=() i=0
-  for key in $KEYS; do given+=("${!key}"); done
   local given_id=$ID
-  load_state || { save_state; return 0; }
-  for key in $KEYS; do
-    if [ "${!key}" != "${given[$i]}" ]; then
-      usage_error "$NAME was launched with $key='${!key}', not '${given[$i]}'; give the same," \
-        "another --name, or first: tpu/run.sh --name $NAME --delete"
-    fi
-    i=$((i + 1))
-  done
+  load_state || { save_state; MADE=0; return 0; }
   OLD_ID=$ID
   ID=$given_id
 }
 
 # mkdir is atomic everywhere; the pid tells a lock whose launcher was killed.
 take_lock() {
-  local lock=$DIR/lock pid
+  local lock=$DIR/lock pid errors
   while ! mkdir "$lock" 2>/dev/null; do
+    if [ ! -d "$lock" ]; then # given back just now, or it cannot be made
+      errors=$({ mkdir -p "$DIR" && mkdir "$lock"; } 2>&1) && break
+      [ -d "$lock" ] || die "cannot make the lock $lock: $errors"
+    fi
+    [ -w "$DIR" ] || die "cannot write into $DIR, which has a lock"
     pid=$(cat "$lock/pid" 2>/dev/null)
     if [ -z "$pid" ]; then
       sleep 1 # made just now

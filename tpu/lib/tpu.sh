@@ -4,6 +4,7 @@
 
 STATE='' HOSTS=0 REASON=''
 SSH_TRIES=${FLAXAE_TPU_SSH_TRIES:-8}
+UNWELL=${FLAXAE_TPU_UNWELL:-40} # polls (15 s) until a TPU that is not healthy counts as lost
 # A connection that dies must end as an error, not as a hang.
 SSH_OPTIONS=(-oConnectTimeout=20 -oServerAliveInterval=15 -oServerAliveCountMax=4)
 
@@ -38,6 +39,10 @@ describe() {
   if grep -qiE 'NOT_FOUND|not found|404' "$errors"; then FOUND=ABSENT; fi
 }
 
+describe_node() {
+  describe tpu-vm "$1" 'csv[no-heading](state,health,networkEndpoints.len(),acceleratorType)'
+}
+
 # Sets STATE of all there is under this name: READY only if every node is; HOSTS of one slice.
 find_state() {
   local node worst=READY state health hosts type
@@ -47,16 +52,18 @@ find_state() {
     [ "$STATE" = ACTIVE ] || return 0
   fi
   for node in $(nodes); do
-    describe tpu-vm "$node" 'csv[no-heading](state,health,networkEndpoints.len(),acceleratorType)'
+    describe_node "$node"
     IFS=, read -r state health hosts type <<<"$FOUND,,,"
     case $state in
       READY)
         HOSTS=$hosts
-        case $health in UNHEALTHY*) state=$health ;; esac
+        case $health in UNHEALTHY*) state=$health ;; TIMEOUT) state=UNHEALTHY_TIMEOUT ;; esac
         # A TPU that someone else made under this name is not to be used by mistake.
         type=${type%%,*} type=${type##*/}
-        [ -z "$TYPE" ] || [ -z "$type" ] || [ "$type" = "$TYPE" ] ||
+        if [ -n "$TYPE" ] && [ -n "$type" ] && [ "$type" != "$TYPE" ]; then
+          [ "$MADE" = 1 ] || forget_state # it is not of that one
           usage_error "$node is a $type, not a $TYPE; give its --type or another --name"
+        fi
         ;;
       ABSENT) [ "$QUEUED" = 0 ] || state=PREEMPTED ;; # an active request has lost its node
     esac
@@ -65,10 +72,35 @@ find_state() {
   STATE=$worst
 }
 
+# For a TPU of which nothing is remembered, nor said how it was asked for: a request that waits, or
+# whose nodes have other names, is there though no node of this name is.
+find_kind() {
+  [ "$KNOWN" = 0 ] && [ "$QUEUED" = 0 ] || return 0
+  describe queued-resources "$NAME" 'value(state.state)'
+  [ "$FOUND" = ABSENT ] || QUEUED=1
+}
+
+# Whether neither the request nor any of its nodes is left; else STATE is that of one.
+all_gone() {
+  local node
+  if [ "$QUEUED" = 1 ]; then
+    describe queued-resources "$NAME" 'value(state.state)'
+    STATE=$FOUND
+    [ "$STATE" = ABSENT ] || return 1
+  fi
+  for node in $(nodes); do
+    describe_node "$node"
+    STATE=${FOUND%%,*}
+    [ "$STATE" = ABSENT ] || return 1
+  done
+}
+
 find_hosts() {
   find_state
   [ "$STATE" = READY ]
 }
+
+is_unwell() { case $STATE in UNHEALTHY*) ;; *) return 1 ;; esac; }
 
 is_lost() { case $STATE in PREEMPTED | TERMINATED | FAILED | SUSPENDED) ;; *) return 1 ;; esac; }
 
@@ -85,45 +117,63 @@ create_tpu() {
       --runtime-version="$RUNTIME" "${flags[@]}")
   fi
   if [ "$DRY" = 1 ]; then tpus "${flags[@]}"; return; fi
-  if out=$(tpus "${flags[@]}" 2>&1); then return 0; fi
+  if out=$(tpus "${flags[@]}" 2>&1); then MADE=1; return 0; fi
   case $out in
-    *ALREADY_EXISTS* | *"already exists"*) return 0 ;;
+    # Made by a try that broke off, or going away: the next look may show it.
+    *ALREADY_EXISTS* | *"already exists"*)
+      out="it exists already, says gcloud, and shows no $NAME; if that stays so:"
+      out="$out tpu/run.sh --name $NAME --delete, or another --name" ;;
     *PERMISSION_DENIED* | *INVALID_ARGUMENT* | *UNAUTHENTICATED* | *NOT_FOUND* | *"Invalid value"* | \
       *"nrecognized argument"* | *"active account"* | *"Invalid choice"*)
-      forget_state
+      ! all_gone || forget_state
       die "gcloud refuses to create $NAME: $out"
       ;;
     *[Qq]uota*) # right after a preemption the old one may still count
-      [ "$ATTEMPT" -gt 0 ] || { forget_state; die "no quota for $NAME: $out"; } ;;
+      [ "$ATTEMPT" -gt 0 ] || { ! all_gone || forget_state; die "no quota for $NAME: $out"; } ;;
     *RESOURCE_EXHAUSTED* | *"no more capacity"*) out="$ZONE has no $TYPE free" ;;
   esac
   REASON="not created: $(printf '%s' "$out" | tail -n 3 | tr '\n' ' ')"
   return 1
 }
 
+# True only if all of it was seen to be gone.
 delete_tpu() {
-  local i out
+  local node said=''
   say "deleting $NAME"
-  for i in 1 2 3; do
-    if [ "$QUEUED" = 1 ]; then
-      out=$(tpus queued-resources delete "$NAME" --force 2>&1)
-    else
-      out=$(tpus tpu-vm delete "$NAME" 2>&1)
-    fi && break
-    case $out in *NOT_FOUND* | *"not found"*) out='' && break ;; esac
-    [ "$i" = 3 ] || nap 15
+  if [ "$QUEUED" = 1 ]; then
+    delete_one queued-resources "$NAME" --force
+    [ "$DRY" = 0 ] || return 0
+  fi
+  for node in $(nodes); do
+    if [ "$QUEUED" = 1 ]; then # they go with the request
+      describe_node "$node"
+      [ "$FOUND" != ABSENT ] || continue
+    fi
+    delete_one tpu-vm "$node"
   done
-  [ "$DRY" = 0 ] || { echo "$out"; return 0; }
-  find_state
-  [ "$STATE" != ABSENT ] || return 0
-  REASON="$NAME is $STATE after it was deleted: $out"
+  [ "$DRY" = 0 ] || return 0
+  ! all_gone || return 0
+  REASON="$NAME is $STATE after it was deleted: $said"
   warn "$REASON"
   return 1
 }
 
+# Asks up to three times; what gcloud says of it goes into "said".
+delete_one() {
+  local i out kind=$1 name=$2
+  shift 2
+  if [ "$DRY" = 1 ]; then tpus "$kind" delete "$name" "$@"; return; fi
+  for i in 1 2 3; do
+    out=$(tpus "$kind" delete "$name" "$@" 2>&1) && return
+    case $out in *NOT_FOUND* | *"not found"*) return ;; esac
+    said=$out
+    [ "$i" = 3 ] || nap 15
+  done
+}
+
 # Creates the TPU unless it is there, and waits until it is ready. False (REASON): start again.
 ensure_tpu() {
-  local shown='' since=$SECONDS unknown=0 n=0
+  local shown='' since=$SECONDS unknown=0 unwell=0 created=0 n=0
   while :; do
     find_state
     if [ "$STATE" != "$shown" ] || [ $((n % 20)) = 0 ]; then
@@ -133,7 +183,15 @@ ensure_tpu() {
     shown=$STATE n=$((n + 1))
     case $STATE in
       READY) return 0 ;;
-      ABSENT) create_tpu || return 1; continue ;;
+      ABSENT)
+        if [ $created = 1 ]; then # gone at once, or not shown yet: no second one without a pause
+          REASON="$NAME was made, and is not there"
+          return 1
+        fi
+        create_tpu || return 1
+        created=1
+        continue
+        ;;
       STOPPED) die "$NAME is STOPPED: start it by gcloud compute tpus tpu-vm start, or --delete it" ;;
       UNKNOWN)
         unknown=$((unknown + 1))
@@ -143,6 +201,21 @@ ensure_tpu() {
         fi
         ;;
     esac
+    if is_unwell; then
+      unwell=$((unwell + 1))
+      if [ $unwell -ge "$UNWELL" ]; then
+        # Its health is one view: a run that goes on there is another.
+        if ask status && any running; then
+          say "$NAME is $STATE, but training goes on there"
+          return 0
+        fi
+        REASON="$NAME stayed $STATE"
+        delete_tpu
+        return 1
+      fi
+    else
+      unwell=0
+    fi
     if is_lost; then
       REASON="$NAME was $STATE"
       delete_tpu

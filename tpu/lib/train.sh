@@ -252,7 +252,7 @@ end_others() {
 # The last lines of the worker that failed first; sets OUTCOME to its exit code. An exit code comes
 # before a killed worker, and 69, by which one says that it only found another gone, after both.
 show_failure() {
-  local first node worker state code
+  local first node worker state code place
   first=$(awk '$3 == "exited" && $6 != "0" { print $6 == "69" ? 2 : 0, $7, $0 }
     $3 == "gone" { print 1, 0, $0 }' "$1" | sort -k 1,1n -k 2,2n | head -n 1 | cut -d ' ' -f 3-)
   read -r node worker state _ _ code _ <<<"$first"
@@ -260,5 +260,7 @@ show_failure() {
   [ "$state" = exited ] || { OUTCOME=1 code='no exit code: it was killed'; }
   echo "--- $node, worker $worker failed first (exit code $code); its last lines: ---"
   ssh_to "$node" "$worker" "bash flaxae-tpu/$NAME/worker.sh tail 40" 2>/dev/null
-  echo "--- all of it: tpu/run.sh --name $NAME --logs --worker $worker ---"
+  place=$worker
+  [ "$NUM_SLICES" = 1 ] || place=${node##*-}:$worker
+  echo "--- all of it: tpu/run.sh --name $NAME --logs --worker $place ---"
 }
