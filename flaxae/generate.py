@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from flaxae import flags
@@ -12,7 +13,9 @@ from flaxae.config import require
 STDIN = "-"
 
 
-def prompt_ids(lm: Any, prompt: str, *, chat: bool = True, system: str = "") -> list[int]:
+def prompt_ids(
+    lm: Any, prompt: str, *, chat: bool = True, system: str = "", task: Any = None
+) -> list[int]:
     """The ids that a model is to go on with.
 
     Args:
@@ -20,12 +23,17 @@ def prompt_ids(lm: Any, prompt: str, *, chat: bool = True, system: str = "") -> 
         prompt: the user's message, or the beginning of a text.
         chat: puts it into the tokenizer's chat template, where it has one.
         system: a message before the user's.
+        task: of the run that trained the model; with `chat` its `prompt_text`, where it has one,
+            makes the prompt as it made those of training.
     """
     tokenizer = lm.tokenizer
     require(tokenizer is not None, "the model's files hold no tokenizer: give --tokenizer=DIR")
-    chat = chat and bool(tokenizer.template)
-    require(chat or not system, "--system needs a chat template")
-    if chat:
+    template = chat and bool(tokenizer.template)
+    require(template or not system, "--system needs a chat template")
+    if chat and hasattr(task, "prompt_text"):
+        text = task.prompt_text(prompt, tokenizer, system)
+        ids = tokenizer.encode([text], special=not template)[0]
+    elif template:
         messages = [{"role": "system", "content": system}] if system else []
         text = tokenizer.chat([*messages, {"role": "user", "content": prompt}])
         ids = tokenizer.encode([text], special=False)[0]
@@ -33,6 +41,23 @@ def prompt_ids(lm: Any, prompt: str, *, chat: bool = True, system: str = "") -> 
         ids = tokenizer.encode([prompt])[0]
     require(bool(ids), "the prompt is empty")
     return ids
+
+
+def task_of(adapter: str) -> Any:
+    """The task of a run's folder; None for other folders, and for tasks that are not flaxae's."""
+    from flaxae import workdir
+    from flaxae.config import from_json
+    from flaxae.peft.hf_format import CONFIG, WEIGHTS
+
+    folder = Path(adapter)
+    run = all((folder / name).is_file() for name in (CONFIG, "config.json"))
+    if not run or (folder / WEIGHTS).is_file():
+        return None
+    raw = workdir.read_config(folder)
+    if not str(raw.get("task", {}).get("class", "")).startswith("flaxae."):
+        return None
+    config = from_json(raw)
+    return config.task.make(config)
 
 
 def texts(tokenizer: Any, parts: Iterable[list[int]]) -> Iterator[str]:
@@ -66,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     add("--top-p", type=float, default=1.0, metavar="P", help="only the nucleus of probability P")
     add("--seed", type=int, default=0, help="of what is drawn")
     add("--system", default="", metavar="TEXT", help="a system message")
-    add("--no-chat", action="store_true", help="the prompt as it is, without the chat template")
+    add("--no-chat", action="store_true", help="the prompt as it is, without a chat template")
     add("--weights", default="float32", choices=["float32", "bfloat16"], help="kept in this type")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="computed in this type")
     return parser
@@ -105,7 +130,8 @@ def run(args: argparse.Namespace, prompt: str, sampling: Any) -> Iterator[str]:
     lm = language_models.load(
         args.model, weights=args.weights, dtype=args.dtype, tokenizer=args.tokenizer
     )
-    ids = prompt_ids(lm, prompt, chat=not args.no_chat, system=args.system)
+    task = task_of(args.adapter) if args.adapter else None
+    ids = prompt_ids(lm, prompt, chat=not args.no_chat, system=args.system, task=task)
     model = lm.model
     if args.adapter:
         from flaxae import peft

@@ -1,6 +1,7 @@
 """Generation of the language models, part by part and whole, and the command."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from flaxae import generate as command
+from flaxae.compat import hf
 from flaxae.config import ConfigError
 from flaxae.decoding import Sampling
 from flaxae.flags import run_main
@@ -185,6 +187,17 @@ def test_templates_of_either_place_are_read(directory, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ConfigError, match="its tokenizer cannot be read"):
         open_tokenizer(tmp_path)
+
+
+def test_a_hub_ids_template_is_fetched(directory, tmp_path, monkeypatch):
+    def download(name, allow_patterns):
+        for file in directory.iterdir():
+            if any(file.match(pattern) for pattern in allow_patterns):
+                shutil.copy(file, tmp_path)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert open_tokenizer(hf.resolve("owner/chat")).template == TEMPLATE
 
 
 def run(capsys, *argv):

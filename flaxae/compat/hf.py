@@ -24,7 +24,7 @@ from flaxae.config import ConfigError, require
 from flaxae.tree import path_name
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
+PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 _HUB_ID = re.compile(r"^[\w][\w.-]*(/[\w][\w.-]*)?$")
 _ROWS = 4096  # of a tensor at once, where two are compared

@@ -241,6 +241,16 @@ class CausalLM(nnx.Module):
             return self.lm_head(x, ctx.at("lm_head")).astype(jnp.float32)
         return self.embed_tokens.attend(x, ctx.at("embed_tokens"))
 
+    def untie(self) -> None:
+        """Gives a tied head a kernel of its own: the embedding's table as it is."""
+        config, table = self.config, self.embed_tokens.table[...]
+        sizes, dtype = (config.d_model, config.vocab_size), jnp.dtype(config.dtype)
+        head = nnx.eval_shape(lambda: Linear(*sizes, dtype=dtype, rngs=nnx.Rngs(0)))
+        head.kernel = nnx.Param(table.T)
+        self.config = dataclasses.replace(config, tie_embeddings=False)
+        del self.lm_head  # None is static to NNX, and would stay so
+        self.lm_head = head
+
     def loss(
         self,
         x: Float[Array, "B S D"],
@@ -264,7 +274,7 @@ class CausalLM(nnx.Module):
         flat, targets, weights = x.reshape(-1, x.shape[-1]), targets.reshape(-1), weights.ravel()
         if not chunks:
             return cross_entropy(self.logits(flat, ctx), targets, weights)
-        plain = type(self.lm_head or self.embed_tokens) in (Linear, Embedding)
+        plain = self.lm_head is None or type(self.lm_head) is Linear
         require(plain, "chunks must be 0 where the head has an adapter")
         if self.lm_head is None:
             table = self.embed_tokens.table[...]

@@ -53,7 +53,9 @@ def add_adapter(model: Any, config: AdapterConfig, name: str = DEFAULT, *, seed:
     if isinstance(config, BiasConfig):
         plan = _plan_biases(sites, config)
     else:
-        config = targets.with_defaults(config, names_lib.model_type(model))
+        kind = names_lib.model_type(model)
+        config = targets.with_defaults(config, kind)
+        targets.check_saved(config, kind)
         plan = _plan(sites, config)
     for site, on in plan:
         module = names_lib.find(model, site.path)

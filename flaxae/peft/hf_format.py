@@ -20,6 +20,7 @@ from flaxae.peft import names as names_lib
 from flaxae.peft.apply import DEFAULT, adapter_configs, add_adapter, remove_adapter, trainable
 from flaxae.peft.configs import AdapterConfig, BiasConfig, IA3Config, LoRAConfig
 from flaxae.peft.layers import AdapterParam
+from flaxae.peft.target_modules import is_target, unordered
 from flaxae.peft.tensors import Entry, entries, today
 from flaxae.restore import fingerprint
 from flaxae.train_step import lookup, nest
@@ -35,12 +36,12 @@ LORA = (*SHARED, "layers_to_transform", "layers_pattern", "r", "lora_alpha", "lo
 IA3_FIELDS = (*SHARED, "feedforward_modules")
 # What says nothing about what an adapter computes once it is trained.
 IGNORED = {
-    "alpha", "auto_mapping", "base_model_name_or_path", "inference_mode", "init_ia3_weights",
-    "loftq_config", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "revision",
-    "runtime_config", "task_type",
+    "alpha", "auto_mapping", "base_model_name_or_path", "corda_config", "eva_config",
+    "inference_mode", "init_ia3_weights", "loftq_config", "lora_ga_config", "megatron_core",
+    "peft_type", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
 }  # fmt: skip
-# Ways to initialise that leave the base's weights as they are.
-HARMLESS_INIT = (True, False, None, "gaussian", "eva", "orthogonal", "lora_ga")
+# Ways to initialise that leave the base's weights as they are; what is converted says True.
+HARMLESS_INIT = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def base_fingerprint(model: Any) -> str:
@@ -80,7 +81,7 @@ def write_config(
     raw |= {"base_model_name_or_path": base, "task_type": TASKS.get(names_lib.model_type(model))}
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(raw, indent=2, sort_keys=True)
+    text = json.dumps(dict(sorted(raw.items())), indent=2)  # patterns keep their order
     (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
@@ -204,8 +205,11 @@ def _config_to_peft(config: AdapterConfig, model: Any) -> dict[str, Any]:
     lora = isinstance(config, LoRAConfig)
     raw = {name: _plain(getattr(config, name)) for name in (LORA if lora else IA3_FIELDS)}
     if isinstance(config, LoRAConfig):
-        raw |= {"rank_pattern": dict(config.rank_pattern), "bias": "none"}
-        raw |= {"alpha_pattern": dict(config.alpha_pattern)}
+        sites = names_lib.sites(model)
+        names = [n for s in sites for n in s.names if is_target(config, n, s.linear)]
+        for field in ("rank_pattern", "alpha_pattern"):
+            raw[field] = unordered(getattr(config, field), names)
+        raw["bias"] = "none"
         alpha = config.lora_alpha
         raw["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha
     return raw | {"peft_type": "LORA" if lora else "IA3", "inference_mode": True}

@@ -229,25 +229,26 @@ _classes: dict[type, type] = {}
 
 
 def adapted_class(kind: type) -> type:
-    """The class that takes the place of a module's: the same call, with adapters."""
+    """The class that takes the place of a module's: the same call, with adapters.
+
+    Only the call: a head that is tied to an embedding goes on reading the base's table, as in PEFT.
+    """
     if kind is Linear or kind is AdaptedLinear:
         return AdaptedLinear
     if issubclass(kind, Linear):
         raise ConfigError(f"adapters stand on Linear itself, not on {kind.__name__}")
     if kind not in _classes:
-        methods = {"__call__": _call("__call__", kind), "__module__": __name__, "base_class": kind}
-        if hasattr(kind, "attend"):
-            methods["attend"] = _call("attend", kind)
+        methods = {"__call__": _call(kind), "__module__": __name__, "base_class": kind}
         _classes[kind] = type(f"Adapted{kind.__name__}", (kind,), methods)
     return _classes[kind]
 
 
-def _call(method: str, kind: type) -> Callable:
+def _call(kind: Any) -> Callable:
     def call(self: Any, x: Array, ctx: Context) -> Array:
         used = chosen(self, x, ctx)
-        y = None if used and used[0][1] is None else getattr(kind, method)(self, x, ctx)
+        y = None if used and used[0][1] is None else kind.__call__(self, x, ctx)
         for saved, scale, _ in used:
-            new = getattr(kind, method)(_with(self, saved), x, ctx)
+            new = kind.__call__(_with(self, saved), x, ctx)
             y = new if scale is None or y is None else _blended_rows(y, new, scale)
         return y  # pyright: ignore
 

@@ -21,9 +21,11 @@ def merge(model: Any, names: Iterable[str] | str | None = None) -> Any:
         model: with adapters.
         names: which to fold in; None: the active ones. The others are left out.
     Returns:
-        The model without adapters, in the dtypes of the base.
+        The model without adapters, in the dtypes of the base. Where an embedding was saved whole
+        whose table is also the head's, the head has one of its own.
     Raises:
-        ConfigError: two adapters that do not add up stand on one module.
+        ConfigError: two adapters that do not add up stand on one module, or a tied head cannot
+            be parted from a saved embedding.
     """
     names = active_names(model) if names is None else (names,) if isinstance(names, str) else names
     names = tuple(names)
@@ -40,12 +42,27 @@ def merge(model: Any, names: Iterable[str] | str | None = None) -> Any:
             _merge_linear(module, used, target, path)
         else:
             require(len(used) == 1, f"{_name(path)}: two adapters save it whole; merge one of them")
+            _untie(out, path)
             _merge_saved(module, used[0], target)
     return out
 
 
 def _name(path: tuple) -> str:
     return "/".join(map(str, path))
+
+
+def _untie(model: Any, path: tuple) -> None:
+    """Gives a head that is tied to an embedding its own weights: the base's, which it reads."""
+    owner = find(model, path[:-1])
+    tied = getattr(getattr(owner, "config", None), "tie_embeddings", False)
+    if not tied or not hasattr(find(model, path), "attend"):
+        return
+    require(
+        hasattr(owner, "untie"),
+        f"{_name(path)}: the head is tied to it and reads the base's, which no merged "
+        f"{type(owner).__name__} can keep: go on with the adapter beside the base",
+    )
+    owner.untie()
 
 
 def _merge_linear(module: AdaptedLinear, used: list[Any], target: Any, path: tuple) -> None:

@@ -1,8 +1,9 @@
 """Which modules an adapter stands on: PEFT's matching rules, on names alone."""
 
-import dataclasses
+import copy
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from flaxae.config import ConfigError, require
 from flaxae.peft.configs import AdapterConfig, IA3Config, Names
@@ -26,6 +27,7 @@ IA3_TARGETS = {
 IA3_FEEDFORWARD = {"llama": ("down_proj",), "phi": ("fc2",), "t5": ("wo",), "mt5": ()}
 # Phi's first published code fused q, k and v, and named the last projection otherwise.
 OLD_PHI = {"Wqkv": ("q_proj", "k_proj", "v_proj"), "out_proj": ("dense",)}
+OLD_PATH = {"transformer": "model", "h": "layers", "mixer": "self_attn"}
 
 
 def with_defaults(config: AdapterConfig, model_type: str) -> AdapterConfig:
@@ -53,15 +55,15 @@ def with_defaults(config: AdapterConfig, model_type: str) -> AdapterConfig:
             "give () for none",
         )
         changes["feedforward_modules"] = IA3_FEEDFORWARD[model_type]
-    for name, value in changes.items():  # the defaults of one need not lie in the other
+    for name, value in changes.items():
         config = _replaced(config, name, value)
     if model_type == "phi":
         config = _today(config)
     return config
 
 
-def _replaced(config: AdapterConfig, name: str, value: Names) -> AdapterConfig:
-    config = dataclasses.replace(config)
+def _replaced(config: AdapterConfig, name: str, value: Any) -> AdapterConfig:
+    config = copy.copy(config)  # unchecked: fields that depend on each other change in turn
     object.__setattr__(config, name, value)
     return config
 
@@ -72,7 +74,31 @@ def _today(config: AdapterConfig) -> AdapterConfig:
         if isinstance(names, tuple) and set(names) & set(OLD_PHI):
             new = tuple(new for name in names for new in OLD_PHI.get(name, (name,)))
             config = _replaced(config, field, tuple(sorted(new)))
+    for field in ("rank_pattern", "alpha_pattern"):
+        pattern = getattr(config, field, ())
+        if pattern:
+            config = _replaced(config, field, _today_pattern(field, pattern))
     return config
+
+
+def _today_pattern(field: str, pattern: tuple) -> tuple:
+    """A pattern's keys in today's names, in their order."""
+    out: dict[str, float] = {}
+    for key, value in pattern:
+        plain = key.replace("\\.", ".")
+        if not set(re.findall(r"\w+", plain)) & {*OLD_PHI, *OLD_PATH}:
+            out.setdefault(key, value)
+            continue
+        require(
+            re.fullmatch(r"[\w.]+", plain) is not None,
+            f"{field}: {key!r} is a regex of phi's first names, which is not turned into one of "
+            f"today's: name each module (layers.0.self_attn.q_proj for h.0.mixer.Wqkv)",
+        )
+        *path, last = plain.split(".")
+        start = "".join(f"{OLD_PATH.get(part, part)}." for part in path)
+        for new in OLD_PHI.get(last, (last,)):
+            out.setdefault(f"{start}{new}", value)
+    return tuple(out.items())
 
 
 def named_by(names: Names, name: str) -> bool:
@@ -87,6 +113,16 @@ def named_by(names: Names, name: str) -> bool:
 def is_saved(config: AdapterConfig, name: str) -> bool:
     """Whether a module is one of `modules_to_save`: there the end of a name counts, dot or not."""
     return any(name.endswith(one) for one in config.modules_to_save or ())
+
+
+def check_saved(config: AdapterConfig, model_type: str) -> None:
+    """Raises ConfigError where PEFT's copy of a module is one that its model never reads."""
+    if model_type in ("t5", "mt5") and is_saved(config, "shared"):
+        raise ConfigError(
+            "modules_to_save: 'shared' changes nothing in PEFT (a T5's encoder, decoder and tied "
+            "head hold the embedding under names of their own), so that an adapter with it would "
+            "compute something else there: leave it out"
+        )
 
 
 def is_target(config: AdapterConfig, name: str, linear: bool = True) -> bool:
@@ -120,12 +156,24 @@ def _in_layers(config: AdapterConfig, name: str) -> bool:
     return found is not None and int(found.group(1)) in layers
 
 
-def pattern_value(pattern: tuple, name: str, default: float) -> float:
+def pattern_value(pattern: Iterable, name: str, default: Any) -> Any:
     """What the first key says that matches the end of a name."""
     for key, value in pattern:
         if re.match(rf"(.*\.)?({key})$", name):
             return value
     return default
+
+
+def unordered(pattern: tuple, names: Iterable[str]) -> dict[str, float]:
+    """A pattern that says the same of all names in any order of its keys.
+
+    PEFT's writer sorts the keys, of which the first that matches counts: where another would then,
+    each name gets a key of its own.
+    """
+    found = {name: pattern_value(pattern, name, None) for name in names}
+    if all(pattern_value(sorted(pattern), name, None) == x for name, x in found.items()):
+        return dict(pattern)
+    return {f"^{re.escape(name)}": x for name, x in found.items() if x is not None}
 
 
 def check_all_used(config: AdapterConfig, names: Iterable[str]) -> None:

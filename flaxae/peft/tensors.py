@@ -125,7 +125,13 @@ def today(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if match["module"] != FUSED:
             out[f"{start}{OLD_MODULES[match['module']]}.{end}"] = value
             continue
-        parts = [value] * 3 if end == "lora_A.weight" else np.split(value, 3)
+        # What is of the input (A, and IA3's factors of it) is the same for all three.
+        shared = end == "lora_A.weight" or (end == "ia3_l" and len(value) == 1)
+        require(
+            shared or len(value) % 3 == 0,
+            f"{key} is {value.shape}: no adapter of queries, keys and values in one",
+        )
+        parts = [value] * 3 if shared else np.split(value, 3)
         for one, part in zip("qkv", parts, strict=True):
             out[f"{start}self_attn.{one}_proj.{end}"] = part
     return out

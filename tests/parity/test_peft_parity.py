@@ -10,6 +10,7 @@ from flax import nnx
 
 from flaxae import peft
 from flaxae.compat import hf
+from flaxae.config import ConfigError
 from flaxae.lm import files
 from flaxae.lm.llama import params as llama_params
 from flaxae.lm.phi import params as phi_params
@@ -23,15 +24,17 @@ IDS = np.asarray([[5, 9, 13, 1, 40, 41], [7, 8, 21, 10, 11, 30]])
 TARGETS = np.asarray([[9, 8, 7, 6, 1], [20, 30, 12, 2, 1]])
 
 
-def t5_case():
+def t5_case(tied=False):
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
     config = T5Config(
         vocab_size=64, d_model=24, d_kv=5, d_ff=40, num_layers=2, num_heads=3,
-        decoder_start_token_id=0, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+        decoder_start_token_id=0, feed_forward_proj="gated-gelu", tie_word_embeddings=tied,
     )  # fmt: skip
     model = T5ForConditionalGeneration(config)
+    if tied:
+        return model
     model.lm_head.weight = torch.nn.Parameter(0.3 * torch.randn_like(model.shared.weight))
     return model
 
@@ -53,7 +56,7 @@ def ours_t5(model, ctx):
     return t5_logits(model, states, mask, jnp.asarray(TARGETS, jnp.int32), ctx)
 
 
-def causal_case(name):
+def causal_case(name, tied=False):
     import transformers
 
     sizes = dict(
@@ -61,7 +64,7 @@ def causal_case(name):
         num_attention_heads=4, max_position_embeddings=32,
     )  # fmt: skip
     if name == "llama":
-        sizes |= {"num_key_value_heads": 2, "tie_word_embeddings": False}
+        sizes |= {"num_key_value_heads": 2, "tie_word_embeddings": tied}
     config = getattr(transformers, f"{name.title()}Config")(**sizes)
     return getattr(transformers, f"{name.title()}ForCausalLM")(config)
 
@@ -90,6 +93,8 @@ CASES = {
     for name in ("llama", "phi")
 }
 CASES |= {"t5": (t5_case, theirs_t5, load_t5, ours_t5)}
+CASES["tied llama"] = (functools.partial(causal_case, "llama", tied=True), *CASES["llama"][1:])
+CASES["tied t5"] = (functools.partial(t5_case, tied=True), *CASES["t5"][1:])
 # name -> (class in peft, its fields), by the model; the module lists are the model's own.
 LORA = {"lora_alpha": 24, "r": 4}
 
@@ -110,7 +115,7 @@ def their_configs(family):
             {"layers.1.self_attn.q_proj": 2},
         ),
     }
-    lora, ia3, forward, pattern = lists[family]
+    lora, ia3, forward, pattern = lists[family.removeprefix("tied ")]
     alpha = {key: 3 for key in pattern}
     return {
         "lora": ("LoraConfig", {**LORA, "target_modules": lora}),
@@ -131,6 +136,10 @@ def their_configs(family):
         "ia3": ("IA3Config", {"target_modules": ia3, "feedforward_modules": forward}),
         "ia3 defaults": ("IA3Config", {}),
         "saved": ("LoraConfig", {**LORA, "target_modules": lora, "modules_to_save": ["lm_head"]}),
+        "embedding": (
+            "LoraConfig",
+            {**LORA, "target_modules": lora, "modules_to_save": ["embed_tokens"]},
+        ),
         "biases": ("LoraConfig", {"target_modules": "dummy-target-modules", "bias": "all"}),
     }  # fmt: skip
 
@@ -139,6 +148,8 @@ ALL = {
     "t5": ["lora", "all-linear", "dora one layer", "ia3", "saved"],
     "llama": ["lora defaults", "rslora", "patterns", "one layer", "dora", "ia3", "ia3 defaults"],
     "phi": ["lora", "patterns", "dora", "ia3", "ia3 defaults", "saved", "biases"],
+    "tied llama": ["embedding"],
+    "tied t5": ["lora"],
 }
 ALL = [(family, method) for family, methods in ALL.items() for method in methods]
 
@@ -164,8 +175,8 @@ def base_of(family, tmp_path):
         for name, parameter in model.named_parameters():
             if "bias" in name:  # drawn as 0
                 parameter.add_(0.1 * torch.randn_like(parameter))
-            elif family != "t5" and parameter.ndim == 2:  # drawn so small that little would differ
-                parameter.mul_(8)
+            elif not family.endswith("t5") and parameter.ndim == 2:
+                parameter.mul_(8)  # drawn so small that little would differ
     model.save_pretrained(tmp_path / "base")
     return model
 
@@ -180,7 +191,7 @@ def run_ours(family, model, **ctx):
 def rows(family, scale):
     """A scale a row; T5 has the tokens of all rows on one axis."""
     scale = jnp.asarray(scale, jnp.float32)
-    if family != "t5":
+    if not family.endswith("t5"):
         return scale
     return peft.RowScale(scale, (IDS.shape,), (TARGETS.shape,))
 
@@ -215,6 +226,71 @@ def test_trained_there_loaded_here_and_back(family, method, tmp_path):
     fresh = type(base).from_pretrained(tmp_path / "base")
     opened = hf_peft.PeftModel.from_pretrained(fresh, tmp_path / "here").eval()
     np.testing.assert_allclose(theirs(opened), want, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """family -> (folder of its base, the class there, its logits); made when first asked for."""
+
+    @functools.cache
+    def make(family):
+        folder = tmp_path_factory.mktemp(family)
+        model = base_of(family, folder)
+        return folder / "base", type(model), CASES[family][1](model.eval())
+
+    return make
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "ia3"])
+@pytest.mark.parametrize("family", ["phi", "llama", "t5"])
+def test_trained_here_opened_there(family, method, bases, tmp_path):
+    import peft as hf_peft
+
+    _, theirs, load, ours = CASES[family]
+    folder, kind, plain = bases(family)
+    name, fields = their_configs(family)[method]
+    config = {"LoraConfig": peft.LoRAConfig, "IA3Config": peft.IA3Config}[name](**fields)
+    model = peft.add_adapter(load(folder), config)
+    graphdef, params, rest = nnx.split(model, peft.trainable(), ...)
+    ctx = Context(key=jax.random.key(0), step=jnp.int32(0))
+
+    @jax.jit
+    def step(params):
+        def loss(params):
+            logits = ours(nnx.merge(graphdef, params, rest), ctx)
+            return jnp.mean(jnp.square(logits - 1)), logits
+
+        grads, logits = jax.grad(loss, has_aux=True)(params)
+        norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
+        return jax.tree.map(lambda p, g: p - 0.3 * g / norm, params, grads), logits
+
+    first = params
+    for _ in range(3):
+        params, _ = step(params)
+    want = np.asarray(step(params)[1])
+    assert np.abs(want - plain).max() > 1e-2
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(params), strict=True)
+    assert all(np.any(a != b) for a, b in pairs)
+    peft.save_adapter(nnx.merge(graphdef, params, rest), tmp_path / "here")
+    opened = hf_peft.PeftModel.from_pretrained(kind.from_pretrained(folder), tmp_path / "here")
+    np.testing.assert_allclose(theirs(opened.eval()), want, atol=1e-4)
+
+
+def test_a_t5s_shared_embedding_is_refused_as_no_one_reads_pefts_copy(tmp_path):
+    import peft as hf_peft
+
+    base = base_of("tied t5", tmp_path)
+    plain = theirs_t5(base.eval())
+    fields = {"target_modules": ["q"], "modules_to_save": ["shared"]}
+    model = hf_peft.get_peft_model(base, hf_peft.LoraConfig(**fields)).eval()
+    base.shared.modules_to_save["default"].weight.data += 1
+    np.testing.assert_allclose(theirs_t5(model), plain, atol=1e-4)
+    model.save_pretrained(tmp_path / "there")
+    here = load_t5(tmp_path / "base")
+    with pytest.raises(ConfigError, match="there: modules_to_save: 'shared' changes nothing"):
+        peft.load_adapter(here, tmp_path / "there")
+    with pytest.raises(ConfigError, match="modules_to_save: 'shared' changes nothing"):
+        peft.add_adapter(here, peft.LoRAConfig(**fields))
 
 
 @pytest.mark.parametrize(("family", "biases"), [("llama", False), ("phi", False), ("phi", True)])

@@ -57,6 +57,31 @@ def test_an_rslora_directory_keeps_its_scale(rslora, tmp_path):
     np.testing.assert_array_equal(run(again), run(model))
 
 
+@pytest.mark.parametrize(
+    ("pattern", "written"),
+    [
+        ({"up": 2, "blocks.0.up": 32}, {rf"^blocks\.{i}\.up": 2 for i in range(3)}),
+        ({"down": 5, "blocks.1.up": 32}, {"down": 5, "blocks.1.up": 32}),
+    ],
+)
+def test_the_first_pattern_counts_in_whatever_order_they_are_written(pattern, written, tmp_path):
+    config = peft.LoRAConfig(
+        r=4, target_modules=["up", "down"], alpha_pattern=pattern, rank_pattern=pattern
+    )
+    model = peft.add_adapter(Net(), config)
+    peft.save_adapter(model, tmp_path)
+    raw = json.loads((tmp_path / CONFIG).read_text())
+    for field in ("alpha_pattern", "rank_pattern"):
+        assert list(raw[field].items()) == list(written.items())
+    (tmp_path / CONFIG).write_text(json.dumps(raw, sort_keys=True))  # as PEFT writes it anew
+    again = peft.load_adapter(Net(), tmp_path)
+    for name in ("up", "down"):
+        mine, read = (getattr(m.blocks, name).adapters["default"] for m in (model, again))
+        assert mine.ranks == read.ranks
+        scales = (np.broadcast_to(x.scaling, 3) for x in (mine, read))
+        np.testing.assert_array_equal(*scales)
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapter")
@@ -92,6 +117,7 @@ def changed(saved, tmp_path, tensors=None, **fields):
         ({"some_new_option": 3}, "some_new_option=3 is not supported"),
         ({"bias": "all"}, "bias='all' beside LoRA's own factors"),
         ({"init_lora_weights": "pissa"}, "changes the base's weights"),
+        ({"init_lora_weights": "lora_ga"}, "changes the base's weights"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out=True is not supported"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"lora_dropout": 1.5}, "lora_dropout=1.5"),
@@ -104,7 +130,8 @@ def test_a_config_that_does_not_fit_is_refused(saved, tmp_path, fields, message)
 
 def test_what_says_nothing_is_ignored(saved, tmp_path):
     folder = changed(saved, tmp_path, loftq_config={}, megatron_core="megatron.core",
-                     init_lora_weights="eva", eva_config=None, some_option=None)  # fmt: skip
+                     init_lora_weights="eva", eva_config={"rho": 2.0}, some_option=None,
+                     lora_ga_config={"scale": "stable"})  # fmt: skip
     np.testing.assert_array_equal(run(peft.load_adapter(Net(), folder)), run(trained("lora")))
 
 
@@ -147,25 +174,71 @@ def test_another_base_is_refused(saved):
     assert peft.adapter_names(both) == ("default", "second")
 
 
+PHI = PhiConfig(d_model=8, d_ff=12, num_heads=2, num_kv_heads=2, head_dim=4, rotary_dim=2,
+                num_layers=2, vocab_size=16)  # fmt: skip
+OLD = "base_model.model.transformer.h"
+
+
+def old_phi(directory, ends, **fields):
+    """A directory of phi's first names: {end: (rows of Wqkv's, of out_proj's, columns)}."""
+    rng, tensors = np.random.default_rng(0), {}
+    for layer in range(2):
+        for end, shapes in ends.items():
+            for name, shape in zip(("mixer.Wqkv", "mixer.out_proj"), shapes, strict=False):
+                tensors[f"{OLD}.{layer}.{name}.{end}"] = rng.normal(size=shape).astype("f")
+    save_file(tensors, directory / WEIGHTS)
+    (directory / CONFIG).write_text(json.dumps(fields))
+    return tensors
+
+
+def old_lora(directory, **fields):
+    ends = {"lora_A.weight": ((2, 8), (2, 8)), "lora_B.weight": ((24, 2), (8, 2))}
+    config = {"peft_type": "LORA", "r": 2, "target_modules": ["Wqkv", "out_proj"]}
+    return old_phi(directory, ends, **config, **fields)
+
+
 def test_an_adapter_of_phis_first_names_is_read(tmp_path):
     """The fused projection's adapter becomes three that compute the same."""
-    config = PhiConfig(d_model=8, d_ff=12, num_heads=2, num_kv_heads=2, head_dim=4, rotary_dim=2,
-                       num_layers=2, vocab_size=16)  # fmt: skip
-    base = Phi(config, rngs=nnx.Rngs(0))
-    rng = np.random.default_rng(0)
-    start, tensors = "base_model.model.transformer.h", {}
-    for layer in range(2):
-        for name, width in (("mixer.Wqkv", 24), ("mixer.out_proj", 8)):
-            for end, shape in (("lora_A", (2, 8)), ("lora_B", (width, 2))):
-                tensors[f"{start}.{layer}.{name}.{end}.weight"] = rng.normal(size=shape).astype("f")
-    save_file(tensors, tmp_path / WEIGHTS)
-    raw = {"peft_type": "LORA", "r": 2, "target_modules": ["Wqkv", "out_proj"]}
-    (tmp_path / CONFIG).write_text(json.dumps(raw))
-    model = peft.load_adapter(base, tmp_path)
+    tensors = old_lora(tmp_path)
+    model = peft.load_adapter(Phi(PHI, rngs=nnx.Rngs(0)), tmp_path)
     attention = model.blocks.self_attn
     for i, name in enumerate(("q_proj", "k_proj", "v_proj")):
         lora = getattr(attention, name).adapters["default"]
-        a, b = (tensors[f"{start}.1.mixer.Wqkv.lora_{x}.weight"] for x in "AB")
+        a, b = (tensors[f"{OLD}.1.mixer.Wqkv.lora_{x}.weight"] for x in "AB")
         np.testing.assert_array_equal(lora.A[...][1], a.T)
         np.testing.assert_array_equal(lora.B[...][1], b[8 * i : 8 * i + 8].T)
     assert jnp.any(attention.dense.adapters["default"].B[...])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "qkv", "dense"),
+    [
+        ({"Wqkv": 64}, [32, 32], [4, 4]),
+        ({r"h\.1\.mixer.Wqkv": 64, "mixer.out_proj": 2}, [4, 32], [1, 1]),
+        ({"transformer.h.0.mixer.out_proj": 6, "dense": 10}, [4, 4], [3, 5]),
+    ],
+)
+def test_patterns_of_phis_first_names_count(pattern, qkv, dense, tmp_path):
+    old_lora(tmp_path, alpha_pattern=pattern, lora_alpha=8)
+    attention = peft.load_adapter(Phi(PHI, rngs=nnx.Rngs(0)), tmp_path).blocks.self_attn
+    for name, want in (("q_proj", qkv), ("v_proj", qkv), ("dense", dense)):
+        scaling = getattr(attention, name).adapters["default"].scaling
+        np.testing.assert_array_equal(np.broadcast_to(scaling, 2), want)
+
+
+def test_a_regex_of_phis_first_names_is_refused(tmp_path):
+    old_lora(tmp_path, alpha_pattern={"h.*Wqkv": 64})
+    with pytest.raises(ConfigError, match="alpha_pattern: 'h.*Wqkv' is a regex of phi's first"):
+        peft.load_adapter(Phi(PHI, rngs=nnx.Rngs(0)), tmp_path)
+
+
+def test_an_ia3_of_phis_fused_input_is_that_of_all_three(tmp_path):
+    fields = {"peft_type": "IA3", "target_modules": ["Wqkv"], "feedforward_modules": ["Wqkv"]}
+    tensors = old_phi(tmp_path, {"ia3_l": ((1, 8),)}, **fields)
+    model = peft.load_adapter(Phi(PHI, rngs=nnx.Rngs(0)), tmp_path)
+    for name in ("q_proj", "k_proj", "v_proj"):
+        ia3 = getattr(model.blocks.self_attn, name).adapters["default"]
+        np.testing.assert_array_equal(ia3.factors[...][1], tensors[f"{OLD}.1.mixer.Wqkv.ia3_l"][0])
+    old_phi(tmp_path, {"ia3_l": ((25, 1),)}, **fields)
+    with pytest.raises(ConfigError, match=r"Wqkv.ia3_l is \(25, 1\): no adapter of queries"):
+        peft.load_adapter(Phi(PHI, rngs=nnx.Rngs(0)), tmp_path)

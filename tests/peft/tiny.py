@@ -85,8 +85,8 @@ def moved(model, kinds, seed=1, size=0.3):
     return nnx.merge(graphdef, jax.tree.unflatten(tree, draws), rest)
 
 
-def t5():
-    return T5(T5Config(vocab_size=32, d_model=16, d_ff=24, d_kv=4), rngs=nnx.Rngs(0))
+def t5(**fields):
+    return T5(T5Config(vocab_size=32, d_model=16, d_ff=24, d_kv=4, **fields), rngs=nnx.Rngs(0))
 
 
 def run_t5(model, **fields):

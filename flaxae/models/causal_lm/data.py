@@ -71,7 +71,8 @@ def _library_pairs() -> list[tuple[str, list[Pair]]]:
 
 def _from_file(path: Path, config: DataConfig) -> Pairs:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): JSON's strings may hold other characters that end lines there (U+2028).
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"data.path={path}: {error}") from None
     pairs = []

@@ -11,7 +11,6 @@ from flax import nnx
 
 from flaxae import peft
 from flaxae.lm.generation import generate
-from flaxae.models.causal_lm import data as data_lib
 from flaxae.stats import paired_difference, ratio
 from flaxae.task import Context
 
@@ -127,8 +126,7 @@ def answers(task: Any, model: Any, split: str, n: int, length: int = 40) -> list
         return []
     tokenizer = task.tokenizer
     prompts = tokenizer.encode(
-        [data_lib.prompt_text(p.prompt, tokenizer, task.options.system) for p in pairs],
-        special=not tokenizer.template,
+        [task.prompt_text(p.prompt, tokenizer) for p in pairs], special=not tokenizer.template
     )
     width = max(map(len, prompts))
     ids = np.zeros((len(prompts), width), np.int32)

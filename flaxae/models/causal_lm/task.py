@@ -188,6 +188,10 @@ class CausalLMTask(Task):
         spec = {n: jax.ShapeDtypeStruct((rows, length), d) for n, d in dtypes.items()}
         return {**spec, "weight": jax.ShapeDtypeStruct((rows,), jnp.float32)}
 
+    def prompt_text(self, prompt: str, tokenizer: Any, system: str = "") -> str:
+        """What stands before an answer, in training and after it; `system`: instead of its own."""
+        return data_lib.prompt_text(prompt, tokenizer, system or self.options.system)
+
     def describe(self) -> list[str]:
         """What the data are, in words."""
         lines = [self.pairs.name, *self.pairs.notes]

@@ -1,5 +1,8 @@
 """A run from start to end: what is trained, saved, resumed, refused and used."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -7,11 +10,14 @@ import flaxae
 from flaxae import checkpoint, peft
 from flaxae.config import ConfigError
 from flaxae.evaluate import evaluate
+from flaxae.models.causal_lm import data as data_lib
 from flaxae.models.causal_lm import evaluation
 from flaxae.models.causal_lm.task import Method
-from flaxae.train_loop import run
+from flaxae.restore import fingerprint
+from flaxae.train_loop import Loop, run
+from flaxae.workdir import prepare
 from tests.helpers import arrays_of, assert_same, log_of
-from tests.models.causal_lm.tiny import base, tiny_config
+from tests.models.causal_lm.tiny import base, phi_base, tiny_config, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +25,21 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("causal_lm")
 
 
+def trained(config, workdir):
+    """A run, after which the base in memory is what it was before the first step."""
+    config = prepare(config, workdir, None, True)
+    with Loop(config, workdir, None) as loop:
+        before = fingerprint(loop.frozen.values)
+        result = loop.train()
+        assert fingerprint(loop.frozen.values) == before
+    return result
+
+
 @pytest.fixture(scope="module")
 def straight(folder):
     """Eight steps in one go."""
     workdir = folder / "straight"
-    result = run(tiny_config(folder), workdir)
-    return workdir, result
+    return workdir, trained(tiny_config(folder), workdir)
 
 
 def test_a_resumed_run_is_bit_exact(folder, straight):
@@ -54,7 +69,7 @@ def test_a_checkpoint_holds_the_subset_alone(straight):
     from flaxae import lm
 
     plain = lm.load(loaded.config.pretrained).model
-    assert extra["frozen"] == peft.base_fingerprint(plain)  # training has not moved the base
+    assert extra["frozen"] == peft.base_fingerprint(plain)
 
 
 def test_a_run_serves_as_an_adapter(folder, straight, capsys):
@@ -74,8 +89,38 @@ def test_a_run_serves_as_an_adapter(folder, straight, capsys):
             ours = getattr(model.blocks.self_attn, module).adapters["mine"]
             theirs = getattr(loaded.model.blocks.self_attn, module).adapters["default"]
             np.testing.assert_array_equal(ours.B[...], theirs.B[...])
-    command = ["", "--model", str(folder / "base"), "--adapter", str(workdir), "--no-chat"]
+    command = ["", "--model", str(folder / "base"), "--adapter", str(workdir)]
     assert generate.main([*command, "--max-new-tokens", "4", "say 3 1"]) == 0
+
+
+def test_generate_asks_as_training_did(folder, straight, tmp_path):
+    from flaxae import generate
+    from flaxae.lm.loading import LanguageModel
+
+    workdir, _ = straight
+    tok = tokenizer()
+    lm = LanguageModel(None, tok, ())
+
+    def asked(source, **fields):
+        ids = generate.prompt_ids(lm, "say 3", task=generate.task_of(str(source)), **fields)
+        return tok.decode(ids, special=True)
+
+    pair = data_lib.Pair("say 3", "x")
+    trained_on = data_lib.encoded([pair], tok, 2)[0].prompt
+    assert asked(workdir) == tok.decode(trained_on, special=True) == "say 3\n"
+    assert asked(workdir, chat=False) == "say 3"
+    assert asked(workdir / "report" / "adapter") == asked(tmp_path) == "say 3"  # no run's folder
+    shutil.copy(workdir / "adapter_config.json", tmp_path)
+    config = json.loads((workdir / "config.json").read_text())
+    config["task"]["system"] = "be kind"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tok.template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    trained_on = data_lib.encoded([pair], tok, 2, "be kind")[0].prompt
+    assert asked(tmp_path) == tok.decode(trained_on) == "<system>be kind<user>say 3"
+    assert asked(tmp_path, system="be brief") == "<system>be brief<user>say 3"
+    config["task"]["class"] = "mine.task:Mine"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert asked(tmp_path) == "<user>say 3"
 
 
 def test_another_base_is_refused(folder, straight, tmp_path):
@@ -100,7 +145,7 @@ def test_another_base_is_refused(folder, straight, tmp_path):
 @pytest.mark.parametrize("method", [Method.DORA, Method.NORMS, Method.FULL])
 def test_other_methods_train_too(method, folder, tmp_path):
     config = tiny_config(folder, task__adapter__method=method, steps=4)
-    run(config, tmp_path / "run")
+    trained(config, tmp_path / "run")
     losses = [row["loss"] for row in log_of(tmp_path / "run") if row["split"] == "train"]
     assert min(losses[2:]) < losses[0]
     loaded = flaxae.load(tmp_path / "run")
@@ -120,6 +165,27 @@ def test_other_methods_train_too(method, folder, tmp_path):
             from flaxae import lm
 
             peft.load_adapter(lm.load(folder / "base").model, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("method", "leaf", "count"),
+    [
+        # 2 layers of attention (4 of 16), MLP (24 and 16) and a norm; the last norm; the head.
+        (Method.BIAS, "bias", 2 * (4 * 16 + 24 + 16 + 16) + 16 + 260),
+        (Method.IA3, "factors", 2 * (16 + 16 + 24)),  # q, v, and what fc2 reads
+    ],
+)
+def test_a_phi_trains_its_biases_and_factors(method, leaf, count, folder, tmp_path):
+    fields = {"task__adapter__method": method, "pretrained": str(phi_base(tmp_path / "phi"))}
+    config = tiny_config(folder, **fields, optim__lr=0.05, optim__weight_decay=0.0, steps=6)
+    trained(config, tmp_path / "run")
+    losses = [row["loss"] for row in log_of(tmp_path / "run") if row["split"] == "train"]
+    assert losses[-1] < losses[0] - 0.02
+    arrays = arrays_of(tmp_path / "run")
+    saved = {n: x for n, x in arrays.items() if n.startswith("['params']")}
+    assert saved and all("adapters" in n and n.endswith(f"['{leaf}']") for n in saved)
+    assert sum(x.size for x in saved.values()) == count
+    assert peft.count_params(flaxae.load(tmp_path / "run").model) == count
 
 
 def test_two_devices_train_as_one(folder, straight, tmp_path):

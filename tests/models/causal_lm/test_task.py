@@ -45,6 +45,10 @@ def test_a_file_of_pairs(tmp_path):
     assert sorted(p.prompt for s in splits.values() for p in s) == sorted(
         f"p{i}" for i in range(30)
     )
+    odd = {"prompt": "a\u2028b", "completion": "c\x85"}  # ends of a line to Python, not to JSON
+    path.write_text("\r\n".join(json.dumps(r, ensure_ascii=False) for r in [*rows, odd]), "utf-8")
+    splits = data_lib.read(DataConfig(path=str(path))).splits
+    assert data_lib.Pair(*odd.values()) in [p for s in splits.values() for p in s]
     path.write_text('{"prompt": "a"}\n')
     with pytest.raises(ConfigError, match="line 1"):
         data_lib.read(DataConfig(path=str(path)))

@@ -1,4 +1,4 @@
-"""A Llama of toy size in a directory of its own, with a tokenizer, and a config that trains it."""
+"""A Llama and a Phi of toy size, with a tokenizer, and a config that trains one."""
 
 import json
 
@@ -19,6 +19,8 @@ from flaxae.lm import files
 from flaxae.lm.chat import ChatTokenizer
 from flaxae.lm.llama import params as llama
 from flaxae.lm.llama.modeling import Llama, LlamaConfig
+from flaxae.lm.phi import params as phi
+from flaxae.lm.phi.modeling import Phi, PhiConfig
 from flaxae.models.causal_lm.task import CausalLMConfig
 
 
@@ -42,6 +44,18 @@ def base(directory, seed=0):
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     params = jax.tree.map(lambda x: x * 0.5, params)
     files.save(directory, llama.config_to_hf(config), llama.table(config), params)
+    tokenizer().save(directory)
+    return directory
+
+
+def phi_base(directory):
+    """Writes a random Phi, whose Linears have biases."""
+    config = PhiConfig(
+        d_model=16, d_ff=24, num_heads=4, num_kv_heads=4, head_dim=4, rotary_dim=2, num_layers=2,
+        vocab_size=260,
+    )  # fmt: skip
+    params = nnx.to_pure_dict(nnx.state(Phi(config, rngs=nnx.Rngs(0)), nnx.Param))
+    files.save(directory, phi.config_to_hf(config), phi.table(config), params)
     tokenizer().save(directory)
     return directory
 
