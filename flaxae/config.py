@@ -107,7 +107,7 @@ class DataConfig(Section):
     cache: str = ".cache"  # tokenizers and prepared corpora
     prefetch: int = 2
     labels: bool = False  # lines are label<tab>text; tables have a column "label"
-    # A tokenizer.json, a spiece.model, a directory of one of them, or "byt5"; "": one is trained.
+    # A tokenizer.json, a spiece.model, a directory or Hub id of one, or "byt5"; "": one is trained.
     tokenizer: str = ""
     tokenizer_kind: TokenizerKind = TokenizerKind.BPE  # of the one that is trained
     ids_tokenizer: str = ""  # directory of the tokenizer that made a data set's ids: decodes them

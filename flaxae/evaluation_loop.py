@@ -30,9 +30,9 @@ class Evaluator:
         self.sources: dict[str, Feed] = {}
 
         def fresh(hparams: Any) -> Any:
-            return train_step.make_state(task, config, hparams, loop.lanes)["carry"]
+            return train_step.make_state(task, config, hparams, loop.lanes)["carry"]["stream"]
 
-        self.fresh = jax.jit(fresh, out_shardings=loop.shardings["carry"])
+        self.fresh = jax.jit(fresh, out_shardings=loop.shardings["carry"]["stream"])
         for split in config.eval.splits:
             source = Feed([task.data(split) for task in loop.tasks])
             if source.num_batches is None and not config.eval.num_batches:
@@ -50,15 +50,19 @@ class Evaluator:
         for checkpointer in self.best:
             checkpointer.close()
 
-    def _carry(self, source: Feed) -> Any:
-        """The carry that an evaluation starts with: fresh, never the training's own."""
+    def _carry(self, state: Any, source: Feed) -> Any:
+        """The carry that an evaluation starts with; training never sees what becomes of it.
+
+        Streams start anew. What has no batch axis is the training's own: a loss weight that waits
+        for the reconstruction is then the one that was trained with.
+        """
         loop = self.loop
         if hasattr(loop.task, "init_carry"):
             carry = loop.task.init_carry(source.batch_spec)  # pyright: ignore
             if loop.lanes:
                 carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (loop.lanes, *x.shape)), carry)
             return carry
-        return self.fresh(loop.hparams)
+        return {"once": state["carry"]["once"], "stream": self.fresh(loop.hparams)}
 
     def evaluate(self, state: Any, step: int) -> dict[str, Any] | None:
         """Evaluates all splits, logs, keeps the best.
@@ -73,7 +77,7 @@ class Evaluator:
         rows_of: dict[str, list[dict[str, float]]] = {}
         for split, source in self.sources.items():
             limits = [n for n in (source.num_batches, config.eval.num_batches) if n]
-            carry, sums = self._carry(source), None
+            carry, sums = self._carry(state, source), None
             rows = sharding.batch_sharding(loop.mesh, source.leading)
             for i in range(min(limits)):
                 if loop.preemption.noticed:
@@ -119,7 +123,7 @@ class Evaluator:
         """Lets the task sample from the model; logs texts and images."""
         loop, config = self.loop, self.loop.config
         params = state["ema"] or state["params"]
-        carry = self._carry(next(iter(self.sources.values()), loop.feed))
+        carry = self._carry(state, next(iter(self.sources.values()), loop.feed))
         model = loop.layout.merge(params, carry, loop.frozen.values)
         key = jax.random.fold_in(jax.random.key(config.data.seed), step)
         rules = loop.task.sharding_rules

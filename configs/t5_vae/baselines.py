@@ -16,6 +16,7 @@ from typing import Any
 
 from flaxae.config import (
     Config,
+    ConfigError,
     DataConfig,
     EvalConfig,
     LogConfig,
@@ -23,6 +24,7 @@ from flaxae.config import (
     SaveConfig,
     Schedule,
 )
+from flaxae.data import embedded
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.models.t5_vae.bottlenecks import LatentConfig
 from flaxae.models.t5_vae.task import T5VAEConfig
@@ -59,6 +61,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def get_config(dataset: str = "python_lines") -> Config:
+    if dataset not in embedded.NAMES:
+        raise ConfigError(f"no preset {dataset!r}; there are {', '.join(embedded.NAMES)}")
     return Config(
         task=T5VAEConfig(
             t5=T5Config(
@@ -77,7 +81,7 @@ def get_config(dataset: str = "python_lines") -> Config:
             loss_chunks=4,
         ),
         data=DataConfig(
-            name=dataset or "python_lines",
+            name=dataset,
             batch_size=64,
             max_length=32,
             num_buckets=4,

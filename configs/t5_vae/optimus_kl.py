@@ -11,12 +11,16 @@ no [CLS], so the states are averaged. `tiny`: the sizes and data of `baselines`.
 """
 
 from configs.t5_vae import baselines, wikipedia_base
-from flaxae.config import Config
+from flaxae.config import Config, ConfigError
 from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
 from flaxae.models.t5_vae.noise import NoiseConfig
 
+PRESETS = (*wikipedia_base.PRESETS, "tiny")
+
 
 def get_config(preset: str = "pretrained") -> Config:
+    if preset not in PRESETS:
+        raise ConfigError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     if preset == "tiny":
         config = baselines.get_config()
         dim, positions = 64, True

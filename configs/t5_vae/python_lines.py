@@ -11,6 +11,7 @@ held out) and .980 (lines held out), token accuracy .993 and .996; N(0, I) sampl
 
 from flaxae.config import (
     Config,
+    ConfigError,
     DataConfig,
     EvalConfig,
     LogConfig,
@@ -27,7 +28,9 @@ STEPS = {"full": 9600, "quick": 2000}
 
 
 def get_config(preset: str = "full") -> Config:
-    steps = STEPS[preset or "full"]
+    if preset not in STEPS:
+        raise ConfigError(f"no preset {preset!r}; there are {', '.join(STEPS)}")
+    steps = STEPS[preset]
     return Config(
         task=T5VAEConfig(
             t5=T5Config(

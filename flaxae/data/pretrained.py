@@ -2,11 +2,13 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from flaxae.compat import hf
 from flaxae.config import ConfigError
 from flaxae.data.tokenizer import SPECIALS, Tokenizer
 
@@ -18,27 +20,46 @@ def open_tokenizer(name: str) -> Tokenizer:
     """Opens `data.tokenizer`.
 
     Args:
-        name: a tokenizer.json or SentencePiece .model file, a directory that holds tokenizer.json,
-            spiece.model or byT5's tokenizer_config.json, or "byt5".
+        name: a tokenizer.json or SentencePiece .model file, a directory or Hub id that holds
+            tokenizer.json, spiece.model or byT5's tokenizer_config.json, or "byt5".
     Returns:
         The tokenizer; whichever it was, it is saved as a tokenizer.json.
     Raises:
-        ConfigError: there is none, it cannot be read, or its ids 0 and 1 do not pad and end.
+        ConfigError: there is none, the Hub does not give it, it cannot be read, or its ids 0 and 1
+            do not pad and end.
     """
     if name == BYT5:
         return byte_tokenizer()
-    path, settings = name, {}
-    if os.path.isdir(name):
-        settings = _settings(name)
-        files = [os.path.join(name, x) for x in ("tokenizer.json", "spiece.model")]
-        path = next((x for x in files if os.path.isfile(x)), "")
-        if not path and settings.get("tokenizer_class") == "ByT5Tokenizer":
-            return byte_tokenizer()
-    if not os.path.isfile(path):
-        raise ConfigError(
-            f"data.tokenizer={name!r}: no tokenizer is there; give a tokenizer.json, a"
-            f" spiece.model, a directory that holds one, or {BYT5!r}"
-        )
+    if os.path.isfile(name):
+        return _of_file(name, {})
+    missing = (
+        f"data.tokenizer={name!r}: no tokenizer is there; give a tokenizer.json, a spiece.model,"
+        f" a directory that holds one, its Hub id, or {BYT5!r}"
+    )
+    try:
+        directory = hf.resolve(name)
+    except ConfigError as error:
+        raise ConfigError(f"{missing} ({error})") from None
+    found = own_tokenizer(directory)
+    if found is None:
+        raise ConfigError(missing)
+    return found
+
+
+def own_tokenizer(directory: Path) -> Tokenizer | None:
+    """The tokenizer that a local directory holds; None: it holds none.
+
+    Raises:
+        ConfigError: it cannot be read, or its ids 0 and 1 do not pad and end.
+    """
+    settings = _settings(directory)
+    for path in (directory / "tokenizer.json", directory / "spiece.model"):
+        if path.is_file():
+            return _of_file(str(path), settings)
+    return byte_tokenizer() if settings.get("tokenizer_class") == "ByT5Tokenizer" else None
+
+
+def _of_file(path: str, settings: dict[str, Any]) -> Tokenizer:
     if path.endswith(".model"):
         return _sentencepiece(path, int(settings.get("extra_ids", 100)))
     return Tokenizer.load(path)
@@ -81,6 +102,31 @@ def check_vocabulary(tokenizer: Tokenizer, size: int, pretrained: bool = False) 
         )
 
 
+def check_own(tokenizer: Tokenizer, source: str) -> None:
+    """Checks that a tokenizer gives the ids that a pretrained model was trained with.
+
+    Where the model's directory holds no tokenizer, nothing can be told.
+
+    Args:
+        tokenizer: whose ids the model is given.
+        source: the model's directory or Hub id.
+    Raises:
+        ConfigError: an id is another token in the model's own tokenizer, or that cannot be read.
+    """
+    own = own_tokenizer(hf.resolve(source))
+    if own is None:
+        return
+    theirs = {i: token for token, i in own.vocab.items()}
+    # Ids that only one of them has are no contradiction: sentinels may be left out.
+    for token, i in sorted(tokenizer.vocab.items(), key=lambda x: x[1]):
+        if theirs.get(i, token) != token:
+            raise ConfigError(
+                f"id {i} is {token!r} in the run's tokenizer and {theirs[i]!r} in that of"
+                f" pretrained={source}, whose weights would be read wrongly: set"
+                f" data.tokenizer={source}"
+            )
+
+
 def _byte_characters() -> dict[int, str]:
     """The character that byte-level BPE writes for each byte."""
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
@@ -88,15 +134,14 @@ def _byte_characters() -> dict[int, str]:
     return {b: chr(b) for b in plain} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
-def _settings(folder: str) -> dict[str, Any]:
-    path = os.path.join(folder, "tokenizer_config.json")
-    if not os.path.isfile(path):
+def _settings(directory: Path) -> dict[str, Any]:
+    path = directory / "tokenizer_config.json"
+    if not path.is_file():
         return {}
     try:
-        with open(path, encoding="utf-8") as file:
-            return dict(json.load(file))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path!r} cannot be read: {error}") from None
+        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from None
 
 
 def _sentencepiece(path: str, extra_ids: int) -> Tokenizer:

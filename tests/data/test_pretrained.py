@@ -9,8 +9,13 @@ import tokenizers
 from tokenizers import models
 
 from flaxae.config import ConfigError
-from flaxae.data.pretrained import byte_tokenizer, check_vocabulary, open_tokenizer
-from flaxae.data.tokenizer import Tokenizer
+from flaxae.data.pretrained import (
+    byte_tokenizer,
+    check_own,
+    check_vocabulary,
+    open_tokenizer,
+)
+from flaxae.data.tokenizer import Tokenizer, train
 
 LINES = [f"The {a} cat sat on {b} mats, {i} times." for i in range(40) for a, b in ("ab", "xy")]
 LINES += ["Na\u00efve caf\u00e9s serve tea.", "</s> is no end here."]
@@ -73,6 +78,25 @@ def test_bytes(tmp_path):
     assert open_tokenizer(str(tmp_path)).fingerprint == tokenizer.fingerprint
 
 
+def test_a_hub_id_is_downloaded(spiece, monkeypatch):
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append((name, "*.model" in allow_patterns))
+        return str(spiece)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    ours = open_tokenizer("google/t5-v1_1-base")
+    assert asked == [("google/t5-v1_1-base", True)]
+    assert ours.fingerprint == open_tokenizer(str(spiece)).fingerprint
+
+
+def test_a_hub_id_without_network_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"data\.tokenizer='google/t5': .*`hf download google/t5"):
+        open_tokenizer("google/t5")  # conftest.py sets HF_HUB_OFFLINE
+
+
 def test_settings_that_cut_and_pad_are_dropped(tmp_path):
     inner = tokenizers.Tokenizer.from_str(byte_tokenizer()._inner.to_str())
     inner.enable_truncation(4)
@@ -85,7 +109,7 @@ def test_errors(tmp_path):
     with pytest.raises(ConfigError, match="no tokenizer is there"):
         open_tokenizer(str(tmp_path))
     with pytest.raises(ConfigError, match="no tokenizer is there"):
-        open_tokenizer("google/t5")
+        open_tokenizer("runs/no/t5")
     other = tokenizers.Tokenizer(models.WordLevel({"[PAD]": 0, "the": 1, "[UNK]": 2}, "[UNK]"))
     other.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ConfigError, match="a tokenizer of the T5 family"):
@@ -106,3 +130,21 @@ def test_vocabulary_of_the_model():
         check_vocabulary(tokenizer, 128)
     with pytest.raises(ConfigError, match="made with another"):
         check_vocabulary(tokenizer, 32128, pretrained=True)
+
+
+def test_the_models_own_tokenizer(spiece, tmp_path):
+    ours = open_tokenizer(str(spiece))
+    check_own(ours, str(spiece))
+    check_own(byte_tokenizer(), str(tmp_path))  # it holds none
+    ours.save(tmp_path / "tokenizer.json")
+    check_own(ours, str(tmp_path))
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "spiece.model").write_bytes((spiece / "spiece.model").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"extra_ids": 0}))
+    check_own(ours, str(tmp_path))  # without sentinels
+    one, other = train(LINES, 290), train([x[::-1] for x in LINES], 290)
+    assert one.vocab_size == other.vocab_size
+    one.save(tmp_path / "tokenizer.json")
+    check_own(one, str(tmp_path))
+    with pytest.raises(ConfigError, match=f"id 259 is .* set data.tokenizer={tmp_path}"):
+        check_own(other, str(tmp_path))

@@ -78,12 +78,13 @@ class T5VAE(Pretrained):
 
         Args:
             z: clean codes, also (B, L * Z).
-            seed: of what is drawn.
+            seed: of what is drawn, from 0 to 2 ** 32 - 1.
             sampling: fields of `decoding.Sampling`: temperature, top_k, top_p, or beams and
                 length_penalty.
         Raises:
-            ConfigError: codes of another shape or not finite, or no such field.
+            ConfigError: codes of another shape or not finite, no such field, or one out of range.
         """
+        seed = checks.whole("seed", seed, 0)
         codes = checks.codes(z, self.num_latents, self.dim)
         return self._codec.decode(codes, _sampling(sampling), seed)
 
@@ -185,6 +186,7 @@ class T5VAE(Pretrained):
         """
         require(n >= 0, f"n={n} is negative")
         require(0 <= temperature < float("inf"), f"temperature={temperature} must be at least 0")
+        seed = checks.whole("seed", seed, 0)
         if "decode_temperature" in sampling:
             sampling["temperature"] = sampling.pop("decode_temperature")
         drawn = self.prior(prior).sample(n, seed, temperature)
@@ -211,13 +213,14 @@ class T5VAE(Pretrained):
             metric: "cosine" (1 - cosine) or "euclid".
             codes: of the corpus, where they are known.
         Returns:
-            (text, distance), nearest first.
+            (text, distance), nearest first; none of an empty corpus.
         """
         require(k >= 1, f"k={k} must be at least 1")
         here = self._codes([text])[0].ravel()
         if codes is None:
             codes = self.encode(corpus)
-        there = checks.codes(codes, self.num_latents, self.dim).reshape(len(codes), -1)
+        there = checks.codes(codes, self.num_latents, self.dim)
+        there = there.reshape(len(there), self.num_latents * self.dim)
         require(len(there) == len(corpus), f"{len(there)} codes of {len(corpus)} texts")
         if metric == "cosine":
             norms = np.linalg.norm(there, axis=1) * np.linalg.norm(here)
@@ -297,7 +300,10 @@ def _sampling(options: dict[str, Any]) -> Sampling:
     known = {f.name for f in dataclasses.fields(Sampling)}
     wrong = sorted(options.keys() - known)
     require(not wrong, f"{', '.join(wrong)}: decoding has {', '.join(sorted(known))}, seed")
-    return Sampling(**options)
+    least = {"top_k": 0, "beams": 1}
+    return Sampling(
+        **{k: checks.whole(k, x, least[k]) if k in least else x for k, x in options.items()}
+    )
 
 
 AUTOENCODER = T5VAE  # what the explorer opens a run of this family with

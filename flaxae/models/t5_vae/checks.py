@@ -1,5 +1,6 @@
 """What people give to a T5-VAE, checked: one error that says what, where and the way out."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,3 +92,18 @@ def codes(given: Any, num_latents: int, dim: int) -> Float[np.ndarray, "B L Z"]:
     if len(wrong):
         raise ConfigError(f"codes[{wrong[0]}] has a number that is not finite")
     return out
+
+
+def whole(name: str, value: Any, least: int, most: int = 2**32 - 1) -> int:
+    """A whole number, Python's, numpy's or JAX's, as an int.
+
+    Raises:
+        ConfigError: it is none, or not between `least` and `most`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        raise ConfigError(f"{name}={value!r}: give a whole number from {least} to {most}")
+    return number

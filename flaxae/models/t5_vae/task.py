@@ -112,9 +112,11 @@ class T5VAETask(Task):
         rows = self.t5.vocab_size
         text = text_sources(self.config.data, self._kept_tokenizer, rows)
         if self.config.pretrained:
-            from flaxae.data.pretrained import check_vocabulary
+            from flaxae.data.pretrained import check_own, check_vocabulary
 
             check_vocabulary(text.tokenizer, rows, pretrained=True)
+            if self._kept_tokenizer is None:  # else it was checked, and the files may be gone
+                check_own(text.tokenizer, self.config.pretrained)
         return text
 
     def data(self, split: str) -> Source:

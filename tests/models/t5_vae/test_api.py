@@ -115,6 +115,20 @@ def test_more_than_one_call(vae, monkeypatch):
 def test_nothing_in_nothing_out(vae):
     assert vae.encode([]).shape == (0, 1, 8)
     assert vae.decode([]) == [] == vae.decode(np.zeros((0, 1, 8))) == vae.sample(0)
+    for metric in ("cosine", "euclid"):
+        assert vae.nearest("a", [], metric=metric) == []
+    assert vae.nearest("a", [], codes=np.zeros((0, 8))) == []
+    with pytest.raises(ConfigError, match="0 codes of 1 texts"):
+        vae.nearest("a", ["b"], codes=[])
+
+
+def test_whole_numbers_of_any_kind(vae):
+    z = vae.encode(SHORT)
+    options = {"temperature": 1.0, "top_k": 3}
+    drawn = vae.decode(z, seed=5, **options)
+    assert vae.decode(z, seed=np.int64(5), temperature=1.0, top_k=np.int32(3)) == drawn
+    assert vae.decode(z, seed=jnp.int32(5), **options) == drawn
+    assert len(vae.decode(z, seed=2**32 - 1, **options)) == 3
 
 
 def test_ids_that_the_tokenizer_has_not_are_never_made():
@@ -341,6 +355,13 @@ BAD = {
     "nan": (lambda v: v.decode(np.full((2, 1, 8), np.nan)), r"codes\[0\] .* not finite"),
     "option": (lambda v: v.decode(np.zeros((1, 8)), tempreture=1.0), "tempreture"),
     "beams": (lambda v: v.decode(np.zeros((1, 8)), beams=0), "beams=0"),
+    "half beams": (lambda v: v.decode(np.zeros((1, 8)), beams=2.5), r"beams=2\.5: .* whole number"),
+    "half top_k": (lambda v: v.decode(np.zeros((1, 8)), temperature=1.0, top_k=1.5), r"top_k=1\.5"),
+    "top_k of text": (lambda v: v.decode(np.zeros((1, 8)), top_k="3"), "top_k='3'"),
+    "seed": (lambda v: v.decode(np.zeros((1, 8)), seed=-1), "seed=-1: give a whole number from 0"),
+    "large seed": (lambda v: v.decode(np.zeros((1, 8)), seed=2**32), "seed=4294967296"),
+    "half seed": (lambda v: v.reconstruct(["a"], seed=0.5), r"seed=0\.5"),
+    "a sample's seed": (lambda v: v.sample(2, seed=-1), "seed=-1: give a whole number from 0"),
     "steps": (lambda v: v.interpolate("a", "b", steps=1), "steps=1"),
     "how": (lambda v: v.interpolate("a", "b", how="straight"), "straight"),
     "lerp of a prior": (lambda v: v.interpolate("a", "b", how="lerp", prior="gaussian"), "lerp"),

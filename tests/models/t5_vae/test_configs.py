@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from flaxae import sharding, summary
-from flaxae.config import MeshConfig, copy_config, from_json, to_json
+from flaxae.config import ConfigError, MeshConfig, copy_config, from_json, to_json
 from flaxae.sweep import group_by_shape
 
 # file:preset -> millions of parameters
@@ -46,6 +46,22 @@ def test_the_model_has_its_size(name):
     mesh = sharding.make_mesh(MeshConfig(replica=2, fsdp=2, model=2))
     sharding.check_batch(spec, mesh, config.accumulate)
     assert task.flops(spec, {}) > 2 * 3 * rows * config.data.max_length * 0.5e6
+
+
+@pytest.mark.parametrize(
+    ("name", "presets"),
+    [
+        ("python_lines", "full, quick"),
+        ("docstrings", "full, quick"),
+        ("baselines", "python_lines, docstrings"),
+        ("legacy_mmd", "python_lines, docstrings"),
+        ("optimus_kl", "pretrained, scratch, tiny"),
+        ("wikipedia_base", "pretrained, scratch"),
+    ],
+)
+def test_a_wrong_preset_is_told_which_there_are(name, presets):
+    with pytest.raises(ConfigError, match=f"no preset 'quik'; there are {presets}$"):
+        config_of(f"{name}:quik")
 
 
 def test_sizes_can_be_planned_before_the_data_are_there():

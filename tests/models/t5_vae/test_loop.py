@@ -19,6 +19,7 @@ from flaxae.config import (
 from flaxae.data.tokenizer import Tokenizer
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.models.t5_vae.modeling import LatentConfig
+from flaxae.models.t5_vae.objectives import WeightSchedule
 from flaxae.models.t5_vae.task import T5VAEConfig
 from flaxae.train_loop import run
 from tests.helpers import arrays_of, assert_same, log_of
@@ -58,6 +59,17 @@ def test_five_steps_on_eight_devices_are_those_on_one(tmp_path: Path) -> None:
     train = [[r["loss"] for r in rows if r["split"] == "train"] for rows in (a, b)]
     np.testing.assert_allclose(*train, rtol=1e-5)
     assert_same(arrays_of(tmp_path / "one"), arrays_of(tmp_path / "eight"), atol=1e-5)
+
+
+def test_evaluation_weighs_as_training_does(tmp_path: Path) -> None:
+    """The bar is passed at the first step: after it the whole weight counts, in dev as well."""
+    bar = {"task__mmd_schedule": WeightSchedule.BAR, "task__mmd_start": 0.0, "task__bar": 100.0}
+    run(config_for(tmp_path, **bar, task__mmd_weight=7.0, eval__every=5), tmp_path / "w")
+    rows = [row for row in log_of(tmp_path / "w") if row["split"] != "sample"]
+    assert rows[-1]["split"] == "dev"
+    for row in rows:
+        waits = row["split"] == "train" and row["step"] == 1
+        assert row["mmd_weighted"] == pytest.approx(0.0 if waits else 7 * row["mmd"], rel=1e-5)
 
 
 def test_load_gives_the_model_and_the_workdir_tells_where_it_is_from(tmp_path: Path) -> None:

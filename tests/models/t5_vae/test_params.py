@@ -10,6 +10,7 @@ import pytest
 from flaxae import restore, train_step
 from flaxae.compat import hf
 from flaxae.config import ConfigError
+from flaxae.data.tokenizer import train
 from flaxae.lm.t5 import params as t5_params
 from flaxae.sharding import make_mesh
 from tests.models.t5_vae.tiny import tiny_config
@@ -76,3 +77,30 @@ def test_a_saved_run_does_not_read_the_files_again(tmp_path):
     config = tiny_config(pretrained=str(tmp_path / "gone"))
     frozen = restore.Frozen(config.task.make(config), config, make_mesh(config.mesh), saved=True)
     assert frozen.pretrained == {} and frozen.fingerprint == ""
+
+
+def test_the_tokenizer_must_be_the_t5s_own(tmp_path):
+    lines = [f"{a}{b} = {a}{b}" for a in "abcdefgh" for b in "jklmnopq"]
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    made = {"own": train(lines, 280), "other": train([x[::-1] for x in lines], 280)}
+    assert made["own"].vocab_size == made["other"].vocab_size
+    for name, tokenizer in made.items():
+        tokenizer.save(tmp_path / name / "tokenizer.json")
+
+    def task_of(tokenizer):
+        config = tiny_config(
+            pretrained=str(tmp_path / "own"), data__tokenizer=str(tmp_path / tokenizer),
+            data__path=str(tmp_path / "lines.txt"), data__cache="", task__t5__vocab_size=384,
+        )  # fmt: skip
+        return config.task.make(config)
+
+    assert task_of("own").text.tokenizer.vocab == made["own"].vocab
+    with pytest.raises(ConfigError, match=f"set data.tokenizer={tmp_path / 'own'}"):
+        _ = task_of("other").text
+    # A run goes on with what it has kept: the T5's files may be gone.
+    made["own"].save(tmp_path / "run" / "tokenizer.json")
+    (tmp_path / "own" / "tokenizer.json").unlink()
+    (tmp_path / "own").rmdir()
+    task = task_of("own")
+    task.load_assets(str(tmp_path / "run"))
+    assert task.text.tokenizer.vocab == made["own"].vocab

@@ -62,7 +62,8 @@ def _splits(result: dict[str, Any]) -> list[str]:
             for x in row["by_length"]
         )
         out.append(f"    exact match by tokens (lines): {', '.join(lengths)}")
-    return out
+    names = {"bleu": "BLEU", "chrf": "chrF"}
+    return out + [f"{names[name]}: {text}" for name, text in result["signatures"].items()]
 
 
 def _references(rows: dict[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from flaxae.models.t5_vae.evaluation.likelihood import Scorer
 from flaxae.models.t5_vae.evaluation.readable import describe
 from flaxae.models.t5_vae.evaluation.reconstruction import reconstruction
 from flaxae.models.t5_vae.evaluation.studies import Sizes
-from flaxae.models.t5_vae.evaluation.text_metrics import valid
+from flaxae.models.t5_vae.evaluation.text_metrics import signatures, valid
 from flaxae.models.t5_vae.modeling import T5VAE
 from flaxae.paths import as_path
 from flaxae.task import Context
@@ -62,7 +62,8 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], s
     splits = {name: [text.lines(name)[i] for i in rows[name]] for name in rows if name != "train"}
     first = splits.get("dev") or next((x for x in splits.values() if x), [])
     python = bool(len(first) and valid(first[:500]).mean() > PYTHON_SHARE)
-    out: dict[str, Any] = {"step": loaded.step, "python": python, "splits": {}}
+    out: dict[str, Any] = {"step": loaded.step, "python": python}
+    out |= {"signatures": signatures(), "splits": {}}
     clock = _Clock()
     parts: dict[str, studies.Held] = {}
     for name in [n for n in ("dev", "test_file", "test_line") if splits.get(n)]:

@@ -94,7 +94,7 @@ def study(
     # The decoder was trained on z + noise, which the objective pulls to N(0, I): draws go in
     # unscaled. Fitted priors are of clean codes, which are scaled.
     drawn = {"normal": prior}
-    flat = codes.reshape(len(codes), -1)
+    flat = codes.reshape(len(codes), codec.num_latents * codec.dim)
     for kind, least in (("gaussian", 2), ("gmm", 20)):
         if len(flat) >= least:
             drawn[kind] = fit(kind, flat).sample(samples).reshape(shape) * np.float32(codec.scale)

@@ -46,7 +46,8 @@ class Held:
 
     @property
     def flat(self) -> Float[np.ndarray, "B LZ"]:
-        return self.codes.reshape(len(self.codes), -1)
+        rows, latents, dim = self.codes.shape
+        return self.codes.reshape(rows, latents * dim)  # -1 fails where there are no rows
 
 
 def held(scorer: Scorer, codec: Codec, lines: list[str]) -> Held:

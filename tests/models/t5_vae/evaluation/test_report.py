@@ -64,6 +64,11 @@ def test_samples_for_the_log():
     assert len(made["interpolation"]) == 5
 
 
+def test_no_lines_have_flat_codes_too():
+    codes, ids = np.zeros((0, 2, 4), np.float32), np.zeros((0, 8), np.int32)
+    assert studies.Held([], ids, codes, None, np.zeros((0, 16))).flat.shape == (0, 8)
+
+
 def test_numbers_that_are_not_finite_are_none():
     tree = {"a": [np.nan, 1, True, "x", None], "b": np.float32(2)}
     assert studies.finite(tree) == {"a": [None, 1, True, "x", None], "b": 2.0}
@@ -104,6 +109,9 @@ def test_report(tmp_path, capsys, monkeypatch, gaussian):
     else:
         assert bound == result["latent"]["information"] == studies.STOCHASTIC_ONLY
     printed = capsys.readouterr().out
+    assert result["signatures"].keys() == {"bleu", "chrf"}
+    for signature in result["signatures"].values():  # sacreBLEU's, with its version
+        assert "|version:" in signature and signature in printed
     parts = ["exact", "samples of N(0, I)", "latent_map.png", "gap to another line", "N(0, I)"]
     parts += ["disentanglement: n/a: the lines have fewer than two factors"]
     parts += ["linear probes for label"] if gaussian else ["probes: n/a"]
