@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from flaxae import watchdog
+from flaxae import libtpu, watchdog
 from flaxae.config import ConfigError
 
 # The sync point comes one after the largest number that any process has asked with, so each call
@@ -27,7 +27,8 @@ JOIN, JOIN_SECONDS = "FLAXAE_JOIN_TIMEOUT", 300.0
 def initialize() -> None:
     """Joins the other processes of a run; does nothing where there is one process.
 
-    Called by `train.py` before anything else of JAX (afterwards it raises). The processes are told
+    Called by `train.py` before anything else of JAX (afterwards it raises), so that it is also
+    where libtpu's flags are set. The processes are told
     by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by a cluster that JAX
     knows (SLURM, Open MPI, Cloud TPU). Where not all have come in FLAXAE_JOIN_TIMEOUT seconds (300;
     0: no limit), the process ends with one message and exit code 69.
@@ -36,6 +37,7 @@ def initialize() -> None:
         ConfigError: only some of the three variables are set, or they are not numbers; or a
             time-out is none.
     """
+    libtpu.set_flags()
     watchdog.seconds(watchdog.STALL, 0)  # told before others wait for this process
     wait = watchdog.seconds(JOIN, JOIN_SECONDS)
     given = [name for name in VARIABLES if os.environ.get(name)]

@@ -163,7 +163,10 @@ def test_steps_per_call_is_the_same_run(tmp_path: Path) -> None:
 
 
 def test_frozen_is_neither_saved_nor_changed(tmp_path: Path) -> None:
-    run(tiny_config(), tmp_path / "w")
+    with _loop(tmp_path / "w") as loop:
+        before = flaxae.restore.fingerprint(loop.frozen.values)
+        loop.train()
+        assert flaxae.restore.fingerprint(loop.frozen.values) == before != ""
     assert not [k for k in arrays_of(tmp_path / "w") if "project" in k]
     model = flaxae.load(tmp_path / "w", config_class=TinyConfig).model
     with _loop(tmp_path / "fresh") as loop:

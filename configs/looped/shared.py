@@ -5,7 +5,7 @@ It is no experiment by itself: see report_*.py beside it.
 A run's cost is counted in passes of a block (`report.passes`): about L (b + 3 min(b, T)) a step.
 6000 steps are for the runs that most claims are about, the others have fewer; claims about runs of
 unequal length compare their training errors after equal steps, where they say so. All are 4.1 M
-passes of 3 seeds. How long they take is in the family's README.
+passes a seed. How long they take is in the family's README.
 """
 
 from typing import Any

@@ -39,22 +39,26 @@ def main(argv: list[str]) -> int:
         else:
             report = tpu_compile.analyse(config, name, **options)
     except DoesNotFit as error:
-        print(refusal(error, name, extra["json"]))
+        print(refusal(error, config, name, extra["slices"], extra["json"]))
         return 3
     title = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), "The config")
     print(json.dumps(report.json()) if extra["json"] else page(title, report))
     return 0
 
 
-def refusal(error: Any, name: str, as_json: bool) -> str:
-    """What is printed where the program does not fit."""
+def refusal(error: Any, config: Any, name: str, slices: int, as_json: bool) -> str:
+    """What is printed where the program does not fit; what only a program tells is null."""
     from flaxae.tpu_compile.chips import chip_of
+    from flaxae.tpu_compile.program import task_flops, topology, train_parameters
 
     if as_json:
-        capacity = chip_of(name).hbm / chip_of(name).devices
+        unknown = ("flops", "bytes_accessed", "collective_bytes", "step_seconds_bound", "mfu_bound",
+                   "compile_seconds")  # fmt: skip
         return json.dumps({
-            "topology": name, "fits": False, "hbm_bytes": error.needed,
-            "hbm_capacity_bytes": capacity, "message": str(error),
+            "topology": name, "slices": slices, "fits": False, "params": train_parameters(config),
+            "hbm_bytes": error.needed, "hbm_capacity_bytes": float(chip_of(name).hbm),
+            "task_flops": task_flops(config, len(topology(name, slices))),
+            **dict.fromkeys(unknown), "message": str(error),
         })  # fmt: skip
     return (
         f"Does not fit {name}: {error}\n"

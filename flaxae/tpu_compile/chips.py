@@ -17,18 +17,18 @@ class Chip:
         hbm_bandwidth: bytes/s.
         ici_bandwidth: bytes/s that leave the chip over all of its links, half of what the pages
             give as bidirectional.
-        devices: JAX's devices a chip, as a topology counts them.
+        config: libtpu's name for the chip as a VM runs it, where a topology means another.
     """
 
     flops: float
     hbm: float
     hbm_bandwidth: float
     ici_bandwidth: float
-    devices: int = 1
+    config: str = ""
 
 
 CHIPS = {
-    "v4": Chip(275e12, 32 * GIB, 1228 * GB, 300 * GB, devices=2),
+    "v4": Chip(275e12, 32 * GIB, 1228 * GB, 300 * GB, config="megacore"),
     "v5e": Chip(197e12, 16 * GIB, 819 * GB, 200 * GB),
     "v5p": Chip(459e12, 95 * GIB, 2765 * GB, 600 * GB),
     "v6e": Chip(918e12, 32 * GIB, 1638 * GB, 400 * GB),

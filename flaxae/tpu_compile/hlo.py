@@ -149,12 +149,12 @@ class Program:
         return {"flops_once": once["flops"], "bytes_once": once["bytes"], **total}
 
     def collectives(self, mesh_shape: dict[str, int]) -> list[Collective]:
-        """All messages between chips; parts and clones of one (by its channel) count once.
+        """All messages between chips. (Several share a channel: it tells nothing.)
 
         Args:
             mesh_shape: axis name -> size, in the mesh's order.
         """
-        seen: dict[str, Collective] = {}
+        found: list[Collective] = []
         for name, instructions in self.instructions.items():
             for one in instructions:
                 kind = one.opcode.removesuffix("-start")
@@ -163,11 +163,9 @@ class Program:
                 scattered = kind == "all-reduce" and name.startswith("%all-reduce-scatter")
                 if scattered:  # as TPU programs spell a reduce-scatter
                     kind = "reduce-scatter"
-                found = _collective(one, kind, mesh_shape, self.times[name], whole=scattered)
-                key = one.attribute("channel_id") or one.name
-                if key not in seen or found.times > seen[key].times:
-                    seen[key] = found
-        return list(seen.values())
+                times = self.times[name]
+                found.append(_collective(one, kind, mesh_shape, times, whole=scattered))
+        return found
 
     def _turns(self, inside: str, loop: Instruction) -> int | None:
         """Turns of a loop that counts up to a constant; None: it does not say."""

@@ -41,18 +41,26 @@ def page(config_name: str, report: Report) -> str:
     lines += [f"  {name:{width}}{value}".rstrip() for name, value in rows]
     if report.unknown_loops:
         lines += ["", f"{report.unknown_loops} loops do not say how often they run: counted once."]
+    if report.slices > 1:
+        lines += [
+            "",
+            "What crosses between slices is counted as if by links inside: too fast.",
+        ]
+    if report.temporary_bytes > report.hbm_bytes:
+        lines += ["", "Temporaries share room with what is donated: never all held at once."]
     lines += ["", "A chip and a step. Times are what the published peaks allow, all overlapped."]
     return "\n".join(lines)
 
 
 def _messages(report: Report) -> list[tuple[str, str]]:
     """A line a kind and axis."""
-    sums: dict[tuple[str, str], tuple[float, int]] = {}
+    sums: dict[tuple[str, str], tuple[float, float]] = {}
     for m in report.collectives:
-        size, count = sums.get((m.kind, m.axis), (0.0, 0))
-        sums[m.kind, m.axis] = (size + m.times * m.sent, count + m.times)
+        size, count = sums.get((m.kind, m.axis), (0.0, 0.0))
+        times = m.times / report.steps_per_call
+        sums[m.kind, m.axis] = (size + times * m.sent, count + times)
     return [
-        (f"  {kind}, {axis}", f"{size / 1e9:.3f} GB in {count}")
+        (f"  {kind}, {axis}", f"{size / 1e9:.3f} GB in {count:g}")
         for (kind, axis), (size, count) in sorted(sums.items(), key=lambda x: -x[1][0])
     ]
 

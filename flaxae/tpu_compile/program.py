@@ -7,6 +7,7 @@ import re
 import time
 from typing import Any
 
+from flaxae import libtpu
 from flaxae.config import Config, ConfigError
 from flaxae.tpu_compile.chips import chip_of
 from flaxae.tpu_compile.hlo import Collective, Program
@@ -23,7 +24,9 @@ class Report:
             them, so arguments, temporaries and output can add up to more than is ever held.
         flops: of the compiled program; task_flops: the task's own count, / chips.
         collective_bytes: kind -> what a chip sends, by a ring.
-        collectives: every message.
+        collectives: every message, of a call of several steps all of them.
+        seconds: what FLOPs, bytes accessed and bytes sent would take; the network between slices is
+            taken for as fast as a slice's own.
         step_seconds_bound: the largest of compute, HBM and ICI seconds.
         mfu_bound: task_flops / peak / step_seconds_bound.
         unknown_loops: whose number of turns the program does not say; counted once.
@@ -31,6 +34,7 @@ class Report:
 
     topology: str
     chips: int
+    slices: int
     mesh: dict[str, int]
     rows_a_chip: float
     params: int
@@ -51,6 +55,7 @@ class Report:
     mfu_bound: float
     compile_seconds: float
     unknown_loops: int
+    steps_per_call: int
     collectives: list[Collective] = dataclasses.field(default_factory=list, repr=False)
 
     def json(self) -> dict[str, Any]:
@@ -81,18 +86,20 @@ def topology(name: str, slices: int = 1) -> list[Any]:
     Raises:
         ConfigError: no libtpu, or no such slice.
     """
-    chip_of(name)
+    chip = chip_of(name)
     # Without these libtpu asks a metadata server that is not there, and warns of its workers.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     # No chip is opened, so another process may have libtpu loaded too.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    libtpu.set_flags()
     from jax.experimental import topologies
 
     try:
-        found = topologies.get_topology_desc(
-            platform="tpu", topology_name=name, **({"num_slices": slices} if slices > 1 else {})
-        )
+        more: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+        if chip.config:
+            more["chip_config_name"] = chip.config
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)
     except Exception as error:
         text = str(error).splitlines()[0]
         if "libtpu" in text or "not found" in text.lower() and "tpu" in text.lower():
@@ -215,41 +222,42 @@ def analyse(config: Config, name: str, *, effort: float = 0.0, slices: int = 1) 
         by_kind[m.kind] = by_kind.get(m.kind, 0.0) + m.times * m.sent / steps
         by_axis[m.axis] = by_axis.get(m.axis, 0.0) + m.times * m.sent / steps
     chip = chip_of(name)
-    peak, wide = chip.flops / chip.devices, chip.hbm_bandwidth / chip.devices
     bounds = {
-        "compute": flops / steps / peak,
-        "hbm": accessed / steps / wide,
-        "ici": sum(by_kind.values()) / (chip.ici_bandwidth / chip.devices),
+        "compute": flops / steps / chip.flops,
+        "hbm": accessed / steps / chip.hbm_bandwidth,
+        "ici": sum(by_kind.values()) / chip.ici_bandwidth,
     }
     spec = task.batch_spec()
     bound = max(bounds.values())
-    task_flops = task.flops(spec, {}) / mesh.size
+    own = task_flops(config, mesh.size)
     output = memory.output_size_in_bytes - memory.alias_size_in_bytes
     parts = (memory.argument_size_in_bytes, memory.temp_size_in_bytes, output)
     params = train_parameters(config)
     return Report(
         topology=name,
-        chips=mesh.size // chip.devices,
+        chips=mesh.size,
+        slices=slices,
         mesh=dict(mesh.shape),
-        rows_a_chip=rows_of(spec) / mesh.size * chip.devices,
+        rows_a_chip=rows_of(spec) / mesh.size,
         params=params,
         fits=True,
         hbm_bytes=float(held_bytes(memory) + memory.generated_code_size_in_bytes),
-        hbm_capacity_bytes=float(chip.hbm / chip.devices),
+        hbm_capacity_bytes=float(chip.hbm),
         argument_bytes=float(parts[0]),
         temporary_bytes=float(parts[1]),
         output_bytes=float(output),
         code_bytes=float(memory.generated_code_size_in_bytes),
         flops=flops / steps,
-        task_flops=task_flops,
+        task_flops=own,
         bytes_accessed=accessed / steps,
         collective_bytes=by_kind,
         collective_bytes_by_axis=by_axis,
         seconds=bounds,
         step_seconds_bound=bound,
-        mfu_bound=task_flops / peak / bound if bound else 0.0,
+        mfu_bound=own / chip.flops / bound if bound else 0.0,
         compile_seconds=seconds,
         unknown_loops=len(program.unknown),
+        steps_per_call=steps,
         collectives=messages,
     )
 
@@ -263,6 +271,12 @@ def held_bytes(memory: Any) -> int:
     beside = memory.output_size_in_bytes - memory.alias_size_in_bytes
     whole = memory.argument_size_in_bytes + memory.temp_size_in_bytes + beside
     return memory.peak_memory_in_bytes or whole
+
+
+def task_flops(config: Config, chips: int) -> float:
+    """The task's own count of a step, a chip."""
+    task = config.task.make(config)
+    return task.flops(task.batch_spec(), {}) / chips
 
 
 def train_parameters(config: Config) -> int:

@@ -26,7 +26,7 @@ def find_batch(
         DoesNotFit: not even the smallest batch does.
     """
     shards = len(program.topology(name, slices))
-    room = chip_of(name).hbm / chip_of(name).devices
+    room = chip_of(name).hbm
     unit = config.data.num_buckets * config.accumulate
     best: program.Report | None = None
     needed: dict[int, float] = {}  # rows a device -> bytes

@@ -93,7 +93,9 @@ def test_layer_norm_and_its_gradients(ctx):
         return norm_lib._layer_norm(x, scale, bias, 1e-3, jnp.dtype(jnp.float32))
 
     x = 2 + 3 * normal(3, 5, 6)
-    np.testing.assert_allclose(layer(x, ctx), plain(x, layer.scale[...], layer.bias[...]), atol=1e-5)
+    np.testing.assert_allclose(
+        layer(x, ctx), plain(x, layer.scale[...], layer.bias[...]), atol=1e-5
+    )
     assert_same_gradients(ours, plain, x, layer.scale[...], layer.bias[...])
 
 

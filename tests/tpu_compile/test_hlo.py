@@ -38,7 +38,6 @@ LOOP = """HloModule test
   %next = s32[] add(%j, %step)
   %v = f32[8]{0} get-tuple-element(%y), index=1
   %r = f32[8]{0} all-reduce(%v), channel_id=1, replica_groups={{0,1},{2,3}}, to_apply=%add
-  %again = f32[8]{0} all-reduce(%v), channel_id=1, replica_groups={{0,1},{2,3}}, to_apply=%add
   ROOT %out = (s32[], f32[8]{0}) tuple(%next, %r)
 }
 
@@ -71,10 +70,19 @@ def test_a_loop_that_does_not_say_counts_once_and_is_named():
     assert unknown.loops == [("%main", "%body", 1)] and unknown.unknown == ["%loop"]
 
 
-def test_messages_count_once_a_channel_and_as_often_as_their_loop():
+def test_messages_count_as_often_as_their_loop():
     (message,) = program().collectives({"replica": 2, "fsdp": 2, "model": 1})
     assert (message.kind, message.axis, message.times) == ("all-reduce", "fsdp", 9)
     assert message.size == 32 and message.sent == 2 * 32 * 0.5 and message.shape == (8,)
+
+
+def test_messages_of_one_channel_all_count():
+    """libtpu gives one to all reduce-scatters of a program, and to loops of permutes."""
+    one = "  %r = f32[8]{0} all-reduce(%v), channel_id=1"
+    text = LOOP.replace("CONDITION", "compare(%i, %limit), direction=LT").replace("STEP", "1")
+    line = next(x for x in text.splitlines() if x.startswith(one))
+    text = text.replace(line, line + "\n" + line.replace("%r =", "%again ="))
+    assert len(Program(text).collectives({"replica": 2, "fsdp": 2, "model": 1})) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Small train steps compiled for TPU slices that are not there (needs libtpu: `make test-tpu`)."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,11 +15,16 @@ from flaxae.config import Config, ConfigError, DataConfig, MeshConfig, OptimConf
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
 from flaxae.models.t5_vae.task import T5VAEConfig
-from flaxae.tpu_compile.page import page
+from flaxae.tpu_compile.__main__ import refusal
+from flaxae.tpu_compile.page import _messages, page
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.tpu
 KERNELS = 7 + 11  # of an encoder's and a decoder's layer
+NAMES = set(
+    "params fits hbm_bytes hbm_capacity_bytes flops task_flops bytes_accessed collective_bytes"
+    " step_seconds_bound mfu_bound compile_seconds".split()
+)
 
 
 def tiny(
@@ -125,10 +131,16 @@ def test_unknown_slices(name, words):
         tpu_compile.topology(name)
 
 
+def test_a_v4_chip_is_one_device():
+    """As a VM runs it: both cores of a chip as one device, with all of its memory."""
+    assert len(tpu_compile.topology("v4:2x2x1")) == 4
+
+
 def test_between_slices_only_replicas_talk():
     config = tiny(replica=2)
     config.data.batch_size *= 2
     found = tpu_compile.analyse(config, "v5e:2x2", effort=-1.0, slices=2)
+    assert "counted as if by links inside" in page("tiny", found)
     assert found.chips == 8 and found.mesh == {"replica": 2, "fsdp": 4, "model": 1}
     for message in found.collectives:
         if message.kind in ("all-gather", "reduce-scatter") and len(message.shape) > 1:
@@ -159,9 +171,26 @@ def test_the_command(tmp_path):
     done = subprocess.run([*command, "--config.task.t5.num_layers=1"], **options)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    names = "params fits hbm_bytes hbm_capacity_bytes flops task_flops bytes_accessed "
-    names += "collective_bytes step_seconds_bound mfu_bound compile_seconds"
-    assert set(names.split()) <= found.keys() and found["fits"] is True
+    assert NAMES <= found.keys() and found["fits"] is True
+
+
+def test_what_does_not_fit_is_told_as_much_as_is_known():
+    config, error = tiny(), tpu_compile.DoesNotFit("RESOURCE_EXHAUSTED: too much", 3e11)
+    found = json.loads(refusal(error, config, "v5e:2x2", 1, True))
+    assert NAMES <= found.keys() and found["fits"] is False and found["hbm_bytes"] == 3e11
+    assert found["params"] == report().params and found["task_flops"] == report().task_flops
+    assert found["flops"] is None
+    assert "Does not fit v5e:2x2" in refusal(error, config, "v5e:2x2", 1, False)
+
+
+def test_messages_of_a_call_are_told_a_step():
+    whole = dataclasses.replace(report(), steps_per_call=1)
+    ((_, once),) = [x for x in _messages(whole) if x[0] == "  all-gather, fsdp"]
+    ((_, part),) = [
+        x for x in _messages(dataclasses.replace(whole, steps_per_call=4))
+        if x[0] == "  all-gather, fsdp"
+    ]  # fmt: skip
+    assert float(part.split(" in ")[1]) == float(once.split(" in ")[1]) / 4
 
 
 def test_the_page_has_what_one_asks_first():
