@@ -2,6 +2,7 @@
 
     python benchmarks/t5_tpu_step.py                      # the whole table: minutes each
     python benchmarks/t5_tpu_step.py --cases scan --effort -1
+    python benchmarks/t5_tpu_step.py --cases unrolled --effort -1 --find-batch  # the largest
 
 Encoder and decoder of 128 tokens, 64 texts a chip, v5e:2x2, adafactor, bfloat16, no dropout: the
 step of which T5X's program, by the same compiler, is known to need 12.83 TFLOP, 150.9 GB accessed
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--layers", type=int, default=0, help="of each stack; 0: the size's own")
     parser.add_argument("--effort", type=float, default=0.0, help="of the compiler, -1 to 0")
+    parser.add_argument("--find-batch", action="store_true", help="from --rows on")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     args = parser.parse_args()
     import jax
@@ -125,12 +127,16 @@ def main() -> None:
     for name in args.cases:
         config = make_config(args, CASES[name], chips)
         try:
-            report = tpu_compile.analyse(config, args.topology, effort=args.effort)
+            make = tpu_compile.find_batch if args.find_batch else tpu_compile.analyse
+            report = make(config, args.topology, effort=args.effort)
         except tpu_compile.DoesNotFit as error:
             print(f"{name}: does not fit ({error})", flush=True)
             continue
         case = {
-            "name": name, "ours": round(report.bytes_accessed / 1e9, 2),
+            "name": name, "rows": report.rows_a_chip,
+            "hbm_GiB": round(report.hbm_bytes / 2**30, 2),
+            "MB_a_token": round(report.bytes_accessed / report.rows_a_chip / args.length / 1e6, 3),
+            "mfu_bound": round(report.mfu_bound, 3), "ours": round(report.bytes_accessed / 1e9, 2),
             "theirs": REFERENCE["GB"], "unit": "GB accessed a chip",
             "ratio": round(REFERENCE["GB"] / (report.bytes_accessed / 1e9), 3),
             "tflop": round(report.flops / 1e12, 3),

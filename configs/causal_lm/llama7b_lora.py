@@ -9,8 +9,8 @@ LLAMA: a directory with the model, or a Hub id. `:scratch` knows its shapes with
 8.4 M trained parameters (rank 16 on q, v). Never trained. Compiled for v5e-8 (jax 0.10.2, libtpu
 0.0.42.1, --effort=-1), 64 rows of 512 tokens with a target at every place: 3.64 of a chip's 16 GiB;
 155 T FLOPs a chip and step, 1.39 of the task's count (blocks are computed twice), which bound the
-step (MFU .72 at best); 424 GB accessed; 23.2 GB sent, the base's layers one by one, twice, and
-never all of it; 18 s to compile.
+step (MFU .72 at best); 388 GB accessed; 23.2 GB sent, the base's layers one by one, twice, and
+never all of it; 28 s to compile.
 """
 
 from configs.causal_lm.phi2_lora import sharded

@@ -7,9 +7,9 @@
 PHI2: a directory with the model, or a Hub id. `:scratch` knows its shapes without any file.
 18.4 M trained parameters (rank 16 on q, v, fc1, fc2). Never trained. Compiled for v5e-4 (jax 0.10.2
 and libtpu 0.0.42.1, --effort=-1), 64 rows of 512 tokens, a target at every place: 5.33 of a chip's
-16 GiB; 120 T FLOPs a chip and step, 1.32 of the task's count (blocks are computed twice); 721 GB
-accessed, which bounds the step (MFU .52 at best); 8.1 GB sent, the base's layers one by one, twice,
-and never all of it; 26 s to compile.
+16 GiB; 120 T FLOPs a chip and step, 1.32 of the task's count (blocks are computed twice); 637 GB
+accessed, which bounds the step (MFU .59 at best); 8.0 GB sent, the base's layers one by one, twice,
+and never all of it; 32 s to compile.
 """
 
 from flaxae.config import (

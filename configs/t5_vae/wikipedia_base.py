@@ -10,7 +10,7 @@ from random weights instead.
 Eight latents of 96, 768 numbers a sentence, as OPTIMUS's larger code: learned queries read the
 encoder, since a mean would throw order away and a map for each position would know no other
 lengths. 260 M parameters with those around z. Settings are chosen, not tuned. Never trained; its
-step compiled for v5e-8 needs 5.22 GiB of a chip's 16 (flaxae/tpu_compile/README.md).
+step compiled for v5e-8 needs 4.52 GiB of a chip's 16 (flaxae/tpu_compile/README.md).
 """
 
 from flaxae.config import (
@@ -38,8 +38,8 @@ def sized(name: str, preset: str, *, batch_size: int, lr: float, remat: bool) ->
         raise ConfigError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     t5 = t5_size(f"t5-v1_1-{name}", dtype="bfloat16", remat=remat)
     if not remat:
-        # A scan writes and reads what it keeps for the backward pass twice: on v5e-8 73.8 GB a
-        # step were accessed instead of 60.8 (python -m flaxae.tpu_compile).
+        # A scan writes and reads what it keeps for the backward pass twice: on v5e-8 57.2 GB a
+        # step were accessed instead of 44.7 (python -m flaxae.tpu_compile).
         t5.scan_unroll = t5.num_layers
     return Config(
         task=T5VAEConfig(

@@ -1,7 +1,7 @@
 """Full-size programs must not grow: memory and traffic against what was once compiled.
 
-`budgets.json` holds what `python -m flaxae.tpu_compile --json --effort=-1` printed, with the
-versions; another compiler means new numbers, taken and looked at by hand.
+`budgets.json` is written by `benchmarks/tpu_budgets.py`, with the versions; another compiler means
+new numbers, looked at by hand.
 """
 
 import json
@@ -33,5 +33,6 @@ def test_a_full_size_program_stays_within_its_budget(budget):
         assert getattr(found, name) <= RISE * budget[name], name
     gathers = [m.size for m in found.collectives if m.kind == "all-gather"]
     assert max(gathers) <= budget.get("largest_gather_bytes", float("inf"))
-    if not getattr(config.task, "t5", config.task).remat:
-        assert found.flops == pytest.approx(found.task_flops, rel=0.15)
+    # Recomputed blocks make their forward pass twice.
+    again = 4 / 3 if getattr(config.task, "t5", config.task).remat else 1.0
+    assert found.flops == pytest.approx(again * found.task_flops, rel=0.15)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from functools import cache
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import pytest
 
-from flaxae import tpu_compile
+from flaxae import tpu_compile, train_step
 from flaxae.config import Config, ConfigError, DataConfig, MeshConfig, OptimConfig
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
@@ -73,6 +74,19 @@ def test_parameters_are_gathered_once_and_once_more_where_blocks_are_recomputed(
     in_layers = [m for m in gathers if m.times == 2]
     assert len(in_layers) == KERNELS * (2 if mode.get("remat") else 1)
     assert all(m.dtype == "bf16" for m in in_layers)
+
+
+def test_layers_gradients_are_reduced_and_scattered_once():
+    config = tiny()
+    shapes = train_step.make_layout(config.task.make(config), config).templates["params"]
+    kernels = sum(
+        math.prod(x.shape)
+        for path, x in jax.tree_util.tree_leaves_with_path(shapes)
+        if "blocks" in str(path) and "kernel" in str(path)
+    )
+    scattered = [m for m in report().collectives if m.kind == "reduce-scatter" and m.times == 2]
+    assert {m.axis for m in scattered} == {"fsdp"}
+    assert sum(m.size * m.times for m in scattered) == 2 * kernels  # bytes, in bfloat16
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
