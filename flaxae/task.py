@@ -11,11 +11,17 @@ from jaxtyping import Array, Float, Int, Key
 
 
 class Carry(nnx.Variable):
-    """State without a batch axis that changes at every step, untrained (a queue of latents)."""
+    """State without a batch axis that changes at every step, untrained (a queue of latents).
+
+    An evaluation starts with the training's.
+    """
 
 
 class StreamCarry(nnx.Variable):
-    """State with a leading batch axis that changes at every step (recurrent states of streams)."""
+    """State with a leading batch axis that changes at every step (recurrent states of streams).
+
+    An evaluation starts with a new one.
+    """
 
 
 class Taps:

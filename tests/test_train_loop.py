@@ -162,6 +162,17 @@ def test_steps_per_call_is_the_same_run(tmp_path: Path) -> None:
     assert_same(arrays_of(tmp_path / "five"), arrays_of(tmp_path / "one"), atol=1e-6)
 
 
+def test_evaluation_has_new_streams_and_the_trainings_queue(tmp_path: Path) -> None:
+    with _loop(tmp_path / "w") as loop:
+        loop.train()
+        state, _ = flaxae.restore.restore_or_init(loop)
+        source = next(iter(loop.evaluator.sources.values()))
+        own, carry = state["carry"], loop.evaluator._carry(state, source)
+        assert all(np.any(x) for part in own.values() for x in jax.tree.leaves(part))
+        assert_same(flat(carry["once"]), flat(own["once"]), atol=0)
+        assert not any(np.any(x) for x in jax.tree.leaves(carry["stream"]))
+
+
 def test_frozen_is_neither_saved_nor_changed(tmp_path: Path) -> None:
     with _loop(tmp_path / "w") as loop:
         before = flaxae.restore.fingerprint(loop.frozen.values)
