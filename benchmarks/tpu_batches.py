@@ -5,6 +5,7 @@
 
 Sentences of 128 tokens, bfloat16, parameters and optimizer state over fsdp. Every cell is found by
 `flaxae.tpu_compile.find_batch`, to an eighth; finished cells are kept in --file and not made again.
+A table that was made before (--near) tells where to begin: fewer programs are compiled.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def sentences(file: str, chips: int) -> Config:
+def sentences(file: str, chips: int, rows: int) -> Config:
     """The config of a file, with rows of one length and the search's first batch."""
     return copy_config(
         flags.load_config(file),
@@ -47,15 +48,15 @@ def sentences(file: str, chips: int) -> Config:
             "data.max_length": TOKENS,
             "data.num_buckets": 1,
             "data.bucket_edges": (),
-            "data.batch_size": START * chips,
+            "data.batch_size": rows * chips,
         },
     )
 
 
-def cell(model: str, name: str, effort: float) -> dict[str, Any]:
+def cell(model: str, name: str, effort: float, start: int = START) -> dict[str, Any]:
     """What the table shows of a model on a slice."""
     topology, chips = SLICES[name]
-    config = sentences(MODELS[model], chips)
+    config = sentences(MODELS[model], chips, start)
     found: dict[str, Any] = {"model": model, "slice": name, "effort": effort}
     try:
         report = tpu_compile.find_batch(config, topology, effort=effort, say=say)
@@ -89,7 +90,10 @@ def main() -> None:
     parser.add_argument("--slices", nargs="+", default=list(SLICES), choices=SLICES)
     parser.add_argument("--effort", type=float, default=-1.0)
     parser.add_argument("--file", type=Path, default=Path("runs/tpu_batches.jsonl"))
+    parser.add_argument("--near", type=Path, help="a file of earlier cells")
     args = parser.parse_args()
+    near = args.near.read_text().splitlines() if args.near else []
+    starts = {(c["model"], c["slice"]): int(0.95 * c["rows_a_chip"]) for c in map(json.loads, near)}
     args.file.parent.mkdir(parents=True, exist_ok=True)
     lines = args.file.read_text().splitlines() if args.file.exists() else []
     kept = {(c["model"], c["slice"], c["effort"]): c for c in map(json.loads, lines)}
@@ -99,7 +103,7 @@ def main() -> None:
             if key in kept:
                 continue
             say(f"{model} on {name}")
-            kept[key] = cell(model, name, args.effort)
+            kept[key] = cell(model, name, args.effort, starts.get((model, name), START))
             with args.file.open("a") as file:
                 file.write(json.dumps(kept[key]) + "\n")
     wanted = [kept[m, s, args.effort] for m in args.models for s in args.slices]
