@@ -63,7 +63,10 @@ def _next(needed: dict[int, float], low: int, high: int, room: float, unit: int,
     guess = 2 * low if not high else (low + high) // 2
     near = sorted(needed, key=lambda rows: abs(needed[rows] - room))[:2]
     slope = (needed[near[1]] - needed[near[0]]) / (near[1] - near[0]) if len(near) == 2 else 0.0
-    if slope > 0:
+    known = needed.get(low, 0.0)
+    if low and known > 0.85 * room and slope < known / low / 2:
+        guess = low + step  # near its limit the compiler makes room by recomputing: no line any more
+    elif slope > 0:
         guess = near[0] + int((room - needed[near[0]]) / slope)
     guess = guess // unit * unit
     # One step above what fits, at least: if that does not fit, the search is over.

@@ -66,6 +66,15 @@ def test_memory_that_grows_with_the_rows_is_followed(compiler, start, power):
     assert len(compiler.tried) <= (4 if power == 1 else 6)
 
 
+def test_memory_that_stays_below_the_limit_is_followed_by_steps(compiler):
+    """As where the compiler computes again what it has no room for."""
+    chip, compiler.limit = chip_of("v5e:2x4").hbm, 330
+    compiler.memory = lambda rows: chip * min(0.1 + 0.8 * rows / 290, 0.91 + rows * 1e-6)
+    found = find_batch(config(288), "v5e:2x4")
+    assert 7 / 8 * 330 <= found.rows_a_chip <= 330
+    assert len(compiler.tried) <= 5
+
+
 def test_micro_batches_divide_it(compiler):
     found = find_batch(config(24, accumulate=3), "v5e:2x4")
     assert found.rows_a_chip % 12 == 0 and 84 <= found.rows_a_chip <= 100
