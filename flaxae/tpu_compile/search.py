@@ -65,7 +65,7 @@ def _next(needed: dict[int, float], low: int, high: int, room: float, unit: int,
     slope = (needed[near[1]] - needed[near[0]]) / (near[1] - near[0]) if len(near) == 2 else 0.0
     known = needed.get(low, 0.0)
     if low and known > 0.85 * room and slope < known / low / 2:
-        guess = low + step  # near its limit the compiler makes room by recomputing: no line any more
+        guess = low + step  # no line any more: near its limit the compiler makes room
     elif slope > 0:
         guess = near[0] + int((room - needed[near[0]]) / slope)
     guess = guess // unit * unit
