@@ -34,11 +34,15 @@ def cross_entropy(
         The weighted sum of -log p(target) in nats, and the weighted count of rows whose target
         has the highest score.
     """
-    fast = ctx is not None and kernels.supported(logits)
-    fast = fast and gpu.usable(ctx, logits.shape[0], logits.dtype)
+    fast = (
+        ctx is not None
+        and kernels.supported(logits)
+        and gpu.usable(ctx, logits.shape[0], logits.dtype)
+    )
     if not fast:  # here: kept as they came, a T5-large's step would hold more on a TPU
         logits = logits.astype(jnp.float32)
-    losses, correct = _cross_entropy(logits, targets, fast)
+    found: Any = _cross_entropy(logits, targets, fast)
+    losses, correct = found
     return jnp.sum(losses * weights), jnp.sum(correct * weights)
 
 
