@@ -17,7 +17,6 @@ def call(
     grid: tuple[int, ...],
     *,
     name: str,
-    warps: int = 4,
 ) -> Any:
     """Runs kernel(*references to args, *references to outputs) once for each place of a grid.
 
@@ -27,14 +26,13 @@ def call(
         out: shapes and dtypes of what it writes; every element must be written.
         grid: how many programs, along up to 3 axes.
         name: in profiles.
-        warps: of a program.
     """
     interpret = gpu.mode() == "interpret"
     params = None
     if not interpret:
         from jax.experimental.pallas import triton
 
-        params = triton.CompilerParams(num_warps=warps, num_stages=2)
+        params = triton.CompilerParams(num_warps=4, num_stages=2)
     whole = pl.BlockSpec(memory_space=pl.ANY)
     return pl.pallas_call(
         kernel,

@@ -44,7 +44,8 @@ def _kernel(logits_ref: Any, top_ref: Any, out_ref: Any) -> None:
         return new, total
 
     step = PART * PARTS
-    carry = jnp.full(ROWS, -jnp.inf, jnp.float32), jnp.zeros(ROWS, jnp.float32)
+    lowest = float(jnp.finfo(jnp.float32).min)  # not -inf: a part may hold nothing else
+    carry = jnp.full(ROWS, lowest, jnp.float32), jnp.zeros(ROWS, jnp.float32)
     top, total = jax.lax.fori_loop(
         0, width // step, lambda n, carry: seen(n * step, [PART] * PARTS, *carry), carry
     )
