@@ -2,6 +2,8 @@
 
 The other side is a GPT-2 block looped the same way: b loops, the first b - T under no_grad, the
 same loss over the last T, the same sizes, batch, optimizer (Adam), float32 and number of threads.
+It comes as transformers' GPT2Model (what a user of PyTorch has), and as written here with torch's
+fused GELU and Adam, which is faster; ratios are to the fastest, and the model's own beside it.
 Blocks of steps of both sides take turns in one process; medians over the rounds. Each case also
 compiles our loops unrolled, for compile time and temporary memory, and takes our step split over as
 many CPU devices as there are threads: XLA leaves a core idle in small operations.
@@ -123,11 +125,14 @@ class TorchStep:
 
     def __init__(self, case: str, sdpa: bool):
         import torch
-        from torch import nn
 
         width, heads, dims, points, self.b, self.t = CASES[case]
         self.torch, self.sizes, self.sdpa = torch, (heads, dims, points), sdpa
         torch.manual_seed(0)
+        self.make(width, heads, dims, points)
+
+    def make(self, width: int, heads: int, dims: int, points: int) -> None:
+        torch, nn = self.torch, self.torch.nn
         self.parts = nn.ModuleDict({
             "read_in": nn.Linear(dims, width), "norm_1": nn.LayerNorm(width),
             "qkv": nn.Linear(width, 3 * width), "out": nn.Linear(width, width),
@@ -181,6 +186,29 @@ class TorchStep:
         return loss.item()
 
 
+class TransformersStep(TorchStep):
+    """The block, positions and final norm as transformers' GPT2Model, with torch's default Adam."""
+
+    def make(self, width: int, heads: int, dims: int, points: int) -> None:
+        from transformers import GPT2Config, GPT2Model
+
+        torch, nn = self.torch, self.torch.nn
+        sizes = {"n_embd": width, "n_head": heads, "n_positions": 2 * points, "n_layer": 1}
+        rates = {f"{name}_pdrop": 0.0 for name in ("resid", "embd", "attn")}
+        config = GPT2Config(vocab_size=1, use_cache=False, **sizes, **rates)
+        config._attn_implementation = "sdpa" if self.sdpa else "eager"
+        self.gpt2 = GPT2Model(config)
+        self.gpt2.wte.requires_grad_(False)  # embeddings come in
+        self.parts = nn.ModuleDict({
+            "read_in": nn.Linear(dims, width), "gpt2": self.gpt2, "read_out": nn.Linear(width, 1)
+        })  # fmt: skip
+        self.parameters = [p for p in self.parts.parameters() if p.requires_grad]
+        self.adam = torch.optim.Adam(self.parameters, lr=LR)
+
+    def loop(self, state: Any, prompt: Any) -> Any:
+        return self.gpt2(inputs_embeds=state + prompt).last_hidden_state
+
+
 def interleaved(sides: dict[str, Any], rounds: int, block: int) -> dict[str, list[float]]:
     """Seconds a step of each side, round by round."""
     times: dict[str, list[float]] = {name: [] for name in sides}
@@ -203,7 +231,9 @@ def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
     split = f"flaxae, {args.threads} devices"
     if args.threads > 1 and BATCH % args.threads == 0:
         sides[split] = OurStep(config_of(case, True, args.threads))
-    sides |= {"torch, sdpa": TorchStep(case, True), "torch, eager": TorchStep(case, False)}
+    for name, sdpa in [("sdpa", True), ("eager", False)]:
+        sides[f"torch, {name}"] = TorchStep(case, sdpa)
+        sides[f"transformers, {name}"] = TransformersStep(case, sdpa)
     ours: Any = sides["flaxae"]
     sizes = {step.num_parameters() for step in sides.values()}
     assert len(sizes) == 1, f"the sides differ in size: {sizes}"
@@ -212,10 +242,15 @@ def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
     for name, value in ms.items():
         print(f"{name:30}{value:9.1f} ms a step (best {min(times[name]) * 1e3:.1f})")
     theirs = min(v for k, v in ms.items() if k.startswith("torch"))
+    model = min(v for k, v in ms.items() if k.startswith("transformers"))
+    mine = min(v for k, v in ms.items() if k.startswith("flaxae"))
     best = min(min(v) for k, v in times.items() if k.startswith("torch"))
     out = {
         "name": f"looped step, {case}", "ours": ms["flaxae"] / 1e3, "theirs": theirs / 1e3,
         "unit": "s/step", "ratio": round(theirs / ms["flaxae"], 3),
+        "transformers": model / 1e3, "transformers_ratio": round(model / ms["flaxae"], 3),
+        "fastest": mine / 1e3, "fastest_ratio": round(theirs / mine, 3),
+        "fastest_transformers_ratio": round(model / mine, 3),
         "best_ratio": round(best / min(times["flaxae"]), 4) if best else None,
         "no_recompute_ratio": round(theirs / ms["flaxae, nothing recomputed"], 3),
         "compile_seconds": round(ours.compile_seconds, 2), "temporary_bytes": ours.temporaries,
@@ -233,7 +268,9 @@ def run_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
         print(
             f"compiled in {ours.compile_seconds:.1f} s, unrolled (gradient alone) {seconds:.1f} s"
         )
-    print(f"torch / flaxae {out['ratio']:.2f}", flush=True)
+    print(f"torch / flaxae {out['ratio']:.2f}, transformers / flaxae "
+          f"{out['transformers_ratio']:.2f}; beside our fastest {out['fastest_ratio']:.2f}, "
+          f"{out['fastest_transformers_ratio']:.2f}", flush=True)  # fmt: skip
     return out
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
+from flaxae import hugepages
 from flaxae.config import Config, ConfigError, Section, iterate_fields, set_field
 from flaxae.flags_help import Option, help_text, kind_name
 
@@ -172,12 +173,16 @@ def validate(section: Section) -> None:
 def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
     """Runs a command; a user's own mistake is one message on standard error.
 
+    Where `main` is the process's own command it starts once more first, as `hugepages` says.
+
     Args:
         main: takes the command line, the program's name first; returns an exit code (None: 0).
         argv: defaults to the process's own.
     Returns:
         The exit code: 2 for a mistake in config, data or workdir, 1 for a run that went non-finite.
     """
+    if argv is None and main.__module__ == "__main__":
+        hugepages.restart()
     try:
         return main(sys.argv if argv is None else argv) or 0
     except _user_errors() as e:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxae import flags, paths, train_step
+from flaxae import flags, hugepages, paths, train_step
 from flaxae import workdir as workdir_lib
 from flaxae.checkpoint import CheckpointError
 from flaxae.config import Config, ConfigError, config_hash, copy_config, require
@@ -262,4 +262,5 @@ def exit_code(rows: list[dict[str, Any]]) -> int:
 
 
 if __name__ == "__main__":
+    hugepages.restart()
     sys.exit(main())
