@@ -179,6 +179,30 @@ def alternate(sides: dict[str, Callable], rounds: int) -> dict[str, float]:
     return {name: statistics.median(t) for name, t in times.items()}
 
 
+def llama_cpp(args: Any, prompt: str) -> None:
+    """Prints, for information, how fast llama.cpp goes on from the prompt, where it is installed.
+
+    It reads the package's file as it is, 4 bits a weight, and has no adapter.
+    """
+    try:
+        from cyllama import LLM, GenerationConfig
+    except ImportError:
+        print("llama.cpp: not installed (pip install cyllama)")
+        return
+    from flaxae.lm.loading import smollm2_file
+
+    options = {"temperature": 0.0, "n_gpu_layers": 0, "n_ctx": 1024, "add_bos": False}
+    llm = LLM(str(smollm2_file()), GenerationConfig(max_tokens=args.tokens, **options))
+    rates = []
+    for _ in range(args.rounds + 1):
+        began = time.perf_counter()
+        made = llm(prompt).stats.generated_tokens
+        rates.append(made / (time.perf_counter() - began))
+    print(
+        f"llama.cpp, the base in 4 bits: {statistics.median(rates[1:]):.1f} tokens/s, {made} made"
+    )
+
+
 def measure(args: Any, folder: Path) -> list[dict[str, Any]]:
     import numpy as np
     from torch_lm_adapters import TorchSide
@@ -225,6 +249,7 @@ def measure(args: Any, folder: Path) -> list[dict[str, Any]]:
             sides = {"ours": lambda p=prompt: ours.generate(p, args.tokens)}
             sides |= {"torch": lambda s=side, p=prompt: s.generate(p, args.tokens)}
             amount, unit = args.tokens, "tokens/s"
+            llama_cpp(args, ours.lm.tokenizer.decode(prompt, special=True))
         times = alternate(sides, args.rounds)
         mine = amount / min(t for n, t in times.items() if n.startswith("ours"))
         best = min((n for n in times if n.startswith("torch")), key=lambda n: times[n])

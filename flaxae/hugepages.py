@@ -3,7 +3,8 @@
 A step allocates its temporaries anew, and every matmul the buffers it packs its factors into. By
 default glibc takes such blocks from the system and returns them at once, in pages of 4 KiB: the
 T5-VAE of 9.4 M parameters faults 57,000 pages a step, and its matmuls wait for address translation.
-glibc reads its settings when a process starts, so a command starts itself once more.
+glibc reads its settings when a process starts, so a command starts itself once more. For other
+programs: GLIBC_TUNABLES=$(python -m flaxae.hugepages).
 """
 
 import os
@@ -32,10 +33,9 @@ def wanted() -> bool:
     return not any(Path("/dev", name).exists() for name in ACCELERATORS)
 
 
-def set_variable() -> None:
-    """For processes that this one starts, where `wanted`."""
-    if wanted():
-        os.environ[VARIABLE] = ":".join(f"{name}={value}" for name, value in TUNABLES.items())
+def value() -> str:
+    """What the variable is set to."""
+    return ":".join(f"{name}={value}" for name, value in TUNABLES.items())
 
 
 def restart() -> None:
@@ -46,7 +46,7 @@ def restart() -> None:
     Python was started with, it returns.
     """
     if wanted() and sys.executable and _started_as(sys.orig_argv[1:]):
-        set_variable()
+        os.environ[VARIABLE] = value()
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -58,3 +58,7 @@ def _started_as(words: list[str]) -> bool:
     if spec is None:
         return bool(sys.argv[0]) and sys.argv[0] in words and sys.argv[0] not in ("-", "-c")
     return spec.name.removesuffix(".__main__") in words
+
+
+if __name__ == "__main__":
+    print(value())

@@ -19,7 +19,7 @@ from flaxae.nn.attention import (
 )
 from flaxae.nn.linear import Embedding, Linear, dropout
 from flaxae.nn.rope import Rope, rotate
-from flaxae.nn.stack import stacked
+from flaxae.nn.stack import check_kept, stacked
 from flaxae.task import Context
 
 DTYPES = ("float32", "bfloat16")
@@ -45,6 +45,7 @@ class CausalConfig(Section):
     eos_ids: tuple = (2,)
     dtype: str = "float32"  # of the computation; norms, softmax and logits are float32
     remat: bool = False  # recompute blocks in the backward pass
+    remat_keep: str = "nothing"  # but not this: "products", of matmuls with weights
     scan_unroll: int = 1  # layers in one iteration of the scan
 
     def validate(self) -> None:
@@ -57,6 +58,7 @@ class CausalConfig(Section):
         )
         rate = self.attention_dropout
         require(0 <= rate < 1, f"lm.attention_dropout={rate} must be in [0, 1)")
+        check_kept(self.remat_keep, "lm.remat_keep")
         require(self.dtype in DTYPES, f"lm.dtype={self.dtype!r} is not one of: {', '.join(DTYPES)}")
         ints = all(isinstance(i, int) for i in self.eos_ids)
         require(ints and bool(self.eos_ids), f"lm.eos_ids={self.eos_ids} must be ids, at least one")

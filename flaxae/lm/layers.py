@@ -115,9 +115,11 @@ def run_layers(
         state, _ = _first_layers(recorder.stop, call, model.blocks, state, at, (layers, slots))
         x, cache, buffers = state
     else:
-        remat, unroll = config.remat, config.scan_unroll
         xs = (layers, slots, None)
-        state, _ = scan_blocks(call, model.blocks, state, at, xs, remat=remat, unroll=unroll)
+        remat, keep, unroll = config.remat, config.remat_keep, config.scan_unroll
+        state, _ = scan_blocks(
+            call, model.blocks, state, at, xs, remat=remat, keep=keep, unroll=unroll
+        )
         x, cache, buffers = state
     if recorder is not None:
         recorder.states = {n: b[: len(recorder.layers)] for n, b in buffers.items()}

@@ -91,7 +91,8 @@ def load(
         weights: the dtype that parameters are kept in, float32 or bfloat16.
         tokenizer: a directory whose tokenizer is used instead.
         mesh, rules: place parameters over a mesh, see `sharding.infer_sharding`.
-        fields: of the config that weights do not decide: dtype, remat, scan_unroll, dropouts.
+        fields: of the config that weights do not decide: dtype, remat, remat_keep, scan_unroll,
+            dropouts.
     Raises:
         ConfigError: there is no such model, or its files are not exactly one.
     """
@@ -179,7 +180,7 @@ def _config(family: Any, raw: dict[str, Any], where: Path) -> Any:
         raise ConfigError(f"{where}: {error}") from None
 
 
-FREE = ("dtype", "remat", "scan_unroll", "attention_dropout", "residual_dropout",
+FREE = ("dtype", "remat", "remat_keep", "scan_unroll", "attention_dropout", "residual_dropout",
         "embedding_dropout")  # fmt: skip
 
 

@@ -6,10 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from flaxae.sharding import gathered, split_rows
 from flaxae.task import Context
+
+PRODUCT = "product"  # what policies of recomputation know matmuls with weights by
 
 
 class Linear(nnx.Module):
@@ -47,6 +50,7 @@ class Linear(nnx.Module):
         """The map itself, which nothing taps."""
         kernel = self.kernel[...].astype(self.dtype)
         y: Any = product(x.astype(self.dtype), gathered(kernel, *ctx.parameter("kernel")))
+        y = checkpoint_name(y, PRODUCT)  # before the bias: what a recomputed block may keep
         if self.bias is not None:
             y = y + align(self.bias[...].astype(self.dtype), y)
         return split_rows(y)
@@ -91,7 +95,7 @@ def joined_product(x: Float[Array, "N I"], *layers: Linear) -> Float[Array, "N _
     """What several `joinable` layers make of x, side by side, by one product; on one device."""
     dtype = layers[0].dtype
     kernel = jnp.concatenate([layer.kernel[...].astype(dtype) for layer in layers], axis=1)
-    return x.astype(dtype) @ kernel
+    return checkpoint_name(x.astype(dtype) @ kernel, PRODUCT)
 
 
 class Embedding(nnx.Module):

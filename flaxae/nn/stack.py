@@ -7,7 +7,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from flaxae.config import require
+from flaxae.nn.linear import PRODUCT
 from flaxae.task import Context
+
+# What a recomputed block keeps all the same: nothing, or what its matmuls with weights made, so
+# that only what lies between them is computed again.
+KEPT = {
+    "nothing": jax.checkpoint_policies.nothing_saveable,
+    # By name: `product` has a gradient of its own, in which policies see no matmul.
+    "products": jax.checkpoint_policies.save_only_these_names(PRODUCT),
+}
 
 
 def stacked(make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs: nnx.Rngs) -> Any:
@@ -39,6 +49,7 @@ def scan_blocks(
     xs: Any = None,
     *,
     remat: bool = False,
+    keep: str = "nothing",
     unroll: int = 1,
 ) -> tuple[Any, Any]:
     """Runs a stacked block layer after layer.
@@ -51,6 +62,7 @@ def scan_blocks(
             `ctx.taps` with a leading layer axis.
         xs: pytree with a leading layer axis (a cache), or None.
         remat: recompute the body in the backward pass.
+        keep: with remat, what is not computed again, of KEPT.
         unroll: layers in one iteration; all of them where XLA's loop overhead matters (CPU).
     Returns:
         x, and the outputs stacked over layers.
@@ -65,11 +77,16 @@ def scan_blocks(
         return x, (out, taps.collected)
 
     if remat:
-        body = jax.checkpoint(body)
+        body = jax.checkpoint(body, policy=KEPT[keep])
     layers = (state, jnp.arange(num_layers), xs)
     x, (outs, collected) = jax.lax.scan(body, x, layers, unroll=min(unroll, num_layers))
     ctx.taps.collected.update(collected)
     return x, outs
+
+
+def check_kept(name: str, where: str) -> None:
+    """A ConfigError where a config names nothing that can be kept."""
+    require(name in KEPT, f"{where}={name!r} is not one of: {', '.join(KEPT)}")
 
 
 def call_blocks(

@@ -83,9 +83,14 @@ def test_recomputation_and_unrolling_change_no_gradient(kind):
 
         return nnx.to_pure_dict(jax.jit(jax.grad(loss))(state))
 
-    plain, other = grads(), grads(remat=True, scan_unroll=3)
+    plain = grads()
     assert min(float(abs(x).max()) for x in jax.tree.leaves(plain)) > 0
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, other)
+    for other in (grads(remat=True, scan_unroll=3), grads(remat=True, remat_keep="products")):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, other
+        )
+    with pytest.raises(ConfigError, match="remat_keep='all' is not one of: nothing, products"):
+        tiny(kind, remat_keep="all")
 
 
 def test_the_loss_in_chunks_is_the_same(kind):

@@ -53,7 +53,10 @@ def test_equals_a_loop(blocks):
     np.testing.assert_allclose(sums, jnp.stack(expected_sums), rtol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"remat": True}, {"unroll": 3}, {"unroll": 8}])
+KEEPING = {"remat": True, "keep": "products"}
+
+
+@pytest.mark.parametrize("options", [{"remat": True}, KEEPING, {"unroll": 3}, {"unroll": 8}])
 def test_options_change_nothing(blocks, options):
     x = jnp.ones((2, 4))
 
@@ -64,6 +67,24 @@ def test_options_change_nothing(blocks, options):
     plain, changed = jax.grad(loss)(state), jax.grad(lambda s: loss(s, **options))(state)
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(changed), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_kept_products_are_not_computed_again():
+    blocks = stacked(lambda rngs: Linear(4, 4, rngs=rngs), 3, nnx.Rngs(0))
+    graphdef, state = nnx.split(blocks)
+
+    def loss(state, **options):
+        call = lambda block, x, ctx, _: (jnp.tanh(block(x, ctx)), None)  # noqa: E731
+        x, _ = scan_blocks(call, nnx.merge(graphdef, state), jnp.ones((2, 4)), context(), **options)
+        return x.sum()
+
+    def products(**options):
+        return str(jax.make_jaxpr(jax.grad(lambda s: loss(s, **options)))(state)).count(
+            "dot_general"
+        )
+
+    plain, again = products(), products(remat=True)
+    assert again > plain == products(remat=True, keep="products")
 
 
 def test_taps_collect_all_layers_and_replace(blocks):

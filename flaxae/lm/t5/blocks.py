@@ -12,6 +12,7 @@ from flaxae.nn.attention import Attention, Bias, Segments
 from flaxae.nn.linear import dropout
 from flaxae.nn.mlp import MLP, FeedForward
 from flaxae.nn.norm import RMSNorm
+from flaxae.nn.stack import check_kept
 from flaxae.task import Context
 
 
@@ -36,6 +37,7 @@ class T5Config(Section):
     dropout: float = 0.0
     dtype: str = "float32"  # of the computation; parameters, softmax and logits are float32
     remat: bool = False  # recompute blocks in the backward pass
+    remat_keep: str = "nothing"  # but not this: "products", of matmuls with weights
     scan_unroll: int = 1  # layers in one iteration of the scan
 
     def validate(self) -> None:
@@ -45,6 +47,7 @@ class T5Config(Section):
         require(self.vocab_size >= 0, f"t5.vocab_size={self.vocab_size} must not be negative")
         require(self.norm_eps > 0, f"t5.norm_eps={self.norm_eps} must be positive")
         require(0 <= self.dropout < 1, f"t5.dropout={self.dropout} must be in [0, 1)")
+        check_kept(self.remat_keep, "t5.remat_keep")
         kinds = ("float32", "bfloat16")
         require(self.dtype in kinds, f"t5.dtype={self.dtype!r} is not one of: {', '.join(kinds)}")
 

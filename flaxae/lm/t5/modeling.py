@@ -80,6 +80,7 @@ class Encoder(nnx.Module):
             x,
             ctx.at("blocks"),
             remat=self.config.remat,
+            keep=self.config.remat_keep,
             unroll=self.config.scan_unroll,
         )
         x = self.final_norm(x, ctx)
@@ -133,6 +134,7 @@ class Decoder(nnx.Module):
             ctx.at("blocks"),
             extras,
             remat=self.config.remat,
+            keep=self.config.remat_keep,
             unroll=self.config.scan_unroll,
         )
         x = self.final_norm(x, ctx)

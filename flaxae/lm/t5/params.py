@@ -231,7 +231,7 @@ def save(
 
 def differences(have: T5Config, want: T5Config) -> list[str]:
     """Lines "field: value, not value" of what makes parameters or results of two T5s differ."""
-    free = {"dropout", "dtype", "remat", "scan_unroll"}
+    free = {"dropout", "dtype", "remat", "remat_keep", "scan_unroll"}
     if not (have.tie_embeddings and want.tie_embeddings):
         free.add("scale_tied_head")
     names = [f.name for f in dataclasses.fields(T5Config) if f.name not in free]

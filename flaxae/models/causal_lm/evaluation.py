@@ -75,7 +75,7 @@ def untrained(task: Any) -> Any:
     """The model before the whole of it was trained: the pretrained files again."""
     from flaxae import lm
 
-    fields = {n: getattr(task.options, n) for n in ("dtype", "remat", "scan_unroll")}
+    fields = task.options.fields()
     return lm.load(task.config.pretrained, **fields).model
 
 

@@ -78,13 +78,19 @@ class CausalLMConfig(TaskConfig):
     adapter: AdapterOptions = dataclasses.field(default_factory=AdapterOptions)
     weights: str = "float32"  # that the frozen base is kept in
     dtype: str = "float32"  # of the computation
-    remat: bool = False
+    remat: bool = False  # recompute blocks in the backward pass
+    remat_keep: str = "nothing"  # but not this: "products", of matmuls with weights
     scan_unroll: int = 1
     # With pretrained="": the shapes of a published model (flaxae.lm.sizes), its base drawn instead
     # of read. It has no tokenizer: for compiled programs and benchmarks, not for training.
     sizes: str = ""
     system: str = ""  # a chat's system message; "": the template's own
     pack: bool = True  # several examples a row, apart by segment ids
+
+    def fields(self) -> dict[str, Any]:
+        """Fields of the language model's config that its weights do not decide."""
+        names = ("dtype", "remat", "remat_keep", "scan_unroll")
+        return {name: getattr(self, name) for name in names}
 
     def make(self, config: Config) -> "CausalLMTask":
         return CausalLMTask(config)
@@ -130,7 +136,7 @@ class CausalLMTask(Task):
         from flaxae.lm.loading import described
         from flaxae.lm.sizes import lm_size
 
-        fields = {n: getattr(self.options, n) for n in ("dtype", "remat", "scan_unroll")}
+        fields = self.options.fields()
         if self.options.sizes:
             return *lm_size(self.options.sizes, **fields), None
         return described(self.config.pretrained, **fields)

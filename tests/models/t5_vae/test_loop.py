@@ -1,8 +1,10 @@
 """The T5-VAE through the loop, at a tiny size: same numbers on 1 and 8 devices, load, own lines."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -23,6 +25,7 @@ from flaxae.models.t5_vae.objectives import WeightSchedule
 from flaxae.models.t5_vae.task import T5VAEConfig
 from flaxae.train_loop import run
 from tests.helpers import arrays_of, assert_same, log_of
+from tests.xla import COMPILE_WELL
 
 WORDS = ["import", "return", "self", "value", "= 0", "(x)", "if", "else:", "for", "in"]
 
@@ -50,7 +53,11 @@ def config_for(tmp_path: Path, **overrides: Any) -> Config:
 
 
 @pytest.mark.slow
-def test_five_steps_on_eight_devices_are_those_on_one(tmp_path: Path) -> None:
+def test_five_steps_on_eight_devices_are_those_on_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Sums in the order of tests' own quick code are 1e-5 apart after the fifth update, not 3e-6.
+    monkeypatch.setattr(jax, "jit", partial(jax.jit, compiler_options=COMPILE_WELL))
     one = config_for(tmp_path, mesh__fsdp=1)
     eight = config_for(tmp_path, mesh__replica=2, mesh__fsdp=2, mesh__model=2)
     run(one, tmp_path / "one")
