@@ -109,6 +109,26 @@ def test_permutations_by_hand():
     assert stats.p_value(3.0, np.asarray([1.0, 2.0])) == pytest.approx(1 / 3)
 
 
+def test_the_jackknife_of_a_mean_is_students_interval():
+    rows = np.random.default_rng(2).normal(size=(40, 2))
+    found = stats.jackknife(lambda x: {"mean": x[:, 0].mean(), "spread": x.std()}, rows, groups=40)
+    mean = stats.student(rows[:, 0])
+    assert found["mean"].low == pytest.approx(mean.low)
+    assert found["mean"].high == pytest.approx(mean.high)
+    assert found["spread"].low < rows.std() < found["spread"].high
+    single = stats.jackknife(lambda x: {"mean": x.mean()}, np.ones(1))["mean"]
+    assert single.value == 1 and np.isnan(single.low)
+
+
+def test_jackknifed_intervals_cover_as_often_as_they_say():
+    rng = np.random.default_rng(3)
+    found = [
+        stats.jackknife(lambda x: {"std": x.std(ddof=1)}, rng.normal(size=200))["std"]
+        for _ in range(300)
+    ]
+    assert 0.9 < np.mean([x.low < 1 < x.high for x in found]) < 0.98
+
+
 def test_students_interval_by_hand_and_by_coverage():
     found = stats.student([1.0, 2.0, 3.0])
     assert found.value == 2.0  # t of two degrees of freedom: 4.302653

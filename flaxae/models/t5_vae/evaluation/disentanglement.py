@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from flaxae.stats import Interval, bootstrap
+from flaxae.stats import Interval, bootstrap, jackknife
 
 BATCH = 32  # rows behind one training point of z-diff and z-min-var
 BINS = 20
@@ -148,6 +148,17 @@ def mig(codes: Float[np.ndarray, "n d"], factors: dict[str, Int[np.ndarray, " n"
     return float(np.mean((top[0] - top[1]) / entropies))
 
 
+def mig_interval(
+    codes: Float[np.ndarray, "n d"], factors: dict[str, Int[np.ndarray, " n"]]
+) -> Interval:
+    """`mig` with its interval over texts, by the jackknife."""
+
+    def measure(rows: np.ndarray) -> dict[str, float]:
+        return {"mig": mig(codes[rows], {name: x[rows] for name, x in factors.items()})}
+
+    return jackknife(measure, np.arange(len(codes)))["mig"]
+
+
 def dci(
     codes: Float[np.ndarray, "n d"],
     factors: dict[str, Int[np.ndarray, " n"]],
@@ -223,7 +234,7 @@ def measure(
         out[name] = {
             "z_diff": z_diff(points, factors).as_dict(),
             "z_min_var": z_min_var(points, factors).as_dict(),
-            "mig": mig(points, factors),
+            "mig": mig_interval(points, factors).as_dict(),
             **found._asdict(),
         }
     return out

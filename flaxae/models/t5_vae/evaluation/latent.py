@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flaxae.losses import Kernel, kernel_matrix, mmd_null, squared_distances
-from flaxae.stats import bootstrap, counts, interval, p_value, permuted_labels
+from flaxae.stats import Interval, bootstrap, counts, interval, jackknife, p_value, permuted_labels
 
 ACTIVE = 0.01  # variance of a dimension's mean over texts (Burda et al. 2016, section 5)
 LN2 = float(np.log(2))
@@ -103,12 +103,11 @@ def isotropy(codes: Float[np.ndarray, "n d"]) -> dict[str, float]:
     }
 
 
-def gaussianity(codes: Float[np.ndarray, "n d"]) -> dict[str, Any]:
+def gaussianity(codes: Float[np.ndarray, "n d"]) -> dict[str, float]:
     """How near each dimension is to a Gaussian, and the length of codes to that of N(0, I)'s.
 
     Returns:
         skew, excess_kurtosis: root mean square over dimensions (those that vary).
-        squared_norm_over_dim: mean |z|^2 / d with its interval.
         squared_norm_std: standard deviation of |z|^2 / d; that of N(0, I) is (2 / d)^(1/2).
     """
     std = codes.std(0)
@@ -123,9 +122,23 @@ def gaussianity(codes: Float[np.ndarray, "n d"]) -> dict[str, Any]:
     return {
         "skew": float(skew),
         "excess_kurtosis": float(kurtosis),
-        "squared_norm_over_dim": bootstrap(squared).as_dict(),
         "squared_norm_std": float(squared.std()),
     }
+
+
+def squared_norm_over_dim(codes: Float[np.ndarray, "n d"]) -> Interval:
+    """Mean |z|^2 / d."""
+    return bootstrap(np.square(codes).sum(1) / codes.shape[1])
+
+
+def shape_intervals(codes: Float[np.ndarray, "n d"], groups: int = 20) -> dict[str, list[float]]:
+    """[low, high] of `isotropy`, `gaussianity` and `active_units`, by the jackknife."""
+
+    def measures(rows: np.ndarray) -> dict[str, float]:
+        return isotropy(rows) | gaussianity(rows) | {"active_units": active_units(rows)}
+
+    found = jackknife(measures, codes, groups=groups)
+    return {name: [x.low, x.high] for name, x in found.items()}
 
 
 def active_units(means: Float[np.ndarray, "n d"]) -> int:

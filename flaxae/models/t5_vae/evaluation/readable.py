@@ -18,7 +18,7 @@ def _of(row: dict[str, Any], name: str, digits: int = 3) -> str:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """A report as text; [a, b] are bootstrap 95 % intervals over lines (ways, samples)."""
+    """A report as text; [a, b] are 95 % intervals over lines (ways, samples)."""
     lines = [f"T5-VAE at step {result['step']}, free-running greedy reconstruction"]
     lines += _splits(result)
     for name, part in (
@@ -99,16 +99,21 @@ def _latent(row: dict[str, Any]) -> list[str]:
     low, high = row["intervals"]["mmd_with_noise"]
     shape, normal = row["isotropy"], row["isotropy_of_normal"]
     gauss, of_normal = row["gaussianity"], row["gaussianity_of_normal"]
+    named = {**row, **shape, **gauss}
+
+    def of(name: str, digits: int = 3) -> str:
+        return _of(named, name, digits)
+
     out = [
         f"latent: MMD^2 {row['mmd']:.2e} = {row['mmd_over_null']:.1f} x the null's p95 (p "
         f"{row['mmd_p']:.3f}); with noise {row['mmd_with_noise']:.2e} [{low:.2e}, {high:.2e}] = "
         f"{row['mmd_with_noise_over_null']:.1f} x (p {row['mmd_with_noise_p']:.3f}, n {row['n']})",
-        f"    |z|^2/d {_of(row, 'squared_norm_over_dim')}, active units {row['active_units']} of "
-        f"{row['size']}, effective rank {shape['effective_rank']:.1f} (N(0, I): "
-        f"{normal['effective_rank']:.1f}), participation ratio {shape['participation_ratio']:.1f} "
-        f"({normal['participation_ratio']:.1f}), mean cosine {shape['mean_cosine']:.3f}",
-        f"    skew {number(gauss['skew'])} ({number(of_normal['skew'])}), excess kurtosis "
-        f"{number(gauss['excess_kurtosis'])} ({number(of_normal['excess_kurtosis'])})",
+        f"    |z|^2/d {of('squared_norm_over_dim')}, active units {of('active_units', 0)} of "
+        f"{row['size']}, effective rank {of('effective_rank', 1)} (N(0, I): "
+        f"{normal['effective_rank']:.1f}), participation ratio {of('participation_ratio', 1)} "
+        f"({normal['participation_ratio']:.1f}), mean cosine {of('mean_cosine')}",
+        f"    skew {of('skew')} ({number(of_normal['skew'])}), excess kurtosis "
+        f"{of('excess_kurtosis')} ({number(of_normal['excess_kurtosis'])})",
     ]
     bits, info = row["bits"], row["information"]
     if isinstance(bits, str):
@@ -180,7 +185,7 @@ def _disentanglement(row: dict[str, Any]) -> list[str]:
         x = row[name]
         out.append(
             f"    {name:<8}z-diff {number(x['z_diff'])}, z-min-var {number(x['z_min_var'])}, MIG "
-            f"{x['mig']:.3f}, DCI {x['disentanglement']:.3f} / {x['completeness']:.3f} / "
+            f"{number(x['mig'])}, DCI {x['disentanglement']:.3f} / {x['completeness']:.3f} / "
             f"{x['informativeness']:.3f} (chance {row['chance']['informativeness']:.3f})"
         )
     return out

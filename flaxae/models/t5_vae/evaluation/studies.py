@@ -89,8 +89,7 @@ def latent_study(codec: Codec, dev: Held, sizes: Sizes) -> dict[str, Any]:
     sampled = latent.mmd_test(noisy[:n])
     null = latent.mmd_null_p95(n, size)
     variances = latent.spectrum(codes)
-    shape = latent.gaussianity(codes)
-    squared = shape.pop("squared_norm_over_dim")
+    squared = latent.squared_norm_over_dim(codes)
     out: dict[str, Any] = {
         "n": n,
         "sigma": codec.sigma,
@@ -102,21 +101,20 @@ def latent_study(codec: Codec, dev: Held, sizes: Sizes) -> dict[str, Any]:
         "mmd_p": clean["p"],
         "mmd_with_noise_p": sampled["p"],
         "std_mean": float(codes.std(0).mean()),
-        "squared_norm_over_dim": squared["value"],
+        "squared_norm_over_dim": squared.value,
         "intervals": {
             "mmd": [clean["low"], clean["high"]],
             "mmd_with_noise": [sampled["low"], sampled["high"]],
-            "squared_norm_over_dim": [squared["low"], squared["high"]],
+            "squared_norm_over_dim": [squared.low, squared.high],
+            **latent.shape_intervals(codes),
         },
         "active_units": latent.active_units(codes),
         "size": size,
         "isotropy": latent.isotropy(codes),
-        "gaussianity": shape,
+        "gaussianity": latent.gaussianity(codes),
         # The same measures of as many draws of N(0, I): what few rows alone do to them.
         "isotropy_of_normal": latent.isotropy(noise),
-        "gaussianity_of_normal": {
-            k: v for k, v in latent.gaussianity(noise).items() if k != "squared_norm_over_dim"
-        },
+        "gaussianity_of_normal": latent.gaussianity(noise),
         "spectrum": variances.tolist(),
         "tokens_per_line": float((dev.ids != PAD).sum(1).mean()),
     }

@@ -76,7 +76,8 @@ def test_dci_by_hand():
 def test_all_of_them_as_text(factors, aligned, monkeypatch):
     monkeypatch.setattr(d, "z_diff", lambda *_: Interval(0.5, 0.4, 0.6))
     found = d.measure(aligned, factors)
-    assert found["codes"]["mig"] > 0.9 > found["rotated"]["mig"]
+    turned, own = found["rotated"]["mig"], found["codes"]["mig"]
+    assert turned["low"] < turned["value"] < turned["high"] < 0.9 < own["low"] <= own["value"]
     assert found["factors"] == {"f0": 3, "f1": 4, "f2": 5, "f3": 6}
     text = "\n".join(readable._disentanglement(found))
     assert "chance of z-diff 0.25" in text and "z-diff 0.500 [0.400, 0.600]" in text

@@ -58,13 +58,28 @@ def test_gaussianity():
     rng = np.random.default_rng(1)
     good = m.gaussianity(rng.normal(size=(4000, D)))
     assert good["skew"] < 0.1 and good["excess_kurtosis"] < 0.2
-    assert good["squared_norm_over_dim"]["value"] == pytest.approx(1, abs=0.03)
+    norm = m.squared_norm_over_dim(rng.normal(size=(4000, D)))
+    assert norm.value == pytest.approx(1, abs=0.03) and norm.low < norm.value < norm.high
     assert good["squared_norm_std"] == pytest.approx((2 / D) ** 0.5, rel=0.1)
     skewed = m.gaussianity(rng.exponential(size=(4000, D)) - 1)
     assert skewed["skew"] == pytest.approx(2, abs=0.4)
     flat = m.gaussianity(rng.uniform(-1, 1, size=(4000, D)))
     assert flat["excess_kurtosis"] == pytest.approx(1.2, abs=0.1)
     assert np.isnan(m.gaussianity(np.ones((9, D)))["skew"])
+
+
+def test_intervals_of_shape_cover_what_other_draws_give():
+    rng, names = np.random.default_rng(5), ("effective_rank", "skew", "squared_norm_std")
+    draws = [rng.normal(size=(400, D)) * [3, 2, 1, 1, 1, 1, 0.5, 0.001] for _ in range(60)]
+    values = [m.isotropy(x) | m.gaussianity(x) for x in draws]
+    typical = {name: np.median([v[name] for v in values]) for name in names}
+    found = [m.shape_intervals(x) for x in draws]
+    for name in names:
+        covers = [x[name][0] < typical[name] < x[name][1] for x in found]
+        assert 0.85 <= np.mean(covers), name
+        spread = 4 * np.std([v[name] for v in values])
+        assert np.mean([x[name][1] - x[name][0] for x in found]) == pytest.approx(spread, rel=0.5)
+    assert all(x["active_units"] == [7, 7] for x in found)
 
 
 def test_channel_bits_and_active_units():
