@@ -35,7 +35,7 @@ def wanted() -> bool:
 
 def value() -> str:
     """What the variable is set to."""
-    return ":".join(f"{name}={value}" for name, value in TUNABLES.items())
+    return ":".join(f"{name}={setting}" for name, setting in TUNABLES.items())
 
 
 def restart() -> None:

@@ -19,7 +19,7 @@ from flaxae.config import Section, require
 from flaxae.models.looped.blocks import STD, Block
 from flaxae.nn.linear import Linear, align
 from flaxae.nn.norm import LayerNorm
-from flaxae.nn.stack import scan_blocks, stacked
+from flaxae.nn.stack import KEPT, check_kept, scan_blocks, stacked
 from flaxae.task import Context
 
 LARGEST_DECAY = 0.999  # below 1 also where the parameter is so low that exp(-softplus) rounds to 1
@@ -46,12 +46,14 @@ class LoopSizes(Section):
     num_layers: int = 1
     injection: Injection = Injection.ADD
     remat: bool = True  # recompute a loop in the backward pass; of a single pass, each layer
+    remat_keep: str = "nothing"  # but not this: "products", of matmuls with weights
     scan_unroll: int = 1  # of the layers
 
     def validate(self) -> None:
         for name in ("width", "num_heads", "num_layers", "scan_unroll"):
             value = getattr(self, name)
             require(value > 0, f"task.model.{name}={value} must be positive")
+        check_kept(self.remat_keep, "task.model.remat_keep")
         require(
             self.width % self.num_heads == 0,
             f"task.model.width={self.width} is not divisible by num_heads={self.num_heads}",
@@ -81,7 +83,7 @@ class LoopedBlocks(nnx.Module):
             rngs: `rngs.params` is drawn from.
         """
         width, layers = sizes.width, sizes.num_layers
-        self.injection, self.remat = sizes.injection, sizes.remat
+        self.injection, self.remat, self.keep = sizes.injection, sizes.remat, sizes.remat_keep
         self.num_layers, self.scan_unroll = layers, sizes.scan_unroll
         self.positions = nnx.Param(STD * jax.random.normal(rngs.params(), (length, width)))
         residual = STD / (2 * layers) ** 0.5
@@ -131,7 +133,9 @@ class LoopedBlocks(nnx.Module):
             return ctx.tap("state", block(x, ctx)), None
 
         at, unroll = ctx.at("blocks"), self.scan_unroll
-        x, _ = scan_blocks(call, self.blocks, x, at, remat=remat_layers, unroll=unroll)
+        x, _ = scan_blocks(
+            call, self.blocks, x, at, remat=remat_layers, keep=self.keep, unroll=unroll
+        )
         return self.norm(x, ctx.at("norm"))
 
     def inject(
@@ -201,7 +205,7 @@ class LoopedBlocks(nnx.Module):
             return y, read(y, fresh)
 
         if self.remat and window > 1:
-            body = jax.checkpoint(body, prevent_cse=False)
+            body = jax.checkpoint(body, prevent_cse=False, policy=KEPT[self.keep])
         turns = jnp.arange(window)
         _, out = jax.lax.scan(body, state, turns)
         return Tail(out, (turns >= first).astype(jnp.float32))

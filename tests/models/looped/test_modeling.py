@@ -98,12 +98,16 @@ def test_cut_loops_give_no_gradient_but_change_the_value():
 
 
 def test_recomputing_changes_nothing():
-    grads = []
-    for remat in (True, False):
-        graphdef, params = nnx.split(make(remat=remat))
+    grads, products = [], []
+    for fields in ({"remat": False}, {"remat": True}, {"remat": True, "remat_keep": "products"}):
+        graphdef, params = nnx.split(make(**fields))
         grads.append(jax.tree.leaves(jax.grad(loss)(params, graphdef, 5, 3, 3)))
-    for a, b in zip(*grads, strict=True):
+        program = jax.make_jaxpr(lambda p, g=graphdef: jax.grad(loss)(p, g, 5, 3, 3))(params)
+        products.append(str(program).count("dot_general"))
+    for a, b, c in zip(*grads, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+        np.testing.assert_allclose(a, c, atol=1e-6)
+    assert products[1] - products[2] == 4, "qkv, output, up and down are kept, attention is not"
 
 
 def test_a_single_pass_of_many_layers_recomputes_them_one_by_one():
