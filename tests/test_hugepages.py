@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is set up"
 )
 
+ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 import json, os, resource, sys
 from flaxae import flags
@@ -39,7 +40,7 @@ if __name__ == "__main__":
 def run(*command: str, **variables: str) -> tuple[int, list]:
     """How often it started, and what main saw."""
     inherited = {k: v for k, v in os.environ.items() if k != hugepages.VARIABLE}
-    env = {**inherited, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path.cwd()), **variables}
+    env = {**inherited, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **variables}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 3, done.stderr
     *starts, last = done.stdout.splitlines()
@@ -61,7 +62,7 @@ def test_a_command_starts_again_once_and_faults_fewer_pages(tmp_path):
 
 def test_a_module_starts_again_too(tmp_path):
     (tmp_path / "as_module.py").write_text(SCRIPT)
-    path = os.pathsep.join([str(Path.cwd()), str(tmp_path)])
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
     starts, (argv, _, _) = run(sys.executable, "-m", "as_module", "x", PYTHONPATH=path)
     assert starts == 2 and argv[1:] == ["x"]
 
@@ -75,7 +76,7 @@ def test_what_python_was_not_started_for_does_not_start_again(tmp_path):
     assert starts == 1 and variable is None, "as a notebook runs a script"
 
 
-def test_only_for_a_cpu_and_where_nobody_chose(monkeypatch, tmp_path):
+def test_only_for_a_cpu_and_where_nobody_chose(monkeypatch):
     monkeypatch.delenv(hugepages.VARIABLE, raising=False)
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setattr(hugepages, "ACCELERATORS", ())

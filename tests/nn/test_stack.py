@@ -73,8 +73,10 @@ def test_kept_products_are_not_computed_again():
     blocks = stacked(lambda rngs: Linear(4, 4, rngs=rngs), 3, nnx.Rngs(0))
     graphdef, state = nnx.split(blocks)
 
+    def call(block, x, ctx, _):
+        return jnp.tanh(block(x, ctx)), None
+
     def loss(state, **options):
-        call = lambda block, x, ctx, _: (jnp.tanh(block(x, ctx)), None)  # noqa: E731
         x, _ = scan_blocks(call, nnx.merge(graphdef, state), jnp.ones((2, 4)), context(), **options)
         return x.sum()
 
