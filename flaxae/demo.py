@@ -14,8 +14,8 @@ from flaxae.evaluate import REPORT, TEXT, evaluate
 
 CONFIG = "configs/t5_vae/python_lines.py"
 # What a step costs, and what the rest does (the tokenizer, compiling, evaluating), as the matmul
-# work that `matmul_rate`'s machine would do in that time. Measured at 200 to 204 GFLOP/s: 6.2 steps a
-# second, with huge pages, in the first 988 of 9,600 steps; 1.1 minutes of the rest.
+# work that `matmul_rate`'s machine would do in that time. Measured at 200 to 204 GFLOP/s: 6.2
+# steps a second, with huge pages, in the first 988 of 9,600 steps; 1.1 minutes of the rest.
 WORK_PER_STEP = 33e9
 REST_WORK = 13.5e12
 
