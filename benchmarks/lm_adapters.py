@@ -2,15 +2,17 @@
 
 Four cases: `train` (a LoRA on docstrings, completion-only loss), `collect` (hidden states of base
 and adapter at the last token, all layers but the last, whose states torch gives after the final
-norm only), `collect_prefix` (the same, where what all prompts begin with, the chat's system message
-and the question, is read once by both sides), `generate` (greedy, one prompt, with the adapter).
+norm only), `collect_prefix` (the same, where theirs too reads once what all prompts begin with, the
+chat's system message and the question), `generate` (greedy, one prompt, with the adapter).
 Same rows, weights, adapter, float32 and threads; each side batches as is best for it. Both sort by
-length. Ours packs (train) or is `flaxae.lm.collection.Collector` (collect): base and adapter rows
-in one batch, at most four lengths, no layer after the last that is wanted; theirs pads to the
-longest row, runs base and adapter in turn and makes no scores but the last position's. Examples a
-batch are the best of `--batches` for theirs, and for ours where it collects. States must agree
-within 1e-3 of the largest. Sides take turns in one process, after a round that warms up and
-compiles; medians over the rounds.
+length. Ours packs (train), or is `flaxae.lm.collection.Collector` (collect): base and adapter rows
+in one batch, at most four lengths, no layer after the last that is wanted. As in `smollm2_lora.py`
+and by default it reads what all prompts begin with once (a row, a collection), and beside it whole
+prompts. Theirs pads to the longest row, runs base and adapter in turn and makes no scores but the
+last position's. Examples a batch are the best of `--batches` for theirs, and for ours where it
+collects. In training `--rows` packed rows make a step here, and a batch of examples there. States
+must agree within 1e-3 of the largest. Sides take turns in one process, after a round that warms up
+and compiles; medians over the rounds.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,7 @@ class Ours:
 
         from flaxae import lm, peft
         from flaxae.data.packing import pack
+        from flaxae.lm.collection import shared_prefix
         from flaxae.models.causal_lm import data as data_lib
 
         self.args = args
@@ -68,7 +72,8 @@ class Ours:
         self.examples = sorted(fits[: args.examples], key=lambda e: len(e.prompt + e.completion))
         adapter = peft.LoRAConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
         self.model = _moved(peft.add_adapter(opened.model, adapter))
-        self.packed = pack(self.examples, args.length).arrays
+        shared = shared_prefix([e.prompt for e in self.examples])
+        self.packed = {n: pack(self.examples, args.length, shared=n).arrays for n in (shared, 0)}
         graphdef, self.params, self.frozen = nnx.split(self.model, peft.trainable(), ...)
         self.start = self.params
         self.tx = optax.adamw(1e-3, weight_decay=0.0)
@@ -99,13 +104,14 @@ class Ours:
         updates, opt = self.tx.update(grads, opt, params)
         return optax.apply_updates(params, updates), opt, total
 
-    def train(self) -> list[float]:
-        """One pass over the examples; the summed losses of the batches."""
+    def train(self, shared: int) -> list[float]:
+        """One pass over the examples, packed with so much at a row's start; the batches' losses."""
         import numpy as np
 
         rows, out, params, opt = self.args.rows, [], self.params, self.opt
-        for start in range(0, len(self.packed["ids"]), rows):
-            batch = {k: v[start : start + rows] for k, v in self.packed.items()}
+        packed = self.packed[shared]
+        for start in range(0, len(packed["ids"]), rows):
+            batch = {k: v[start : start + rows] for k, v in packed.items()}
             short = rows - len(batch["ids"])
             batch = {k: np.pad(v, ((0, short), (0, 0))) for k, v in batch.items()}
             params, opt, total = self._step(params, opt, self.frozen, batch)
@@ -216,12 +222,13 @@ def measure(args: Any, folder: Path) -> list[dict[str, Any]]:
         rows: TorchSide(str(folder / "base"), str(folder / "adapter"), rows)
         for rows in args.batches
     }
-    out = []
+    out, whole = [], "ours, whole prompts"
     for case in args.cases:
         if case == "train":
-            a, b = ours.train()[0], torch_sides[args.batches[0]].train(ours.examples)[0]
+            shared = max(ours.packed)
+            a, b = ours.train(shared)[0], torch_sides[args.batches[0]].train(ours.examples)[0]
             assert np.isfinite([a, b]).all()
-            sides = {"ours": ours.train}
+            sides = {"ours": partial(ours.train, shared), whole: partial(ours.train, 0)}
             sides |= {f"torch {n}": (lambda s=s: s.train(ours.examples)) for n, s in
                       torch_sides.items()}  # fmt: skip
             amount, unit = len(ours.examples), "examples/s"
@@ -229,12 +236,15 @@ def measure(args: Any, folder: Path) -> list[dict[str, Any]]:
             share = case == "collect_prefix"
             fresh = {n: TorchSide(str(folder / "base"), str(folder / "adapter"), n)
                      for n in args.batches}  # fmt: skip
-            a = ours.collect(args.batches[0], share)
+            a = ours.collect(args.batches[0], True)
             b = fresh[args.batches[0]].collect(ours.examples, share)
             gap, moved = (np.abs(x).max() / np.abs(b).max() for x in (a - b, a[0] - a[1]))
             assert gap < 1e-3, f"states differ: {gap}"
             assert moved > 10 * gap, f"base and adapter do not differ: {moved}"
-            sides = {f"ours {n}": (lambda n=n, x=share: ours.collect(n, x)) for n in args.batches}
+            sides = {f"ours {n}": (lambda n=n: ours.collect(n, True)) for n in args.batches}
+            if not share:
+                sides |= {f"{whole} {n}": (lambda n=n: ours.collect(n, False))
+                          for n in args.batches}  # fmt: skip
             sides |= {f"torch {n}": (lambda s=s, x=share: s.collect(ours.examples, x))
                       for n, s in fresh.items()}  # fmt: skip
             amount, unit = len(ours.examples), "examples/s"
@@ -258,6 +268,10 @@ def measure(args: Any, folder: Path) -> list[dict[str, Any]]:
               f"{mine / theirs:.2f}", flush=True)  # fmt: skip
         out.append({"name": case, "ours": mine, "theirs": theirs, "unit": unit,
                     "ratio": round(mine / theirs, 3), "torch": best})  # fmt: skip
+        if repeated := [t for n, t in times.items() if n.startswith(whole)]:
+            out[-1]["whole_prompts_ratio"] = round(amount / min(repeated) / theirs, 3)
+            print(f"{'':16}with whole prompts {amount / min(repeated):8.2f}, ratio "
+                  f"{out[-1]['whole_prompts_ratio']:.2f}", flush=True)  # fmt: skip
     return out
 
 

@@ -47,6 +47,7 @@ def get_config(method: str = "lora") -> Config:
                 alpha=16.0,
                 targets=("all-linear",) if method in ("lora", "dora") else (),
             ),
+            share_prefix=True,
         ),
         data=DataConfig(name="signatures", batch_size=2, max_length=256),
         optim=OptimConfig(

@@ -172,7 +172,8 @@ class CausalLM(nnx.Module):
             ctx: of the model.
             mask: 1 for real tokens, 0 for padding, on either side; states there mean nothing.
             segment_ids: of packed sequences, instead of a mask: 0 for padding, another number for
-                each sequence; none sees another.
+                each sequence; none sees another. `nn.attention.SHARED`, at the start of a row, is
+                what all its sequences begin with: each sees it and goes on from there.
             positions: default: from 0 in every row or segment.
         """
         require(mask is None or segment_ids is None, "give a mask or segment_ids, not both")

@@ -27,6 +27,7 @@ Segments = tuple[tuple[int, int], ...]
 # (rows, 1, 1, T), a mask of keys, is a constant.
 Bias = Array | tuple[Array, ...] | None
 MASKED = -1e9  # finite: a row with nothing to attend to stays finite
+SHARED = -1  # a segment id: of what all segments of a row begin with
 
 
 def split_segments(x: Float[Array, "N ..."], segments: Segments) -> list[Array]:
@@ -277,20 +278,27 @@ def segment_bias(segment_ids: Int[Array, "B S"]) -> Float[Array, "B 1 S S"]:
     """0 where a query may look: itself and before, in its own segment; MASKED elsewhere.
 
     Args:
-        segment_ids: of packed sequences, or 1 for what is real; 0 is padding.
+        segment_ids: of packed sequences, or 1 for what is real; 0 is padding; SHARED is what all
+            of a row's sequences begin with, which stands before them and is seen by each.
     """
     length = segment_ids.shape[1]
     causal = np.tril(np.ones((length, length), bool))[None]
-    allowed = segment_ids[:, :, None] == segment_ids[:, None, :]
-    allowed = allowed & (segment_ids > 0)[:, None, :] & causal
+    keys = segment_ids[:, None, :]
+    allowed = (segment_ids[:, :, None] == keys) | (keys == SHARED)
+    allowed = allowed & (keys != 0) & causal
     return jnp.where(allowed, 0.0, MASKED)[:, None].astype(jnp.float32)
 
 
 def segment_positions(segment_ids: Int[Array, "B S"]) -> Int[Array, "B S"]:
-    """Positions that start at 0 in every segment, so also after padding on the left."""
+    """Positions that start at 0 in every segment, so also after padding on the left.
+
+    Where a row begins with what its segments share, they start after it, each.
+    """
     where = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)[None]
     starts = jnp.diff(segment_ids, axis=1, prepend=segment_ids[:, :1]) != 0
-    return where - jax.lax.cummax(jnp.where(starts, where, 0), axis=1)
+    first = jnp.sum(segment_ids == SHARED, axis=1, keepdims=True, dtype=jnp.int32)
+    own = where - jax.lax.cummax(jnp.where(starts, where, 0), axis=1)
+    return own + jnp.where(segment_ids == SHARED, 0, first)
 
 
 def grouped_attention(

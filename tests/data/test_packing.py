@@ -5,6 +5,7 @@ import pytest
 
 from flaxae.config import ConfigError
 from flaxae.data.packing import Example, density, pack
+from flaxae.nn.attention import SHARED
 
 
 def drawn(seed, count=40):
@@ -47,6 +48,31 @@ def test_targets_are_the_completions_and_stand_one_place_before_them():
         assert (a["segment_ids"][row][where + 1] == a["segment_ids"][row][where]).all()
         said += targets.tolist()
     assert sorted(said) == sorted(t for e in examples for t in e.completion)
+
+
+def test_what_all_prompts_begin_with_stands_once_a_row():
+    examples = [Example([7, 8, 9, *e.prompt], e.completion) for e in drawn(2, 200)]
+    packed = pack(examples, 19, shared=3)
+    a, found, said = packed.arrays, [], []
+    for row, segments in enumerate(a["segment_ids"]):
+        assert segments[:3].tolist() == [SHARED] * 3 and (segments[3:] != SHARED).all()
+        assert a["ids"][row, :3].tolist() == [7, 8, 9]
+        assert a["positions"][row, :3].tolist() == [0, 1, 2]
+        for s in range(1, segments.max() + 1):
+            where = np.flatnonzero(segments == s)
+            assert a["positions"][row, where].tolist() == list(range(3, 3 + len(where)))
+            found.append((7, 8, 9, *a["ids"][row, where]))
+        real = a["target_weight"][row] > 0
+        places, targets = a["where"][row][real], a["targets"][row][real]
+        assert (a["ids"][row][places + 1] == targets).all()
+        assert (segments[places] == segments[places + 1]).all() and (segments[places] > 0).all()
+        said += targets.tolist()
+    assert sorted(found) == sorted((*e.prompt, *e.completion) for e in examples)
+    assert sorted(said) == sorted(t for e in examples for t in e.completion)
+    assert density(packed) > 0.85 and packed.shared == 3
+    assert len(a["ids"]) == len(pack(drawn(2, 200), 16).arrays["ids"])
+    with pytest.raises(ConfigError, match="the same 4 ids"):
+        pack(examples, 19, shared=4)
 
 
 def test_what_is_too_long_is_counted_and_nothing_left_is_an_error():

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from flaxae.config import ConfigError
+from flaxae.nn.attention import SHARED
 from flaxae.nn.stack import unstacked
 from tests.tiny.language_models import KINDS, context, random_ids, tiny
 
@@ -37,6 +38,18 @@ def test_packed_sequences_do_not_see_each_other(kind):
     np.testing.assert_allclose(have[:, :4], scores(model, a), rtol=0, atol=1e-5)
     np.testing.assert_allclose(have[:, 4:10], scores(model, b), rtol=0, atol=1e-5)
     assert abs(scores(model, packed)[:, 4:10] - have[:, 4:10]).max() > 1e-2
+
+
+def test_packed_sequences_see_what_they_share(kind):
+    model = tiny(kind)
+    begin, a, b = random_ids(1, 3, 0), random_ids(1, 4, 1), random_ids(1, 6, 2)
+    packed = jnp.concatenate([begin, a, b, jnp.zeros((1, 2), jnp.int32)], axis=1)
+    segments = jnp.asarray([[SHARED] * 3 + [1] * 4 + [2] * 6 + [0] * 2])
+    have = scores(model, packed, segment_ids=segments)
+    first = scores(model, jnp.concatenate([begin, a], axis=1))
+    second = scores(model, jnp.concatenate([begin, b], axis=1))
+    np.testing.assert_allclose(have[:, :7], first, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(have[:, 7:13], second[:, 3:], rtol=0, atol=1e-5)
 
 
 def test_no_position_sees_what_comes_after_it(kind):

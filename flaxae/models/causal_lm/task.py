@@ -17,6 +17,7 @@ from flaxae import peft
 from flaxae.config import Config, Section, TaskConfig, require
 from flaxae.data.loader import ArraySource
 from flaxae.data.packing import density, pack
+from flaxae.lm.collection import shared_prefix
 from flaxae.models.causal_lm import data as data_lib
 from flaxae.task import Context, Loss, Source, Task
 from flaxae.train_step import nest
@@ -86,6 +87,7 @@ class CausalLMConfig(TaskConfig):
     sizes: str = ""
     system: str = ""  # a chat's system message; "": the template's own
     pack: bool = True  # several examples a row, apart by segment ids
+    share_prefix: bool = False  # of packed examples: what all prompts begin with stands once a row
 
     def fields(self) -> dict[str, Any]:
         """Fields of the language model's config that its weights do not decide."""
@@ -163,13 +165,14 @@ class CausalLMTask(Task):
 
     @cached_property
     def packed(self) -> dict[str, Any]:
-        out = {}
+        out, alone, most = {}, not self.options.pack, self.config.data.max_lines or None
         for split, pairs in self.pairs.splits.items():
-            pairs = pairs[: self.config.data.max_lines] if self.config.data.max_lines else pairs
             examples = data_lib.encoded(
-                pairs, self.tokenizer, self.lm.eos_ids[0], self.options.system
+                pairs[:most], self.tokenizer, self.lm.eos_ids[0], self.options.system
             )
-            out[split] = pack(examples, self.config.data.max_length, alone=not self.options.pack)
+            share = self.options.share_prefix and not alone and bool(examples)
+            shared = shared_prefix([e.prompt for e in examples]) if share else 0
+            out[split] = pack(examples, self.config.data.max_length, alone=alone, shared=shared)
         # One width for all splits: an evaluation's batches then have the shapes of training's.
         width = max(p.arrays["where"].shape[1] for p in out.values())
         for packed in out.values():
@@ -206,6 +209,8 @@ class CausalLMTask(Task):
             lines.append(
                 f"{split}: {len(packed.kept)} examples in {rows} rows of {length} tokens "
                 f"({density(packed):.0%} full), {packed.skipped} longer ones left out"
+                + f"; the {packed.shared} that all begin with stand once a row"
+                * bool(packed.shared)
             )
         return lines
 

@@ -61,22 +61,36 @@ def test_the_answer_ends_and_the_prompt_is_no_target():
 
 
 def test_packed_examples_do_not_see_each_other(tmp_path):
-    """The loss of packed rows is that of the same examples one a row."""
-    sums = []
-    for pack in (True, False):
-        config = tiny_config(tmp_path, task__pack=pack)
+    """Loss and gradient of packed rows are those of the same examples one a row."""
+    sums, grads, rows = [], [], []
+    for pack, share in ((True, True), (True, False), (False, True)):
+        config = tiny_config(tmp_path, task__pack=pack, task__share_prefix=share)
         config.freeze()
         task = config.task.make(config)
         model = peft.add_adapter(lm.load(config.pretrained).model, task.adapter)
-        arrays = task.packed["train"].arrays
-        batch = {k: jnp.asarray(v) for k, v in arrays.items()}
+        graphdef, mine, rest = nnx.split(model, task.trainable, ...)
+        mine = jax.tree.map(lambda x: x + 0.1, mine)  # B is 0 at first, and A gets no gradient
+        batch = {k: jnp.asarray(v) for k, v in task.packed["train"].arrays.items()}
         batch["weight"] = jnp.ones(len(batch["ids"]))
-        loss = task.loss(model, batch, Context(jax.random.key(0), jnp.int32(0)))
-        sums.append(
-            (float(loss.total), float(loss.weight), float(loss.metrics["token_accuracy"][0]))
-        )
-    assert sums[0][1] == sums[1][1]
-    np.testing.assert_allclose(sums[0], sums[1], rtol=1e-5)
+
+        def total(mine, task=task, graphdef=graphdef, rest=rest, batch=batch):
+            ctx = Context(jax.random.key(0), jnp.int32(0))
+            loss = task.loss(nnx.merge(graphdef, mine, rest), batch, ctx)
+            return loss.total, (loss.weight, loss.metrics["token_accuracy"][0])
+
+        (value, others), grad = jax.value_and_grad(total, has_aux=True)(mine)
+        sums.append((float(value), *map(float, others)))
+        grads.append(jax.tree.leaves(grad))
+        rows.append(len(batch["ids"]))
+        shared = task.packed["train"].shared
+        assert shared == (len("say ") if pack and share else 0)
+        assert ("stand once a row" in task.describe()[-1]) == (shared > 0)
+    assert rows[0] < rows[1] < rows[2]
+    for i in (0, 1):
+        assert sums[i][1] == sums[2][1]
+        np.testing.assert_allclose(sums[i], sums[2], rtol=1e-5)
+        for a, b in zip(grads[i], grads[2], strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max()))
 
 
 def test_only_the_subset_gets_a_gradient(tmp_path):
