@@ -146,6 +146,9 @@ def make_tx(
 
     update = -lr(step) * lr_mult * (direction + weight_decay * decay_mult * p)
 
+    `update` also takes `norm`, the global norm of the gradients where it is known, and `good`:
+    where that is false the state stays as it was.
+
     Args:
         optim: the config.
         hparams: "lr" and "weight_decay" (traced) win over the config's.
@@ -165,26 +168,55 @@ def make_tx(
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return direction.init(params)
 
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
+    def update(
+        updates: Any, state: Any, params: Any = None, *, norm: Any = None, good: Any = None
+    ) -> Any:
         if params is None:
             raise ValueError("tx.update needs params, for weight decay")
         lr_mult, decay_mult = group_trees(optim.groups, params)
         lr = learning_rate(optim, hparams.get("lr", optim.lr), step, horizon)
         weight_decay = jnp.asarray(hparams.get("weight_decay", optim.weight_decay), jnp.float32)
+        if "weight_decay" not in hparams and not optim.weight_decay:
+            decay_mult = jax.tree.map(lambda _: 0.0, decay_mult)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             if optim.clip_norm:
-                norm = optax.tree.norm(updates)
+                norm = optax.tree.norm(updates) if norm is None else norm
                 factor = jnp.minimum(1.0, optim.clip_norm / jnp.maximum(norm, 1e-12))
                 updates = jax.tree.map(lambda g: (g * factor).astype(g.dtype), updates)
+            old = state
             updates, state = direction.update(updates, state, params)
+            if good is not None:
+                state = jax.tree.map(lambda a, b: jnp.where(good, a, b), state, old)
 
-            def one(u: Array, p: Array, mult: float, decay: float) -> Array:
-                u = u + weight_decay * decay * p if decay else u
-                return (-lr * mult * u).astype(p.dtype)
+            scale = jax.tree.map(lambda mult: -lr * mult, lr_mult)
+            if good is not None and optim.name is Optimizer.ADAMW:
+                updates = adam_updates(optim, state, scale)
+            else:
+                updates = jax.tree.map(jnp.multiply, updates, scale)
 
-            return jax.tree.map(one, updates, params, lr_mult, decay_mult), state
+            def decayed(u: Array, p: Array, scale: Array, mult: float) -> Array:
+                return (u + scale * weight_decay * mult * p if mult else u).astype(p.dtype)
 
-    return optax.GradientTransformation(init, update)
+            return jax.tree.map(decayed, updates, params, scale, decay_mult), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def adam_updates(optim: OptimConfig, state: Any, scale: Any) -> Any:
+    """scale * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps), as `optax.scale_by_adam` does.
+
+    Of the moments as they are kept, not as they are made: a CPU's program then reads the old ones
+    once and writes over them; reading them again here, it would copy them first. The division comes
+    last, since XLA does not repeat it for each reader of the updates.
+    """
+    count = state.count.astype(jnp.float32)
+    first, second = (1 / (1 - b**count) for b in (optim.b1, optim.b2))
+    return jax.tree.map(
+        lambda m, v, s: m * (s * first) / (jnp.sqrt(v * second) + optim.eps),
+        state.mu,
+        state.nu,
+        scale,
+    )
 
 
 def pack(opt_state: Any) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def make_layout(task: Task, config: Config) -> Layout:
     return Layout(captured["graphdef"], templates, opt)
 
 
-def _tx(config: Config, hparams: dict[str, Any], step: Any) -> optax.GradientTransformation:
+def _tx(config: Config, hparams: dict[str, Any], step: Any) -> Any:
     return optim_lib.make_tx(config.optim, hparams, step, horizon(config))
 
 
@@ -119,6 +119,8 @@ def make_hparams(task: Task, configs: list[Config], lanes: bool) -> dict[str, An
     out = {}
     for name, field in (LOOP_HPARAMS | task.hparams).items():
         values = [get_field(c, field) for c in configs]
+        if name == "weight_decay" and not any(values):
+            continue  # a decay of 0 is none: the update need not read the parameters
         dtype = (
             jnp.uint32
             if name == "seed"
@@ -236,10 +238,13 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         ctx = Context(key, step, hparams=hparams, train=True, sharding_rules=task.sharding_rules)
         carry, (grads, weight, metrics) = sums(state, frozen, batch, ctx)
         # A batch of nothing but padding has weight 0: its step is no step, not a NaN.
-        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-30), grads)
+        inverse = 1 / jnp.maximum(weight, 1e-30)
+        # Of the sums: the mean gradients need not be held then.
+        grad_norm = optax.global_norm(grads) * inverse
+        grads = jax.tree.map(lambda g: g * inverse, grads)
         if hasattr(task, "transform_grads"):
             grads = task.transform_grads(grads, state, ctx)  # pyright: ignore
-        grad_norm = optax.global_norm(grads)
+            grad_norm = optax.global_norm(grads)
         finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(grad_norm)
         # A run (or lane) past its bad steps stays as it is, until the loop has noticed.
         good = finite & (state["bad"] <= config.max_bad_steps)
@@ -247,8 +252,8 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         with jax.numpy_dtype_promotion("standard"):
             tx = _tx(config, hparams, step)
             opt = optim_lib.unpack(state["opt"], layout.opt)
-            updates, opt = tx.update(grads, opt, state["params"])
-        new["opt"] = optim_lib.pack(opt)
+            updates, opt = tx.update(grads, opt, state["params"], norm=grad_norm, good=good)
+        new["opt"] = opt = optim_lib.pack(opt)
         new["params"] = jax.tree.map(lambda p, u: p + u.astype(p.dtype), state["params"], updates)
         if config.optim.ema:
             # The average of few steps is of those steps, not of the initialisation.
@@ -262,6 +267,12 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         if hasattr(task, "after_update"):
             new = task.after_update(new, ctx)  # pyright: ignore
         kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+        kept["opt"] = jax.tree.map(  # kept already, but for what the task has changed
+            lambda a, b, own: own if a is own else jnp.where(good, a, b),
+            new["opt"],
+            state["opt"],
+            opt,
+        )
         kept["step"] = step + 1
         kept["bad"] = state["bad"] + (~finite).astype(jnp.int32)
         out = {k: s / jnp.maximum(w, 1e-30) for k, (s, w) in metrics.items() if s.ndim == 0}

@@ -127,6 +127,37 @@ def test_updates_are_optax_s(theirs):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", [Optimizer.ADAMW, Optimizer.LION])
+def test_the_loop_s_update_is_that_of_optax_and_of_a_bad_step_none(name):
+    """AdamW's is taken from the moments that are kept."""
+    config = OptimConfig(
+        name=name, lr=0.01, b2=0.99, weight_decay=0.1, groups=(("embed", 2.0, 0.5),)
+    )
+    tx = optim.make_tx(config, {}, 50, 100)
+    plain, asked = tx.init(params()), tx.init(params())
+    for i in range(4):
+        g = jax.tree.map(lambda x, i=i: (i + 1) * x, grads())
+        norm = optax.tree.norm(g)
+        want, plain = tx.update(g, plain, params())
+        have, asked = tx.update(g, asked, params(), norm=norm, good=jnp.bool_(True))
+        for a, b in zip(*map(jax.tree.leaves, ((have, asked), (want, plain))), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
+        worse = jax.tree.map(lambda x: x * jnp.nan, g)
+        _, still = tx.update(worse, asked, params(), norm=jnp.nan, good=jnp.bool_(False))
+        jax.tree.map(np.testing.assert_array_equal, still, asked)
+
+
+def test_a_decay_of_zero_does_not_read_the_parameters():
+    def reads(weight_decay, hparams):
+        tx = optim.make_tx(OptimConfig(weight_decay=weight_decay), hparams, 0, 10)
+        unknown = jax.tree.map(lambda p: p * jnp.nan, params())
+        updates, _ = tx.update(grads(), tx.init(params()), unknown, good=jnp.bool_(True))
+        return any(np.isnan(u).any() for u in jax.tree.leaves(updates))
+
+    assert not reads(0.0, {})
+    assert reads(0.1, {}) and reads(0.0, {"weight_decay": jnp.float32(0)})
+
+
 def test_clipping_and_traced_hyperparameters():
     base = OptimConfig(name=Optimizer.SGD, momentum=0.0, lr=1.0, schedule=Schedule.CONSTANT)
     tx = optim.make_tx(base, {"lr": jnp.float32(0.5), "weight_decay": jnp.float32(0)}, 0, 10)
