@@ -5,8 +5,11 @@ import contextlib
 import io
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from flaxae import flags, paths
 from flaxae.config import ConfigError
@@ -36,7 +39,8 @@ def evaluate(
 
     Args:
         workdir: the run's folder.
-        outdir: where the report and its figures go; "": a folder inside the workdir.
+        outdir: where the report and its figures go; "": a folder inside the workdir, and the
+            figures also into the run's TensorBoard, where it has one.
         config_class: the task's config class, where it is not one of flaxae's own.
         which: the checkpoint: "latest", "best" or "auto".
     Returns:
@@ -52,12 +56,31 @@ def evaluate(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise ConfigError(f"cannot write the report into {folder}: {paths.why(e)}") from None
-    tee = Tee(sys.stdout)
+    tee, began = Tee(sys.stdout), time.time()
     with paths.local_for_writing(folder) as local:
         with contextlib.redirect_stdout(tee):
             result = loaded.task.report(loaded, str(local))
         (local / TEXT).write_text(tee.kept.getvalue())
+        # Not what an earlier evaluation left; file systems may keep whole seconds.
+        figures = [f for f in sorted(local.rglob("*.png")) if f.stat().st_mtime >= began - 1]
+        if figures and not outdir and loaded.config.log.tensorboard:
+            _log_figures(
+                workdir, loaded, {f.relative_to(local).with_suffix(""): f for f in figures}
+            )
     return result
+
+
+def _log_figures(workdir: str | Path, loaded: Any, figures: dict[Path, Path]) -> None:
+    from matplotlib.image import imread
+
+    from flaxae.metrics import Writer
+
+    images = {
+        str(name): (imread(file)[..., :3] * 255).astype(np.uint8) for name, file in figures.items()
+    }
+    writer = Writer(workdir, loaded.config.log)
+    writer.write(loaded.step, REPORT, {}, images=images)
+    writer.close()
 
 
 def report_folder(workdir: str | Path, outdir: str | Path = "") -> Path:

@@ -1,0 +1,51 @@
+"""What an evaluation leaves behind, whatever the family."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+from matplotlib.figure import Figure
+
+from flaxae import evaluate, loading
+from flaxae.config import LogConfig
+
+
+def draw(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(1, 1))
+    figure.subplots().plot([1, 2])
+    figure.savefig(path)
+
+
+class Drawer:
+    """A task whose report is a line and a figure."""
+
+    def report(self, loaded, outdir):
+        print("a line")
+        draw(Path(outdir) / "loops" / "by_loop.png")
+        return {"step": loaded.step}
+
+
+def events(workdir):
+    return b"".join(f.read_bytes() for f in (workdir / "tensorboard").glob("*tfevents*"))
+
+
+def test_figures_of_the_report_are_in_tensorboard_too(tmp_path, monkeypatch, capsys):
+    log = LogConfig()
+    loaded = SimpleNamespace(task=Drawer(), step=7, config=SimpleNamespace(log=log))
+    monkeypatch.setattr(loading, "load", lambda *_: loaded)
+    old = tmp_path / "report" / "old.png"
+    draw(old)
+    os.utime(old, (1e9, 1e9))  # of an evaluation long ago
+    assert evaluate.evaluate(tmp_path) == {"step": 7}
+    found = events(tmp_path)
+    assert b"report/loops/by_loop" in found and b"report/old" not in found and b"\x89PNG" in found
+    assert (tmp_path / "report" / "report.txt").read_text() == "a line\n"
+    assert capsys.readouterr().out == "a line\n"
+
+    log.tensorboard = False
+    evaluate.evaluate(tmp_path)
+    assert events(tmp_path) == found
+    log.tensorboard = True
+    evaluate.evaluate(tmp_path, tmp_path / "elsewhere")  # the workdir may be read-only
+    assert events(tmp_path) == found and (tmp_path / "elsewhere/loops/by_loop.png").exists()
