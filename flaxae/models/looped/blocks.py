@@ -44,9 +44,12 @@ class Block(nnx.Module):
     def _attend(self, qkv: Float[Array, "B S 3D"]) -> Float[Array, "B S D"]:
         rows, length, _ = qkv.shape
         # Heads before positions: with them after, each small product copies its operands (CPU).
-        split = qkv.reshape(rows, length, 3, self.num_heads, -1).transpose(2, 0, 3, 1, 4)
-        q, k, v = split[0] * split.shape[-1] ** -0.5, split[1], split[2]  # (B, H, S, K)
-        scores = jnp.einsum("bhsk,bhtk->bhst", q, k)
+        # The gradient of a split is one concatenation; of slices, three padded arrays and sums.
+        q, k, v = (
+            x.reshape(rows, length, self.num_heads, -1).transpose(0, 2, 1, 3)  # (B, H, S, K)
+            for x in jnp.split(qkv, 3, axis=-1)
+        )
+        scores = jnp.einsum("bhsk,bhtk->bhst", q * q.shape[-1] ** -0.5, k)
         allowed = np.tril(np.ones((length, length), bool))
         bias = jnp.asarray(np.where(allowed, 0.0, MASKED).astype(np.float32))
         weights = jax.nn.softmax(scores + bias[None, None], axis=-1)
