@@ -154,7 +154,11 @@ class Page:
                 with set_curdoc(doc):
                     _deliver(future, show, fail)
 
-            future.add_done_callback(lambda _: doc.add_next_tick_callback(next_tick))
+            # Also by the page's thread: the document is not to be changed by two. (On a busy machine
+            # two browser tests had waited for an answer that never came.)
+            future.add_done_callback(
+                lambda _: loop.call_soon_threadsafe(doc.add_next_tick_callback, next_tick)
+            )
         else:
             later = partial(_deliver, future, show, fail)
             future.add_done_callback(lambda _: loop.call_soon_threadsafe(later))

@@ -61,7 +61,7 @@ def until(read, wanted, seconds=30):
     end = time.monotonic() + seconds
     while (found := read()) != wanted and time.monotonic() < end:
         time.sleep(0.05)
-    assert found == wanted
+    assert found == wanted, f"{found!r}, not {wanted!r}"
 
 
 def opened(page, name):
