@@ -154,8 +154,8 @@ class Page:
                 with set_curdoc(doc):
                     _deliver(future, show, fail)
 
-            # Also by the page's thread: the document is not to be changed by two. (On a busy machine
-            # two browser tests had waited for an answer that never came.)
+            # Also by the page's thread: two are not to change a document. (On a busy machine two
+            # browser tests had waited for an answer that never came.)
             future.add_done_callback(
                 lambda _: loop.call_soon_threadsafe(doc.add_next_tick_callback, next_tick)
             )
