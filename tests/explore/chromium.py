@@ -53,7 +53,7 @@ class Watched:
     def quiet(self, url):
         """It asked no other host and reported no error."""
         assert self.hosts - {""} == {urlparse(url).netloc}
-        assert self.errors == []
+        assert self.errors == [], self.errors
 
 
 def until(read, wanted, seconds=30):
