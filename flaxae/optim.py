@@ -141,7 +141,7 @@ def _direction(optim: OptimConfig) -> optax.GradientTransformation:
 
 def make_tx(
     optim: OptimConfig, hparams: dict[str, Any], step: Int[Array, ""] | int, horizon: int
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """The optimizer of one step: clip by global norm, direction, decoupled decay, learning rate.
 
     update = -lr(step) * lr_mult * (direction + weight_decay * decay_mult * p)

@@ -110,7 +110,9 @@ def make_layout(task: Task, config: Config) -> Layout:
     return Layout(captured["graphdef"], templates, opt)
 
 
-def _tx(config: Config, hparams: dict[str, Any], step: Any) -> Any:
+def _tx(
+    config: Config, hparams: dict[str, Any], step: Any
+) -> optax.GradientTransformationExtraArgs:
     return optim_lib.make_tx(config.optim, hparams, step, horizon(config))
 
 
