@@ -1,4 +1,4 @@
-"""Layers in the loop, L of 1, 2, 4: drift past b, and when the plateau is left.
+"""Layers in the loop, L of 1, 2, 4, with b and T: drift past b, and when the plateau is left.
 
     python -m flaxae.sweep --config=configs/looped/report_layers.py --workdir=runs/looped_report
 
@@ -9,7 +9,11 @@ from configs.looped import shared
 from flaxae.models.looped.report import Experiment
 from flaxae.models.looped.verdicts import Claim
 
-NAMES = ["b=10 T=5", "L=2 b=10 T=5", "L=4 b=10 T=5", "b=20 T=5", "L=2 b=20 T=5", "L=4 b=20 T=5"]
+NAMES = [
+    *("b=10 T=5", "L=2 b=10 T=5", "L=4 b=10 T=5"),
+    *("b=10", "L=2 b=10 T=10", "L=4 b=10 T=10"),
+    *("b=20 T=5", "L=2 b=20 T=5", "L=4 b=20 T=5"),
+]
 PLATEAU = "curve.plateau_step"
 DRIFT = "loops.error_60 over loops.error"
 
@@ -32,11 +36,13 @@ EXPERIMENT = Experiment(
         "plateau left at step": PLATEAU,
     },
     claims=(
-        Claim("L=4 drifts less than L=1 by 60 loops (b=10)",
+        Claim("L=4 drifts less than L=1 by 60 loops (b=10, T=5)",
               ("L=4 b=10 T=5", DRIFT), ("b=10 T=5", DRIFT)),
-        Claim("L=4 leaves the plateau later than L=1 (b=10)",
+        Claim("L=4 drifts less than L=1 by 60 loops (b=10, T=10)",
+              ("L=4 b=10 T=10", DRIFT), ("b=10", DRIFT)),
+        Claim("L=4 leaves the plateau later than L=1 (b=10, T=5)",
               ("L=4 b=10 T=5", PLATEAU), ("b=10 T=5", PLATEAU), below=False),
-        Claim("L=4 leaves the plateau later than L=1 (b=20)",
+        Claim("L=4 leaves the plateau later than L=1 (b=20, T=5)",
               ("L=4 b=20 T=5", PLATEAU), ("b=20 T=5", PLATEAU), below=False),
     ),
     figures={"learning_curves": (), "by_loop": ()},

@@ -4,7 +4,7 @@ It is no experiment by itself: see report_*.py beside it.
 
 A run's cost is counted in passes of a block (`report.passes`): about L (b + 3 min(b, T)) a step.
 6000 steps are for the runs that most claims are about, the others have fewer; claims about runs of
-unequal length compare their training errors after equal steps, where they say so. All are 4.1 M
+unequal length compare their training errors after equal steps, where they say so. All are 4.5 M
 passes a seed. How long they take is in the family's README.
 """
 
@@ -60,6 +60,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "L=2 b=20 T=5": _run(20, 5, 2),
     "L=4 b=10 T=5": _run(10, 5, 4),
     "L=4 b=20 T=5": _run(20, 5, 4),
+    "L=2 b=10 T=10": _run(10, 10, 2, steps=1500),
+    "L=4 b=10 T=10": _run(10, 10, 4, steps=1500),
     "noisy, b=20 T=5": _run(20, 5, steps=4000, task__problem="noisy"),
     "noisy, one pass, L=12": _run(1, layers=12, steps=4000, task__problem="noisy"),
     "learned scale, b=20 T=5": _run(20, 5, steps=3000, task__model__injection="scaled"),

@@ -48,6 +48,7 @@ class LatentConfig(Section):
     noise_steps: int = 0
     scale_codes: bool = True  # decode clean codes at the norm that noise made the decoder expect
     queue: int = 0  # codes of earlier steps that the MMD also sees
+    ignored: bool = False  # the decoder reads 1s for any code: the reference that codes must beat
 
     @property
     def size(self) -> int:

@@ -271,6 +271,8 @@ class T5VAE(nnx.Module):
 
     def _placed(self, z: Float[Array, "B L Z"]) -> Float[Array, "B L Z"]:
         """Where the decoder reads a code: on the sphere, if that is where codes are."""
+        if self.latent.ignored:
+            return jnp.ones_like(z)  # not 0: the memory's norm would divide by it
         return bottlenecks.on_sphere(z) if self.latent.sphere else z
 
     def _memory(self, z: Float[Array, "B L Z"], ctx: Context) -> Float[Array, "B M D"]:

@@ -120,6 +120,24 @@ def test_the_decoder_reads_z(model, ctx):
     np.testing.assert_array_equal(shift_right(IDS)[:, 0], 0)
 
 
+def test_a_decoder_of_ignored_codes_is_a_language_model(ctx):
+    task = tiny_task(task__latent__ignored=True)
+    graphdef, state = nnx.split(tiny_model(task))
+    codes = jax.random.normal(ctx.key, (2, 2, 1, 8))
+    a, b = (tiny_model(task).decode(z, [IDS], ctx) for z in codes)
+    np.testing.assert_array_equal(a, b)
+    train = Context(key=ctx.key, step=ctx.step, train=True)
+
+    def reconstruction(state):
+        return task.loss(nnx.merge(graphdef, state), batch(), train).metrics["recon"][0]
+
+    grads = nnx.to_pure_dict(jax.jit(jax.grad(reconstruction))(state))
+    assert not np.any(jax.tree.leaves(grads["flatten"])[0])
+    for name in ("memory", "injection", "decoder_positions"):
+        for grad in jax.tree.leaves(grads[name]):
+            assert float(jnp.abs(grad).max()) > 0, name
+
+
 def test_noise_schedule_and_the_scale_of_clean_codes():
     options = {"noise_start": 0.1, "noise_end": 0.5, "noise_steps": 10}
     task = tiny_task(**{f"task__latent__{k}": v for k, v in options.items()})
