@@ -12,6 +12,7 @@ from flaxae.nn.norm import LayerNorm
 from flaxae.task import Context
 
 STD = 0.02  # of the initialisation (GPT-2)
+ROOT, CUBIC = (2 / np.pi) ** 0.5, 0.044715  # of the tanh form of GELU
 
 
 class Block(nnx.Module):
@@ -38,7 +39,7 @@ class Block(nnx.Module):
     def __call__(self, x: Float[Array, "B S D"], ctx: Context) -> Float[Array, "B S D"]:
         heads = self._attend(self.qkv(self.norm_1(x, ctx.at("norm_1")), ctx.at("qkv")))
         x = x + self.out(heads, ctx.at("out"))
-        hidden = jax.nn.gelu(self.up(self.norm_2(x, ctx.at("norm_2")), ctx.at("up")))
+        hidden = gelu(self.up(self.norm_2(x, ctx.at("norm_2")), ctx.at("up")))
         return x + self.down(hidden, ctx.at("down"))
 
     def _attend(self, qkv: Float[Array, "B S 3D"]) -> Float[Array, "B S D"]:
@@ -55,3 +56,24 @@ class Block(nnx.Module):
         weights = jax.nn.softmax(scores + bias[None, None], axis=-1)
         heads = jnp.einsum("bhst,bhtk->bhsk", weights, v)
         return heads.transpose(0, 2, 1, 3).reshape(rows, length, -1)
+
+
+# Autodiff would keep the tanh too, an array of x's size.
+@jax.custom_vjp
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x/2 (1 + tanh(sqrt(2/pi) (x + .044715 x^3))), keeping x alone (Hendrycks & Gimpel 2016)."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+def _gelu_forward(x: Array) -> tuple[Array, Array]:
+    return gelu(x), x
+
+
+def _gelu_backward(x: Array, grad: Array) -> tuple[Array]:
+    square = jnp.square(x)
+    tanh = jnp.tanh(ROOT * x * (1 + CUBIC * square))
+    slope = ROOT * (1 + 3 * CUBIC * square)
+    return (grad * 0.5 * (1 + tanh + x * (1 - jnp.square(tanh)) * slope),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
