@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from flaxae.config import ConfigError
+from flaxae.models.looped.blocks import gelu
 from flaxae.models.looped.modeling import (
     Injection,
     LoopedTransformer,
@@ -108,6 +109,18 @@ def test_recomputing_changes_nothing():
         np.testing.assert_allclose(a, b, atol=1e-6)
         np.testing.assert_allclose(a, c, atol=1e-6)
     assert products[1] - products[2] == 4, "qkv, output, up and down are kept, attention is not"
+
+
+def test_gelu_is_the_tanh_form_and_keeps_its_input_alone():
+    x = jnp.linspace(-6, 6, 1001)
+    y, back = jax.vjp(gelu, x)
+    np.testing.assert_array_equal(y, jax.nn.gelu(x))
+    assert [leaf.size for leaf in jax.tree.leaves(back)] == [x.size]
+    wide, h = np.asarray(x, np.float64), 1e-5
+    half = [0.5 * at * (1 + np.tanh((2 / np.pi) ** 0.5 * (at + 0.044715 * at**3)))
+            for at in (wide + h, wide - h)]  # fmt: skip
+    slope = (half[0] - half[1]) / (2 * h)
+    np.testing.assert_allclose(back(jnp.ones_like(x))[0], slope, atol=1e-5)
 
 
 def test_a_single_pass_of_many_layers_recomputes_them_one_by_one():
