@@ -66,16 +66,16 @@ def go_on(method: str, args: argparse.Namespace) -> dict[str, Any] | None:
     """
     folder, log = args.workdir / method, args.workdir / f"{method}.log"
     report, times = folder / REPORT, read(folder / TIMES) or {"train": 0.0, "evaluate": 0.0}
+    fields = [f"steps={args.steps}"] if args.steps else []
+    options = [f"--config={ROOT / args.config}:{method}", f"--workdir={folder.resolve()}",
+               *(f"--config.{field}" for field in fields + args.set)]  # fmt: skip
     found = read(report)
     if found and (not args.steps or found["step"] >= args.steps):
+        same_config(options, folder)
         return found | measured(folder) | {"seconds": times}
-    fields = [f"steps={args.steps}"] if args.steps else []
-    fields += args.set
-    command = [sys.executable, "train.py", f"--config={args.config}:{method}",
-               f"--workdir={folder.resolve()}"]  # fmt: skip
     print(f"{method}: trains", flush=True)
-    code, seconds = run([*command, *(f"--config.{field}" for field in fields)], log)
-    if code == REFUSED:
+    code, seconds = run([sys.executable, "train.py", *options], log)
+    if code == REFUSED and not (folder / "config.json").exists():
         return None
     times["train"] += seconds
     if folder.is_dir():
@@ -89,6 +89,17 @@ def go_on(method: str, args: argparse.Namespace) -> dict[str, Any] | None:
         sys.exit(f"{method}: flaxae.evaluate ended with {code}; see {log}")
     (folder / TIMES).write_text(json.dumps(times))
     return json.loads(report.read_text()) | measured(folder) | {"seconds": times}
+
+
+def same_config(options: list[str], folder: Path) -> None:
+    """Ends this process where the run in a folder is of another config than these options say."""
+    from flaxae import flags, workdir
+    from flaxae.config import ConfigError
+
+    try:
+        workdir.prepare(flags.parse(["lm_finetune", *options])[0], folder, None, main=False)
+    except ConfigError as e:
+        sys.exit(f"error: {e}")
 
 
 def read(path: Path) -> Any:

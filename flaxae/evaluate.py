@@ -5,7 +5,6 @@ import contextlib
 import io
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -56,31 +55,35 @@ def evaluate(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise ConfigError(f"cannot write the report into {folder}: {paths.why(e)}") from None
-    tee, began = Tee(sys.stdout), time.time()
+    tee, images = Tee(sys.stdout), {}
     with paths.local_for_writing(folder) as local:
+        before = _figures(local)
         with contextlib.redirect_stdout(tee):
             result = loaded.task.report(loaded, str(local))
         (local / TEXT).write_text(tee.kept.getvalue())
-        # Not what an earlier evaluation left; file systems may keep whole seconds.
-        figures = [f for f in sorted(local.rglob("*.png")) if f.stat().st_mtime >= began - 1]
-        if figures and not outdir and loaded.config.log.tensorboard:
-            _log_figures(
-                workdir, loaded, {f.relative_to(local).with_suffix(""): f for f in figures}
-            )
+        if not outdir and loaded.config.log.tensorboard:
+            # Not what an earlier evaluation left.
+            new = _figures(local).items() - before.items()
+            images = {str(f.relative_to(local).with_suffix("")): _pixels(f) for f, _ in sorted(new)}
+    if images:
+        from flaxae.metrics import Writer
+
+        writer = Writer(workdir, loaded.config.log)
+        writer.write(loaded.step, REPORT, {}, images=images)
+        writer.close()
     return result
 
 
-def _log_figures(workdir: str | Path, loaded: Any, figures: dict[Path, Path]) -> None:
+def _figures(folder: Path) -> dict[Path, int]:
+    """The figures in a folder, and when each was written."""
+    return {file: file.stat().st_mtime_ns for file in folder.rglob("*.png")}
+
+
+def _pixels(file: Path) -> np.ndarray:
     from matplotlib.image import imread
 
-    from flaxae.metrics import Writer
-
-    images = {
-        str(name): (imread(file)[..., :3] * 255).astype(np.uint8) for name, file in figures.items()
-    }
-    writer = Writer(workdir, loaded.config.log)
-    writer.write(loaded.step, REPORT, {}, images=images)
-    writer.close()
+    image = (imread(file) * 255).astype(np.uint8)
+    return np.dstack([image] * 3) if image.ndim == 2 else image[..., :3]
 
 
 def report_folder(workdir: str | Path, outdir: str | Path = "") -> Path:

@@ -21,7 +21,7 @@ TUNABLES = {
     "glibc.malloc.top_pad": 2**28,
 }
 # The host's memory is not what a program on an accelerator waits for.
-ACCELERATORS = ("nvidia0", "kfd", "accel0", "vfio/0")
+ACCELERATORS = ("nvidia[0-9]*", "kfd", "dxg", "accel[0-9]*", "accel/accel[0-9]*", "vfio/[0-9]*")
 
 
 def wanted() -> bool:
@@ -30,7 +30,7 @@ def wanted() -> bool:
         return False
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return True
-    return not any(Path("/dev", name).exists() for name in ACCELERATORS)
+    return not any(any(Path("/dev").glob(name)) for name in ACCELERATORS)
 
 
 def value() -> str:
@@ -42,13 +42,15 @@ def restart() -> None:
     """Starts this process's command again, with the variable, where `wanted`; else returns.
 
     The process number, the working directory and open files stay; what was computed is lost, so
-    this belongs to a command's beginning. In a notebook, or where the command is not the one that
-    Python was started with, it returns.
+    this belongs to a command's beginning. In a notebook, under a debugger, or where the command is
+    not the one that Python was started with, it returns.
     """
-    if wanted() and sys.executable and _started_as(sys.orig_argv[1:]):
+    traced = sys.gettrace() is not None
+    if not traced and wanted() and sys.executable and _started_as(sys.orig_argv[1:]):
         os.environ[VARIABLE] = value()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # a closed one
+                stream.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

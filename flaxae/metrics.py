@@ -111,8 +111,12 @@ class Writer:
 
     def flush(self) -> None:
         """Returns when all that was logged can be read. Raises ConfigError where it cannot."""
+        self._flush()
+
+    def _flush(self, end: bool = False) -> None:
         if self._board is not None:
-            self._board.flush()
+            # Its own thread writes what it holds: all of it is in the file only when it is closed.
+            (self._board.close if end else self._board.flush)()
         for path, lines in self._lines.items():
             with self._writing(path):
                 lines.flush()
@@ -123,10 +127,10 @@ class Writer:
     def close(self) -> None:
         """Flushes and ends; what cannot be written any more is a warning."""
         try:
-            self.flush()
+            self._flush(end=True)
         except ConfigError as e:
             print(f"warning: {e}", file=sys.stderr)
-        self._close_board()
+        self._board = self._board_copy = None
 
     def _append(self, path: Path, row: dict[str, Any]) -> None:
         with self._writing(path):

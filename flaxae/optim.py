@@ -151,7 +151,7 @@ def make_tx(
 
     Args:
         optim: the config.
-        hparams: "lr" and "weight_decay" (traced) win over the config's.
+        hparams: "lr" and "weight_decay" (traced or numbers) win over the config's.
         step: the train step that the schedule reads.
         horizon: of the schedule.
     Returns:
@@ -175,9 +175,10 @@ def make_tx(
             raise ValueError("tx.update needs params, for weight decay")
         lr_mult, decay_mult = group_trees(optim.groups, params)
         lr = learning_rate(optim, hparams.get("lr", optim.lr), step, horizon)
-        weight_decay = jnp.asarray(hparams.get("weight_decay", optim.weight_decay), jnp.float32)
-        if "weight_decay" not in hparams and not optim.weight_decay:
+        decay = hparams.get("weight_decay", optim.weight_decay)
+        if isinstance(decay, (int, float)) and not decay:  # known here: reads no parameters
             decay_mult = jax.tree.map(lambda _: 0.0, decay_mult)
+        weight_decay = jnp.asarray(decay, jnp.float32)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             if optim.clip_norm:
                 norm = optax.tree.norm(updates) if norm is None else norm
@@ -209,7 +210,7 @@ def adam_updates(optim: OptimConfig, state: Any, scale: Any) -> Any:
     once and writes over them; reading them again here, it would copy them first. The division comes
     last, since XLA does not repeat it for each reader of the updates.
     """
-    count = state.count.astype(jnp.float32)
+    count = jnp.maximum(state.count, 1).astype(jnp.float32)  # 0 where no step was good yet
     first, second = (1 / (1 - b**count) for b in (optim.b1, optim.b2))
     return jax.tree.map(
         lambda m, v, s: m * (s * first) / (jnp.sqrt(v * second) + optim.eps),

@@ -117,12 +117,15 @@ def _tx(
 
 
 def make_hparams(task: Task, configs: list[Config], lanes: bool) -> dict[str, Any]:
-    """Name -> value (or a value a lane) of what is traced instead of compiled in."""
+    """Name -> value (or a value a lane) of what is traced instead of compiled in.
+
+    "weight_decay" is left out where it is 0 in all of them: the update need not read parameters.
+    """
     out = {}
     for name, field in (LOOP_HPARAMS | task.hparams).items():
         values = [get_field(c, field) for c in configs]
         if name == "weight_decay" and not any(values):
-            continue  # a decay of 0 is none: the update need not read the parameters
+            continue
         dtype = (
             jnp.uint32
             if name == "seed"
@@ -252,7 +255,8 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         good = finite & (state["bad"] <= config.max_bad_steps)
         new = {**state, "carry": carry, "step": step + 1}
         with jax.numpy_dtype_promotion("standard"):
-            tx = _tx(config, hparams, step)
+            # What `make_hparams` leaves out is 0, whatever the base config of the lanes says.
+            tx = _tx(config, {"weight_decay": 0.0} | hparams, step)
             opt = optim_lib.unpack(state["opt"], layout.opt)
             updates, opt = tx.update(grads, opt, state["params"], norm=grad_norm, good=good)
         new["opt"] = opt = optim_lib.pack(opt)
@@ -281,7 +285,7 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         out |= {
             "grad_norm": grad_norm,
             "param_norm": optax.global_norm(kept["params"]),
-            "update_norm": optax.global_norm(updates),
+            "update_norm": jnp.where(good, optax.global_norm(updates), 0.0),
             "lr": optim_lib.learning_rate(config.optim, hparams["lr"], step, horizon(config)),
             "bad": kept["bad"],
             "finite": finite,

@@ -76,12 +76,19 @@ def test_what_python_was_not_started_for_does_not_start_again(tmp_path):
     assert starts == 1 and variable is None, "as a notebook runs a script"
 
 
+def test_nothing_under_a_debugger(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nsys.settrace(lambda *_: None)\n" + SCRIPT)
+    starts, (_, variable, _) = run(sys.executable, str(script))
+    assert starts == 1 and variable is None
+
+
 def test_only_for_a_cpu_and_where_nobody_chose(monkeypatch):
     monkeypatch.delenv(hugepages.VARIABLE, raising=False)
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setattr(hugepages, "ACCELERATORS", ())
     assert hugepages.wanted()
-    monkeypatch.setattr(hugepages, "ACCELERATORS", ("null",))  # a device that every machine has
+    monkeypatch.setattr(hugepages, "ACCELERATORS", ("nul[k-m]",))  # /dev/null is everywhere
     assert not hugepages.wanted()
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert hugepages.wanted()

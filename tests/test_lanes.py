@@ -46,6 +46,18 @@ def test_four_lanes_are_four_runs(tmp_path: Path) -> None:
     assert run(longer, tmp_path / "lanes" / "lanes" / "02").status == "done"
 
 
+def test_lanes_without_decay_do_not_have_the_base_config_s(tmp_path: Path) -> None:
+    none = {"optim.weight_decay": 0.0}
+    base = tiny_config(steps=3, optim__weight_decay=0.5)
+    run(base, tmp_path / "lanes", [none, none | {"seed": 1}])
+    run(flaxae.config.copy_config(base, none), tmp_path / "single")
+    run(base, tmp_path / "decays")
+    single = arrays_of(tmp_path / "single")
+    assert_same(arrays_of(tmp_path / "lanes" / "lanes" / "00"), single, atol=1e-5)
+    with pytest.raises(AssertionError):
+        assert_same(arrays_of(tmp_path / "decays"), single, atol=1e-5)
+
+
 def test_lanes_resume_bit_exactly(tmp_path: Path) -> None:
     whole = run(tiny_config(), tmp_path / "whole", LANES)
     half = tiny_config(steps=10, optim__decay_steps=20)

@@ -154,7 +154,7 @@ def test_a_decay_of_zero_does_not_read_the_parameters():
         updates, _ = tx.update(grads(), tx.init(params()), unknown, good=jnp.bool_(True))
         return any(np.isnan(u).any() for u in jax.tree.leaves(updates))
 
-    assert not reads(0.0, {})
+    assert not reads(0.0, {}) and not reads(0.1, {"weight_decay": 0.0})
     assert reads(0.1, {}) and reads(0.0, {"weight_decay": jnp.float32(0)})
 
 

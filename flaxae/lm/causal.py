@@ -58,7 +58,7 @@ class CausalConfig(Section):
         )
         rate = self.attention_dropout
         require(0 <= rate < 1, f"lm.attention_dropout={rate} must be in [0, 1)")
-        check_kept(self.remat_keep, "lm.remat_keep")
+        check_kept(self.remat_keep, "lm.remat_keep", self.remat)
         require(self.dtype in DTYPES, f"lm.dtype={self.dtype!r} is not one of: {', '.join(DTYPES)}")
         ints = all(isinstance(i, int) for i in self.eos_ids)
         require(ints and bool(self.eos_ids), f"lm.eos_ids={self.eos_ids} must be ids, at least one")

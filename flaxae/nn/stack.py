@@ -84,9 +84,14 @@ def scan_blocks(
     return x, outs
 
 
-def check_kept(name: str, where: str) -> None:
-    """A ConfigError where a config names nothing that can be kept."""
+def check_kept(name: str, where: str, remat: bool) -> None:
+    """A ConfigError where a config names nothing that can be kept, or recomputes nothing."""
     require(name in KEPT, f"{where}={name!r} is not one of: {', '.join(KEPT)}")
+    needed = where.replace("remat_keep", "remat")
+    require(
+        remat or name == "nothing",
+        f"{where}={name!r} needs {needed}=True: else nothing is recomputed, and all is kept",
+    )
 
 
 def call_blocks(

@@ -47,7 +47,7 @@ class T5Config(Section):
         require(self.vocab_size >= 0, f"t5.vocab_size={self.vocab_size} must not be negative")
         require(self.norm_eps > 0, f"t5.norm_eps={self.norm_eps} must be positive")
         require(0 <= self.dropout < 1, f"t5.dropout={self.dropout} must be in [0, 1)")
-        check_kept(self.remat_keep, "t5.remat_keep")
+        check_kept(self.remat_keep, "t5.remat_keep", self.remat)
         kinds = ("float32", "bfloat16")
         require(self.dtype in kinds, f"t5.dtype={self.dtype!r} is not one of: {', '.join(kinds)}")
 

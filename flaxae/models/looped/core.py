@@ -53,7 +53,7 @@ class LoopSizes(Section):
         for name in ("width", "num_heads", "num_layers", "scan_unroll"):
             value = getattr(self, name)
             require(value > 0, f"task.model.{name}={value} must be positive")
-        check_kept(self.remat_keep, "task.model.remat_keep")
+        check_kept(self.remat_keep, "task.model.remat_keep", self.remat)
         require(
             self.width % self.num_heads == 0,
             f"task.model.width={self.width} is not divisible by num_heads={self.num_heads}",

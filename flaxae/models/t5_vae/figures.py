@@ -56,11 +56,15 @@ def learning_curves(log: Path, path: Path) -> Path:
 def principal_components(
     codes: Float[np.ndarray, "B Z"], count: int = 2
 ) -> tuple[Float[np.ndarray, "B n"], Float[np.ndarray, " n"]]:
-    """Coordinates on the first principal axes, and the share of variance of each."""
+    """Coordinates on the first principal axes, and the share of variance of each.
+
+    Codes of fewer numbers, or fewer codes, have 0 on the axes that they lack.
+    """
     centred = codes - codes.mean(0)
     _, values, axes = np.linalg.svd(centred, full_matrices=False)
     share = np.square(values) / max(np.square(values).sum(), 1e-12)
-    return centred @ axes[:count].T, share[:count]
+    points, lacking = centred @ axes[:count].T, max(count - len(share), 0)
+    return np.pad(points, ((0, 0), (0, lacking))), np.pad(share[:count], (0, lacking))
 
 
 def latent_map(codes: Float[np.ndarray, "B Z"], lines: list[str], path: Path) -> Path:

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from flaxae import flags
+from flaxae.config import to_json
 from tests.helpers import ROOT
 
 
@@ -63,3 +65,16 @@ def test_what_is_done_is_read_and_the_table_says_what_was_refused(
     with pytest.raises(SystemExit, match="train.py ended with 75"):
         monkeypatch.setattr(bench, "run", lambda command, log: (75, 1.0))
         bench.main([*options[:4], "lora", "--steps=20"])
+
+
+def test_a_finished_run_of_another_config_is_not_told_as_this_one(bench, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    finished(tmp_path / "lora")
+    named = ["x", "--config=configs/causal_lm/smollm2_lora.py:lora", f"--workdir={tmp_path}"]
+    config = flags.parse(named)[0]
+    config.task.share_prefix = False
+    (tmp_path / "lora" / "config.json").write_text(json.dumps(to_json(config)))
+    monkeypatch.setattr(bench, "run", lambda *_: pytest.fail("nothing is to be trained"))
+    options = ["--workdir", str(tmp_path), "--threads=0", "--methods", "lora"]
+    with pytest.raises(SystemExit, match="share_prefix: False -> True"):
+        bench.main(options)

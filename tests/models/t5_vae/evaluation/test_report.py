@@ -54,6 +54,9 @@ def test_principal_axes():
     assert abs(np.corrcoef(points[:, 0], codes[:, 0])[0, 1]) > 0.99
     assert abs(np.corrcoef(points[:, 1], codes[:, 4])[0, 1]) > 0.99
     assert share[0] == pytest.approx(25 / 35, abs=0.05)
+    points, share = figures.principal_components(codes[:, :1])  # codes of one number
+    assert points.shape == (500, 2) and not points[:, 1].any()
+    np.testing.assert_allclose(share, [1, 0])
 
 
 def test_samples_for_the_log():
