@@ -15,9 +15,9 @@ from configs.t5_vae import python_lines
 from flaxae.config import Config, copy_config
 
 
-def get_config() -> Config:
+def get_config(preset: str = "full") -> Config:
     return copy_config(
-        python_lines.get_config(),
+        python_lines.get_config(preset),
         {
             "task.latent.ignored": True,
             "task.latent.dim": 1,
