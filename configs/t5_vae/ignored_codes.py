@@ -2,13 +2,15 @@
 
     python train.py --config=configs/t5_vae/ignored_codes.py --workdir=runs/t5_vae_ignored
 
-The decoder, its data and its steps are those of configs/t5_vae/python_lines.py, but it reads 1 for
-every code (`task.latent.ignored`): a language model of lines. The encoder is there, as small as it
+The decoder, its data and its steps (`:quick` too) are those of configs/t5_vae/python_lines.py, but
+it reads 1 for every code (`task.latent.ignored`): a language model of lines. The encoder is there, as small as it
 can be, and learns nothing. Texts are drawn, not chosen greedily, which would give one line only:
 
     vae.sample(1000, decode_temperature=1.0)
 
-Not measured yet.
+Measured, `:quick` (2,000 steps, seed 0): 5.24 nats a token on dev, exact match 0; of 1,000 texts
+.276 are valid Python at decode_temperature 1 and .372 at .8, all distinct; real dev lines .57. Some
+12 minutes on 2 cores at 110 GFLOP/s, beside tests. Not measured: the full 9,600 steps.
 """
 
 from configs.t5_vae import python_lines
