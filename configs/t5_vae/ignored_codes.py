@@ -3,8 +3,9 @@
     python train.py --config=configs/t5_vae/ignored_codes.py --workdir=runs/t5_vae_ignored
 
 The decoder, its data and its steps (`:quick` too) are those of configs/t5_vae/python_lines.py, but
-it reads 1 for every code (`task.latent.ignored`): a language model of lines. The encoder is there, as small as it
-can be, and learns nothing. Texts are drawn, not chosen greedily, which would give one line only:
+it reads 1 for every code (`task.latent.ignored`): a language model of lines. The encoder is there,
+as small as it can be, and learns nothing. Texts are drawn, not chosen greedily, which would give
+one line only:
 
     vae.sample(1000, decode_temperature=1.0)
 
