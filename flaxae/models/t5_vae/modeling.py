@@ -270,7 +270,7 @@ class T5VAE(nnx.Module):
         )
 
     def _placed(self, z: Float[Array, "B L Z"]) -> Float[Array, "B L Z"]:
-        """Where the decoder reads a code: on the sphere, if that is where codes are."""
+        """What the decoder reads of a code: nothing, its place on the sphere, or itself."""
         if self.latent.ignored:
             return jnp.ones_like(z)  # not 0: the memory's norm would divide by it
         return bottlenecks.on_sphere(z) if self.latent.sphere else z
