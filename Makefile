@@ -29,7 +29,7 @@ help:  ## this list
 	  awk -F: '{ printf "  %-12s %s\n", $$1, $$2 }'
 
 demo: $(STAMP)  ## train a T5-VAE on lines of Python and show what it does (PRESET=quick: a quarter of the time)
-	@$(BIN)/python -m flaxae.demo --preset=$(PRESET)
+	@$(BIN)/python -m flaxae.models.t5_vae.demo --preset=$(PRESET)
 
 test: $(STAMP)  ## the tests, without the slow ones
 	$(PYTEST) -n $(JOBS) --dist worksteal --durations=20 -m "not slow and not parity and not tpu and not beam"

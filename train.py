@@ -4,7 +4,8 @@ import shlex
 import sys
 from typing import Any
 
-from flaxae import flags
+from flaxae.command import run_main
+from flaxae.config import flags
 
 USAGE = "Trains, or resumes where the workdir's run stopped, or says that it is done."
 EXIT_CODES = {"done": 0, "already_done": 0, "sigterm": 75, "sigint": 130}
@@ -13,10 +14,10 @@ EXIT_CODES = {"done": 0, "already_done": 0, "sigterm": 75, "sigint": 130}
 def main(argv: list[str]) -> int:
     config, workdir, _ = flags.parse(["python train.py", *argv[1:]], usage=USAGE)
     # Before anything uses a device; a config file only builds dataclasses.
-    from flaxae import distributed
+    from flaxae.machine import distributed
 
     distributed.initialize()
-    from flaxae.train_loop import run
+    from flaxae.training.loop import run
 
     result = run(config, workdir)
     if distributed.is_main():
@@ -40,4 +41,4 @@ def describe(result: Any, workdir: str, argv: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(flags.run_main(main))
+    sys.exit(run_main(main))

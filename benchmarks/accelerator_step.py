@@ -30,6 +30,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flaxae.training.state import abstract_state, init_model, make_hparams, make_layout, make_state
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -186,17 +188,19 @@ def measure(case: Case, config: Any, args: argparse.Namespace) -> dict[str, Any]
     """One step's numbers. Raises JAX's own error where it does not fit."""
     import jax
 
-    from flaxae import metrics, sharding, train_step
+    from flaxae.machine import sharding
+    from flaxae.training import metrics
+    from flaxae.training import step as train_step
 
     task, mesh = config.task.make(config), sharding.make_mesh(config.mesh)
     spec, peak_before = task.batch_spec(), metrics.peak_memory_bytes()
     with jax.set_mesh(mesh):
-        layout = train_step.make_layout(task, config)
-        abstract = train_step.abstract_state(task, config, mesh)
+        layout = make_layout(task, config)
+        abstract = abstract_state(task, config, mesh)
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
-        hparams = train_step.make_hparams(task, [config], lanes=False)
+        hparams = make_hparams(task, [config], lanes=False)
         hparams = sharding.put(jax.device_get(hparams), sharding.replicated(mesh))
-        init = jax.jit(partial(train_step.make_state, task, config), out_shardings=shardings)
+        init = jax.jit(partial(make_state, task, config), out_shardings=shardings)
         state = init(hparams)
         frozen = draw_frozen(task, config, mesh)
         rows = sharding.batch_sharding(mesh)
@@ -242,10 +246,10 @@ def draw_frozen(task: Any, config: Any, mesh: Any) -> Any:
     """What the step does not train, over the mesh; {} of most families."""
     import jax
 
-    from flaxae import sharding, train_step
+    from flaxae.machine import sharding
 
     def make() -> Any:
-        return train_step.init_model(task, jax.numpy.uint32(0), config.frozen_seed)["frozen"]
+        return init_model(task, jax.numpy.uint32(0), config.frozen_seed)["frozen"]
 
     places = sharding.infer_sharding(jax.eval_shape(make), mesh, task.sharding_rules)
     return jax.jit(make, out_shardings=places)()

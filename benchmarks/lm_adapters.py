@@ -5,7 +5,7 @@ and adapter at the last token, all layers but the last, whose states torch gives
 norm only), `collect_prefix` (the same, where theirs too reads once what all prompts begin with, the
 chat's system message and the question), `generate` (greedy, one prompt, with the adapter).
 Same rows, weights, adapter, float32 and threads; each side batches as is best for it. Both sort by
-length. Ours packs (train), or is `flaxae.lm.collection.Collector` (collect): base and adapter rows
+length. Ours packs (train), or is `activations.collect.Collector` (collect): base and adapter rows
 in one batch, at most four lengths, no layer after the last that is wanted. As in `smollm2_lora.py`
 and by default it reads what all prompts begin with once (a row, a collection), and beside it whole
 prompts. Theirs pads to the longest row, runs base and adapter in turn and makes no scores but the
@@ -58,8 +58,8 @@ class Ours:
         from flax import nnx
 
         from flaxae import lm, peft
+        from flaxae.activations.collect import shared_prefix
         from flaxae.data.packing import pack
-        from flaxae.lm.collection import shared_prefix
         from flaxae.models.causal_lm import data as data_lib
 
         self.args = args
@@ -121,7 +121,7 @@ class Ours:
 
     def collect(self, rows: int, share_prefix: bool) -> Any:
         """(2, examples, layers, width): base and adapter, of the last token, sorted by length."""
-        from flaxae.lm.collection import Collector
+        from flaxae.activations.collect import Collector
 
         key = (rows, share_prefix)
         if key not in self._collectors:

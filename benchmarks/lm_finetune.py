@@ -93,8 +93,9 @@ def go_on(method: str, args: argparse.Namespace) -> dict[str, Any] | None:
 
 def same_config(options: list[str], folder: Path) -> None:
     """Ends this process where the run in a folder is of another config than these options say."""
-    from flaxae import flags, workdir
-    from flaxae.config import ConfigError
+    from flaxae.config import flags
+    from flaxae.errors import ConfigError
+    from flaxae.storage import workdir
 
     try:
         workdir.prepare(flags.parse(["lm_finetune", *options])[0], folder, None, main=False)

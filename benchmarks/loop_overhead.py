@@ -19,9 +19,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxae import sharding, workdir
 from flaxae.config import Config, copy_config
-from flaxae.train_loop import Loop
+from flaxae.machine import sharding
+from flaxae.storage import workdir
+from flaxae.training.loop import Loop
 
 ROOT = Path(__file__).resolve().parents[1]
 

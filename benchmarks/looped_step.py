@@ -22,6 +22,8 @@ from typing import Any
 
 import _threads
 
+from flaxae.training.state import abstract_state, make_hparams, make_layout, make_state
+
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 # width, heads, dimensions, points, b, T
@@ -65,19 +67,18 @@ class OurStep:
     def __init__(self, config: Any, lanes: int = 0):
         import jax
 
-        from flaxae import sharding, train_step
+        from flaxae.machine import sharding
+        from flaxae.training import step as train_step
 
         self.jax, task = jax, config.task.make(config)
         self.mesh = sharding.make_mesh(config.mesh)
         with jax.set_mesh(self.mesh):
-            layout = train_step.make_layout(task, config)
-            abstract = train_step.abstract_state(task, config, self.mesh, lanes)
+            layout = make_layout(task, config)
+            abstract = abstract_state(task, config, self.mesh, lanes)
             shardings = jax.tree.map(lambda x: x.sharding, abstract)
-            hparams = train_step.make_hparams(task, [config] * max(lanes, 1), bool(lanes))
+            hparams = make_hparams(task, [config] * max(lanes, 1), bool(lanes))
             self.hparams = sharding.put(jax.device_get(hparams), sharding.replicated(self.mesh))
-            init = jax.jit(
-                lambda h: train_step.make_state(task, config, h, lanes), out_shardings=shardings
-            )
+            init = jax.jit(lambda h: make_state(task, config, h, lanes), out_shardings=shardings)
             self.state = init(self.hparams)
             step = train_step.make_train_step(task, config, layout, shardings, lanes)
             began = time.perf_counter()

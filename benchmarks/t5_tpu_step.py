@@ -115,7 +115,7 @@ def main() -> None:
 
     jax.config.update("jax_platforms", "cpu")
     from flaxae import tpu_compile
-    from flaxae.config import ConfigError
+    from flaxae.errors import ConfigError
 
     try:
         chips = len(tpu_compile.topology(args.topology))

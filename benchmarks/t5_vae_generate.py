@@ -57,7 +57,7 @@ def measure(name: str, model: Any, tokenizer: Any, step: int, config: Any, args:
 
     from flaxae.data import embedded
     from flaxae.lm.t5.modeling import EOS
-    from flaxae.models.t5_vae.codec import Codec
+    from flaxae.text_autoencoder.codec import Codec
 
     codec = Codec(model, tokenizer, step)
     lines = embedded.corpus("python_lines", 200 * args.texts).examples[:: 200 // 2]
@@ -122,8 +122,8 @@ def main() -> None:
     except ImportError:
         sys.exit("this benchmark needs torch: make env-parity")
     torch.set_num_threads(args.threads)
-    from flaxae.loading import load
-    from flaxae.models.t5_vae.saving import read_tokenizer
+    from flaxae.models.t5_vae.api.saving import read_tokenizer
+    from flaxae.training.load import load
 
     config = runpy.run_path(str(ROOT / "configs/t5_vae/python_lines.py"))["get_config"]()
     cases = [measure("forced", *forced(config), 0, config, args)]

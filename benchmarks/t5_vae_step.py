@@ -18,6 +18,8 @@ from typing import Any
 
 import _threads
 
+from flaxae.training.state import abstract_state, make_hparams, make_layout, make_state
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
@@ -67,20 +69,19 @@ class OurStep:
     def __init__(self, config: Any):
         import jax
 
-        from flaxae import sharding, train_step
+        from flaxae.machine import sharding
+        from flaxae.training import step as train_step
 
         self.jax, self.task = jax, config.task.make(config)
         self.mesh = sharding.make_mesh(config.mesh)
         with jax.set_mesh(self.mesh):
-            layout = train_step.make_layout(self.task, config)
-            abstract = train_step.abstract_state(self.task, config, self.mesh)
+            layout = make_layout(self.task, config)
+            abstract = abstract_state(self.task, config, self.mesh)
             shardings = jax.tree.map(lambda x: x.sharding, abstract)
-            hparams = train_step.make_hparams(self.task, [config], lanes=False)
+            hparams = make_hparams(self.task, [config], lanes=False)
             replicated = sharding.replicated(self.mesh)
             self.hparams = sharding.put(jax.device_get(hparams), replicated)
-            init = jax.jit(
-                lambda h: train_step.make_state(self.task, config, h), out_shardings=shardings
-            )
+            init = jax.jit(lambda h: make_state(self.task, config, h), out_shardings=shardings)
             self.state = init(self.hparams)
             self.step = train_step.make_train_step(self.task, config, layout, shardings)
         self.rows = sharding.batch_sharding(self.mesh)
@@ -89,7 +90,7 @@ class OurStep:
         return sum(x.size for x in self.jax.tree.leaves(self.state["params"]))
 
     def put(self, batch: Any) -> Any:
-        from flaxae import sharding
+        from flaxae.machine import sharding
 
         return sharding.put(batch, self.rows)
 

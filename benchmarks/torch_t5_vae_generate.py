@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch_t5_vae import TorchT5VAE
 from transformers.modeling_outputs import BaseModelOutput
 
-from flaxae.compat import hf
 from flaxae.lm.t5 import params as t5_params
-from flaxae.train_step import nest
+from flaxae.tree import nest
+from flaxae.weights import hf
 
 
 class Injected(nn.Module):

@@ -16,8 +16,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from flaxae import flags, tpu_compile  # noqa: E402
-from flaxae.config import Config, copy_config  # noqa: E402
+from flaxae import tpu_compile
+from flaxae.config import (  # noqa: E402
+    Config,
+    copy_config,
+    flags,  # noqa: E402
+)
 
 TOKENS = 128
 MODELS = {

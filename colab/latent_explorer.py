@@ -112,7 +112,7 @@ if TINY:
     MODEL, CORPUS = TINY, f"{TINY}/corpus.txt"
 elif not MODEL:
     import flaxae
-    from flaxae.demo import run_demo
+    from flaxae.models.t5_vae.demo import run_demo
 
     os.chdir(os.path.dirname(os.path.dirname(flaxae.__file__)))  # where its configs are
     if not os.path.isdir("configs"):

@@ -3,8 +3,8 @@
 from typing import Any
 
 _LAZY = {
-    "load": "flaxae.loading:load",
-    "run": "flaxae.train_loop:run",
+    "load": "flaxae.training.load:load",
+    "run": "flaxae.training.loop:run",
     "Config": "flaxae.config:Config",
     "T5VAE": "flaxae.models.t5_vae.api:T5VAE",
 }

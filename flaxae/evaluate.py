@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from flaxae import flags, paths
-from flaxae.config import ConfigError
+from flaxae.command import run_main
+from flaxae.config import flags
+from flaxae.errors import ConfigError
+from flaxae.storage import paths
 
 REPORT = "report"  # the folder inside a workdir
 TEXT = "report.txt"  # what the task printed, to be shown again
@@ -47,7 +49,7 @@ def evaluate(
     Raises:
         ConfigError, CheckpointError: the workdir is not a run's, or nothing in it is readable.
     """
-    from flaxae.loading import load
+    from flaxae.training.load import load
 
     folder = report_folder(workdir, outdir)
     loaded = load(workdir, config_class, which)
@@ -66,7 +68,7 @@ def evaluate(
             new = _figures(local).items() - before.items()
             images = {str(f.relative_to(local).with_suffix("")): _pixels(f) for f, _ in sorted(new)}
     if images:
-        from flaxae.metrics import Writer
+        from flaxae.storage.metrics_file import Writer
 
         writer = Writer(workdir, loaded.config.log)
         writer.write(loaded.step, REPORT, {}, images=images)
@@ -116,4 +118,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(flags.run_main(main))
+    sys.exit(run_main(main))

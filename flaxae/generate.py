@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flaxae import flags
-from flaxae.config import require
+from flaxae.command import run_main
+from flaxae.errors import require
 
 STDIN = "-"
 
@@ -45,9 +45,9 @@ def prompt_ids(
 
 def task_of(adapter: str) -> Any:
     """The task of a run's folder; None for other folders, and for tasks that are not flaxae's."""
-    from flaxae import workdir
     from flaxae.config import from_json
     from flaxae.peft.hf_format import CONFIG, WEIGHTS
+    from flaxae.storage import workdir
 
     folder = Path(adapter)
     run = all((folder / name).is_file() for name in (CONFIG, "config.json"))
@@ -144,4 +144,4 @@ def run(args: argparse.Namespace, prompt: str, sampling: Any) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(flags.run_main(main))
+    sys.exit(run_main(main))

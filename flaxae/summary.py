@@ -4,7 +4,9 @@ import math
 import sys
 from typing import Any
 
-from flaxae import flags
+from flaxae.command import run_main
+from flaxae.config import flags
+from flaxae.training.state import abstract_state
 
 USAGE = "Prints a config's parameters, mesh and shardings; nothing is trained or allocated."
 OPTIONS = (flags.Option("devices", 0, "pretend to have that many CPU devices; 0: those there are"),)
@@ -23,14 +25,14 @@ def summary(config: Any) -> str:
     import jax
     from clu import parameter_overview
 
-    from flaxae import sharding, train_step
-    from flaxae.config import ConfigError
+    from flaxae.errors import ConfigError
+    from flaxae.machine import sharding
     from flaxae.tree import path_name
 
     task = config.task.make(config)
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        state = train_step.abstract_state(task, config, mesh)
+        state = abstract_state(task, config, mesh)
     try:
         spec = task.batch_spec()
     except ConfigError as error:  # sizes can be planned before the data are there
@@ -92,4 +94,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(flags.run_main(main))
+    sys.exit(run_main(main))

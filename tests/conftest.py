@@ -29,7 +29,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def split_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parameters of any size are split over fsdp; those of small models otherwise never are."""
-    monkeypatch.setattr("flaxae.sharding.MIN_SPLIT", 1)
+    monkeypatch.setattr("flaxae.machine.sharding.MIN_SPLIT", 1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

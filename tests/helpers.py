@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxae import checkpoint
+from flaxae.storage import checkpoint
 from tests.xla import COMPILE_FAST
 
 ROOT = Path(__file__).resolve().parents[1]

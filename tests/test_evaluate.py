@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 from matplotlib.figure import Figure
 
-from flaxae import evaluate, loading
+from flaxae import evaluate
 from flaxae.config import LogConfig
+from flaxae.training import load as loading
 
 
 def draw(path):

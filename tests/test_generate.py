@@ -11,14 +11,14 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from flaxae import generate as command
-from flaxae.compat import hf
-from flaxae.config import ConfigError
+from flaxae.command import run_main
 from flaxae.decoding import Sampling
-from flaxae.flags import run_main
+from flaxae.errors import ConfigError
 from flaxae.lm import generation
 from flaxae.lm.chat import ChatTokenizer, open_tokenizer
 from flaxae.lm.generation import Streamer, generate, left_padded
 from flaxae.lm.loading import LanguageModel
+from flaxae.weights import hf
 from tests.tiny.language_models import KINDS, context, random_ids, tiny
 
 TEMPLATE = (

@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers import ROOT, environment
 
-MODULES = ["flaxae", "flaxae.flags", "flaxae.train_loop", "flaxae.models.t5_vae.task"]
+MODULES = ["flaxae", "flaxae.config.flags", "flaxae.training.loop", "flaxae.models.t5_vae.task"]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -25,7 +25,7 @@ def test_neither_torch_nor_tensorflow(module):
 def test_no_device_is_used_by_importing():
     """jax.distributed must come before any use of a device, and imports come before it."""
     code = (
-        "import flaxae.train_loop, flaxae.models.t5_vae.task\n"
+        "import flaxae.training.loop, flaxae.models.t5_vae.task\n"
         "from jax._src import xla_bridge\n"
         "print(xla_bridge.backends_are_initialized())"
     )

@@ -14,7 +14,6 @@ and never all of it; 32 s to compile.
 
 from flaxae.config import (
     Config,
-    ConfigError,
     DataConfig,
     EvalConfig,
     LogConfig,
@@ -22,6 +21,7 @@ from flaxae.config import (
     SaveConfig,
     Schedule,
 )
+from flaxae.errors import ConfigError
 from flaxae.models.causal_lm.task import AdapterOptions, CausalLMConfig
 
 STEPS = 1000

@@ -14,7 +14,6 @@ ia3 3.02, norms 3.02, full 2.95 (3.35 s a step, 4.08 GB).
 
 from flaxae.config import (
     Config,
-    ConfigError,
     DataConfig,
     EvalConfig,
     LogConfig,
@@ -22,6 +21,7 @@ from flaxae.config import (
     SaveConfig,
     Schedule,
 )
+from flaxae.errors import ConfigError
 from flaxae.models.causal_lm.task import AdapterOptions, CausalLMConfig, Method
 
 # Method -> learning rate. `bias` is an error that says so: a Llama has no biases.

@@ -19,7 +19,6 @@ with a load of 9.
 
 from flaxae.config import (
     Config,
-    ConfigError,
     DataConfig,
     EvalConfig,
     LogConfig,
@@ -27,6 +26,7 @@ from flaxae.config import (
     SaveConfig,
     Schedule,
 )
+from flaxae.errors import ConfigError
 from flaxae.models.looped.modeling import ModelConfig
 from flaxae.models.looped.problems import Problem
 from flaxae.models.looped.task import LoopedConfig

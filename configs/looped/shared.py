@@ -11,7 +11,8 @@ passes a seed. How long they take is in the family's README.
 from typing import Any
 
 from configs.looped.linear import small
-from flaxae.config import Config, ConfigError
+from flaxae.config import Config
+from flaxae.errors import ConfigError
 from flaxae.models.looped.modeling import ModelConfig
 
 QUICK_SHARE = 6  # a quick run has one step in so many

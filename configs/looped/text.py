@@ -12,7 +12,6 @@ lines after 4 loops, 2.85 (2.86) after 32.
 
 from flaxae.config import (
     Config,
-    ConfigError,
     DataConfig,
     EvalConfig,
     LogConfig,
@@ -20,6 +19,7 @@ from flaxae.config import (
     SaveConfig,
     Schedule,
 )
+from flaxae.errors import ConfigError
 from flaxae.models.looped.core import Injection
 from flaxae.models.looped.text.modeling import TextModelConfig
 from flaxae.models.looped.text.task import TextConfig

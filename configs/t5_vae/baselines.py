@@ -16,7 +16,6 @@ from typing import Any
 
 from flaxae.config import (
     Config,
-    ConfigError,
     DataConfig,
     EvalConfig,
     LogConfig,
@@ -25,6 +24,7 @@ from flaxae.config import (
     Schedule,
 )
 from flaxae.data import embedded
+from flaxae.errors import ConfigError
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.models.t5_vae.bottlenecks import LatentConfig
 from flaxae.models.t5_vae.task import T5VAEConfig

@@ -11,7 +11,8 @@ no [CLS], so the states are averaged. `tiny`: the sizes and data of `baselines`.
 """
 
 from configs.t5_vae import baselines, wikipedia_base
-from flaxae.config import Config, ConfigError
+from flaxae.config import Config
+from flaxae.errors import ConfigError
 from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
 from flaxae.models.t5_vae.noise import NoiseConfig
 

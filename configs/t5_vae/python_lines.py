@@ -12,7 +12,6 @@ second); with huge pages, 6.2 steps a second (988 steps), it would take 26.
 
 from flaxae.config import (
     Config,
-    ConfigError,
     DataConfig,
     EvalConfig,
     LogConfig,
@@ -20,6 +19,7 @@ from flaxae.config import (
     SaveConfig,
     Schedule,
 )
+from flaxae.errors import ConfigError
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.models.t5_vae.modeling import LatentConfig
 from flaxae.models.t5_vae.task import T5VAEConfig

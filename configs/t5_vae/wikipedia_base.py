@@ -15,7 +15,6 @@ step compiled for v5e-8 needs 4.52 GiB of a chip's 16 (flaxae/tpu_compile/README
 
 from flaxae.config import (
     Config,
-    ConfigError,
     DataConfig,
     EvalConfig,
     LogConfig,
@@ -23,6 +22,7 @@ from flaxae.config import (
     SaveConfig,
     Schedule,
 )
+from flaxae.errors import ConfigError
 from flaxae.lm.t5.sizes import t5_size
 from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
 from flaxae.models.t5_vae.noise import NoiseConfig

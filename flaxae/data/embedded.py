@@ -19,8 +19,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flaxae.config import ConfigError
 from flaxae.data.text import Corpus, digest, make_corpus
+from flaxae.errors import ConfigError
 
 NAMES = ("python_lines", "docstrings")
 MIN_LENGTH, MAX_LENGTH = 8, 80  # characters of a Python line

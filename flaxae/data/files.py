@@ -5,8 +5,8 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 
-from flaxae.config import ConfigError
 from flaxae.data.text import Corpus, make_corpus
+from flaxae.errors import ConfigError
 
 MANIFEST = "manifest.json"
 SHARDS = (".txt", ".parquet")

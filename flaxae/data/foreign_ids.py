@@ -10,7 +10,7 @@ from typing import Any
 
 import tokenizers
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 
 _CHUNK = 10_000  # rows
 _ADDED = 16  # ids just above a vocabulary are tokens that were added to it (OPTIMUS's <BOS>)

@@ -2,7 +2,7 @@
 
 import os
 
-from flaxae.config import ConfigError, DataConfig, require
+from flaxae.config import DataConfig
 from flaxae.data import embedded, recipes, tables
 from flaxae.data.files import corpus_of, read_path
 from flaxae.data.loader import TextSource
@@ -10,6 +10,7 @@ from flaxae.data.pretrained import check_vocabulary, open_tokenizer
 from flaxae.data.text import Corpus, Splits, split_corpus
 from flaxae.data.tokenizer import Tokenizer, load_or_train
 from flaxae.data.tokens import encode
+from flaxae.errors import ConfigError, require
 
 
 def load_examples(data: DataConfig) -> Corpus:

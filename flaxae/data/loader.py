@@ -9,10 +9,11 @@ import grain
 import jax
 import numpy as np
 
-from flaxae.config import ConfigError, LongLines
+from flaxae.config import LongLines
 from flaxae.data.prefetch import Prefetcher
 from flaxae.data.tokenizer import EOS, PAD
 from flaxae.data.tokens import TokenTable
+from flaxae.errors import ConfigError
 
 _HASHED = 65536  # rows padded at once for the fingerprint
 

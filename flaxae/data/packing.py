@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxae.config import ConfigError, require
+from flaxae.errors import ConfigError, require
 from flaxae.nn.attention import SHARED
 
 

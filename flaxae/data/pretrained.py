@@ -8,9 +8,9 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from flaxae.compat import hf
-from flaxae.config import ConfigError
 from flaxae.data.tokenizer import SPECIALS, Tokenizer
+from flaxae.errors import ConfigError
+from flaxae.weights import hf
 
 BYT5 = "byt5"
 _PADDED = 128  # T5s round their vocabularies up to multiples of this

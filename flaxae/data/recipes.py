@@ -12,10 +12,11 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flaxae.config import ConfigError, DataConfig
+from flaxae.config import DataConfig
 from flaxae.data import tables
 from flaxae.data.files import Part, read_lines, read_path
 from flaxae.data.sentences import split_sentences, verdict
+from flaxae.errors import ConfigError
 
 FORM = "recipe:<name>[:local path]"
 _HELD_OUT = {"train": "", "validation": "dev", "test": "test_file"}

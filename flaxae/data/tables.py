@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from flaxae.config import ConfigError, DataConfig
+from flaxae.config import DataConfig
 from flaxae.data import foreign_ids
 from flaxae.data.files import Part
+from flaxae.errors import ConfigError
 
 FORMATS = {
     ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text",

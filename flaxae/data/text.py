@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 
 FILE_SHARE = {"test_file": 0.03, "dev": 0.015}  # of the files, held out whole
 LINE_SHARE = {"test_line": 0.02, "dev": 0.015}  # of the distinct lines of the other files

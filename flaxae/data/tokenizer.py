@@ -10,8 +10,9 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from flaxae.config import ConfigError, TokenizerKind
+from flaxae.config import TokenizerKind
 from flaxae.data.text import digest
+from flaxae.errors import ConfigError
 
 PAD, EOS, UNK = 0, 1, 2  # T5's
 SPECIALS = ("<pad>", "</s>", "<unk>")

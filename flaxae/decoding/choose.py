@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 
 # (scores, position, which rows of the batch these are) -> ids
 ChooseFn = Callable[[Float[Array, "B V"], Int[Array, ""], Int[Array, "B"]], Int[Array, "B"]]

@@ -13,7 +13,7 @@ from typing import Any
 
 _LAZY = {
     "Explorer": "flaxae.explore.backend:Explorer",
-    "open_model": "flaxae.explore.protocol:open_model",
+    "open_model": "flaxae.text_autoencoder.protocol:open_model",
     "app": "flaxae.explore.notebook:notebook_app",
     "serve": "flaxae.explore.serve:serve",
 }

@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from flaxae import flags
-from flaxae.config import ConfigError, require
-from flaxae.programs import keep_programs
+from flaxae.command import run_main
+from flaxae.errors import ConfigError, require
+from flaxae.machine.compile_cache import keep_programs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,4 +58,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(flags.run_main(main))
+    sys.exit(run_main(main))

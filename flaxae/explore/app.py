@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.explore import render
 from flaxae.explore.backend import Explorer
 from flaxae.explore.worker import Worker

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from flaxae.config import require
+from flaxae.errors import require
 from flaxae.explore import answers, texts
 from flaxae.explore.space import MOST_SAMPLES, Space
-from flaxae.latents import lerp_at, slerp_at
-from flaxae.text_measures import edit_distance, is_valid, way_of
+from flaxae.measures.text import edit_distance, is_valid, way_of
+from flaxae.text_autoencoder.latents import lerp_at, slerp_at
 
 FAR = 0.01  # less likely than this share of the corpus: far from it
 STEPS = 100  # of a slider between two texts

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from flaxae.config import ConfigError
 from flaxae.data.files import read_path
 from flaxae.data.text import digest
+from flaxae.errors import ConfigError
 
 MOST = 10_000  # texts of a map
 

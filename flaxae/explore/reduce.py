@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 
 MISSING = "UMAP needs a package that is not installed: pip install umap-learn"
 NEIGHBOURS = 15

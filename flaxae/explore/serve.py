@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flaxae.config import ConfigError, require
+from flaxae.errors import ConfigError, require
 from flaxae.explore.backend import Explorer
 
 TITLE = "Latent-space explorer"

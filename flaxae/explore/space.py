@@ -8,13 +8,13 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float
 
-from flaxae.config import ConfigError, require
 from flaxae.data.text import digest
+from flaxae.errors import ConfigError, require
 from flaxae.explore import answers, corpus, honesty, texts
 from flaxae.explore.cache import FOLDER, Cache
 from flaxae.explore.geometry import Shape, clusters, nearest
-from flaxae.explore.protocol import Autoencoder, open_model
 from flaxae.explore.reduce import umap
+from flaxae.text_autoencoder.protocol import Autoencoder, open_model
 
 LONGEST = 2000  # characters of a text that is looked at at all
 CLUSTERS = 8

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from flaxae.text_measures import is_valid
+from flaxae.measures.text import is_valid
 
 PYTHON_SHARE = 0.3  # of lines that parse, from which on a corpus counts as Python's
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 
 LIMIT = 64
 

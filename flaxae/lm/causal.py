@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.config import Section, require
+from flaxae.config import Section
+from flaxae.errors import require
 from flaxae.lm.layers import LayerCache, Where, run_layers
 from flaxae.losses import cross_entropy, linear_cross_entropy
 from flaxae.nn.attention import (

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from flaxae import sharding
-from flaxae.compat import hf
-from flaxae.compat.hf import Weight
-from flaxae.config import require
+from flaxae.errors import require
+from flaxae.machine import sharding
+from flaxae.weights import hf
+from flaxae.weights.hf import Weight
 
 
 def shapes(kind: Any, config: Any) -> dict[str, Any]:

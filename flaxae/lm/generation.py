@@ -11,8 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from flaxae import decoding
-from flaxae.config import require
 from flaxae.decoding import Sampling, mask_unused
+from flaxae.errors import require
 from flaxae.nn.stack import unstacked
 from flaxae.task import Context
 

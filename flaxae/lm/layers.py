@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.lm.activations import Recorder
+from flaxae.activations.read import Recorder
 from flaxae.nn.stack import call_blocks, scan_blocks, unstacked
 from flaxae.task import Context
 

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from flaxae.compat import gguf, hf
-from flaxae.config import ConfigError, require
+from flaxae.errors import ConfigError, require
 from flaxae.lm import files
 from flaxae.lm.causal import DTYPES
 from flaxae.lm.chat import TOKENIZER, ChatTokenizer, open_tokenizer
 from flaxae.lm.llama import params as llama
 from flaxae.lm.phi import params as phi
+from flaxae.weights import gguf, hf
 
 FAMILIES = (llama, phi)
 SMOLLM2 = "smollm2-135m"

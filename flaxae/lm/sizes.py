@@ -6,7 +6,7 @@ et al. 2023 and Li et al. 2023 (Phi). The two tiny ones are nobody's: they try c
 
 from typing import Any
 
-from flaxae.config import require
+from flaxae.errors import require
 from flaxae.lm.causal import CausalLM
 from flaxae.lm.llama.modeling import Llama, LlamaConfig
 from flaxae.lm.phi.modeling import Phi, PhiConfig

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from flaxae.sharding import gathered, split_rows
+from flaxae.machine.sharding import gathered, split_rows
 from flaxae.task import Context
 
 PRODUCT = "product"  # what policies of recomputation know matmuls with weights by

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flaxae.config import require
+from flaxae.errors import require
 from flaxae.nn.linear import PRODUCT
 from flaxae.task import Context
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flaxae.config import ConfigError, require
+from flaxae.errors import ConfigError, require
 from flaxae.peft import names as names_lib
 from flaxae.peft import target_modules as targets
 from flaxae.peft.bitfit import Bias, SavedLinear

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from flaxae.config import require
+from flaxae.errors import require
 
 Names = tuple[str, ...] | str | None
 

@@ -14,16 +14,16 @@ from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from flaxae import checkpoint
-from flaxae.config import ConfigError, require
+from flaxae.errors import ConfigError, require
 from flaxae.peft import names as names_lib
 from flaxae.peft.apply import DEFAULT, adapter_configs, add_adapter, remove_adapter, trainable
 from flaxae.peft.configs import AdapterConfig, BiasConfig, IA3Config, LoRAConfig
 from flaxae.peft.layers import AdapterParam
 from flaxae.peft.target_modules import is_target, unordered
 from flaxae.peft.tensors import Entry, entries, today
-from flaxae.restore import fingerprint
-from flaxae.train_step import lookup, nest
+from flaxae.storage import checkpoint
+from flaxae.storage.fingerprint import fingerprint
+from flaxae.tree import lookup, nest
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.nn.attention import Segments
 from flaxae.nn.linear import Linear
 from flaxae.task import Context

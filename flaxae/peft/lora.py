@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flaxae.machine.sharding import gathered
 from flaxae.nn.linear import Linear, align, dropout, product
 from flaxae.peft.layers import Adapter, AdapterConstant, LoRAParam, added, layer_of
-from flaxae.sharding import gathered
 from flaxae.task import Context
 
 

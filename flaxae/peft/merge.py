@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from flaxae.config import ConfigError, require
+from flaxae.errors import ConfigError, require
 from flaxae.peft.apply import active_names, copied, remove_adapter
 from flaxae.peft.layers import AdaptedLinear, Saved, adapted_modules
 from flaxae.peft.names import find

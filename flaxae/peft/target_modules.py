@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from flaxae.config import ConfigError, require
+from flaxae.errors import ConfigError, require
 from flaxae.peft.configs import AdapterConfig, IA3Config, Names
 
 ALL_LINEAR = "all-linear"

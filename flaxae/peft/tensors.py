@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxae.config import require
+from flaxae.errors import require
 from flaxae.peft.bitfit import Bias, SavedLinear
 from flaxae.peft.ia3 import IA3
 from flaxae.peft.layers import AdapterParam, Saved

@@ -4,7 +4,8 @@ import json
 import sys
 from typing import Any
 
-from flaxae import flags
+from flaxae.command import run_main
+from flaxae.config import flags
 
 USAGE = "Compiles a config's train step for a TPU slice, without a TPU, and says what it needs."
 OPTIONS = (
@@ -68,4 +69,4 @@ def refusal(error: Any, config: Any, name: str, slices: int, as_json: bool) -> s
 
 
 if __name__ == "__main__":
-    sys.exit(flags.run_main(main))
+    sys.exit(run_main(main))

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 
 GB, GIB = 1e9, 2**30
 

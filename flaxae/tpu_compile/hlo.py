@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8} | {

@@ -7,10 +7,13 @@ import re
 import time
 from typing import Any
 
-from flaxae import libtpu
-from flaxae.config import Config, ConfigError
+from flaxae.config import Config
+from flaxae.errors import ConfigError
+from flaxae.machine import libtpu
 from flaxae.tpu_compile.chips import chip_of
 from flaxae.tpu_compile.hlo import Collective, Program
+from flaxae.training.state import abstract_state, make_hparams, make_layout
+from flaxae.tree import nest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,22 +122,21 @@ def abstract_step(config: Config, devices: list[Any]) -> tuple[Any, Any, Any, An
     """
     import jax
 
-    from flaxae import sharding, train_step
+    from flaxae.machine import sharding
+    from flaxae.training import step as train_step
 
     task = config.task.make(config)
     mesh = sharding.make_mesh(config.mesh, devices)
     spec = task.batch_spec()
     sharding.check_batch(spec, mesh, config.accumulate)
     with jax.set_mesh(mesh):
-        layout = train_step.make_layout(task, config)
-        state = train_step.abstract_state(task, config, mesh)
+        layout = make_layout(task, config)
+        state = abstract_state(task, config, mesh)
         step = train_step.make_train_step(
             task, config, layout, jax.tree.map(lambda x: x.sharding, state)
         )
-        frozen = train_step.nest(
-            {path: var.get_value() for path, var in layout.templates["frozen"].items()}
-        )
-        hparams = jax.eval_shape(lambda: train_step.make_hparams(task, [config], lanes=False))
+        frozen = nest({path: var.get_value() for path, var in layout.templates["frozen"].items()})
+        hparams = jax.eval_shape(lambda: make_hparams(task, [config], lanes=False))
 
     def placed(tree: Any, shardings: Any) -> Any:
         return jax.tree.map(
@@ -283,9 +285,7 @@ def train_parameters(config: Config) -> int:
     """How many parameters are trained, counted from shapes."""
     import jax
 
-    from flaxae import train_step
-
-    layout = train_step.make_layout(config.task.make(config), config)
+    layout = make_layout(config.task.make(config), config)
     return sum(math.prod(v.shape) for v in jax.tree.leaves(layout.templates["params"]))
 
 

@@ -115,7 +115,7 @@ def get_config(preset="full"):
 
 @pytest.mark.slow
 def test_the_quick_demo_is_trained_in_the_notebook(tmp_path, monkeypatch):
-    from flaxae import demo
+    from flaxae.models.t5_vae import demo
 
     (tmp_path / "lines.txt").write_text(
         "\n".join(f"{line} # {i}" for i in range(9) for line in LINES)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flaxae.config import ConfigError
 from flaxae.data import embedded
 from flaxae.data.embedded import corpus
+from flaxae.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 

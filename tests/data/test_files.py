@@ -6,9 +6,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from flaxae.config import ConfigError, DataConfig
+from flaxae.config import DataConfig
 from flaxae.data.files import read_lines, read_path
 from flaxae.data.hub import load_examples, text_sources
+from flaxae.errors import ConfigError
 
 
 def test_read_lines_leaves_lines_as_they_are(tmp_path):

@@ -6,8 +6,9 @@ import datasets
 import pytest
 import tokenizers
 
-from flaxae.config import ConfigError, DataConfig
+from flaxae.config import DataConfig
 from flaxae.data.hub import load_examples
+from flaxae.errors import ConfigError
 
 TEXTS = [f"The {a} cat sat on mat {i}." for i in range(12) for a in ("black", "white")]
 BOS, EOS = 1, 2  # above the vocabulary, as OPTIMUS adds them

@@ -6,10 +6,11 @@ import json
 import datasets
 import pytest
 
-from flaxae.config import ConfigError, DataConfig
+from flaxae.config import DataConfig
 from flaxae.data.hub import load_examples, text_sources
 from flaxae.data.pretrained import byte_tokenizer
 from flaxae.data.tokenizer import Tokenizer
+from flaxae.errors import ConfigError
 
 TEXTS = [f"text number {i}" for i in range(40)]
 

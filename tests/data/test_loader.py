@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from flaxae.config import ConfigError, DataConfig, LongLines
+from flaxae.config import DataConfig, LongLines
 from flaxae.data.loader import ArraySource, IndexStream, TextSource
+from flaxae.errors import ConfigError
 from flaxae.task import Source
 
 

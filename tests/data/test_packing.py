@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from flaxae.config import ConfigError
 from flaxae.data.packing import Example, density, pack
+from flaxae.errors import ConfigError
 from flaxae.nn.attention import SHARED
 
 

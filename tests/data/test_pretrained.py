@@ -8,14 +8,9 @@ import sentencepiece
 import tokenizers
 from tokenizers import models
 
-from flaxae.config import ConfigError
-from flaxae.data.pretrained import (
-    byte_tokenizer,
-    check_own,
-    check_vocabulary,
-    open_tokenizer,
-)
+from flaxae.data.pretrained import byte_tokenizer, check_own, check_vocabulary, open_tokenizer
 from flaxae.data.tokenizer import Tokenizer, train
+from flaxae.errors import ConfigError
 
 LINES = [f"The {a} cat sat on {b} mats, {i} times." for i in range(40) for a, b in ("ab", "xy")]
 LINES += ["Na\u00efve caf\u00e9s serve tea.", "</s> is no end here."]

@@ -7,9 +7,10 @@ import types
 import datasets
 import pytest
 
-from flaxae.config import ConfigError, DataConfig
+from flaxae.config import DataConfig
 from flaxae.data.hub import load_examples, text_sources
 from flaxae.data.sentences import split_sentences, verdict
+from flaxae.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

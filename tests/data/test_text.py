@@ -2,8 +2,8 @@
 
 import pytest
 
-from flaxae.config import ConfigError
 from flaxae.data.text import MAX_EVAL_LINES, make_corpus, split_corpus
+from flaxae.errors import ConfigError
 
 
 def _corpus(num_files=40, lines=50):

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from flaxae.config import ConfigError
-from flaxae.explore import protocol
+from flaxae.errors import ConfigError
 from flaxae.explore.backend import Explorer
 from flaxae.explore.corpus import Corpus
 from flaxae.explore.space import LONGEST
+from flaxae.text_autoencoder import protocol
 from tests.explore.tiny import LINES, WIDTH, Letters
 
 

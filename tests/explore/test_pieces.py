@@ -6,9 +6,10 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from flaxae.config import ConfigError
-from flaxae.explore import corpus, export, honesty, protocol, render, texts
+from flaxae.errors import ConfigError
+from flaxae.explore import corpus, export, honesty, render, texts
 from flaxae.explore.reduce import umap
+from flaxae.text_autoencoder import protocol
 
 
 def test_differences():
@@ -116,7 +117,11 @@ def test_what_is_no_autoencoder(tmp_path):
         protocol.open_model(tmp_path / "nothing")
     with pytest.raises(ConfigError, match="not flaxae's own"):
         protocol.open_model(a_config(tmp_path, "os:system"))
-    for name in ("flaxae.optim:Config", "flaxae.nowhere.task:Config", "flaxae.config:Config"):
+    for name in (
+        "flaxae.training.optim:Config",
+        "flaxae.nowhere.task:Config",
+        "flaxae.config:Config",
+    ):
         with pytest.raises(ConfigError, match="no autoencoder"):
             protocol.open_model(a_config(tmp_path, name))
     with pytest.raises(ConfigError, match="no autoencoder"):

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.explore import __main__ as command
 from flaxae.explore import serve as serve_lib
 from flaxae.explore.app import Hub, Page

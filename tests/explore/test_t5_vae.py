@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import flaxae
-from flaxae.config import ConfigError
 from flaxae.data.tokenizer import train
-from flaxae.explore import protocol
+from flaxae.errors import ConfigError
 from flaxae.explore.backend import Explorer
+from flaxae.text_autoencoder import protocol
 from tests.models.t5_vae.tiny import tiny_config, tiny_model
 
 LINES = [f"{word} = {i}" for i in range(6) for word in ("x", "y", "name", "import os", "self")]
@@ -98,7 +98,7 @@ def test_too_long_says_the_limit(explorer):
 @pytest.mark.slow
 def test_a_runs_own_labels(tmp_path):
     """label<tab>text: what the run was trained with colours its map."""
-    from flaxae.train_loop import run
+    from flaxae.training.loop import run
 
     labels = {line: line.split()[0] for line in LINES}
     (tmp_path / "lines.txt").write_text("\n".join(f"{labels[line]}\t{line}" for line in LINES))

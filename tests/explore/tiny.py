@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 
 WIDTH = 12
 LINES = [f"{name} = {i}" for i in range(10) for name in ("x", "y", "count", "os", "self")]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.nn.attention import SHARED
 from flaxae.nn.stack import unstacked
 from tests.tiny.language_models import KINDS, context, random_ids, tiny

@@ -10,12 +10,13 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from flaxae import lm
-from flaxae.config import ConfigError, MeshConfig
+from flaxae.config import MeshConfig
+from flaxae.errors import ConfigError
 from flaxae.lm import loading
 from flaxae.lm.llama import params as llama
 from flaxae.lm.loading import LanguageModel
 from flaxae.lm.phi import params as phi
-from flaxae.sharding import make_mesh
+from flaxae.machine.sharding import make_mesh
 from tests.tiny.language_models import KINDS, LLAMA3, tiny
 
 FAMILIES = {"llama": llama, "phi": phi}

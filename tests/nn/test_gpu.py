@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxae import losses, peft, sharding
-from flaxae.config import ConfigError, MeshConfig
+from flaxae import losses, peft
+from flaxae.config import MeshConfig
+from flaxae.errors import ConfigError
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.lm.t5.modeling import T5
+from flaxae.machine import sharding
 from flaxae.nn import gpu
 from flaxae.nn.attention import Attention
 from flaxae.nn.gpu import attention, gate, loss, norm

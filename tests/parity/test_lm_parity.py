@@ -154,7 +154,7 @@ def test_the_first_names_of_phi_hold_the_same_model(tmp_path):
 def test_hidden_states_equal_transformers(kind, tmp_path):
     import torch
 
-    from flaxae.lm import activations
+    from flaxae.activations import read as activations
 
     model, loaded = draw(kind, tmp_path), lm.load(tmp_path).model
     attention = "dense" if kind == "phi" else "o_proj"

@@ -9,8 +9,7 @@ import pytest
 from flax import nnx
 
 from flaxae import peft
-from flaxae.compat import hf
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.lm import files
 from flaxae.lm.llama import params as llama_params
 from flaxae.lm.phi import params as phi_params
@@ -18,6 +17,7 @@ from flaxae.lm.t5 import params as t5_params
 from flaxae.lm.t5.generation import encode
 from flaxae.lm.t5.generation import logits as t5_logits
 from flaxae.task import Context
+from flaxae.weights import hf
 
 pytestmark = pytest.mark.parity
 IDS = np.asarray([[5, 9, 13, 1, 40, 41], [7, 8, 21, 10, 11, 30]])

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from flaxae import peft
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.peft.lora import LoRA, lengths, updated_lengths
 from flaxae.task import Taps
 from tests.peft.tiny import (

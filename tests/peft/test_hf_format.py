@@ -10,7 +10,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from flaxae import peft
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.lm.phi.modeling import Phi, PhiConfig
 from tests.peft.test_adapters import CONFIGS, trained
 from tests.peft.tiny import Net, moved, run, t5

@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 
 from flaxae import peft
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.lm.phi.modeling import Phi, PhiConfig
 from flaxae.peft import target_modules as targets
 from flaxae.peft.names import model_type, sites

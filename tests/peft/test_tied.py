@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from flaxae import lm, peft
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.lm.loading import LanguageModel
 from tests.peft.tiny import run_t5, t5
 from tests.tiny.language_models import context, random_ids, tiny

@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 
-from flaxae import distributed, flags
-from flaxae.checkpoint import Checkpointer
-from flaxae.train_loop import Loop, run
+from flaxae.command import run_main
+from flaxae.machine import distributed
+from flaxae.storage.checkpoint import Checkpointer
+from flaxae.training.loop import Loop, run
 from tests.tiny.family import Problems, tiny_config
 
 
@@ -56,4 +57,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(flags.run_main(main))
+    sys.exit(run_main(main))

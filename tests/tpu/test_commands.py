@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flaxae import flags
+from flaxae.config import flags
 from tests.tpu.world import ROOT, World
 
 PLACES = ("README.md", "tpu/README.md", "tpu/run.sh")

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from flaxae import flags
+from flaxae.config import flags
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((Path(__file__).parent / "jobset_schema.json").read_text())

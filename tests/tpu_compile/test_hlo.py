@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.tpu_compile.hlo import Program
 from flaxae.tpu_compile.program import held_bytes
 

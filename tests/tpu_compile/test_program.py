@@ -11,13 +11,15 @@ from typing import Any
 import jax
 import pytest
 
-from flaxae import tpu_compile, train_step
-from flaxae.config import Config, ConfigError, DataConfig, MeshConfig, OptimConfig
+from flaxae import tpu_compile
+from flaxae.config import Config, DataConfig, MeshConfig, OptimConfig
+from flaxae.errors import ConfigError
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
 from flaxae.models.t5_vae.task import T5VAEConfig
 from flaxae.tpu_compile.__main__ import refusal
 from flaxae.tpu_compile.page import _messages, page
+from flaxae.training.state import make_layout
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.tpu
@@ -78,7 +80,7 @@ def test_parameters_are_gathered_once_and_once_more_where_blocks_are_recomputed(
 
 def test_layers_gradients_are_reduced_and_scattered_once():
     config = tiny()
-    shapes = train_step.make_layout(config.task.make(config), config).templates["params"]
+    shapes = make_layout(config.task.make(config), config).templates["params"]
     kernels = sum(
         math.prod(x.shape)
         for path, x in jax.tree_util.tree_leaves_with_path(shapes)

@@ -4,11 +4,11 @@ import argparse
 import os
 import sys
 
-from flaxae.config import ConfigError
 from flaxae.data.sentences import MAX_WORDS, MIN_WORDS
 from flaxae.data.wikipedia import beam, build
 from flaxae.data.wikipedia.shards import FORMATS, Plan
 from flaxae.data.wikipedia.sources import open_source
+from flaxae.errors import ConfigError
 
 DEFAULT = "hf:wikimedia/wikipedia:20231101.en"
 

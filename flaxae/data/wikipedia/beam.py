@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flaxae.config import ConfigError
 from flaxae.data.wikipedia import clean, shards
 from flaxae.data.wikipedia.build import sentences_of
 from flaxae.data.wikipedia.shards import Plan, Sentences
+from flaxae.errors import ConfigError
 
 _PIECES = 1024  # that a table is read in
 

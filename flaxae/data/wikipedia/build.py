@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from flaxae.config import ConfigError
 from flaxae.data.text import digest
 from flaxae.data.wikipedia import clean, shards
 from flaxae.data.wikipedia.shards import Plan, Sentences
+from flaxae.errors import ConfigError
 
 _ORDER, _STARTS = "order.npy", "starts.npy"
 

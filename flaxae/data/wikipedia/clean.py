@@ -4,8 +4,8 @@ import collections
 import re
 from typing import Any
 
-from flaxae.config import ConfigError
 from flaxae.data.sentences import split_sentences, verdict
+from flaxae.errors import ConfigError
 
 # What follows these headings is lists of titles and links.
 _LAST = re.compile(

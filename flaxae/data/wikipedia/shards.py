@@ -14,10 +14,10 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
-from flaxae.config import ConfigError
 from flaxae.data.files import MANIFEST
 from flaxae.data.text import digest
 from flaxae.data.wikipedia.sources import Source
+from flaxae.errors import ConfigError
 
 RECIPE = "wikipedia-sentences-1"  # part of the fingerprint: change it with what is kept
 FORMATS = ("txt", "parquet")

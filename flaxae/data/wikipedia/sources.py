@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flaxae.config import ConfigError
 from flaxae.data.tables import load_hub, load_local, reason
 from flaxae.data.text import digest
+from flaxae.errors import ConfigError
 
 Article = tuple[str, str]  # title, text
 Piece = Any  # what `read` takes: a path, or (first row, end)

@@ -9,7 +9,7 @@ import panel as pn
 from flaxae.explore import render
 from flaxae.explore.export import Table, as_csv, as_picture
 from flaxae.explore.space import LONGEST
-from flaxae.text_measures import is_valid
+from flaxae.measures.text import is_valid
 
 COPY = "navigator.clipboard.writeText(source.value)"
 MONOSPACE = "input { font-family: ui-monospace, monospace }"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flaxae.config import require
+from flaxae.errors import require
 from flaxae.lm.causal import CausalConfig, CausalLM, SelfAttention
 from flaxae.lm.layers import LayerCache, Where
 from flaxae.nn.linear import Linear

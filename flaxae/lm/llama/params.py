@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from flaxae.compat.hf import Table, Weight
-from flaxae.config import require
+from flaxae.errors import require
 from flaxae.lm import files
 from flaxae.lm.llama.modeling import Llama, LlamaConfig
 from flaxae.nn.rope import RopeScaling
+from flaxae.weights.hf import Table, Weight
 
 MODEL = Llama
 MODEL_TYPES = ("llama",)

@@ -3,10 +3,10 @@
 import math
 from typing import Any
 
-from flaxae.compat.hf import Table, Weight
-from flaxae.config import require
+from flaxae.errors import require
 from flaxae.lm import files
 from flaxae.lm.phi.modeling import Phi, PhiConfig
+from flaxae.weights.hf import Table, Weight
 
 MODEL = Phi
 OLD_TYPES = ("phi-msft",)  # what Microsoft's own code was called

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.config import Section, require
+from flaxae.config import Section
+from flaxae.errors import require
 from flaxae.nn.attention import Attention, Bias, Segments
 from flaxae.nn.linear import dropout
 from flaxae.nn.mlp import MLP, FeedForward

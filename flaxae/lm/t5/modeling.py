@@ -12,17 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.config import require
+from flaxae.errors import require
 from flaxae.lm.t5.blocks import DecoderBlock, EncoderBlock, T5Config
 from flaxae.losses import cross_entropy, linear_cross_entropy
-from flaxae.nn.attention import (
-    Bias,
-    RelativeBias,
-    Segments,
-    causal_bias,
-    padding_bias,
-    with_slot,
-)
+from flaxae.nn.attention import Bias, RelativeBias, Segments, causal_bias, padding_bias, with_slot
 from flaxae.nn.linear import Embedding, Linear, dropout
 from flaxae.nn.norm import RMSNorm
 from flaxae.nn.stack import call_blocks, scan_blocks, stacked, unstacked

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from flaxae import sharding
-from flaxae.compat import hf
-from flaxae.compat.hf import Table, Weight
-from flaxae.config import ConfigError, require
+from flaxae.errors import ConfigError, require
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.lm.t5.modeling import EOS, PAD, T5
+from flaxae.machine import sharding
 from flaxae.nn.mlp import FeedForward
+from flaxae.weights import hf
+from flaxae.weights.hf import Table, Weight
 
 SHARED, HEAD = "shared.weight", "lm_head.weight"
 ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")

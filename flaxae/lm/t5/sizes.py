@@ -5,7 +5,7 @@ Raffel et al. 2020 (T5), Xue et al. 2021 (mT5) and 2022 (byT5), Tay et al. 2022 
 
 from typing import Any
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.nn.mlp import FeedForward
 

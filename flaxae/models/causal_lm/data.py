@@ -13,9 +13,10 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxae.config import ConfigError, DataConfig, require
+from flaxae.config import DataConfig
 from flaxae.data import embedded
 from flaxae.data.packing import Example
+from flaxae.errors import ConfigError, require
 
 SIGNATURES = "signatures"
 ASK = "Write the first sentence of the docstring of this Python function.\n\n"

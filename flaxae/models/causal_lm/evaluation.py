@@ -11,7 +11,7 @@ from flax import nnx
 
 from flaxae import peft
 from flaxae.lm.generation import generate
-from flaxae.stats import paired_difference, ratio
+from flaxae.measures.stats import paired_difference, ratio
 from flaxae.task import Context
 
 SPLITS = ("dev", "test")

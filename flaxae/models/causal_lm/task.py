@@ -14,13 +14,14 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from flaxae import peft
-from flaxae.config import Config, Section, TaskConfig, require
+from flaxae.activations.collect import shared_prefix
+from flaxae.config import Config, Section, TaskConfig
 from flaxae.data.loader import ArraySource
 from flaxae.data.packing import density, pack
-from flaxae.lm.collection import shared_prefix
+from flaxae.errors import require
 from flaxae.models.causal_lm import data as data_lib
 from flaxae.task import Context, Loss, Source, Task
-from flaxae.train_step import nest
+from flaxae.tree import nest
 
 
 class Method(enum.Enum):

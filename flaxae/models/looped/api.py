@@ -12,11 +12,12 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from flaxae import checkpoint
-from flaxae import workdir as workdir_lib
-from flaxae.config import Config, ConfigError, from_json, require, to_json
+from flaxae.config import Config, from_json, to_json
+from flaxae.errors import ConfigError, require
 from flaxae.models.looped.modeling import LoopedTransformer
 from flaxae.models.looped.task import LoopedConfig
+from flaxae.storage import checkpoint
+from flaxae.storage import workdir as workdir_lib
 from flaxae.task import Context
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -47,7 +48,7 @@ class LoopedModel:
         require(bool(found), f"{directory} is no looped model: it has neither {WEIGHTS} nor a run")
         config = workdir_lib.stored_config(folder)
         _check_family(config, folder)
-        from flaxae.loading import load
+        from flaxae.training.load import load
 
         loaded = load(folder)
         return cls(loaded.model, loaded.config)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.config import Section, require
+from flaxae.config import Section
+from flaxae.errors import require
 from flaxae.models.looped.blocks import STD, Block
 from flaxae.nn.linear import Linear, align
 from flaxae.nn.norm import LayerNorm

@@ -237,7 +237,7 @@ def measure(workdir: Path, names: tuple[str, ...]) -> dict[str, Any]:
     Returns:
         Name -> what was measured.
     """
-    from flaxae.loading import load
+    from flaxae.training.load import load
 
     out, loaded = {}, None
     for name in names:

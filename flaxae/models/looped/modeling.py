@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from flaxae.config import require
+from flaxae.errors import require
 from flaxae.models.looped.core import Injection as Injection
 from flaxae.models.looped.core import LoopedBlocks, LoopSizes
 from flaxae.nn.linear import Linear

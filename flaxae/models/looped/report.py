@@ -18,13 +18,17 @@ from typing import Any
 
 import jax
 
-from flaxae import flags, sweep, workers
-from flaxae.config import Config, ConfigError, LogConfig
-from flaxae.metrics import Writer
+from flaxae import sweep
+from flaxae.command import run_main
+from flaxae.config import Config, LogConfig, flags
+from flaxae.errors import ConfigError
+from flaxae.machine.compile_cache import keep_programs
 from flaxae.models.looped import evaluation, figures
 from flaxae.models.looped.verdicts import Claim, cell, claims_table, look_up
-from flaxae.programs import keep_programs
-from flaxae.sweep_plan import Plan
+from flaxae.storage.metrics_file import Writer
+from flaxae.sweep import workers
+from flaxae.sweep.__main__ import main as sweep_main
+from flaxae.sweep.plan import Plan
 
 CONFIGS = "configs/looped"
 SEEDS = (0, 1, 2)
@@ -199,7 +203,7 @@ def main(argv: list[str]) -> int:
     failed = []
     for name in named:
         print(f"== {name}", flush=True)
-        code = sweep.main([f"--config={name}", f"--workdir={workdir}"])
+        code = sweep_main([f"--config={name}", f"--workdir={workdir}"])
         if code in stops:
             return code
         failed += [name] * (code != 0)
@@ -214,4 +218,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(flags.run_main(main))
+    sys.exit(run_main(main))

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from flaxae.config import ConfigError
 from flaxae.data.tables import load_local
 from flaxae.data.text import digest
+from flaxae.errors import ConfigError
 
 SUFFIXES = (".csv", ".parquet")
 

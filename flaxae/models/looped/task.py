@@ -8,12 +8,13 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from flaxae.config import Config, TaskConfig, require
+from flaxae.config import Config, TaskConfig
+from flaxae.errors import require
+from flaxae.machine.sharding import split_rows
 from flaxae.models.looped import problems, tables
 from flaxae.models.looped.depth import grown, random_loops
 from flaxae.models.looped.modeling import LoopedTransformer, ModelConfig
 from flaxae.models.looped.problems import Drawn, Problem
-from flaxae.sharding import split_rows
 from flaxae.task import Context, Loss, Source, Task
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxae import stats
+from flaxae.measures import stats
 
 EQUAL_STEPS = "curve at equal steps"  # a claim's path: see `at_step`
 WINDOW = 0.1  # of the steps so far: a training batch by itself is too noisy

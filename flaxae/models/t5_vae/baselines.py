@@ -14,9 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flaxae import flags, stats
-from flaxae.config import Config, ConfigError, config_hash, copy_config
+from flaxae.command import run_main
+from flaxae.config import Config, config_hash, copy_config
+from flaxae.errors import ConfigError
 from flaxae.evaluate import REPORT
+from flaxae.measures import stats
 
 CONFIG = "configs/t5_vae/baselines.py"
 # Heading -> where a report has the number; all of the dev split.
@@ -96,7 +98,7 @@ def read_record(path: Path) -> dict[str, dict[str, Any]]:
 @functools.cache
 def running_commit() -> str:
     """The commit that this process began with: a checkout may move on during hours of runs."""
-    from flaxae.workdir import versions
+    from flaxae.storage.workdir import versions
 
     return versions()["commit"]
 
@@ -109,9 +111,9 @@ def add_to_record(path: Path, row: dict[str, Any]) -> None:
 
 def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any] | None:
     """A run's report, made where it is not there yet; None: the run was interrupted."""
-    from flaxae.loading import load
     from flaxae.models.t5_vae.evaluation import Sizes, report
-    from flaxae.train_loop import run
+    from flaxae.training.load import load
+    from flaxae.training.loop import run
 
     path = workdir / REPORT / "report.json"
     if not path.exists():
@@ -194,4 +196,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(flags.run_main(main))
+    sys.exit(run_main(main))

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flaxae.config import Section, require
+from flaxae.config import Section
+from flaxae.errors import require
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.nn.attention import Attention, padding_bias
 from flaxae.nn.linear import Linear

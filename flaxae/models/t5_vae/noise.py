@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from flaxae.config import Section, require
+from flaxae.config import Section
+from flaxae.errors import require
 from flaxae.lm.t5.modeling import EOS, PAD, shift_right
 from flaxae.nn.linear import dropout
 from flaxae.task import Context

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.config import require
+from flaxae.errors import require
 from flaxae.losses import kl_to_standard_normal
 from flaxae.task import Carry
 

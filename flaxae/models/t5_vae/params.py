@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from flaxae.compat import hf
-from flaxae.config import require
+from flaxae.errors import require
 from flaxae.lm.t5 import params as t5_params
 from flaxae.lm.t5.blocks import T5Config
+from flaxae.weights import hf
 
 
 def load_pretrained(

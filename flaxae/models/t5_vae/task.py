@@ -11,8 +11,9 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from flaxae.config import Config, TaskConfig, require
+from flaxae.config import Config, TaskConfig
 from flaxae.data.plan import planned_spec
+from flaxae.errors import require
 from flaxae.lm.t5.modeling import PAD, T5Config
 from flaxae.losses import Kernel, mmd
 from flaxae.models.t5_vae import flops, objectives

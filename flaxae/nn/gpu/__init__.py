@@ -11,7 +11,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.task import Context
 
 MODES = ("auto", "off", "interpret")  # interpret: the kernels' own code by plain JAX, anywhere

@@ -9,13 +9,14 @@ from pathlib import Path
 import datasets
 import pytest
 
-from flaxae.config import ConfigError, DataConfig
+from flaxae.config import DataConfig
 from flaxae.data.hub import load_examples
 from flaxae.data.wikipedia import clean, shards
 from flaxae.data.wikipedia.__main__ import main
 from flaxae.data.wikipedia.build import build
 from flaxae.data.wikipedia.shards import Plan
 from flaxae.data.wikipedia.sources import Dump, Hub, Tfds, open_source
+from flaxae.errors import ConfigError
 from tests.data.wikipedia.dump import ALAN, dump
 
 

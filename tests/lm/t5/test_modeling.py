@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxae.config import ConfigError
 from flaxae.decoding import mask_unused
+from flaxae.errors import ConfigError
 from flaxae.lm.t5.modeling import T5, T5Config, shift_right
 from flaxae.nn.mlp import FeedForward
 from flaxae.task import Context

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from flaxae.compat import hf
-from flaxae.config import ConfigError, MeshConfig
+from flaxae.config import MeshConfig
+from flaxae.errors import ConfigError
 from flaxae.lm.t5 import params as t5_params
 from flaxae.lm.t5.generation import encode, generate, logits
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.lm.t5.params import config_from_hf, config_to_hf
 from flaxae.lm.t5.sizes import SIZES, t5_size
+from flaxae.machine.sharding import make_mesh
 from flaxae.nn.mlp import FeedForward
-from flaxae.sharding import make_mesh
 from flaxae.task import Context
+from flaxae.weights import hf
 
 SMALL: dict = dict(
     d_model=16, d_ff=24, d_kv=4, num_heads=2, num_layers=2, num_decoder_layers=1, vocab_size=40
@@ -77,7 +78,7 @@ def test_what_is_saved_is_loaded(kind, request, tmp_path):
 
 def test_sharded_loading_places_what_the_rules_say(untied, tmp_path, monkeypatch):
     config, params = untied
-    monkeypatch.setattr("flaxae.sharding.MIN_SPLIT", 1)
+    monkeypatch.setattr("flaxae.machine.sharding.MIN_SPLIT", 1)
     t5_params.save(tmp_path, params, config)
     mesh = make_mesh(MeshConfig(fsdp=8))
     largest = []

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from flaxae import flags
-from flaxae.config import to_json
+from flaxae.config import flags, to_json
 from tests.helpers import ROOT
 
 

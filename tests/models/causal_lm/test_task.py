@@ -10,7 +10,8 @@ from flax import nnx
 
 from configs.causal_lm import smollm2_lora
 from flaxae import lm, peft
-from flaxae.config import ConfigError, DataConfig, from_json, to_json
+from flaxae.config import DataConfig, from_json, to_json
+from flaxae.errors import ConfigError
 from flaxae.lm.llama.modeling import Llama, LlamaConfig
 from flaxae.models.causal_lm import data as data_lib
 from flaxae.models.causal_lm.task import AdapterOptions, Method

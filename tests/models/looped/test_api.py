@@ -7,10 +7,10 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.models.looped.api import LoopedModel
 from flaxae.task import Context
-from flaxae.train_loop import run
+from flaxae.training.loop import run
 from tests.models.looped.tiny import tiny_config
 
 XS, YS, QUERY = (np.random.default_rng(0).normal(size=s) for s in [(5, 3, 2), (5, 3), (5, 2)])

@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.models.looped.blocks import gelu
-from flaxae.models.looped.modeling import (
-    Injection,
-    LoopedTransformer,
-    ModelConfig,
-    keep_tokens,
-)
+from flaxae.models.looped.modeling import Injection, LoopedTransformer, ModelConfig, keep_tokens
 from flaxae.task import Context
 
 B, N, DIMS = 3, 4, 3

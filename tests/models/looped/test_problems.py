@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.models.looped import baselines, tables
 from flaxae.models.looped.problems import (
     DEPTH,

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import flaxae
-from flaxae import sweep
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.models.looped import evaluation, report
 from flaxae.models.looped.report import Experiment
 from flaxae.models.looped.verdicts import Claim
-from flaxae.train_loop import run
+from flaxae.sweep.__main__ import main as sweep_main
+from flaxae.training.loop import run
 from tests.models.looped.tiny import tiny_config
 
 CONFIG = """
@@ -82,7 +82,7 @@ def test_an_experiment_trains_each_run_once_and_goes_on(tmp_path, capsys, monkey
     (tmp_path / "report_tiny.py").write_text(CONFIG)
     work = tmp_path / "w"
     command = [f"--config={tmp_path / 'report_tiny.py'}:quick", f"--workdir={work}"]
-    assert sweep.main(command) == 0
+    assert sweep_main(command) == 0
     trained = {p.parent.name: p.stat().st_mtime_ns for p in work.glob("*/result.json")}
     assert len(trained) == 2  # two names, two seeds, one config
     tables = work / "tables" / "report_tiny"
@@ -93,10 +93,10 @@ def test_an_experiment_trains_each_run_once_and_goes_on(tmp_path, capsys, monkey
         assert (tables / f"{name}.png").stat().st_size > 1000
         assert "<svg" in (tables / f"{name}.svg").read_text()
     assert list((tables / "tensorboard").iterdir())
-    assert sweep.main(command) == 0
+    assert sweep_main(command) == 0
     assert trained == {p.parent.name: p.stat().st_mtime_ns for p in work.glob("*/result.json")}
     (work / next(iter(trained)) / "measures" / "loops.json").unlink()
-    assert sweep.main(command) == 0
+    assert sweep_main(command) == 0
     assert (tables / "report.md").read_text() == page
 
 

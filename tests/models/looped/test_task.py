@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 import flaxae
-from flaxae import train_step
-from flaxae.config import ConfigError, copy_config
+from flaxae.config import copy_config
+from flaxae.errors import ConfigError
 from flaxae.models.looped import problems
 from flaxae.models.looped.depth import grown, random_loops
 from flaxae.models.looped.modeling import LoopedTransformer
@@ -18,7 +18,9 @@ from flaxae.models.looped.problems import Drawn
 from flaxae.models.looped.task import LoopedTask
 from flaxae.sweep import group_by_shape
 from flaxae.task import Context
-from flaxae.train_loop import Loop, run
+from flaxae.training import step as train_step
+from flaxae.training.loop import Loop, run
+from flaxae.training.state import make_hparams, make_layout, make_state
 from tests.helpers import arrays_of, assert_same, log_of
 from tests.models.looped.tiny import tiny_config
 
@@ -185,10 +187,10 @@ def test_flops_are_those_of_the_compiled_step():
         task__grad_loops=1,
     )  # fmt: skip
     task = config.task.make(config)
-    layout = train_step.make_layout(task, config)
+    layout = make_layout(task, config)
     update = train_step.make_update(task, config, layout)
-    hparams = train_step.make_hparams(task, [config], False)
-    state = jax.eval_shape(lambda: train_step.make_state(task, config, hparams))
+    hparams = make_hparams(task, [config], False)
+    state = jax.eval_shape(lambda: make_state(task, config, hparams))
     compiled = jax.jit(update).lower(state, {}, {}, hparams).compile()
     # The compiler counts the cut loops' body once, though it runs b - T = 0 times.
     counted = compiled.cost_analysis()["flops"] * 3 / 4

@@ -14,16 +14,19 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 import flaxae
-from flaxae.checkpoint import Checkpointer
-from flaxae.config import ConfigError, to_json
+from flaxae.config import to_json
 from flaxae.data.tokenizer import Tokenizer, train
 from flaxae.decoding import Sampling
-from flaxae.models.t5_vae import api, codec, pretrained
+from flaxae.errors import ConfigError
+from flaxae.models.t5_vae import api
+from flaxae.models.t5_vae.api import pretrained
 from flaxae.models.t5_vae.bottlenecks import LatentConfig
-from flaxae.models.t5_vae.prior import GaussianPrior
+from flaxae.storage.checkpoint import Checkpointer
+from flaxae.storage.workdir import write_json
 from flaxae.task import Context
-from flaxae.train_step import init_model
-from flaxae.workdir import write_json
+from flaxae.text_autoencoder import codec
+from flaxae.text_autoencoder.priors import GaussianPrior
+from flaxae.training.state import init_model
 from tests.helpers import ROOT, environment
 from tests.models.t5_vae.tiny import tiny_config
 

@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.models.t5_vae import baselines
 
 VARIANTS = {"ae": {}, "beta_vae": {"task.kl_weight": 0.5, "task.latent.gaussian": True}}
@@ -68,7 +68,7 @@ def test_a_row_that_was_cut_off_is_trained_again(tmp_path, trained):
 def test_rows_name_the_commit_that_the_process_began_with(tmp_path, trained, monkeypatch):
     baselines.running_commit.cache_clear()
     heads = iter(["first", "moved on"])
-    monkeypatch.setattr("flaxae.workdir.versions", lambda: {"commit": next(heads)})
+    monkeypatch.setattr("flaxae.storage.workdir.versions", lambda: {"commit": next(heads)})
     assert run_all(tmp_path, [0]) and run_all(tmp_path, [0, 1])
     baselines.running_commit.cache_clear()
     rows = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]

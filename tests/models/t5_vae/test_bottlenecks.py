@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxae.config import ConfigError
+from flaxae.errors import ConfigError
 from flaxae.models.t5_vae import bottlenecks, noise
 from flaxae.models.t5_vae.noise import NoiseConfig
 from flaxae.task import Context

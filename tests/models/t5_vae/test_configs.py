@@ -7,8 +7,10 @@ import jax
 import pytest
 from flax import nnx
 
-from flaxae import sharding, summary
-from flaxae.config import ConfigError, MeshConfig, copy_config, from_json, to_json
+from flaxae import summary
+from flaxae.config import MeshConfig, copy_config, from_json, to_json
+from flaxae.errors import ConfigError
+from flaxae.machine import sharding
 from flaxae.sweep import group_by_shape
 
 # file:preset -> millions of parameters

@@ -9,21 +9,14 @@ import numpy as np
 import pytest
 
 import flaxae
-from flaxae.config import (
-    Config,
-    ConfigError,
-    DataConfig,
-    EvalConfig,
-    LogConfig,
-    OptimConfig,
-    SaveConfig,
-)
+from flaxae.config import Config, DataConfig, EvalConfig, LogConfig, OptimConfig, SaveConfig
 from flaxae.data.tokenizer import Tokenizer
+from flaxae.errors import ConfigError
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.models.t5_vae.modeling import LatentConfig
 from flaxae.models.t5_vae.objectives import WeightSchedule
 from flaxae.models.t5_vae.task import T5VAEConfig
-from flaxae.train_loop import run
+from flaxae.training.loop import run
 from tests.helpers import arrays_of, assert_same, log_of
 from tests.xla import COMPILE_WELL
 

@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxae import losses, sharding, train_step
-from flaxae.config import ConfigError, MeshConfig
+from flaxae import losses
+from flaxae.config import MeshConfig
+from flaxae.errors import ConfigError
 from flaxae.losses import Kernel
+from flaxae.machine import sharding
 from flaxae.models.t5_vae import objectives
 from flaxae.models.t5_vae.objectives import WeightSchedule
 from flaxae.task import Context
+from flaxae.training import step as train_step
+from flaxae.training.state import make_hparams, make_layout, make_state
+from flaxae.tree import nest
 from tests.models.t5_vae.tiny import batch, tiny_config, tiny_model, tiny_task
 from tests.xla import COMPILE_WELL
 
@@ -28,10 +33,10 @@ def ctx():
 
 def parts_of(task):
     """Layout, parameters and carry of a task, drawn without compiling."""
-    layout = train_step.make_layout(task, task.config)
+    layout = make_layout(task, task.config)
     model = tiny_model(task)
     params = {p: v.get_value() for p, v in nnx.to_flat_state(nnx.state(model, nnx.Param))}
-    return layout, train_step.nest(params), layout.carry_of(model)
+    return layout, nest(params), layout.carry_of(model)
 
 
 def loss_fn(task, layout, carry, ctx):
@@ -214,7 +219,7 @@ def test_cycle_and_critic_in_the_loss(ctx):
     assert means["critic_fooled"] > 0 < means["cycle"]
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads["critic"]))
     plain = tiny_task(**ONE_LAYER)
-    plain_layout = train_step.make_layout(plain, plain.config)
+    plain_layout = make_layout(plain, plain.config)
     bare = {k: v for k, v in params.items() if k != "critic"}
     without = loss_fn(plain, plain_layout, {"once": {}, "stream": {}}, ctx)
     expected, bare_metrics = jit(without)(bare, batch())
@@ -288,8 +293,8 @@ def test_accumulation_with_a_queue_is_the_mean_of_the_micro_batches(ctx):
     task = tiny_task(**ONE_LAYER, **options, task__latent__queue=12, task__mmd_weight=50.0)
     config = task.config
     layout, params, carry = parts_of(task)
-    hparams = train_step.make_hparams(task, [config], False)
-    state = jax.eval_shape(lambda: train_step.make_state(task, config, hparams))
+    hparams = make_hparams(task, [config], False)
+    state = jax.eval_shape(lambda: make_state(task, config, hparams))
     state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
     state |= {"params": params, "carry": carry, "step": jnp.int32(3)}
     new, _ = jit(train_step.make_update(task, config, layout))(state, {}, batch(), hparams)

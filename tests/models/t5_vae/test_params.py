@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxae import restore, train_step
-from flaxae.compat import hf
-from flaxae.config import ConfigError
 from flaxae.data.tokenizer import train
+from flaxae.errors import ConfigError
 from flaxae.lm.t5 import params as t5_params
-from flaxae.sharding import make_mesh
+from flaxae.machine.sharding import make_mesh
+from flaxae.training import restore
+from flaxae.training.frozen import Frozen
+from flaxae.training.state import abstract_state, make_hparams
+from flaxae.weights import hf
 from tests.models.t5_vae.tiny import tiny_config
 
 
@@ -30,14 +32,14 @@ def directory(tmp_path_factory):
 def start(config):
     """The state that the loop would start from, and what was read for it."""
     task, mesh = config.task.make(config), make_mesh(config.mesh)
-    frozen = restore.Frozen(task, config, mesh, saved=False)
+    frozen = Frozen(task, config, mesh, saved=False)
     read = frozen.pretrained
     with jax.set_mesh(mesh):
-        abstract = train_step.abstract_state(task, config, mesh)
+        abstract = abstract_state(task, config, mesh)
         loop = SimpleNamespace(
             config=config, task=task, frozen=frozen, lanes=0, main=True, abstract=abstract,
             shardings=jax.tree.map(lambda x: x.sharding, abstract),
-            hparams=train_step.make_hparams(task, [config], lanes=False),
+            hparams=make_hparams(task, [config], lanes=False),
             checkpointer=SimpleNamespace(restore=lambda abstract: None),
         )  # fmt: skip
         state, _ = restore.restore_or_init(loop)  # pyright: ignore
@@ -46,7 +48,7 @@ def start(config):
 
 
 def test_the_t5_is_taken_and_the_rest_is_new(directory, capsys, monkeypatch):
-    monkeypatch.setattr("flaxae.sharding.MIN_SPLIT", 1)
+    monkeypatch.setattr("flaxae.machine.sharding.MIN_SPLIT", 1)
     state, read = start(tiny_config(pretrained=str(directory), mesh__fsdp=8))
     _, expected = t5_params.load(directory)
     jax.tree.map(np.testing.assert_array_equal, state["params"]["t5"], expected)
@@ -75,7 +77,7 @@ def test_free_fields_may_differ(directory):
 
 def test_a_saved_run_does_not_read_the_files_again(tmp_path):
     config = tiny_config(pretrained=str(tmp_path / "gone"))
-    frozen = restore.Frozen(config.task.make(config), config, make_mesh(config.mesh), saved=True)
+    frozen = Frozen(config.task.make(config), config, make_mesh(config.mesh), saved=True)
     assert frozen.pretrained == {} and frozen.fingerprint == ""
 
 

@@ -10,10 +10,12 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from flaxae import sharding, train_step
-from flaxae.config import ConfigError, MeshConfig, from_json, to_json
+from flaxae.config import MeshConfig, from_json, to_json
+from flaxae.errors import ConfigError
+from flaxae.machine import sharding
 from flaxae.models.t5_vae.task import T5VAEConfig, compare
 from flaxae.task import Context
+from flaxae.training.state import init_model, make_layout
 from tests.models.t5_vae.tiny import batch, tiny_config, tiny_task
 
 
@@ -25,12 +27,12 @@ def ctx():
 @functools.cache
 def tiny_params():
     task = tiny_task()
-    return jax.jit(lambda: train_step.init_model(task, jnp.uint32(0), 0)["params"])()
+    return jax.jit(lambda: init_model(task, jnp.uint32(0), 0)["params"])()
 
 
 def model_of(task, params):
     """The task's model with parameters that all its options share."""
-    layout = train_step.make_layout(task, task.config)
+    layout = make_layout(task, task.config)
     return layout.merge(params, {"once": {}, "stream": {}}, {})
 
 
@@ -107,7 +109,7 @@ def test_the_queue_moves_in_training_only(ctx):
 def test_one_device_equals_eight(ctx):
     """Loss and gradients on replica=2 x fsdp=2 x model=2, rules of the model axis included."""
     task = tiny_task()
-    layout = train_step.make_layout(task, task.config)
+    layout = make_layout(task, task.config)
     params = tiny_params()
     carry = {"once": {}, "stream": {}}
 
@@ -136,7 +138,7 @@ def test_one_device_equals_eight(ctx):
 def test_training_learns_to_reconstruct():
     """A few texts, by heart: free-running exact match goes to 1."""
     task = tiny_task(task__mmd_weight=0.01)
-    layout = train_step.make_layout(task, task.config)
+    layout = make_layout(task, task.config)
     params = tiny_params()
     carry, data = {"once": {}, "stream": {}}, batch()
     ctx = Context(key=jax.random.key(0), step=jnp.int32(0), train=True)

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from flaxae import stats
+from flaxae.measures import stats
 from flaxae.models.looped import figures
 from flaxae.models.looped.depth import random_loops
 from flaxae.models.looped.text.task import places

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.config import require
+from flaxae.errors import require
 from flaxae.losses import cross_entropy
+from flaxae.machine.sharding import split_rows
 from flaxae.models.looped.core import LoopedBlocks, LoopSizes, Tail
 from flaxae.nn.linear import Embedding, Linear
-from flaxae.sharding import split_rows
 from flaxae.task import Context
 
 BYTES, NEWLINE = 256, 10

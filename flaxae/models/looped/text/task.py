@@ -11,10 +11,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.config import Config, ConfigError, LongLines, TaskConfig, require
+from flaxae.config import Config, LongLines, TaskConfig
 from flaxae.data.hub import load_examples
 from flaxae.data.loader import ArraySource
 from flaxae.data.text import Splits, split_corpus
+from flaxae.errors import ConfigError, require
 from flaxae.models.looped.depth import random_loops
 from flaxae.models.looped.task import LoopedTask
 from flaxae.models.looped.text.modeling import BYTES, NEWLINE, LoopedText, TextModelConfig

@@ -10,10 +10,10 @@ probes           linear probes; disentanglement: z-diff, z-min-var, MIG, DCI (on
 studies, report  put together; readable: as text
 """
 
+from flaxae.measures.text import is_valid, validity
 from flaxae.models.t5_vae.evaluation.readable import describe
 from flaxae.models.t5_vae.evaluation.report import evaluate, report, sample_texts
 from flaxae.models.t5_vae.evaluation.studies import Sizes
-from flaxae.models.t5_vae.evaluation.text_metrics import is_valid, validity
 
 __all__ = [
     "Sizes",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from flaxae.stats import Interval, bootstrap, jackknife
+from flaxae.measures.stats import Interval, bootstrap, jackknife
 
 BATCH = 32  # rows behind one training point of z-diff and z-min-var
 BINS = 20

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from flaxae.latents import lerp, slerp
 from flaxae.lm.t5.modeling import EOS, PAD
-from flaxae.models.t5_vae.evaluation import text_metrics
-from flaxae.stats import bootstrap
-from flaxae.text_measures import way_of
+from flaxae.measures import text as text_metrics
+from flaxae.measures.stats import bootstrap
+from flaxae.measures.text import way_of
+from flaxae.text_autoencoder.latents import lerp, slerp
 
 PAIRS = (
     ("import os", "from typing import Any"),

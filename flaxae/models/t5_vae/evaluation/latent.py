@@ -8,7 +8,15 @@ import numpy as np
 from jaxtyping import Float
 
 from flaxae.losses import Kernel, kernel_matrix, mmd_null, squared_distances
-from flaxae.stats import Interval, bootstrap, counts, interval, jackknife, p_value, permuted_labels
+from flaxae.measures.stats import (
+    Interval,
+    bootstrap,
+    counts,
+    interval,
+    jackknife,
+    p_value,
+    permuted_labels,
+)
 
 ACTIVE = 0.01  # variance of a dimension's mean over texts (Burda et al. 2016, section 5)
 LN2 = float(np.log(2))

@@ -11,10 +11,10 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float, Int
 
 from flaxae.lm.t5.modeling import PAD
-from flaxae.models.t5_vae.codec import lengths_to
+from flaxae.measures.stats import bootstrap, paired_difference, ratio
 from flaxae.models.t5_vae.modeling import T5VAE
-from flaxae.stats import bootstrap, paired_difference, ratio
 from flaxae.task import Context, Taps
+from flaxae.text_autoencoder.codec import lengths_to
 
 MAX_ROWS = 128  # of one call; the last is padded to it, so that little compiles
 MAX_LOGITS = 2**27  # numbers in one call's logits

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from flaxae.stats import Interval, bootstrap
+from flaxae.measures.stats import Interval, bootstrap
 
 SHARES = (0.01, 0.1, 1.0)
 

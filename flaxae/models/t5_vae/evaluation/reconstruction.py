@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flaxae.lm.t5.modeling import PAD
-from flaxae.models.t5_vae.evaluation import text_metrics
-from flaxae.stats import Interval, bootstrap
+from flaxae.measures import text as text_metrics
+from flaxae.measures.stats import Interval, bootstrap
 
 EDGES = (4, 8, 16, 32, 64, 128)  # of length buckets, in tokens
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from flaxae.latents import slerp
+from flaxae.measures.text import signatures, valid
 from flaxae.models.t5_vae import figures
-from flaxae.models.t5_vae.codec import Codec
 from flaxae.models.t5_vae.evaluation import interpolation, studies
 from flaxae.models.t5_vae.evaluation.likelihood import Scorer
 from flaxae.models.t5_vae.evaluation.readable import describe
 from flaxae.models.t5_vae.evaluation.reconstruction import reconstruction
 from flaxae.models.t5_vae.evaluation.studies import Sizes
-from flaxae.models.t5_vae.evaluation.text_metrics import signatures, valid
 from flaxae.models.t5_vae.modeling import T5VAE
-from flaxae.paths import as_path
+from flaxae.storage.paths import as_path
 from flaxae.task import Context
+from flaxae.text_autoencoder.codec import Codec
+from flaxae.text_autoencoder.latents import slerp
 
 PYTHON_SHARE = 0.3  # of lines that parse, from which on a corpus counts as Python's
 

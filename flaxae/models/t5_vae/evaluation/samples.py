@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from flaxae.models.t5_vae.evaluation import text_metrics
-from flaxae.models.t5_vae.evaluation.language_model import NGram
-from flaxae.stats import bootstrap
+from flaxae.measures import text as text_metrics
+from flaxae.measures.ngram import NGram
+from flaxae.measures.stats import bootstrap
 
 
 class Judge:
@@ -87,7 +87,7 @@ def study(
         `Judge.measure` of the N(0, I) samples with a few of them, and below `others` those of
         "gaussian", "gmm" (10 components) and "real_lines".
     """
-    from flaxae.models.t5_vae.prior import fit
+    from flaxae.text_autoencoder.priors import fit
 
     shape = (samples, codec.num_latents, codec.dim)
     prior = np.random.default_rng(0).normal(size=shape).astype(np.float32)

@@ -8,11 +8,11 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from flaxae.lm.t5.modeling import PAD
-from flaxae.models.t5_vae.codec import Codec
 from flaxae.models.t5_vae.evaluation import disentanglement, interpolation, latent, probes, samples
 from flaxae.models.t5_vae.evaluation.factors import KINDS, factors_of, kind
 from flaxae.models.t5_vae.evaluation.likelihood import Scorer, collapse, importance_weighted
 from flaxae.models.t5_vae.evaluation.reconstruction import reconstruction
+from flaxae.text_autoencoder.codec import Codec
 
 STOCHASTIC_ONLY = "n/a: the encoder is deterministic"
 

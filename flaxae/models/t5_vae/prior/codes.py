@@ -11,8 +11,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from flaxae.config import ConfigError
 from flaxae.data.text import digest
+from flaxae.errors import ConfigError
 
 
 class Codes:
@@ -34,7 +34,7 @@ class Codes:
             ConfigError: the workdir is missing or a run of another kind.
         """
         from flaxae.models.t5_vae.task import T5VAEConfig
-        from flaxae.workdir import stored_config
+        from flaxae.storage.workdir import stored_config
 
         self.workdir, self.num_lines, self.seed, self.cache = workdir, num_lines, seed, cache
         try:
@@ -53,7 +53,7 @@ class Codes:
     @cached_property
     def loaded(self) -> Any:
         """The trained run; its data are still what it was trained on."""
-        from flaxae.loading import load
+        from flaxae.training.load import load
 
         loaded = load(self.workdir)
         loaded.check_data()
@@ -62,7 +62,7 @@ class Codes:
     @cached_property
     def codec(self) -> Any:
         """Texts to codes and back."""
-        from flaxae.models.t5_vae.codec import Codec
+        from flaxae.text_autoencoder.codec import Codec
 
         task: Any = self.loaded.task
         return Codec(self.loaded.model, task.text.tokenizer, self.loaded.step)
@@ -89,7 +89,7 @@ class Codes:
 
     @cached_property
     def _parameters(self) -> str:
-        from flaxae.restore import fingerprint
+        from flaxae.storage.fingerprint import fingerprint
 
         return fingerprint(nnx.split(self.loaded.model)[1])
 

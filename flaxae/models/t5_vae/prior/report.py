@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from flaxae import stats
 from flaxae.losses import mmd
+from flaxae.measures import stats
 from flaxae.models.t5_vae.evaluation import is_valid
-from flaxae.models.t5_vae.prior import GMMPrior, StandardNormal, fit
-from flaxae.models.t5_vae.prior.priors import Prior, slerps
+from flaxae.text_autoencoder.priors import GMMPrior, StandardNormal, fit
+from flaxae.text_autoencoder.priors.priors import Prior, slerps
 
 NUM = 1000  # samples, and lines of the round trip
 PAIRS = 200

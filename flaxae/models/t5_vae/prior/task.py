@@ -12,14 +12,15 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from flaxae.config import Config, ConfigError, TaskConfig, require
+from flaxae.config import Config, TaskConfig
 from flaxae.data.loader import ArraySource
 from flaxae.data.text import digest
+from flaxae.errors import ConfigError, require
 from flaxae.models.t5_vae.prior.codes import Codes
-from flaxae.models.t5_vae.prior.flow import STEPS, FlowPrior
-from flaxae.models.t5_vae.prior.modeling import FREQUENCIES, Velocity
-from flaxae.models.t5_vae.prior.priors import GaussianPrior
 from flaxae.task import Context, Loss, Task
+from flaxae.text_autoencoder.priors.flow import STEPS, FlowPrior
+from flaxae.text_autoencoder.priors.flow_modeling import FREQUENCIES, Velocity
+from flaxae.text_autoencoder.priors.priors import GaussianPrior
 
 BASE = "gaussian"  # a workdir's folder: the Gaussian whose noise the flow is trained on
 

@@ -10,12 +10,13 @@ from flax import nnx
 
 import flaxae
 from configs.looped.text import PRESETS, get_config
-from flaxae import workdir as workdir_lib
-from flaxae.config import ConfigError, LongLines, from_json, to_json
+from flaxae.config import LongLines, from_json, to_json
+from flaxae.errors import ConfigError
 from flaxae.models.looped.text import evaluation
 from flaxae.models.looped.text.task import places, rows_of, text_of
+from flaxae.storage import workdir as workdir_lib
 from flaxae.task import Context
-from flaxae.train_loop import Loop
+from flaxae.training.loop import Loop
 from tests.helpers import log_of
 from tests.models.looped.text.tiny import tiny_config
 

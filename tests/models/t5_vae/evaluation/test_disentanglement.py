@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from flaxae.measures.stats import Interval
 from flaxae.models.t5_vae.evaluation import disentanglement as d
 from flaxae.models.t5_vae.evaluation import factors as f
 from flaxae.models.t5_vae.evaluation import readable
-from flaxae.stats import Interval
 
 N, K = 1500, 4
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from flaxae.models.t5_vae import evaluation, figures
-from flaxae.models.t5_vae.codec import Codec
 from flaxae.models.t5_vae.evaluation import interpolation, studies
 from flaxae.task import Context
+from flaxae.text_autoencoder.codec import Codec
 from tests.models.t5_vae.tiny import Letters, tiny_model, tiny_task
 
 SIZES = evaluation.Sizes(

@@ -9,24 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxae import train_step
-from flaxae import workdir as workdir_lib
-from flaxae.checkpoint import Checkpointer
-from flaxae.config import (
-    Config,
-    ConfigError,
-    DataConfig,
-    EvalConfig,
-    LogConfig,
-    OptimConfig,
-    SaveConfig,
-)
+from flaxae.config import Config, DataConfig, EvalConfig, LogConfig, OptimConfig, SaveConfig
+from flaxae.errors import ConfigError
 from flaxae.evaluate import evaluate
-from flaxae.models.t5_vae.prior import FlowPrior, GMMPrior, load_prior
 from flaxae.models.t5_vae.prior.codes import Codes
 from flaxae.models.t5_vae.prior.report import round_trip
 from flaxae.models.t5_vae.prior.task import FlowConfig
-from flaxae.train_loop import run
+from flaxae.storage import workdir as workdir_lib
+from flaxae.storage.checkpoint import Checkpointer
+from flaxae.text_autoencoder.priors import FlowPrior, GMMPrior, load_prior
+from flaxae.training.loop import run
+from flaxae.training.state import init_model
 from tests.models.t5_vae.prior.planted import bumps
 from tests.models.t5_vae.test_loop import config_for
 
@@ -36,7 +29,7 @@ def save_untrained(config: Config, workdir: Path) -> None:
     config = workdir_lib.prepare(config, workdir, None, True)
     task = config.task.make(config)
     task.save_assets(str(workdir))
-    model = jax.jit(lambda: train_step.init_model(task, jnp.uint32(0), 0))()
+    model = jax.jit(lambda: init_model(task, jnp.uint32(0), 0))()
     carry = {"once": model["once"], "stream": model["stream"]}
     state = {"step": jnp.int32(1), "params": model["params"], "ema": {}, "carry": carry}
     checkpointer = Checkpointer(workdir, config.save)

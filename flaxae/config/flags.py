@@ -1,0 +1,232 @@
+"""Command lines over typed configs: one message for a mistake, and `--help` with every field.
+
+`ml_collections.config_flags` loads the config file. What it cannot do is done here: enums by value,
+tuples as Python literals, near matches, and help on all fields.
+"""
+
+import ast
+import dataclasses
+import difflib
+import enum
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags as absl_flags
+from ml_collections import config_flags
+
+from flaxae.config import Config, Section, iterate_fields, set_field
+from flaxae.config.help import Option, help_text, kind_name
+from flaxae.errors import ConfigError
+
+PARSERS = {
+    bool: absl_flags.BooleanParser(),
+    int: absl_flags.IntegerParser(),
+    float: absl_flags.FloatParser(),
+}
+WORDS = re.compile(r"[\w./-]+(,[\w./-]+)*")
+
+
+class Parsed(NamedTuple):
+    """A command line: the config with its overrides, the workdir, and the command's own options."""
+
+    config: Config
+    workdir: str
+    extra: dict[str, Any]
+
+
+def parse(
+    argv: Sequence[str],
+    options: Sequence[Option] = (),
+    usage: str = "",
+    workdir: bool = True,
+) -> Parsed:
+    """Reads `PROGRAM --config=FILE[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]`.
+
+    Args:
+        argv: the command line, the program's name first.
+        options: what the command takes beside the config and the workdir.
+        usage: one line for `--help`: what the command does.
+        workdir: whether the command needs a workdir.
+    Returns:
+        The config (valid, not frozen), the workdir ("" where none is needed), the options' values.
+    Raises:
+        ConfigError: one message that names the argument and the way out.
+        SystemExit: code 0, after `--help`.
+    """
+    if workdir:
+        options = (Option("workdir", "", "the run's folder; made, or resumed from"), *options)
+    own = {option.name: option for option in options}
+    extra = {name: option.default for name, option in own.items()}
+    path, overrides, wants_help = "", [], False
+    arguments = list(argv[1:])
+    while arguments:
+        name, text = _split(arguments.pop(0))
+        if name in ("help", "h"):
+            wants_help = True
+        elif name.removeprefix("no").startswith("config."):
+            overrides.append(_override(name, text, arguments))
+        elif name == "config":
+            path = _value(name, text, arguments)
+        elif name in own:
+            default = own[name].default
+            if text is None and isinstance(default, bool):
+                text = "true"
+            extra[name] = _convert(_value(name, text, arguments), type(default), f"--{name}")
+        else:
+            known = ["config", *own]
+            raise ConfigError(f"unknown option --{name}; {_near(name, known, '--')}")
+    config = load_config(path) if path else None
+    if wants_help:
+        print(help_text(argv[0], path, config or Config(), options, usage))
+        raise SystemExit(0)
+    if config is None:
+        raise ConfigError("--config is missing, e.g. --config=configs/t5_vae/python_lines.py")
+    if workdir and not extra["workdir"]:
+        raise ConfigError("--workdir is missing: the folder that the run lives in, e.g. runs/x")
+    for name, text in overrides:
+        override(config, name, text)
+    validate(config)
+    return Parsed(config, str(extra.pop("workdir", "")), extra)
+
+
+def load_config(path: str) -> Config:
+    """What `get_config()` of a config file returns.
+
+    Args:
+        path: of the file; what follows a ":" is handed to `get_config`.
+    Raises:
+        ConfigError: there is no such file, or it does not give a Config.
+    """
+    file = path.split(":", 1)[0]
+    if not Path(file).is_file():
+        raise ConfigError(f"--config={path}: there is no file {file}")
+    values, argv = absl_flags.FlagValues(), ["", f"--config={path}"]
+    # config_flags would execute the file on top of the names of the one it loaded before.
+    sys.modules.pop("config_config", None)
+    try:
+        config_flags.DEFINE_config_file(
+            "config", flag_values=values, sys_argv=argv, lock_config=False
+        )
+        values(argv)
+        config = values["config"].value
+        if type(config).__name__ == "_ErrorConfig":  # how config_flags hands on an OSError
+            raise vars(config)["_error"]
+    except Exception as e:
+        raise _config_error(file, e) from None
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"--config={path}: get_config() gave a {type(config).__name__}, not a flaxae Config"
+        )
+    return config
+
+
+def _config_error(file: str, error: BaseException) -> ConfigError:
+    # config_flags and absl wrap an error into a text with its traceback: undo that.
+    while error.__context__ and "Error whilst parsing config file" in str(error):
+        error = error.__context__
+    if isinstance(error, ConfigError):
+        return ConfigError(f"{file}: {error}")
+    if isinstance(error, SyntaxError):
+        return ConfigError(f"{file}, line {error.lineno}: {error.msg}")
+    if isinstance(error, AttributeError) and "get_config" in str(error):
+        return ConfigError(f"{file} has no get_config()")
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    at = f", line {lines[-1]}" if lines else ""
+    return ConfigError(f"{file}{at}: {type(error).__name__}: {error}")
+
+
+def override(config: Config, name: str, text: str | None) -> None:
+    """Sets a dotted field from a command line's text; None: a bare boolean flag.
+
+    Raises:
+        ConfigError: no such field (with near matches), or a text that does not fit its type.
+    """
+    kinds = {field: kind for field, kind, _ in iterate_fields(config)}
+    if name not in kinds:
+        inside = [field for field in kinds if field.startswith(f"{name}.")]
+        if inside:
+            raise ConfigError(
+                f"--config.{name} is a section; set one of its fields: {', '.join(inside)}"
+            )
+        raise ConfigError(f"the config has no field {name!r}; {_near(name, list(kinds))}")
+    kind = kinds[name]
+    if text is None:
+        if kind is not bool:
+            raise ConfigError(f"--config.{name} needs a value of type {kind_name(kind)}")
+        text = "true"
+    set_field(config, name, _convert(text, kind, f"--config.{name}"))
+
+
+def validate(section: Section) -> None:
+    """Checks a config and all below it. Raises ConfigError."""
+    section.validate()
+    for field in dataclasses.fields(section):  # pyright: ignore[reportArgumentType]
+        value = getattr(section, field.name)
+        if isinstance(value, Section):
+            validate(value)
+
+
+def _split(argument: str) -> tuple[str, str | None]:
+    """ "--a.b=c" -> ("a.b", "c"); "--a-b" -> ("a_b", None)."""
+    if not re.match(r"--?[a-zA-Z]", argument):
+        raise ConfigError(f"unexpected argument {argument!r}: options are --NAME=VALUE")
+    name, equals, text = argument.lstrip("-").partition("=")
+    return name.replace("-", "_"), text if equals else None
+
+
+def _value(name: str, text: str | None, arguments: list[str]) -> str:
+    if text is None:
+        if not arguments or arguments[0].startswith("--"):
+            raise ConfigError(f"--{name} needs a value: --{name}=VALUE")
+        text = arguments.pop(0)
+    return text
+
+
+def _override(name: str, text: str | None, arguments: list[str]) -> tuple[str, str | None]:
+    """Reads --config.x=v, --config.x v, --config.flag and --noconfig.flag."""
+    if name.startswith("noconfig."):
+        if text is not None:
+            raise ConfigError(f"--{name} takes no value; say --{name[2:]}={text}")
+        return name.removeprefix("noconfig."), "false"
+    if text is None and arguments and not arguments[0].startswith("--"):
+        text = arguments.pop(0)
+    return name.removeprefix("config."), text
+
+
+def _convert(text: str, kind: Any, name: str) -> Any:
+    if kind is tuple:
+        return _literal(text, name)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return text  # set_field takes values, and lists them
+    try:
+        return PARSERS[kind].parse(text) if kind in PARSERS else text
+    except ValueError:
+        raise ConfigError(f"{name}={text!r} is not of type {kind_name(kind)}") from None
+
+
+def _literal(text: str, name: str) -> tuple:
+    """A tuple from a Python literal; bare words (dev,test) are strings."""
+    try:
+        value = ast.literal_eval(text.strip() or "()")
+    except (ValueError, SyntaxError):
+        if not WORDS.fullmatch(text):
+            raise ConfigError(
+                f"{name}={text!r} is not a tuple, e.g. (10, 13) or dev,test"
+            ) from None
+        value = text.split(",")
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _near(name: str, known: list[str], prefix: str = "") -> str:
+    leaf = name.rsplit(".", 1)[-1]
+    near = [field for field in known if field.rsplit(".", 1)[-1] == leaf]
+    near += [f for f in difflib.get_close_matches(name, known, n=3, cutoff=0.7) if f not in near]
+    if not near:
+        return "--help lists them all"
+    return (
+        f"did you mean {' or '.join(prefix + field for field in near[:3])}? --help lists them all"
+    )

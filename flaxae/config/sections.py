@@ -1,0 +1,224 @@
+"""Typed configs: dataclasses that are mutable while flags are parsed and frozen after.
+
+A config file's `get_config()` returns a `Config`; `--config.a.b=v` overrides are type-checked. What
+sections and their fields can do is in `fields.py`; its names are here too.
+"""
+
+import dataclasses
+import enum
+from typing import Any
+
+from flaxae.config.fields import Section
+from flaxae.errors import require
+
+
+class Optimizer(enum.Enum):
+    ADAMW = "adamw"
+    ADAFACTOR = "adafactor"
+    SGD = "sgd"
+    LION = "lion"
+    MUON = "muon"
+
+
+class Schedule(enum.Enum):
+    CONSTANT = "constant"
+    LINEAR = "linear"
+    COSINE = "cosine"
+    WSD = "wsd"
+    RSQRT = "rsqrt"
+
+
+class Mode(enum.Enum):
+    MIN = "min"
+    MAX = "max"
+
+
+class LongLines(enum.Enum):
+    SKIP = "skip"
+    TRUNCATE = "truncate"
+
+
+class TokenizerKind(enum.Enum):
+    BPE = "bpe"
+    UNIGRAM = "unigram"
+
+
+@dataclasses.dataclass
+class OptimConfig(Section):
+    """The optimizer. `groups` = ((path regex, lr multiplier, decay multiplier), ...).
+
+    The first group that matches a parameter's path wins.
+    """
+
+    name: Optimizer = Optimizer.ADAMW
+    lr: float = 1e-3
+    schedule: Schedule = Schedule.COSINE
+    warmup: int = 0
+    decay_steps: int = 0  # the schedule's horizon; 0: `steps`, resolved when the workdir is made
+    final_lr: float = 0.0  # the last learning rate as a share of lr
+    wsd_decay: float = 0.2  # share of the horizon that wsd decays over
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    momentum: float = 0.9  # sgd, muon
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0  # 0: no clipping
+    groups: tuple = ()
+    ema: float = 0.0  # decay of the parameters' moving average; 0: off
+
+    def validate(self) -> None:
+        require(self.lr >= 0, f"optim.lr={self.lr} must not be negative")
+        require(0 <= self.ema < 1, f"optim.ema={self.ema} must be in [0, 1)")
+        require(self.warmup >= 0, f"optim.warmup={self.warmup} must not be negative")
+        require(0 < self.wsd_decay <= 1, f"optim.wsd_decay={self.wsd_decay} must be in (0, 1]")
+        for group in self.groups:
+            ok = isinstance(group, (tuple, list)) and len(group) == 3 and isinstance(group[0], str)
+            ok = ok and all(isinstance(x, (int, float)) for x in group[1:])
+            require(
+                ok, f"optim.groups: {group!r} is not (path regex, lr multiplier, decay multiplier)"
+            )
+
+
+@dataclasses.dataclass
+class DataConfig(Section):
+    """What is trained on.
+
+    `path` (a text file, one example a line, or a directory of shards: .txt or .parquet) wins over
+    `name` (an embedded corpus, `recipe:<name>`, `hf:<name or path>` or `tfds:<name>`).
+    """
+
+    name: str = "python_lines"
+    path: str = ""
+    seed: int = 0  # order and splits
+    batch_size: int = 64
+    max_length: int = 32  # tokens, EOS included
+    num_buckets: int = 4  # parts of equal size by length inside each batch
+    long_lines: LongLines = LongLines.SKIP
+    vocab_size: int = 4096  # of the tokenizer trained on the corpus
+    max_lines: int = 0  # 0: all
+    cache: str = ".cache"  # tokenizers and prepared corpora
+    prefetch: int = 2
+    labels: bool = False  # lines are label<tab>text; tables have a column "label"
+    # A tokenizer.json, a spiece.model, a directory or Hub id of one, or "byt5"; "": one is trained.
+    tokenizer: str = ""
+    tokenizer_kind: TokenizerKind = TokenizerKind.BPE  # of the one that is trained
+    ids_tokenizer: str = ""  # directory of the tokenizer that made a data set's ids: decodes them
+    # Fixed bucket lengths, such as (32, 64, 128); batch_size / num_buckets rows are then the unit
+    # that they share a batch by. (): lengths that cut the data into num_buckets equal parts.
+    bucket_edges: tuple = ()
+
+    def validate(self) -> None:
+        for name in ("batch_size", "max_length", "num_buckets", "vocab_size"):
+            require(getattr(self, name) > 0, f"data.{name}={getattr(self, name)} must be positive")
+        require(self.prefetch >= 0, f"data.prefetch={self.prefetch} must not be negative")
+        edges = self.bucket_edges
+        if edges:
+            whole = all(isinstance(e, int) and not isinstance(e, bool) and e > 1 for e in edges)
+            require(
+                whole and list(edges) == sorted(set(edges)) and edges[-1] == self.max_length,
+                f"data.bucket_edges={edges} must be ascending lengths in tokens,"
+                f" the last of them data.max_length={self.max_length}",
+            )
+            require(
+                len(edges) <= self.num_buckets,
+                f"data.bucket_edges={edges} are more than data.num_buckets={self.num_buckets},"
+                " the number of parts that they share a batch by",
+            )
+
+
+@dataclasses.dataclass
+class MeshConfig(Section):
+    """Sizes of the mesh axes; 0: all the devices that the other axes leave."""
+
+    replica: int = 1
+    fsdp: int = 0
+    model: int = 1
+
+    def validate(self) -> None:
+        sizes = (self.replica, self.fsdp, self.model)
+        require(
+            min(sizes) >= 0 and sizes.count(0) <= 1,
+            f"mesh={sizes}: at most one axis may be 0 (= the rest)",
+        )
+
+
+@dataclasses.dataclass
+class LogConfig(Section):
+    every: int = 50
+    tensorboard: bool = True
+    progress: bool = True
+
+    def validate(self) -> None:
+        require(self.every > 0, f"log.every={self.every} must be positive")
+
+
+@dataclasses.dataclass
+class EvalConfig(Section):
+    every: int = 0  # 0: only at the end
+    splits: tuple = ("dev",)
+    sample_every: int = 0  # 0: only at the end
+    num_samples: int = 4
+    num_batches: int = 0  # 0: the whole split
+
+
+@dataclasses.dataclass
+class SaveConfig(Section):
+    every: int = 500
+    keep: int = 1
+    keep_every: int = 0  # these are kept for good
+    best_metric: str = ""  # e.g. "dev/loss"; "": no best checkpoint
+    best_mode: Mode = Mode.MIN
+
+    def validate(self) -> None:
+        require(self.keep > 0, f"save.keep={self.keep} must be positive")
+        require(self.every > 0, f"save.every={self.every} must be positive")
+
+
+@dataclasses.dataclass
+class TaskConfig(Section):
+    """Base of the families' configs: `make(config)` builds the Task."""
+
+    def make(self, config: "Config") -> Any:
+        raise NotImplementedError(f"{type(self).__name__}.make")
+
+
+@dataclasses.dataclass
+class Config(Section):
+    """A whole experiment."""
+
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    log: LogConfig = dataclasses.field(default_factory=LogConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+    save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
+    steps: int = 1000
+    seed: int = 0  # initialisation and ctx.key
+    frozen_seed: int = 0  # frozen random parts
+    accumulate: int = 1  # micro-batches a step
+    steps_per_call: int = 1
+    max_bad_steps: int = 0
+    resume_from: str = ""  # a workdir to take parameters from (partial)
+    pretrained: str = ""  # files of pretrained weights
+    profile: tuple = ()  # (first step, last step) of a profiler trace
+
+    def validate(self) -> None:
+        require(self.steps > 0, f"steps={self.steps} must be positive")
+        require(self.steps_per_call > 0, f"steps_per_call={self.steps_per_call} must be positive")
+        require(self.accumulate > 0, f"accumulate={self.accumulate} must be positive")
+        n = self.steps_per_call
+        periods = {"steps": self.steps, "log.every": self.log.every, "save.every": self.save.every}
+        periods |= {"eval.every": self.eval.every, "eval.sample_every": self.eval.sample_every}
+        periods |= {"save.keep_every": self.save.keep_every}
+        for name, value in periods.items():
+            require(value % n == 0, f"{name}={value} is not a multiple of steps_per_call={n}")
+        profile_ok = self.profile == () or (
+            len(self.profile) == 2 and self.profile[0] < self.profile[1]
+        )
+        require(profile_ok, f"profile={self.profile} is not (first step, last step)")
+        require(
+            self.data.batch_size % self.accumulate == 0,
+            f"data.batch_size={self.data.batch_size} is not divisible by "
+            f"accumulate={self.accumulate}",
+        )

@@ -1,0 +1,111 @@
+"""Configs as JSON: writing, reading, comparing, and the hash that names a run."""
+
+import enum
+import hashlib
+import importlib
+import json
+from typing import Any
+
+from flaxae.config.fields import Section, field_types, get_field, set_field
+from flaxae.config.sections import Config, TaskConfig
+from flaxae.errors import ConfigError
+
+# What a resumed run may change; any other difference is an error.
+RESUMABLE = (
+    "steps",
+    "mesh",
+    "data.prefetch",
+    "steps_per_call",
+    "max_bad_steps",
+    "log",
+    "eval",
+    "save",
+    "profile",
+)
+
+
+def to_json(config: Section) -> dict[str, Any]:
+    """A config as plain JSON types; a task's section carries its class under "class"."""
+    out: dict[str, Any] = {}
+    if isinstance(config, TaskConfig):
+        out["class"] = f"{type(config).__module__}:{type(config).__qualname__}"
+    for name in field_types(type(config)):
+        value = getattr(config, name)
+        if isinstance(value, Section):
+            out[name] = to_json(value)
+        else:
+            out[name] = (
+                value.value if isinstance(value, enum.Enum) else json.loads(json.dumps(value))
+            )
+    return out
+
+
+def from_json(data: dict[str, Any], config_class: type[TaskConfig] | None = None) -> Config:
+    """The config that `to_json` wrote.
+
+    Args:
+        data: what a workdir's config.json holds.
+        config_class: the task's config class, needed where it does not live under `flaxae.`.
+    Raises:
+        ConfigError: the class is not under `flaxae.`, or fields do not fit it.
+    """
+    name = str(data.get("task", {}).get("class", ""))
+    if config_class is None:
+        module, _, attribute = name.partition(":")
+        if not module.startswith("flaxae.") or not attribute.isidentifier():
+            raise ConfigError(
+                f"the run's task {name!r} is not flaxae's own: pass config_class= to open it"
+            )
+        config_class = getattr(importlib.import_module(module), attribute)
+    assert config_class is not None
+    config = Config(task=config_class())
+    _fill(config, data, "")
+    return config
+
+
+def _fill(section: Section, data: dict[str, Any], prefix: str) -> None:
+    for name, value in data.items():
+        if name == "class":
+            continue
+        if isinstance(value, dict):
+            _fill(get_field(section, name), value, f"{prefix}{name}.")
+        else:
+            set_field(section, name, value)
+
+
+def flatten_json(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    out = {}
+    for name, value in data.items():
+        out |= (
+            flatten_json(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {prefix + name: value}
+        )
+    return out
+
+
+def differences(
+    old: dict[str, Any], new: dict[str, Any], allowed: tuple[str, ...] = RESUMABLE
+) -> list[str]:
+    """Lines "field: old -> new" of what differs between two configs' JSON and is not allowed to."""
+    a, b = flatten_json(old), flatten_json(new)
+    lines = []
+    for name in sorted(a.keys() | b.keys()):
+        free = any(name == x or name.startswith(x + ".") for x in allowed)
+        if not free and a.get(name) != b.get(name):
+            lines.append(f"{name}: {a.get(name)!r} -> {b.get(name)!r}")
+    return lines
+
+
+def config_hash(config: Config) -> str:
+    """Ten hex digits that name a config (used for the runs of a sweep)."""
+    return hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def copy_config(config: Config, overrides: dict[str, Any] | None = None) -> Config:
+    """An unfrozen copy with dotted overrides applied."""
+    new = from_json(to_json(config), type(config.task))
+    for name, value in (overrides or {}).items():
+        set_field(new, name, value)
+    return new

@@ -1,0 +1,126 @@
+"""Several processes, and being told to stop: `train.py` initializes, the loop asks."""
+
+import contextlib
+import glob
+import importlib.util
+import os
+import threading
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from flaxae.errors import ConfigError
+from flaxae.machine import libtpu, watchdog
+
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+JOIN, JOIN_SECONDS = "FLAXAE_JOIN_TIMEOUT", 300.0
+
+
+def initialize() -> None:
+    """Joins the other processes of a run; does nothing where there is one process.
+
+    Called by `train.py` before anything else of JAX (afterwards it raises), so that it is also
+    where libtpu's flags are set. The processes are told
+    by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by a cluster that JAX
+    knows (SLURM, Open MPI, Cloud TPU). Where not all have come in FLAXAE_JOIN_TIMEOUT seconds (300;
+    0: no limit), the process ends with one message and exit code 69.
+
+    Raises:
+        ConfigError: only some of the three variables are set, or they are not numbers; or a
+            time-out is none.
+    """
+    libtpu.set_flags()
+    watchdog.seconds(watchdog.STALL, 0)  # told before others wait for this process
+    wait = watchdog.seconds(JOIN, JOIN_SECONDS)
+    given = [name for name in VARIABLES if os.environ.get(name)]
+    if given:
+        missing = [name for name in VARIABLES if name not in given]
+        if missing:
+            raise ConfigError(f"{', '.join(given)} is set, but {', '.join(missing)} is not")
+        address, *numbers = (os.environ[name] for name in VARIABLES)
+        if not all(number.isdigit() for number in numbers):
+            raise ConfigError(f"{VARIABLES[1]} and {VARIABLES[2]} must be numbers, not {numbers}")
+        _join(wait, address, int(numbers[0]), int(numbers[1]))
+    elif _scheduler():
+        _join(wait)
+    elif _tpu_vm():
+        try:
+            _join(wait)
+        except ValueError as e:
+            if "coordinator_address" not in str(e):  # else: one host that belongs to no cluster
+                raise
+
+
+def _join(wait: float, *processes: Any) -> None:
+    """JAX's own limit ends a process by abort(), with a page of addresses: ours comes before it."""
+    timer = threading.Timer(wait, _not_all_came, [wait])
+    timer.daemon = True
+    if wait:
+        timer.start()
+    try:
+        limit = int(wait or watchdog.FOREVER) + 60
+        jax.distributed.initialize(*processes, initialization_timeout=limit)
+    finally:
+        timer.cancel()
+
+
+def _not_all_came(wait: float) -> None:
+    from jax._src.distributed import global_state as state
+
+    address = state.coordinator_address or "its coordinator (not found yet)"
+    came = connections(int(address.rsplit(":", 1)[1])) if state.service is not None else 0
+    if came:
+        what = f"{min(came, state.num_processes)} of {state.num_processes} processes have come to"
+    else:
+        what = f"process {state.process_id} of {state.num_processes} has waited for the others at"
+    watchdog.stop(
+        f"{what} {address} in {wait:g} s. Start all of them with the same JAX_COORDINATOR_ADDRESS, "
+        "which all can reach (a firewall may be in between), and JAX_NUM_PROCESSES; "
+        f"{JOIN} sets how long to wait"
+    )
+
+
+def connections(port: int) -> int:
+    """How many connections to a port of this machine are open; 0 where the system does not say."""
+    count = 0
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError), open(table) as f:
+            rows = [line.split() for line in f.readlines()[1:]]
+            count += sum(int(r[1].split(":")[-1], 16) == port and r[3] == "01" for r in rows)
+    return count
+
+
+def _scheduler() -> bool:
+    """Whether SLURM or Open MPI started this as one of several processes."""
+    environment = os.environ
+    if environment.get("SLURM_STEP_NODELIST"):  # absent in an interactive allocation's own shell
+        return environment.get("SLURM_NTASKS", "1") != "1"
+    return environment.get("OMPI_COMM_WORLD_SIZE", "1") != "1"
+
+
+def _tpu_vm() -> bool:
+    """Whether this process will use TPUs of this machine; JAX finds the other hosts itself."""
+    if os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] not in ("", "tpu"):
+        return False
+    chips = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def is_main() -> bool:
+    """Whether this process writes logs, configs and figures."""
+    return jax.process_index() == 0
+
+
+def sync(name: str) -> None:
+    """Returns when all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def everywhere(ok: bool) -> bool:
+    """Whether it is so on all processes."""
+    if jax.process_count() == 1:
+        return ok
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))

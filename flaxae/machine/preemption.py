@@ -1,0 +1,63 @@
+"""SIGTERM and Ctrl-C as a flag that the loop asks for, in one process or several."""
+
+import itertools
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+# The sync point comes one after the largest number that any process has asked with, so each call
+# takes the next number, whatever `steps_per_call` is and however many runs this process makes.
+_CALLS = itertools.count()
+
+
+class Preemption:
+    """Notices SIGTERM and Ctrl-C while it is entered; the loop asks `check` after every call.
+
+    One process: Python signal handlers set a flag (a second Ctrl-C raises KeyboardInterrupt), and
+    exit puts the old handlers back. Outside of the main thread Python allows no handlers, and
+    nothing is noticed. Several processes: JAX's sync point makes all of them stop at the same step
+    after any got SIGTERM; it works only after `jax.distributed.initialize`. Ctrl-C there goes its
+    usual way.
+    """
+
+    def __init__(self) -> None:
+        self._seen: str | None = None
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> "Preemption":
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old[number] = signal.signal(number, self._notice)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._old = {}
+
+    def _notice(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._seen == "sigint":
+            raise KeyboardInterrupt
+        self._seen = "sigterm" if number == signal.SIGTERM else "sigint"
+
+    @property
+    def noticed(self) -> str | None:
+        """What this process alone was told, at once; None in several processes: they must agree."""
+        return self._seen
+
+    def check(self, step: int) -> str | None:
+        """What to stop for: None, "sigterm" or "sigint"; the same on all processes.
+
+        Args:
+            step: the step that has just been taken. All processes must ask at the same steps, and
+                go on stepping until the answer comes.
+        """
+        del step
+        if jax.process_count() > 1:
+            stop = multihost_utils.reached_preemption_sync_point(next(_CALLS))
+            return "sigterm" if stop else None
+        return self._seen

@@ -1,0 +1,311 @@
+"""Saving and restoring states; the only file that knows Orbax.
+
+A workdir has two Orbax managers: `latest` (the newest steps) and `best` (one, by a metric). One
+manager with both policies deletes the newest step when the metric worsens.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from flaxae.config import Mode, SaveConfig
+from flaxae.errors import CheckpointError
+from flaxae.machine import distributed
+from flaxae.storage import checkpoint_errors as errors
+from flaxae.storage import paths
+
+__all__ = ["CheckpointError", "Checkpointer", "Restored", "read_arrays"]
+
+BEST_VALUE = "best_value"  # the key in `extra` that remembers the metric of a best checkpoint
+HANDLERS = {"state": ocp.StandardCheckpointHandler, "extra": ocp.JsonCheckpointHandler}
+errors.quiet_backends()
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: Any
+    extra: dict[str, Any]
+    step: int
+
+
+class Checkpointer:
+    """Saves and restores the states of one workdir, asynchronously. All processes call everything.
+
+    Args:
+        workdir: the run's folder; checkpoints are in its `latest` and `best`.
+        save: how many to keep, and which metric is better (`best_mode`).
+        create: False opens the workdir for reading only and writes nothing to it.
+    """
+
+    def __init__(self, workdir: str | Path, save: SaveConfig, create: bool = True):
+        self.workdir = paths.absolute(workdir)
+        self._save, self._create = save, create
+        self._managers: dict[str, ocp.CheckpointManager] = {}
+        self._best: tuple[float | None] | None = None  # (value,) once it has been read
+        self._failed = False
+
+    def save(self, step: int, state: Any, extra: dict[str, Any], *, wait: bool = False) -> None:
+        """Starts saving a state; its arrays may be donated as soon as this returns.
+
+        Args:
+            step: must be newer than every step that is there.
+            state: pytree of nested dicts of arrays; empty dicts are kept.
+            extra: JSON kept beside it.
+            wait: return only when it is on disk.
+        Raises:
+            CheckpointError: this or the save before it failed; earlier checkpoints stay.
+        """
+        self._write("latest", step, state, extra)
+        if wait:
+            self.wait()
+
+    def save_best(self, step: int, state: Any, extra: dict[str, Any], value: float) -> bool:
+        """Saves a state as the best one if `value` beats the value of the one that is there.
+
+        Returns:
+            Whether it did. A value that is not a number never does.
+        """
+        old = self._best_value()
+        sign = 1 if self._save.best_mode is Mode.MAX else -1
+        if not (np.isfinite(value) and (old is None or sign * value > sign * old)):
+            return False
+        self._write("best", step, state, {**extra, BEST_VALUE: float(value)})
+        self._best = (float(value),)
+        return True
+
+    def restore(self, abstract_state: Any) -> Restored | None:
+        """The newest readable state, or the best; what is newer is renamed `torn_<step>`.
+
+        Args:
+            abstract_state: pytree of jax.ShapeDtypeStruct with shardings, on any mesh.
+        Returns:
+            None where no step has ever been saved.
+        Raises:
+            CheckpointError: there are checkpoints and none is readable, or none fits the state.
+        """
+        self.wait()
+        if not self.steps() and not steps_on_disk(self.workdir / "best"):
+            self._set_aside(after=0)
+            return None
+        reasons: list[str] = []
+        found = self._newest("latest", abstract_state, reasons)
+        found = found or self._newest("best", abstract_state, reasons)
+        if found is None:
+            raise CheckpointError(errors.none_readable(self.workdir, reasons))
+        if reasons:
+            errors.warn(f"went back to step {found.step}; newer steps are kept as torn_<step>")
+        elif not self.steps():
+            errors.warn(f"no step is in latest; goes on from the best one, step {found.step}")
+        self._set_aside(after=found.step)
+        return found
+
+    def restore_best(self, abstract_state: Any) -> Restored | None:
+        """The best state, None where there is none. Raises CheckpointError as `restore` does."""
+        self.wait()
+        reasons: list[str] = []
+        found = self._newest("best", abstract_state, reasons)
+        if found is None and reasons:
+            raise CheckpointError(errors.none_readable(self.workdir / "best", reasons))
+        return found
+
+    def steps(self) -> list[int]:
+        """The steps in `latest`, oldest first."""
+        return _steps(self._manager("latest"))
+
+    def wait(self) -> None:
+        """Returns when all saves are on disk. Raises CheckpointError where one failed."""
+        for which, manager in self._managers.items():
+            with self._surface(which):
+                manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for saves and frees the managers. A failure that was raised before is not again."""
+        managers, self._managers = self._managers, {}
+        for which, manager in managers.items():
+            with contextlib.suppress(Exception) if self._failed else self._surface(which):
+                manager.close()
+
+    def _manager(self, which: str) -> ocp.CheckpointManager:
+        # Made when first needed: a lane's folder is open twice, once for each manager.
+        if which not in self._managers:
+            best, folder = which == "best", self.workdir / which
+            if self._create and jax.process_index() == 0:
+                for left in _torn(folder):  # by a save that was killed
+                    paths.rmtree(left)
+            distributed.sync("flaxae_open_checkpoints")
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=1 if best else self._save.keep,
+                keep_period=None if best else self._save.keep_every or None,
+                create=self._create,
+                # Where the folder cannot be made, all processes otherwise wait for it 20 minutes.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+                read_only=not self._create,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    # Two managers that save at the same time otherwise share their barriers.
+                    barrier_sync_key_prefix=f"{self.workdir.name}-{which}"
+                ),
+            )
+            handlers = {name: handler() for name, handler in HANDLERS.items()}
+            self._managers[which] = ocp.CheckpointManager(
+                folder, options=options, item_handlers=handlers
+            )
+        return self._managers[which]
+
+    def _write(self, which: str, step: int, state: Any, extra: dict[str, Any]) -> None:
+        manager = self._manager(which)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
+        )
+        saved, newest = False, manager.latest_step()
+        if newest is None or newest < step:
+            with self._surface(which, step):
+                # Not forced, Orbax would ask JAX's preemption sync point with numbers of its own.
+                saved = manager.save(step, args=args, force=True)
+        if not saved:
+            raise CheckpointError(
+                f"{self.workdir / which}: step {step} was not saved, it is not newer than "
+                f"{newest}; restore before saving, or use a new workdir"
+            )
+
+    @contextlib.contextmanager
+    def _surface(self, which: str, step: int | None = None) -> Iterator[None]:
+        """Turns a failed (asynchronous) save into one CheckpointError."""
+        try:
+            yield
+        except Exception as e:
+            self._failed = True
+            noticed = f" (noticed at step {step})" if step is not None else ""
+            there = steps_on_disk(self.workdir / which)
+            raise CheckpointError(
+                f"{self.workdir / which}: a checkpoint could not be saved{noticed}: "
+                f"{errors.reason(e)}. Steps {there} stay. Free disk space or fix the folder, then "
+                "run the same command to go on from there"
+            ) from e
+
+    def _best_value(self) -> float | None:
+        if self._best is None:
+            value = None
+            manager = self._manager("best")
+            for step in reversed(_steps(manager)):
+                args = ocp.args.Composite(extra=ocp.args.JsonRestore())
+                with contextlib.suppress(Exception):
+                    value = float(manager.restore(step, args=args)["extra"][BEST_VALUE])
+                    break
+            self._best = (value,)
+        return self._best[0]
+
+    def _newest(self, which: str, abstract: Any, reasons: list[str]) -> Restored | None:
+        if which not in self._managers and not (self.workdir / which).is_dir():
+            return None
+        manager = self._manager(which)
+
+        def read(step: int) -> Restored:
+            wrong = errors.misfits(_tree(manager.item_metadata(step).get("state")), abstract)
+            if not distributed.everywhere(not wrong):
+                raise CheckpointError("it does not fit this config's state: " + "; ".join(wrong))
+            args = ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), extra=ocp.args.JsonRestore()
+            )
+            found = manager.restore(step, args=args)
+            return Restored(found["state"], dict(found["extra"]), step)
+
+        return _first_readable(self.workdir / which, _steps(manager), read, reasons)
+
+    def _set_aside(self, after: int) -> None:
+        """Renames what is newer than a step in both managers, which then forget it.
+
+        Orbax otherwise refuses every save up to the newest step that it has seen.
+        """
+        if self._create and jax.process_index() == 0:
+            for which in ("latest", "best"):
+                for step in steps_on_disk(self.workdir / which):
+                    if step > after:
+                        folder = self.workdir / which
+                        paths.rename_folder(folder / str(step), folder / f"torn_{step}")
+        distributed.sync("flaxae_set_aside")
+        for manager in self._managers.values():
+            manager.reload()
+        self._best = None
+
+
+def read_arrays(
+    workdir: str | Path, which: str = "latest"
+) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """The newest readable checkpoint of a workdir without any template; nothing is written.
+
+    Args:
+        workdir: a run's folder.
+        which: "latest" or "best".
+    Returns:
+        The state as nested dicts of numpy arrays, its extra, and its step.
+    Raises:
+        CheckpointError: there is none, or none is readable.
+    """
+    folder = paths.absolute(workdir) / which
+    steps = steps_on_disk(folder)
+    if not steps:
+        raise CheckpointError(
+            f"{folder} has no checkpoint: train the run first, or check the workdir's name"
+        )
+
+    def read(step: int) -> Restored:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            tree = _tree(reader.metadata(folder / str(step) / "state"))
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            args = ocp.args.PyTreeRestore(restore_args=as_numpy)
+            state = reader.restore(folder / str(step) / "state", args=args)
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            extra = reader.restore(folder / str(step) / "extra")
+        return Restored(state, dict(extra), step)
+
+    reasons: list[str] = []
+    found = _first_readable(folder, steps, read, reasons)
+    if found is None:
+        raise CheckpointError(errors.none_readable(folder, reasons))
+    return found.state, found.extra, found.step
+
+
+def _first_readable(
+    folder: Path, steps: list[int], read: Callable[[int], Restored], reasons: list[str]
+) -> Restored | None:
+    """Reads the newest step that all processes can read; warns of, and notes, each that fails."""
+    for step in reversed(steps):
+        found, reason = None, "another process could not read it"
+        try:
+            found = read(step)
+        except Exception as e:
+            reason = errors.reason(e)
+        if distributed.everywhere(found is not None):
+            return found
+        reasons.append(f"{folder.name}/{step}: {reason}")
+        errors.warn(f"checkpoint {folder / str(step)} is not readable: {reason}")
+    return None
+
+
+def _tree(metadata: Any) -> Any:
+    metadata = getattr(metadata, "item_metadata", metadata)
+    return getattr(metadata, "tree", metadata)
+
+
+def _steps(manager: ocp.CheckpointManager) -> list[int]:
+    return sorted(manager.all_steps())
+
+
+def steps_on_disk(folder: Path) -> list[int]:
+    """The steps in a workdir's `latest` or `best`, oldest first; it need not exist."""
+    found = (p for p in paths.children(folder) if p.name.isdigit())
+    return sorted(int(p.name) for p in found if paths.committed(p))
+
+
+def _torn(folder: Path) -> list[Path]:
+    """What a save that did not finish has left; in a bucket it has its final name already."""
+    return [
+        p for p in paths.children(folder)
+        if ".orbax-checkpoint-tmp" in p.name or (p.name.isdigit() and not paths.committed(p))
+    ]  # fmt: skip

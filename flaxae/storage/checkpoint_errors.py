@@ -1,0 +1,69 @@
+"""What goes wrong with checkpoints, in one message each."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxae.errors import CheckpointError
+
+
+def quiet_backends() -> None:
+    """Keeps Orbax, asyncio and tensorstore's threads from printing pages of tracebacks.
+
+    A failed save or restore is told by one CheckpointError or warning instead.
+    """
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    asyncio = logging.getLogger("asyncio")
+    asyncio.addFilter(lambda record: "tensorstore_spec" not in record.getMessage())
+    shown = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            shown(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def misfits(there: Any, wanted: Any) -> list[str]:
+    """What differs between two trees in names, shapes and dtypes, a line each, at most six."""
+
+    def flat(tree: Any) -> dict[str, str]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        name = jax.tree_util.keystr
+        return {
+            name(p, simple=True, separator="/"): f"{tuple(x.shape)} {np.dtype(x.dtype)}"
+            for p, x in leaves
+        }
+
+    if there is None:
+        return ["it has no state"]
+    there, wanted = flat(there), flat(wanted)
+    lines = [f"{name} is missing" for name in wanted if name not in there]
+    lines += [f"{name} is not known here" for name in there if name not in wanted]
+    for name in there.keys() & wanted.keys():
+        if there[name] != wanted[name]:
+            lines.append(f"{name} is {there[name]} there and {wanted[name]} here")
+    lines.sort()
+    return lines if len(lines) <= 6 else [*lines[:5], f"and {len(lines) - 5} more"]
+
+
+def reason(e: Exception) -> str:
+    text = " ".join(str(e).split("[tensorstore_spec")[0].split())
+    text = text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"
+    return text if isinstance(e, CheckpointError) else f"{type(e).__name__}: {text}"
+
+
+def none_readable(folder: Path, reasons: list[str]) -> str:
+    return (
+        f"{folder} has checkpoints, but none is readable: {'; '.join(reasons)}. Put back a good "
+        "copy, use the config that they were made with, or start a new workdir"
+    )
+
+
+def warn(message: str) -> None:
+    if jax.process_index() == 0:
+        print(f"warning: {message}", file=sys.stderr, flush=True)

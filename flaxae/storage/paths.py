@@ -1,0 +1,210 @@
+"""Where a run lives: a local folder, or gs://BUCKET/FOLDER of Google Cloud Storage.
+
+A bucket has objects, each written whole or not at all, and no folders: what is missing there
+(appending to a file, renaming or copying a folder, a folder for a library that wants a local one)
+is done here. Local paths are plain `pathlib.Path`; those of a bucket are `epath.Path`, which has
+the methods that this package uses.
+"""
+
+import contextlib
+import importlib
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+from etils import epath
+
+from flaxae.errors import ConfigError
+
+COMMITTED = "commit_success.txt"  # what Orbax writes last into a checkpoint in a bucket
+# What a run's folder has beside what its task saved.
+NO_ASSETS = (
+    "best", "config.json", "lanes", "latest", "metrics.jsonl", "profile", "report",
+    "samples.jsonl", "tensorboard", "versions.json",
+)  # fmt: skip
+INSTALL = "in flaxae's own folder, pip install -c constraints.txt -e '.[gcs]'"
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+def as_path(path: str | os.PathLike) -> pathlib.Path:
+    """A path of either kind from text.
+
+    Args:
+        path: a local path (kept as it is), or gs://BUCKET/FOLDER.
+    Raises:
+        ConfigError: another scheme, no folder, or a package for buckets is not installed.
+    """
+    if is_remote(path):
+        return cast(pathlib.Path, path)
+    text = os.fspath(path)
+    scheme = SCHEME.match(text)
+    if not scheme:
+        return pathlib.Path(text)
+    bucket, _, folder = text.removeprefix("gs://").partition("/")
+    if not text.startswith("gs://") or not bucket or not folder.strip("/"):
+        raise ConfigError(
+            f"{text} is neither a local folder nor gs://BUCKET/FOLDER, with two slashes, as text: "
+            "nothing else can be read or written"
+        )
+    try:
+        for name in ("gcsfs", "google.cloud.storage"):
+            importlib.import_module(name)
+    except ImportError as e:
+        raise ConfigError(f"{text} needs the package gcsfs ({e}): {INSTALL}") from None
+    import fsspec
+
+    # Where TensorFlow is installed, epath otherwise uses that; and gcsfs remembers what a folder
+    # holds, though other processes and tensorstore write there.
+    os.environ.setdefault("EPATH_USE_TF", "0")
+    for protocol in ("gcs", "gs"):
+        fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)  # pyright: ignore
+    return cast(pathlib.Path, epath.Path(text))
+
+
+def is_remote(path: Any) -> bool:
+    """Whether it is a path of a bucket (text is not yet a path)."""
+    return isinstance(path, epath.Path) and "://" in os.fspath(path)
+
+
+def as_workdir(path: str | os.PathLike) -> pathlib.Path:
+    """`as_path` of a run's folder, which must be reachable. Raises ConfigError where it is not."""
+    folder = as_path(path)
+    if is_remote(folder):
+        storage: Any = importlib.import_module("google.cloud.storage")
+        bucket = os.fspath(folder).split("/")[2]
+        try:
+            storage.Client().get_bucket(bucket, timeout=60)  # as Orbax does
+        except Exception as e:
+            raise ConfigError(
+                f"the bucket of {folder} cannot be opened: {why(e)}. The account that runs this "
+                "needs storage.buckets.get on it beside reading, writing and deleting objects; "
+                "`gcloud auth application-default login` sets one where the machine has none"
+            ) from None
+    return folder
+
+
+def absolute(path: str | os.PathLike) -> pathlib.Path:
+    """A path that does not depend on the folder that the process is in."""
+    path = as_path(path)
+    return path if is_remote(path) else pathlib.Path(os.path.abspath(path))
+
+
+def why(e: BaseException) -> str:
+    """An error's reason in one line."""
+    text = getattr(e, "strerror", None) or str(e) or type(e).__name__
+    return " ".join(str(text).split())[:300]
+
+
+def children(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What lies in a folder; nothing where there is none."""
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def committed(folder: pathlib.Path) -> bool:
+    """Whether a checkpoint's folder is whole; a local one has its name only once it is."""
+    return folder.is_dir() and (not is_remote(folder) or (folder / COMMITTED).exists())
+
+
+def read_text(path: pathlib.Path) -> str:
+    return path.read_bytes().decode("utf-8")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    if is_remote(path):
+        path.write_bytes(text.encode("utf-8"))
+        return
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def rmtree(folder: pathlib.Path) -> None:
+    """Removes a folder with all in it, where there is one."""
+    if not is_remote(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        (folder / COMMITTED).unlink()  # first: what is left of it counts as torn
+    with contextlib.suppress(FileNotFoundError):
+        cast(epath.Path, folder).rmtree()
+
+
+def rename_folder(folder: pathlib.Path, new: pathlib.Path) -> None:
+    """Renames a checkpoint's folder; one of that name is replaced."""
+    rmtree(new)
+    if not is_remote(folder):
+        folder.rename(new)
+        return
+    _copy(folder, new)  # a run that is killed here leaves the old one as it was
+    rmtree(folder)
+
+
+def copy_folder(folder: pathlib.Path, new: pathlib.Path) -> None:
+    """Copies a folder's files into another one of the same kind."""
+    if is_remote(folder):
+        _copy(folder, new)
+    else:
+        shutil.copytree(folder, new, dirs_exist_ok=True)
+
+
+def _copy(folder: pathlib.Path, new: pathlib.Path) -> None:
+    import fsspec
+
+    # Within the bucket: the content does not pass through this machine.
+    files, source = fsspec.core.url_to_fs(os.fspath(folder), finalize_on_close=True)
+    for name in files.find(source):
+        files.cp_file(name, os.fspath(new).removeprefix("gs://") + name.removeprefix(source))
+
+
+@contextlib.contextmanager
+def local_for_writing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A local folder to write into: the folder itself, or one whose files go there at the end."""
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield pathlib.Path(temporary)
+        upload(pathlib.Path(temporary), folder)
+
+
+@contextlib.contextmanager
+def local_for_reading(folder: pathlib.Path, without: Sequence[str] = ()) -> Iterator[pathlib.Path]:
+    """A local folder to read from: the folder itself, or a copy while the context is entered.
+
+    Args:
+        folder: of either kind.
+        without: names of files and folders in it that are not copied.
+    """
+    if not is_remote(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        for child in children(folder):
+            if child.name not in without:
+                _download(child, pathlib.Path(temporary) / child.name)
+        yield pathlib.Path(temporary)
+
+
+def _download(source: pathlib.Path, target: pathlib.Path) -> None:
+    if source.is_dir():
+        target.mkdir()
+        for child in children(source):
+            _download(child, target / child.name)
+    else:
+        target.write_bytes(source.read_bytes())
+
+
+def upload(local: pathlib.Path, folder: pathlib.Path) -> None:
+    """Writes all files of a local folder into one of a bucket, under the same names."""
+    for path in sorted(local.rglob("*")):
+        if path.is_file():
+            folder.joinpath(*path.relative_to(local).parts).write_bytes(path.read_bytes())

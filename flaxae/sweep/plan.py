@@ -1,0 +1,84 @@
+"""What a sweep runs, by a grid or by its config file, and its tables."""
+
+import ast
+import csv
+import io
+import itertools
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flaxae.errors import ConfigError
+
+
+class Plan(NamedTuple):
+    """What a sweep runs.
+
+    Attributes:
+        runs: overrides of each run.
+        folder: of its tables, in the workdir: sweeps that share runs keep theirs apart.
+        finish: the config file's own end of a sweep, or None.
+    """
+
+    runs: list[dict[str, Any]]
+    folder: str
+    finish: Callable[[list[dict[str, Any]], Path, Path], str] | None
+
+    @classmethod
+    def of(cls, config: str, grid: list[str]) -> "Plan":
+        """The grid's runs, or else those of `get_runs` in a config file ("FILE[:PRESET]")."""
+        if grid:
+            return cls(expand(parse_grid(grid)), "", None)
+        file, _, preset = config.partition(":")
+        names = runpy.run_path(file)
+        if "get_runs" not in names:
+            raise ConfigError(
+                "--grid is missing: name at least one field and its values "
+                f"({file} has no get_runs that would say what to run)"
+            )
+        return cls(names["get_runs"](preset), f"tables/{Path(file).stem}", names.get("finish"))
+
+
+def expand(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """All combinations: {"a": [1, 2], "b": [3]} -> [{"a": 1, "b": 3}, {"a": 2, "b": 3}]."""
+    for name, values in grid.items():
+        if not values:
+            raise ConfigError(f"the sweep's field {name!r} has no values")
+    return [dict(zip(grid, v, strict=True)) for v in itertools.product(*grid.values())]
+
+
+def parse_grid(items: list[str]) -> dict[str, list[Any]]:
+    """["optim.lr=1e-3,3e-3", "task.kernel=imq,rbf"] -> field -> values."""
+    grid = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals or not text:
+            raise ConfigError(f"--grid {item!r} is not FIELD=VALUE,VALUE,...")
+        grid[name] = [_literal(v) for v in text.split(",")]
+    return grid
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def write_table(rows: list[dict[str, Any]], outdir: Path) -> None:
+    """Writes table.csv and table.md: a row a run, a column each override and metric."""
+    outdir.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    (outdir / "table.csv").write_bytes(table.getvalue().encode())
+
+    def show(x: Any) -> str:
+        return f"{x:.5g}" if isinstance(x, float) else str(x)
+
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(show(row.get(c, "")) for c in columns) + " |" for row in rows]
+    (outdir / "table.md").write_text("\n".join(lines) + "\n")

@@ -1,0 +1,53 @@
+"""The frozen part of a model: rebuilt on every start, never saved."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from flaxae.config import Config
+from flaxae.errors import ConfigError
+from flaxae.machine import sharding
+from flaxae.storage.fingerprint import fingerprint
+from flaxae.task import Task
+from flaxae.training.state import init_model
+
+
+class Frozen:
+    """The frozen part of a model: rebuilt on every start, never saved, its fingerprint is.
+
+    Attributes:
+        values: nested dict of arrays on the mesh.
+        fingerprint: of the values, "" where there are none.
+        pretrained: parameters that came with the pretrained files, {} without.
+    """
+
+    def __init__(self, task: Task, config: Config, mesh: Mesh, saved: bool):
+        """Builds it.
+
+        Args:
+            task, config, mesh: of the run.
+            saved: the rest comes from a checkpoint: without a frozen part no file is read.
+        """
+        self.pretrained: dict[str, Any] = {}
+
+        def make() -> Any:
+            return init_model(task, jnp.uint32(0), config.frozen_seed)["frozen"]
+
+        with jax.set_mesh(mesh):
+            shapes = jax.eval_shape(make)
+            shardings = sharding.infer_sharding(shapes, mesh, task.sharding_rules)
+            self.values = jax.jit(make, out_shardings=shardings)()
+            if config.pretrained and (jax.tree.leaves(shapes) or not saved):
+                if not hasattr(task, "load_pretrained"):
+                    raise ConfigError(
+                        f"pretrained={config.pretrained!r}: {type(task).__name__} reads no "
+                        "pretrained weights; leave the field empty"
+                    )
+                params = jax.eval_shape(lambda: init_model(task, jnp.uint32(0), 0)["params"])
+                abstract = {"params": params, "frozen": shapes}
+                places = sharding.infer_sharding(abstract, mesh, task.sharding_rules)
+                loaded = task.load_pretrained(abstract, places)  # pyright: ignore
+                self.pretrained, self.values = loaded["params"], loaded["frozen"] or self.values
+            self.fingerprint = fingerprint(self.values)

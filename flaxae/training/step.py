@@ -1,0 +1,202 @@
+"""The train and evaluation steps as pure functions over plain dicts."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from flaxae.config import Config
+from flaxae.task import Context, Task
+from flaxae.training import optim as optim_lib
+from flaxae.training.state import Layout, State, horizon, make_tx
+
+
+def split_rows(tree: Any, parts: int) -> Any:
+    """(B, ...) -> (parts, B / parts, ...), strided, so that each device keeps its own rows."""
+    return jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1), tree
+    )
+
+
+def join_rows(tree: Any) -> Any:
+    """The inverse of `split_rows`."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)
+
+
+def make_update(task: Task, config: Config, layout: Layout) -> Callable:
+    """One update of one lane: (its state, frozen, batch, hparams) -> (state, metrics)."""
+
+    def loss_fn(params: Any, carry: Any, frozen: Any, batch: Any, ctx: Context) -> Any:
+        model = layout.merge(params, carry, frozen)
+        loss = task.loss(model, batch, ctx)
+        metrics = {"loss": (loss.total, loss.weight), **loss.metrics}
+        return loss.total, (loss.weight, metrics, layout.carry_of(model))
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def sums(state: State, frozen: Any, batch: Any, ctx: Context) -> Any:
+        """Sums over all micro-batches: gradients, weight, metrics, and the carry after them."""
+
+        def one(carry: Any, micro: Any, index: Any) -> Any:
+            at = dataclasses.replace(ctx, key=jax.random.fold_in(ctx.key, index))
+            (_, (weight, metrics, carry)), grads = grad_fn(
+                state["params"], carry, frozen, micro, at
+            )
+            return carry, (grads, weight, metrics)
+
+        if config.accumulate == 1:
+            return one(state["carry"], batch, 0)
+        n = config.accumulate
+        micro = (split_rows(batch, n), split_rows(state["carry"]["stream"], n), jnp.arange(n))
+        shapes = jax.eval_shape(
+            lambda once, m: one({"once": once, "stream": m[1]}, m[0], m[2])[1],
+            state["carry"]["once"],
+            jax.tree.map(lambda x: x[0], micro),
+        )
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def body(acc: Any, m: Any) -> Any:
+            once, total = acc
+            carry, new = one({"once": once, "stream": m[1]}, m[0], m[2])
+            return (carry["once"], jax.tree.map(jnp.add, total, new)), carry["stream"]
+
+        (once, total), stream = jax.lax.scan(body, (state["carry"]["once"], zeros), micro)
+        return {"once": once, "stream": join_rows(stream)}, total
+
+    def update(state: State, frozen: Any, batch: Any, hparams: dict[str, Any]) -> Any:
+        step = state["step"]
+        key = jax.random.fold_in(jax.random.key(hparams["seed"]), step)
+        ctx = Context(key, step, hparams=hparams, train=True, sharding_rules=task.sharding_rules)
+        carry, (grads, weight, metrics) = sums(state, frozen, batch, ctx)
+        # A batch of nothing but padding has weight 0: its step is no step, not a NaN.
+        inverse = 1 / jnp.maximum(weight, 1e-30)
+        # Of the sums: the mean gradients need not be held then.
+        grad_norm = optax.global_norm(grads) * inverse
+        grads = jax.tree.map(lambda g: g * inverse, grads)
+        if hasattr(task, "transform_grads"):
+            grads = task.transform_grads(grads, state, ctx)  # pyright: ignore
+            grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(grad_norm)
+        # A run (or lane) past its bad steps stays as it is, until the loop has noticed.
+        good = finite & (state["bad"] <= config.max_bad_steps)
+        new = {**state, "carry": carry, "step": step + 1}
+        with jax.numpy_dtype_promotion("standard"):
+            # What `make_hparams` leaves out is 0, whatever the base config of the lanes says.
+            tx = make_tx(config, {"weight_decay": 0.0} | hparams, step)
+            opt = optim_lib.unpack(state["opt"], layout.opt)
+            updates, opt = tx.update(grads, opt, state["params"], norm=grad_norm, good=good)
+        new["opt"] = opt = optim_lib.pack(opt)
+        new["params"] = jax.tree.map(lambda p, u: p + u.astype(p.dtype), state["params"], updates)
+        if config.optim.ema:
+            # The average of few steps is of those steps, not of the initialisation.
+            t = step.astype(jnp.float32)
+            decay = jnp.minimum(config.optim.ema, (1 + t) / (10 + t))
+            new["ema"] = jax.tree.map(
+                lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype),
+                state["ema"],
+                new["params"],
+            )
+        if hasattr(task, "after_update"):
+            new = task.after_update(new, ctx)  # pyright: ignore
+        kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+        kept["opt"] = jax.tree.map(  # kept already, but for what the task has changed
+            lambda a, b, own: own if a is own else jnp.where(good, a, b),
+            new["opt"],
+            state["opt"],
+            opt,
+        )
+        kept["step"] = step + 1
+        kept["bad"] = state["bad"] + (~finite).astype(jnp.int32)
+        out = {k: s / jnp.maximum(w, 1e-30) for k, (s, w) in metrics.items() if s.ndim == 0}
+        out |= {
+            "grad_norm": grad_norm,
+            "param_norm": optax.global_norm(kept["params"]),
+            "update_norm": jnp.where(good, optax.global_norm(updates), 0.0),
+            "lr": optim_lib.learning_rate(config.optim, hparams["lr"], step, horizon(config)),
+            "bad": kept["bad"],
+            "finite": finite,
+        }
+        return kept, out
+
+    return update
+
+
+def make_train_step(
+    task: Task,
+    config: Config,
+    layout: Layout,
+    shardings: State,
+    lanes: int = 0,
+    lane_batches: bool = False,
+) -> Callable:
+    """The jitted step.
+
+    Args:
+        shardings: of the state; pins the outputs, or the second call would compile again.
+        lanes: size of the lane axis; 0: none.
+        lane_batches: batches have a lane axis too (lanes with data of their own).
+    Returns:
+        (state, frozen, batch, hparams) -> (state, metrics). The state is donated; metrics have a
+        leading axis of `steps_per_call` (the batch too, where that is above 1), then the lanes'.
+    """
+    update = make_update(task, config, layout)
+    if lanes:
+        axes = {name: None if name == "step" else 0 for name in shardings}
+        in_axes = (axes, None, 0 if lane_batches else None, 0)
+        update = jax.vmap(update, in_axes=in_axes, out_axes=(axes, 0), axis_size=lanes)
+    n = config.steps_per_call
+
+    def train_step(state: State, frozen: Any, batch: Any, hparams: dict[str, Any]) -> Any:
+        if n == 1:
+            state, metrics = update(state, frozen, batch, hparams)
+            return state, jax.tree.map(lambda x: x[None], metrics)
+        return jax.lax.scan(lambda s, b: update(s, frozen, b, hparams), state, batch, length=n)
+
+    mesh = shardings["step"].mesh
+    return jax.jit(
+        train_step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, P()))
+    )
+
+
+def make_eval_step(
+    task: Task, layout: Layout, mesh: Mesh, lanes: int = 0, lane_batches: bool = False
+) -> tuple[Callable, Callable]:
+    """The jitted evaluation step.
+
+    Returns:
+        (sums, params, carry, frozen, batch, hparams, step, index) -> (sums, carry), and a function
+        of all but `sums` that gives the sums to start from. Keys come from
+        `data.seed`, so that an evaluation does not depend on the run's own seed.
+    """
+
+    def one(
+        params: Any, carry: Any, frozen: Any, batch: Any, hparams: Any, step: Any, index: Any
+    ) -> Any:
+        key = jax.random.fold_in(jax.random.key(hparams["data_seed"]), index)
+        model = layout.merge(params, carry, frozen)
+        ctx = Context(key, step, hparams=hparams, train=False, sharding_rules=task.sharding_rules)
+        sums = task.eval_step(model, batch, ctx)
+        return sums, layout.carry_of(model)
+
+    if lanes:
+        one = jax.vmap(
+            one, in_axes=(0, 0, None, 0 if lane_batches else None, 0, None, None), axis_size=lanes
+        )
+
+    def eval_step(sums: Any, *args: Any) -> Any:
+        new, carry = one(*args)
+        return jax.tree.map(jnp.add, sums, new), carry
+
+    def zeros(*args: Any) -> Any:
+        shapes = jax.eval_shape(one, *args)[0]
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    everywhere = NamedSharding(mesh, P())
+    return jax.jit(eval_step, out_shardings=(everywhere, None)), jax.jit(
+        zeros, out_shardings=everywhere
+    )

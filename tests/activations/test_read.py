@@ -1,0 +1,167 @@
+"""Hidden states of chosen layers and positions, collected inside the scan, and replaced."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from flaxae.activations import read as activations
+from flaxae.errors import ConfigError
+from flaxae.task import Taps
+from tests.tiny.language_models import KINDS, context, random_ids, tiny
+
+HOOKS = ("resid_in", "resid_out", "attn_out", "mlp_pre", "mlp_post", "mlp_out")
+MASK = jnp.ones((2, 7)).at[0, :2].set(0)
+
+
+def all_states(model, ids):
+    """Every hook of every layer and position, by plain taps."""
+    taps = Taps(collect=lambda path: True)
+    model.states(ids, context(taps=taps), mask=MASK)
+    return {hook: np.asarray(taps.collected[model.hooks[hook]]) for hook in HOOKS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fields", [{}, {"remat": True, "scan_unroll": 3}])
+def test_chosen_layers_and_positions_equal_the_plain_taps(kind, fields):
+    model, ids = tiny(kind, **fields), random_ids(2, 7)
+    want, where, layers = all_states(model, ids), jnp.asarray([[6, 3], [0, 6]]), (2, 0)
+
+    @jax.jit
+    def run(model, ids, where):
+        return activations.collect(
+            model, ids, context(), hooks=HOOKS, layers=layers, mask=MASK, positions=where
+        )
+
+    final, states = run(model, ids, where)
+    np.testing.assert_allclose(final, model.states(ids, context(), mask=MASK), atol=1e-6)
+    assert set(states) == set(HOOKS)
+    for hook, value in states.items():
+        for place, layer in enumerate(layers):
+            picked = np.take_along_axis(want[hook][layer], np.asarray(where)[..., None], axis=1)
+            np.testing.assert_allclose(value[place], picked, rtol=0, atol=1e-5, err_msg=hook)
+
+
+def test_layers_count_from_the_end_too_and_all_positions_are_the_default():
+    model, ids = tiny("llama"), random_ids(2, 7)
+    _, states = activations.collect(
+        model, ids, context(), hooks=["resid_out", "blocks.self_attn.q_proj.out"],
+        layers=[-1], mask=MASK,
+    )  # fmt: skip
+    np.testing.assert_allclose(states["resid_out"][0], all_states(model, ids)["resid_out"][2],
+                               rtol=0, atol=1e-6)  # fmt: skip
+    assert states["blocks.self_attn.q_proj.out"].shape == (1, 2, 7, 16)
+
+
+def test_states_of_all_layers_and_positions_are_never_there():
+    model = tiny("llama", num_layers=5)
+    ids, where = random_ids(2, 7), jnp.asarray([[6], [6]])
+
+    def run(ids):
+        return activations.collect(model, ids, context(), hooks=HOOKS, layers=[3], positions=where)[
+            1
+        ]
+
+    def sizes(jaxpr):
+        for equation in jaxpr.eqns:
+            for value in equation.outvars:
+                yield value.aval.shape
+            for inner in jax.tree.leaves(list(equation.params.values())):
+                if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
+                    yield from sizes(getattr(inner, "jaxpr", inner))
+
+    shapes = set(sizes(jax.make_jaxpr(run)(ids).jaxpr))
+    assert (2, 7, 16) in shapes and (2, 2, 1, 16) in shapes  # one layer's; a layer and a spare
+    assert not [s for s in shapes if s[:1] == (5,) and s[1:3] == (2, 7)]
+
+
+def test_a_replaced_value_changes_what_comes_after_it():
+    model, ids = tiny("phi"), random_ids(2, 7)
+    before = all_states(model, ids)
+    spliced = jnp.asarray(before["resid_out"][1]) * 0.5
+    _, states = activations.collect(
+        model, ids, context(), hooks=["resid_out"], layers=[0, 1, 2], mask=MASK,
+        replace={("resid_out", 1): lambda x: spliced},
+    )  # fmt: skip
+    np.testing.assert_allclose(states["resid_out"][0], before["resid_out"][0], atol=1e-6)
+    np.testing.assert_allclose(states["resid_out"][1], spliced, atol=1e-6)
+    assert abs(states["resid_out"][2] - before["resid_out"][2]).max() > 1e-2
+
+
+def test_replacing_by_the_same_value_changes_nothing_at_any_layer():
+    model, ids = tiny("llama"), random_ids(2, 7)
+    taps = activations.recorder(model, replace={("mlp_post", None): lambda x: x,
+                                                ("attn_out", -1): lambda x: x})  # fmt: skip
+    have = model(ids, context(taps=taps))
+    np.testing.assert_array_equal(have, model(ids, context()))
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_gradients_flow_through_what_is_collected_and_replaced(remat):
+    model, ids = tiny("llama", remat=remat), random_ids(2, 7)
+    graphdef, state = nnx.split(model)
+
+    def loss(state, shift, at):
+        model = nnx.merge(graphdef, state)
+        replace = {("resid_out", at): lambda x: x + shift} if at is not None else None
+        _, states = activations.collect(
+            model, ids, context(), hooks=["resid_out"], layers=[1], replace=replace,
+            positions=jnp.asarray([[6], [2]]),
+        )  # fmt: skip
+        return jnp.sum(jnp.square(states["resid_out"]))
+
+    shift = jnp.zeros((2, 7, 16))
+    grads, by_shift = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)(state, shift, 0)
+    kernel = nnx.to_pure_dict(grads)["blocks"]["mlp"]["down_proj"]["kernel"]
+    assert (abs(kernel).max(axis=(1, 2)) > 0).tolist() == [True, True, False]
+    assert float(abs(by_shift).max()) > 0
+    # A step along the gradient, against finite differences.
+    eps = 1e-2
+    ahead, back = (loss(state, sign * eps * by_shift, 0) for sign in (1.0, -1.0))
+    slope = (ahead - back) / (2 * eps)
+    np.testing.assert_allclose(slope, jnp.sum(jnp.square(by_shift)), rtol=2e-2)
+
+
+def test_first_layers_alone_give_the_same_states():
+    model, ids = tiny("llama"), random_ids(2, 7)
+    short = activations.truncated(model, 2)
+    assert short.config.num_layers == 2 and model.config.num_layers == 3
+    a, b = (
+        activations.collect(m, ids, context(), hooks=["resid_out"], layers=[1])[1]["resid_out"]
+        for m in (model, short)
+    )
+    np.testing.assert_array_equal(a, b)
+    with pytest.raises(ConfigError, match="4 layers: the model has 3"):
+        activations.truncated(model, 4)
+
+
+def test_states_are_collected_while_decoding_with_a_cache():
+    model, ids = tiny("llama"), random_ids(2, 6)
+    taps = activations.recorder(model, ["resid_out"], [1])
+    positions = jnp.broadcast_to(jnp.arange(6)[None], (2, 6))
+    at = dataclasses.replace(context(), taps=taps)
+    model.cached_states(ids, at, model.init_cache(2, 6), 0, positions=positions,
+                        keys=jnp.ones((2, 6)))  # fmt: skip
+    _, want = activations.collect(model, ids, context(), hooks=["resid_out"], layers=[1])
+    np.testing.assert_allclose(taps.states["resid_out"], want["resid_out"], atol=1e-5)
+
+
+def test_the_last_real_position_whichever_side_is_padded():
+    mask = jnp.asarray([[1, 1, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1]])
+    assert activations.last_positions(mask).tolist() == [[1], [3], [3]]
+
+
+def test_what_is_not_there_is_an_error_that_says_so():
+    model, ids = tiny("llama"), random_ids(1, 3)
+    collect = activations.collect
+    with pytest.raises(ConfigError, match="'resid' is no hook; there are .*resid_in"):
+        collect(model, ids, context(), hooks=["resid"], layers=[0])
+    with pytest.raises(ConfigError, match=r"the model taps no \['blocks.mlp.fc1.out'\]"):
+        collect(model, ids, context(), hooks=["blocks.mlp.fc1.out"], layers=[0])
+    with pytest.raises(ConfigError, match="layer 3: the model has 3"):
+        collect(model, ids, context(), hooks=["resid_out"], layers=[3])
+    with pytest.raises(ConfigError, match="name one twice"):
+        collect(model, ids, context(), hooks=["resid_out"], layers=[2, -1])

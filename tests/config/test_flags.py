@@ -1,0 +1,171 @@
+"""Command lines: overrides, one-message errors, and --help."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flaxae.command import run_main
+from flaxae.config import Optimizer, flags
+from flaxae.errors import ConfigError
+from tests.helpers import ROOT, environment
+
+CONFIG = """
+from flaxae.config import Config
+from tests.tiny.family import TinyConfig
+
+def get_config(variant="plain"):
+    if variant == "broken":
+        raise ValueError("no such variant")
+    if variant == "unreadable":
+        open("/nowhere/at/all")
+    if variant == "nothing":
+        return None
+    return Config(task=TinyConfig(), steps=20 if variant == "short" else 100)
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "experiment.py"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def test_names_of_options_may_be_spelled_with_dashes(file):
+    options = (flags.Option("find_batch", False, ""),)
+    argv = ["x", f"--config={file}", "--find-batch"]
+    assert flags.parse(argv, options, workdir=False).extra["find_batch"] is True
+
+
+def parse(file: str, *overrides: str) -> flags.Parsed:
+    return flags.parse(["train.py", f"--config={file}", "--workdir=w", *overrides])
+
+
+def test_overrides_of_every_type(file):
+    config, workdir, extra = parse(
+        file, "--config.optim.lr=1", "--config.optim.name=lion", "--config.steps", "40",
+        "--config.task.penalty=0.5", "--config.task.dropout=false", "--noconfig.log.progress",
+        "--config.log.tensorboard", "--config.profile=(10, 13)", "--config.eval.splits=dev,test",
+        "--config.data.path=my=file.txt", "--config.optim.groups=(('a', 1, 0),)",
+    )  # fmt: skip
+    assert (config.optim.lr, config.optim.name, config.steps) == (1.0, Optimizer.LION, 40)
+    task = config.task
+    assert (task.penalty, task.dropout) == (0.5, False)  # pyright: ignore
+    assert (config.log.progress, config.log.tensorboard) == (False, True)
+    assert config.profile == (10, 13) and config.eval.splits == ("dev", "test")
+    assert config.data.path == "my=file.txt" and config.optim.groups == (("a", 1, 0),)
+    assert (workdir, extra) == ("w", {})
+
+
+def test_variant_and_order(file):
+    argv = ["train.py", "--config.steps=30", "--workdir", "w", "--config", f"{file}:short"]
+    assert flags.parse(argv).config.steps == 30
+    assert parse(f"{file}:short").config.steps == 20
+    assert parse(file, "--config.steps=1", "--config.steps=2").config.steps == 2
+
+
+@pytest.mark.parametrize(
+    "text, value", [("dev", ("dev",)), ("5", (5,)), ("[1, 2]", (1, 2)), ("", ())]
+)
+def test_tuples(file, text, value):
+    config = flags.load_config(file)
+    flags.override(config, "eval.splits", text)
+    assert config.eval.splits == value
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--config.optim.lrr=1", "no field 'optim.lrr'; did you mean optim.lr"),
+        ("--config.lr=1", "no field 'lr'; did you mean optim.lr"),
+        ("--config.zzz=1", "no field 'zzz'; --help lists"),
+        ("--config.optim.lr=fast", "--config.optim.lr='fast' is not of type float"),
+        ("--config.steps=1e3", "--config.steps='1e3' is not of type int"),
+        ("--config.log.progress=maybe", "not of type bool"),
+        ("--config.optim.name=adam", "'adam' is not one of: adamw"),
+        ("--config.profile=(1, x)", "is not a tuple"),
+        ("--config.optim=1", "is a section; set one of its fields: optim.name"),
+        ("--config.steps", "needs a value of type int"),
+        ("--config.steps=-1", "steps=-1 must be positive"),
+        ("--noconfig.log.progress=1", "takes no value"),
+        ("--wrkdir=x", "unknown option --wrkdir; did you mean --workdir"),
+        ("stray", "unexpected argument 'stray'"),
+    ],
+)
+def test_mistakes(file, argument, message):
+    with pytest.raises(ConfigError) as e:
+        parse(file, argument)
+    assert message in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--workdir=w"], "--config is missing"),
+        (["--config=FILE"], "--workdir is missing"),
+        (["--config=none.py", "--workdir=w"], "there is no file none.py"),
+        (["--config=FILE:broken", "--workdir=w"], "line 7: ValueError: no such variant"),
+        (["--config=FILE:unreadable", "--workdir=w"], "FileNotFoundError"),
+        (["--config=FILE:nothing", "--workdir=w"], "gave a NoneType, not a flaxae Config"),
+    ],
+)
+def test_config_files(file, argv, message):
+    with pytest.raises(ConfigError) as e:
+        flags.parse(["train.py", *(a.replace("FILE", file) for a in argv)])
+    assert message in str(e.value) and "Traceback" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [("def f(:", "line 1: "), ("x = 1", "has no get_config()"), ("import nix", "nix")],
+)
+def test_broken_files(tmp_path, text, message):
+    (tmp_path / "c.py").write_text(text)
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        flags.load_config(str(tmp_path / "c.py"))
+
+
+def test_files_do_not_leak_into_each_other(file, tmp_path):
+    flags.load_config(file)
+    (tmp_path / "empty.py").write_text("x = 1")
+    with pytest.raises(ConfigError, match="has no get_config"):
+        flags.load_config(str(tmp_path / "empty.py"))
+
+
+def test_own_options(file):
+    options = [flags.Option("devices", 0, "how many"), flags.Option("fast", False, "quick")]
+    argv = ["x", f"--config={file}", "--devices=8", "--fast"]
+    parsed = flags.parse(argv, options, workdir=False)
+    assert parsed.extra == {"devices": 8, "fast": True} and parsed.workdir == ""
+    with pytest.raises(ConfigError, match="--devices='many' is not of type int"):
+        flags.parse(["x", f"--config={file}", "--devices=many"], options, workdir=False)
+
+
+def test_help_lists_every_field(file, capsys):
+    with pytest.raises(SystemExit) as e:
+        parse(file, "--help")
+    assert e.value.code == 0
+    text = capsys.readouterr().out
+    assert "--config.optim.name" in text and "adamw|adafactor|sgd|lion|muon = 'adamw'" in text
+    assert "--config.task.penalty" in text and "float = 0.1  # a loss weight that lanes" in text
+    assert "--config.steps" in text and "int = 100" in text and "--workdir" in text
+
+
+def test_run_main_prints_one_message(capsys):
+    def fails(argv: list[str]) -> int:
+        raise ConfigError("the way out")
+
+    assert run_main(fails, []) == 2
+    assert capsys.readouterr().err == "error: the way out\n"
+    assert run_main(lambda argv: None, []) == 0
+    with pytest.raises(ZeroDivisionError):
+        run_main(lambda argv: 1 // 0, [])
+
+
+def test_train_help_and_mistake_in_a_process(file):
+    command = [sys.executable, "train.py", f"--config={file}", "--workdir=w", "--config.stepz=1"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: the config has no field 'stepz'; did you mean steps")

@@ -1,0 +1,119 @@
+"""The demo, the evaluation command and train.py, on a tiny family instead of the T5-VAE."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flaxae import evaluate, summary
+from flaxae.config import flags
+from flaxae.models.t5_vae import demo
+from tests.helpers import ROOT, environment
+
+CONFIG = """
+import dataclasses
+import json
+from pathlib import Path
+from tests.tiny.family import TinyConfig, TinyTask, tiny_config
+
+class Reporting(TinyTask):
+    def report(self, loaded, outdir):
+        result = {"step": loaded.step}
+        Path(outdir, "report.json").write_text(json.dumps(result))
+        print("reported", loaded.step)
+        return result
+
+@dataclasses.dataclass
+class ReportingConfig(TinyConfig):
+    def make(self, config):
+        return Reporting(config)
+
+def get_config(preset="full"):
+    config = tiny_config(steps={"full": 6, "quick": 3}[preset])
+    config.task = ReportingConfig()
+    return config
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    path = tmp_path / "experiment.py"
+    path.write_text(CONFIG)
+    monkeypatch.setattr(demo, "CONFIG", str(path))
+    monkeypatch.setattr(demo, "matmul_rate", lambda: 100e9)
+    return str(path)
+
+
+def test_demo_trains_and_shows_the_same_again(file, tmp_path, capsys):
+    workdir = str(tmp_path / "w")
+    assert demo.run_demo("full", workdir) == 0
+    first = capsys.readouterr().out
+    assert "100 GFLOP/s" in first and "PRESET=quick" in first and "Trained 6 steps" in first
+    assert "reported 6" in first and "Next:" in first
+    (tmp_path / "w" / "report" / "report.txt").write_text("the kept text\n")
+    assert demo.run_demo("full", workdir) == 0
+    again = capsys.readouterr().out
+    assert "This run is done (6 steps)" in again and "the kept text" in again
+    assert "Measuring" not in again and "reported 6" not in again
+    # A report of another step is not this run's.
+    (tmp_path / "w" / "report" / "report.json").write_text('{"step": 5}')
+    assert demo.run_demo("full", workdir) == 0
+    assert "reported 6" in capsys.readouterr().out
+
+
+def test_time_grows_with_steps_and_shrinks_with_speed():
+    assert demo.minutes(9600, 204e9) == 27  # 25.7 and 1.1, by the first 988 steps
+    assert demo.minutes(9600, 400e9) < demo.minutes(9600, 100e9)
+    assert demo.minutes(2000, 400e9) < demo.minutes(9600, 400e9)
+
+
+def test_matmul_rate_is_a_rate():
+    assert 1e8 < demo.matmul_rate(0.2, 256) < 1e16
+
+
+def run(*command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+
+
+def test_train_and_evaluate_commands(file, tmp_path):
+    workdir = str(tmp_path / "w")
+    train = ["train.py", f"--config={file}:quick", f"--workdir={workdir}"]
+    done = run(*train)
+    assert done.returncode == 0, done.stderr
+    assert "is done: step 3." in done.stdout and "dev/loss = " in done.stdout
+    done = run(*train)
+    assert done.returncode == 0 and "was done already, at step 3." in done.stdout
+    done = run("-m", "flaxae.evaluate", workdir, f"--config={file}", f"--json={workdir}/x.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("reported 3\n")
+    assert json.loads((tmp_path / "w" / "x.json").read_text()) == {"step": 3}
+    done = run("-m", "flaxae.evaluate", workdir)
+    assert (
+        done.returncode == 2 and done.stderr.startswith("error: ") and "not flaxae" in done.stderr
+    )
+    done = run("-m", "flaxae.evaluate", str(tmp_path / "none"))
+    assert done.returncode == 2 and "no run's workdir" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_report_goes_where_it_is_told(file, tmp_path):
+    workdir = tmp_path / "w"
+    assert demo.run_demo("quick", str(workdir)) == 0
+    result = evaluate.evaluate(workdir, tmp_path / "out", type(flags.load_config(file).task))
+    assert result == {"step": 3}
+    assert (tmp_path / "out" / "report.txt").read_text() == "reported 3\n"
+
+
+def test_summary(file):
+    config = flags.load_config(file)
+    config.mesh.model = 2
+    text = summary.summary(config)
+    assert "replica=1 x fsdp=4 x model=2" in text
+    assert "| head/kernel" not in text and "| head " in text and "Total: 192" in text
+    config.data.batch_size = 6
+    with pytest.raises(flags.ConfigError, match="6 rows, not divisible"):
+        summary.summary(config)

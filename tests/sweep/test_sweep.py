@@ -1,0 +1,79 @@
+"""What a sweep runs, in which programs, and what a config file adds; training itself is faked."""
+
+import pytest
+
+from flaxae.errors import ConfigError
+from flaxae.sweep import group_by_shape, sweep
+from flaxae.sweep.__main__ import main
+from flaxae.sweep.plan import Plan
+from flaxae.training.loop import Result
+from tests.tiny.family import TinyTask, tiny_config
+
+FILE = """
+from tests.tiny.family import tiny_config as get_config
+
+def get_runs(preset):
+    return [{"seed": s, "steps": 10 if preset == "short" else 20} for s in (0, 1)]
+"""
+FINISH = """
+def finish(rows, workdir, outdir):
+    assert all((workdir / row["run"] / "result.json").exists() for row in rows)
+    return f"{len(rows)} runs of {rows[0]['steps']} steps, tables in {outdir.name}"
+"""
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The calls that would have trained: (steps, number of runs)."""
+    calls = []
+
+    def fake(config, workdir, lanes=None):
+        calls.append((config.steps, len(lanes or [None])))
+        for i in range(len(lanes or [])):
+            (workdir / "lanes" / f"{i:02d}").mkdir(parents=True)
+        return Result({}, {"dev/loss": [1.0] * len(lanes) if lanes else 1.0}, "done")
+
+    monkeypatch.setattr("flaxae.sweep.runs.run", fake)
+    return calls
+
+
+def test_runs_of_unequal_cost_are_kept_apart(monkeypatch):
+    runs = [{"task.penalty": p, "seed": s} for p in (0.1, 0.2) for s in (0, 1)]
+    assert group_by_shape(tiny_config(), runs) == [[0, 1, 2, 3]]
+    monkeypatch.setattr(TinyTask, "lanes_apart", ("task.penalty",))
+    assert group_by_shape(tiny_config(), runs) == [[0, 1], [2, 3]]
+
+
+def test_two_names_of_one_run_are_trained_once(trained, tmp_path):
+    runs = [{"seed": 1}, {"seed": 1}, {"seed": 1, "steps": 20}, {"seed": 2}]
+    rows = sweep(tiny_config(), runs, tmp_path)
+    assert sum(count for _, count in trained) == 2
+    assert len({row["run"] for row in rows}) == 2
+    assert [row["status"] for row in rows] == ["done"] * 4
+    assert [row["dev/loss"] for row in rows] == [1.0] * 4
+
+
+def test_a_config_file_names_its_runs_and_its_end(trained, tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(FILE + FINISH)
+    work = tmp_path / "w"
+    assert main([f"--config={file}", f"--workdir={work}"]) == 0
+    assert trained == [(20, 2)]
+    assert "2 runs of 20 steps, tables in mine" in capsys.readouterr().out
+    assert (work / "tables" / "mine" / "table.csv").exists()
+    # A grid on the command line is what it always was.
+    grid = [f"--config={file}", f"--workdir={work}", "--grid=seed=0,1", "--config.steps=20"]
+    assert main(grid) == 0
+    assert len(trained) == 1 and (work / "table.md").exists()
+
+
+def test_the_preset_reaches_the_runs(tmp_path):
+    (tmp_path / "mine.py").write_text(FILE)
+    plan = Plan.of(f"{tmp_path / 'mine.py'}:short", [])
+    assert plan.runs[0]["steps"] == 10 and plan.finish is None
+
+
+def test_a_file_without_runs_needs_a_grid(tmp_path):
+    (tmp_path / "mine.py").write_text("from tests.tiny.family import tiny_config as get_config\n")
+    with pytest.raises(ConfigError, match="--grid is missing"):
+        Plan.of(str(tmp_path / "mine.py"), [])
