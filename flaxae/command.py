@@ -15,6 +15,7 @@ def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = N
     Args:
         main: takes the command line, the program's name first; returns an exit code (None: 0).
         argv: defaults to the process's own.
+
     Returns:
         The exit code: 2 for a mistake in config, data or workdir, 1 for a run that went non-finite.
     """

@@ -44,8 +44,10 @@ def evaluate(
             figures also into the run's TensorBoard, where it has one.
         config_class: the task's config class, where it is not one of flaxae's own.
         which: the checkpoint: "latest", "best" or "auto".
+
     Returns:
         The report.
+
     Raises:
         ConfigError, CheckpointError: the workdir is not a run's, or nothing in it is readable.
     """

@@ -30,6 +30,7 @@ def cross_entropy(
         targets: ids in [0, V).
         weights: weight of each row; 0 for padding.
         ctx: of the model, where GPU kernels may be used.
+
     Returns:
         The weighted sum of -log p(target) in nats, and the weighted count of rows whose target
         has the highest score.
@@ -100,6 +101,7 @@ def linear_cross_entropy(
         table: the head, one row an id.
         targets, weights: as for `cross_entropy`.
         chunks: into how many parts the rows are cut.
+
     Returns:
         The same sums; only the first has a gradient.
     """
@@ -215,6 +217,7 @@ def mmd(
             estimate; the gradient is scaled up to that of a mean over z alone, so that a queue
             does not weaken the loss.
         gammas: bandwidths of RBF.
+
     Returns:
         The estimate. Unbiased: its mean is 0 when both come from one distribution, so it can be
         negative.

@@ -18,6 +18,7 @@ def summary(config: Any) -> str:
 
     Args:
         config: a flaxae Config.
+
     Raises:
         ConfigError: the mesh does not fit the devices, or the batch not the mesh. Data that cannot
             be read are no error: the text says so.

@@ -65,6 +65,7 @@ class Collector:
 
         Args:
             texts: ids, at least one each.
+
         Returns:
             {hook: (sides, texts, layers, width)}, in the order of texts and layers.
         """
@@ -146,7 +147,7 @@ class Collector:
 
 
 def _padded(texts: list[Sequence[int]], rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """ids and mask, padded on the right; rows that only fill the batch have one token."""
+    """Ids and mask, padded on the right; rows that only fill the batch have one token."""
     ids, mask = np.zeros((rows, width), np.int32), np.zeros((rows, width), np.float32)
     mask[:, 0] = 1
     for row, text in enumerate(texts):

@@ -156,6 +156,7 @@ def collect(
         ids, mask, segment_ids: see `CausalLM.states`.
         ctx: of the model; its taps are not used.
         hooks, layers, positions, replace: see `recorder`; positions default to all.
+
     Returns:
         The final states, which `model.logits` reads, and {hook: (chosen layers, B, P, width)}.
     """

@@ -51,8 +51,10 @@ def parse(
         options: what the command takes beside the config and the workdir.
         usage: one line for `--help`: what the command does.
         workdir: whether the command needs a workdir.
+
     Returns:
         The config (valid, not frozen), the workdir ("" where none is needed), the options' values.
+
     Raises:
         ConfigError: one message that names the argument and the way out.
         SystemExit: code 0, after `--help`.
@@ -98,6 +100,7 @@ def load_config(path: str) -> Config:
 
     Args:
         path: of the file; what follows a ":" is handed to `get_config`.
+
     Raises:
         ConfigError: there is no such file, or it does not give a Config.
     """

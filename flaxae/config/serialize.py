@@ -46,6 +46,7 @@ def from_json(data: dict[str, Any], config_class: type[TaskConfig] | None = None
     Args:
         data: what a workdir's config.json holds.
         config_class: the task's config class, needed where it does not live under `flaxae.`.
+
     Raises:
         ConfigError: the class is not under `flaxae.`, or fields do not fit it.
     """

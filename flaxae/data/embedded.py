@@ -55,8 +55,10 @@ def corpus(name: str, max_lines: int = 0, cache_dir: str = "") -> Corpus:
             names' hashes, so that a part is a sample of whole files.
         cache_dir: where the whole of "docstrings" is kept, which takes 20 seconds to read;
             "": nowhere.
+
     Returns:
         The corpus; its name says which Python, and which packages, it was read from.
+
     Raises:
         ConfigError: there is no such corpus, or this Python has no library to read.
     """

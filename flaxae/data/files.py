@@ -64,6 +64,7 @@ def read_path(path: str, labels: bool = False) -> Iterator[Part]:
     Args:
         path: a text file, or a directory of .txt or .parquet shards.
         labels: lines are label<tab>text; parquet has columns "label" and "text".
+
     Raises:
         ConfigError: it cannot be read, is empty, or a line has no label.
     """
@@ -139,6 +140,7 @@ def read_lines(path: str) -> list[str]:
 
     Args:
         path: the file.
+
     Raises:
         ConfigError: it is missing, a directory, empty, binary or not UTF-8.
     """

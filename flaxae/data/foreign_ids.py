@@ -32,6 +32,7 @@ def decode(table: Any, columns: list[str], folder: str, what: str) -> list[str]:
         columns: its columns of ids; the one that the tokenizer made is found by trying.
         folder: `data.ids_tokenizer`.
         what: the data set, for messages.
+
     Raises:
         ConfigError: no tokenizer is given, it cannot be read, or none of the columns is its.
     """

@@ -22,6 +22,7 @@ def load_examples(data: DataConfig) -> Corpus:
             `hf:<name or local path>[:config][:column]` (a local path takes no config; with one more
             part a hub name takes it as the config, so leave that empty to give only a column:
             `hf:name::column`), or `tfds:<name>[:column]`.
+
     Raises:
         ConfigError: there is no such data, or it cannot be read.
     """
@@ -133,6 +134,7 @@ def text_sources(
         tokenizer: the one that an earlier start of the run kept; None: `data.tokenizer`, or one
             trained on the train split, or read from the cache.
         vocab_size: rows of the model's embedding, which must hold the tokenizer's ids; 0: unknown.
+
     Raises:
         ConfigError: see `load_examples`; the tokenizer is not the model's or not the run's.
     """

@@ -100,6 +100,7 @@ class TextSource:
             edges: lengths of the buckets, one for each, ascending; None: from the data.
             bucket_edges: fixed lengths; each has rows in proportion to its texts, one part at
                 least, and one without texts is left out. (): the parts' own longest.
+
         Raises:
             ConfigError: sizes that do not divide, or no data left.
         """
@@ -199,6 +200,7 @@ class ArraySource:
             batch_size: rows of a batch.
             seed: of the order of training.
             train: endless and shuffled, or one pass in order, its last batch padded with zeros.
+
         Raises:
             ConfigError: there are no rows, or their numbers differ.
         """

@@ -57,6 +57,7 @@ def pack(
         alone: one example a row, in their order.
         shared: ids that all prompts begin with, and have one more at least; they stand once a row.
         targets: K; 0: as many as the fullest row needs.
+
     Raises:
         ConfigError: no example fits, a row has more targets than K, or prompts share fewer ids.
     """

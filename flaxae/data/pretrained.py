@@ -22,8 +22,10 @@ def open_tokenizer(name: str) -> Tokenizer:
     Args:
         name: a tokenizer.json or SentencePiece .model file, a directory or Hub id that holds
             tokenizer.json, spiece.model or byT5's tokenizer_config.json, or "byt5".
+
     Returns:
         The tokenizer; whichever it was, it is saved as a tokenizer.json.
+
     Raises:
         ConfigError: there is none, the Hub does not give it, it cannot be read, or its ids 0 and 1
             do not pad and end.
@@ -86,6 +88,7 @@ def check_vocabulary(tokenizer: Tokenizer, size: int, pretrained: bool = False) 
         size: rows of the model's embedding.
         pretrained: the model's weights exist already, so its vocabulary is the tokenizer's own,
             rounded up (T5: 32100 to 32128, byT5: 259 to 384).
+
     Raises:
         ConfigError: the embedding lacks rows, or has so many more that it belongs to another.
     """
@@ -110,6 +113,7 @@ def check_own(tokenizer: Tokenizer, source: str) -> None:
     Args:
         tokenizer: whose ids the model is given.
         source: the model's directory or Hub id.
+
     Raises:
         ConfigError: an id is another token in the model's own tokenizer, or that cannot be read.
     """

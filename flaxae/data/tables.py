@@ -53,6 +53,7 @@ def load_local(target: str | Sequence[str]) -> Any:
 
     Args:
         target: a directory, a file, or files.
+
     Raises:
         ConfigError: files of no kind, of several, or that cannot be read.
     """

@@ -100,9 +100,11 @@ def split_corpus(corpus: Corpus, seed: int) -> Splits:
     Args:
         corpus: the texts.
         seed: another seed, other splits.
+
     Returns:
         train, dev, test_line, and test_file where the corpus has at least 20 files or a given test
         split.
+
     Raises:
         ConfigError: the corpus is too small to be split.
     """

@@ -109,8 +109,10 @@ def train(
         lines: texts to train on.
         vocab_size: size wanted, specials and 256 bytes included; few lines may give fewer.
         kind: BPE, whose merges may cross words, or Unigram on words.
+
     Returns:
         The same tokenizer for the same lines.
+
     Raises:
         ConfigError: vocab_size is below 259.
     """

@@ -51,6 +51,7 @@ class TokenTable:
         Args:
             rows: their indices.
             length: of each row that comes out.
+
         Returns:
             int32 (len(rows), length).
         """

@@ -47,6 +47,7 @@ def generate(
         cache_axes: the axis of rows of the cache's leaves, a prefix of its tree.
         drop_ended: greedy and sampling go on with half of the rows as soon as the others ended.
             That saves most of the work where lengths differ, and compiles a loop a halving.
+
     Returns:
         ids, (B, max_length).
     """

@@ -34,6 +34,7 @@ def beam(
         length_penalty: sequences that ended are ranked by log-probability / length ** this, the
             length with its end (0: the most likely).
         cache_axes: the axis of rows of the cache's leaves, a prefix of its tree.
+
     Returns:
         ids of each row's best sequence, (B, max_length).
     """

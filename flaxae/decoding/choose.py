@@ -120,6 +120,7 @@ def nucleus(logits: Float[Array, "B K"], top_p: float | Array) -> Float[Array, "
     Args:
         logits: best first.
         top_p: the probability that is enough.
+
     Returns:
         The logits, NEVER where an id is not in the nucleus; the best one always is.
     """

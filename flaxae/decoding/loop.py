@@ -36,10 +36,10 @@ def greedy(
         eos: ends a row, or several that do; it is kept.
         pad: fills a row after its end.
         drop_axes: the cache's axes of rows (see `generate`): rows that ended are dropped.
+
     Returns:
         ids, (B, max_length).
     """
-
     choose = chooser(Sampling(), None)
     return _loop(step, choose, cache, start_ids, max_length, eos, pad, drop_axes)
 
@@ -62,6 +62,7 @@ def sample(
         step, cache, start_ids, max_length, eos, pad, drop_axes: see `greedy`.
         key: row r draws from fold_in(key, r): more rows in the batch change nothing in it.
         sampling: its temperature must be set.
+
     Returns:
         ids, (B, max_length).
     """
@@ -86,6 +87,7 @@ def advance(
         state: {"last": (B,), "cache", "done": (B,), "index": ()}: the ids to feed next, what
             `step` starts from, which rows ended, and how many ids there were.
         steps: how many; fewer where all rows end.
+
     Returns:
         The ids, (B, steps), and the state; all parts together are what `greedy` or `sample` give.
     """

@@ -86,6 +86,7 @@ class Explorer(Space):
             across, down: numbers of the directions.
             span: standard deviations to each side.
             size: of a row and a column.
+
         Returns:
             Rows from -span to span.
         """

@@ -41,6 +41,7 @@ def of_file(path: str | Path, labels: bool = False) -> Corpus:
     Args:
         path: one text a line.
         labels: lines are label<tab>text.
+
     Raises:
         ConfigError: it is missing, a directory without shards, empty, binary or not UTF-8.
     """

@@ -65,6 +65,7 @@ def nearest(
         codes: where to look.
         k: how many; of fewer rows all.
         metric: "cosine" (1 - cosine) or "euclid".
+
     Returns:
         Their numbers and distances, nearest first.
     """

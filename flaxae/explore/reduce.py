@@ -22,8 +22,10 @@ def umap(codes: np.ndarray) -> np.ndarray:
 
     Args:
         codes: (n, D).
+
     Returns:
         (n, 2) float32.
+
     Raises:
         ConfigError: umap-learn is not installed, or it failed.
     """

@@ -96,6 +96,7 @@ def serve(
         show: opens the browser.
         block: until Ctrl-C; else returns the server, which runs when its io_loop does.
         ready: is told the address.
+
     Raises:
         ConfigError: the address cannot be used.
     """

@@ -41,6 +41,7 @@ class Space:
             source: where it came from: for the copied code, its report and its log.
             folder: where codes and maps are kept; None: nowhere.
             most: texts that are used.
+
         Raises:
             ConfigError: there are no texts, or none that the model can read.
         """
@@ -74,6 +75,7 @@ class Space:
             corpus_file: one text a line; None: the texts that the model was trained on.
             labels: the file's lines are label<tab>text.
             most: texts that are used.
+
         Raises:
             ConfigError: one of them is not there or not of that kind.
         """

@@ -47,8 +47,10 @@ class Worker:
         Args:
             call: the work.
             key: whose it is and of what, such as (session, "slider"); None: it is never dropped.
+
         Returns:
             Its future; cancelled where a later job of its key overtook it.
+
         Raises:
             Busy: the queue is full.
         """

@@ -227,6 +227,7 @@ class CausalLM(nnx.Module):
             keys: 1 where the cache, with these ids, holds a real token; 0 for padding.
             blocks: `unstacked(self.blocks)` of before a loop, for a cache that is a list. Scanned
                 in a loop of decoding, all weights would be copied in every turn (CPU).
+
         Returns:
             What the head reads, and the cache.
         """
@@ -272,6 +273,7 @@ class CausalLM(nnx.Module):
             ctx: of the model.
             chunks: above 0 the logits are never held whole; into how many parts the tokens are
                 cut. That reads the head's own kernel, so no adapter may stand there.
+
         Returns:
             The sum over tokens, and how many have their target as the best id.
         """

@@ -54,6 +54,7 @@ class ChatTokenizer:
         Args:
             messages: [{"role": "user", "content": "..."}, ...].
             answer: ends it where the model is to answer.
+
         Raises:
             ConfigError: there is no template, or it refuses the messages.
         """

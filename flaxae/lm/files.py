@@ -113,6 +113,7 @@ def given(raw: dict[str, Any], fields: dict[str, str], what: str) -> dict[str, A
         raw: what it holds, defaults included.
         fields: theirs -> ours.
         what: the kind of model, for the error.
+
     Raises:
         ConfigError: one is missing.
     """

@@ -47,6 +47,7 @@ def start(
         ctx: of the model.
         max_new_tokens: room for so many.
         unroll: gives each layer a cache of its own, for a `stepper` with `blocks`.
+
     Returns:
         (B,), and {"kv", "keys", "next"}: see `cache_axes`.
     """
@@ -118,6 +119,7 @@ def generate(
         drop_ended: see `decoding.generate`.
         unroll: takes the layers apart before the loop: a second copy of the weights, longer to
             compile; faster for one row on a CPU (by how much: not measured on a quiet one).
+
     Returns:
         The new ids, (B, max_new_tokens): each row's with the end's id, then the same id again.
     """

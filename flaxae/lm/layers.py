@@ -72,6 +72,7 @@ def run_layers(
         cache: {"k", "v"} of all layers, a list of one a layer, or None.
         index: the place of the first id in the cache.
         blocks: the layers one by one, for a cache that is a list.
+
     Returns:
         The last layer's output, and the cache.
     """

@@ -93,6 +93,7 @@ def load(
         mesh, rules: place parameters over a mesh, see `sharding.infer_sharding`.
         fields: of the config that weights do not decide: dtype, remat, remat_keep, scan_unroll,
             dropouts.
+
     Raises:
         ConfigError: there is no such model, or its files are not exactly one.
     """
@@ -130,6 +131,7 @@ def described(source: str, **fields: Any) -> tuple[type, Any, Any]:
 
     Args:
         source, fields: see `load`.
+
     Returns:
         The model's class, its config, and its tokenizer or None.
     """

@@ -36,6 +36,7 @@ def lm_size(name: str, **fields: Any) -> tuple[type[CausalLM], Any]:
     Args:
         name: "phi-2", "llama-2-7b": a key of SIZES.
         fields: further fields of its config (dtype, remat), or other values.
+
     Raises:
         ConfigError: there is no such model.
     """

@@ -30,6 +30,7 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     Args:
         config: sizes of the axes; a 0 takes all devices that the others leave.
         devices: defaults to all devices of all processes.
+
     Raises:
         ConfigError: the sizes do not fit the number of devices.
     """
@@ -109,6 +110,7 @@ def infer_sharding(tree: Any, mesh: Mesh, rules: tuple = (), lanes: bool = False
         mesh: the mesh.
         rules: ((path regex, PartitionSpec), ...), matched by `re.search` on "a/b/c" paths.
         lanes: leaves have a leading lane axis, which is not split.
+
     Returns:
         The same pytree of NamedShardings.
     """

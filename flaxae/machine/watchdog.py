@@ -46,6 +46,7 @@ def seconds(name: str, default: float) -> float:
     Args:
         name: of the variable.
         default: where it is not set, or empty.
+
     Raises:
         ConfigError: it is not a number, or negative.
     """

@@ -38,6 +38,7 @@ class NGram:
             texts: ids of each text, without padding; EOS is put at the end where it is missing.
             num_tokens: size of the vocabulary.
             order: n; as many as fit into 63 bits are kept.
+
         Raises:
             ValueError: there is no text.
         """
@@ -109,7 +110,7 @@ class NGram:
         return np.stack([nats, np.bincount(rows, minlength=len(texts))], axis=1)
 
     def perplexity(self, texts: Sequence[Sequence[int]], draws: int = 1000) -> Interval:
-        """exp of the mean -log P of a token, with its interval over texts."""
+        """Exp of the mean -log P of a token, with its interval over texts."""
         return bootstrap(self.score(texts), lambda sums: np.exp(ratio(sums)), draws=draws)
 
 

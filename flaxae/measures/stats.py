@@ -76,6 +76,7 @@ def bootstrap(
         draws: number of resamples.
         seed: the same seed resamples the same rows, so that two calls can be compared.
         level: of the interval.
+
     Returns:
         The statistic of all rows and its interval; of no rows, three times nan.
     """
@@ -186,6 +187,7 @@ def paired_difference(
         first: rows of one system, as for `bootstrap`.
         second: rows of the other, of the same examples in the same order.
         statistic, draws, seed, level: as for `bootstrap`.
+
     Raises:
         ValueError: they are not of the same examples.
     """
@@ -220,6 +222,7 @@ def auroc(scores: Any, labels: Any) -> float:
     Args:
         scores: one number an example.
         labels: true for positives.
+
     Raises:
         ValueError: one of the two classes is missing.
     """
@@ -254,7 +257,7 @@ def p_value(observed: float, null: np.ndarray) -> float:
 
 
 def permutation_test(first: Any, second: Any, *, draws: int = 2000, seed: int = 0) -> float:
-    """p of a difference of two samples' means, two-sided: labels are shuffled.
+    """P of a difference of two samples' means, two-sided: labels are shuffled.
 
     Args:
         first: numbers of one sample.
@@ -279,7 +282,7 @@ def permuted_labels(
 
 
 def sign_flip_test(differences: Any, *, draws: int = 2000, seed: int = 0) -> float:
-    """p of a mean of paired differences, two-sided: their signs are flipped at random."""
+    """P of a mean of paired differences, two-sided: their signs are flipped at random."""
     values = np.asarray(differences, np.float64)
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, len(values)))
     return p_value(abs(values.mean()), np.abs(signs @ values / len(values)))

@@ -56,12 +56,12 @@ class Way(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """whole / total: at most 1 (no detours); 0 where nothing changes."""
+        """Whole / total: at most 1 (no detours); 0 where nothing changes."""
         return self.whole / self.total if self.total else 0.0
 
     @property
     def largest_share(self) -> float:
-        """largest / total: 1 is one jump; 0 where nothing changes."""
+        """Largest / total: 1 is one jump; 0 where nothing changes."""
         return self.largest / self.total if self.total else 0.0
 
 
@@ -161,7 +161,7 @@ def chrf(sums: Float[np.ndarray, "... 18"]) -> Float[np.ndarray, "..."]:
 
 
 def signatures() -> dict[str, str]:
-    """sacreBLEU's own description of the settings that BLEU and chrF are computed with."""
+    """SacreBLEU's own description of the settings that BLEU and chrF are computed with."""
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 

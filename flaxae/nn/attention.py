@@ -86,6 +86,7 @@ class Attention(nnx.Module):
             bias: for each segment what is added to the scores; see `Bias`.
             memory, memory_segments: what keys and values are made of; default x itself.
             slots: for each segment one more key, which is its own value, of each row.
+
         Returns:
             (N, D).
         """

@@ -60,7 +60,7 @@ class Linear(nnx.Module):
 def product(
     x: Float[Array, "... I"], kernel: Float[Array, "I O"], dtype: jnp.dtype | type | None = None
 ) -> Float[Array, "... O"]:
-    """x @ kernel, in `dtype` or that of both.
+    """X @ kernel, in `dtype` or that of both.
 
     The kernel's gradient is a product over all positions, of which a CPU's matmul wants one factor
     transposed. By itself XLA transposes what comes back from above, and computes what made it once

@@ -33,6 +33,7 @@ class RMSNorm(nnx.Module):
             x: what goes on.
             ctx: of the layer.
             plus: is added to x first.
+
         Returns:
             Both.
         """

@@ -53,7 +53,7 @@ class Rope:
     def angles(
         self, positions: Int[Array, "B S"]
     ) -> tuple[Float[Array, "B S half"], Float[Array, "B S half"]]:
-        """cos and sin of each position's angles, float32."""
+        """Cos and sin of each position's angles, float32."""
         waves = jnp.asarray(self.frequencies())[None, None]
         turned = positions.astype(jnp.float32)[:, :, None] * waves
         return jnp.cos(turned), jnp.sin(turned)

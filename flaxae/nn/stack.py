@@ -27,6 +27,7 @@ def stacked(make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs: nnx.R
         make: builds a block from rngs; only `rngs.params` is drawn from.
         num_layers: size of the layer axis.
         rngs: gives one key, split over the layers.
+
     Returns:
         The block; `scan_blocks` runs it.
     """
@@ -64,6 +65,7 @@ def scan_blocks(
         remat: recompute the body in the backward pass.
         keep: with remat, what is not computed again, of KEPT.
         unroll: layers in one iteration; all of them where XLA's loop overhead matters (CPU).
+
     Returns:
         x, and the outputs stacked over layers.
     """
@@ -107,6 +109,7 @@ def call_blocks(
         call, x, ctx: see `scan_blocks`.
         blocks: what `unstacked` made.
         xs: what each layer gets.
+
     Returns:
         x, and each layer's output.
     """

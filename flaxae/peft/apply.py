@@ -41,8 +41,10 @@ def add_adapter(model: Any, config: AdapterConfig, name: str = DEFAULT, *, seed:
         config: a LoRAConfig, IA3Config or BiasConfig.
         name: of the adapter.
         seed: an integer or a key that LoRA's factors are drawn from.
+
     Returns:
         The model with the adapter.
+
     Raises:
         ConfigError: there is an adapter of this name, or the config names what the model lacks.
     """

@@ -96,6 +96,7 @@ def load_adapter(
         name: what to call it.
         check_base: whether a base with other values than the adapter was trained with is an error.
             Directories that `save_adapter` wrote, and workdirs, tell; PEFT's do not.
+
     Raises:
         ConfigError: the directory is not whole, says what is not supported, or does not fit.
     """

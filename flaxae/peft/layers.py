@@ -97,7 +97,7 @@ def row_scale(ctx: Context, name: str, x: Array) -> Array | None:
 
 
 def blended(y: Array, new: Array, scale: Array | None) -> Array:
-    """y where the scale is 0, bit for bit; `new` where there is none; else between the two."""
+    """Y where the scale is 0, bit for bit; `new` where there is none; else between the two."""
     if scale is None:
         return new.astype(y.dtype)
     mixed = (1 - scale) * y.astype(jnp.float32) + scale * new.astype(jnp.float32)
@@ -105,7 +105,7 @@ def blended(y: Array, new: Array, scale: Array | None) -> Array:
 
 
 def added(y: Array, delta: Array, scale: Array | None) -> Array:
-    """y + scale * delta, added in float32; y itself, bit for bit, where the scale is 0."""
+    """Y + scale * delta, added in float32; y itself, bit for bit, where the scale is 0."""
     if scale is None:
         return (y.astype(jnp.float32) + delta).astype(y.dtype)
     total = (y.astype(jnp.float32) + scale * delta).astype(y.dtype)

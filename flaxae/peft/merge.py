@@ -20,9 +20,11 @@ def merge(model: Any, names: Iterable[str] | str | None = None) -> Any:
     Args:
         model: with adapters.
         names: which to fold in; None: the active ones. The others are left out.
+
     Returns:
         The model without adapters, in the dtypes of the base. Where an embedding was saved whole
         whose table is also the head's, the head has one of its own.
+
     Raises:
         ConfigError: two adapters that do not add up stand on one module, or a tied head cannot
             be parted from a saved embedding.

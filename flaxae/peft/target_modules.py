@@ -36,6 +36,7 @@ def with_defaults(config: AdapterConfig, model_type: str) -> AdapterConfig:
     Args:
         config: of an adapter with targets (LoRA, IA3).
         model_type: "phi", "llama", "t5", ...; "" where the model has none.
+
     Raises:
         ConfigError: no targets are given and the model's type has no defaults.
     """

@@ -58,6 +58,7 @@ class Checkpointer:
             state: pytree of nested dicts of arrays; empty dicts are kept.
             extra: JSON kept beside it.
             wait: return only when it is on disk.
+
         Raises:
             CheckpointError: this or the save before it failed; earlier checkpoints stay.
         """
@@ -84,8 +85,10 @@ class Checkpointer:
 
         Args:
             abstract_state: pytree of jax.ShapeDtypeStruct with shardings, on any mesh.
+
         Returns:
             None where no step has ever been saved.
+
         Raises:
             CheckpointError: there are checkpoints and none is readable, or none fits the state.
         """
@@ -242,8 +245,10 @@ def read_arrays(
     Args:
         workdir: a run's folder.
         which: "latest" or "best".
+
     Returns:
         The state as nested dicts of numpy arrays, its extra, and its step.
+
     Raises:
         CheckpointError: there is none, or none is readable.
     """

@@ -35,6 +35,7 @@ def as_path(path: str | os.PathLike) -> pathlib.Path:
 
     Args:
         path: a local path (kept as it is), or gs://BUCKET/FOLDER.
+
     Raises:
         ConfigError: another scheme, no folder, or a package for buckets is not installed.
     """

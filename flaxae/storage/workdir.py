@@ -71,8 +71,10 @@ def prepare(
         workdir: the run's folder.
         lanes: overrides of each lane, None for a single run.
         main: whether this process writes.
+
     Returns:
         The frozen config to run with.
+
     Raises:
         ConfigError: the workdir belongs to another config (names the fields that differ).
     """

@@ -46,8 +46,10 @@ def sweep(
             an accelerator, each on its share of the cores; what they print is in outdir/logs.
         cost: of a run by its overrides, in any unit: with jobs, the longest ones begin first, and
             the time left is told by it.
+
     Returns:
         A row a run: its hash, overrides, status ("done", "failed", "sigterm", ...) and metrics.
+
     Raises:
         ConfigError: a config is wrong; side by side its rows say "error", and the others go on.
     """

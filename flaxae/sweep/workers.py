@@ -68,8 +68,10 @@ def run_all(
         calls: what to do.
         jobs: how many at a time, at most as many as there are cores.
         ended: told of each call that has ended, in this process.
+
     Returns:
         None, or "sigterm" or "sigint" where it was told to stop.
+
     Raises:
         ConfigError: more jobs than cores, or none.
     """

@@ -22,6 +22,7 @@ def texts(
         tokenizer: makes ids of them.
         limit: tokens of a text, with its EOS.
         truncate: cut what is longer; else it is an error.
+
     Raises:
         ConfigError: not a list of texts, or one is empty, no valid Unicode or too long.
     """
@@ -51,6 +52,7 @@ def ids(given: Any, vocab_size: int, limit: int) -> Int[np.ndarray, "B T"]:
         given: ids, EOS included, then 0.
         vocab_size: ids must be below.
         limit: columns.
+
     Raises:
         ConfigError: not integers, of another shape, out of range, or a row has no text.
     """

@@ -51,6 +51,7 @@ class Autoencoder(Protocol):
 
         Args:
             which: "normal", "gaussian", "gmm" or "flow".
+
         Raises:
             ConfigError: the model has none of this name.
         """
@@ -68,6 +69,7 @@ def open_model(source: str | Path) -> Autoencoder:
 
     Args:
         source: a run's workdir, a directory that `save_pretrained` made, or a Hub id.
+
     Raises:
         ConfigError: there is none, or it is of a family without an autoencoder.
     """

@@ -86,6 +86,7 @@ def topology(name: str, slices: int = 1) -> list[Any]:
     Args:
         name: chip and slice, such as "v5e:2x4".
         slices: how many such slices, joined by the data centre's network.
+
     Raises:
         ConfigError: no libtpu, or no such slice.
     """
@@ -160,8 +161,10 @@ def compile_step(config: Config, devices: list[Any], effort: float = 0.0) -> tup
         config: a flaxae Config.
         devices: of `topology`.
         effort: XLA's exec_time_optimization_effort; -1 compiles fastest, 0 is what a run gets.
+
     Returns:
         task, mesh, the compiled step.
+
     Raises:
         DoesNotFit: not enough HBM.
     """
@@ -202,6 +205,7 @@ def analyse(config: Config, name: str, *, effort: float = 0.0, slices: int = 1) 
         config: a flaxae Config.
         name: the slice, see `topology`.
         effort, slices: see `compile_step` and `topology`.
+
     Raises:
         DoesNotFit: not enough HBM.
         ConfigError: mesh, batch and slice do not go together.

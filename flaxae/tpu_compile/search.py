@@ -20,8 +20,10 @@ def find_batch(
     Args:
         config, name, effort, slices: see `analyse`; the search starts from the config's own batch.
         say: called with a line after every program.
+
     Returns:
         The report of that batch's program.
+
     Raises:
         DoesNotFit: not even the smallest batch does.
     """

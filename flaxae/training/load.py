@@ -47,8 +47,10 @@ def load(
         workdir: a run's folder.
         config_class: the task's config class, where it is not one of flaxae's own.
         which: "latest", "best", or "auto": the best checkpoint where the run keeps one.
+
     Returns:
         The model (EMA parameters where the run keeps them), its config, task and step.
+
     Raises:
         ConfigError, CheckpointError: the workdir is not a run's, or nothing in it is readable.
     """

@@ -56,8 +56,10 @@ def run(config: Config, workdir: str | Path, lanes: list[dict[str, Any]] | None 
         workdir: where everything of the run lives: a local folder or gs://BUCKET/FOLDER.
         lanes: overrides of each lane ({} is a lane without any): many runs of one shape as one
             vmapped program. None: a single run.
+
     Returns:
         The state, the metrics of the last evaluation ("split/name"), and how the run ended.
+
     Raises:
         ConfigError, CheckpointError, NonFiniteError: each with one message that names the way out.
             One of several processes is ended by any error, as are the others (see `watchdog`).

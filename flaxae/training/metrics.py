@@ -155,6 +155,7 @@ def mfu(flops: float, seconds: float, devices: int) -> float:
         flops: of one step, over all devices.
         seconds: that the step takes.
         devices: how many.
+
     Returns:
         A share of the peak; 0 where that is not known.
     """

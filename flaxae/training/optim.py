@@ -36,6 +36,7 @@ def learning_rate(
         step: the 0-based train step, may be traced.
         horizon: the step at which linear, cosine and wsd arrive at final_lr; they stay there.
             constant and rsqrt know no horizon.
+
     Returns:
         float32 scalar.
     """
@@ -67,8 +68,10 @@ def group_trees(groups: tuple, params: Any) -> tuple[Any, Any]:
     Args:
         groups: ((path regex, lr multiplier, decay multiplier), ...); the first match wins.
         params: nested dict, whose "a/b/c" paths are searched.
+
     Returns:
         Two trees of floats like `params`. Without a match: (1, 1), and (1, 0) for `scale`, `bias`.
+
     Raises:
         ConfigError: a regex is not valid, or matches no parameter.
     """
@@ -155,9 +158,11 @@ def make_tx(
         hparams: "lr" and "weight_decay" (traced or numbers) win over the config's.
         step: the train step that the schedule reads.
         horizon: of the schedule.
+
     Returns:
         A GradientTransformation over nested dicts of parameters; its state does not depend on
         hparams or step. Needs `params` in `update`.
+
     Raises:
         ConfigError: (from init and update) a group matches no parameter.
     """
@@ -205,7 +210,7 @@ def make_tx(
 
 
 def adam_updates(optim: OptimConfig, state: Any, scale: Any) -> Any:
-    """scale * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps), as `optax.scale_by_adam` does.
+    """Scale * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps), as `optax.scale_by_adam` does.
 
     Of the moments as they are kept, not as they are made: a CPU's program then reads the old ones
     once and writes over them; reading them again here, it would copy them first. The division comes
@@ -242,6 +247,7 @@ def unpack(packed: dict[str, Any], template: Any) -> Any:
     Args:
         packed: what `pack` made.
         template: an optimizer state of the same structure (abstract leaves are enough).
+
     Raises:
         ValueError: names the first leaf of the template that `packed` lacks.
     """

@@ -140,6 +140,7 @@ def make_train_step(
         shardings: of the state; pins the outputs, or the second call would compile again.
         lanes: size of the lane axis; 0: none.
         lane_batches: batches have a lane axis too (lanes with data of their own).
+
     Returns:
         (state, frozen, batch, hparams) -> (state, metrics). The state is donated; metrics have a
         leading axis of `steps_per_call` (the batch too, where that is above 1), then the lanes'.

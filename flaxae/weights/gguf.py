@@ -51,6 +51,7 @@ class GGUF(hf.Tensors):
 
     Args:
         path: of the file.
+
     Raises:
         ConfigError: the `gguf` package or the file is missing, or it is no GGUF of a Llama.
     """

@@ -105,6 +105,7 @@ class Tensors:
 
     Args:
         directory: a local directory.
+
     Raises:
         ConfigError: there is none, only pickles, or a file is broken or not what the index says.
     """
@@ -179,6 +180,7 @@ def read_params(
         shapes: nested dict of ShapeDtypeStruct, the paths of the table.
         shardings: the same of NamedSharding; None: the default device.
         dtype: of the parameters; tensors of any other float type are converted.
+
     Raises:
         ConfigError: a tensor is missing, unread or of another shape, or aliases differ.
     """

@@ -11,7 +11,7 @@ from flaxae.task import Source
 
 
 def _tokens(n=203, longest=20, seed=0):
-    """n lists of distinct contents: the first two ids number them."""
+    """N lists of distinct contents: the first two ids number them."""
     rng = np.random.default_rng(seed)
     return [[3 + i // 100, 3 + i % 100, *([9] * rng.integers(0, longest - 1))] for i in range(n)]
 

@@ -230,7 +230,7 @@ def test_trained_there_loaded_here_and_back(family, method, tmp_path):
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """family -> (folder of its base, the class there, its logits); made when first asked for."""
+    """Family -> (folder of its base, the class there, its logits); made when first asked for."""
 
     @functools.cache
     def make(family):

@@ -191,7 +191,7 @@ def scp(paths: list[str], flags: dict) -> None:
 
 
 def storage(places: list[str]) -> None:
-    """ls BUCKET, or rsync PLACE FOLDER."""
+    """Ls BUCKET, or rsync PLACE FOLDER."""
     bucket, _, path = places[0].removeprefix("gs://").partition("/")
     if bucket != "bucket":
         fail(f"{places[0]} not found: 404.")

@@ -61,7 +61,7 @@ def test_another_tpu_than_the_remembered_is_not_looked_for(world: World, launche
 
 
 def test_a_project_is_taken_where_none_is_remembered(world: World):
-    """gcloud's own may have changed since; but nothing is forgotten over a wrong one."""
+    """Gcloud's own may have changed since; but nothing is forgotten over a wrong one."""
     assert world.launch().returncode == 0
     node = world.now()["nodes"].pop("t")
     world.play(**world.now() | {"nodes": {}})

@@ -77,7 +77,7 @@ def test_messages_count_as_often_as_their_loop():
 
 
 def test_messages_of_one_channel_all_count():
-    """libtpu gives one to all reduce-scatters of a program, and to loops of permutes."""
+    """Libtpu gives one to all reduce-scatters of a program, and to loops of permutes."""
     one = "  %r = f32[8]{0} all-reduce(%v), channel_id=1"
     text = LOOP.replace("CONDITION", "compare(%i, %limit), direction=LT").replace("STEP", "1")
     line = next(x for x in text.splitlines() if x.startswith(one))

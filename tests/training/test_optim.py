@@ -62,7 +62,7 @@ def test_cosine_is_optax_s():
 
 
 def steps(config, n=3, hparams=None):
-    """n updates through pack and unpack, jitted, with lr and step traced."""
+    """N updates through pack and unpack, jitted, with lr and step traced."""
     hparams = {"lr": jnp.float32(config.lr)} if hparams is None else hparams
     template = jax.eval_shape(lambda p: optim.make_tx(config, {}, 0, 10).init(p), params())
 

@@ -20,8 +20,10 @@ def build(plan: Plan, arguments: Sequence[str]) -> dict[str, Any]:
     Args:
         plan: what is made of what.
         arguments: Beam's own, such as ["--runner=DirectRunner"].
+
     Returns:
         The manifest.
+
     Raises:
         ConfigError: Beam is not installed, or see `shards.begin`.
     """

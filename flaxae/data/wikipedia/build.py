@@ -25,8 +25,10 @@ def build(plan: Plan, num_proc: int) -> dict[str, Any]:
     Args:
         plan: what is made of what.
         num_proc: processes.
+
     Returns:
         The manifest.
+
     Raises:
         ConfigError: the source cannot be read, or the folder holds something else.
     """

@@ -93,6 +93,7 @@ def article_sentences(
         markup: it is in wiki markup.
         min_words: a sentence's fewest.
         max_words: a sentence's most.
+
     Returns:
         The sentences, and how many were "kept", "short", "long", "not_a_sentence", "repeated".
     """

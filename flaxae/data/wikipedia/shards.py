@@ -73,6 +73,7 @@ def begin(plan: Plan) -> list[int]:
 
     Returns:
         The numbers of the shards that are missing.
+
     Raises:
         ConfigError: the folder holds something else.
     """
@@ -108,6 +109,7 @@ def write_shard(plan: Plan, number: int, articles: Iterable[Sentences]) -> dict[
         plan: names the files.
         number: of the shard.
         articles: in the order of their titles.
+
     Returns:
         The shard's counts.
     """

@@ -141,6 +141,7 @@ def open_source(name: str, max_articles: int = 0) -> Source:
         name: "hf:<Hub name or local path>[:config]", "tfds:<name>", or a dump: a file, or a
             directory of its parts.
         max_articles: the first so many (of each file of a dump); 0: all.
+
     Raises:
         ConfigError: it is none of them.
     """

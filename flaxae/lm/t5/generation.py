@@ -71,6 +71,7 @@ def generate(
         max_length: ids to decode at most, EOS included.
         num_tokens: ids from here on are never generated (T5's table has 32128 rows, its tokenizer
             32100); 0: all may be.
+
     Returns:
         ids with EOS, then 0.
     """

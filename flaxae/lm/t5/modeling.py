@@ -57,6 +57,7 @@ class Encoder(nnx.Module):
             x: embedded tokens of all segments.
             segments: ((rows, length), ...).
             masks: for each segment 1 for real tokens, 0 for padding.
+
         Returns:
             (N, D), normalised.
         """
@@ -108,6 +109,7 @@ class Decoder(nnx.Module):
             extras: what layers get beside it, on a leading layer axis: "slot" (layers, B, HK),
                 one more key and value of self-attention; "gate" (layers,), a factor of what
                 cross-attention adds.
+
         Returns:
             (N, D), normalised: what the head reads.
         """
@@ -250,6 +252,7 @@ class T5(nnx.Module):
             targets, weights: ids, and 0 where they are padding.
             ctx: of the model.
             chunks: above 0 the logits are never held whole; into how many parts the tokens are cut.
+
         Returns:
             The sum over tokens, and how many have their target as the best id.
         """

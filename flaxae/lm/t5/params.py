@@ -52,6 +52,7 @@ def config_from_hf(raw: dict[str, Any], tied: bool | None = None) -> T5Config:
         raw: what config.json holds.
         tied: whether the head is the embedding; None: as `tie_word_embeddings` says. The files
             know better: transformers 5 writes true there for every T5.
+
     Raises:
         ConfigError: it is no T5, or one that this code does not compute.
     """
@@ -182,6 +183,7 @@ def load(source: str | Path, dtype: Any = jnp.float32) -> tuple[T5Config, dict[s
     Args:
         source: a directory, or a Hub id.
         dtype: of the parameters.
+
     Raises:
         ConfigError: it is no T5, or not exactly one.
     """

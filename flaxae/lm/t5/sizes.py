@@ -53,6 +53,7 @@ def t5_size(name: str, **fields: Any) -> T5Config:
     Args:
         name: as on the Hub, with or without its owner: "t5-base", "google/flan-t5-xl".
         fields: further fields of T5Config (dropout, dtype, remat), or other values.
+
     Raises:
         ConfigError: there is no such T5.
     """

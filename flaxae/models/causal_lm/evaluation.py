@@ -87,6 +87,7 @@ def row_sums(task: Any, model: Any, split: str, scale: float) -> np.ndarray:
         model: that reads it.
         scale: of its adapters, where it has some. At 0 rows are the base's, bit for bit, and the
             program is the same.
+
     Returns:
         (rows, 2).
     """

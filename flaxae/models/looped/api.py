@@ -83,8 +83,10 @@ class LoopedModel:
             ys: their values.
             x_query: the input to answer for.
             loops: how many; 0: the b of training.
+
         Returns:
             A number a problem; without a batch axis where xs has none.
+
         Raises:
             ConfigError: shapes that do not fit each other or the model, or no positive loops.
         """

@@ -40,7 +40,7 @@ def ridge(
 def averaging(
     xs: Float[Array, "B k d"], ys: Float[Array, "B k"], query: Float[Array, "B d"]
 ) -> Float[Array, " B"]:
-    """w = the mean of y x."""
+    """W = the mean of y x."""
     weights = jnp.mean(xs * ys[..., None], axis=1)
     return jnp.einsum("bd,bd->b", query, weights)
 

@@ -178,6 +178,7 @@ class LoopedBlocks(nnx.Module):
             grad_loops: T, traced, at most `window`.
             window: loops that are compiled to carry gradient. With b < window its first
                 loops do nothing: they cost time, and change nothing.
+
         Returns:
             What was read in the last `window` loops, and which of them the loss takes.
         """

@@ -8,7 +8,7 @@ from jaxtyping import Array, Int, Key
 def grown(
     step: Int[Array, ""], start: Array | int, end: Array | int, by: int, every: int
 ) -> Int[Array, ""]:
-    """start + by for each `every` steps done, at most end; `every` = 0: end."""
+    """Start + by for each `every` steps done, at most end; `every` = 0: end."""
     if not every:
         return jnp.asarray(end)
     return jnp.minimum(jnp.asarray(end), jnp.asarray(start) + by * (step // every))

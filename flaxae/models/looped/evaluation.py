@@ -234,6 +234,7 @@ def measure(workdir: Path, names: tuple[str, ...]) -> dict[str, Any]:
     Args:
         workdir: of the run.
         names: of MEASURES.
+
     Returns:
         Name -> what was measured.
     """

@@ -100,6 +100,7 @@ class LoopedTransformer(LoopedBlocks):
             loops: b, traced.
             grad_loops: T, traced, at most `window`.
             window: see `LoopedBlocks.tail`.
+
         Returns:
             Predictions of the last `window` loops, and which of them the loss takes.
         """
@@ -123,6 +124,7 @@ class LoopedTransformer(LoopedBlocks):
             num_loops: how many.
             keep: which tokens' states are carried on to the next loop; the others' are Y_0 again
                 (P is whole at every loop). None: all.
+
         Returns:
             Predictions and the state at the last x, of every loop.
         """

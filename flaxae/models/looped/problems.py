@@ -39,7 +39,7 @@ class Drawn(NamedTuple):
 def inputs(
     key: Key[Array, ""], rows: int, points: int, dims: int, active: Array | int | None = None
 ) -> Float[Array, "B n d"]:
-    """x ~ N(0, I), 0 from dimension `active` on (a curriculum; may be traced)."""
+    """X ~ N(0, I), 0 from dimension `active` on (a curriculum; may be traced)."""
     xs = jax.random.normal(key, (rows, points, dims), jnp.float32)
     if active is None:
         return xs
@@ -134,6 +134,7 @@ def draw(
         key: drawn from.
         rows, points, dims: B, n, d.
         active: dimensions that are not 0; None: all.
+
     Returns:
         xs (B, n, d) and ys (B, n).
     """

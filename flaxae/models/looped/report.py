@@ -74,6 +74,7 @@ class Experiment:
             rows: of the sweep, in the order of `get_runs`.
             workdir: where the runs' folders are.
             outdir: of this experiment.
+
         Returns:
             The text of report.md.
         """
@@ -153,6 +154,7 @@ def train(files: list[str], workdir: Path, jobs: int) -> list[dict[str, Any]]:
         files: of configs/, with their presets; experiments of one base.
         workdir: the runs' folder.
         jobs: as `sweep.sweep` takes them.
+
     Returns:
         `sweep.sweep`'s rows.
     """

@@ -39,6 +39,7 @@ def read(path: str, points: int) -> Tables:
     Args:
         path: the file or folder.
         points: a prompt's: a table needs as many rows.
+
     Raises:
         ConfigError: nothing there, or a table that is no table of numbers.
     """

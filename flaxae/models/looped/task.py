@@ -144,7 +144,7 @@ class LoopedTask(Task):
         return regression_loss(squares, out.weight, points, loops, self.scale(active))
 
     def loops(self, ctx: Context) -> Array:
-        """b of this step."""
+        """B of this step."""
         options = self.options
         whole = jnp.asarray(ctx.hparams.get("loops", options.loops))
         start = jnp.asarray(ctx.hparams.get("loops_start", options.loops_start))

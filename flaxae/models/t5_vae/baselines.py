@@ -139,6 +139,7 @@ def run_all(
         seeds: of every variant.
         outdir: a folder a run comes here, and the table.
         record: a row a run; runs that stand in it are not trained.
+
     Returns:
         False where a signal ended it: the same call goes on.
     """

@@ -116,6 +116,7 @@ def run_demo(preset: str, workdir: str = "") -> int:
     Args:
         preset: a key of PRESETS.
         workdir: "": the preset's own.
+
     Returns:
         The exit code: 0, 75 after SIGTERM, 130 after Ctrl-C.
     """

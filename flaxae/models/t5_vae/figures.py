@@ -31,6 +31,7 @@ def learning_curves(log: Path, path: Path) -> Path:
     Args:
         log: a workdir's metrics.jsonl.
         path: the PNG to write.
+
     Returns:
         path.
     """
@@ -74,6 +75,7 @@ def latent_map(codes: Float[np.ndarray, "B Z"], lines: list[str], path: Path) ->
         codes: one a line.
         lines: their texts; a few are written beside their points.
         path: the PNG to write.
+
     Returns:
         path.
     """
@@ -99,6 +101,7 @@ def spectrum(latent: dict[str, Any], path: Path) -> Path:
     Args:
         latent: that part of a report.
         path: the PNG to write.
+
     Returns:
         path.
     """
@@ -147,6 +150,7 @@ def ways(interpolation: dict[str, Any], path: Path) -> Path:
     Args:
         interpolation: that part of a report.
         path: the PNG to write.
+
     Returns:
         path.
     """

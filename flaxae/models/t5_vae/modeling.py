@@ -85,6 +85,7 @@ class T5VAE(nnx.Module):
         Args:
             ids: for each length the rows of that length, EOS included, then 0.
             ctx: of the model.
+
         Returns:
             z of all rows in order, float32. Padding does not change it.
         """
@@ -137,6 +138,7 @@ class T5VAE(nnx.Module):
             ids: the texts, as for `encode`.
             ctx: of the model.
             inputs: what the decoder reads; None: the texts, shifted right.
+
         Returns:
             All positions of all segments on one axis: what `t5.logits` and `t5.loss` read.
         """
@@ -190,6 +192,7 @@ class T5VAE(nnx.Module):
             z: codes, as the decoder expects them (`clean_code`).
             ctx: of the model.
             max_length: the cache's size in tokens; 0: the model's max_length.
+
         Returns:
             (last ids (B,), cache, position) -> (logits (B, V), cache), and the cache to start
             from: {"layers": leaves (layer, B, ...), "rows": leaves (B, ...)}.
@@ -245,6 +248,7 @@ class T5VAE(nnx.Module):
             max_length: at most this many tokens; 0: the model's max_length.
             sampling: how ids are chosen; None: greedy.
             drop_ended: see `decoding.generate`.
+
         Returns:
             ids with EOS, then 0.
         """

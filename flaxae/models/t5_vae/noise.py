@@ -75,5 +75,5 @@ def decoder_inputs(
 def dropped_latents(
     z: Float[Array, "B L Z"], noise: NoiseConfig, ctx: Context
 ) -> Float[Array, "B L Z"]:
-    """z with some entries 0 and the others scaled up, in training."""
+    """Z with some entries 0 and the others scaled up, in training."""
     return dropout(z, noise.latent_dropout, ctx.at("latent_dropout"))

@@ -18,8 +18,10 @@ def load_pretrained(
         t5: what the run's config asks for, `vocab_size` filled in.
         abstract: {"params", "frozen"} of the whole model.
         shardings: the same tree of NamedShardings: each process reads the slices it holds.
+
     Returns:
         {"params": {"t5": ...}, "frozen": {}}; all other parameters keep their initialisation.
+
     Raises:
         ConfigError: the directory is no T5, or another one than the config describes.
     """

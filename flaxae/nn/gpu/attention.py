@@ -78,6 +78,7 @@ def fused_attention(
         mask: what is added to the scores of a key, everywhere; a constant.
         heads, width: H and K.
         queries, keys: rows and lengths of each segment; as many rows of keys as of queries.
+
     Raises:
         ValueError: the arrays' shapes are not those; the kernels would read and write beside them.
     """

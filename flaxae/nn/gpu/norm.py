@@ -51,6 +51,7 @@ def sum_and_rms_norm(
         scale: float32.
         eps: added to the mean square.
         dtype: of the norm.
+
     Returns:
         x + plus, its norm, and 1 / rms(x + plus), float32.
     """
@@ -95,6 +96,7 @@ def rms_norm_backward(
         scale: float32.
         grad: of the norm.
         beside: of x itself.
+
     Returns:
         The gradients of x, in x's dtype, and of the scale, float32.
     """

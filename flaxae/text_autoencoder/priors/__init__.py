@@ -33,6 +33,7 @@ def fit(kind: str, codes: Float[np.ndarray, "n D"], seed: int = 0) -> Prior:
         kind: "gaussian" or "gmm" (10 components).
         codes: of training texts.
         seed: of the mixture's start.
+
     Raises:
         ConfigError: there is no such kind, or the codes are too few, equal or not finite.
     """

@@ -79,6 +79,7 @@ class FlowPrior(Prior):
         Args:
             workdir: of a run of FlowConfig.
             steps: of the solver; 0: as the run's config says.
+
         Raises:
             ConfigError: it is a run of another kind, or none.
         """

@@ -103,7 +103,8 @@ class GMMPrior(Prior):
     def _ways(self, a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
         """Through the components of both ends: their two codes of each noise are mixed linearly, so
         that both ends are met and nothing jumps. Where the components differ the way leads over the
-        gap between them, as every continuous way does."""
+        gap between them, as every continuous way does.
+        """
         noise = slerps(self.to_noise(a), self.to_noise(b), steps)
         first, last = (
             self.from_noise(noise, np.repeat(self.component(ends), steps)) for ends in (a, b)

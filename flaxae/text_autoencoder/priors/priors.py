@@ -203,7 +203,7 @@ def fitted(codes: Any) -> Float[np.ndarray, "n D"]:
 
 
 def times(factor: np.ndarray, e: np.ndarray) -> np.ndarray:
-    """e L^T for a lower factor."""
+    """E L^T for a lower factor."""
     return (e.astype(np.float64) @ factor.astype(np.float64).T).astype(np.float32)
 
 

@@ -76,6 +76,7 @@ class LoopedText(LoopedBlocks):
             weight: 0 where a row is padded.
             ctx: the context.
             loops, grad_loops, window: see `LoopedBlocks.tail`.
+
         Returns:
             (nats, hits), each (T,), and which loops the loss takes.
         """
@@ -113,6 +114,7 @@ class LoopedText(LoopedBlocks):
             length: L.
             loops: b.
             temperature: of the softmax; 0: the likeliest byte.
+
         Returns:
             Bytes; those after a row's first newline mean nothing.
         """

@@ -88,7 +88,7 @@ class TextTask(Task):
         return LoopedText(self.options.model, self.config.data.max_length, rngs=rngs)
 
     def loops(self, ctx: Context) -> Array:
-        """b of this step."""
+        """B of this step."""
         options = self.options
         loops = jnp.asarray(ctx.hparams.get("loops", options.loops))
         if options.random_loops and ctx.train:
@@ -159,6 +159,7 @@ def rows_of(lines: list[str], length: int, long_lines: LongLines) -> dict[str, n
         lines: texts of one line each.
         length: bytes of a row, the newline among them.
         long_lines: what does not fit is left out, or cut (and then has no newline).
+
     Raises:
         ConfigError: nothing is left.
     """

@@ -52,8 +52,10 @@ class T5VAE(Pretrained):
         Args:
             texts: any number of them.
             truncate: cut a text of more than max_length tokens; else it is an error.
+
         Returns:
             Clean codes, float32.
+
         Raises:
             ConfigError: a text is empty or too long, or it is no list of texts.
         """
@@ -81,6 +83,7 @@ class T5VAE(Pretrained):
             seed: of what is drawn, from 0 to 2 ** 32 - 1.
             sampling: fields of `decoding.Sampling`: temperature, top_k, top_p, or beams and
                 length_penalty.
+
         Raises:
             ConfigError: codes of another shape or not finite, no such field, or one out of range.
         """
@@ -212,6 +215,7 @@ class T5VAE(Pretrained):
             k: how many; of a smaller corpus all.
             metric: "cosine" (1 - cosine) or "euclid".
             codes: of the corpus, where they are known.
+
         Returns:
             (text, distance), nearest first; none of an empty corpus.
         """

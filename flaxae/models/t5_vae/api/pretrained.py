@@ -63,6 +63,7 @@ class Pretrained:
 
         Args:
             source: a run's workdir, a directory that `save_pretrained` made, or a Hub id.
+
         Raises:
             ConfigError: there is none, or what is there is incomplete or of another model.
         """
@@ -97,6 +98,7 @@ class Pretrained:
         Args:
             directory: made if it is not there.
             priors: names (see `prior`) or priors to save with it.
+
         Raises:
             ConfigError: it cannot be written, or is a run's workdir.
         """
@@ -120,8 +122,10 @@ class Pretrained:
             repo_id: owner/name; made if it is not there.
             private: of a new repository.
             token: None: the one that `hf auth login` keeps.
+
         Returns:
             The repository's address.
+
         Raises:
             ConfigError: the Hub does not take it, or there is no network.
         """
@@ -164,6 +168,7 @@ class Pretrained:
             which: None or "normal": N(0, I) where the decoder reads codes; "gaussian" or "gmm":
                 saved with the model, or fitted to the codes of training texts; "flow": saved with
                 the model; a directory: a saved prior, or the workdir of a trained flow; a Prior.
+
         Raises:
             ConfigError: there is none of this name, or it is of another width.
         """

@@ -64,6 +64,7 @@ def write(
         directory: made if it is not there.
         model, config, tokenizer, step: of the run.
         statistics: of its codes.
+
     Raises:
         ConfigError: the directory is a file, a run's workdir, or cannot be written.
     """

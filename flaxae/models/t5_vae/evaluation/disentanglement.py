@@ -67,6 +67,7 @@ def z_diff(
         factors: name -> a value a text.
         points: of the classifier, half of them to train it.
         seed: of the draws.
+
     Returns:
         The accuracy, with its interval over points.
     """
@@ -173,6 +174,7 @@ def dci(
         factors: name -> a value a text.
         trees: of each forest.
         seed: of the split and the forests.
+
     Returns:
         The three, from the forests' importances; informativeness is their accuracy on the rest.
     """

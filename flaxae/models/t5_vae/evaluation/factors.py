@@ -52,6 +52,7 @@ def factors_of(lines: Sequence[str], python: bool) -> dict[str, Int[np.ndarray, 
     Args:
         lines: texts.
         python: they are lines of Python; else only what any text has is asked.
+
     Returns:
         The factors of more than one value.
     """

@@ -32,6 +32,7 @@ def scores(paths: Sequence[Sequence[str]], python: bool, draws: int = 1000) -> d
         paths: texts of each way, ends included.
         python: they are lines of Python.
         draws: of the bootstrap, over ways.
+
     Returns:
         path_ratio: d(x_0, x_T) / sum of d(x_t, x_t+1), at most 1: no detours. A way that copies its
             first end, then its last, has 1 too:

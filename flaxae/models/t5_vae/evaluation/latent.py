@@ -159,7 +159,7 @@ def log_density(
     means: Float[np.ndarray, "m d"],
     log_variances: Float[np.ndarray, "m d"],
 ) -> Float[np.ndarray, "n m"]:
-    """log N(z_i; mean_j, variance_j), by three matmuls."""
+    """Log N(z_i; mean_j, variance_j), by three matmuls."""
     z, means, log_variances = (np.asarray(x, np.float64) for x in (z, means, log_variances))
     weight = np.exp(-log_variances)
     squared = np.square(z) @ weight.T - 2 * z @ (means * weight).T
@@ -175,6 +175,7 @@ def information(
     Args:
         means, log_variances: of n texts' posteriors.
         seed: of the one draw from each.
+
     Returns:
         kl, kl_per_dim: mean over texts; the rate.
         mutual_information: mean of log q(z|x) - log (1/n) sum_x' q(z|x') (Hoffman & Johnson 2016).

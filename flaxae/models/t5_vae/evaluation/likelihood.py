@@ -117,6 +117,7 @@ def collapse(
         scorer: of the model.
         ids: the texts.
         codes: theirs, as the decoder expects them.
+
     Returns:
         cross_entropy, accuracy, shuffled, zero (nats a token) and the gap to shuffled, each with
         its interval, and the alarm: the gap is below ALARM nats, so the decoder hardly reads z.

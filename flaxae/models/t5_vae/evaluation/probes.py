@@ -50,6 +50,7 @@ def study(
         test: name -> representation of the test texts.
         truth: of these.
         shares: of the training texts whose labels are used; the same texts for all.
+
     Returns:
         classes, majority (accuracy of the commonest label), labels (how many at each share) and
         accuracy: name -> share -> value and interval.

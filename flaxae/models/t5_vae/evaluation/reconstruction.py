@@ -40,6 +40,7 @@ def measure(
         texts: what did.
         python: lines are Python's: validity is asked.
         draws: of the bootstrap.
+
     Returns:
         exact_match (on strings), exact_match_ids, token_accuracy (matches / longer length), bleu,
         chrf (percent), edit_similarity, validity (where it is asked), `intervals` of all of them,

@@ -51,6 +51,7 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], s
     Args:
         loaded: what `flaxae.load` returns.
         sizes: how much is looked at; None: the full sizes.
+
     Returns:
         What report.json holds, figures aside, and the dev split's lines with their codes.
     """
@@ -131,6 +132,7 @@ def report(loaded: Any, outdir: str, sizes: Sizes | None = None) -> dict[str, An
         loaded: what `flaxae.load` returns.
         outdir: report.json and the figures are written here.
         sizes: how much is looked at; None: the full sizes.
+
     Returns:
         What report.json holds.
     """

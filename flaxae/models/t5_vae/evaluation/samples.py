@@ -83,6 +83,7 @@ def study(
             are taken, where there are so many.
         samples: how many of each.
         draws: of the bootstrap.
+
     Returns:
         `Judge.measure` of the N(0, I) samples with a few of them, and below `others` those of
         "gaussian", "gmm" (10 components) and "real_lines".

@@ -30,6 +30,7 @@ class Codes:
             num_lines: of the training split, drawn at random; 0: all.
             seed: of that draw.
             cache: folder that codes are kept in.
+
         Raises:
             ConfigError: the workdir is missing or a run of another kind.
         """

@@ -26,6 +26,7 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
     Args:
         loaded: a flow's run, as `flaxae.load` gives it.
         outdir: report.json is written here, and each prior into a folder of its own.
+
     Returns:
         What report.json holds.
     """

@@ -99,7 +99,7 @@ def test_log_density():
 
 
 def test_information_of_a_gaussian_channel():
-    """z = x + noise, x ~ N(0, .75), noise ~ N(0, .25): I = log(4) / 2, and q(z) is the prior."""
+    """Z = x + noise, x ~ N(0, .75), noise ~ N(0, .25): I = log(4) / 2, and q(z) is the prior."""
     rng = np.random.default_rng(4)
     means = np.sqrt(0.75) * rng.normal(size=(3000, 1))
     found = m.information(means, np.full((3000, 1), np.log(0.25)))

@@ -68,7 +68,7 @@ def test_collapse_raises_the_alarm():
 
 
 def test_the_bound_is_the_likelihood_where_the_posterior_is_right():
-    """x ~ N(z, 1), z ~ N(0, 1): p(x) = N(0, 2), and the posterior is N(x / 2, 1 / 2)."""
+    """X ~ N(z, 1), z ~ N(0, 1): p(x) = N(0, 2), and the posterior is N(x / 2, 1 / 2)."""
     x = np.random.default_rng(7).normal(0, np.sqrt(2), size=(200, 1))
     scorer = Linear(lambda ids, z: 0.5 * ((ids - z) ** 2 + np.log(2 * np.pi))[:, 0])
     exact = 0.5 * (x**2 / 2 + np.log(4 * np.pi))[:, 0]
