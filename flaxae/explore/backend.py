@@ -8,7 +8,7 @@ from jaxtyping import Float
 from flaxae.errors import require
 from flaxae.explore import answers, texts
 from flaxae.explore.space import MOST_SAMPLES, Space
-from flaxae.measures.text import edit_distance, is_valid, way_of
+from flaxae.measures.text import edit_distance, is_valid, path_lengths
 from flaxae.text_autoencoder.latents import lerp_at, slerp_at
 
 FAR = 0.01  # less likely than this share of the corpus: far from it
@@ -36,7 +36,7 @@ class Explorer(Space):
         require(2 <= steps <= MOST_SAMPLES, f"steps={steps} must be 2 to {MOST_SAMPLES}")
         za, zb = self._ends(a, b, how)
         made = self._decode(WAYS[how](za, zb, np.linspace(0, 1, steps)))
-        way = way_of(made)
+        way = path_lengths(made)
         repeats = [i > 0 and text == made[i - 1] for i, text in enumerate(made)]
         return answers.Way(
             made, self._parse(made), repeats, way.ratio, way.largest_share,

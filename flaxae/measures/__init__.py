@@ -1,0 +1,1 @@
+"""Measures for evaluations: statistics, texts, and an n-gram language model."""

@@ -1,29 +1,31 @@
-"""What evaluations share: bootstrap and jackknife intervals, differences, AUROC, permutations.
+"""Statistics that evaluations share: intervals, paired differences, AUROC, permutation tests.
 
-All in numpy, seeded, and vectorised: a resample of rows is a matrix of counts, and a statistic of
-sums (a mean, a ratio, a perplexity, BLEU) needs only that matrix times the rows.
+Everything is seeded numpy. The bootstrap is vectorised: a resample of rows is a vector of counts,
+and a statistic of sums (a mean, a ratio, a perplexity, BLEU) needs only those counts times the
+rows.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 
 DRAWS, LEVEL = 1000, 0.95
-_CELLS = 2**24  # of one block of counts: 128 MB
+_BLOCK_SIZE = 2**24  # numbers in one block of counts: 128 MB
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """An estimate and its interval."""
+    """An estimate with the bounds of its interval."""
 
     value: float
     low: float
     high: float
 
     def as_dict(self) -> dict[str, float]:
+        """Return value, low and high by name, for JSON."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -31,7 +33,7 @@ class Interval:
 
 
 def ratio(sums: Float[np.ndarray, "... k"]) -> Float[np.ndarray, "..."]:
-    """The first sum over the second: the mean where the rows are (value, weight)."""
+    """Return the first sum over the second: the weighted mean if rows are (value, weight)."""
     return np.divide(
         sums[..., 0],
         sums[..., 1],
@@ -40,8 +42,8 @@ def ratio(sums: Float[np.ndarray, "... k"]) -> Float[np.ndarray, "..."]:
     )
 
 
-def counts(rows: int, draws: int = DRAWS, seed: int = 0) -> Int[np.ndarray, "draws rows"]:
-    """How often each row is in each of `draws` resamples with replacement."""
+def resample_counts(rows: int, draws: int = DRAWS, seed: int = 0) -> Int[np.ndarray, "draws rows"]:
+    """Count how often each row occurs in each of `draws` resamples with replacement."""
     rng = np.random.default_rng(seed)
     drawn = rng.integers(rows, size=(draws, rows)) + rows * np.arange(draws)[:, None]
     return np.bincount(drawn.reshape(-1), minlength=draws * rows).reshape(draws, rows)
@@ -50,41 +52,41 @@ def counts(rows: int, draws: int = DRAWS, seed: int = 0) -> Int[np.ndarray, "dra
 def resampled_sums(
     rows: Float[np.ndarray, "n k"], draws: int = DRAWS, seed: int = 0
 ) -> Float[np.ndarray, "draws k"]:
-    """Sums over each of `draws` resamples of the rows."""
+    """Return the sums of the rows over each of `draws` resamples with replacement."""
     rows = np.asarray(rows, np.float64)
-    step = max(1, _CELLS // max(len(rows), 1))
+    step = max(1, _BLOCK_SIZE // max(len(rows), 1))
     blocks = [
-        counts(len(rows), min(step, draws - start), seed + 7919 * start) @ rows
+        resample_counts(len(rows), min(step, draws - start), seed + 7919 * start) @ rows
         for start in range(0, draws, step)
     ]
     return np.concatenate(blocks)
 
 
 def bootstrap(
-    rows: Float[np.ndarray, "n k"] | Float[np.ndarray, " n"] | Any,
+    rows: ArrayLike,
     statistic: Callable[[np.ndarray], np.ndarray] = ratio,
     *,
     draws: int = DRAWS,
     seed: int = 0,
     level: float = LEVEL,
 ) -> Interval:
-    """A statistic of sums with its percentile interval over rows (Efron 1979).
+    """Estimate a statistic of sums with its percentile interval over rows (Efron 1979).
 
     Args:
-        rows: what is summed, one row an example: one column has its mean taken.
-        statistic: sums (..., k) -> value (...); default: first over second column.
+        rows: the numbers to sum, (n, k) with one row per example; (n,) for a plain mean.
+        statistic: maps sums (..., k) to values (...); by default first over second column.
         draws: number of resamples.
-        seed: the same seed resamples the same rows, so that two calls can be compared.
-        level: of the interval.
+        seed: seed of the resamples; the same seed draws the same rows, so that calls compare.
+        level: coverage of the interval.
 
     Returns:
-        The statistic of all rows and its interval; of no rows, three times nan.
+        The statistic of all rows with its interval; nan for all three if there are no rows.
     """
     rows = _columns(rows)
     if not len(rows):
         return Interval(np.nan, np.nan, np.nan)
     values = statistic(resampled_sums(rows, draws, seed))
-    return interval(float(statistic(rows.sum(0))), values, level)
+    return percentile_interval(float(statistic(rows.sum(0))), values, level)
 
 
 def bootstrap_indices(
@@ -95,17 +97,33 @@ def bootstrap_indices(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Interval:
-    """The same for any statistic, one call a resample: it is given indices of rows.
+    """Bootstrap any statistic of rows, with one call per resample.
 
-    A statistic that repeated rows bias (a U-statistic, an entropy) is not for this.
+    Do not use it for a statistic that repeated rows bias, such as a U-statistic or an entropy.
+
+    Args:
+        rows: number of rows.
+        statistic: maps indices of rows to a value.
+        draws: number of resamples.
+        seed: seed of the resamples.
+        level: coverage of the interval.
+
+    Returns:
+        The statistic of all rows with its percentile interval.
     """
     rng = np.random.default_rng(seed)
     values = [statistic(rng.integers(rows, size=rows)) for _ in range(draws)]
-    return interval(float(statistic(np.arange(rows))), np.asarray(values), level)
+    return percentile_interval(float(statistic(np.arange(rows))), np.asarray(values), level)
 
 
-def interval(value: float, values: np.ndarray, level: float = LEVEL) -> Interval:
-    """The percentile interval of resampled values around an estimate; nan values are left out."""
+def percentile_interval(value: float, values: ArrayLike, level: float = LEVEL) -> Interval:
+    """Return an estimate with the percentile interval of its resampled values.
+
+    Args:
+        value: the estimate.
+        values: one value per resample; those that are not finite are ignored.
+        level: coverage of the interval.
+    """
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
@@ -114,23 +132,28 @@ def interval(value: float, values: np.ndarray, level: float = LEVEL) -> Interval
     return Interval(value, float(low), float(high))
 
 
-def student(values: Any, level: float = LEVEL) -> Interval:
-    """Student's interval of a mean: for a few runs that differ in their seed.
+def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
+    """Return a mean with Student's t interval, for example over runs of several seeds.
 
     Args:
-        values: one of each run; a single one has no interval (nan).
-        level: how often it covers the mean of normal values.
+        values: one value per run; the bounds are nan if there is only one.
+        level: coverage of the interval if the values are normally distributed.
     """
     values = np.asarray(values, np.float64)
     mean = float(values.mean())
     if len(values) < 2:
         return Interval(mean, np.nan, np.nan)
-    half = student_quantile(len(values) - 1, level) * float(values.std(ddof=1)) / len(values) ** 0.5
+    half = t_quantile(len(values) - 1, level) * float(values.std(ddof=1)) / len(values) ** 0.5
     return Interval(mean, mean - half, mean + half)
 
 
-def student_quantile(freedom: float, level: float = LEVEL) -> float:
-    """What a two-sided interval of Student's t is wide, in standard errors to each side."""
+def t_quantile(freedom: float, level: float = LEVEL) -> float:
+    """Return the half width of a two-sided t interval in standard errors.
+
+    Args:
+        freedom: degrees of freedom.
+        level: coverage of the interval.
+    """
     from scipy import stats
 
     return float(stats.t.ppf((1 + level) / 2, freedom))
@@ -138,24 +161,27 @@ def student_quantile(freedom: float, level: float = LEVEL) -> float:
 
 def jackknife(
     measure: Callable[[np.ndarray], dict[str, float]],
-    rows: Any,
+    rows: ArrayLike,
     *,
     groups: int = 20,
     seed: int = 0,
     level: float = LEVEL,
 ) -> dict[str, Interval]:
-    """Student's intervals of measures that are no sums, by leaving out a group of rows at a time.
+    """Return intervals of measures that are not sums, by leaving out one group of rows at a time.
 
-    The delete-a-group jackknife (Shao & Wu 1989): its variance is (G - 1) / G times the sum of
-    squared distances from the mean of the G partial values. Unlike a bootstrap it repeats no row,
-    which would narrow a spectrum.
+    This is the delete-a-group jackknife (Shao & Wu 1989). Its variance is (G - 1) / G times the
+    sum of squared distances from the mean of the G partial values. Unlike a bootstrap it repeats
+    no row, which would narrow a spectrum.
 
     Args:
-        measure: some of the rows -> its values, by name.
-        rows: one an example; fewer than two have no interval (nan).
-        groups: G, at most one a row.
-        seed: of who is in which group.
-        level: of the intervals.
+        measure: maps some of the rows to its values by name.
+        rows: one row per example; the bounds are nan if there are fewer than two.
+        groups: G, the number of groups, limited to the number of rows.
+        seed: seed of the assignment of rows to groups.
+        level: coverage of the intervals.
+
+    Returns:
+        Each of the measure's values with its Student's t interval.
     """
     rows = np.asarray(rows)
     groups, whole = min(groups, len(rows)), measure(rows)
@@ -163,7 +189,7 @@ def jackknife(
         return {name: Interval(float(x), np.nan, np.nan) for name, x in whole.items()}
     member = np.random.default_rng(seed).permutation(len(rows)) % groups
     parts = [measure(rows[member != g]) for g in range(groups)]
-    width = student_quantile(groups - 1, level)
+    width = t_quantile(groups - 1, level)
     out = {}
     for name, value in whole.items():
         partial = np.asarray([part[name] for part in parts], np.float64)
@@ -173,23 +199,29 @@ def jackknife(
 
 
 def paired_difference(
-    first: Any,
-    second: Any,
+    first: ArrayLike,
+    second: ArrayLike,
     statistic: Callable[[np.ndarray], np.ndarray] = ratio,
     *,
     draws: int = DRAWS,
     seed: int = 0,
     level: float = LEVEL,
 ) -> Interval:
-    """statistic(first) - statistic(second), both on the same examples, resampled together.
+    """Bootstrap statistic(first) - statistic(second), resampling the shared examples.
 
     Args:
         first: rows of one system, as for `bootstrap`.
-        second: rows of the other, of the same examples in the same order.
-        statistic, draws, seed, level: as for `bootstrap`.
+        second: rows of the other system for the same examples in the same order.
+        statistic: maps sums (..., k) to values (...), as for `bootstrap`.
+        draws: number of resamples.
+        seed: seed of the resamples.
+        level: coverage of the interval.
+
+    Returns:
+        The difference with its percentile interval.
 
     Raises:
-        ValueError: they are not of the same examples.
+        ValueError: if the two have different shapes.
     """
     first, second = _columns(first), _columns(second)
     if first.shape != second.shape:
@@ -203,40 +235,52 @@ def paired_difference(
     return bootstrap(both, difference, draws=draws, seed=seed, level=level)
 
 
-def _columns(rows: Any) -> Float[np.ndarray, "n k"]:
-    """Rows as float64; a single column gets weights of one."""
+def _columns(rows: ArrayLike) -> Float[np.ndarray, "n k"]:
+    """Return rows as a float64 matrix; a vector gets a second column of weights of one."""
     rows = np.asarray(rows, np.float64)
     return np.stack([rows, np.ones_like(rows)], axis=1) if rows.ndim == 1 else rows
 
 
 def midranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Ranks from 1; ties share the mean of theirs."""
+    """Return ranks from 1; tied values share the mean of their ranks."""
     _, inverse, sizes = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(sizes)
     return (ends - (sizes - 1) / 2)[inverse]
 
 
-def auroc(scores: Any, labels: Any) -> float:
-    """The chance that a positive scores above a negative; ties count half (Mann & Whitney 1947).
+def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Return the area under the ROC curve.
+
+    It is the probability that a positive example scores above a negative one, where ties count
+    half (Mann & Whitney 1947).
 
     Args:
-        scores: one number an example.
-        labels: true for positives.
+        scores: one number per example, (n,).
+        labels: true for positive examples, (n,).
 
     Raises:
-        ValueError: one of the two classes is missing.
+        ValueError: if one of the two classes is missing.
     """
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
     positives = int(labels.sum())
     negatives = len(labels) - positives
     if not positives or not negatives:
-        raise ValueError("AUROC needs positives and negatives")
+        raise ValueError("AUROC needs positive and negative examples")
     above = midranks(scores)[labels].sum() - positives * (positives + 1) / 2
     return float(above / (positives * negatives))
 
 
-def auroc_interval(scores: Any, labels: Any, *, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """AUROC with a bootstrap interval; positives and negatives are resampled apart."""
+def auroc_interval(
+    scores: ArrayLike, labels: ArrayLike, *, draws: int = DRAWS, seed: int = 0
+) -> Interval:
+    """Return AUROC with a bootstrap interval; positives and negatives are resampled separately.
+
+    Args:
+        scores: one number per example, (n,).
+        labels: true for positive examples, (n,).
+        draws: number of resamples.
+        seed: seed of the resamples.
+    """
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
     value = auroc(scores, labels)
     groups, rng = (scores[labels], scores[~labels]), np.random.default_rng(seed)
@@ -245,25 +289,30 @@ def auroc_interval(scores: Any, labels: Any, *, draws: int = DRAWS, seed: int = 
         auroc(np.concatenate([g[rng.integers(len(g), size=len(g))] for g in groups]), kinds)
         for _ in range(draws)
     ]
-    return interval(value, np.asarray(values))
+    return percentile_interval(value, values)
 
 
-def p_value(observed: float, null: np.ndarray) -> float:
-    """The share of null values at least as large, the observed one among them (never 0)."""
+def p_value(observed: float, null: ArrayLike) -> float:
+    """Return the share of null values at least as large as the observed one.
+
+    The observed value counts as one of them, so the result is never 0.
+    """
     null = np.asarray(null)
-    # Values that are equal but for rounding count as at least as large.
+    # Values that differ only by rounding count as equal.
     slack = 1e-12 * max(1.0, abs(observed))
     return float((1 + np.sum(null >= observed - slack)) / (1 + len(null)))
 
 
-def permutation_test(first: Any, second: Any, *, draws: int = 2000, seed: int = 0) -> float:
-    """P of a difference of two samples' means, two-sided: labels are shuffled.
+def permutation_test(
+    first: ArrayLike, second: ArrayLike, *, draws: int = 2000, seed: int = 0
+) -> float:
+    """Return the two-sided p-value of a difference of two samples' means.
 
     Args:
-        first: numbers of one sample.
-        second: numbers of the other; the two need not pair up.
-        draws: number of permutations.
-        seed: of the permutations.
+        first: numbers of one sample, (n,).
+        second: numbers of the other sample, (m,); the two need not be paired.
+        draws: number of random permutations of the labels.
+        seed: seed of the permutations.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     pool = np.concatenate([first, second])
@@ -276,13 +325,29 @@ def permutation_test(first: Any, second: Any, *, draws: int = 2000, seed: int = 
 def permuted_labels(
     first: int, second: int, draws: int, seed: int = 0
 ) -> Float[np.ndarray, "draws n"]:
-    """1 where a shuffled pool's row is called one of the first sample, else 0."""
+    """Return random labels of a pool of two samples.
+
+    Args:
+        first: size of the first sample.
+        second: size of the second sample.
+        draws: number of permutations.
+        seed: seed of the permutations.
+
+    Returns:
+        1 for rows labelled as the first sample and 0 for the others, (draws, first + second).
+    """
     labels = np.repeat([1.0, 0.0], [first, second])
     return np.random.default_rng(seed).permuted(np.tile(labels, (draws, 1)), axis=1)
 
 
-def sign_flip_test(differences: Any, *, draws: int = 2000, seed: int = 0) -> float:
-    """P of a mean of paired differences, two-sided: their signs are flipped at random."""
+def sign_flip_test(differences: ArrayLike, *, draws: int = 2000, seed: int = 0) -> float:
+    """Return the two-sided p-value of a mean of paired differences.
+
+    Args:
+        differences: one difference per pair, (n,).
+        draws: number of times that all signs are flipped at random.
+        seed: seed of the flips.
+    """
     values = np.asarray(differences, np.float64)
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, len(values)))
     return p_value(abs(values.mean()), np.abs(signs @ values / len(values)))

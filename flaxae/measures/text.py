@@ -1,8 +1,8 @@
-"""Measures of texts alone: BLEU and chrF as sums, edit distance, distinct-n, self-BLEU, validity.
+"""Measures of texts: BLEU, chrF, edit distance, diversity, validity as Python, step lengths.
 
-BLEU and chrF are statistics of sums over lines, so that they can be resampled; that they equal
-sacreBLEU's own is tested. sacrebleu and rapidfuzz are imported where they are used: a training run
-needs neither.
+BLEU and chrF are computed from sums over texts, so that they can be resampled; tests show that they
+equal sacreBLEU's values. sacrebleu and rapidfuzz are imported on first use: a training run needs
+neither.
 """
 
 import ast
@@ -18,37 +18,64 @@ from jaxtyping import Bool, Float
 WORD_ORDER, CHAR_ORDER, BETA = 4, 6, 2
 
 
-def is_valid(line: str) -> bool:
-    """Whether a line parses as Python on its own."""
-    if not line.strip():
+# Validity
+
+
+def is_valid(text: str) -> bool:
+    """Return whether a text parses as Python by itself."""
+    if not text.strip():
         return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            ast.parse(line)
+            ast.parse(text)
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             return False
     return True
 
 
+def valid_mask(texts: Sequence[str]) -> Bool[np.ndarray, " n"]:
+    """Return `is_valid` of each text."""
+    return np.asarray([is_valid(text) for text in texts], bool)
+
+
+def validity(texts: Sequence[str]) -> float:
+    """Return the share of texts that parse as Python; nan if there are none."""
+    return float(valid_mask(texts).mean()) if len(texts) else float("nan")
+
+
+# Edit distance
+
+
 def edit_distance(a: str, b: str) -> int:
-    """Levenshtein's, in characters."""
-    from rapidfuzz.distance import Levenshtein  # a training run needs it not
+    """Return the Levenshtein distance in characters."""
+    from rapidfuzz.distance import Levenshtein
 
     return Levenshtein.distance(a, b)
 
 
-class Way(NamedTuple):
-    """What the scores of a way are made of, in edit distances d.
+def edit_similarity(
+    hypotheses: Sequence[str], references: Sequence[str]
+) -> Float[np.ndarray, " n"]:
+    """Return 1 - Levenshtein distance / length of the longer text; 1 for two empty texts."""
+    from rapidfuzz.distance import Levenshtein
+
+    pairs = zip(hypotheses, references, strict=True)
+    return np.asarray([Levenshtein.normalized_similarity(a, b) for a, b in pairs])
+
+
+class PathLengths(NamedTuple):
+    """Edit distances along a path of texts, for example of an interpolation.
 
     Attributes:
-        whole: d(first, last).
-        total, largest: of the d(x_t, x_t+1).
-        distinct: different texts.
-        texts: how many there are.
+        direct: distance between the first and the last text.
+        total: sum of the distances between neighbours.
+        largest: largest distance between neighbours.
+        distinct: number of different texts.
+        texts: number of texts.
     """
 
-    whole: int
+    direct: int
     total: int
     largest: int
     distinct: int
@@ -56,39 +83,23 @@ class Way(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Whole / total: at most 1 (no detours); 0 where nothing changes."""
-        return self.whole / self.total if self.total else 0.0
+        """Direct over total distance: 1 means no detours; 0 if all texts are equal."""
+        return self.direct / self.total if self.total else 0.0
 
     @property
     def largest_share(self) -> float:
-        """Largest / total: 1 is one jump; 0 where nothing changes."""
+        """Largest step over total distance: 1 means a single jump; 0 if all texts are equal."""
         return self.largest / self.total if self.total else 0.0
 
 
-def way_of(path: Sequence[str]) -> Way:
-    """The measures of a way's texts, ends included."""
-    steps = [edit_distance(a, b) for a, b in zip(path, path[1:], strict=False)]
-    whole = edit_distance(path[0], path[-1])
-    return Way(whole, sum(steps), max(steps, default=0), len(set(path)), len(path))
+def path_lengths(texts: Sequence[str]) -> PathLengths:
+    """Measure a path of texts, ends included."""
+    steps = [edit_distance(a, b) for a, b in zip(texts, texts[1:], strict=False)]
+    direct = edit_distance(texts[0], texts[-1])
+    return PathLengths(direct, sum(steps), max(steps, default=0), len(set(texts)), len(texts))
 
 
-def valid(lines: Sequence[str]) -> Bool[np.ndarray, " n"]:
-    """`is_valid` of each line."""
-    return np.asarray([is_valid(line) for line in lines], bool)
-
-
-def validity(lines: Sequence[str]) -> float:
-    """Share of lines that parse as Python; nan for none."""
-    return float(valid(lines).mean()) if len(lines) else float("nan")
-
-
-def edit_similarity(made: Sequence[str], truth: Sequence[str]) -> Float[np.ndarray, " n"]:
-    """1 - Levenshtein distance / longer length, in characters; 1 for two empty texts."""
-    from rapidfuzz.distance import Levenshtein
-
-    return np.asarray(
-        [Levenshtein.normalized_similarity(a, b) for a, b in zip(made, truth, strict=True)]
-    )
+# BLEU and chrF
 
 
 @functools.cache
@@ -99,47 +110,100 @@ def _word_tokenizer() -> Callable[[str], str]:
 
 
 def words(text: str) -> list[str]:
-    """The text in words, as sacreBLEU's default tokenizer cuts it."""
+    """Split a text into words with sacreBLEU's default tokenizer."""
     return _word_tokenizer()(text.rstrip()).split()
 
 
-def _grams(items: Sequence[Any], n: int) -> list[tuple]:
+def _ngrams(items: Sequence[Any], n: int) -> list[tuple]:
     return list(zip(*(items[i:] for i in range(n)), strict=False))
 
 
-def bleu_rows(made: Sequence[str], truth: Sequence[str]) -> Float[np.ndarray, "n 10"]:
-    """What corpus BLEU sums: both lengths, then matches and counts of each order."""
+def bleu_rows(hypotheses: Sequence[str], references: Sequence[str]) -> Float[np.ndarray, "n 10"]:
+    """Return the counts that corpus BLEU sums, one row per text.
+
+    Args:
+        hypotheses: texts to rate, (n,).
+        references: one reference per text, (n,).
+
+    Returns:
+        Length of hypothesis and reference in words, then matches of each n-gram order, then
+        n-grams of the hypothesis of each order.
+    """
     rows = []
-    for a, b in zip(made, truth, strict=True):
-        ours, theirs = words(a), words(b)
+    for hypothesis, reference in zip(hypotheses, references, strict=True):
+        ours, theirs = words(hypothesis), words(reference)
         matches, totals = [], []
         for n in range(1, WORD_ORDER + 1):
-            mine = Counter(_grams(ours, n))
-            matches.append((mine & Counter(_grams(theirs, n))).total())
-            totals.append(mine.total())
+            ngrams = Counter(_ngrams(ours, n))
+            matches.append((ngrams & Counter(_ngrams(theirs, n))).total())
+            totals.append(ngrams.total())
         rows.append([len(ours), len(theirs), *matches, *totals])
     return np.asarray(rows, float).reshape(-1, 2 + 2 * WORD_ORDER)
 
 
 def bleu(sums: Float[np.ndarray, "... 10"]) -> Float[np.ndarray, "..."]:
-    """BLEU in percent (Papineni et al. 2002), smoothed as sacreBLEU's default ("exp")."""
-    made, truth = sums[..., 0], sums[..., 1]
+    """Return BLEU in percent (Papineni et al. 2002), with sacreBLEU's default smoothing ("exp").
+
+    Args:
+        sums: sums of `bleu_rows`.
+    """
+    length, reference_length = sums[..., 0], sums[..., 1]
     matches, totals = sums[..., 2 : 2 + WORD_ORDER], sums[..., 2 + WORD_ORDER :]
     missed = matches == 0
-    # The k-th order without a match counts as 1 / 2^k of one.
+    # The k-th order without a match counts as 1 / 2^k matches.
     smoothed = np.where(missed, 0.5 ** np.cumsum(missed, axis=-1), matches)
     precision = smoothed / np.maximum(totals, 1)
     with np.errstate(divide="ignore", over="ignore"):
-        brevity = np.where(made < truth, np.exp(1 - truth / np.maximum(made, 1e-9)), 1.0)
+        short = length < reference_length
+        brevity = np.where(short, np.exp(1 - reference_length / np.maximum(length, 1e-9)), 1.0)
         score = 100 * brevity * np.exp(np.log(precision).mean(-1))
     return np.where((totals > 0).all(-1) & (matches > 0).any(-1), score, 0.0)
 
 
-def chrf_rows(made: Sequence[str], truth: Sequence[str]) -> Float[np.ndarray, "n 18"]:
-    """What corpus chrF sums: counts of both sides and matches, of each order."""
+def self_bleu_rows(texts: Sequence[str]) -> Float[np.ndarray, "n 10"]:
+    """Return `bleu_rows` of each text against all others (Zhu et al. 2018).
+
+    A high BLEU of these rows means that the texts resemble each other. One pass suffices: the
+    largest count of an n-gram in the other texts is the largest count overall, or the second
+    largest if the text itself has the largest.
+    """
+    tokenized = [words(text) for text in texts]
+    lengths = np.asarray([len(x) for x in tokenized])
+    orders = range(1, WORD_ORDER + 1)
+    counters = [Counter(g for n in orders for g in _ngrams(x, n)) for x in tokenized]
+    top: dict[tuple, tuple[int, int]] = {}  # n-gram -> its largest and second largest count
+    for counter in counters:
+        for ngram, count in counter.items():
+            first, second = top.get(ngram, (0, 0))
+            top[ngram] = (count, first) if count >= first else (first, max(second, count))
     rows = []
-    for a, b in zip(made, truth, strict=True):
-        ours, theirs = "".join(a.split()), "".join(b.split())
+    for i, counter in enumerate(counters):
+        matches, totals = [0] * WORD_ORDER, [0] * WORD_ORDER
+        for ngram, count in counter.items():
+            first, second = top[ngram]
+            totals[len(ngram) - 1] += count
+            matches[len(ngram) - 1] += min(count, second if count == first else first)
+        others = np.delete(lengths, i)
+        distance = np.abs(others - lengths[i])
+        closest = others[distance == distance.min()].min() if len(others) else 0
+        rows.append([lengths[i], closest, *matches, *totals])
+    return np.asarray(rows, float).reshape(-1, 2 + 2 * WORD_ORDER)
+
+
+def chrf_rows(hypotheses: Sequence[str], references: Sequence[str]) -> Float[np.ndarray, "n 18"]:
+    """Return the counts that corpus chrF sums, one row per text.
+
+    Args:
+        hypotheses: texts to rate, (n,).
+        references: one reference per text, (n,).
+
+    Returns:
+        For each order, the character n-grams of the hypothesis, those of the reference, and their
+        matches.
+    """
+    rows = []
+    for hypothesis, reference in zip(hypotheses, references, strict=True):
+        ours, theirs = "".join(hypothesis.split()), "".join(reference.split())
         row = []
         for n in range(1, CHAR_ORDER + 1):
             mine = Counter(ours[i : i + n] for i in range(len(ours) - n + 1))
@@ -150,60 +214,39 @@ def chrf_rows(made: Sequence[str], truth: Sequence[str]) -> Float[np.ndarray, "n
 
 
 def chrf(sums: Float[np.ndarray, "... 18"]) -> Float[np.ndarray, "..."]:
-    """chrF2 in percent (Popovic 2015): F of mean character n-gram precision and recall."""
-    made, truth, matches = (sums[..., i::3] for i in range(3))
-    used = (made > 0) & (truth > 0)
+    """Return chrF2 in percent (Popovic 2015): F of mean character n-gram precision and recall.
+
+    Args:
+        sums: sums of `chrf_rows`.
+    """
+    ours, theirs, matches = (sums[..., i::3] for i in range(3))
+    used = (ours > 0) & (theirs > 0)
     count = np.maximum(used.sum(-1), 1)
-    precision = np.where(used, matches / np.maximum(made, 1), 0).sum(-1) / count
-    recall = np.where(used, matches / np.maximum(truth, 1), 0).sum(-1) / count
+    precision = np.where(used, matches / np.maximum(ours, 1), 0).sum(-1) / count
+    recall = np.where(used, matches / np.maximum(theirs, 1), 0).sum(-1) / count
     below = BETA**2 * precision + recall
     return 100 * (1 + BETA**2) * precision * recall / np.where(below > 0, below, 1)
 
 
 def signatures() -> dict[str, str]:
-    """SacreBLEU's own description of the settings that BLEU and chrF are computed with."""
+    """Return sacreBLEU's description of the settings of `bleu` and `chrf`."""
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
     out = {}
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-        metric.corpus_score(["a"], [["a"]])  # the number of references is part of it
+        metric.corpus_score(["a"], [["a"]])  # the signature includes the number of references
         out[name] = str(metric.get_signature())
     return out
 
 
+# Diversity
+
+
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Different word n-grams over all of them (Li et al. 2016); it falls with more texts.
+    """Return the share of different ones among all word n-grams (Li et al. 2016).
 
-    Only numbers of equally many texts compare.
+    The share falls with the number of texts: compare only values of equally many texts.
     """
-    grams = [gram for text in texts for gram in _grams(words(text), n)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def self_bleu_rows(texts: Sequence[str]) -> Float[np.ndarray, "n 10"]:
-    """Rows for `bleu` of each text against all others (Zhu et al. 2018): high is monotonous.
-
-    In one pass: an n-gram's largest count in all other texts is the largest of all, or the second
-    where the text itself has the largest.
-    """
-    cut = [words(text) for text in texts]
-    lengths = np.asarray([len(x) for x in cut])
-    counters = [Counter(g for n in range(1, WORD_ORDER + 1) for g in _grams(x, n)) for x in cut]
-    top: dict[tuple, tuple[int, int]] = {}  # n-gram -> its largest and second largest count
-    for counter in counters:
-        for gram, count in counter.items():
-            first, second = top.get(gram, (0, 0))
-            top[gram] = (count, first) if count >= first else (first, max(second, count))
-    rows = []
-    for i, counter in enumerate(counters):
-        matches, totals = [0] * WORD_ORDER, [0] * WORD_ORDER
-        for gram, count in counter.items():
-            first, second = top[gram]
-            totals[len(gram) - 1] += count
-            matches[len(gram) - 1] += min(count, second if count == first else first)
-        others = np.delete(lengths, i)
-        distance = np.abs(others - lengths[i])
-        closest = others[distance == distance.min()].min() if len(others) else 0
-        rows.append([lengths[i], closest, *matches, *totals])
-    return np.asarray(rows, float).reshape(-1, 2 + 2 * WORD_ORDER)
+    ngrams = [ngram for text in texts for ngram in _ngrams(words(text), n)]
+    return len(set(ngrams)) / len(ngrams) if ngrams else 0.0

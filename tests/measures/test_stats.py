@@ -1,4 +1,4 @@
-"""Intervals, AUROC and permutation tests on cases whose answers are known."""
+"""Intervals, AUROC and permutation tests on cases with known answers."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from flaxae.measures import stats
 
 
-def test_the_interval_of_a_mean_is_the_normal_one():
+def test_bootstrap_interval_of_a_mean_is_close_to_the_normal_interval():
     rows = np.random.default_rng(0).normal(3.0, 2.0, 2000)
     found = stats.bootstrap(rows, draws=4000)
     half = 1.96 * rows.std() / np.sqrt(len(rows))
@@ -17,14 +17,14 @@ def test_the_interval_of_a_mean_is_the_normal_one():
     assert found != stats.bootstrap(rows, draws=4000, seed=1)
 
 
-def test_intervals_cover_as_often_as_they_say():
+def test_bootstrap_intervals_have_the_nominal_coverage():
     rng = np.random.default_rng(1)
     found = [stats.bootstrap(rng.random(60) < 0.3, draws=300) for _ in range(300)]
     covered = np.mean([x.low <= 0.3 <= x.high for x in found])
     assert 0.9 < covered < 0.98
 
 
-def test_constant_and_empty_rows():
+def test_bootstrap_of_constant_and_of_no_rows():
     found = stats.bootstrap(np.full(50, 0.25))
     assert (found.value, found.low, found.high) == (0.25, 0.25, 0.25)
     assert np.isnan(stats.bootstrap(np.zeros(0)).value)
@@ -32,7 +32,7 @@ def test_constant_and_empty_rows():
     assert found.as_dict() == {"value": 0.25, "low": 0.25, "high": 0.25}
 
 
-def test_a_statistic_of_sums_is_of_the_whole_not_a_mean_of_means():
+def test_bootstrap_applies_the_statistic_to_sums_of_all_rows():
     rows = np.asarray([[1, 1], [0, 9]])
     assert stats.bootstrap(rows).value == 0.1
     perplexity = stats.bootstrap(rows, lambda s: np.exp(stats.ratio(s)))
@@ -40,15 +40,15 @@ def test_a_statistic_of_sums_is_of_the_whole_not_a_mean_of_means():
     assert perplexity.high == pytest.approx(np.exp(1.0))  # the first row twice
 
 
-def test_blocks_of_draws_do_not_repeat(monkeypatch):
+def test_blocks_of_resamples_differ(monkeypatch):
     rows = np.arange(40.0)[:, None]
-    monkeypatch.setattr(stats, "_CELLS", 40 * 7)
+    monkeypatch.setattr(stats, "_BLOCK_SIZE", 40 * 7)
     sums = stats.resampled_sums(rows, draws=50)
     assert sums.shape == (50, 1) and len(np.unique(sums)) > 40
-    assert stats.counts(5, 3).sum(1).tolist() == [5, 5, 5]
+    assert stats.resample_counts(5, 3).sum(1).tolist() == [5, 5, 5]
 
 
-def test_a_paired_difference_is_sharper_than_two_intervals():
+def test_paired_difference_is_narrower_than_separate_intervals():
     rng = np.random.default_rng(2)
     hard = rng.normal(0, 5, 500)
     a, b = hard + 0.2 + rng.normal(0, 0.1, 500), hard
@@ -60,7 +60,7 @@ def test_a_paired_difference_is_sharper_than_two_intervals():
         stats.paired_difference(a, b[:-1])
 
 
-def test_any_statistic_by_indices():
+def test_bootstrap_indices_takes_any_statistic():
     values = np.random.default_rng(3).normal(size=400)
     found = stats.bootstrap_indices(400, lambda i: float(np.median(values[i])))
     assert found.low < found.value == np.median(values) < found.high
@@ -75,22 +75,22 @@ def test_any_statistic_by_indices():
         ([1, 2, 2, 3], [0, 0, 1, 1], 0.875),  # 3.5 of 4 pairs
     ],
 )
-def test_auroc_by_hand(scores, labels, expected):
+def test_auroc_of_small_cases(scores, labels, expected):
     assert stats.auroc(scores, labels) == expected
 
 
-def test_auroc_is_the_share_of_ordered_pairs():
+def test_auroc_equals_the_share_of_ordered_pairs():
     rng = np.random.default_rng(4)
     scores, labels = rng.integers(0, 9, 80), rng.random(80) < 0.4
     pairs = scores[labels][:, None] - scores[~labels]
     assert stats.auroc(scores, labels) == pytest.approx(np.mean((np.sign(pairs) + 1) / 2))
     found = stats.auroc_interval(scores + 3 * labels, labels, draws=200)
     assert 0.5 < found.low < found.value < found.high < 1
-    with pytest.raises(ValueError, match="positives and negatives"):
+    with pytest.raises(ValueError, match="positive and negative examples"):
         stats.auroc([1, 2], [1, 1])
 
 
-def test_permutation_p_values_are_uniform_under_the_null_and_small_off_it():
+def test_permutation_p_values_are_uniform_under_the_null_and_small_otherwise():
     rng = np.random.default_rng(5)
     null = [stats.permutation_test(*rng.normal(size=(2, 15)), draws=199) for _ in range(300)]
     assert 0.02 < np.mean(np.asarray(null) <= 0.05) < 0.09
@@ -99,20 +99,20 @@ def test_permutation_p_values_are_uniform_under_the_null_and_small_off_it():
     assert stats.permutation_test([1.0, 2.0], [1.0, 2.0]) == 1.0
 
 
-def test_permutations_by_hand():
-    # 2 of the 20 ways to call three of six rows the first sample are as far apart: p = .1.
+def test_permutation_and_sign_flip_tests_of_small_cases():
+    # 2 of the 20 ways to choose three of six rows give as large a difference: p = .1.
     found = stats.permutation_test([10, 11, 12], [1, 2, 3], draws=20000)
     assert found == pytest.approx(0.1, abs=0.01)
-    # And 2 of the 8 ways to sign three differences.
+    # 2 of the 8 sign patterns of three differences give as large a mean.
     assert stats.sign_flip_test([1, 2, 3], draws=20000) == pytest.approx(0.25, abs=0.01)
     assert stats.sign_flip_test(np.full(30, 0.5)) < 0.001
     assert stats.p_value(3.0, np.asarray([1.0, 2.0])) == pytest.approx(1 / 3)
 
 
-def test_the_jackknife_of_a_mean_is_students_interval():
+def test_jackknife_of_a_mean_equals_the_t_interval():
     rows = np.random.default_rng(2).normal(size=(40, 2))
     found = stats.jackknife(lambda x: {"mean": x[:, 0].mean(), "spread": x.std()}, rows, groups=40)
-    mean = stats.student(rows[:, 0])
+    mean = stats.t_interval(rows[:, 0])
     assert found["mean"].low == pytest.approx(mean.low)
     assert found["mean"].high == pytest.approx(mean.high)
     assert found["spread"].low < rows.std() < found["spread"].high
@@ -120,7 +120,7 @@ def test_the_jackknife_of_a_mean_is_students_interval():
     assert single.value == 1 and np.isnan(single.low)
 
 
-def test_jackknifed_intervals_cover_as_often_as_they_say():
+def test_jackknife_intervals_have_the_nominal_coverage():
     rng = np.random.default_rng(3)
     found = [
         stats.jackknife(lambda x: {"std": x.std(ddof=1)}, rng.normal(size=200))["std"]
@@ -129,12 +129,12 @@ def test_jackknifed_intervals_cover_as_often_as_they_say():
     assert 0.9 < np.mean([x.low < 1 < x.high for x in found]) < 0.98
 
 
-def test_students_interval_by_hand_and_by_coverage():
-    found = stats.student([1.0, 2.0, 3.0])
-    assert found.value == 2.0  # t of two degrees of freedom: 4.302653
+def test_t_interval_of_a_small_case_and_its_coverage():
+    found = stats.t_interval([1.0, 2.0, 3.0])
+    assert found.value == 2.0  # the t quantile of two degrees of freedom is 4.302653
     assert found.high - 2.0 == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
     assert found.low == pytest.approx(4.0 - found.high)
-    assert np.isnan(stats.student([5.0]).low) and stats.student([5.0]).value == 5.0
+    assert np.isnan(stats.t_interval([5.0]).low) and stats.t_interval([5.0]).value == 5.0
     rows = np.random.default_rng(0).normal(3.0, 2.0, size=(2000, 3))
-    covers = [(x := stats.student(row)).low < 3.0 < x.high for row in rows]
+    covers = [(x := stats.t_interval(row)).low < 3.0 < x.high for row in rows]
     assert np.mean(covers) == pytest.approx(0.95, abs=0.015)

@@ -42,7 +42,7 @@ def at_step(curve: dict[str, Any], steps: int) -> float:
 
 def mean_interval(values: list[float]) -> tuple[float, float, float]:
     """Geometric mean of positive numbers, and its interval; one number has none (nan)."""
-    found = stats.student(np.log(np.asarray(values, np.float64)))
+    found = stats.t_interval(np.log(np.asarray(values, np.float64)))
     return math.exp(found.value), math.exp(found.low), math.exp(found.high)
 
 
@@ -61,7 +61,7 @@ def ratio_interval(
     freedom = total**2 / max(
         sum(p**2 / (len(x) - 1) for p, x in zip(parts, (a, b), strict=True)), 1e-300
     )
-    half = stats.student_quantile(max(freedom, 1.0)) * total**0.5
+    half = stats.t_quantile(max(freedom, 1.0)) * total**0.5
     return math.exp(centre), math.exp(centre - half), math.exp(centre + half)
 
 

@@ -52,7 +52,7 @@ def cell(values: list[float | None]) -> str:
         return "n/a"
     largest = max(map(abs, numbers))
     form = "{:.0f}" if largest >= 100 else "{:.1f}" if largest >= 10 else "{:.3f}"
-    found = stats.student(numbers)
+    found = stats.t_interval(numbers)
     mean, low, high = (form.format(x) for x in (found.value, found.low, found.high))
     return f"{mean} [{low}, {high}]" if len(numbers) > 1 else mean
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from flaxae.lm.t5.modeling import EOS, PAD
 from flaxae.measures import text as text_metrics
 from flaxae.measures.stats import bootstrap
-from flaxae.measures.text import way_of
+from flaxae.measures.text import path_lengths
 from flaxae.text_autoencoder.latents import lerp, slerp
 
 PAIRS = (
@@ -21,8 +21,8 @@ PAIRS = (
 
 
 def path_rows(paths: Sequence[Sequence[str]]) -> Float[np.ndarray, "n 5"]:
-    """`way_of` each way, a row a way."""
-    return np.asarray([way_of(path) for path in paths], float).reshape(-1, 5)
+    """`path_lengths` each way, a row a way."""
+    return np.asarray([path_lengths(path) for path in paths], float).reshape(-1, 5)
 
 
 def scores(paths: Sequence[Sequence[str]], python: bool, draws: int = 1000) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def scores(paths: Sequence[Sequence[str]], python: bool, draws: int = 1000) -> d
         "distinct": bootstrap(rows[:, 3] / rows[:, 4], draws=draws).as_dict(),
     }
     if python:
-        between = [text_metrics.valid(path[1:-1]).mean() for path in paths if len(path) > 2]
+        between = [text_metrics.valid_mask(path[1:-1]).mean() for path in paths if len(path) > 2]
         out["validity"] = bootstrap(np.asarray(between), draws=draws).as_dict()
     return out
 

@@ -11,11 +11,11 @@ from flaxae.losses import Kernel, kernel_matrix, mmd_null, squared_distances
 from flaxae.measures.stats import (
     Interval,
     bootstrap,
-    counts,
-    interval,
     jackknife,
     p_value,
+    percentile_interval,
     permuted_labels,
+    resample_counts,
 )
 
 ACTIVE = 0.01  # variance of a dimension's mean over texts (Burda et al. 2016, section 5)
@@ -47,10 +47,10 @@ def mmd_test(
     value = _mmd(kernel, first[None], 1 - first[None])[0]
     labels = permuted_labels(n, n, permutations, seed)
     nulls = _mmd(kernel, labels, 1 - labels)
-    x, y = counts(n, draws, seed + 1), counts(n, draws, seed + 2)
+    x, y = resample_counts(n, draws, seed + 1), resample_counts(n, draws, seed + 2)
     zeros = np.zeros_like(x)
     resampled = _mmd(kernel, np.concatenate([x, zeros], 1), np.concatenate([zeros, y], 1))
-    found = interval(value, resampled)
+    found = percentile_interval(value, resampled)
     return {
         "value": value,
         "low": found.low,

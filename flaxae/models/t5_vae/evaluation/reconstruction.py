@@ -57,7 +57,7 @@ def measure(
         "edit_similarity": bootstrap(text_metrics.edit_similarity(texts, lines), draws=draws),
     }
     if python:
-        found["validity"] = bootstrap(text_metrics.valid(texts), draws=draws)
+        found["validity"] = bootstrap(text_metrics.valid_mask(texts), draws=draws)
     return {
         **{name: x.value for name, x in found.items()},
         "intervals": {name: [x.low, x.high] for name, x in found.items()},

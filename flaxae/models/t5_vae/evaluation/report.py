@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxae.measures.text import signatures, valid
+from flaxae.measures.text import signatures, valid_mask
 from flaxae.models.t5_vae import figures
 from flaxae.models.t5_vae.evaluation import interpolation, studies
 from flaxae.models.t5_vae.evaluation.likelihood import Scorer
@@ -62,7 +62,7 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], s
     rows = {name: _some(len(text.lines(name)), sizes.lines) for name in text.splits}
     splits = {name: [text.lines(name)[i] for i in rows[name]] for name in rows if name != "train"}
     first = splits.get("dev") or next((x for x in splits.values() if x), [])
-    python = bool(len(first) and valid(first[:500]).mean() > PYTHON_SHARE)
+    python = bool(len(first) and valid_mask(first[:500]).mean() > PYTHON_SHARE)
     out: dict[str, Any] = {"step": loaded.step, "python": python}
     out |= {"signatures": signatures(), "splits": {}}
     clock = _Clock()
@@ -73,7 +73,7 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], s
             codec, splits[name], parts[name].codes, python=python, draws=sizes.draws
         )
         if python:
-            row["validity_of_real_lines"] = float(valid(splits[name]).mean())
+            row["validity_of_real_lines"] = float(valid_mask(splits[name]).mean())
         row["in_training_files"] = float(dict(text.overlap).get(name, 0.0))
         row["too_long_and_skipped"] = text.source(name).skipped
         out["splits"][name] = row

@@ -52,7 +52,7 @@ class Judge:
             ),
         }
         if self.python:
-            found["validity"] = bootstrap(text_metrics.valid(texts), draws=draws)
+            found["validity"] = bootstrap(text_metrics.valid_mask(texts), draws=draws)
         return {
             "n": len(texts),
             **{name: x.value for name, x in found.items()},
