@@ -6,10 +6,11 @@ sections and their fields can do is in `fields.py`; its names are here too.
 
 import dataclasses
 import enum
+from pathlib import Path
 from typing import Any
 
 from flaxae.config.fields import Section
-from flaxae.errors import require
+from flaxae.errors import ConfigError, require
 
 
 class Optimizer(enum.Enum):
@@ -180,6 +181,26 @@ class TaskConfig(Section):
 
     def make(self, config: "Config") -> Any:
         raise NotImplementedError(f"{type(self).__name__}.make")
+
+    @classmethod
+    def open_autoencoder(cls, source: str | Path) -> Any:
+        """Open a trained run of this task in the latent-space explorer.
+
+        A family of text autoencoders overrides it.
+
+        Args:
+            source: the run's workdir, or a directory or Hub id of a saved model.
+
+        Returns:
+            An object with the methods of `flaxae.text_autoencoder.protocol.Autoencoder`.
+
+        Raises:
+            ConfigError: if there is no such run, or the task is not a text autoencoder.
+        """
+        raise ConfigError(
+            f"{source} is a run of {cls.__name__}, which is not a text autoencoder: it has no "
+            "open_autoencoder"
+        )
 
 
 @dataclasses.dataclass

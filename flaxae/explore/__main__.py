@@ -15,6 +15,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add = out.add_argument
     add("source", help="a run's workdir, a saved model's directory, or a Hub id")
+    text = "the config file that the run was trained with; needed if its task is not flaxae's own"
+    add("--config", default="", metavar="FILE", help=text)
     text = "texts to explore, one a line; default: those it was trained on"
     add("--corpus", default="", metavar="FILE", help=text)
     add("--labels", action="store_true", help="the corpus's lines are label<tab>text")
@@ -44,7 +46,13 @@ def main(argv: list[str]) -> int:
 
     keep_programs()
     print(f"opening {args.source} ...", flush=True)
-    explorer = Explorer.open(args.source, args.corpus or None, labels=args.labels, most=args.points)
+    explorer = Explorer.open(
+        args.source,
+        args.corpus or None,
+        config=args.config or None,
+        labels=args.labels,
+        most=args.points,
+    )
     print(f"warming up, with {len(explorer.texts)} texts ...", flush=True)
     try:
         serve(

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float
 
+from flaxae.config.flags import load_config
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError, require
 from flaxae.explore import answers, corpus, honesty, texts
@@ -51,7 +52,7 @@ class Space:
             given = corpus.of_model(model)
         elif not isinstance(given, corpus.Corpus):
             given = corpus.Corpus("given texts", list(given))
-        self.corpus_path, self.most = "", most
+        self.corpus_path, self.config_path, self.most = "", "", most
         self.corpus = corpus.readable(given, model, most)
         self.texts = self.corpus.texts
         self.python = texts.is_python(self.texts)
@@ -65,27 +66,35 @@ class Space:
         source: str | Path,
         corpus_file: str | Path | None = None,
         *,
+        config: str | Path | None = None,
         labels: bool = False,
         most: int = corpus.MOST,
     ) -> Self:
-        """Opens a trained model and the texts to explore it with.
+        """Open a trained model and the texts to explore it with.
 
         Args:
-            source: a workdir, a saved directory or a Hub id.
-            corpus_file: one text a line; None: the texts that the model was trained on.
-            labels: the file's lines are label<tab>text.
-            most: texts that are used.
+            source: a run's workdir, a saved model's directory or a Hub id.
+            corpus_file: file of texts, one per line; None: the model's training texts.
+            config: config file that the run was trained with. It is required, and its code is
+                run, if the run's task is not part of flaxae.
+            labels: whether the file's lines are label<tab>text.
+            most: maximum number of texts.
 
         Raises:
-            ConfigError: one of them is not there or not of that kind.
+            ConfigError: if a file is missing or cannot be read, or the run is not one of a text
+                autoencoder.
         """
         given = corpus.of_file(corpus_file, labels) if corpus_file else None
-        require(not labels or given is not None, "--labels says how --corpus is read: give both")
-        model = open_model(source)
+        require(
+            not labels or given is not None,
+            "--labels describes the lines of --corpus: give both",
+        )
+        config_class = type(load_config(str(config)).task) if config else None
+        model = open_model(source, config_class)
         local = Path(source).is_dir()
         folder = Path(source) / FOLDER if local else Path(".cache") / FOLDER
         made = cls(model, given, source=source, folder=folder, most=most)
-        made.corpus_path = str(corpus_file or "")
+        made.corpus_path, made.config_path = str(corpus_file or ""), str(config or "")
         return made
 
     @cached_property
@@ -102,6 +111,8 @@ class Space:
         args = [repr(self.source)]
         if self.corpus_path:
             args.append(repr(self.corpus_path))
+        if self.config_path:
+            args.append(f"config={self.config_path!r}")
         if self.corpus_path and self.corpus.labels:
             args.append("labels=True")
         if self.most != corpus.MOST:

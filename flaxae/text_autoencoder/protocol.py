@@ -1,4 +1,22 @@
-"""What the explorer asks of an autoencoder, and how a trained one is opened."""
+"""The interface that the explorer needs of a text autoencoder, and opening a trained one.
+
+Any object that has the methods of `Autoencoder` can be explored:
+`flaxae.explore.Explorer(model, texts)`. To have a trained run opened by its path, a family
+overrides `TaskConfig.open_autoencoder`:
+
+    @dataclasses.dataclass
+    class MyConfig(TaskConfig):
+        def make(self, config):
+            return MyTask(config)
+
+        @classmethod
+        def open_autoencoder(cls, source):
+            return MyAutoencoder(flaxae.load(source, cls))
+
+`open_model` finds this class by the name in the run's config.json if the class is part of flaxae.
+A class of the user's own comes only from the config file that the user names:
+`python -m flaxae.explore WORKDIR --config=FILE`.
+"""
 
 import importlib
 from collections.abc import Sequence
@@ -8,26 +26,60 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from flaxae.errors import ConfigError
+from flaxae.config import TaskConfig
+from flaxae.errors import ConfigError, require
 from flaxae.weights import hf
 
-CLASS = "AUTOENCODER"  # what a family's api.py calls its class
+
+class Statistics(Protocol):
+    """Mean and standard deviation of each number of the codes of training texts."""
+
+    @property
+    def mean(self) -> Float[np.ndarray, "L Z"]: ...
+
+    @property
+    def std(self) -> Float[np.ndarray, "L Z"]: ...
+
+
+class SampledPrior(Protocol):
+    """A distribution of codes to draw from."""
+
+    def sample(self, n: int, seed: int = 0, temperature: float = 1.0) -> Float[np.ndarray, "n D"]:
+        """Draw codes, D = L * Z numbers each.
+
+        Args:
+            n: number of codes.
+            seed: seed of the random draw.
+            temperature: standard deviation of the noise that codes are made from.
+        """
+        ...
+
+
+class TextTokenizer(Protocol):
+    """A tokenizer of lists of texts."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]: ...
 
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """Texts to codes and back; codes are clean: what `encode` gives is what `decode` takes.
+    """A trained model that turns texts into codes and codes into texts.
 
-    Where a model has `training_labels()`, a label of each training text or None, the map can be
-    coloured by them.
+    Codes are clean (without the noise of training): `decode` takes what `encode` returns.
+
+    A model may also have a method `training_labels()` that returns one label per training text, or
+    None; the explorer's map can then be coloured by label.
 
     Attributes:
-        num_latents, dim: a code is (num_latents, dim).
-        max_length: of texts in tokens, their end included.
-        step: the train step of the parameters.
-        fingerprint: another one where the parameters or the tokenizer are others.
-        tokenizer: `encode` and `decode` of lists of texts and ids.
-        statistics: has `mean` and `std` of the codes of training texts, (num_latents, dim) each.
+        num_latents: number of latent vectors per code, L.
+        dim: width of a latent vector, Z.
+        max_length: maximum number of tokens per text, the end token included.
+        step: train step of the parameters.
+        fingerprint: string that changes when the parameters or the tokenizer change.
+        tokenizer: the model's tokenizer.
+        statistics: mean and standard deviation of the codes of training texts.
     """
 
     num_latents: int
@@ -35,10 +87,10 @@ class Autoencoder(Protocol):
     max_length: int
     step: int
     fingerprint: str
-    tokenizer: Any
+    tokenizer: Any  # a TextTokenizer; Any, because a mutable attribute is matched exactly
 
     @property
-    def statistics(self) -> Any: ...
+    def statistics(self) -> Statistics: ...
 
     def encode(
         self, texts: Sequence[str], *, truncate: bool = False
@@ -46,52 +98,83 @@ class Autoencoder(Protocol):
 
     def decode(self, z: Float[np.ndarray, "B L Z"]) -> list[str]: ...
 
-    def prior(self, which: str | None = None) -> Any:
-        """Has `sample(n, seed, temperature)`, which gives (n, L * Z).
+    def prior(self, which: str | None = None) -> SampledPrior:
+        """Return a prior of the codes.
 
         Args:
-            which: "normal", "gaussian", "gmm" or "flow".
+            which: "normal", "gaussian", "gmm" or "flow"; None: "normal".
 
         Raises:
-            ConfigError: the model has none of this name.
+            ConfigError: if the model has no prior of this name.
         """
         ...
 
     def training_texts(self) -> Sequence[str]:
-        """Texts that it was trained on. Raises ConfigError where they did not come with it."""
+        """Return the texts that the model was trained on.
+
+        Raises:
+            ConfigError: if the model was saved without its training texts.
+        """
         ...
 
 
-def open_model(source: str | Path) -> Autoencoder:
-    """Opens the trained autoencoder of a directory or a Hub id, of whatever family.
-
-    A family is explored where its `api.py` names a class `AUTOENCODER` with `from_pretrained`.
+def open_model(source: str | Path, config_class: type[TaskConfig] | None = None) -> Autoencoder:
+    """Open a trained text autoencoder of any family.
 
     Args:
-        source: a run's workdir, a directory that `save_pretrained` made, or a Hub id.
+        source: a run's workdir, a directory that `save_pretrained` wrote, or a Hub id.
+        config_class: the class of the run's task config. Required if it is not part of flaxae.
+
+    Returns:
+        What the task config's `open_autoencoder` returns.
 
     Raises:
-        ConfigError: there is none, or it is of a family without an autoencoder.
+        ConfigError: if there is no such run, its task is of another class, or the task is not a
+            text autoencoder.
     """
-    directory = hf.resolve(source)
-    data = hf.read_config(directory)
-    task = data.get("task")
+    task = hf.read_config(hf.resolve(source)).get("task")
     name = str(task.get("class", "")) if isinstance(task, dict) else ""
-    module, _, config_class = name.partition(":")
+    if config_class is None:
+        config_class = _task_config_class(name, source)
+    expected = name.rpartition(":")[2]
+    require(
+        config_class.__qualname__ == expected,
+        f"{source} is a run of {expected or 'an unknown task'}, but the given config is of "
+        f"{config_class.__qualname__}: give the config file that the run was trained with",
+    )
+    model = config_class.open_autoencoder(source)
+    missing = [attribute for attribute in _ATTRIBUTES if not hasattr(model, attribute)]
+    require(
+        not missing,
+        f"{expected}.open_autoencoder returned a {type(model).__name__} without "
+        f"{', '.join(missing)}: see flaxae.text_autoencoder.protocol.Autoencoder",
+    )
+    return model
+
+
+_ATTRIBUTES = (
+    *("num_latents", "dim", "max_length", "step", "fingerprint", "tokenizer"),
+    *("encode", "decode", "prior", "training_texts"),
+)  # `statistics` is computed when it is first read
+
+
+def _task_config_class(name: str, source: str | Path) -> type[TaskConfig]:
+    """Import the task config class that a run's config.json names, if it is part of flaxae."""
+    module, _, attribute = name.partition(":")
     if not module.startswith("flaxae."):
         raise ConfigError(
-            f"{source}: its task {name!r} is not flaxae's own; open the model yourself and give it "
-            "to flaxae.explore.Explorer(model, corpus)"
+            f"{source} is a run of {name or 'an unknown task'}, which is not part of flaxae: give "
+            "the config file that it was trained with (--config=FILE), or open the model yourself "
+            "and call flaxae.explore.Explorer(model, texts)"
         )
-    package = module.rpartition(".")[0]
     try:
-        api = importlib.import_module(f"{package}.api")
-        family = getattr(api, CLASS)
+        found = getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as e:
-        if isinstance(e, ModuleNotFoundError) and not f"{package}.api".startswith(str(e.name)):
-            raise  # it is there, and needs a package that is not
+        if isinstance(e, ModuleNotFoundError) and not module.startswith(str(e.name)):
+            raise  # the module exists, and imports a package that is not installed
+        found = None
+    if not (isinstance(found, type) and issubclass(found, TaskConfig)):
         raise ConfigError(
-            f"{source} is a run of {config_class or name}, which is no autoencoder: the explorer "
-            f"opens families whose api.py names an {CLASS}"
-        ) from None
-    return family.from_pretrained(source)
+            f"{source} is a run of {name}, and flaxae has no task config of that name"
+        )
+    return found

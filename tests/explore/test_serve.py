@@ -119,7 +119,7 @@ def test_help_and_mistakes_on_the_terminal(tmp_path):
     assert done.returncode == 0 and "--password-file" in done.stdout
     (tmp_path / "config.json").write_text('{"task": {"class": "flaxae.nowhere:X"}}')
     done = run_command(str(tmp_path), "--port=0", "--no-browser")
-    assert done.returncode == 2 and "no autoencoder" in done.stderr
+    assert done.returncode == 2 and "flaxae has no task config" in done.stderr
     assert "Traceback" not in done.stderr
 
 

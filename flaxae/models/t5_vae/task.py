@@ -59,6 +59,12 @@ class T5VAEConfig(TaskConfig):
     def make(self, config: Config) -> "T5VAETask":
         return T5VAETask(config)
 
+    @classmethod
+    def open_autoencoder(cls, source: str | Path) -> Any:
+        from flaxae.models.t5_vae import api  # it imports this module
+
+        return api.T5VAE.from_pretrained(source)
+
     def validate(self) -> None:
         objectives.check("mmd", self.mmd_weight, self.mmd_start, self.mmd_ramp)
         objectives.check("kl", self.kl_weight, self.kl_start, self.kl_ramp)

@@ -308,6 +308,3 @@ def _sampling(options: dict[str, Any]) -> Sampling:
     return Sampling(
         **{k: checks.whole(k, x, least[k]) if k in least else x for k, x in options.items()}
     )
-
-
-AUTOENCODER = T5VAE  # what the explorer opens a run of this family with
