@@ -41,4 +41,4 @@ def describe(result: Any, workdir: str, argv: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(run_main(main, huge_pages=True))

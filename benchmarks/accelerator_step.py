@@ -30,7 +30,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flaxae.training.state import abstract_state, init_model, make_hparams, make_layout, make_state
+from flaxae.training.hparams import make_hparams
+from flaxae.training.layout import init_model, make_layout
+from flaxae.training.state import abstract_state, make_state
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

@@ -23,6 +23,7 @@ from flaxae.config import Config, copy_config
 from flaxae.machine import sharding
 from flaxae.storage import workdir
 from flaxae.training.loop import Loop
+from flaxae.training.setup import make_setup
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,8 +39,8 @@ class Interleaved:
 
     def __init__(self, loop: Loop, block: int):
         self.step_fn, self.block, self.count = loop.step_fn, block, 0
-        rows = sharding.batch_sharding(loop.mesh)
-        self.batches = [sharding.put(loop.feed.sources[0].batch(i), rows) for i in range(4)]
+        rows = sharding.batch_sharding(loop.setup.mesh)
+        self.batches = [sharding.put(loop.setup.feed.sources[0].batch(i), rows) for i in range(4)]
         self.state: Any = None
         self.loop_times: list[float] = []
         self.bare_times: list[float] = []
@@ -66,7 +67,7 @@ def loop_against_bare(blocks: int, block: int) -> dict[str, Any]:
     config = demo_config(**{"steps": (blocks + 2) * block + 1})
     with tempfile.TemporaryDirectory() as folder:
         config = workdir.prepare(config, Path(folder), None, True)
-        with Loop(config, Path(folder), None) as loop:
+        with Loop(make_setup(config, Path(folder))) as loop:
             loop.step_fn = timed = Interleaved(loop, block)
             loop.train()
     # The first block of each side compiles or warms up.
@@ -96,7 +97,7 @@ def steps_per_call(steps: int) -> dict[str, Any]:
             config = copy_config(config, {"save.every": 16 * 10**6})
             with tempfile.TemporaryDirectory() as folder:
                 config = workdir.prepare(config, Path(folder), None, True)
-                with Loop(config, Path(folder), None) as loop:
+                with Loop(make_setup(config, Path(folder))) as loop:
                     loop.train()
                 lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
             rows = [json.loads(line) for line in lines]

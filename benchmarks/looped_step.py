@@ -22,7 +22,9 @@ from typing import Any
 
 import _threads
 
-from flaxae.training.state import abstract_state, make_hparams, make_layout, make_state
+from flaxae.training.hparams import make_hparams
+from flaxae.training.layout import make_layout
+from flaxae.training.state import abstract_state, make_state
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 

@@ -18,7 +18,9 @@ from typing import Any
 
 import _threads
 
-from flaxae.training.state import abstract_state, make_hparams, make_layout, make_state
+from flaxae.training.hparams import make_hparams
+from flaxae.training.layout import make_layout
+from flaxae.training.state import abstract_state, make_state
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]

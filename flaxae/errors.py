@@ -1,4 +1,6 @@
-"""Errors whose message is all that a user needs, and the exit codes that commands give them."""
+"""Errors whose message is all that a user needs, and the exit codes of commands that they end."""
+
+import sys
 
 
 class UserError(Exception):
@@ -23,6 +25,12 @@ class NonFiniteError(UserError, RuntimeError):
     """A loss or gradient that was not finite more often than `max_bad_steps` allows."""
 
     exit_code = 1
+
+
+def report(error: UserError) -> int:
+    """Print an error as a command does, on standard error; return the command's exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 def require(ok: bool, message: str) -> None:

@@ -1,19 +1,23 @@
-"""The words that the loop and the families share: Context, Taps, Loss, Source, Task, Carry."""
+"""The terms that the loop and the families share: Task, Context, Loss, Source, Carry, Loaded."""
 
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from flaxae.config import Config
+from flaxae.errors import ConfigError
+
 
 class Carry(nnx.Variable):
-    """State without a batch axis that changes at every step, untrained (a queue of latents).
+    """State without a batch axis that changes at every step and is not trained.
 
-    An evaluation starts with the training's.
+    A queue of latents is an example. An evaluation starts with the value of the training.
     """
 
 
@@ -25,7 +29,15 @@ class StreamCarry(nnx.Variable):
 
 
 class Taps:
-    """A trace-time recorder of states, by path: collects those asked for, replaces those given."""
+    """A trace-time recorder of states by path: collects or replaces those that are asked for.
+
+    Args:
+        collect: predicate on a path; states whose path passes are collected. None: none is.
+        replace: path -> function from the state to what replaces it.
+
+    Attributes:
+        collected: path -> state.
+    """
 
     def __init__(
         self, collect: Callable[[str], bool] | None = None, replace: dict[str, Any] | None = None
@@ -34,15 +46,16 @@ class Taps:
         self.collected: dict[str, Array] = {}
 
     def fresh(self) -> "Taps":
-        """A recorder with the same wishes and nothing collected (each scan body makes one)."""
+        """Return a recorder of the same paths with nothing collected (one per scan body)."""
         return Taps(self._collect, self._replace)
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing is asked for or given."""
+        """True if no state is collected or replaced."""
         return self._collect is None and not self._replace
 
     def __call__(self, path: str, value: Array) -> Array:
+        """Record or replace the state of a path; return the state to continue with."""
         if path in self._replace:
             value = self._replace[path](value)
         if self._collect is not None and self._collect(path):
@@ -52,7 +65,7 @@ class Taps:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What reaches the loss, the model and every layer.
+    """The context that reaches the loss, the model and every layer.
 
     It is closed over, never an argument of a transformation.
 
@@ -60,11 +73,11 @@ class Context:
         key: random key of this (seed, step, micro-batch), folded along the path.
         step: the train step, traced: schedules read it and never recompile.
         hparams: what a sweep may vary without changing a shape.
-        train: training (dropout, noise) or not.
+        train: True in training (dropout, noise).
         adapter_scale: adapter name -> scale of each row.
         taps: recorder of states.
         path: dotted path from the root, for taps.
-        sharding_rules: the task's, for parameters where they are used.
+        sharding_rules: the task's rules, for layers that place their parameters.
     """
 
     key: Key[Array, ""]
@@ -77,30 +90,32 @@ class Context:
     sharding_rules: tuple = ()
 
     def parameter(self, name: str) -> tuple[str, tuple]:
-        """A layer's parameter as the sharding rules know it: its path, and the rules."""
+        """Return the path by which sharding rules know a layer's parameter, and the rules."""
         return f"/{self.path.replace('.', '/')}/{name}", self.sharding_rules
 
     def at(self, name: str) -> "Context":
-        """The context of a child: folds crc32(name) into the key and extends the tap path."""
+        """Return the context of a child: folds crc32(name) into the key, extends the path."""
         key = jax.random.fold_in(self.key, zlib.crc32(name.encode()))
         return dataclasses.replace(self, key=key, path=f"{self.path}.{name}" if self.path else name)
 
     def layer(self, index: Int[Array, ""] | int, taps: Taps | None = None) -> "Context":
-        """The context of a stack's layer: folds its (traced) index into the key."""
+        """Return the context of a stack's layer: folds its (traced) index into the key."""
         return dataclasses.replace(
             self, key=jax.random.fold_in(self.key, index), taps=taps or self.taps
         )
 
     def tap(self, name: str, value: Array) -> Array:
-        """Records or replaces a state; returns what to go on with."""
+        """Record or replace a state; return the state to continue with."""
         return self.taps(f"{self.path}.{name}" if self.path else name, value)
 
 
 class Loss(NamedTuple):
     """A loss as sums: the step divides once, so padding, accumulation and hosts are exact.
 
-    total: SUM over examples or tokens, float32. weight: what to divide it by.
-    metrics: name -> (sum of any shape, its own weight).
+    Attributes:
+        total: SUM over examples or tokens, float32.
+        weight: what to divide it by.
+        metrics: name -> (sum of any shape, its own weight).
     """
 
     total: Float[Array, ""]
@@ -108,11 +123,19 @@ class Loss(NamedTuple):
     metrics: dict[str, tuple[Array, Array]]
 
 
+Sums = dict[str, tuple[Array, Array]]  # name -> (sum, weight)
+
+
 @runtime_checkable
 class Source(Protocol):
-    """Random-access data: `batch(step)` is a pure function of (data seed, step)."""
+    """Random-access data: `batch(step)` is a pure function of (data seed, step).
 
-    num_batches: int | None  # None: endless
+    Attributes:
+        num_batches: the number of batches; None: endless.
+        fingerprint: changes if the batches do.
+    """
+
+    num_batches: int | None
     fingerprint: str
 
     @property
@@ -121,39 +144,52 @@ class Source(Protocol):
         ...
 
     def batch(self, step: int) -> Any:
-        """The global batch of a step: a pytree of numpy arrays, rows on axis 0."""
+        """Return the global batch of a step: a pytree of numpy arrays, rows on axis 0."""
         ...
 
 
 class Task:
-    """What a family gives the loop. Subclass it; what has a body here is optional."""
+    """Base class of what a family gives to the loop; methods with a body here are optional.
+
+    A task may also define the methods of `LoadsPretrained`, `InitializesFromData`,
+    `InitializesCarry`, `TransformsGrads` and `UpdatesState` below.
+
+    Attributes:
+        trainable: filter of the variables that are trained.
+        sharding_rules: ((path regex, PartitionSpec), ...); (): split over `fsdp` only.
+        hparams: name -> dotted config field that may be traced.
+        lanes_apart: traced config fields that decide how long a lane's step takes: a sweep does
+            not put runs that differ in them into one program.
+    """
 
     trainable: Any = nnx.Param
     sharding_rules: tuple = ()
     hparams: dict[str, str] = {}
-    lanes_apart: tuple[str, ...] = ()  # fields whose value decides what a lane costs: see sweep
+    lanes_apart: tuple[str, ...] = ()
 
     def data(self, split: str) -> Source:
+        """Return the batches of a split."""
         raise NotImplementedError
 
     def batch_spec(self) -> Any:
-        """The shapes of a train batch. Override it where a config tells them without its data."""
+        """Return the shapes of a train batch. Override it if a config determines them."""
         return self.data("train").batch_spec
 
     def init(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Builds the model. `rngs.params` draws what is trained, `rngs.frozen` frozen parts."""
+        """Build the model. `rngs.params` draws what is trained, `rngs.frozen` frozen parts."""
         raise NotImplementedError
 
     def loss(self, model: Any, batch: Any, ctx: Context) -> Loss:
+        """Return the loss of a batch as sums."""
         raise NotImplementedError
 
-    def eval_step(self, model: Any, batch: Any, ctx: Context) -> dict[str, tuple[Array, Array]]:
-        """Sums with weights of one batch; default: the loss and its metrics."""
+    def eval_step(self, model: Any, batch: Any, ctx: Context) -> Sums:
+        """Return sums with weights of one batch; default: the loss and its metrics."""
         loss = self.loss(model, batch, ctx)
         return {"loss": (loss.total, loss.weight), **loss.metrics}
 
     def finalize(self, sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
-        """Metrics of a whole split from its sums; default: sum / weight of the scalars."""
+        """Return the metrics of a whole split; default: sum / weight of the scalars."""
         return {
             k: float(s) / max(float(w), 1e-30)
             for k, (s, w) in sums.items()
@@ -161,25 +197,104 @@ class Task:
         }
 
     def sample(self, model: Any, ctx: Context, n: int) -> dict[str, Any]:
-        """Texts (list of str), arrays or figures for the log."""
+        """Return texts (lists of str), arrays or figures for the log."""
         return {}
 
-    def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
-        """The whole evaluation of a trained run, written into outdir."""
+    def report(self, loaded: "Loaded", outdir: str) -> dict[str, Any]:
+        """Evaluate a trained run as a whole; figures and tables go into outdir."""
         raise NotImplementedError(f"{type(self).__name__} has no report")
 
     def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
-        """FLOPs of one train step, rematerialisation not counted; 0: unknown."""
+        """Return the FLOPs of one train step without rematerialisation; 0: unknown."""
         return 0.0
 
     def save_assets(self, workdir: str) -> None:
-        """Writes what the model needs beside its parameters (a tokenizer) into a new workdir."""
+        """Write what the model needs beside its parameters (a tokenizer) into a new workdir."""
 
     def load_assets(self, workdir: str) -> None:
-        """Takes what `save_assets` wrote, before anything else is asked of the task."""
+        """Read what `save_assets` wrote; called before any other method of the task."""
 
-    # Optional hooks, called where a task defines them:
-    #   load_pretrained(abstract, shardings) -> params
-    #   init_from_data(state, batches, ctx) -> state
-    #   transform_grads(grads, state, ctx) -> grads
-    #   after_update(state, ctx) -> state
+
+@runtime_checkable
+class LoadsPretrained(Protocol):
+    """A task that reads pretrained weights from the files that `config.pretrained` names."""
+
+    def load_pretrained(self, abstract: Any, shardings: Any) -> dict[str, Any]:
+        """Return {"params", "frozen"}, placed by the shardings.
+
+        Args:
+            abstract: {"params", "frozen"} of shapes.
+            shardings: the same tree of shardings.
+        """
+        ...
+
+
+@runtime_checkable
+class InitializesFromData(Protocol):
+    """A task whose initial state depends on batches."""
+
+    def init_from_data(self, state: Any, batches: Iterator[Any], ctx: Context) -> Any:
+        """Return the state to start a new run with."""
+        ...
+
+
+@runtime_checkable
+class InitializesCarry(Protocol):
+    """A task that makes the carry that an evaluation starts with."""
+
+    def init_carry(self, batch_spec: Any) -> dict[str, Any]:
+        """Return {"once", "stream"} of one lane, for batches of these shapes."""
+        ...
+
+
+@runtime_checkable
+class TransformsGrads(Protocol):
+    """A task that changes gradients before the optimizer reads them."""
+
+    def transform_grads(self, grads: Any, state: Any, ctx: Context) -> Any:
+        """Return the gradients to use; runs inside the step."""
+        ...
+
+
+@runtime_checkable
+class UpdatesState(Protocol):
+    """A task that changes the state after the optimizer's update."""
+
+    def after_update(self, state: Any, ctx: Context) -> Any:
+        """Return the state to continue with; runs inside the step."""
+        ...
+
+
+@dataclasses.dataclass
+class Loaded:
+    """A trained model and what it was trained with (see `flaxae.load`).
+
+    Attributes:
+        model: the family's module with the trained values.
+        config: the run's config.
+        task: the run's task.
+        step: the step of the checkpoint.
+        workdir: the run's folder.
+        extra: what the checkpoint remembers beside the state, such as fingerprints.
+    """
+
+    model: Any
+    config: Config
+    task: Any
+    step: int
+    workdir: Path
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def check_data(self) -> None:
+        """Check that the data, and so what was held out, are those of the training.
+
+        Raises:
+            ConfigError: they are not.
+        """
+        now = self.task.data("train").fingerprint
+        if self.extra.get("data", now) != now:
+            raise ConfigError(
+                f"{self.workdir}: its data have changed since it was trained (fingerprint "
+                f"{self.extra['data']}, now {now}), so it is not known any more which examples "
+                "were held out. Restore the files, or the Python, that it was trained with"
+            )

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 import json, os, resource, sys
-from flaxae import flags
+from flaxae.command import run_main
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -33,7 +33,7 @@ def main(argv):
 
 if __name__ == "__main__":
     print("starts", flush=True)
-    sys.exit(flags.run_main(main))
+    sys.exit(run_main(main, huge_pages=True))
 """
 
 

@@ -19,8 +19,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from flaxae.command import run_main
-from flaxae.errors import ConfigError
+from flaxae.errors import ConfigError, UserError, report
 
 GONE = 69  # EX_UNAVAILABLE: this process is well, another one is gone or nothing moves
 STALL = "FLAXAE_STALL_TIMEOUT"
@@ -236,18 +235,13 @@ def _lost(error: BaseException | None) -> str:
 
 
 def _report(error: BaseException) -> int:
-    """Prints an error as the command would, and returns its exit code."""
-
-    def again(_: list[str]) -> int:
-        raise error
-
-    try:
-        return run_main(again, [])
-    except KeyboardInterrupt:
+    """Print an error as the command would; return the command's exit code."""
+    if isinstance(error, UserError):
+        return report(error)
+    if isinstance(error, KeyboardInterrupt):
         return 130
-    except BaseException:
-        traceback.print_exception(error)
-        return 1
+    traceback.print_exception(error)
+    return 1
 
 
 class _Aborts:

@@ -23,7 +23,6 @@ __all__ = ["CheckpointError", "Checkpointer", "Restored", "read_arrays"]
 
 BEST_VALUE = "best_value"  # the key in `extra` that remembers the metric of a best checkpoint
 HANDLERS = {"state": ocp.StandardCheckpointHandler, "extra": ocp.JsonCheckpointHandler}
-errors.quiet_backends()
 
 
 class Restored(NamedTuple):

@@ -1,6 +1,5 @@
 """What goes wrong with checkpoints, in one message each."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,23 +8,6 @@ import jax
 import numpy as np
 
 from flaxae.errors import CheckpointError
-
-
-def quiet_backends() -> None:
-    """Keeps Orbax, asyncio and tensorstore's threads from printing pages of tracebacks.
-
-    A failed save or restore is told by one CheckpointError or warning instead.
-    """
-    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-    asyncio = logging.getLogger("asyncio")
-    asyncio.addFilter(lambda record: "tensorstore_spec" not in record.getMessage())
-    shown = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            shown(unraisable)
-
-    sys.unraisablehook = hook
 
 
 def misfits(there: Any, wanted: Any) -> list[str]:

@@ -76,6 +76,11 @@ class Writer:
         for name, image in (images or {}).items():
             board.add_image(f"{split}/{name}", image, step, dataformats="HWC")
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of metrics.jsonl, oldest first."""
+        text = self.path.read_text() if self.path.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
     def cut(self, step: int) -> None:
         """Removes what was logged after a step, and a line that a killed run left half-written."""
         if not self._main:

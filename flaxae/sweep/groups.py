@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flaxae.config import Config
-from flaxae.training.state import LOOP_HPARAMS
+from flaxae.training.hparams import traced_fields
 
 
 def group_by_shape(config: Config, runs: list[dict[str, Any]]) -> list[list[int]]:
@@ -15,7 +15,7 @@ def group_by_shape(config: Config, runs: list[dict[str, Any]]) -> list[list[int]
     takes as long as its slowest lane.
     """
     task = config.task.make(config)
-    traced = set((LOOP_HPARAMS | task.hparams).values()) - set(task.lanes_apart)
+    traced = traced_fields(task) - set(task.lanes_apart)
     groups: dict[str, list[int]] = {}
     for i, overrides in enumerate(runs):
         shape = {k: v for k, v in overrides.items() if k not in traced}

@@ -23,8 +23,8 @@ from flaxae.storage import workdir as workdir_lib
 from flaxae.sweep.groups import Group, group_by_shape
 from flaxae.sweep.plan import write_table
 from flaxae.sweep.workers import Call, Ended, run_all
-from flaxae.training.loop import Result, run
-from flaxae.training.state import LOOP_HPARAMS
+from flaxae.training.hparams import traced_fields
+from flaxae.training.loop import run
 
 CODES = {"sigterm": 75, "sigint": 130}
 ENDS = {0: "done", 2: "error", 75: "sigterm", 130: "sigint", -signal.SIGTERM: "sigterm"}
@@ -110,29 +110,30 @@ def _run_group(group: Group) -> tuple[str, dict[str, dict[str, Any]]]:
             result = run(configs[0], outdir / names[0])
         else:
             task = config.task.make(config)
-            traced = set((LOOP_HPARAMS | task.hparams).values())
+            traced = traced_fields(task)
             shape = {k: v for k, v in runs[0].items() if k not in traced}
             overrides = [{k: v for k, v in one.items() if k in traced} for one in runs]
             result = run(copy_config(config, shape), together, lanes=overrides)
+        status, found = result.status, result.metrics
     except NonFiniteError as e:
-        result = Result({}, {}, "failed")
+        status, found = "failed", {}
         print(f"failed: {e}", file=sys.stderr)
     ends = {}
     for lane, name in enumerate(names):
         folder = outdir / name
-        metrics = {k: v if single else v[lane] for k, v in result.metrics.items()}
-        status = result.status
+        metrics = {k: v if single else v[lane] for k, v in found.items()}
+        end = status
         if not single:
             source = together / "lanes" / f"{lane:02d}"
-            status = "failed" if (source / "FAILED").exists() else status
-            if status in ("done", "already_done"):
+            end = "failed" if (source / "FAILED").exists() else status
+            if end in ("done", "already_done"):
                 paths.copy_folder(source, folder)
-        status = "done" if status == "already_done" else status
-        ends[name] = {"status": status, **metrics}
-        if status in ("done", "failed"):
+        end = "done" if end == "already_done" else end
+        ends[name] = {"status": end, **metrics}
+        if end in ("done", "failed"):
             folder.mkdir(parents=True, exist_ok=True)
             workdir_lib.write_json(folder / "result.json", ends[name])
-    return result.status, ends
+    return status, ends
 
 
 def _side_by_side(

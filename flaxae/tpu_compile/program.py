@@ -12,8 +12,9 @@ from flaxae.errors import ConfigError
 from flaxae.machine import libtpu
 from flaxae.tpu_compile.chips import chip_of
 from flaxae.tpu_compile.hlo import Collective, Program
-from flaxae.training.state import abstract_state, make_hparams, make_layout
-from flaxae.tree import nest
+from flaxae.training.hparams import make_hparams
+from flaxae.training.layout import make_layout
+from flaxae.training.state import abstract_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,7 @@ def abstract_step(config: Config, devices: list[Any]) -> tuple[Any, Any, Any, An
         step = train_step.make_train_step(
             task, config, layout, jax.tree.map(lambda x: x.sharding, state)
         )
-        frozen = nest({path: var.get_value() for path, var in layout.templates["frozen"].items()})
+        frozen = layout.shapes("frozen")
         hparams = jax.eval_shape(lambda: make_hparams(task, [config], lanes=False))
 
     def placed(tree: Any, shardings: Any) -> Any:

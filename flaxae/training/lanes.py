@@ -10,20 +10,30 @@ from flaxae.errors import ConfigError
 from flaxae.storage import workdir as workdir_lib
 from flaxae.storage.checkpoint import Checkpointer
 from flaxae.task import Task
-from flaxae.training.state import LOOP_HPARAMS
+from flaxae.training.hparams import traced_fields
 
 
 def lane_configs(config: Config, lanes: list[dict[str, Any]] | None, task: Task) -> list[Config]:
-    """The config of every lane. Raises ConfigError where more than hparams and data differs."""
+    """Return the config of every lane, or the run's own if there are no lanes.
+
+    Args:
+        config: the base.
+        lanes: overrides of each lane (dotted field -> value); None: a single run.
+        task: the base's task.
+
+    Raises:
+        ConfigError: the lanes differ in more than traced fields and data, there are none, or this
+            is one of several processes.
+    """
     if lanes is None:
         return [config]
     if jax.process_count() > 1:
         raise ConfigError(
-            "lanes run in one process: give each process's runs a workdir of their own"
+            "lanes run in one process: give each process its own runs in a workdir of their own"
         )
     if not lanes:
-        raise ConfigError("lanes=[] trains nothing: give overrides of at least one lane")
-    free = set((LOOP_HPARAMS | task.hparams).values())
+        raise ConfigError("lanes=[] trains nothing: give the overrides of at least one lane")
+    free = traced_fields(task)
     for overrides in lanes:
         for name in overrides:
             if name not in free and not name.startswith("data."):
@@ -33,17 +43,28 @@ def lane_configs(config: Config, lanes: list[dict[str, Any]] | None, task: Task)
                 )
     configs = [copy_config(config, overrides) for overrides in lanes]
     for lane in configs:
-        flags.validate(lane)  # what a single run of these values would be told
+        flags.validate(lane)  # a single run with these values would be checked too
     return configs
 
 
 def slice_lane(state: Any, lane: int) -> Any:
-    """One lane of a state of lanes, as an ordinary state."""
+    """Return one lane of a state of lanes as an ordinary state."""
     return {k: v if k == "step" else jax.tree.map(lambda x: x[lane], v) for k, v in state.items()}
 
 
-def take_lane(state: Any, lane: int, folder: Path, config: Config, step: int, extra: dict) -> None:
-    """Makes a lane's folder an ordinary workdir: it can be resumed and `flaxae.load` opens it."""
+def write_lane(
+    state: Any, lane: int, folder: Path, config: Config, step: int, extra: dict[str, Any]
+) -> None:
+    """Make a lane's folder an ordinary workdir, which can be resumed and loaded.
+
+    Args:
+        state: the state of all lanes.
+        lane: the lane's index.
+        folder: the lane's folder.
+        config: the lane's config.
+        step: the step of the state.
+        extra: what the checkpoint remembers beside the state.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     workdir_lib.write_json(folder / "config.json", to_json(config))
     workdir_lib.write_json(folder / "versions.json", workdir_lib.versions())

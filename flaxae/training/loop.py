@@ -4,212 +4,184 @@ It knows nothing of any family: what it trains is a `Task`.
 """
 
 import dataclasses
-import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
-import numpy as np
 
-from flaxae.config import Config, to_json
+from flaxae.config import Config
 from flaxae.data.loader import Prefetcher
-from flaxae.errors import NonFiniteError
 from flaxae.machine import distributed, sharding
 from flaxae.machine.preemption import Preemption
 from flaxae.machine.watchdog import Watchdog
 from flaxae.storage import paths
 from flaxae.storage import workdir as workdir_lib
-from flaxae.storage.checkpoint import Checkpointer
-from flaxae.storage.metrics_file import Writer
-from flaxae.task import Task
+from flaxae.storage.quiet import quiet_backends
 from flaxae.training import metrics as metrics_lib
-from flaxae.training import step as train_step
-from flaxae.training.evaluator import Evaluator
-from flaxae.training.feed import Feed
-from flaxae.training.frozen import Frozen
-from flaxae.training.lanes import lane_configs, take_lane
+from flaxae.training.evaluator import Evaluator, Metrics
+from flaxae.training.lanes import write_lane
+from flaxae.training.non_finite import check_finite
 from flaxae.training.profiling import Trace
 from flaxae.training.restore import restore_or_init
-from flaxae.training.state import abstract_state, make_hparams, make_layout
-from flaxae.tree import path_name
+from flaxae.training.setup import Setup, make_setup
+from flaxae.training.state import State
+from flaxae.training.step import make_train_step
 
 
 @dataclasses.dataclass
 class Result:
-    """What a run gives back: the state, the last evaluation, and how it ended.
+    """The result of a run.
 
-    status: "done", "already_done", "sigterm" or "sigint".
+    Attributes:
+        state: the last state.
+        metrics: the last evaluation, "split/name" -> value, or one value per lane.
+        status: "done", "already_done", "sigterm" or "sigint".
     """
 
-    state: dict[str, Any]
-    metrics: dict[str, Any]
+    state: State
+    metrics: Metrics
     status: str
 
 
 def run(config: Config, workdir: str | Path, lanes: list[dict[str, Any]] | None = None) -> Result:
-    """Trains, or resumes, or says that it is done.
+    """Train a run, resume it, or report that it is done.
 
     Args:
         config: the experiment; it is copied and frozen.
-        workdir: where everything of the run lives: a local folder or gs://BUCKET/FOLDER.
-        lanes: overrides of each lane ({} is a lane without any): many runs of one shape as one
+        workdir: the folder of everything that the run writes: local, or gs://BUCKET/FOLDER.
+        lanes: overrides of each lane ({}: a lane without any): many runs of one shape as one
             vmapped program. None: a single run.
 
     Returns:
-        The state, the metrics of the last evaluation ("split/name"), and how the run ended.
+        The state, the metrics of the last evaluation, and how the run ended.
 
     Raises:
-        ConfigError, CheckpointError, NonFiniteError: each with one message that names the way out.
-            One of several processes is ended by any error, as are the others (see `watchdog`).
+        ConfigError: the config, the data or the workdir is wrong.
+        CheckpointError: a checkpoint cannot be written, or none can be read.
+        NonFiniteError: too many steps were not finite.
+            In a run of several processes, any error ends this process and the others
+            (see `watchdog`).
     """
+    quiet_backends()
     workdir = paths.as_workdir(workdir)
     with Watchdog() as watchdog:
         config = workdir_lib.prepare(config, workdir, lanes, distributed.is_main())
         distributed.sync("workdir")
-        with Loop(config, workdir, lanes, watchdog) as loop:
+        with Loop(make_setup(config, workdir, lanes), watchdog) as loop:
             return loop.train()
 
 
 class Loop:
-    """One run's parts, made once."""
+    """Trains one run. Enter it, call `train` once; leaving it closes the run's files.
 
-    def __init__(
-        self,
-        config: Config,
-        workdir: Path,
-        lanes: list[dict[str, Any]] | None,
-        watchdog: Watchdog | None = None,
-    ):
-        self.config, self.workdir = config, workdir
+    Args:
+        setup: the run's parts.
+        watchdog: watches the run; None: a new one, which is not entered.
+
+    Attributes:
+        step_fn: the jitted step, (state, frozen, batch, hparams) -> (state, metrics).
+    """
+
+    def __init__(self, setup: Setup, watchdog: Watchdog | None = None):
+        config = setup.config
+        self.setup, self.config = setup, config
         self.watchdog = watchdog or Watchdog()
-        self.main = distributed.is_main()
-        self.trace = Trace(config.profile, workdir)
+        self.trace = Trace(config.profile, setup.workdir)
         self.goodput = metrics_lib.Goodput()
-        self.compiled = metrics_lib.CompileTime()
-        self.task: Task = config.task.make(config)
-        self.configs = lane_configs(config, lanes, self.task)
-        self.lanes = 0 if lanes is None else len(lanes)
-        # Mesh, then state.
-        self.mesh = sharding.make_mesh(config.mesh)
-        with jax.set_mesh(self.mesh):
-            self.layout = make_layout(self.task, config)
-            self.abstract = abstract_state(self.task, config, self.mesh, self.lanes)
-            self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
-            hparams = make_hparams(self.task, self.configs, bool(self.lanes))
-            self.hparams = sharding.put(jax.device_get(hparams), sharding.replicated(self.mesh))
-        # Lanes share a batch unless their data sections differ.
-        self.tasks = [self.task]
-        if any(to_json(c.data) != to_json(config.data) for c in self.configs):
-            self.tasks = [c.task.make(c) for c in self.configs]
-        self.checkpointer = Checkpointer(workdir, config.save)
-        self.lane_dirs = [workdir / "lanes" / f"{i:02d}" for i in range(self.lanes)]
-        self._assets()
-        self.feed = Feed([task.data("train") for task in self.tasks], config.steps_per_call)
-        self.lane_batches = len(self.tasks) > 1
-        sharding.check_batch(self.feed.batch_spec, self.mesh, config.accumulate)
-        self.frozen = Frozen(self.task, config, self.mesh, bool(self.checkpointer.steps()))
-        self.evaluator = Evaluator(self)
+        self.preemption = Preemption()
+        self.evaluator = Evaluator(setup)
+        self.results: Metrics = {}
         self.logged_once = False
-        self.writers = [
-            Writer(folder, config.log, jax.process_index())
-            for folder in (self.lane_dirs or [workdir])
-        ]
-        self.step_fn = train_step.make_train_step(
-            self.task, config, self.layout, self.shardings, self.lanes, self.lane_batches
+        self.step_fn = make_train_step(
+            setup.task, config, setup.layout, setup.shardings, setup.lanes, setup.lane_batches
         )
-
-    def _assets(self) -> None:
-        """A saved run goes on with what it was begun with; a new one keeps its own."""
-        own = self.tasks if len(self.tasks) > 1 else self.tasks * max(self.lanes, 1)
-        folders = self.lane_dirs or [self.workdir]
-        if self.checkpointer.steps():
-            for task, folder in zip(own, folders, strict=True):
-                with paths.local_for_reading(folder, paths.NO_ASSETS) as local:
-                    task.load_assets(str(local))
-        elif self.main:
-            for task, folder, config in zip(own, folders, self.configs, strict=True):
-                with paths.local_for_writing(folder) as local:
-                    task.save_assets(str(local))
-                if self.lanes:
-                    workdir_lib.write_json(folder / "config.json", to_json(config))
 
     def __enter__(self) -> "Loop":
         return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if error is not None:
-            self.watchdog.failed(error)  # of several processes none waits for the others here
-        self.compiled.close()
-        for writer in self.writers:
-            writer.close()
-        self.checkpointer.close()
+            self.watchdog.failed(error)  # does not return in a run of several processes
+        self.setup.close()
         self.evaluator.close()
 
     def train(self) -> Result:
-        config = self.config
-        with jax.set_mesh(self.mesh), Preemption() as preemption:
-            self.preemption = preemption
-            state, start = restore_or_init(self)
-            for writer in self.writers:
+        """Restore, train to the last step or a signal, and return the result."""
+        setup, config = self.setup, self.config
+        with jax.set_mesh(setup.mesh), self.preemption:
+            state, start = restore_or_init(setup)
+            for writer in setup.writers:
                 writer.cut(start)
             last = start >= config.steps
             owed = self._due(start) - self.evaluator.logged(start) if start else set()
             if last and not owed:
                 return Result(state, self.evaluator.last_logged(), "already_done")
             self.progress = metrics_lib.Progress(
-                config.steps, start, config.log.progress and self.main,
-                config.data.batch_size, "examples",
-            )  # fmt: skip
-            self._describe(start)
-            self.results: dict[str, Any] = {}
+                config.steps,
+                start,
+                enabled=config.log.progress and setup.main,
+                unit_per_step=config.data.batch_size,
+                unit="examples",
+            )
+            self.progress.note(_description(setup, start))
             if owed:
-                # The run was stopped before it had evaluated or sampled at this step.
+                # A signal stopped the run before it had evaluated or sampled at this step.
                 self._between(state, start, owed, last, None)
-                stop = preemption.noticed
+                stop = self.preemption.noticed
                 if stop or last:
                     self.progress.close()
                     return Result(state, self.results, stop or "done")
             self.clock = (time.perf_counter(), start)
-            rows = sharding.batch_sharding(self.mesh, self.feed.leading)
+            rows = sharding.batch_sharding(setup.mesh, setup.feed.leading)
             feed = Prefetcher(
-                self.feed, start // config.steps_per_call, lambda b: sharding.put(b, rows),
+                setup.feed,
+                start // config.steps_per_call,
+                lambda b: sharding.put(b, rows),
                 config.data.prefetch,
-            )  # fmt: skip
+            )
             try:
-                state, status = self._steps(state, start, feed, preemption)
+                state, status = self._steps(state, start, feed)
             finally:
                 feed.close()
                 self.trace.stop()
                 self.progress.close()
             return Result(state, self.results, status)
 
-    def _steps(self, state: Any, start: int, feed: Iterator, preemption: Any) -> tuple[Any, str]:
+    def _steps(self, state: State, start: int, feed: Iterator[Any]) -> tuple[State, str]:
+        """Step until the last step or a signal; return the state and the run's status."""
         config, n = self.config, self.config.steps_per_call
+        frozen, hparams = self.setup.frozen.values, self.setup.hparams
         pending = None
         for call, batch in feed:
             end = (call + 1) * n
             self.watchdog.at(f"step {end}", slow=end - n == start)  # the first is compiled
             self.trace.before(end - n, end)
-            state, metrics = self.step_fn(state, self.frozen.values, batch, self.hparams)
+            state, metrics = self.step_fn(state, frozen, batch, hparams)
             del batch
             # The metrics of the step before: the device already works on this one.
             if pending is not None:
-                self._digest(*pending)
+                self._log(*pending)
             pending = (end, metrics)
             self.trace.after(end, metrics)
             last = end >= config.steps
-            stop = preemption.check(end)
+            stop = self.preemption.check(end)
             due = self._due(end)
             if last or stop or _due(end, config.save.every) or _due(end, config.save.keep_every):
                 due.add("save")
             if due:
-                self._digest(*pending)
+                self._log(*pending)
                 pending = None
                 self.watchdog.at(f"{' and '.join(sorted(due))} at step {end}", slow=True)
                 self._between(state, end, due, last, stop)
-                stop = stop or preemption.noticed
+                stop = stop or self.preemption.noticed
                 self.clock = (time.perf_counter(), end)
             if last or stop:
                 return state, stop or "done"
@@ -217,111 +189,83 @@ class Loop:
         raise AssertionError("the feed is endless")
 
     def _due(self, end: int) -> set[str]:
-        """Of "eval" and "sample", what is to be done after a step."""
+        """Return which of "eval" and "sample" are due after a step."""
         last, config = end >= self.config.steps, self.config.eval
         due = {"eval"} if config.splits and (last or _due(end, config.every)) else set()
-        if (last or _due(end, config.sample_every)) and not self.lanes:
+        if (last or _due(end, config.sample_every)) and not self.setup.lanes:
             due.add("sample")
         return due
 
-    def _between(self, state: Any, end: int, due: set[str], last: bool, stop: Any) -> None:
-        """Evaluates, samples, saves: in this order, so that a saved step has all its log lines.
+    def _between(self, state: State, end: int, due: set[str], last: bool, stop: str | None) -> None:
+        """Evaluate, sample, save: in this order, so that a saved step has all its log lines.
 
-        A signal interrupts it: what was not done is done on resume, when its log line is missing.
+        A signal interrupts it. On resume, what is due and has no log line is done first.
         """
-        if "eval" in due and not self.preemption.noticed:
+        setup, preemption = self.setup, self.preemption
+        if "eval" in due and not preemption.noticed:
             with self.goodput.track("eval"):
-                self.results = self.evaluator.evaluate(state, end) or {}
-        if "sample" in due and not self.preemption.noticed:
+                found = self.evaluator.evaluate(state, end, preemption, self.progress)
+                self.results = found or {}
+        if "sample" in due and not preemption.noticed:
             with self.goodput.track("sample"):
-                self.evaluator.sample(state, end)
-        stop = stop or self.preemption.noticed
-        if ("save" in due or stop) and end not in self.checkpointer.steps():
+                self.evaluator.sample(state, end, self.progress)
+        stop = stop or preemption.noticed
+        if ("save" in due or stop) and end not in setup.checkpointer.steps():
             with self.goodput.track("save"):
-                for writer in self.writers:
+                for writer in setup.writers:
                     writer.flush()
-                extra = self.extra()
-                self.checkpointer.save(end, state, extra, wait=last or stop is not None)
-        if last and not stop and self.main:
-            for lane in range(self.lanes):
-                folder, config = self.lane_dirs[lane], self.configs[lane]
-                take_lane(state, lane, folder, config, end, self.extra(lane))
+                wait = last or stop is not None
+                setup.checkpointer.save(end, state, setup.extra(), wait=wait)
+        if last and not stop and setup.main:
+            for lane, folder in enumerate(setup.lane_dirs):
+                write_lane(state, lane, folder, setup.configs[lane], end, setup.extra(lane))
 
-    def extra(self, lane: int | None = None) -> dict[str, Any]:
-        """What a checkpoint (of all, or of one lane) remembers beside the state."""
-        data: Any = self.feed
-        if lane is not None:
-            data = self.feed.sources[lane if self.lane_batches else 0]
-        return {"frozen": self.frozen.fingerprint, "data": data.fingerprint}
-
-    def _digest(self, end: int, metrics: Any) -> None:
-        """Reads the metrics of one call; writes them where a log line is due."""
-        config = self.config
+    def _log(self, end: int, metrics: dict[str, Any]) -> None:
+        """Read the metrics of one call; write them if a log line is due."""
+        setup, config = self.setup, self.config
         due = _due(end, config.log.every) or end >= config.steps
         values = jax.device_get(metrics if due else {"bad": metrics["bad"]})
-        self._check_finite(end, values["bad"])
+        check_finite(setup, end, values["bad"])
         if not due:
             return
+        times = self._times(end)
+        for lane, writer in enumerate(setup.writers):
+            row = {k: _number(v[-1][lane] if setup.lanes else v[-1]) for k, v in values.items()}
+            writer.write(end, "train", row | times)
+            if lane == 0:
+                self.progress.update(end, row)
+
+    def _times(self, end: int) -> dict[str, float]:
+        """Return the wall-clock values of a log line; the clock then starts from there."""
         now, (before, at) = time.perf_counter(), self.clock
         self.clock = (now, end)
         rate = (end - at) / max(now - before, 1e-9) if end > at else 0.0
         times = {
             "time/steps_per_second": rate,
-            "time/examples_per_second": rate * config.data.batch_size,
+            "time/examples_per_second": rate * self.config.data.batch_size,
             "time/goodput": self.goodput.share(),
         }
         peak = metrics_lib.peak_flops(jax.devices()[0])
-        flops = self.task.flops(self.feed.batch_spec, {})
+        flops = self.setup.task.flops(self.setup.feed.batch_spec, {})
         if peak and flops and rate:
-            times["time/mfu"] = metrics_lib.mfu(flops, 1 / rate, self.mesh.size)
+            times["time/mfu"] = metrics_lib.mfu(flops, 1 / rate, self.setup.mesh.size)
         if not self.logged_once:
             self.logged_once = True
-            times["time/compile_seconds"] = self.compiled.seconds
+            times["time/compile_seconds"] = self.setup.compile_time.seconds
             times["time/peak_memory_bytes"] = float(metrics_lib.peak_memory_bytes())
-        for lane, writer in enumerate(self.writers):
-            row = {k: _number(v[-1][lane] if self.lanes else v[-1]) for k, v in values.items()}
-            writer.write(end, "train", row | times)
-            if lane == 0:
-                self.progress.update(end, row)
+        return times
 
-    def _check_finite(self, end: int, bad: np.ndarray) -> None:
-        limit = self.config.max_bad_steps
-        failed = np.asarray(bad[-1]) > limit
-        if self.lanes:
-            for lane in np.flatnonzero(failed):
-                marker = self.lane_dirs[lane] / "FAILED"
-                if self.main and not marker.exists():
-                    marker.write_text(f"loss or gradient not finite by step {end}\n")
-            if not failed.all():
-                return
-        elif not failed:
-            return
-        calls = np.asarray(bad).reshape(len(bad), -1).min(axis=1)
-        step = end - len(bad) + int(np.argmax(calls > limit))
-        name = self.workdir / f"bad_batch_{step}.npz"
-        if self.main:
-            leaves = jax.tree_util.tree_leaves_with_path(self.feed.sources[0].batch(step))
-            file = io.BytesIO()
-            np.savez(file, **{path_name(p).replace("/", "."): x for p, x in leaves})  # pyright: ignore
-            name.write_bytes(file.getvalue())
-        self.checkpointer.wait()
-        raise NonFiniteError(
-            f"step {step}: loss or gradient is not finite ({int(np.max(bad[-1]))} bad steps, "
-            f"max_bad_steps={limit}). Its batch, train batch({step}), is in {name}. The last good "
-            f"checkpoint, step {max(self.checkpointer.steps(), default=0)}, stays in "
-            f"{self.workdir}: lower optim.lr in a new workdir, or raise max_bad_steps to skip "
-            "such steps."
-        )
 
-    def _describe(self, start: int) -> None:
-        params = sum(x.size for x in jax.tree.leaves(self.abstract["params"])) // max(self.lanes, 1)
-        shape = " x ".join(f"{k}={v}" for k, v in self.mesh.shape.items())
-        lanes = f", {self.lanes} lanes" if self.lanes else ""
-        self.progress.note(
-            f"{type(self.task).__name__}: {params / 1e6:.2f} M trainable parameters{lanes}; mesh "
-            f"{shape} on {jax.devices()[0].device_kind}; steps {start} -> {self.config.steps}; "
-            f"workdir {self.workdir}"
-        )
+def _description(setup: Setup, start: int) -> str:
+    """Return one line on what is trained, and where."""
+    params = sum(x.size for x in jax.tree.leaves(setup.shapes["params"])) // max(setup.lanes, 1)
+    mesh = " x ".join(f"{k}={v}" for k, v in setup.mesh.shape.items())
+    lanes = f", {setup.lanes} lanes" if setup.lanes else ""
+    return (
+        f"{type(setup.task).__name__}: {params / 1e6:.2f} M trainable parameters{lanes}; mesh "
+        f"{mesh} on {jax.devices()[0].device_kind}; steps {start} -> {setup.config.steps}; "
+        f"workdir {setup.workdir}"
+    )
 
 
 def _due(step: int, every: int) -> bool:

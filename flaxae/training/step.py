@@ -11,9 +11,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flaxae.config import Config
-from flaxae.task import Context, Task
+from flaxae.task import Context, Task, TransformsGrads, UpdatesState
 from flaxae.training import optim as optim_lib
-from flaxae.training.state import Layout, State, horizon, make_tx
+from flaxae.training.layout import Layout
+from flaxae.training.state import Shardings, State, horizon, make_tx, optimizer_template
 
 
 def split_rows(tree: Any, parts: int) -> Any:
@@ -38,6 +39,7 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         return loss.total, (loss.weight, metrics, layout.carry_of(model))
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    template = optimizer_template(config, layout)
 
     def sums(state: State, frozen: Any, batch: Any, ctx: Context) -> Any:
         """Sums over all micro-batches: gradients, weight, metrics, and the carry after them."""
@@ -78,8 +80,8 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         # Of the sums: the mean gradients need not be held then.
         grad_norm = optax.global_norm(grads) * inverse
         grads = jax.tree.map(lambda g: g * inverse, grads)
-        if hasattr(task, "transform_grads"):
-            grads = task.transform_grads(grads, state, ctx)  # pyright: ignore
+        if isinstance(task, TransformsGrads):
+            grads = task.transform_grads(grads, state, ctx)
             grad_norm = optax.global_norm(grads)
         finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(grad_norm)
         # A run (or lane) past its bad steps stays as it is, until the loop has noticed.
@@ -88,7 +90,7 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         with jax.numpy_dtype_promotion("standard"):
             # What `make_hparams` leaves out is 0, whatever the base config of the lanes says.
             tx = make_tx(config, {"weight_decay": 0.0} | hparams, step)
-            opt = optim_lib.unpack(state["opt"], layout.opt)
+            opt = optim_lib.unpack(state["opt"], template)
             updates, opt = tx.update(grads, opt, state["params"], norm=grad_norm, good=good)
         new["opt"] = opt = optim_lib.pack(opt)
         new["params"] = jax.tree.map(lambda p, u: p + u.astype(p.dtype), state["params"], updates)
@@ -101,8 +103,8 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
                 state["ema"],
                 new["params"],
             )
-        if hasattr(task, "after_update"):
-            new = task.after_update(new, ctx)  # pyright: ignore
+        if isinstance(task, UpdatesState):
+            new = task.after_update(new, ctx)
         kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
         kept["opt"] = jax.tree.map(  # kept already, but for what the task has changed
             lambda a, b, own: own if a is own else jnp.where(good, a, b),
@@ -130,7 +132,7 @@ def make_train_step(
     task: Task,
     config: Config,
     layout: Layout,
-    shardings: State,
+    shardings: Shardings,
     lanes: int = 0,
     lane_batches: bool = False,
 ) -> Callable:

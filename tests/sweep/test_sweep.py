@@ -57,12 +57,12 @@ def test_a_config_file_names_its_runs_and_its_end(trained, tmp_path, capsys):
     file = tmp_path / "mine.py"
     file.write_text(FILE + FINISH)
     work = tmp_path / "w"
-    assert main([f"--config={file}", f"--workdir={work}"]) == 0
+    assert main(["sweep", f"--config={file}", f"--workdir={work}"]) == 0
     assert trained == [(20, 2)]
     assert "2 runs of 20 steps, tables in mine" in capsys.readouterr().out
     assert (work / "tables" / "mine" / "table.csv").exists()
     # A grid on the command line is what it always was.
-    grid = [f"--config={file}", f"--workdir={work}", "--grid=seed=0,1", "--config.steps=20"]
+    grid = ["sweep", f"--config={file}", f"--workdir={work}", "--grid=seed=0,1", "--config.steps=20"]
     assert main(grid) == 0
     assert len(trained) == 1 and (work / "table.md").exists()
 

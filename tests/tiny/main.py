@@ -29,10 +29,10 @@ def main(argv: list[str]) -> int:
     process, more = options.get("only", (None, {}))
     options |= more if str(process) == os.environ.get("JAX_PROCESS_ID") else {}
     distributed.initialize()
-    digest, save, make_batch = Loop._digest, Checkpointer.save, Problems.batch
+    log, save, make_batch = Loop._log, Checkpointer.save, Problems.batch
 
-    def dying_digest(self: Loop, end: int, metrics: object) -> None:
-        digest(self, end, metrics)
+    def dying_log(self: Loop, end: int, metrics: object) -> None:
+        log(self, end, metrics)
         time.sleep(options.get("slow", 0))
         if end == options.get("die_at"):
             die()
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
             threading.Timer(options["die_in_save"] / 1000, die).start()
         save(self, step, *args, **kwargs)  # pyright: ignore
 
-    Loop._digest, Checkpointer.save = dying_digest, dying_save
+    Loop._log, Checkpointer.save = dying_log, dying_save
     Problems.batch = hanging_batch
     config = tiny_config(**options.get("overrides", {}))
     result = run(config, options["workdir"], options.get("lanes"))

@@ -19,7 +19,7 @@ from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
 from flaxae.models.t5_vae.task import T5VAEConfig
 from flaxae.tpu_compile.__main__ import refusal
 from flaxae.tpu_compile.page import _messages, page
-from flaxae.training.state import make_layout
+from flaxae.training.layout import make_layout
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.tpu

@@ -10,9 +10,11 @@ import pytest
 
 import flaxae
 from flaxae.errors import CheckpointError, ConfigError, NonFiniteError
+from flaxae.machine import sharding
 from flaxae.task import Context
-from flaxae.training import loop as train_loop
-from flaxae.training.loop import run
+from flaxae.training.loop import Loop, run
+from flaxae.training.restore import restore_or_init
+from flaxae.training.setup import make_setup
 from tests.helpers import arrays_of, assert_same, flat, log_of, start_pair
 from tests.tiny.family import TinyConfig, tiny_config
 
@@ -51,27 +53,27 @@ def test_one_compile_in_20_steps_and_no_hidden_transfer(
 
 
 def test_state_is_donated(tmp_path: Path) -> None:
-    with _loop(tmp_path) as loop, jax.set_mesh(loop.mesh):
-        state, _ = flaxae.training.restore.restore_or_init(loop)
-        batch = flaxae.machine.sharding.put(
-            loop.feed.sources[0].batch(0), flaxae.machine.sharding.batch_sharding(loop.mesh)
+    with _loop(tmp_path) as loop, jax.set_mesh(loop.setup.mesh):
+        state, _ = restore_or_init(loop.setup)
+        batch = sharding.put(
+            loop.setup.feed.sources[0].batch(0), sharding.batch_sharding(loop.setup.mesh)
         )
         old = jax.tree.leaves(state)
         size, before = sum(x.nbytes for x in old), _live_bytes()
-        state, _ = loop.step_fn(state, loop.frozen.values, batch, loop.hparams)
+        state, _ = loop.step_fn(state, loop.setup.frozen.values, batch, loop.setup.hparams)
         jax.block_until_ready(state)
         assert all(x.is_deleted() for x in old)
         assert _live_bytes() - before < size / 2
-        assert not any(x.is_deleted() for x in jax.tree.leaves(loop.frozen.values))
+        assert not any(x.is_deleted() for x in jax.tree.leaves(loop.setup.frozen.values))
 
 
 def _live_bytes() -> int:
     return sum(x.nbytes for x in jax.live_arrays() if not x.is_deleted())
 
 
-def _loop(path: Path, **overrides: object) -> train_loop.Loop:
+def _loop(path: Path, **overrides: object) -> Loop:
     config = flaxae.storage.workdir.prepare(tiny_config(**overrides), path, None, True)
-    return train_loop.Loop(config, path, None)
+    return Loop(make_setup(config, path))
 
 
 MESHES = {
@@ -86,7 +88,7 @@ def test_eight_devices_are_one(tmp_path: Path) -> None:
     for name, mesh in MESHES.items():
         run(tiny_config(**FIVE, **mesh), tmp_path / name)
     loop = _loop(tmp_path / "eight", **FIVE, **MESHES["eight"])
-    axes = {a for x in jax.tree.leaves(loop.abstract) for a in x.sharding.spec}
+    axes = {a for x in jax.tree.leaves(loop.setup.shapes) for a in x.sharding.spec}
     assert "fsdp" in axes
     assert_same(arrays_of(tmp_path / "eight"), arrays_of(tmp_path / "one"), atol=1e-5)
     a, b = log_of(tmp_path / "eight"), log_of(tmp_path / "one")
@@ -137,20 +139,20 @@ def test_the_update_is_the_gradient_of_the_sum_over_the_weight(
            "optim__warmup": 0, "optim__schedule": "constant", "optim__lr": 0.1}  # fmt: skip
     plain = {"steps": 1, "save__every": 1, "data__batch_size": 32, "task__dropout": False,
              "task__penalty": 0.0, "mesh__fsdp": 1, "accumulate": accumulate}  # fmt: skip
-    with _loop(tmp_path / "w", **sgd, **plain) as loop, jax.set_mesh(loop.mesh):
-        state, _ = flaxae.training.restore.restore_or_init(loop)
+    with _loop(tmp_path / "w", **sgd, **plain) as loop, jax.set_mesh(loop.setup.mesh):
+        state, _ = restore_or_init(loop.setup)
         before = jax.device_get(state)
         carry = jax.tree.map(jax.numpy.asarray, before["carry"])
-        batch = jax.tree.map(jax.numpy.asarray, loop.feed.batch(0))
-        ctx = Context(jax.random.key(0), state["step"], loop.hparams, train=True)
+        batch = jax.tree.map(jax.numpy.asarray, loop.setup.feed.batch(0))
+        ctx = Context(jax.random.key(0), state["step"], loop.setup.hparams, train=True)
 
         def mean(params: object) -> jax.Array:
-            model = loop.layout.merge(params, carry, loop.frozen.values)
-            total, weight, _ = loop.task.loss(model, batch, ctx)
+            model = loop.setup.layout.merge(params, carry, loop.setup.frozen.values)
+            total, weight, _ = loop.setup.task.loss(model, batch, ctx)
             return total / weight
 
         grads = jax.grad(mean)(before["params"])
-        state, _ = loop.step_fn(state, loop.frozen.values, batch, loop.hparams)
+        state, _ = loop.step_fn(state, loop.setup.frozen.values, batch, loop.setup.hparams)
         expected = jax.tree.map(lambda p, g: p - 0.1 * g, before["params"], grads)
         assert_same(flat(state["params"]), flat(expected), atol=1e-6)
 
@@ -164,9 +166,9 @@ def test_steps_per_call_is_the_same_run(tmp_path: Path) -> None:
 def test_evaluation_has_new_streams_and_the_trainings_queue(tmp_path: Path) -> None:
     with _loop(tmp_path / "w") as loop:
         loop.train()
-        state, _ = flaxae.training.restore.restore_or_init(loop)
+        state, _ = restore_or_init(loop.setup)
         source = next(iter(loop.evaluator.sources.values()))
-        own, carry = state["carry"], loop.evaluator._carry(state, source)
+        own, carry = state["carry"], loop.evaluator.carry_for(state, source)
         assert all(np.any(x) for part in own.values() for x in jax.tree.leaves(part))
         assert_same(flat(carry["once"]), flat(own["once"]), atol=0)
         assert not any(np.any(x) for x in jax.tree.leaves(carry["stream"]))
@@ -174,13 +176,13 @@ def test_evaluation_has_new_streams_and_the_trainings_queue(tmp_path: Path) -> N
 
 def test_frozen_is_neither_saved_nor_changed(tmp_path: Path) -> None:
     with _loop(tmp_path / "w") as loop:
-        before = flaxae.storage.fingerprint.fingerprint(loop.frozen.values)
+        before = flaxae.storage.fingerprint.fingerprint(loop.setup.frozen.values)
         loop.train()
-        assert flaxae.storage.fingerprint.fingerprint(loop.frozen.values) == before != ""
+        assert flaxae.storage.fingerprint.fingerprint(loop.setup.frozen.values) == before != ""
     assert not [k for k in arrays_of(tmp_path / "w") if "project" in k]
     model = flaxae.load(tmp_path / "w", config_class=TinyConfig).model
     with _loop(tmp_path / "fresh") as loop:
-        np.testing.assert_array_equal(model.project[...], loop.frozen.values["project"])
+        np.testing.assert_array_equal(model.project[...], loop.setup.frozen.values["project"])
     with pytest.raises(ConfigError, match="config_class"):
         flaxae.load(tmp_path / "w")
 

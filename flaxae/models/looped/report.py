@@ -205,7 +205,7 @@ def main(argv: list[str]) -> int:
     failed = []
     for name in named:
         print(f"== {name}", flush=True)
-        code = sweep_main([f"--config={name}", f"--workdir={workdir}"])
+        code = run_main(sweep_main, ["sweep", f"--config={name}", f"--workdir={workdir}"])
         if code in stops:
             return code
         failed += [name] * (code != 0)
@@ -220,4 +220,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(run_main(main, huge_pages=True))

@@ -17,6 +17,7 @@ from flaxae.storage import checkpoint
 from flaxae.storage.fingerprint import fingerprint
 from flaxae.storage.workdir import prepare
 from flaxae.training.loop import Loop, run
+from flaxae.training.setup import make_setup
 from tests.helpers import arrays_of, assert_same, log_of
 from tests.models.causal_lm.tiny import base, phi_base, tiny_config, tokenizer
 
@@ -29,10 +30,10 @@ def folder(tmp_path_factory):
 def trained(config, workdir):
     """A run, after which the base in memory is what it was before the first step."""
     config = prepare(config, workdir, None, True)
-    with Loop(config, workdir, None) as loop:
-        before = fingerprint(loop.frozen.values)
+    with Loop(make_setup(config, workdir)) as loop:
+        before = fingerprint(loop.setup.frozen.values)
         result = loop.train()
-        assert fingerprint(loop.frozen.values) == before
+        assert fingerprint(loop.setup.frozen.values) == before
     return result
 
 

@@ -81,7 +81,7 @@ def test_an_experiment_trains_each_run_once_and_goes_on(tmp_path, capsys, monkey
     monkeypatch.setattr(evaluation, "ROWS", 64)
     (tmp_path / "report_tiny.py").write_text(CONFIG)
     work = tmp_path / "w"
-    command = [f"--config={tmp_path / 'report_tiny.py'}:quick", f"--workdir={work}"]
+    command = ["sweep", f"--config={tmp_path / 'report_tiny.py'}:quick", f"--workdir={work}"]
     assert sweep_main(command) == 0
     trained = {p.parent.name: p.stat().st_mtime_ns for p in work.glob("*/result.json")}
     assert len(trained) == 2  # two names, two seeds, one config

@@ -19,8 +19,11 @@ from flaxae.models.looped.task import LoopedTask
 from flaxae.sweep import group_by_shape
 from flaxae.task import Context
 from flaxae.training import step as train_step
+from flaxae.training.hparams import make_hparams
+from flaxae.training.layout import make_layout
 from flaxae.training.loop import Loop, run
-from flaxae.training.state import make_hparams, make_layout, make_state
+from flaxae.training.setup import make_setup
+from flaxae.training.state import make_state
 from tests.helpers import arrays_of, assert_same, log_of
 from tests.models.looped.tiny import tiny_config
 
@@ -64,7 +67,7 @@ def test_a_sweep_keeps_unequal_depths_apart():
 def test_b_grows_in_one_program(tmp_path):
     config = tiny_config(steps=6, task__loops=9, task__loops_every=2, log__every=1)
     config.freeze()
-    with Loop(config, tmp_path / "w", None) as loop:
+    with Loop(make_setup(config, tmp_path / "w")) as loop:
         loop.train()
         assert loop.step_fn._cache_size() == 1
     rows = [r["loops"] for r in log_of(tmp_path / "w") if r["split"] == "train"]

@@ -26,7 +26,7 @@ from flaxae.storage.workdir import write_json
 from flaxae.task import Context
 from flaxae.text_autoencoder import codec
 from flaxae.text_autoencoder.priors import GaussianPrior
-from flaxae.training.state import init_model
+from flaxae.training.layout import init_model
 from tests.helpers import ROOT, environment
 from tests.models.t5_vae.tiny import tiny_config
 

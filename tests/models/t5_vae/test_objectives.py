@@ -17,7 +17,9 @@ from flaxae.models.t5_vae import objectives
 from flaxae.models.t5_vae.objectives import WeightSchedule
 from flaxae.task import Context
 from flaxae.training import step as train_step
-from flaxae.training.state import make_hparams, make_layout, make_state
+from flaxae.training.hparams import make_hparams
+from flaxae.training.layout import make_layout
+from flaxae.training.state import make_state
 from flaxae.tree import nest
 from tests.models.t5_vae.tiny import batch, tiny_config, tiny_model, tiny_task
 from tests.xla import COMPILE_WELL

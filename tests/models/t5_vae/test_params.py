@@ -13,7 +13,8 @@ from flaxae.lm.t5 import params as t5_params
 from flaxae.machine.sharding import make_mesh
 from flaxae.training import restore
 from flaxae.training.frozen import Frozen
-from flaxae.training.state import abstract_state, make_hparams
+from flaxae.training.hparams import make_hparams
+from flaxae.training.state import abstract_state
 from flaxae.weights import hf
 from tests.models.t5_vae.tiny import tiny_config
 
@@ -36,13 +37,13 @@ def start(config):
     read = frozen.pretrained
     with jax.set_mesh(mesh):
         abstract = abstract_state(task, config, mesh)
-        loop = SimpleNamespace(
-            config=config, task=task, frozen=frozen, lanes=0, main=True, abstract=abstract,
+        setup = SimpleNamespace(
+            config=config, task=task, frozen=frozen, lanes=0, main=True, shapes=abstract,
             shardings=jax.tree.map(lambda x: x.sharding, abstract),
             hparams=make_hparams(task, [config], lanes=False),
             checkpointer=SimpleNamespace(restore=lambda abstract: None),
         )  # fmt: skip
-        state, _ = restore.restore_or_init(loop)  # pyright: ignore
+        state, _ = restore.restore_or_init(setup)  # pyright: ignore
     assert frozen.pretrained == {}
     return state, read
 

@@ -15,7 +15,7 @@ from flaxae.errors import ConfigError
 from flaxae.machine import sharding
 from flaxae.models.t5_vae.task import T5VAEConfig, compare
 from flaxae.task import Context
-from flaxae.training.state import init_model, make_layout
+from flaxae.training.layout import init_model, make_layout
 from tests.models.t5_vae.tiny import batch, tiny_config, tiny_task
 
 

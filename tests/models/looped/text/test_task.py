@@ -17,6 +17,7 @@ from flaxae.models.looped.text.task import places, rows_of, text_of
 from flaxae.storage import workdir as workdir_lib
 from flaxae.task import Context
 from flaxae.training.loop import Loop
+from flaxae.training.setup import make_setup
 from tests.helpers import log_of
 from tests.models.looped.text.tiny import tiny_config
 
@@ -26,7 +27,7 @@ def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     config = tiny_config(folder, task__model__injection="stable", steps=6)
     config = workdir_lib.prepare(config, folder / "w", None, True)
-    with Loop(config, folder / "w", None) as loop:
+    with Loop(make_setup(config, folder / "w")) as loop:
         loop.train()
         assert loop.step_fn._cache_size() == 1  # whatever the depth
     return folder / "w"

@@ -18,8 +18,8 @@ from flaxae.models.t5_vae.prior.task import FlowConfig
 from flaxae.storage import workdir as workdir_lib
 from flaxae.storage.checkpoint import Checkpointer
 from flaxae.text_autoencoder.priors import FlowPrior, GMMPrior, load_prior
+from flaxae.training.layout import init_model
 from flaxae.training.loop import run
-from flaxae.training.state import init_model
 from tests.models.t5_vae.prior.planted import bumps
 from tests.models.t5_vae.test_loop import config_for
 
