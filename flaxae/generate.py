@@ -19,7 +19,7 @@ def prompt_ids(
     """The ids that a model is to go on with.
 
     Args:
-        lm: a `flaxae.lm.LanguageModel`.
+        lm: a `flaxae.lm.LoadedModel`.
         prompt: the user's message, or the beginning of a text.
         chat: puts it into the tokenizer's chat template, where it has one.
         system: a message before the user's.

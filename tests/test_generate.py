@@ -17,7 +17,7 @@ from flaxae.errors import ConfigError
 from flaxae.lm import generation
 from flaxae.lm.chat import ChatTokenizer, open_tokenizer
 from flaxae.lm.generation import Streamer, generate, left_padded
-from flaxae.lm.loading import LanguageModel
+from flaxae.lm.loading import LoadedModel
 from flaxae.weights import hf
 from tests.tiny.language_models import KINDS, context, random_ids, tiny
 
@@ -154,13 +154,13 @@ def letters():
 def directory(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm")
     tokenizer = ChatTokenizer(letters(), bos="<s>", eos="</s>", template=TEMPLATE)
-    LanguageModel(tiny("llama", eos_ids=(1,)), tokenizer, ()).save(folder)
+    LoadedModel(tiny("llama", eos_ids=(1,)), tokenizer, ()).save(folder)
     return folder
 
 
 def test_a_prompt_gets_the_template_or_the_tokenizers_own_start(directory):
     tokenizer = open_tokenizer(directory)
-    lm = LanguageModel(None, tokenizer, ())
+    lm = LoadedModel(None, tokenizer, ())
     show = [tokenizer.decode(command.prompt_ids(lm, "hi", **kwargs), special=True)
             for kwargs in ({}, {"system": "x"}, {"chat": False})]  # fmt: skip
     assert show == ["<user>hi<a>", "<system>x<user>hi<a>", "<s>hi"]

@@ -1,12 +1,11 @@
-"""Hidden states of a language model: collected at chosen layers and positions, or replaced.
+"""Hidden states of a language model, collected at chosen layers and positions, or replaced.
 
-What is collected is gathered inside the scan over layers, into a buffer of the chosen layers only:
-nothing of the size (layers, rows, length, width) is ever there.
+They are taps inside one forward pass; see `flaxae.lm.recorder` for what the scan does with them.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,131 +13,66 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from flaxae.errors import require
-from flaxae.task import Context, Taps
+from flaxae.lm.protocol import LanguageModel
+from flaxae.lm.recorder import Recorder as Recorder
+from flaxae.lm.recorder import Replace as Replace
+from flaxae.task import Context
 
-Replace = Callable[[Array], Array]
+Model = TypeVar("Model", bound=LanguageModel)
 
 
-class Recorder(Taps):
-    """Collects taps of chosen layers at chosen positions, and replaces values.
+def hook_path(model: LanguageModel, hook: str) -> str:
+    """Return the path of a hook's tap.
 
     Args:
-        collect: {name: path of a tap}; a path's end is enough ("blocks.out").
-        layers: which layers, in the order wanted; negative ones count from the end.
-        positions: of each row, (B, P); None: all positions.
-        replace: {(path of a tap, layer or None for every layer): value -> value}.
-    """
-
-    def __init__(
-        self,
-        collect: dict[str, str] | None = None,
-        layers: Sequence[int] = (),
-        positions: Int[Array, "B P"] | None = None,
-        replace: dict[tuple[str, int | None], Replace] | None = None,
-    ):
-        super().__init__()
-        self.wanted, self.layers = collect or {}, tuple(layers)
-        self.positions, self.replacements = positions, replace or {}
-        self.stop: int | None = None  # layers that run at all; None: all of them
-        self.layer: Any = None  # set by the model's scan body
-        self.now: dict[str, Array] = {}  # what this layer gave
-        self.states: dict[str, Float[Array, "L B P D"]] = {}  # what all chosen layers gave
-
-    def fresh(self) -> "Recorder":
-        return Recorder(self.wanted, self.layers, self.positions, self.replacements)
-
-    def __call__(self, path: str, value: Array) -> Array:
-        for (end, layer), change in self.replacements.items():
-            if not _ends(path, end):
-                continue
-            if layer is None:
-                value = change(value)
-            else:
-                value = jax.lax.cond(self.layer == layer, change, lambda x: x, value)
-        for name, end in self.wanted.items():
-            if _ends(path, end):
-                self.now[name] = self._gathered(value)
-        return value
-
-    def _gathered(self, value: Array) -> Array:
-        if self.positions is None:
-            return value
-        return jnp.take_along_axis(value, self.positions[:, :, None], axis=1)  # (B, P, D)
-
-    def slots(self, num_layers: int) -> Int[Array, "L"]:
-        """The place of each layer in the buffers; layers that are not wanted share the last."""
-        for layer in (*self.layers, *(at for _, at in self.replacements if at is not None)):
-            require(-num_layers <= layer < num_layers, f"layer {layer}: the model has {num_layers}")
-        slots = [len(self.layers)] * num_layers
-        for place, layer in enumerate(self.layers):
-            slots[layer] = place
-        return jnp.asarray(slots, jnp.int32)
-
-    def resolved(self, num_layers: int) -> "Recorder":
-        """The same with replacements' negative layers counted from the start."""
-        replace = {
-            (path, None if at is None else at % num_layers): change
-            for (path, at), change in self.replacements.items()
-        }
-        return Recorder(self.wanted, self.layers, self.positions, replace)
-
-    def buffers(self, shapes: dict[str, Any]) -> dict[str, Array]:
-        """Empty ones for what a layer gives."""
-        missing = sorted(set(self.wanted) - set(shapes))
-        require(not missing, f"the model taps no {[self.wanted[name] for name in missing]}")
-        places = len(self.layers) + 1
-        return {n: jnp.zeros((places, *s.shape), s.dtype) for n, s in shapes.items()}
-
-    def stored(self, buffers: dict[str, Array], slot: Int[Array, ""]) -> dict[str, Array]:
-        """The buffers with what this layer gave in its place."""
-        put = jax.lax.dynamic_update_index_in_dim
-        return {n: put(b, self.now[n].astype(b.dtype), slot, 0) for n, b in buffers.items()}
-
-
-def _ends(path: str, end: str) -> bool:
-    return path == end or path.endswith(f".{end}")
-
-
-def hook_path(model: Any, hook: str) -> str:
-    """The tap of a hook: a name of `model.hooks`, or a tap's own path with a dot in it.
+        model: a language model.
+        hook: a name of `model.hooks`, or a tap's own path with a dot in it.
 
     Raises:
         ConfigError: there is no such hook.
     """
-    known = f"{hook!r} is no hook; there are {', '.join(model.hooks)}, and paths of taps (a.b.out)"
-    require(hook in model.hooks or "." in hook, known)
+    require(
+        hook in model.hooks or "." in hook,
+        f"hook {hook!r} is unknown: use {', '.join(model.hooks)}, or the path of a tap (a.b.out)",
+    )
     return model.hooks.get(hook, hook)
 
 
 def recorder(
-    model: Any,
+    model: LanguageModel,
     hooks: Sequence[str] = (),
     layers: Sequence[int] = (),
     positions: Int[Array, "B P"] | None = None,
     replace: dict[tuple[str, int | None], Replace] | None = None,
 ) -> Recorder:
-    """What to put into a context's `taps`, for a model called by other means than `collect`.
+    """Build a recorder for a context's `taps`, for a model that `collect` does not call.
 
     Args:
-        model: a language model of this package.
-        hooks: of "resid_in", "resid_out", "attn_out", "mlp_pre", "mlp_post", "mlp_out", or paths.
-        layers: which layers, in the order wanted.
-        positions: of each row, (B, P); None: all positions.
+        model: a language model.
+        hooks: "resid_in", "resid_out", "attn_out", "mlp_pre", "mlp_post", "mlp_out", or paths.
+        layers: the chosen layers, in the order wanted; negative ones count from the end.
+        positions: the chosen positions of each row, (B, P); None: all positions.
         replace: {(hook, layer, or None for every layer): value -> value of the same shape}.
+
+    Returns:
+        The recorder; its `states` are filled when the model has run.
+
+    Raises:
+        ConfigError: a hook is unknown, or `layers` is empty or names a layer twice.
     """
     num_layers = model.config.num_layers
     collect = {hook: hook_path(model, hook) for hook in hooks}
-    require(not hooks or bool(layers), "collecting needs layers")
+    require(not hooks or bool(layers), "layers is empty: name the layers to collect from")
     require(
         len({layer % num_layers for layer in layers}) == len(layers),
-        f"layers {tuple(layers)} name one twice",
+        f"layers {tuple(layers)} name a layer twice",
     )
     paths = {(hook_path(model, hook), layer): f for (hook, layer), f in (replace or {}).items()}
     return Recorder(collect, layers, positions, paths)
 
 
 def collect(
-    model: Any,
+    model: LanguageModel,
     ids: Int[Array, "B S"],
     ctx: Context,
     *,
@@ -149,16 +83,19 @@ def collect(
     positions: Int[Array, "B P"] | None = None,
     replace: dict[tuple[str, int | None], Replace] | None = None,
 ) -> tuple[Float[Array, "B S D"], dict[str, Float[Array, "L B P D"]]]:
-    """Runs a model and keeps hidden states. Call it under jit.
+    """Run a model and keep hidden states. Call it under jit.
 
     Args:
-        model: a language model of this package, with or without adapters.
+        model: a language model, with or without adapters.
         ids, mask, segment_ids: see `CausalLM.states`.
-        ctx: of the model; its taps are not used.
-        hooks, layers, positions, replace: see `recorder`; positions default to all.
+        ctx: context of the model; its taps are not used.
+        hooks, layers, positions, replace: see `recorder`.
 
     Returns:
         The final states, which `model.logits` reads, and {hook: (chosen layers, B, P, width)}.
+
+    Raises:
+        ConfigError: see `recorder`; or the model has no such tap or layer.
     """
     taps = recorder(model, hooks, layers, positions, replace)
     at = dataclasses.replace(ctx, taps=taps)
@@ -167,20 +104,27 @@ def collect(
 
 
 def last_positions(mask: Float[Array, "B S"]) -> Int[Array, "B 1"]:
-    """Where each row's last real token stands, whichever side its padding is on."""
-    where = jnp.arange(mask.shape[1], dtype=jnp.int32)[None]
-    return jnp.max(jnp.where(mask > 0, where, 0), axis=1, keepdims=True)
+    """Return the position of each row's last real token, for padding on either side."""
+    index = jnp.arange(mask.shape[1], dtype=jnp.int32)[None]
+    return jnp.max(jnp.where(mask > 0, index, 0), axis=1, keepdims=True)
 
 
-def truncated(model: Any, num_layers: int) -> Any:
-    """The model with its first layers only: for states that no later layer changes.
+def truncated(model: Model, num_layers: int) -> Model:
+    """Return the model with its first layers only, for states that no later layer changes.
 
     Call it once, outside of jit: inside, the weights would be copied at every call.
+
+    Args:
+        model: a language model; it is not changed.
+        num_layers: the number of layers to keep.
+
+    Raises:
+        ConfigError: the model does not have that many layers.
     """
     have = model.config.num_layers
-    require(0 < num_layers <= have, f"{num_layers} layers: the model has {have}")
+    require(0 < num_layers <= have, f"num_layers={num_layers}: the model has {have} layers")
     graphdef, state = nnx.split(model)
     blocks = jax.tree.map(lambda x: x[:num_layers], state["blocks"])
-    short = nnx.merge(graphdef, nnx.State({**state, "blocks": blocks}))
-    short.config = dataclasses.replace(model.config, num_layers=num_layers)
+    short: Any = nnx.merge(graphdef, nnx.State({**state, "blocks": blocks}))
+    short.config = dataclasses.replace(short.config, num_layers=num_layers)
     return short

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from flaxae.config import Section
 from flaxae.errors import require
-from flaxae.lm.layers import LayerCache, Where, run_layers
+from flaxae.lm.layers import AttentionInputs, LayerCache, run_layers
 from flaxae.losses import cross_entropy, linear_cross_entropy
 from flaxae.nn.attention import (
     MASKED,
@@ -64,7 +64,13 @@ class CausalConfig(Section):
         ints = all(isinstance(i, int) for i in self.eos_ids)
         require(ints and bool(self.eos_ids), f"lm.eos_ids={self.eos_ids} must be ids, at least one")
 
+    @property
+    def mlp_kernels(self) -> int:
+        """Number of (d_model, d_ff) kernels in a block's feed-forward."""
+        return 2
+
     def rope(self) -> Rope:
+        """Return the rotary embedding of positions."""
         raise NotImplementedError
 
 
@@ -102,18 +108,18 @@ class SelfAttention(nnx.Module):
         self,
         x: Float[Array, "B S D"],
         ctx: Context,
-        where: Where,
+        inputs: AttentionInputs,
         cache: LayerCache | None = None,
     ) -> Float[Array, "B S D"]:
         q = self._by_heads(self.q_proj(x, ctx.at("q_proj")))
         k = self._by_heads(self.k_proj(x, ctx.at("k_proj")))
         v = self._by_heads(self.v_proj(x, ctx.at("v_proj")))
-        q, k = rotate(q, where.cos, where.sin), rotate(k, where.cos, where.sin)
+        q, k = rotate(q, inputs.cos, inputs.sin), rotate(k, inputs.cos, inputs.sin)
         k, v = jnp.moveaxis(k, 2, 1), jnp.moveaxis(v, 2, 1)  # (B, G, S, K)
         if cache is not None:
             k, v = cache.update(k, v)
         y = grouped_attention(
-            q, k, v, where.bias, ctx, scale=self.head_dim**-0.5, dropout_rate=self.dropout_rate
+            q, k, v, inputs.bias, ctx, scale=self.head_dim**-0.5, dropout_rate=self.dropout_rate
         )
         return getattr(self, self.output)(y, ctx.at(self.output))
 
@@ -185,14 +191,14 @@ class CausalLM(nnx.Module):
             default = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32)[None], ids.shape)
         else:
             bias, default = segment_bias(segment_ids), segment_positions(segment_ids)
-        where = self._where(default if positions is None else positions, bias)
+        inputs = self._attention_inputs(default if positions is None else positions, bias)
         x = self._embed(ids, ctx)
-        x, _ = run_layers(self, x, ctx, where)
+        x, _ = run_layers(self, x, ctx, inputs)
         return self.final_norm(x, ctx.at("final_norm"))
 
-    def _where(self, positions: Array, bias: Array) -> Where:
+    def _attention_inputs(self, positions: Array, bias: Array) -> AttentionInputs:
         cos, sin = self.config.rope().angles(positions)
-        return Where(cos, sin, bias)
+        return AttentionInputs(cos, sin, bias)
 
     def _embed(self, ids: Array, ctx: Context) -> Array:
         x = self.embed_tokens(ids, ctx.at("embed_tokens"))
@@ -236,7 +242,7 @@ class CausalLM(nnx.Module):
         allowed = seen[None] & (keys > 0)[:, None]
         bias = jnp.where(allowed, 0.0, MASKED)[:, None].astype(jnp.float32)
         x, cache = run_layers(
-            self, self._embed(ids, ctx), ctx, self._where(positions, bias), cache, index, blocks
+            self, self._embed(ids, ctx), ctx, self._attention_inputs(positions, bias), cache, index, blocks
         )
         return self.final_norm(x, ctx.at("final_norm")), cache
 

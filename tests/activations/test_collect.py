@@ -73,7 +73,7 @@ def test_batches_of_base_and_adapter_equal_each_text_by_itself(kind):
 def test_layers_after_the_last_that_is_wanted_do_not_run():
     model = tiny("llama", num_layers=5)
     one = Collector(model, ["resid_out"], [1], rows=1)
-    program = jax.make_jaxpr(one._states)(one.state, np.ones((1, 8), np.int32), np.ones((1, 8)))
+    program = jax.make_jaxpr(one._whole_texts)(one.state, np.ones((1, 8), np.int32), np.ones((1, 8)))
     turns = [e.params["length"] for e in program.jaxpr.eqns if e.primitive.name == "scan"]
     assert turns == [2]
     # The default side is the model as it is: nothing is switched off.
@@ -106,7 +106,7 @@ def test_the_shared_prefix_leaves_a_token_of_each_text():
 
 def test_what_cannot_be_collected_is_refused():
     model = tiny("llama")
-    with pytest.raises(ConfigError, match="no hook"):
+    with pytest.raises(ConfigError, match="hook 'typo' is unknown"):
         Collector(model, ["typo"], [0])
     with pytest.raises(ConfigError, match="the model has 3 layers"):
         Collector(model, ["resid_out"], [3])

@@ -134,7 +134,7 @@ def test_first_layers_alone_give_the_same_states():
         for m in (model, short)
     )
     np.testing.assert_array_equal(a, b)
-    with pytest.raises(ConfigError, match="4 layers: the model has 3"):
+    with pytest.raises(ConfigError, match="num_layers=4: the model has 3"):
         activations.truncated(model, 4)
 
 
@@ -157,11 +157,18 @@ def test_the_last_real_position_whichever_side_is_padded():
 def test_what_is_not_there_is_an_error_that_says_so():
     model, ids = tiny("llama"), random_ids(1, 3)
     collect = activations.collect
-    with pytest.raises(ConfigError, match="'resid' is no hook; there are .*resid_in"):
+    with pytest.raises(ConfigError, match="hook 'resid' is unknown: use .*resid_in"):
         collect(model, ids, context(), hooks=["resid"], layers=[0])
-    with pytest.raises(ConfigError, match=r"the model taps no \['blocks.mlp.fc1.out'\]"):
+    with pytest.raises(ConfigError, match=r"the model has no tap \['blocks.mlp.fc1.out'\]"):
         collect(model, ids, context(), hooks=["blocks.mlp.fc1.out"], layers=[0])
     with pytest.raises(ConfigError, match="layer 3: the model has 3"):
         collect(model, ids, context(), hooks=["resid_out"], layers=[3])
-    with pytest.raises(ConfigError, match="name one twice"):
+    with pytest.raises(ConfigError, match="name a layer twice"):
         collect(model, ids, context(), hooks=["resid_out"], layers=[2, -1])
+
+
+def test_the_module_in_lm_is_an_alias():
+    from flaxae.lm import activations as alias
+
+    for name in ("Recorder", "collect", "hook_path", "last_positions", "recorder", "truncated"):
+        assert getattr(alias, name) is getattr(activations, name)

@@ -14,7 +14,7 @@ from flaxae.config import MeshConfig
 from flaxae.errors import ConfigError
 from flaxae.lm import loading
 from flaxae.lm.llama import params as llama
-from flaxae.lm.loading import LanguageModel
+from flaxae.lm.loading import LoadedModel
 from flaxae.lm.phi import params as phi
 from flaxae.machine.sharding import make_mesh
 from tests.tiny.language_models import KINDS, LLAMA3, tiny
@@ -24,7 +24,7 @@ FAMILIES = {"llama": llama, "phi": phi}
 
 def saved(kind, directory, **fields):
     model = tiny(kind, **fields)
-    LanguageModel(model, None, ()).save(directory)
+    LoadedModel(model, None, ()).save(directory)
     return model
 
 

@@ -151,7 +151,7 @@ def test_files_that_are_not_there_or_torn_are_named(saved, tmp_path):
         peft.load_adapter(Net(), tmp_path)
     folder = changed(saved, tmp_path)
     (folder / WEIGHTS).write_bytes(b"torn")
-    with pytest.raises(ConfigError, match="not a whole safetensors file"):
+    with pytest.raises(ConfigError, match="not a complete safetensors file"):
         peft.load_adapter(Net(), folder)
     (folder / WEIGHTS).unlink()
     (folder / "adapter_model.bin").write_bytes(b"")

@@ -7,7 +7,7 @@ from flax import nnx
 
 from flaxae import lm, peft
 from flaxae.errors import ConfigError
-from flaxae.lm.loading import LanguageModel
+from flaxae.lm.loading import LoadedModel
 from tests.peft.tiny import run_t5, t5
 from tests.tiny.language_models import context, random_ids, tiny
 
@@ -42,7 +42,7 @@ def test_a_merged_model_has_a_head_of_its_own(tmp_path):
     np.testing.assert_allclose(scores(merged), scores(model), atol=1e-5)
     assert not merged.config.tie_embeddings and model.config.tie_embeddings
     assert nnx.split(merged)[0] == nnx.split(tiny("llama", tie_embeddings=False))[0]
-    LanguageModel(merged, None, ()).save(tmp_path)
+    LoadedModel(merged, None, ()).save(tmp_path)
     np.testing.assert_allclose(scores(lm.load(tmp_path).model), scores(model), atol=1e-5)
 
 

@@ -160,7 +160,7 @@ def test_what_is_not_read_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="general.architecture='phi2' is not one of: llama"):
         lm.load(write(tmp_path / "z.gguf", model, architecture="phi2"))
     (tmp_path / "broken.gguf").write_bytes(b"GGUF what is this")
-    with pytest.raises(ConfigError, match="broken.gguf: not a whole GGUF file"):
+    with pytest.raises(ConfigError, match="broken.gguf: not a complete GGUF file"):
         lm.load(tmp_path / "broken.gguf")
     with pytest.raises(ConfigError, match="no such file"):
         lm.load(tmp_path / "nothing.gguf")

@@ -165,13 +165,13 @@ def test_broken_files_and_indices_are_named(tmp_path, params):
     with pytest.raises(ConfigError, match=r"disagree on \['h\.0\.w', 'h\.9\.w'\]"):
         Tensors(tmp_path)
     index.write_text(whole.replace("model-00001", "../model-00001"))
-    with pytest.raises(ConfigError, match="is no file name"):
+    with pytest.raises(ConfigError, match="is not a file name"):
         Tensors(tmp_path)
     index.write_text(whole)
     first = tmp_path / "model-00001-of-00003.safetensors"
     data = first.read_bytes()
     first.write_bytes(data[:-8])
-    with pytest.raises(ConfigError, match="not a whole safetensors file"):
+    with pytest.raises(ConfigError, match="not a complete safetensors file"):
         Tensors(tmp_path)
     first.unlink()
     with pytest.raises(ConfigError, match="model-00001-of-00003.safetensors, named in"):
@@ -186,7 +186,7 @@ def test_a_hub_id_without_network_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ConfigError, match="hf download google/no-such-t5 --local-dir DIR"):
         hf.resolve("google/no-such-t5")  # conftest.py sets HF_HUB_OFFLINE
-    with pytest.raises(ConfigError, match="no such directory, and no Hub id"):
+    with pytest.raises(ConfigError, match="no such directory, and not a Hub id"):
         hf.resolve("runs/some/where")
-    with pytest.raises(ConfigError, match="no such directory, and no Hub id"):
+    with pytest.raises(ConfigError, match="no such directory, and not a Hub id"):
         hf.resolve("./t5")

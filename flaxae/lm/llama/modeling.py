@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from flaxae.errors import require
 from flaxae.lm.causal import CausalConfig, CausalLM, SelfAttention
-from flaxae.lm.layers import LayerCache, Where
+from flaxae.lm.layers import AttentionInputs, LayerCache
 from flaxae.nn.linear import Linear
 from flaxae.nn.norm import RMSNorm
 from flaxae.nn.rope import Rope, RopeScaling
@@ -41,6 +41,10 @@ class LlamaConfig(CausalConfig):
             0 < self.rope_low < self.rope_high,
             f"lm.rope_low={self.rope_low} must be below rope_high={self.rope_high}",
         )
+
+    @property
+    def mlp_kernels(self) -> int:
+        return 3  # gate_proj, up_proj, down_proj
 
     def rope(self) -> Rope:
         return Rope(
@@ -82,11 +86,11 @@ class LlamaBlock(nnx.Module):
         self,
         x: Float[Array, "B S D"],
         ctx: Context,
-        where: Where,
+        inputs: AttentionInputs,
         cache: LayerCache | None = None,
     ) -> Float[Array, "B S D"]:
         y = self.input_layernorm(x, ctx.at("input_layernorm"))
-        x = x + self.self_attn(y, ctx.at("self_attn"), where, cache)
+        x = x + self.self_attn(y, ctx.at("self_attn"), inputs, cache)
         y = self.post_attention_layernorm(x, ctx.at("post_attention_layernorm"))
         return x + self.mlp(y, ctx.at("mlp"))
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from flaxae.errors import require
 from flaxae.lm.causal import CausalConfig, CausalLM, SelfAttention
-from flaxae.lm.layers import LayerCache, Where
+from flaxae.lm.layers import AttentionInputs, LayerCache
 from flaxae.nn.linear import Linear, dropout
 from flaxae.nn.norm import LayerNorm
 from flaxae.nn.rope import Rope
@@ -67,11 +67,11 @@ class PhiBlock(nnx.Module):
         self,
         x: Float[Array, "B S D"],
         ctx: Context,
-        where: Where,
+        inputs: AttentionInputs,
         cache: LayerCache | None = None,
     ) -> Float[Array, "B S D"]:
         y = self.input_layernorm(x, ctx.at("input_layernorm"))
-        attended = self.self_attn(y, ctx.at("self_attn"), where, cache)
+        attended = self.self_attn(y, ctx.at("self_attn"), inputs, cache)
         attended = dropout(attended, self.dropout_rate, ctx.at("attention_dropout"))
         fed = dropout(self.mlp(y, ctx.at("mlp")), self.dropout_rate, ctx.at("mlp_dropout"))
         return x + attended + fed

@@ -75,7 +75,7 @@ def untrained(task: Any) -> Any:
     """The model before the whole of it was trained: the pretrained files again."""
     from flaxae import lm
 
-    fields = task.options.fields()
+    fields = task.options.model_fields()
     return lm.load(task.config.pretrained, **fields).model
 
 
@@ -142,7 +142,7 @@ def answers(task: Any, model: Any, split: str, n: int, length: int = 40) -> list
         return generate(nnx.merge(graphdef, state), ids, mask, ctx, length)
 
     made = np.asarray(go_on(state, ids, mask))
-    out, ends = [], set(task.lm.eos_ids)
+    out, ends = [], set(task.model_config.eos_ids)
     for pair, row in zip(pairs, made.tolist(), strict=True):
         row = row[: next((i for i, x in enumerate(row) if x in ends), None)]
         ask = pair.prompt.strip().splitlines()[-1]

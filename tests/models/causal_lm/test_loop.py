@@ -97,11 +97,11 @@ def test_a_run_serves_as_an_adapter(folder, straight, capsys):
 
 def test_generate_asks_as_training_did(folder, straight, tmp_path):
     from flaxae import generate
-    from flaxae.lm.loading import LanguageModel
+    from flaxae.lm.loading import LoadedModel
 
     workdir, _ = straight
     tok = tokenizer()
-    lm = LanguageModel(None, tok, ())
+    lm = LoadedModel(None, tok, ())
 
     def asked(source, **fields):
         ids = generate.prompt_ids(lm, "say 3", task=generate.task_of(str(source)), **fields)

@@ -85,7 +85,7 @@ def test_packed_examples_do_not_see_each_other(tmp_path):
         rows.append(len(batch["ids"]))
         shared = task.packed["train"].shared
         assert shared == (len("say ") if pack and share else 0)
-        assert ("stand once a row" in task.describe()[-1]) == (shared > 0)
+        assert ("is read once per row" in task.describe()[-1]) == (shared > 0)
     assert rows[0] < rows[1] < rows[2]
     for i in (0, 1):
         assert sums[i][1] == sums[2][1]
@@ -129,8 +129,8 @@ def test_a_base_of_known_sizes_is_drawn_and_frozen_without_a_file(tmp_path, size
 def test_sizes_that_are_not_known(tmp_path):
     config = tiny_config(tmp_path, pretrained="", task__sizes="phi-9")
     with pytest.raises(ConfigError, match="'phi-9' is no model whose sizes are known: smollm2"):
-        _ = config.task.make(config).lm
-    with pytest.raises(ConfigError, match="give one"):
+        _ = config.task.make(config).model_config
+    with pytest.raises(ConfigError, match="set only one"):
         wrong = tiny_config(tmp_path, task__sizes="phi-tiny")
         wrong.task.make(wrong)
 

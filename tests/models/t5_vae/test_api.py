@@ -328,7 +328,7 @@ def test_wrong_directories(saved, copy, tmp_path):
     opens(tmp_path / "empty", "model.safetensors")
     opens(tmp_path / "none" / "at" / "all", "no such directory")
     opens(saved / "README.md", "no such directory")
-    opens("someone/t5-vae", "no such directory, and the Hub does not give it")
+    opens("someone/t5-vae", "no such directory, and downloading it from the Hub failed")
     other = json.loads((saved / "config.json").read_text())
     del other["saved"]
     shutil.copy(saved / "model.safetensors", tmp_path / "empty")

@@ -1,0 +1,113 @@
+"""A recorder of hidden states inside the scan over layers, and of what replaces them.
+
+Collected states are gathered inside the scan, into a buffer that holds the chosen layers only: an
+array of the size (layers, rows, length, width) never exists.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from flaxae.errors import require
+from flaxae.task import Taps
+
+Replace = Callable[[Array], Array]
+
+
+class Recorder(Taps):
+    """Collects taps of chosen layers at chosen positions, and replaces values.
+
+    Args:
+        collect: {name: path of a tap}; the end of a path is enough ("blocks.out").
+        layers: the chosen layers, in the order wanted; negative ones count from the end.
+        positions: the chosen positions of each row, (B, P); None: all positions.
+        replace: {(path of a tap, layer or None for every layer): value -> value}.
+
+    Attributes:
+        stop: the number of layers that run; None: all of them.
+        layer: the index of the current layer, set by the model's scan body.
+        current: what the current layer tapped, by name.
+        states: the result, by name: (chosen layers, B, P, width).
+    """
+
+    def __init__(
+        self,
+        collect: dict[str, str] | None = None,
+        layers: Sequence[int] = (),
+        positions: Int[Array, "B P"] | None = None,
+        replace: dict[tuple[str, int | None], Replace] | None = None,
+    ):
+        super().__init__()
+        self.wanted, self.layers = collect or {}, tuple(layers)
+        self.positions, self.replacements = positions, replace or {}
+        self.stop: int | None = None
+        self.layer: Int[Array, ""] | int = 0
+        self.current: dict[str, Array] = {}
+        self.states: dict[str, Float[Array, "L B P D"]] = {}
+
+    def fresh(self) -> "Recorder":
+        return Recorder(self.wanted, self.layers, self.positions, self.replacements)
+
+    def __call__(self, path: str, value: Array) -> Array:
+        for (end, layer), change in self.replacements.items():
+            if not _ends_with(path, end):
+                continue
+            if layer is None:
+                value = change(value)
+            else:
+                value = jax.lax.cond(self.layer == layer, change, lambda x: x, value)
+        for name, end in self.wanted.items():
+            if _ends_with(path, end):
+                self.current[name] = self._gathered(value)
+        return value
+
+    def _gathered(self, value: Array) -> Array:
+        if self.positions is None:
+            return value
+        return jnp.take_along_axis(value, self.positions[:, :, None], axis=1)  # (B, P, D)
+
+    def slots(self, num_layers: int) -> Int[Array, "L"]:
+        """Return each layer's index in the buffers; layers that are not wanted share the last."""
+        for layer in (*self.layers, *(at for _, at in self.replacements if at is not None)):
+            require(
+                -num_layers <= layer < num_layers,
+                f"layer {layer}: the model has {num_layers} layers, 0 to {num_layers - 1}",
+            )
+        slots = [len(self.layers)] * num_layers
+        for place, layer in enumerate(self.layers):
+            slots[layer] = place
+        return jnp.asarray(slots, jnp.int32)
+
+    def resolved(self, num_layers: int) -> "Recorder":
+        """Return the same recorder, with the negative layers of replacements made positive."""
+        replace = {
+            (path, None if at is None else at % num_layers): change
+            for (path, at), change in self.replacements.items()
+        }
+        return Recorder(self.wanted, self.layers, self.positions, replace)
+
+    def buffers(self, shapes: Mapping[str, Any]) -> dict[str, Array]:
+        """Return empty buffers for what one layer taps.
+
+        Args:
+            shapes: the shape and dtype of what one layer taps, by name.
+
+        Raises:
+            ConfigError: the model has no tap of a wanted path.
+        """
+        missing = sorted(set(self.wanted) - set(shapes))
+        require(not missing, f"the model has no tap {[self.wanted[name] for name in missing]}")
+        places = len(self.layers) + 1  # the last one takes the layers that are not wanted
+        return {n: jnp.zeros((places, *s.shape), s.dtype) for n, s in shapes.items()}
+
+    def stored(self, buffers: dict[str, Array], slot: Int[Array, ""]) -> dict[str, Array]:
+        """Return the buffers with the current layer's states written at `slot`."""
+        put = jax.lax.dynamic_update_index_in_dim
+        return {n: put(b, self.current[n].astype(b.dtype), slot, 0) for n, b in buffers.items()}
+
+
+def _ends_with(path: str, end: str) -> bool:
+    return path == end or path.endswith(f".{end}")

@@ -1,0 +1,65 @@
+"""Directories in Hugging Face's layout, local or on the Hub, and their JSON files."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from flaxae.errors import ConfigError, require
+
+CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_HUB_ID = re.compile(r"^[\w][\w.-]*(/[\w][\w.-]*)?$")
+
+
+def resolve(source: str | Path) -> Path:
+    """Return the directory of a local path or of a Hub id, which is downloaded.
+
+    Args:
+        source: a directory, or a Hub id (owner/name).
+
+    Raises:
+        ConfigError: there is no such directory, or the download fails.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    name = str(source)
+    require(
+        bool(_HUB_ID.match(name)) and not Path(source).exists(),
+        f"{name}: no such directory, and not a Hub id (owner/name)",
+    )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(PATTERNS)))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"{name}: no such directory, and downloading it from the Hub failed ({reason}); on a "
+            f"machine with a network run `hf download {name} --local-dir DIR`, then name DIR"
+        ) from None
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Return the contents of a directory's config.json.
+
+    Raises:
+        ConfigError: there is no config.json, or it is not a JSON object.
+    """
+    path = directory / CONFIG
+    require(path.is_file(), f"{directory}: no {CONFIG}")
+    return read_json(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the contents of a JSON file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not a JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from None
+    require(isinstance(data, dict), f"{path}: not a JSON object")
+    return data
