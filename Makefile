@@ -58,7 +58,7 @@ format: $(STAMP)  ## ruff mends what it can
 	$(BIN)/ruff format .
 
 docs: $(DOCS_STAMP)  ## the documentation as a website in site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # What takes longer than some minutes is started by hand.
 LONG := lm_finetune tpu_batches t5_tpu_step

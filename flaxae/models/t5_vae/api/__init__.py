@@ -206,8 +206,9 @@ class T5VAE(Pretrained):
     ) -> list[tuple[str, float]]:
         """The texts of a corpus whose codes are nearest.
 
-        >>> vae.nearest("import os", ["return self.x", "import os"], k=1)[0][0]
-        'import os'
+        Example:
+            >>> vae.nearest("import os", ["return self.x", "import os"], k=1)[0][0]
+            'import os'
 
         Args:
             text: a text or a code.
