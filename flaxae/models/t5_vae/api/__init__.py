@@ -206,7 +206,7 @@ class T5VAE(Pretrained):
     ) -> list[tuple[str, float]]:
         """The texts of a corpus whose codes are nearest.
 
-        Example:
+        Examples:
             >>> vae.nearest("import os", ["return self.x", "import os"], k=1)[0][0]
             'import os'
 
