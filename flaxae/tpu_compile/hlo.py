@@ -1,87 +1,41 @@
-"""Costs of a compiled program with its loops' trip counts, from the program's own text.
+"""Costs of a compiled program from its text (HLO), with the trip counts of its loops.
 
-XLA's cost analysis counts the body of a loop once, however often it runs. Here each loop's body is
-analysed by itself, by XLA too, and counted as often as its condition says.
+XLA's cost analysis counts the body of a loop once, however often it runs. Here XLA analyses each
+loop's body separately, and the result is multiplied by the trip count that the condition implies.
 """
 
 import dataclasses
 import importlib
 import re
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from flaxae.errors import ConfigError
+from flaxae.tpu_compile.collectives import COLLECTIVES, Collective, make_collective
+from flaxae.tpu_compile.instructions import Instruction, parse_instructions
 
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8} | {
-    f"{sign}{bits}": max(bits // 8, 1) for sign in "su" for bits in (4, 8, 16, 32, 64)
-}
 _HEAD = re.compile(r"^(ENTRY )?(%\S+) \(.*\{$")
-_OPCODE = re.compile(r"^(?:ROOT )?(%\S+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=")
-_METADATA = re.compile(r", metadata=\{[^{}]*\}")  # where in Python a line comes from
-_SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    name: str
-    shape: str
-    opcode: str
-    rest: str  # operands and attributes
-
-    @property
-    def called(self) -> list[str]:
-        """Names of the computations that it runs."""
-        tails = _CALLED.split(self.rest)[1:]
-        return [n for t in tails for n in re.findall(r"%[\w.\-]+", re.split(r"[}]|, \w+=", t)[0])]
-
-    @property
-    def operands(self) -> list[str]:
-        return re.findall(r"%[\w.\-]+", self.rest.split(")")[0])
-
-    def attribute(self, name: str) -> str:
-        found = re.search(rf"{name}=(%[\w.\-]+|\d+)", self.rest)
-        return found[1] if found else ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Collective:
-    """A message between chips.
-
-    Attributes:
-        kind: one of COLLECTIVES.
-        axis: mesh axes that it runs over, joined by "+".
-        size: bytes of what it gathers or reduces, whole.
-        sent: bytes that a chip sends, by a ring.
-        times: how often it runs a step.
-        dtype, shape: of what comes out.
-    """
-
-    kind: str
-    axis: str
-    size: float
-    sent: float
-    times: int
-    dtype: str
-    shape: tuple[int, ...]
+_METADATA = re.compile(r", metadata=\{[^{}]*\}")  # source lines in Python
 
 
 class Program:
-    """The text of a compiled module, taken apart.
+    """The parsed text of a compiled module.
 
     Attributes:
-        unknown: loops whose number of turns is not in the text; their bodies count once.
+        blocks: text of each computation by its name; callees precede their callers.
+        entry: name of the main computation.
+        instructions: instructions of each computation.
+        unknown_loops: loops whose trip count is not in the text; their bodies count once.
     """
 
     def __init__(self, text: str):
-        """Reads the text.
+        """Parse the text.
 
         Args:
             text: `compiled.as_text()`.
+
+        Raises:
+            ConfigError: if it is not the text of a compiled module.
         """
         text = _METADATA.sub("", text)
         self.blocks: dict[str, str] = {}
@@ -98,96 +52,92 @@ class Program:
                 self.blocks[name], name = "\n".join(lines), ""
         if not self.entry:
             raise ConfigError("this is not the text of a compiled module: it has no ENTRY")
-        self.instructions = {n: [*_instructions(block)] for n, block in self.blocks.items()}
-        self.unknown: list[str] = []
+        self.instructions = {n: [*parse_instructions(block)] for n, block in self.blocks.items()}
+        self.unknown_loops: list[str] = []
 
     @cached_property
     def loops(self) -> list[tuple[str, str, int]]:
-        """(computation that a loop is in, its body, its turns)."""
+        """For each loop, the computation that contains it, its body and its trip count."""
         out = []
         for name, instructions in self.instructions.items():
-            for one in instructions:
-                if one.opcode == "while":
-                    turns = self._turns(name, one)
-                    if turns is None:
-                        self.unknown.append(one.name)
-                    out.append((name, one.attribute("body"), 1 if turns is None else turns))
+            for loop in instructions:
+                if loop.opcode == "while":
+                    count = self._trip_count(name, loop)
+                    if count is None:
+                        self.unknown_loops.append(loop.name)
+                    out.append((name, loop.attribute("body"), 1 if count is None else count))
         return out
 
     @cached_property
     def times(self) -> dict[str, int]:
-        """How often each computation runs in one run of the program."""
-        turns: dict[str, int] = {}
-        for _, body, count in self.loops:
-            turns[body] = count
+        """The number of executions of each computation in one run of the program."""
+        trips = {body: count for _, body, count in self.loops}
         out = {self.entry: 1}
-        # Callees stand before their callers in the text.
+        # Callees precede their callers in the text.
         for name in reversed(self.blocks):
             if name not in out:
                 continue
-            for one in self.instructions[name]:
-                for callee in one.called:
-                    out[callee] = max(out.get(callee, 0), out[name] * turns.get(callee, 1))
+            for instruction in self.instructions[name]:
+                for callee in instruction.called:
+                    out[callee] = max(out.get(callee, 0), out[name] * trips.get(callee, 1))
         return out
 
     def cost(self) -> dict[str, float]:
-        """XLA's flops and bytes of the whole program.
+        """Return XLA's flops and bytes of the whole program.
 
         Returns:
             "flops" and "bytes"; and "flops_once" and "bytes_once", which count each body once.
         """
-        once = self._analysed(self.entry)
+        once = self._analyse(self.entry)
         total = dict(once)
         for inside, body, count in self.loops:
             if not self.times.get(inside) or count <= 1:
                 continue
-            # What is inside of the body's own loops is added by them.
-            extra = self._analysed(body)
+            # Loops inside of the body add their own cost.
+            extra = self._analyse(body)
             factor = self.times[inside] * (count - 1)
             for key, value in extra.items():
                 total[key] += factor * value
         return {"flops_once": once["flops"], "bytes_once": once["bytes"], **total}
 
     def collectives(self, mesh_shape: dict[str, int]) -> list[Collective]:
-        """All messages between chips. (Several share a channel: it tells nothing.)
+        """Return all messages between chips.
+
+        Several messages may share a channel, so channels do not identify them.
 
         Args:
-            mesh_shape: axis name -> size, in the mesh's order.
+            mesh_shape: size of each mesh axis, in the mesh's order.
         """
         found: list[Collective] = []
         for name, instructions in self.instructions.items():
-            for one in instructions:
-                kind = one.opcode.removesuffix("-start")
+            for instruction in instructions:
+                kind = instruction.opcode.removesuffix("-start")
                 if kind not in COLLECTIVES or not self.times.get(name):
                     continue
                 scattered = kind == "all-reduce" and name.startswith("%all-reduce-scatter")
-                if scattered:  # as TPU programs spell a reduce-scatter
+                if scattered:  # how TPU programs write a reduce-scatter
                     kind = "reduce-scatter"
-                times = self.times[name]
-                found.append(_collective(one, kind, mesh_shape, times, whole=scattered))
+                found.append(
+                    make_collective(
+                        instruction, kind, mesh_shape, self.times[name], whole=scattered
+                    )
+                )
         return found
 
-    def _turns(self, inside: str, loop: Instruction) -> int | None:
-        """Turns of a loop that counts up to a constant; None: it does not say."""
+    def _trip_count(self, inside: str, loop: Instruction) -> int | None:
+        """Return the trip count of a loop that counts up to a constant; None if unknown."""
         known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest)
         if known:
             return int(known[1])
         condition = self.instructions[loop.attribute("condition")]
         by_name = {x.name: x for x in condition}
         root = condition[-1]
-        if root.opcode == "fusion":  # the comparison alone, fused
-            called = self.instructions[root.called[0]]
-            inner, outer = called[-1], root.operands
-            order = {
-                x.name: outer[int(x.rest.split(")")[0])] for x in called if x.opcode == "parameter"
-            }
-            root = dataclasses.replace(
-                inner, rest=re.sub(r"%[\w.\-]+", lambda m: order.get(m[0], m[0]), inner.rest)
-            )
+        if root.opcode == "fusion":  # a fusion of the comparison only
+            root = self._unfused(root)
         if root.opcode != "compare" or "direction=LT" not in root.rest:
             return None
         counter, limit = (by_name.get(x) for x in root.operands[:2])
-        end = self._constant(limit)
+        end = limit.constant if limit else None
         if counter is None or end is None or counter.opcode != "get-tuple-element":
             return None
         index = int(counter.attribute("index"))
@@ -197,27 +147,33 @@ class Program:
             return None
         return max(0, -(-(end - start) // step))
 
-    def _constant(self, one: Instruction | None) -> int | None:
-        if one is None or one.opcode != "constant":
-            return None
-        value = one.rest.split(")")[0]
-        return int(value) if re.fullmatch(r"-?\d+", value) else None
+    def _unfused(self, fusion: Instruction) -> Instruction:
+        """Return a fusion's last instruction, with the fusion's operands for its parameters."""
+        called, operands = self.instructions[fusion.called[0]], fusion.operands
+        names = {
+            x.name: operands[int(x.rest.split(")")[0])] for x in called if x.opcode == "parameter"
+        }
+        rest = re.sub(r"%[\w.\-]+", lambda m: names.get(m[0], m[0]), called[-1].rest)
+        return dataclasses.replace(called[-1], rest=rest)
 
     def _resolve(self, by_name: dict[str, Instruction], name: str) -> Instruction | None:
-        """What a value is, through copies."""
-        one = by_name.get(name)
-        while one is not None and one.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
-            one = by_name.get(one.operands[0])
-        return one
+        """Return the instruction that produces a value, skipping copies."""
+        found = by_name.get(name)
+        while found is not None and found.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
+            found = by_name.get(found.operands[0])
+        return found
 
     def _start(self, inside: str, loop: Instruction, index: int) -> int | None:
+        """Return the initial value of a loop's counter, the given element of its state."""
         by_name = {x.name: x for x in self.instructions[inside]}
         init = self._resolve(by_name, loop.operands[0])
         if init is None or init.opcode != "tuple":
             return None
-        return self._constant(self._resolve(by_name, init.operands[index]))
+        start = self._resolve(by_name, init.operands[index])
+        return start.constant if start else None
 
     def _step(self, body: str, index: int) -> int | None:
+        """Return the increment of a loop's counter, the given element of its state."""
         by_name = {x.name: x for x in self.instructions[body]}
         root = self._resolve(by_name, self.instructions[body][-1].name)
         if root is None or root.opcode != "tuple":
@@ -227,17 +183,16 @@ class Program:
             return None
         if new.opcode == "fusion":
             inner = self.instructions[new.called[0]]
-            constants = [self._constant(x) for x in inner]
-            outer = [self._constant(self._resolve(by_name, x)) for x in new.operands]
-            found = [x for x in (*constants, *outer) if x is not None]
+            found = [*inner, *(self._resolve(by_name, x) for x in new.operands)]
+            found = [x.constant for x in found if x and x.constant is not None]
             return found[0] if inner[-1].opcode == "add" and len(found) == 1 else None
         if new.opcode != "add":
             return None
-        found = [self._constant(self._resolve(by_name, x)) for x in new.operands]
-        return next((x for x in found if x is not None), None)
+        found = [self._resolve(by_name, x) for x in new.operands]
+        return next((x.constant for x in found if x and x.constant is not None), None)
 
-    def _analysed(self, computation: str) -> dict[str, float]:
-        """XLA's own analysis of one computation, as if it were the whole program."""
+    def _analyse(self, computation: str) -> dict[str, float]:
+        """Return XLA's analysis of one computation, as if it were the whole program."""
         cost, parse, client = _xla()
         kept = []
         for name, block in self.blocks.items():
@@ -251,7 +206,7 @@ class Program:
 
 
 def _xla() -> tuple[Any, Any, Any]:
-    """XLA's cost analysis and parser. jaxlib keeps them for its own use: they may move."""
+    """Return XLA's cost analysis, its parser and a client; in jaxlib they are private."""
     import jax
 
     try:
@@ -260,73 +215,6 @@ def _xla() -> tuple[Any, Any, Any]:
         return cost, parse, jax.devices("cpu")[0].client
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"this jaxlib keeps XLA's cost analysis elsewhere ({error}); flaxae/tpu_compile/hlo.py"
-            " was written for the versions in constraints.txt"
+            f"this jaxlib has no XLA cost analysis where it is expected ({error}): install the"
+            " version of constraints.txt"
         ) from error
-
-
-def _instructions(block: str) -> Iterable[Instruction]:
-    for line in block.splitlines()[1:]:
-        if found := _OPCODE.match(line.strip()):
-            yield Instruction(*found.groups())
-
-
-def _collective(
-    one: Instruction, kind: str, mesh_shape: dict[str, int], times: int, whole: bool
-) -> Collective:
-    shapes = [
-        (dtype, tuple(int(x) for x in dims.split(",") if x))
-        for dtype, dims in _SHAPE.findall(one.shape)
-        if dtype in _BYTES
-    ]
-    if one.opcode.endswith("-start") and len(shapes) > 1:  # (operands, results, …)
-        data = [s for s in shapes if s[1]]
-        shapes = data[len(data) // 2 :] or shapes[:1]
-    size = float(sum(_BYTES[dtype] * np.prod(dims, dtype=float) for dtype, dims in shapes))
-    axis, members = _axis(one.rest, kind, mesh_shape)
-    if kind == "reduce-scatter" and not whole:
-        size *= members
-    share = (members - 1) / max(members, 1)
-    sent = size * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share)
-    dtype, dims = shapes[0] if shapes else ("", ())
-    return Collective(kind, axis, size, sent, times, dtype, dims)
-
-
-def _axis(rest: str, kind: str, mesh_shape: dict[str, int]) -> tuple[str, int]:
-    """Which mesh axes a collective's groups run over, and how many chips a group has."""
-    sizes = tuple(mesh_shape.values())
-    ids = np.arange(int(np.prod(sizes)))
-    if kind == "collective-permute":
-        pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", rest)
-        numbers = [int(x) for x in re.findall(r"\d+", pairs[1])] if pairs else [0, 0]
-        groups = np.asarray(numbers).reshape(-1, 2)
-    else:
-        groups = _groups(rest, ids)
-    places = np.stack(np.unravel_index(groups, sizes), axis=-1)  # (groups, members, axes)
-    varies = (places != places[:, :1]).any(axis=(0, 1))
-    return "+".join(n for n, v in zip(mesh_shape, varies, strict=True) if v) or "-", groups.shape[1]
-
-
-def _groups(rest: str, ids: np.ndarray) -> np.ndarray:
-    """replica_groups of all three spellings, (groups, members)."""
-    if found := re.search(r"replica_groups=mesh\[(.*?)\](.*?) ?\{('.*?)\}", rest):
-        names = re.findall(r"'(\w+)'=(\d+)", found[1])
-        sizes, chosen = [int(size) for _, size in names], re.findall(r"'(\w+)'", found[3])
-        grid = ids
-        if order := re.search(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", found[2]):
-            grid = ids.reshape([int(x) for x in order[1].split(",")])
-            if order[2]:
-                grid = grid.transpose([int(x) for x in order[2].split(",")])
-        grid = grid.reshape(sizes)
-        last = [i for i, (name, _) in enumerate(names) if name in chosen]
-        first = [i for i in range(len(names)) if i not in last]
-        return grid.transpose(first + last).reshape(-1, int(np.prod([sizes[i] for i in last])))
-    if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
-        grid = ids.reshape([int(x) for x in found[2].split(",")])
-        if found[3]:
-            grid = grid.transpose([int(x) for x in found[3].split(",")])
-        return grid.reshape([int(x) for x in found[1].split(",")])
-    if found := re.search(r"replica_groups=\{(\{.*?\})\}", rest):
-        rows = re.findall(r"\{([\d,]*)\}", found[1])
-        return np.asarray([[int(x) for x in row.split(",")] for row in rows if row])
-    return ids[None]

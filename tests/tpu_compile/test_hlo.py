@@ -67,7 +67,7 @@ def test_turns_where_the_comparison_is_fused():
 
 def test_a_loop_that_does_not_say_counts_once_and_is_named():
     unknown = program("compare(%i, %limit), direction=NE")
-    assert unknown.loops == [("%main", "%body", 1)] and unknown.unknown == ["%loop"]
+    assert unknown.loops == [("%main", "%body", 1)] and unknown.unknown_loops == ["%loop"]
 
 
 def test_messages_count_as_often_as_their_loop():

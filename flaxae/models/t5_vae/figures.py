@@ -1,4 +1,4 @@
-"""Figures of a T5-VAE run."""
+"""Figures of the evaluation of a T5-VAE run."""
 
 import json
 from pathlib import Path
@@ -15,28 +15,29 @@ CURVES = (
 )
 
 
-def _new(columns: int, rows: int, size: tuple[float, float]) -> tuple[Any, Any]:
+def _subplots(columns: int, rows: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """Return a figure and its axes, (rows, columns)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # A Figure of its own, not pyplot: nothing global changes in a notebook that calls this.
+    # pyplot would change global state of a notebook that calls this.
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def learning_curves(log: Path, path: Path) -> Path:
-    """Draws what metrics.jsonl logged.
+    """Plot the curves of metrics.jsonl.
 
     Args:
-        log: a workdir's metrics.jsonl.
-        path: the PNG to write.
+        log: metrics.jsonl of a workdir.
+        path: PNG file to write.
 
     Returns:
-        path.
+        The path.
     """
     rows = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
-    figure, axes = _new(2, 2, (10, 6.5))
+    figure, axes = _subplots(2, 2, (10, 6.5))
     for axis, (name, label) in zip(axes.flat, CURVES, strict=True):
         for split in sorted({row["split"] for row in rows}):
             points = [(r["step"], r[name]) for r in rows if r["split"] == split and name in r]
@@ -57,36 +58,41 @@ def learning_curves(log: Path, path: Path) -> Path:
 def principal_components(
     codes: Float[np.ndarray, "B Z"], count: int = 2
 ) -> tuple[Float[np.ndarray, "B n"], Float[np.ndarray, " n"]]:
-    """Coordinates on the first principal axes, and the share of variance of each.
+    """Project codes on their first principal axes.
 
-    Codes of fewer numbers, or fewer codes, have 0 on the axes that they lack.
+    Args:
+        codes: one code per row.
+        count: number of axes; coordinates are 0 on axes that the codes lack.
+
+    Returns:
+        The coordinates, and each axis's share of the variance.
     """
     centred = codes - codes.mean(0)
     _, values, axes = np.linalg.svd(centred, full_matrices=False)
     share = np.square(values) / max(np.square(values).sum(), 1e-12)
-    points, lacking = centred @ axes[:count].T, max(count - len(share), 0)
-    return np.pad(points, ((0, 0), (0, lacking))), np.pad(share[:count], (0, lacking))
+    points, missing = centred @ axes[:count].T, max(count - len(share), 0)
+    return np.pad(points, ((0, 0), (0, missing))), np.pad(share[:count], (0, missing))
 
 
 def latent_map(codes: Float[np.ndarray, "B Z"], lines: list[str], path: Path) -> Path:
-    """The codes on their first two principal axes, coloured by the line's length.
+    """Plot codes on their first two principal axes, coloured by the line's length.
 
     Args:
-        codes: one a line.
-        lines: their texts; a few are written beside their points.
-        path: the PNG to write.
+        codes: one code per line.
+        lines: the lines; a few are written beside their points.
+        path: PNG file to write.
 
     Returns:
-        path.
+        The path.
     """
     points, share = principal_components(codes)
-    figure, axes = _new(1, 1, (9, 7))
+    figure, axes = _subplots(1, 1, (9, 7))
     axis = axes[0, 0]
     dots = axis.scatter(*points.T, c=[len(x) for x in lines], s=9, cmap="viridis", alpha=0.7)
     figure.colorbar(dots, ax=axis, label="characters")
     step = max(len(lines) // 24, 1)
     for point, text in list(zip(points, lines, strict=True))[::step]:
-        # parse_math off: code is full of dollar signs.
+        # Dollar signs in lines of code are not formulas.
         axis.annotate(text[:28], point, fontsize=6, alpha=0.85, parse_math=False)
     axis.set_xlabel(f"first principal axis ({share[0]:.0%} of variance)")
     axis.set_ylabel(f"second ({share[1]:.0%})")
@@ -96,18 +102,18 @@ def latent_map(codes: Float[np.ndarray, "B Z"], lines: list[str], path: Path) ->
 
 
 def spectrum(latent: dict[str, Any], path: Path) -> Path:
-    """The codes' variances along their principal axes, or the KL of each dimension.
+    """Plot the codes' variances along their principal axes and, for posteriors, KL by dimension.
 
     Args:
-        latent: that part of a report.
-        path: the PNG to write.
+        latent: the part "latent" of a report.
+        path: PNG file to write.
 
     Returns:
-        path.
+        The path.
     """
     information = latent["information"]
     stochastic = isinstance(information, dict)
-    figure, axes = _new(1 + stochastic, 1, (6 + 5 * stochastic, 4.5))
+    figure, axes = _subplots(1 + stochastic, 1, (6 + 5 * stochastic, 4.5))
     axis = axes[0, 0]
     axis.plot(np.arange(1, len(latent["spectrum"]) + 1), latent["spectrum"], label="codes")
     axis.axhline(1, color="gray", linewidth=1, linestyle=":", label="N(0, I)")
@@ -117,23 +123,31 @@ def spectrum(latent: dict[str, Any], path: Path) -> Path:
     axis.legend(fontsize=8)
     if stochastic:
         axes[0, 1].plot(sorted(information["kl_per_dim"], reverse=True))
-        axes[0, 1].set_xlabel("dimension, by its KL")
+        axes[0, 1].set_xlabel("dimension, sorted by KL")
         axes[0, 1].set_ylabel("KL to the prior (nats)")
     figure.savefig(path, dpi=120)
     return path
 
 
 def by_length(splits: dict[str, Any], path: Path) -> Path:
-    """Exact match of lines of so many tokens, with intervals, of each split."""
-    figure, axes = _new(1, 1, (7, 4.5))
+    """Plot exact match by the lines' number of tokens for each split, with intervals.
+
+    Args:
+        splits: the part "splits" of a report.
+        path: PNG file to write.
+
+    Returns:
+        The path.
+    """
+    figure, axes = _subplots(1, 1, (7, 4.5))
     axis = axes[0, 0]
     names = sorted({tuple(x["tokens"]) for row in splits.values() for x in row["by_length"]})
     for shift, (name, row) in enumerate(splits.items()):
-        places = [names.index(tuple(x["tokens"])) + 0.1 * shift for x in row["by_length"]]
+        positions = [names.index(tuple(x["tokens"])) + 0.1 * shift for x in row["by_length"]]
         values = np.asarray([x["exact_match"] for x in row["by_length"]])
         bounds = np.asarray([x["exact_match_interval"] for x in row["by_length"]]).T
         bars = np.abs(bounds - values)
-        axis.errorbar(places, values, bars, fmt="o-", markersize=3, linewidth=1, label=name)
+        axis.errorbar(positions, values, bars, fmt="o-", markersize=3, linewidth=1, label=name)
     axis.set_xticks(range(len(names)), [f"{low}-{high}" for low, high in names])
     axis.set_xlabel("tokens of the line")
     axis.set_ylabel("exact match, free-running")
@@ -144,19 +158,21 @@ def by_length(splits: dict[str, Any], path: Path) -> Path:
     return path
 
 
-def ways(interpolation: dict[str, Any], path: Path) -> Path:
-    """Evenness of ways against what lies on them: the corner that no trivial way reaches.
+def interpolation(scores: dict[str, Any], path: Path) -> Path:
+    """Plot how valid the texts between two lines are against how evenly they change.
+
+    The trivial baselines do not reach the corner of even and valid interpolations.
 
     Args:
-        interpolation: that part of a report.
-        path: the PNG to write.
+        scores: the part "interpolation" of a report.
+        path: PNG file to write.
 
     Returns:
-        path.
+        The path.
     """
-    rows = {k: v for k, v in interpolation.items() if isinstance(v, dict)}
+    rows = {k: v for k, v in scores.items() if isinstance(v, dict)}
     second = "validity" if all("validity" in row for row in rows.values()) else "path_ratio"
-    figure, axes = _new(1, 1, (7, 5))
+    figure, axes = _subplots(1, 1, (7, 5))
     axis = axes[0, 0]
     for name, row in rows.items():
         x, y = row["max_step_share"], row[second]
@@ -166,9 +182,9 @@ def ways(interpolation: dict[str, Any], path: Path) -> Path:
         axis.errorbar(
             x["value"], y["value"], *bars, fmt="o", capsize=3, label=name.replace("_", " ")
         )
-    axis.set_xlabel("largest step's share of the way (1: one jump)")
+    axis.set_xlabel("largest step's share of all steps (1: a single jump)")
     axis.set_ylabel("valid between the ends" if second == "validity" else "path ratio")
-    axis.set_title("ways between two lines: left and high is better", fontsize=10)
+    axis.set_title("interpolation between two lines: left and high is better", fontsize=10)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=120)

@@ -1,26 +1,18 @@
-"""What a trained T5-VAE does: free-running reconstruction first, everything else beside it.
+"""The evaluation of a trained T5-VAE.
 
-text_metrics     BLEU, chrF, edit distance, distinct-n, self-BLEU, validity
-reconstruction   the headline, by length too
-likelihood       teacher-forced losses, collapse, importance-weighted bounds
-latent           MMD^2 with its null, spread, Gaussianity, information
-samples          N(0, I), fitted priors, real lines under one n-gram model (language_model)
-interpolation    ways between codes, beside two that need no model
-probes           linear probes; disentanglement: z-diff, z-min-var, MIG, DCI (on factors)
-studies, report  put together; readable: as text
+Free-running reconstruction is the main result; the other parts explain it.
+
+- `reconstruction`: exact match, token accuracy and text similarity, also by length.
+- `likelihood`: teacher-forced losses, posterior collapse, importance-weighted bounds.
+- `latent`: MMD^2 with its null distribution, spread, Gaussianity, information.
+- `samples`: texts of N(0, I), of fitted priors and of the corpus under one n-gram model.
+- `interpolation`: paths between codes, beside two baselines that need no model.
+- `probes` and `disentanglement`: what can be read off codes, with the labels of `factors`.
+- `studies` runs each part, `report` writes report.json, and `readable` prints it as text.
 """
 
-from flaxae.measures.text import is_valid, validity
 from flaxae.models.t5_vae.evaluation.readable import describe
 from flaxae.models.t5_vae.evaluation.report import evaluate, report, sample_texts
 from flaxae.models.t5_vae.evaluation.studies import Sizes
 
-__all__ = [
-    "Sizes",
-    "describe",
-    "evaluate",
-    "is_valid",
-    "report",
-    "sample_texts",
-    "validity",
-]
+__all__ = ["Sizes", "describe", "evaluate", "report", "sample_texts"]

@@ -1,7 +1,8 @@
-"""Whether single dimensions of a code stand for single factors of the texts.
+"""Disentanglement: do single dimensions of a code correspond to single factors of the texts?
 
-Every measure is about the axes: a rotation of the codes changes nothing that a decoder could not
-undo, and lowers all of them. So each is shown beside the same measure of randomly rotated codes.
+All these measures depend on the axes. A rotation of the codes keeps all information, as a decoder
+could undo it, but lowers every measure. So each is reported beside the same measure of randomly
+rotated codes.
 """
 
 from typing import Any, NamedTuple
@@ -11,12 +12,12 @@ from jaxtyping import Float, Int
 
 from flaxae.measures.stats import Interval, bootstrap, jackknife
 
-BATCH = 32  # rows behind one training point of z-diff and z-min-var
-BINS = 20
+BATCH = 32  # texts behind one training point of z-diff and z-min-var
+BINS = 20  # of each dimension, for mutual information
 
 
 class DCI(NamedTuple):
-    """Eastwood & Williams (2018): each in [0, 1]."""
+    """The three measures of Eastwood & Williams (2018), each in [0, 1]."""
 
     disentanglement: float
     completeness: float
@@ -24,7 +25,7 @@ class DCI(NamedTuple):
 
 
 class _Groups:
-    """Draws of rows that share a factor's value."""
+    """Random draws of rows that share a factor's value."""
 
     def __init__(self, values: Int[np.ndarray, " n"]):
         _, self.group, self.sizes = np.unique(values, return_inverse=True, return_counts=True)
@@ -32,19 +33,20 @@ class _Groups:
         self.starts = np.cumsum(self.sizes) - self.sizes
 
     def others(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """For each row, one drawn from those of the same value."""
+        """Draw for each row one of the rows with the same value."""
         group = self.group[rows]
-        place = np.floor(rng.random(rows.shape) * self.sizes[group]).astype(int)
-        return self.order[self.starts[group] + place]
+        offset = np.floor(rng.random(rows.shape) * self.sizes[group]).astype(int)
+        return self.order[self.starts[group] + offset]
 
 
 def _table(factors: dict[str, np.ndarray]) -> Int[np.ndarray, "n k"]:
+    """Return the factors as columns, their values numbered from 0."""
     table = np.stack(list(factors.values()), axis=1)
     return np.stack([np.unique(c, return_inverse=True)[1] for c in table.T], axis=1)
 
 
 def _scaled(codes: np.ndarray) -> np.ndarray:
-    """Codes in units of each dimension's standard deviation, without dead dimensions."""
+    """Scale each dimension to a standard deviation of 1 and drop dead dimensions."""
     std = codes.std(0)
     alive = std > 0.05 * std.max()  # as Kim & Mnih (2018) prune
     return codes[:, alive] / std[alive] if std.max() > 0 else codes
@@ -57,19 +59,19 @@ def z_diff(
     points: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """How well the fixed factor is told from mean |z - z'| of pairs that share it.
+    """Return the accuracy of predicting which factor pairs of texts share (Higgins et al. 2017).
 
-    Accuracy of a linear classifier on unseen points (Higgins et al. 2017); chance is one over the
-    number of factors.
+    A linear classifier sees mean |z - z'| over pairs that share one factor's value, and predicts
+    the factor. Chance is one over the number of factors.
 
     Args:
-        codes: one a text.
-        factors: name -> a value a text.
-        points: of the classifier, half of them to train it.
-        seed: of the draws.
+        codes: one code per text.
+        factors: values of each factor, one per text.
+        points: points of the classifier; half of them train it.
+        seed: seed of the draws.
 
     Returns:
-        The accuracy, with its interval over points.
+        The accuracy on the other half of the points, with its interval over them.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -94,12 +96,19 @@ def z_min_var(
     points: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """How well the fixed factor is told from the dimension that varies least among such texts.
+    """Return the accuracy of predicting the shared factor from the least varying dimension.
 
-    Accuracy of a majority vote on unseen points (Kim & Mnih 2018, section 2); chance is one over
-    the number of factors.
+    A majority vote maps the dimension that varies least among texts with one factor's value in
+    common to that factor (Kim & Mnih 2018, section 2). Chance is one over the number of factors.
 
-    Args, Returns: as for `z_diff`.
+    Args:
+        codes: one code per text.
+        factors: values of each factor, one per text.
+        points: points of the vote; half of them train it.
+        seed: seed of the draws.
+
+    Returns:
+        The accuracy on the other half of the points, with its interval over them.
     """
     rng, table, scaled = np.random.default_rng(seed), _table(factors), _scaled(codes)
     groups = [_Groups(column) for column in table.T]
@@ -117,30 +126,38 @@ def z_min_var(
 def mutual_information(
     codes: Float[np.ndarray, "n d"], factors: dict[str, Int[np.ndarray, " n"]]
 ) -> tuple[Float[np.ndarray, "d k"], Float[np.ndarray, " k"]]:
-    """I(z_i; v_k) in nats, of dimensions cut into BINS equal bins, and the entropy of each v_k."""
+    """Estimate the mutual information of dimensions and factors, in nats.
+
+    Args:
+        codes: one code per text; each dimension is cut into BINS equal bins.
+        factors: values of each factor, one per text.
+
+    Returns:
+        I(z_i; v_k) of each dimension and factor, and the entropy H(v_k) of each factor.
+    """
     table = _table(factors)
     low, high = codes.min(0), codes.max(0)
-    cut = ((codes - low) / np.maximum(high - low, 1e-12) * BINS).astype(int).clip(0, BINS - 1)
+    binned = ((codes - low) / np.maximum(high - low, 1e-12) * BINS).astype(int).clip(0, BINS - 1)
     n, dims = codes.shape
     out = np.empty((dims, table.shape[1]))
     entropies = np.empty(table.shape[1])
     for k, column in enumerate(table.T):
         values = column.max() + 1
-        cell = (np.arange(dims) * BINS + cut) * values + column[:, None]
+        cell = (np.arange(dims) * BINS + binned) * values + column[:, None]
         joint = np.bincount(cell.ravel(), minlength=dims * BINS * values) / n
         joint = joint.reshape(dims, BINS, values)
-        own = np.bincount(column, minlength=values) / n
-        independent = joint.sum(2, keepdims=True) * own
+        marginal = np.bincount(column, minlength=values) / n
+        independent = joint.sum(2, keepdims=True) * marginal
         safe = np.where(joint > 0, joint, 1.0)
         out[:, k] = (joint * np.log(safe / np.where(joint > 0, independent, 1.0))).sum((1, 2))
-        entropies[k] = -(own * np.log(np.where(own > 0, own, 1.0))).sum()
+        entropies[k] = -(marginal * np.log(np.where(marginal > 0, marginal, 1.0))).sum()
     return out, entropies
 
 
 def mig(codes: Float[np.ndarray, "n d"], factors: dict[str, Int[np.ndarray, " n"]]) -> float:
-    """The mutual information gap (Chen et al. 2018, eq. 6).
+    """Return the mutual information gap (Chen et al. 2018, eq. 6).
 
-    The mean over factors of (largest - second largest I(z_i; v_k)) / H(v_k).
+    It is the mean over factors of (largest - second largest I(z_i; v_k)) / H(v_k).
     """
     information, entropies = mutual_information(codes, factors)
     if information.shape[0] < 2:
@@ -152,7 +169,7 @@ def mig(codes: Float[np.ndarray, "n d"], factors: dict[str, Int[np.ndarray, " n"
 def mig_interval(
     codes: Float[np.ndarray, "n d"], factors: dict[str, Int[np.ndarray, " n"]]
 ) -> Interval:
-    """`mig` with its interval over texts, by the jackknife."""
+    """Return `mig` with its jackknife interval over texts."""
 
     def measure(rows: np.ndarray) -> dict[str, float]:
         return {"mig": mig(codes[rows], {name: x[rows] for name, x in factors.items()})}
@@ -167,25 +184,27 @@ def dci(
     trees: int = 10,
     seed: int = 0,
 ) -> DCI:
-    """Disentanglement, completeness and informativeness (Eastwood & Williams 2018, section 2).
+    """Measure disentanglement, completeness and informativeness.
+
+    See Eastwood & Williams (2018), section 2.
 
     Args:
-        codes: one a text; three quarters train a random forest for each factor.
-        factors: name -> a value a text.
-        trees: of each forest.
-        seed: of the split and the forests.
+        codes: one code per text; three quarters of them train a random forest per factor.
+        factors: values of each factor, one per text.
+        trees: trees per forest.
+        seed: seed of the split and of the forests.
 
     Returns:
-        The three, from the forests' importances; informativeness is their accuracy on the rest.
+        The measures; informativeness is the forests' accuracy on the other quarter.
     """
     from sklearn.ensemble import RandomForestClassifier
 
     table, order = _table(factors), np.random.default_rng(seed).permutation(len(codes))
-    cut = max(1, 3 * len(codes) // 4)
-    train, test = order[:cut], order[cut:]
+    split = max(1, 3 * len(codes) // 4)
+    train, test = order[:split], order[split:]
     importance, accuracy = [], []
     for column in table.T:
-        # All dimensions at each split: a forest of random ones would spread its use over them.
+        # Each split may use all dimensions: random subsets would spread the importances.
         forest = RandomForestClassifier(
             trees,
             random_state=seed,
@@ -200,7 +219,7 @@ def dci(
 
 
 def dci_of_importances(importance: Float[np.ndarray, "d k"]) -> tuple[float, float]:
-    """Disentanglement and completeness of how much each factor's predictor uses each dimension."""
+    """Return disentanglement and completeness, given how much each factor uses each dimension."""
     total = max(float(importance.sum()), 1e-12)
     by_dim = 1 - _relative_entropy(importance)
     by_factor = 1 - _relative_entropy(importance.T)
@@ -209,23 +228,23 @@ def dci_of_importances(importance: Float[np.ndarray, "d k"]) -> tuple[float, flo
 
 
 def _relative_entropy(rows: Float[np.ndarray, "a b"]) -> Float[np.ndarray, " a"]:
-    """Entropy of each row as a distribution, in units of the largest possible."""
+    """Return the entropy of each row as a distribution, relative to the largest possible."""
     share = rows / np.maximum(rows.sum(1, keepdims=True), 1e-12)
     entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(1)
     return entropy / np.log(max(rows.shape[1], 2))
 
 
 def rotated(codes: Float[np.ndarray, "n d"], seed: int = 0) -> Float[np.ndarray, "n d"]:
-    """The codes in randomly turned axes: the same information, no axis special."""
+    """Rotate codes at random, which keeps their information and mixes their axes."""
     matrix = np.random.default_rng(seed).normal(size=(codes.shape[1],) * 2)
-    turn, upper = np.linalg.qr(matrix)
-    return codes @ (turn * np.sign(np.diag(upper)))
+    rotation, upper = np.linalg.qr(matrix)
+    return codes @ (rotation * np.sign(np.diag(upper)))
 
 
 def measure(
     codes: Float[np.ndarray, "n d"], factors: dict[str, Int[np.ndarray, " n"]]
 ) -> dict[str, Any]:
-    """All measures of codes and, beside them, of the same codes rotated."""
+    """Compute all measures of codes and of the same codes rotated at random."""
     out: dict[str, Any] = {"factors": {k: int(len(np.unique(v))) for k, v in factors.items()}}
     out["chance"] = {
         "z_diff": 1 / len(factors),
@@ -243,4 +262,5 @@ def measure(
 
 
 def _majority(values: np.ndarray) -> float:
+    """Return the share of the most frequent value."""
     return float(np.unique(values, return_counts=True)[1].max() / len(values))

@@ -1,4 +1,4 @@
-"""Factors of a line that are known from the line itself, for probes and disentanglement."""
+"""Factors that can be read off a line itself, as labels for probes and disentanglement."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-_KINDS = (  # name, and what a line of that kind begins with
+_KINDS = (  # the name of a kind, and a pattern of how its lines begin
     ("comment", r"#"),
     ("string", r"[rbuRBU]{0,2}[\"']"),
     ("import", r"(import|from)\b"),
@@ -23,12 +23,12 @@ MAX_DEPTH = 3
 
 
 def kind(line: str) -> int:
-    """The index in KINDS of a line of Python: what it begins with."""
+    """Classify a line of Python by its beginning; the result is an index of KINDS."""
     return next((i for i, p in enumerate(_PATTERNS) if p.match(line)), len(_PATTERNS))
 
 
 def bracket_depth(line: str) -> int:
-    """How deep brackets nest, up to MAX_DEPTH."""
+    """Return how deeply brackets nest, up to MAX_DEPTH."""
     depth = deepest = 0
     for character in line:
         if character in "([{":
@@ -40,21 +40,21 @@ def bracket_depth(line: str) -> int:
 
 
 def length_bins(lines: Sequence[str], bins: int = 4) -> Int[np.ndarray, " n"]:
-    """The quarter of the lengths that each line's falls into."""
+    """Return for each line the quantile bin of its length, from 0."""
     lengths = np.asarray([len(line) for line in lines])
     edges = np.quantile(lengths, np.arange(1, bins) / bins) if len(lines) else []
     return np.searchsorted(edges, lengths, side="left")
 
 
 def factors_of(lines: Sequence[str], python: bool) -> dict[str, Int[np.ndarray, " n"]]:
-    """Named factors, each with small integer values.
+    """Return the factors of lines as small integers, one per line.
 
     Args:
-        lines: texts.
-        python: they are lines of Python; else only what any text has is asked.
+        lines: the texts.
+        python: whether they are lines of Python; other texts have other factors.
 
     Returns:
-        The factors of more than one value.
+        The values by the factor's name; factors with a single value are left out.
     """
     out = {"length": length_bins(lines), "number": _has(lines, r"\d")}
     if python:
@@ -73,4 +73,5 @@ def factors_of(lines: Sequence[str], python: bool) -> dict[str, Int[np.ndarray, 
 
 
 def _has(lines: Sequence[str], pattern: str) -> Int[np.ndarray, " n"]:
+    """Return 1 for each line that contains the pattern, else 0."""
     return np.asarray([re.search(pattern, line) is not None for line in lines], int)

@@ -1,4 +1,4 @@
-"""Ways between two codes, and whether the texts on them change step by step."""
+"""Interpolation between two codes: do the texts on the path change step by step?"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from flaxae.lm.t5.modeling import EOS, PAD
 from flaxae.measures import text as text_metrics
 from flaxae.measures.stats import bootstrap
 from flaxae.measures.text import path_lengths
+from flaxae.text_autoencoder.codec import Codec
 from flaxae.text_autoencoder.latents import lerp, slerp
 
 PAIRS = (
@@ -21,26 +22,25 @@ PAIRS = (
 
 
 def path_rows(paths: Sequence[Sequence[str]]) -> Float[np.ndarray, "n 5"]:
-    """`path_lengths` each way, a row a way."""
+    """Return the `path_lengths` of each path, one row per path."""
     return np.asarray([path_lengths(path) for path in paths], float).reshape(-1, 5)
 
 
 def scores(paths: Sequence[Sequence[str]], python: bool, draws: int = 1000) -> dict[str, Any]:
-    """Three numbers of ways that only mean something together, and validity between their ends.
+    """Score paths of texts by three numbers that must be read together, and by validity.
 
     Args:
-        paths: texts of each way, ends included.
-        python: they are lines of Python.
-        draws: of the bootstrap, over ways.
+        paths: texts of each path, ends included.
+        python: whether the texts are lines of Python.
+        draws: resamples of the bootstrap over paths.
 
     Returns:
-        path_ratio: d(x_0, x_T) / sum of d(x_t, x_t+1), at most 1: no detours. A way that copies its
-            first end, then its last, has 1 too:
-        max_step_share: largest step / sum of steps: 1 is one jump, 1 / steps is even.
+        Means over paths with their intervals. The first two leave out paths of equal texts.
+        path_ratio: d(x_0, x_T) / sum of d(x_t, x_t+1); 1 means no detours, but a path that only
+            copies its two ends reaches 1 too.
+        max_step_share: largest step / sum of steps; 1 means a single jump, 1 / steps is even.
         distinct: different texts / texts.
-        validity: of the texts between the ends.
-        Each a mean over ways with its interval; ways whose texts are all equal are left out of the
-        first two.
+        validity: share of valid texts between the ends, for lines of Python.
     """
     rows = path_rows(paths)
     moving = rows[rows[:, 1] > 0]
@@ -56,26 +56,27 @@ def scores(paths: Sequence[Sequence[str]], python: bool, draws: int = 1000) -> d
 
 
 def copy_endpoint(a: str, b: str, steps: int) -> list[str]:
-    """The way that jumps once, in the middle: what a code with holes gives."""
+    """Return the path that jumps once, in the middle, as in a latent space with holes."""
     return [a] * (steps - steps // 2) + [b] * (steps // 2)
 
 
 def token_mix(
     a: Int[np.ndarray, " T"], b: Int[np.ndarray, " T"], steps: int, rng: np.random.Generator
 ) -> Int[np.ndarray, "n T"]:
-    """The way that swaps tokens one by one, in random order: smooth, and nonsense between."""
+    """Return the path that swaps tokens one by one, in random order: smooth but meaningless."""
     order = rng.random(len(a))
     share = np.linspace(0, 1, steps)[:, None]
     return np.where(order < share, b, a)
 
 
-def _mixed(codec: Any, first: np.ndarray, second: np.ndarray, steps: int) -> list[list[str]]:
+def _mixed(codec: Codec, first: np.ndarray, second: np.ndarray, steps: int) -> list[list[str]]:
+    """Return the texts of `token_mix` for each pair of rows of ids."""
     rng = np.random.default_rng(0)
     out = []
     for a, b in zip(first, second, strict=True):
-        length = max((a != PAD).sum(), (b != PAD).sum())  # no order is wasted on padding of both
+        length = max((a != PAD).sum(), (b != PAD).sum())  # skips padding of both
         mixed = token_mix(a[:length], b[:length], steps, rng)
-        # An end in the middle would cut the text: what stands behind it counts.
+        # An EOS in the middle would cut the text: it moves to the end.
         inner = [[i for i in row if i not in (PAD, EOS)] + [EOS] for row in mixed.tolist()]
         width = max(len(row) for row in inner)
         padded = np.asarray([row + [PAD] * (width - len(row)) for row in inner])
@@ -84,17 +85,20 @@ def _mixed(codec: Any, first: np.ndarray, second: np.ndarray, steps: int) -> lis
 
 
 def study(
-    codec: Any, lines: list[str], *, pairs: int, steps: int, python: bool, draws: int = 1000
+    codec: Codec, lines: list[str], *, pairs: int, steps: int, python: bool, draws: int = 1000
 ) -> dict[str, Any]:
-    """Scores of ways between random lines: slerp and lerp, beside two ways that need no model.
+    """Score paths between random lines by slerp, by lerp and by two baselines without a model.
 
     Args:
-        codec: has ids, encode_ids, decode, texts.
-        lines: at least two.
-        pairs: how many ways.
-        steps: texts on each, ends included.
-        python: they are lines of Python.
-        draws: of the bootstrap.
+        codec: the model with its tokenizer.
+        lines: at least two lines.
+        pairs: number of paths.
+        steps: texts per path, ends included.
+        python: whether the texts are lines of Python.
+        draws: resamples of the bootstrap.
+
+    Returns:
+        `scores` by the name of the interpolation or baseline, with `pairs` and `steps`.
     """
     rng = np.random.default_rng(0)
     first = rng.integers(len(lines), size=pairs)
@@ -102,29 +106,29 @@ def study(
     ids = codec.ids(lines)
     a, b = codec.encode_ids(ids[first]), codec.encode_ids(ids[second])
     out: dict[str, Any] = {"pairs": pairs, "steps": steps}
-    ends: list[list[str]] = []
-    for name, way in (("slerp", slerp), ("lerp", lerp)):
-        codes = np.concatenate([way(x, y, steps) for x, y in zip(a, b, strict=True)])
+    paths: list[list[str]] = []
+    for name, interpolate in (("slerp", slerp), ("lerp", lerp)):
+        codes = np.concatenate([interpolate(x, y, steps) for x, y in zip(a, b, strict=True)])
         texts = codec.decode(codes)
-        ends = [texts[i : i + steps] for i in range(0, len(texts), steps)]
-        out[name] = scores(ends, python, draws)
-    copies = [copy_endpoint(path[0], path[-1], steps) for path in ends]
+        paths = [texts[i : i + steps] for i in range(0, len(texts), steps)]
+        out[name] = scores(paths, python, draws)
+    copies = [copy_endpoint(path[0], path[-1], steps) for path in paths]
     out["copy_endpoint"] = scores(copies, python, draws)
     out["token_mix"] = scores(_mixed(codec, ids[first], ids[second], steps), python, draws)
     return out
 
 
-def shown(lines: list[str], python: bool) -> list[tuple[str, str]]:
-    """Whose ways a report shows: the same for every Python model, else held-out lines."""
+def example_pairs(lines: list[str], python: bool) -> list[tuple[str, str]]:
+    """Return the pairs that a report shows: fixed ones for Python, else held-out lines."""
     if python:
         return list(PAIRS)
     return [(lines[i], lines[-1 - i]) for i in range(min(len(lines) // 2, len(PAIRS)))]
 
 
-def examples(codec: Any, lines: list[str], python: bool, steps: int = 7) -> list[dict[str, Any]]:
-    """For each shown pair the texts on the way from one to the other, and how many parse."""
+def examples(codec: Codec, lines: list[str], python: bool, steps: int = 7) -> list[dict[str, Any]]:
+    """Return the texts on the path of each example pair, and for Python the share that parses."""
     out = []
-    for a, b in shown(lines, python):
+    for a, b in example_pairs(lines, python):
         za, zb = codec.encode([a, b])
         texts = codec.decode(slerp(za, zb, steps))
         out.append({"from": a, "to": b, "texts": texts})

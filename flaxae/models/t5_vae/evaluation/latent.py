@@ -1,4 +1,4 @@
-"""What codes look like, from the codes alone: their distance to N(0, I), spread, information."""
+"""Measures of codes alone: distance to N(0, I), spread, Gaussianity, information."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from flaxae.measures.stats import (
     resample_counts,
 )
 
-ACTIVE = 0.01  # variance of a dimension's mean over texts (Burda et al. 2016, section 5)
+ACTIVE = 0.01  # least variance of an active unit's mean over texts (Burda et al. 2016, section 5)
 LN2 = float(np.log(2))
 
 
@@ -29,17 +29,22 @@ def mmd_test(
     permutations: int = 500,
     draws: int = 500,
 ) -> dict[str, float]:
-    """MMD^2 of codes against as many draws of N(0, I), its interval and its p under the null.
+    """Test the MMD^2 of codes against an equal number of draws of N(0, I).
 
     Args:
-        codes: one a row.
-        seed: of the draws of the prior, the resamples and the permutations.
-        permutations: how many; p is never below 1 / (permutations + 1).
-        draws: resamples of the interval, of codes and prior apart. Pairs of a row and itself are
-            left out of it, as they are out of the estimate.
+        codes: one code per row.
+        seed: seed of the draws of the prior, of the resamples and of the permutations.
+        permutations: permutations of the null; p is at least 1 / (permutations + 1).
+        draws: resamples of the interval; codes and prior are resampled separately. Pairs of a row
+            with itself are excluded, as in the estimate.
+
+    Returns:
+        "value", "low" and "high" of the estimate and its interval, and the permutation's "p".
     """
     n, dim = codes.shape
-    rng = np.random.default_rng((seed, 1))  # of no stream that codes or their noise may be of
+    rng = np.random.default_rng(
+        (seed, 1)
+    )  # independent of the streams that draw codes or their noise
     pool = jnp.asarray(np.concatenate([codes, rng.normal(size=(n, dim))]), jnp.float32)
     kernel = np.array(kernel_matrix(squared_distances(pool, pool), dim, Kernel.IMQ), np.float64)
     np.fill_diagonal(kernel, 0)
@@ -62,7 +67,7 @@ def mmd_test(
 def _mmd(
     kernel: Float[np.ndarray, "m m"], x: Float[np.ndarray, "r m"], y: Float[np.ndarray, "r m"]
 ) -> Float[np.ndarray, " r"]:
-    """The U-statistic of rows with weights, r times; the kernel's diagonal is 0."""
+    """Return the U-statistic for each of r weightings of the rows; the kernel's diagonal is 0."""
     kx, ky = x @ kernel, y @ kernel
 
     def within(w: np.ndarray, kw: np.ndarray) -> np.ndarray:
@@ -72,31 +77,32 @@ def _mmd(
 
 
 def mmd_null_p95(n: int, dim: int, draws: int = 100) -> float:
-    """The 95 % point of MMD^2 between two samples of N(0, I): what estimates are read beside."""
+    """Return the 95 % quantile of MMD^2 between two samples of N(0, I), as a reference."""
     return float(np.percentile(mmd_null(jax.random.key(1), n, dim, draws=draws), 95))
 
 
 def spectrum(codes: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
-    """Variances along the codes' principal axes, largest first."""
+    """Return the variances along the codes' principal axes, largest first."""
     return np.linalg.eigvalsh(np.cov(codes.T).reshape((codes.shape[1],) * 2))[::-1].clip(0)
 
 
 def channel_bits(variances: Float[np.ndarray, " d"], sigma: float) -> float:
-    """Bits that z + sigma * noise can carry about z: sum of log2(1 + variance / sigma^2) / 2.
+    """Return the bits that z + sigma * noise can carry about z.
 
-    The capacity of parallel Gaussian channels (Cover & Thomas 2006, eq. 9.62): an upper bound of
-    the information, reached by Gaussian codes. What a text needs is far below it.
+    This is sum of log2(1 + variance / sigma^2) / 2, the capacity of parallel Gaussian channels
+    (Cover & Thomas 2006, eq. 9.62). It is an upper bound of the information, reached by Gaussian
+    codes; a text needs far less.
     """
     return float(0.5 * np.log2(1 + variances / sigma**2).sum())
 
 
 def isotropy(codes: Float[np.ndarray, "n d"]) -> dict[str, float]:
-    """How evenly codes fill their space.
+    """Measure how evenly codes fill their space.
 
     Returns:
         effective_rank: exp of the entropy of the normalised spectrum (Roy & Vetterli 2007).
         participation_ratio: (sum of variances)^2 / sum of their squares.
-        mean_cosine: of all pairs of codes.
+        mean_cosine: mean cosine similarity of all pairs of codes.
     """
     variances = spectrum(codes)
     share = variances / max(variances.sum(), 1e-30)
@@ -112,11 +118,11 @@ def isotropy(codes: Float[np.ndarray, "n d"]) -> dict[str, float]:
 
 
 def gaussianity(codes: Float[np.ndarray, "n d"]) -> dict[str, float]:
-    """How near each dimension is to a Gaussian, and the length of codes to that of N(0, I)'s.
+    """Measure how close each dimension is to a Gaussian, and how much the norm varies.
 
     Returns:
-        skew, excess_kurtosis: root mean square over dimensions (those that vary).
-        squared_norm_std: standard deviation of |z|^2 / d; that of N(0, I) is (2 / d)^(1/2).
+        skew, excess_kurtosis: root mean squares over the dimensions that vary.
+        squared_norm_std: standard deviation of |z|^2 / d; it is (2 / d)^(1/2) for N(0, I).
     """
     std = codes.std(0)
     alive = std > 1e-6 * max(std.max(), 1e-30)
@@ -135,12 +141,12 @@ def gaussianity(codes: Float[np.ndarray, "n d"]) -> dict[str, float]:
 
 
 def squared_norm_over_dim(codes: Float[np.ndarray, "n d"]) -> Interval:
-    """Mean |z|^2 / d."""
+    """Return the mean of |z|^2 / d, which is 1 for N(0, I)."""
     return bootstrap(np.square(codes).sum(1) / codes.shape[1])
 
 
 def shape_intervals(codes: Float[np.ndarray, "n d"], groups: int = 20) -> dict[str, list[float]]:
-    """[low, high] of `isotropy`, `gaussianity` and `active_units`, by the jackknife."""
+    """Return jackknife intervals [low, high] of `isotropy`, `gaussianity` and `active_units`."""
 
     def measures(rows: np.ndarray) -> dict[str, float]:
         return isotropy(rows) | gaussianity(rows) | {"active_units": active_units(rows)}
@@ -150,7 +156,7 @@ def shape_intervals(codes: Float[np.ndarray, "n d"], groups: int = 20) -> dict[s
 
 
 def active_units(means: Float[np.ndarray, "n d"]) -> int:
-    """Dimensions whose mean varies over texts by more than ACTIVE."""
+    """Count the dimensions whose posterior mean has a variance over texts above ACTIVE."""
     return int((means.var(0) > ACTIVE).sum())
 
 
@@ -159,28 +165,29 @@ def log_density(
     means: Float[np.ndarray, "m d"],
     log_variances: Float[np.ndarray, "m d"],
 ) -> Float[np.ndarray, "n m"]:
-    """Log N(z_i; mean_j, variance_j), by three matmuls."""
+    """Return log N(z_i; mean_j, variance_j) of all pairs, by matrix products."""
     z, means, log_variances = (np.asarray(x, np.float64) for x in (z, means, log_variances))
     weight = np.exp(-log_variances)
     squared = np.square(z) @ weight.T - 2 * z @ (means * weight).T
-    own = (np.square(means) * weight + log_variances + np.log(2 * np.pi)).sum(1)
-    return -0.5 * (squared + own)
+    constant = (np.square(means) * weight + log_variances + np.log(2 * np.pi)).sum(1)
+    return -0.5 * (squared + constant)
 
 
 def information(
     means: Float[np.ndarray, "n d"], log_variances: Float[np.ndarray, "n d"], seed: int = 0
 ) -> dict[str, Any]:
-    """KL to the prior and mutual information of Gaussian posteriors, in nats.
+    """Estimate KL to the prior and mutual information of Gaussian posteriors, in nats.
 
     Args:
-        means, log_variances: of n texts' posteriors.
-        seed: of the one draw from each.
+        means: means of n texts' posteriors.
+        log_variances: log variances of the posteriors.
+        seed: seed of the single draw from each posterior.
 
     Returns:
-        kl, kl_per_dim: mean over texts; the rate.
+        kl, kl_per_dim: mean KL over texts, which is the rate.
         mutual_information: mean of log q(z|x) - log (1/n) sum_x' q(z|x') (Hoffman & Johnson 2016).
-            It cannot exceed log n (`cap`): near it, it says nothing but "at least".
-        kl_to_prior: KL minus that: the aggregated posterior's own distance.
+            It cannot exceed log n (`cap`): an estimate near the cap is only a lower bound.
+        kl_to_prior: KL minus mutual information, the aggregated posterior's KL to the prior.
     """
     means, log_variances = (np.asarray(x, np.float64) for x in (means, log_variances))
     per_dim = 0.5 * (np.square(means) + np.exp(log_variances) - 1 - log_variances)

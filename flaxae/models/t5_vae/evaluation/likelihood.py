@@ -1,4 +1,4 @@
-"""A model taken apart for evaluation: posteriors, pooled encoder states, teacher-forced losses."""
+"""Posteriors, pooled encoder states, teacher-forced losses and likelihood bounds."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from jax.experimental import multihost_utils
 from jaxtyping import Float, Int
@@ -16,30 +17,32 @@ from flaxae.models.t5_vae.modeling import T5VAE
 from flaxae.task import Context, Taps
 from flaxae.text_autoencoder.codec import lengths_to
 
-MAX_ROWS = 128  # of one call; the last is padded to it, so that little compiles
-MAX_LOGITS = 2**27  # numbers in one call's logits
-ALARM = 0.1  # nats a token
+MAX_ROWS = 128  # rows per call; the last call is padded to it, so that few programs compile
+MAX_LOGITS = 2**27  # numbers in the logits of one call
+ALARM = 0.1  # nats per token
 
 
 @partial(jax.jit, static_argnums=0)
-def _encoded(graphdef: Any, state: Any, step: Any, ids: Any) -> Any:
+def _encode(graphdef: Any, state: Any, step: Any, ids: Any) -> Any:
+    """Return posterior mean, log variance and mean encoder state of each text."""
     model = nnx.merge(graphdef, state)
     taps = Taps(lambda path: path == "encoder.blocks.out")
     ctx = Context(key=jax.random.key(0), step=step, taps=taps)
     mean, log_variance = model.posterior([ids], ctx)
-    layers = taps.collected["encoder.blocks.out"]  # (layer, all tokens on one axis, D)
+    layers = taps.collected["encoder.blocks.out"]  # (layers, B * T, D)
     states = model.t5.encoder.final_norm(layers[-1], ctx)
-    states = states.reshape(*ids.shape, -1).astype(jnp.float32)
+    states = rearrange(states, "(b t) d -> b t d", b=len(ids)).astype(jnp.float32)
     mask = (ids != PAD).astype(jnp.float32)[:, :, None]
     return mean, log_variance, jnp.sum(states * mask, 1) / jnp.maximum(jnp.sum(mask, 1), 1)
 
 
 @partial(jax.jit, static_argnums=0)
-def _forced(graphdef: Any, state: Any, step: Any, ids: Any, z: Any) -> Any:
+def _teacher_forced(graphdef: Any, state: Any, step: Any, ids: Any, z: Any) -> Any:
+    """Return nats, tokens and correct tokens of each text, (B, 3)."""
     model = nnx.merge(graphdef, state)
     ctx = Context(key=jax.random.key(0), step=step)
     logits = model.t5.logits(model.decode(z, [ids], ctx), ctx).astype(jnp.float32)
-    logits = logits.reshape(*ids.shape, -1)
+    logits = rearrange(logits, "(b t) v -> b t v", b=len(ids))
     chosen = jnp.take_along_axis(logits, ids[:, :, None], axis=-1)[:, :, 0]
     nats = jax.nn.logsumexp(logits, axis=-1) - chosen
     mask = (ids != PAD).astype(jnp.float32)
@@ -48,22 +51,22 @@ def _forced(graphdef: Any, state: Any, step: Any, ids: Any, z: Any) -> Any:
 
 
 class Encoded(NamedTuple):
-    """What an encoder makes of texts."""
+    """The encoder's results for texts."""
 
     mean: Float[np.ndarray, "B L Z"]
-    log_variance: Float[np.ndarray, "B L Z"] | None  # None: a deterministic encoder
-    pooled: Float[np.ndarray, "B D"]  # its output, averaged over each text's tokens
+    log_variance: Float[np.ndarray, "B L Z"] | None  # None if the encoder is deterministic
+    pooled: Float[np.ndarray, "B D"]  # mean of the encoder's output over each text's tokens
 
 
 class Scorer:
-    """Numbers of texts under a model, in batches of one size."""
+    """Encodings and teacher-forced losses of texts, computed in batches of one size."""
 
     def __init__(self, model: T5VAE, step: Any):
-        """Takes a model apart once.
+        """Split a model into its graph definition and state.
 
         Args:
-            model: a T5VAE.
-            step: train step of its parameters, for what is on a schedule.
+            model: the module to evaluate.
+            step: training step of its parameters, which schedules read.
         """
         self._graphdef, self._state = nnx.split(model)
         self._step = jnp.asarray(step, jnp.int32)
@@ -71,23 +74,23 @@ class Scorer:
         self._lengths = lengths_to(model.max_length)
         self._rows = int(np.clip(MAX_LOGITS // size, 1, MAX_ROWS))
 
-    def encoded(self, ids: Int[np.ndarray, "B T"]) -> Encoded:
-        """What the encoder makes of texts (ids with EOS, then 0)."""
-        return Encoded(*self._batched(_encoded, ids))
+    def encode(self, ids: Int[np.ndarray, "B T"]) -> Encoded:
+        """Encode texts, given as ids with EOS, then padding."""
+        return Encoded(*self._batched(_encode, ids))
 
-    def forced(
+    def teacher_forced(
         self, ids: Int[np.ndarray, "B T"], z: Float[np.ndarray, "B L Z"]
     ) -> Float[np.ndarray, "B 3"]:
-        """-log p(text | z) in nats, its tokens, and how many of them were the likeliest.
+        """Return -log p(text | z) in nats, the number of tokens, and how many were ranked first.
 
         Args:
-            ids: texts with EOS, then 0.
+            ids: ids of the texts with EOS, then padding.
             z: codes as the decoder expects them (`clean_code`).
         """
-        return self._batched(_forced, ids, np.asarray(z, np.float32))
+        return self._batched(_teacher_forced, ids, np.asarray(z, np.float32))
 
     def _batched(self, call: Any, ids: np.ndarray, *arrays: np.ndarray) -> Any:
-        """The call's results for all rows; rows of about one length go together, cut to it."""
+        """Call a function for all rows in batches of similar length, cut to that length."""
         counts = np.where(ids != PAD, np.arange(1, ids.shape[1] + 1), 1).max(1, initial=1)
         order = np.argsort(counts, kind="stable")
         out = []
@@ -103,33 +106,35 @@ class Scorer:
 
 
 def _host(x: jax.Array) -> np.ndarray:
+    """Return an array in host memory, gathered from all processes if needed."""
     if not x.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
     return np.asarray(x)
 
 
-def collapse(
+def posterior_collapse(
     scorer: Scorer, ids: Int[np.ndarray, "B T"], codes: Float[np.ndarray, "B L Z"]
 ) -> dict[str, Any]:
-    """Teacher-forced cross entropy with the text's code, another text's, and none.
+    """Compare teacher-forced cross entropy with the right code, another text's code, and zeros.
 
     Args:
-        scorer: of the model.
-        ids: the texts.
-        codes: theirs, as the decoder expects them.
+        scorer: the model's scorer.
+        ids: ids of the texts.
+        codes: their codes as the decoder expects them.
 
     Returns:
-        cross_entropy, accuracy, shuffled, zero (nats a token) and the gap to shuffled, each with
-        its interval, and the alarm: the gap is below ALARM nats, so the decoder hardly reads z.
-        The alarm clears no model: a large gap goes with poor reconstruction too.
+        cross_entropy, accuracy, shuffled, zero (nats per token) and the gap to shuffled, each with
+        its interval; and the alarm, true if the gap is below ALARM nats, when the decoder hardly
+        reads the code. No alarm does not prove a model good: a large gap is compatible with poor
+        reconstruction.
     """
-    own = scorer.forced(ids, codes)
-    shuffled = scorer.forced(ids, np.roll(codes, 1, axis=0))
-    zero = scorer.forced(ids, np.zeros_like(codes))
-    gap = paired_difference(shuffled[:, :2], own[:, :2])
+    right = scorer.teacher_forced(ids, codes)
+    shuffled = scorer.teacher_forced(ids, np.roll(codes, 1, axis=0))
+    zero = scorer.teacher_forced(ids, np.zeros_like(codes))
+    gap = paired_difference(shuffled[:, :2], right[:, :2])
     return {
-        "cross_entropy": bootstrap(own[:, :2]).as_dict(),
-        "accuracy": bootstrap(own[:, [2, 1]]).as_dict(),
+        "cross_entropy": bootstrap(right[:, :2]).as_dict(),
+        "accuracy": bootstrap(right[:, [2, 1]]).as_dict(),
         "shuffled": bootstrap(shuffled[:, :2]).as_dict(),
         "zero": bootstrap(zero[:, :2]).as_dict(),
         "shuffled_gap": gap.as_dict(),
@@ -138,7 +143,7 @@ def collapse(
 
 
 def importance_weighted(
-    scorer: Any,
+    scorer: Scorer,
     ids: Int[np.ndarray, "B T"],
     means: Float[np.ndarray, "B L Z"],
     log_variances: Float[np.ndarray, "B L Z"],
@@ -147,18 +152,22 @@ def importance_weighted(
     samples: int = 16,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Perplexity and bits per byte from importance-weighted bounds (Burda et al. 2016, eq. 8).
+    """Bound perplexity and bits per byte by importance weighting (Burda et al. 2016, eq. 8).
 
-    log p(x) >= log mean_k p(x | z_k) p(z_k) / q(z_k | x), z_k ~ q(z | x): an upper bound of the
-    perplexity, tighter with more samples.
+    log p(x) >= log mean_k p(x | z_k) p(z_k) / q(z_k | x) with z_k ~ q(z | x) gives an upper bound
+    of the perplexity, which is tighter with more samples.
 
     Args:
-        scorer: has `forced`.
-        ids: the texts.
-        means, log_variances: of their posteriors.
-        num_bytes: UTF-8 bytes of each text, its end not counted.
-        samples: k.
-        seed: of the draws.
+        scorer: the model's scorer.
+        ids: ids of the texts.
+        means: means of their posteriors.
+        log_variances: log variances of their posteriors.
+        num_bytes: UTF-8 bytes of each text, without EOS.
+        samples: number of draws from each posterior.
+        seed: seed of the draws.
+
+    Returns:
+        perplexity, bits_per_byte and nats_per_text with their intervals, samples and lines.
     """
     rng = np.random.default_rng(seed)
     std = np.exp(0.5 * log_variances)
@@ -166,7 +175,7 @@ def importance_weighted(
     for _ in range(samples):
         noise = rng.normal(size=means.shape)
         z = means + std * noise
-        found = scorer.forced(ids, z)
+        found = scorer.teacher_forced(ids, z)
         tokens = found[:, 1]
         # log p(z) - log q(z|x): the constants of both densities cancel.
         prior = 0.5 * (np.square(noise) + log_variances - np.square(z))

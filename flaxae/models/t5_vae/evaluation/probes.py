@@ -1,4 +1,4 @@
-"""Linear probes: how much of a label can be read off a representation by a linear map."""
+"""Linear probes: how well a linear classifier predicts a label from a representation."""
 
 from typing import Any
 
@@ -17,14 +17,14 @@ def probe(
     truth: Int[np.ndarray, " m"],
     seed: int = 0,
 ) -> Interval:
-    """Accuracy of a logistic regression, with its interval over test rows.
+    """Return the accuracy of a logistic regression, with its interval over test texts.
 
     Args:
-        train: a representation of each training text; each dimension is standardised by these.
-        labels: of the training texts.
-        test: of the test texts.
-        truth: their labels.
-        seed: of the bootstrap.
+        train: representations of the training texts, which also standardize each dimension.
+        labels: labels of the training texts.
+        test: representations of the test texts.
+        truth: labels of the test texts.
+        seed: seed of the bootstrap.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -42,18 +42,18 @@ def study(
     truth: Int[np.ndarray, " m"],
     shares: tuple[float, ...] = SHARES,
 ) -> dict[str, Any]:
-    """Probes of several representations at several numbers of labels.
+    """Probe several representations with several numbers of labels.
 
     Args:
-        train: name -> representation of the training texts.
-        labels: of these.
-        test: name -> representation of the test texts.
-        truth: of these.
-        shares: of the training texts whose labels are used; the same texts for all.
+        train: representations of the training texts by name.
+        labels: labels of the training texts.
+        test: representations of the test texts by name.
+        truth: labels of the test texts.
+        shares: shares of the training texts to use; all representations see the same texts.
 
     Returns:
-        classes, majority (accuracy of the commonest label), labels (how many at each share) and
-        accuracy: name -> share -> value and interval.
+        classes, majority (accuracy of the most frequent label), labels (number used by share) and
+        accuracy (value and interval by name and share).
     """
     order = np.random.default_rng(0).permutation(len(labels))
     counts = {f"{share:g}": max(2, round(share * len(labels))) for share in shares}

@@ -1,24 +1,24 @@
-"""A report as text."""
+"""Reports of a T5-VAE's evaluation as text."""
 
 from typing import Any
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number, a value with its interval, or a dash for what was not measured."""
+    """Format a number, a value with its interval, or a dash if nothing was measured."""
     if isinstance(value, dict):
         inner = f"{number(value['low'], digits)}, {number(value['high'], digits)}"
         return f"{number(value['value'], digits)} [{inner}]"
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _of(row: dict[str, Any], name: str, digits: int = 3) -> str:
-    """A row's number with the interval that it has beside it."""
+def _with_interval(row: dict[str, Any], name: str, digits: int = 3) -> str:
+    """Format a number of a row with its interval, which the row lists separately."""
     low, high = row["intervals"][name]
     return number({"value": row[name], "low": low, "high": high}, digits)
 
 
 def describe(result: dict[str, Any]) -> str:
-    """A report as text; [a, b] are 95 % intervals over lines (ways, samples)."""
+    """Return a report as text; [a, b] are 95 % intervals over lines, paths or samples."""
     lines = [f"T5-VAE at step {result['step']}, free-running greedy reconstruction"]
     lines += _splits(result)
     for name, part in (
@@ -33,15 +33,16 @@ def describe(result: dict[str, Any]) -> str:
         if name in result:
             found = result[name]
             lines += [f"{name}: {found}"] if isinstance(found, str) else part(found)
-    for way in result.get("interpolations", []):
-        lines.append(f"from {way['from']!r} to {way['to']!r}:")
-        lines += [f"    {text}" for text in way["texts"]]
-    for name, path in result.get("figures", {}).items():
-        lines.append(f"{name.replace('_', ' ')}: {path}")
+    for path in result.get("interpolations", []):
+        lines.append(f"from {path['from']!r} to {path['to']!r}:")
+        lines += [f"    {text}" for text in path["texts"]]
+    for name, file in result.get("figures", {}).items():
+        lines.append(f"{name.replace('_', ' ')}: {file}")
     return "\n".join(lines)
 
 
 def _splits(result: dict[str, Any]) -> list[str]:
+    """Describe the reconstruction of each split."""
     columns = ("lines", "exact", "tokens", "BLEU", "chrF", "edit")
     columns += ("valid", "(real)") if result.get("python") else ()
     out = [f"{'split':<10}" + "".join(f"{name:>8}" for name in (*columns, "seen"))]
@@ -51,11 +52,12 @@ def _splits(result: dict[str, Any]) -> list[str]:
         if result.get("python"):
             text += f"{row['validity']:>8.3f}{row['validity_of_real_lines']:>8.3f}"
         out.append(text + f"{row['in_training_files']:>8.3f}")
-    out.append("seen: share of these lines that also stand in the training files")
+    out.append("seen: share of these lines that also occur in the training files")
     for name, row in result["splits"].items():
+        exact, tokens = (_with_interval(row, x) for x in ("exact_match", "token_accuracy"))
+        bleu, chrf = (_with_interval(row, x, 2) for x in ("bleu", "chrf"))
         out.append(
-            f"{name}: exact match {_of(row, 'exact_match')}, token accuracy "
-            f"{_of(row, 'token_accuracy')}, BLEU {_of(row, 'bleu', 2)}, chrF {_of(row, 'chrf', 2)}"
+            f"{name}: exact match {exact}, token accuracy {tokens}, BLEU {bleu}, chrF {chrf}"
         )
         lengths = (
             f"{x['tokens'][0]}-{x['tokens'][1]}: {x['exact_match']:.3f} ({x['lines']})"
@@ -67,6 +69,7 @@ def _splits(result: dict[str, Any]) -> list[str]:
 
 
 def _references(rows: dict[str, Any]) -> list[str]:
+    """Describe reconstructions from wrong codes."""
     out = []
     for name, row in rows.items():
         text = f"reference, {name.replace('_', ' ')}: exact {row['exact_match']:.3f}, "
@@ -76,12 +79,13 @@ def _references(rows: dict[str, Any]) -> list[str]:
 
 
 def _likelihood(row: dict[str, Any]) -> list[str]:
+    """Describe the teacher-forced losses."""
     out = [
         f"teacher-forced: cross entropy {number(row['cross_entropy'])} nats/token, accuracy "
         f"{number(row['accuracy'])}",
         f"    with another line's code {number(row['shuffled'])}, with zeros {number(row['zero'])}",
         f"    gap to another line's code {number(row['shuffled_gap'])}: "
-        + ("COLLAPSE: the decoder hardly reads its code" if row["alarm"] else "no alarm"),
+        + ("COLLAPSE: the decoder hardly reads the code" if row["alarm"] else "no alarm"),
     ]
     bound = row["importance_weighted"]
     if isinstance(bound, str):
@@ -96,13 +100,14 @@ def _likelihood(row: dict[str, Any]) -> list[str]:
 
 
 def _latent(row: dict[str, Any]) -> list[str]:
+    """Describe the measures of codes."""
     low, high = row["intervals"]["mmd_with_noise"]
     shape, normal = row["isotropy"], row["isotropy_of_normal"]
     gauss, of_normal = row["gaussianity"], row["gaussianity_of_normal"]
     named = {**row, **shape, **gauss}
 
     def of(name: str, digits: int = 3) -> str:
-        return _of(named, name, digits)
+        return _with_interval(named, name, digits)
 
     out = [
         f"latent: MMD^2 {row['mmd']:.2e} = {row['mmd_over_null']:.1f} x the null's p95 (p "
@@ -120,7 +125,7 @@ def _latent(row: dict[str, Any]) -> list[str]:
         out.append(f"    bits of the latent: {bits}")
     else:
         out.append(
-            f"    bits of the latent: {bits['per_line']:.1f} a line, {bits['per_token']:.2f} a "
+            f"    bits of the latent: {bits['per_line']:.1f} per line, {bits['per_token']:.2f} per "
             f"token ({bits['estimate']})"
         )
     if isinstance(info, str):
@@ -128,13 +133,14 @@ def _latent(row: dict[str, Any]) -> list[str]:
     else:
         mutual = info["mutual_information"]
         out.append(
-            f"    KL {number(info['kl'], 2)} nats, mutual information {number(mutual, 2)} (at most "
-            f"{mutual['cap']:.2f} can be seen)"
+            f"    KL {number(info['kl'], 2)} nats, mutual information {number(mutual, 2)} (the "
+            f"estimate cannot exceed {mutual['cap']:.2f})"
         )
     return out
 
 
 def _samples(row: dict[str, Any]) -> list[str]:
+    """Describe the measures of samples."""
     names = {"N(0, I)": row, **row["others"]}
     python = "validity" in row
     head = ("fwd PPL", "rev PPL", "distinct", "dist-1", "dist-2", "self-BLEU", "known")
@@ -148,14 +154,15 @@ def _samples(row: dict[str, Any]) -> list[str]:
         text += f"{x['distinct']:>10.3f}{x['distinct_1']:>10.3f}{x['distinct_2']:>10.3f}"
         text += f"{x['self_bleu']:>10.2f}{x['in_training_lines']:>10.3f}"
         out.append(text + (f"{x['validity']:>10.3f}" if python else ""))
-    text = f"samples of N(0, I): forward PPL {_of(row, 'forward_ppl', 1)}, reverse "
-    text += _of(row, "reverse_ppl", 1)
-    out.append(text + (f", valid {_of(row, 'validity')}" if python else ""))
+    text = f"samples of N(0, I): forward PPL {_with_interval(row, 'forward_ppl', 1)}, reverse "
+    text += _with_interval(row, "reverse_ppl", 1)
+    out.append(text + (f", valid {_with_interval(row, 'validity')}" if python else ""))
     return out + [f"    {text}" for text in row["examples"][:6]]
 
 
 def _interpolation(rows: dict[str, Any]) -> list[str]:
-    out = [f"ways between {rows['pairs']} pairs of lines, {rows['steps']} texts each"]
+    """Describe the scores of interpolations."""
+    out = [f"interpolations between {rows['pairs']} pairs of lines, {rows['steps']} texts each"]
     for name in ("slerp", "lerp", "copy_endpoint", "token_mix"):
         row = rows[name]
         text = (
@@ -167,9 +174,10 @@ def _interpolation(rows: dict[str, Any]) -> list[str]:
 
 
 def _probes(row: dict[str, Any]) -> list[str]:
+    """Describe the accuracy of linear probes."""
     shares = ", ".join(f"{float(s):.0%} = {n}" for s, n in row["labels"].items())
     out = [
-        f"linear probes for {row['label']} ({row['classes']} classes, the commonest "
+        f"linear probes for {row['label']} ({row['classes']} classes, the most frequent "
         f"{number(row['majority'])}; labels {shares})"
     ]
     for name, found in row["accuracy"].items():
@@ -179,6 +187,7 @@ def _probes(row: dict[str, Any]) -> list[str]:
 
 
 def _disentanglement(row: dict[str, Any]) -> list[str]:
+    """Describe the measures of disentanglement."""
     factors = ", ".join(f"{name} ({n})" for name, n in row["factors"].items())
     out = [f"disentanglement against {factors}; chance of z-diff {row['chance']['z_diff']:.2f}"]
     for name in ("codes", "rotated"):

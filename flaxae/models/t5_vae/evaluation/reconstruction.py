@@ -1,4 +1,4 @@
-"""Free-running greedy reconstruction: the headline."""
+"""Free-running greedy reconstruction, the main result of a T5-VAE."""
 
 from typing import Any
 
@@ -8,14 +8,15 @@ from jaxtyping import Float, Int
 from flaxae.lm.t5.modeling import PAD
 from flaxae.measures import text as text_metrics
 from flaxae.measures.stats import Interval, bootstrap
+from flaxae.text_autoencoder.codec import Codec
 
-EDGES = (4, 8, 16, 32, 64, 128)  # of length buckets, in tokens
+EDGES = (4, 8, 16, 32, 64, 128)  # upper edges of the length buckets, in tokens
 
 
 def compare(
     ids: Int[np.ndarray, "B T"], made: Int[np.ndarray, "B T"]
 ) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, "B 2"]]:
-    """Exact match of each row, and (matching tokens, the longer of both lengths)."""
+    """Return exact match of each row, and its matching tokens with the longer of both lengths."""
     longest = ((ids != PAD) | (made != PAD)).sum(1)
     matches = ((ids == made) & (ids != PAD)).sum(1)
     exact = np.all(ids == made, axis=1)
@@ -31,20 +32,20 @@ def measure(
     python: bool,
     draws: int = 1000,
 ) -> dict[str, Any]:
-    """Measures of reconstructions.
+    """Compare reconstructions with the original lines.
 
     Args:
-        ids: of the lines, with EOS, then 0.
-        made: ids that came back.
-        lines: what should have come back.
-        texts: what did.
-        python: lines are Python's: validity is asked.
-        draws: of the bootstrap.
+        ids: ids of the lines with EOS, then padding.
+        made: ids of the reconstructions.
+        lines: the original lines.
+        texts: the reconstructions.
+        python: whether the lines are Python, so that validity is measured.
+        draws: resamples of the bootstrap.
 
     Returns:
-        exact_match (on strings), exact_match_ids, token_accuracy (matches / longer length), bleu,
-        chrf (percent), edit_similarity, validity (where it is asked), `intervals` of all of them,
-        and `by_length`.
+        exact_match (of strings), exact_match_ids, token_accuracy (matches / longer length), bleu
+        and chrf (percent), edit_similarity, validity (of Python), `intervals` of all of them, and
+        `by_length`.
     """
     exact_ids, tokens = compare(ids, made)
     exact = np.asarray([a == b for a, b in zip(texts, lines, strict=True)], float)
@@ -71,7 +72,7 @@ def by_length(
     tokens: Float[np.ndarray, "B 2"],
     draws: int,
 ) -> list[dict[str, Any]]:
-    """Exact match and token accuracy of lines of so many tokens (EOS counted)."""
+    """Return exact match and token accuracy by the lines' number of tokens, EOS included."""
     lengths, out, low = (ids != PAD).sum(1), [], 1
     for high in (*EDGES, int(max(lengths.max(initial=0), EDGES[-1] + 1))):
         rows = (lengths >= low) & (lengths <= high)
@@ -91,20 +92,21 @@ def by_length(
 
 
 def reconstruction(
-    codec: Any,
+    codec: Codec,
     lines: list[str],
     codes: Float[np.ndarray, "B L Z"],
     *,
     python: bool,
     draws: int = 1000,
 ) -> dict[str, Any]:
-    """`measure` of a model's reconstructions.
+    """Decode codes and `measure` the reconstructions.
 
     Args:
-        codec: has ids, generate, texts, scale.
-        lines: texts.
-        codes: clean ones, that are decoded: the lines' own, or others.
-        python, draws: as for `measure`.
+        codec: the model with its tokenizer.
+        lines: the lines to compare with.
+        codes: clean codes to decode, those of the lines or others.
+        python: whether the lines are Python, so that validity is measured.
+        draws: resamples of the bootstrap.
     """
     ids = codec.ids(lines)
     made = codec.generate(codes * np.float32(codec.scale))

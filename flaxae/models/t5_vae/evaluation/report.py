@@ -1,4 +1,4 @@
-"""The whole evaluation of a run: report.json, a text, figures."""
+"""The whole evaluation of a run: report.json, its text and its figures."""
 
 import json
 import sys
@@ -21,11 +21,11 @@ from flaxae.task import Context
 from flaxae.text_autoencoder.codec import Codec
 from flaxae.text_autoencoder.latents import slerp
 
-PYTHON_SHARE = 0.3  # of lines that parse, from which on a corpus counts as Python's
+PYTHON_SHARE = 0.3  # a corpus counts as Python if a larger share of its lines parses
 
 
 def sample_texts(task: Any, model: T5VAE, ctx: Context, n: int) -> dict[str, list[str]]:
-    """What the loop shows: reconstructions, draws of the prior, the way between two lines."""
+    """Return texts for the log: reconstructions, samples of N(0, I), and an interpolation."""
     codec = Codec(model, task.text.tokenizer, ctx.step)
     lines = list(task.text.lines("dev")[:n])
     if not lines:
@@ -45,67 +45,79 @@ def sample_texts(task: Any, model: T5VAE, ctx: Context, n: int) -> dict[str, lis
     return out
 
 
-def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], studies.Held | None]:
-    """All measures of a run.
+def evaluate(
+    loaded: Any, sizes: Sizes | None = None
+) -> tuple[dict[str, Any], studies.EncodedLines | None]:
+    """Compute all measures of a run.
 
     Args:
-        loaded: what `flaxae.load` returns.
-        sizes: how much is looked at; None: the full sizes.
+        loaded: the run, from `flaxae.load`.
+        sizes: numbers of lines, samples and resamples; by default the full sizes.
 
     Returns:
-        What report.json holds, figures aside, and the dev split's lines with their codes.
+        The content of report.json without figures, and the dev split's lines with their codes.
     """
     sizes = sizes or Sizes()
     text, task = loaded.task.text, loaded.task
     codec = Codec(loaded.model, text.tokenizer, loaded.step)
     scorer = Scorer(loaded.model, loaded.step)
-    rows = {name: _some(len(text.lines(name)), sizes.lines) for name in text.splits}
+    rows = {name: _subsample(len(text.lines(name)), sizes.lines) for name in text.splits}
     splits = {name: [text.lines(name)[i] for i in rows[name]] for name in rows if name != "train"}
     first = splits.get("dev") or next((x for x in splits.values() if x), [])
     python = bool(len(first) and valid_mask(first[:500]).mean() > PYTHON_SHARE)
     out: dict[str, Any] = {"step": loaded.step, "python": python}
     out |= {"signatures": signatures(), "splits": {}}
-    clock = _Clock()
-    parts: dict[str, studies.Held] = {}
+    timer = _Timer()
+    parts: dict[str, studies.EncodedLines] = {}
     for name in [n for n in ("dev", "test_file", "test_line") if splits.get(n)]:
-        parts[name] = studies.held(scorer, codec, splits[name])
-        row = {"lines": len(splits[name])} | reconstruction(
-            codec, splits[name], parts[name].codes, python=python, draws=sizes.draws
+        parts[name] = studies.encode_lines(scorer, codec, splits[name])
+        out["splits"][name] = _split_report(
+            codec, text, name, splits[name], parts[name].codes, python, sizes.draws
         )
-        if python:
-            row["validity_of_real_lines"] = float(valid_mask(splits[name]).mean())
-        row["in_training_files"] = float(dict(text.overlap).get(name, 0.0))
-        row["too_long_and_skipped"] = text.source(name).skipped
-        out["splits"][name] = row
-        clock(f"reconstruction of {name}")
+        timer(f"reconstruction of {name}")
     dev = parts.get("dev")
     if dev is None:
         return studies.finite(out), None
     train = text.lines("train")
-    picked = _some(len(train), sizes.codes)
-    some = studies.held(scorer, codec, [train[i] for i in picked])
-    test, known = splits.get("test_line", []), None
+    picked = _subsample(len(train), sizes.codes)
+    encoded = studies.encode_lines(scorer, codec, [train[i] for i in picked])
+    test, labels = splits.get("test_line", []), None
     if task.config.data.labels:
-        of_train, of_dev = text.labels("train"), text.labels("dev")
-        known = ([of_train[i] for i in picked], [of_dev[i] for i in rows["dev"]])
+        train_labels, dev_labels = text.labels("train"), text.labels("dev")
+        labels = ([train_labels[i] for i in picked], [dev_labels[i] for i in rows["dev"]])
     for key, call in {
         "latent": lambda: studies.latent_study(codec, dev, sizes),
         "likelihood": lambda: studies.likelihood_study(scorer, codec, dev, sizes),
         "references": lambda: studies.references(codec, dev, python, sizes),
-        "samples": lambda: studies.sample_study(codec, train, some, dev.lines, test, python, sizes),
+        "samples": lambda: studies.sample_study(
+            codec, train, encoded, dev.lines, test, python, sizes
+        ),
         "interpolation": lambda: studies.interpolation_study(codec, dev, python, sizes),
-        "probes": lambda: studies.probe_study(task, some, dev, known, python),
+        "probes": lambda: studies.probe_study(task, encoded, dev, labels, python),
         "disentanglement": lambda: studies.disentanglement_study(dev, python, sizes),
         "interpolations": lambda: interpolation.examples(codec, dev.lines, python),
     }.items():
         out[key] = call()
-        clock(key)
-    out["seconds"] = clock.seconds
+        timer(key)
+    out["seconds"] = timer.seconds
     return studies.finite(out), dev
 
 
-class _Clock:
-    """Says on standard error which part is done: minutes pass."""
+def _split_report(
+    codec: Codec, text: Any, name: str, lines: list[str], codes: Any, python: bool, draws: int
+) -> dict[str, Any]:
+    """Measure the reconstruction of one split, with the share of lines that training has seen."""
+    found = reconstruction(codec, lines, codes, python=python, draws=draws)
+    row: dict[str, Any] = {"lines": len(lines)} | found
+    if python:
+        row["validity_of_real_lines"] = float(valid_mask(lines).mean())
+    row["in_training_files"] = float(dict(text.overlap).get(name, 0.0))
+    row["too_long_and_skipped"] = text.source(name).skipped
+    return row
+
+
+class _Timer:
+    """The seconds of each part, reported on standard error as an evaluation takes minutes."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -118,23 +130,23 @@ class _Clock:
         print(f"{part}: {self.seconds[part]} s", file=sys.stderr, flush=True)
 
 
-def _some(count: int, most: int) -> list[int]:
-    """All rows, or a seeded sample of them, in order."""
-    if count <= most:
+def _subsample(count: int, limit: int) -> list[int]:
+    """Return the indices of all rows, or of a seeded sample of them, in order."""
+    if count <= limit:
         return list(range(count))
-    return sorted(np.random.default_rng(0).choice(count, most, replace=False).tolist())
+    return sorted(np.random.default_rng(0).choice(count, limit, replace=False).tolist())
 
 
 def report(loaded: Any, outdir: str, sizes: Sizes | None = None) -> dict[str, Any]:
-    """The whole evaluation of a run.
+    """Evaluate a run, write report.json and figures, and print the report.
 
     Args:
-        loaded: what `flaxae.load` returns.
-        outdir: report.json and the figures are written here.
-        sizes: how much is looked at; None: the full sizes.
+        loaded: the run, from `flaxae.load`.
+        outdir: folder for report.json and the figures.
+        sizes: numbers of lines, samples and resamples; by default the full sizes.
 
     Returns:
-        What report.json holds.
+        The content of report.json.
     """
     folder = Path(outdir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,8 +161,9 @@ def report(loaded: Any, outdir: str, sizes: Sizes | None = None) -> dict[str, An
         paths["latent_map"] = figures.latent_map(dev.flat, dev.lines, folder / "latent_map.png")
         paths["spectrum"] = figures.spectrum(result["latent"], folder / "spectrum.png")
         if isinstance(result["interpolation"], dict):
-            ways = figures.ways(result["interpolation"], folder / "interpolation.png")
-            paths["interpolation"] = ways
+            paths["interpolation"] = figures.interpolation(
+                result["interpolation"], folder / "interpolation.png"
+            )
     result["figures"] = {name: str(path) for name, path in paths.items()}
     (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
     print(describe(result))

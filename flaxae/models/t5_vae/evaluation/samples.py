@@ -1,9 +1,9 @@
-"""Texts of drawn codes, measured beside as many real lines.
+"""Texts of sampled codes, measured beside an equal number of real lines.
 
-Forward perplexity (samples under a language model of real lines) asks whether samples look real,
-reverse perplexity (real lines under a language model of the samples) whether they cover what is
-real (Zhao et al. 2018). The model is the n-gram model of `language_model`. A decoder that ignores
-its code has good forward numbers: none of this means anything without exact match beside it.
+Forward perplexity (of samples under a language model of real lines) shows how realistic samples
+are. Reverse perplexity (of real lines under a language model of samples) shows how much of the real
+distribution they cover (Zhao et al. 2018). The language model is `measures.ngram`. A decoder that
+ignores its code has a good forward perplexity: read these numbers only together with exact match.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,21 @@ from jaxtyping import Float
 from flaxae.measures import text as text_metrics
 from flaxae.measures.ngram import NGram
 from flaxae.measures.stats import bootstrap
+from flaxae.text_autoencoder.codec import Codec
+from flaxae.text_autoencoder.priors import fit
 
 
-class Judge:
-    """What samples are measured against: a model of the training lines, and held-out lines."""
+class SampleEvaluator:
+    """Measures of samples against an n-gram model of the training lines and held-out lines."""
 
     def __init__(self, tokenizer: Any, train: Sequence[str], held_out: Sequence[str], python: bool):
-        """Counts the training lines.
+        """Count the n-grams of the training lines.
 
         Args:
-            tokenizer: has encode and vocab_size.
-            train: lines that the language model is of.
-            held_out: lines that reverse perplexity is of.
-            python: lines are Python's.
+            tokenizer: the model's tokenizer.
+            train: lines for the language model of forward perplexity.
+            held_out: lines whose reverse perplexity is measured.
+            python: whether the lines are Python, so that validity is measured.
         """
         self.tokenizer, self.python = tokenizer, python
         self.known = set(train)
@@ -35,13 +37,17 @@ class Judge:
         self.held_out = tokenizer.encode(list(held_out))
 
     def measure(self, texts: list[str], draws: int = 1000) -> dict[str, Any]:
-        """Measures of texts.
+        """Measure texts.
+
+        Args:
+            texts: the samples.
+            draws: resamples of the bootstrap.
 
         Returns:
-            forward_ppl, reverse_ppl (of tokens), self_bleu (percent) and, for Python, validity,
+            forward_ppl, reverse_ppl (per token), self_bleu (percent) and, for Python, validity,
             with `intervals`; distinct (different texts / texts), distinct_1 and distinct_2 (word
-            n-grams) and in_training_lines. The distinct numbers have no interval: a resample
-            repeats rows, and they count repetitions. They compare at one number of texts.
+            n-grams) and in_training_lines. The distinct numbers count repetitions, so they have no
+            bootstrap interval, and compare only for equal numbers of texts.
         """
         ids = self.tokenizer.encode(texts)
         found = {
@@ -65,43 +71,40 @@ class Judge:
 
 
 def study(
-    codec: Any,
-    judge: Judge,
+    codec: Codec,
+    evaluator: SampleEvaluator,
     codes: Float[np.ndarray, "n L Z"],
     real: list[str],
     *,
     samples: int,
     draws: int = 1000,
 ) -> dict[str, Any]:
-    """Samples of N(0, I) and of priors fitted to codes, and the same measures of real lines.
+    """Measure samples of N(0, I) and of priors fitted to codes, and real lines beside them.
 
     Args:
-        codec: has generate, texts, scale, num_latents, dim.
-        judge: of the corpus.
-        codes: clean codes of training lines, which priors are fitted to.
-        real: lines that neither the judge's model nor its held-out lines hold; as many as samples
-            are taken, where there are so many.
-        samples: how many of each.
-        draws: of the bootstrap.
+        codec: the model with its tokenizer.
+        evaluator: the corpus's evaluator.
+        codes: clean codes of training lines, to fit priors to.
+        real: real lines that the evaluator has not seen; up to `samples` of them are measured.
+        samples: number of samples per prior.
+        draws: resamples of the bootstrap.
 
     Returns:
-        `Judge.measure` of the N(0, I) samples with a few of them, and below `others` those of
-        "gaussian", "gmm" (10 components) and "real_lines".
+        `SampleEvaluator.measure` of the N(0, I) samples with a few examples, and in `others` those
+        of "gaussian", "gmm" (10 components) and "real_lines".
     """
-    from flaxae.text_autoencoder.priors import fit
-
     shape = (samples, codec.num_latents, codec.dim)
     prior = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    # The decoder was trained on z + noise, which the objective pulls to N(0, I): draws go in
-    # unscaled. Fitted priors are of clean codes, which are scaled.
+    # The decoder was trained on z + noise, whose distribution the objective pulls to N(0, I): these
+    # draws are not scaled. Priors are fitted to clean codes, which are scaled.
     drawn = {"normal": prior}
     flat = codes.reshape(len(codes), codec.num_latents * codec.dim)
-    for kind, least in (("gaussian", 2), ("gmm", 20)):
-        if len(flat) >= least:
+    for kind, min_codes in (("gaussian", 2), ("gmm", 20)):
+        if len(flat) >= min_codes:
             drawn[kind] = fit(kind, flat).sample(samples).reshape(shape) * np.float32(codec.scale)
     rows = {}
     for name, z in drawn.items():
         texts = codec.texts(codec.generate(z))
-        rows[name] = judge.measure(texts, draws) | {"examples": texts[:12]}
-    rows["real_lines"] = judge.measure(real[:samples], draws)
+        rows[name] = evaluator.measure(texts, draws) | {"examples": texts[:12]}
+    rows["real_lines"] = evaluator.measure(real[:samples], draws)
     return rows.pop("normal") | {"fitted_to": len(flat), "others": rows}

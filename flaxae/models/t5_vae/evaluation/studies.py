@@ -1,16 +1,21 @@
-"""The parts of a report: each takes the run's pieces and gives numbers for JSON."""
+"""The parts of a report, each a function from a model and lines to numbers for JSON."""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Float, Int
 
 from flaxae.lm.t5.modeling import PAD
 from flaxae.models.t5_vae.evaluation import disentanglement, interpolation, latent, probes, samples
 from flaxae.models.t5_vae.evaluation.factors import KINDS, factors_of, kind
-from flaxae.models.t5_vae.evaluation.likelihood import Scorer, collapse, importance_weighted
+from flaxae.models.t5_vae.evaluation.likelihood import (
+    Scorer,
+    importance_weighted,
+    posterior_collapse,
+)
 from flaxae.models.t5_vae.evaluation.reconstruction import reconstruction
 from flaxae.text_autoencoder.codec import Codec
 
@@ -19,24 +24,24 @@ STOCHASTIC_ONLY = "n/a: the encoder is deterministic"
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much of everything a report looks at."""
+    """Numbers of lines, samples and resamples that a report uses."""
 
-    lines: int = 2000  # of each split
-    samples: int = 1000  # from each prior
-    codes: int = 6000  # training lines whose codes priors and probes are fitted to
-    references: int = 500  # lines that are decoded from another's code
-    mmd: int = 1000
-    pairs: int = 100  # ways between two lines
-    steps: int = 9  # texts on a way
-    bounded: int = 300  # lines of the importance-weighted bound
-    importance: int = 16  # draws from a line's posterior
-    factors: int = 1500  # lines that disentanglement is measured on
-    draws: int = 1000  # of each bootstrap
+    lines: int = 2000  # lines per split
+    samples: int = 1000  # samples per prior
+    codes: int = 6000  # training lines whose codes fit priors and probes
+    references: int = 500  # lines decoded from wrong codes
+    mmd: int = 1000  # codes for MMD^2
+    pairs: int = 100  # interpolated pairs of lines
+    steps: int = 9  # texts per interpolation
+    bounded: int = 300  # lines for the importance-weighted bound
+    importance: int = 16  # draws per posterior for the bound
+    factors: int = 1500  # lines for disentanglement
+    draws: int = 1000  # resamples per bootstrap
 
 
 @dataclasses.dataclass
-class Held:
-    """Held-out lines with everything that several parts need of them."""
+class EncodedLines:
+    """Lines with their ids, codes and encoder states, which several parts need."""
 
     lines: list[str]
     ids: Int[np.ndarray, "B T"]
@@ -46,18 +51,18 @@ class Held:
 
     @property
     def flat(self) -> Float[np.ndarray, "B LZ"]:
-        rows, latents, dim = self.codes.shape
-        return self.codes.reshape(rows, latents * dim)  # -1 fails where there are no rows
+        """The codes as vectors."""
+        return rearrange(self.codes, "b l z -> b (l z)")
 
 
-def held(scorer: Scorer, codec: Codec, lines: list[str]) -> Held:
-    """Encodes lines."""
+def encode_lines(scorer: Scorer, codec: Codec, lines: list[str]) -> EncodedLines:
+    """Encode lines once for all parts of a report."""
     ids = codec.ids(lines)
-    return Held(lines, ids, *scorer.encoded(ids))
+    return EncodedLines(lines, ids, *scorer.encode(ids))
 
 
-def references(codec: Codec, dev: Held, python: bool, sizes: Sizes) -> dict[str, Any]:
-    """Reconstruction from another line's code, and from none."""
+def references(codec: Codec, dev: EncodedLines, python: bool, sizes: Sizes) -> dict[str, Any]:
+    """Measure reconstruction from other lines' codes and from zeros."""
     lines = dev.lines[: sizes.references]
     codes = {
         "shuffled_codes": np.roll(dev.codes, 1, axis=0)[: len(lines)],
@@ -69,13 +74,13 @@ def references(codec: Codec, dev: Held, python: bool, sizes: Sizes) -> dict[str,
     }
 
 
-def latent_study(codec: Codec, dev: Held, sizes: Sizes) -> dict[str, Any]:
-    """Everything about codes that their numbers alone tell.
+def latent_study(codec: Codec, dev: EncodedLines, sizes: Sizes) -> dict[str, Any]:
+    """Measure codes alone, without decoding them.
 
     Returns:
-        mmd and mmd_with_noise (what the decoder was trained on: codes with their noise, or draws of
-        their posteriors) with intervals, the null's 95 % point and permutation p; bits, shape and
-        spectrum; KL and mutual information, or why not.
+        mmd and mmd_with_noise with intervals, the null's 95 % quantile and permutation p; bits,
+        isotropy, Gaussianity and spectrum; KL and mutual information, or the reason why there are
+        none. The noise is that of training: the codes' noise, or draws of their posteriors.
     """
     codes = dev.flat.astype(np.float64)
     n, size = min(len(codes), sizes.mmd), codes.shape[1]
@@ -112,7 +117,7 @@ def latent_study(codec: Codec, dev: Held, sizes: Sizes) -> dict[str, Any]:
         "size": size,
         "isotropy": latent.isotropy(codes),
         "gaussianity": latent.gaussianity(codes),
-        # The same measures of as many draws of N(0, I): what few rows alone do to them.
+        # The same measures of an equal number of draws of N(0, I) show the effect of few rows.
         "isotropy_of_normal": latent.isotropy(noise),
         "gaussianity_of_normal": latent.gaussianity(noise),
         "spectrum": variances.tolist(),
@@ -120,34 +125,37 @@ def latent_study(codec: Codec, dev: Held, sizes: Sizes) -> dict[str, Any]:
     }
     if dev.log_variances is None:
         out["information"] = STOCHASTIC_ONLY
-        out["bits"] = "n/a: without noise a real number carries any number of bits"
+        out["bits"] = "n/a: without noise, the capacity of a real number has no bound"
         if codec.sigma:
             capacity = latent.channel_bits(variances, codec.sigma)
-            meaning = "capacity of a Gaussian channel: the codes' variances over the noise's"
+            meaning = "capacity of a Gaussian channel: variance of codes over variance of noise"
             out["bits"] = _bits(capacity, out["tokens_per_line"], meaning)
     else:
         out["information"] = latent.information(codes, log_variances)
         rate = out["information"]["kl"]["value"] / latent.LN2
-        out["bits"] = _bits(rate, out["tokens_per_line"], "mean KL to the prior: the rate")
+        out["bits"] = _bits(rate, out["tokens_per_line"], "mean KL to the prior, the rate")
     return out
 
 
 def _bits(bits: float, tokens: float, estimate: str) -> dict[str, Any]:
+    """Return bits per line and per token, with the name of the estimate."""
     return {"per_line": bits, "per_token": bits / tokens, "estimate": estimate}
 
 
-def likelihood_study(scorer: Scorer, codec: Codec, dev: Held, sizes: Sizes) -> dict[str, Any]:
-    """Teacher-forced numbers: second to free-running ones, and the collapse alarm."""
-    out = collapse(scorer, dev.ids, dev.codes * np.float32(codec.scale))
+def likelihood_study(
+    scorer: Scorer, codec: Codec, dev: EncodedLines, sizes: Sizes
+) -> dict[str, Any]:
+    """Measure teacher-forced losses, posterior collapse and, for Gaussian codes, the bound."""
+    out = posterior_collapse(scorer, dev.ids, dev.codes * np.float32(codec.scale))
     if dev.log_variances is None:
         return out | {"importance_weighted": STOCHASTIC_ONLY}
-    some = slice(0, sizes.bounded)
-    num_bytes = np.asarray([max(len(line.encode()), 1) for line in dev.lines[some]])
+    rows = slice(0, sizes.bounded)
+    num_bytes = np.asarray([max(len(line.encode()), 1) for line in dev.lines[rows]])
     found = importance_weighted(
         scorer,
-        dev.ids[some],
-        dev.codes[some],
-        dev.log_variances[some],
+        dev.ids[rows],
+        dev.codes[rows],
+        dev.log_variances[rows],
         num_bytes,
         samples=sizes.importance,
     )
@@ -157,46 +165,50 @@ def likelihood_study(scorer: Scorer, codec: Codec, dev: Held, sizes: Sizes) -> d
 def sample_study(
     codec: Codec,
     train: list[str],
-    some: Held,
+    encoded: EncodedLines,
     dev: list[str],
     test: list[str],
     python: bool,
     sizes: Sizes,
 ) -> dict[str, Any]:
-    """Samples of all priors, judged by a language model of the training lines.
+    """Measure samples of all priors by a language model of the training lines.
 
-    Real lines stand beside the samples as another sample. They must not be among the lines that
-    reverse perplexity is of, nor from the same files: neighbours look alike.
+    Real lines are measured like samples, for comparison. They must differ from the lines of reverse
+    perplexity and come from other files, as neighbouring lines resemble each other.
 
     Args:
-        codec: of the model.
+        codec: the model with its tokenizer.
         train: all training lines.
-        some: some of them with their codes, which priors are fitted to.
-        dev: lines that reverse perplexity is of.
-        test: lines held out one by one; where there are none, dev is cut in two.
-        python, sizes: of the report.
+        encoded: some training lines with their codes, to fit priors to.
+        dev: lines whose reverse perplexity is measured.
+        test: real lines to compare with; if there are none, dev is split in two.
+        python: whether the lines are Python.
+        sizes: numbers of samples and resamples.
     """
     real, held_out = (test, dev) if test else (dev[::2], dev[1::2])
-    mixed = [real[i] for i in np.random.default_rng(0).permutation(len(real))]
-    judge = samples.Judge(codec.tokenizer, train, held_out, python)
-    return samples.study(codec, judge, some.codes, mixed, samples=sizes.samples, draws=sizes.draws)
+    shuffled = [real[i] for i in np.random.default_rng(0).permutation(len(real))]
+    evaluator = samples.SampleEvaluator(codec.tokenizer, train, held_out, python)
+    return samples.study(
+        codec, evaluator, encoded.codes, shuffled, samples=sizes.samples, draws=sizes.draws
+    )
 
 
 def probe_study(
     task: Any,
-    train: Held,
-    dev: Held,
+    train: EncodedLines,
+    dev: EncodedLines,
     labels: tuple[list[str], list[str]] | None,
     python: bool,
 ) -> dict[str, Any] | str:
-    """Probes of the latent, of pooled encoder states, and of both of an untrained model.
+    """Probe codes and pooled encoder states, of the trained and of an untrained model.
 
     Args:
-        task: makes the untrained model.
-        train, dev: lines to train and test probes on.
-        labels: of both, where the corpus has some; else Python's kind of statement, or whether the
-            text holds a number.
-        python: lines are Python's.
+        task: the task, which makes the untrained model.
+        train: lines to train probes on.
+        dev: lines to test probes on.
+        labels: labels of train and dev if the corpus has some; by default the kind of statement
+            for Python, else whether the text contains a digit.
+        python: whether the lines are Python.
     """
     if labels is not None:
         name, names = "label", np.unique(labels[0]).tolist()
@@ -206,7 +218,7 @@ def probe_study(
         name, names = "kind of statement", list(KINDS)
         values = [np.asarray([kind(line) for line in part.lines]) for part in (train, dev)]
     else:
-        name, names = "holds a number", ["no", "yes"]
+        name, names = "contains a digit", ["no", "yes"]
         values = [
             np.asarray([any(c.isdigit() for c in line) for line in part.lines], int)
             for part in (train, dev)
@@ -216,7 +228,7 @@ def probe_study(
     untrained = Scorer(task.init(nnx.Rngs(1)), 0)
     parts = []
     for part in (train, dev):
-        random = untrained.encoded(part.ids)
+        random = untrained.encode(part.ids)
         parts.append(
             {
                 "latent": part.flat,
@@ -229,8 +241,8 @@ def probe_study(
     return {"label": name, "names": names, **found}
 
 
-def disentanglement_study(dev: Held, python: bool, sizes: Sizes) -> dict[str, Any] | str:
-    """Disentanglement of codes against factors of their lines."""
+def disentanglement_study(dev: EncodedLines, python: bool, sizes: Sizes) -> dict[str, Any] | str:
+    """Measure the disentanglement of codes with respect to factors of their lines."""
     rows = slice(0, sizes.factors)
     factors = factors_of(dev.lines[rows], python)
     if len(factors) < 2:
@@ -238,8 +250,10 @@ def disentanglement_study(dev: Held, python: bool, sizes: Sizes) -> dict[str, An
     return disentanglement.measure(dev.flat[rows].astype(np.float64), factors)
 
 
-def interpolation_study(codec: Codec, dev: Held, python: bool, sizes: Sizes) -> dict | str:
-    """Scores of ways between held-out lines."""
+def interpolation_study(
+    codec: Codec, dev: EncodedLines, python: bool, sizes: Sizes
+) -> dict[str, Any] | str:
+    """Score interpolations between held-out lines."""
     if len(dev.lines) < 2:
         return "n/a: fewer than two lines"
     return interpolation.study(
@@ -253,7 +267,7 @@ def interpolation_study(codec: Codec, dev: Held, python: bool, sizes: Sizes) -> 
 
 
 def finite(tree: Any) -> Any:
-    """The same with None for numbers that are not finite: JSON has none."""
+    """Replace numbers that are not finite, which JSON lacks, by None in a tree."""
     if isinstance(tree, dict):
         return {name: finite(x) for name, x in tree.items()}
     if isinstance(tree, (list, tuple)):

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from flaxae.losses import mmd
 from flaxae.measures import stats
-from flaxae.models.t5_vae.evaluation import is_valid
+from flaxae.measures.text import is_valid
 from flaxae.text_autoencoder.priors import GMMPrior, StandardNormal, fit
 from flaxae.text_autoencoder.priors.priors import Prior, slerps
 

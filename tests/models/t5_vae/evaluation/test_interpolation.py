@@ -1,4 +1,6 @@
-"""Ways by hand, and the two baselines that bound the scores."""
+"""Scores of known paths, and the two baselines that bound them."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from flaxae.models.t5_vae.evaluation import interpolation as m
 from tests.models.t5_vae.tiny import Letters
 
 
-def test_scores_by_hand():
+def test_scores_of_known_paths():
     even = ["aaaa", "aaab", "aabb", "abbb", "bbbb"]
     found = m.scores([even], python=False, draws=5)
     assert found["path_ratio"]["value"] == found["distinct"]["value"] == 1
@@ -15,23 +17,23 @@ def test_scores_by_hand():
     detour = m.scores([["ab", "xyz", "ac"]], python=True, draws=5)
     assert detour["path_ratio"]["value"] == pytest.approx(1 / 6)
     assert detour["max_step_share"]["value"] == 0.5 and detour["validity"]["value"] == 1
-    # A way that does not move says nothing about how it moves.
-    still = m.scores([["a"] * 4, ["a", "a", "b", "b"]], python=False, draws=5)
-    assert still["path_ratio"]["value"] == still["max_step_share"]["value"] == 1
-    assert still["distinct"]["value"] == (1 / 4 + 2 / 4) / 2
+    # A path of equal texts counts only for `distinct`.
+    constant = m.scores([["a"] * 4, ["a", "a", "b", "b"]], python=False, draws=5)
+    assert constant["path_ratio"]["value"] == constant["max_step_share"]["value"] == 1
+    assert constant["distinct"]["value"] == (1 / 4 + 2 / 4) / 2
 
 
-def test_baselines():
+def test_baselines_keep_both_ends():
     assert m.copy_endpoint("a", "b", 5) == ["a", "a", "a", "b", "b"]
     a, b = np.asarray([3, 4, 5, 1, 0]), np.asarray([6, 7, 1, 0, 0])
     mixed = m.token_mix(a, b, 9, np.random.default_rng(0))
     np.testing.assert_array_equal(mixed[[0, -1]], [a, b])
     swapped = (mixed == b) & (a != b)
-    assert (np.diff(swapped.astype(int), axis=0) >= 0).all()  # once swapped, always
+    assert (np.diff(swapped.astype(int), axis=0) >= 0).all()  # a swapped token stays swapped
 
 
-class Perfect:
-    """A code that is its text's letters, rounded when decoded."""
+class PerfectCodec:
+    """A codec whose codes are the text's letters, rounded when decoded."""
 
     scale = 1.0
 
@@ -51,10 +53,11 @@ class Perfect:
         return Letters().decode(ids.tolist())
 
 
-def test_a_study():
+def test_study_compares_interpolations_with_baselines():
+    codec: Any = PerfectCodec()
     rng = np.random.default_rng(0)
     lines = ["".join(rng.choice(list("abcdefghij"), 7)) for _ in range(30)]
-    found = m.study(Perfect(), lines, pairs=20, steps=9, python=True, draws=20)
+    found = m.study(codec, lines, pairs=20, steps=9, python=True, draws=20)
     copies, mixed = found["copy_endpoint"], found["token_mix"]
     assert copies["path_ratio"]["value"] == copies["max_step_share"]["value"] == 1
     assert copies["distinct"]["value"] == pytest.approx(2 / 9)

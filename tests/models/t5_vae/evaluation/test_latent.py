@@ -1,4 +1,4 @@
-"""Codes whose numbers are known: draws of the prior, collapsed, shifted, of low rank."""
+"""Measures of known codes: draws of the prior, collapsed, shifted, and of low rank."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def normal():
     return np.random.default_rng(0).normal(size=(N, D))
 
 
-def test_mmd_tells_the_prior_from_a_collapse(normal):
+def test_mmd_distinguishes_the_prior_from_collapsed_and_shifted_codes(normal):
     null = m.mmd_null_p95(N, D, draws=50)
     good = m.mmd_test(normal, permutations=200, draws=100)
     bad = m.mmd_test(np.zeros((N, D)), permutations=200, draws=100)
@@ -24,7 +24,7 @@ def test_mmd_tells_the_prior_from_a_collapse(normal):
         assert found["low"] < found["value"] < found["high"]
 
 
-def test_mmd_is_the_losses(normal):
+def test_mmd_equals_the_loss(normal):
     import jax.numpy as jnp
 
     from flaxae.losses import mmd
@@ -35,7 +35,7 @@ def test_mmd_is_the_losses(normal):
     assert found == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_spectrum_and_isotropy(normal):
+def test_spectrum_and_isotropy_of_known_codes(normal):
     scales = np.asarray([3, 2, 1, 0, 0, 0, 0, 0.0])
     np.testing.assert_allclose(m.spectrum(normal * scales)[:4], [9, 4, 1, 0], atol=1.5)
     even = m.isotropy(normal)
@@ -49,12 +49,12 @@ def test_spectrum_and_isotropy(normal):
     assert constant["effective_rank"] == 0 and constant["mean_cosine"] == pytest.approx(1)
 
 
-def test_pairwise_cosine_by_hand():
+def test_mean_cosine_of_three_codes():
     found = m.isotropy(np.asarray([[1, 0], [0, 2], [-3.0, 0]]))["mean_cosine"]
     assert found == pytest.approx((0 - 1 + 0) / 3)
 
 
-def test_gaussianity():
+def test_gaussianity_of_normal_skewed_and_flat_codes():
     rng = np.random.default_rng(1)
     good = m.gaussianity(rng.normal(size=(4000, D)))
     assert good["skew"] < 0.1 and good["excess_kurtosis"] < 0.2
@@ -68,7 +68,7 @@ def test_gaussianity():
     assert np.isnan(m.gaussianity(np.ones((9, D)))["skew"])
 
 
-def test_intervals_of_shape_cover_what_other_draws_give():
+def test_shape_intervals_cover_the_values_of_other_draws():
     rng, names = np.random.default_rng(5), ("effective_rank", "skew", "squared_norm_std")
     draws = [rng.normal(size=(400, D)) * [3, 2, 1, 1, 1, 1, 0.5, 0.001] for _ in range(60)]
     values = [m.isotropy(x) | m.gaussianity(x) for x in draws]
@@ -82,24 +82,26 @@ def test_intervals_of_shape_cover_what_other_draws_give():
     assert all(x["active_units"] == [7, 7] for x in found)
 
 
-def test_channel_bits_and_active_units():
+def test_channel_bits_and_active_units_of_known_codes():
     assert m.channel_bits(np.asarray([3.0, 3.0, 0.0]), 1.0) == pytest.approx(2)
     assert m.channel_bits(np.asarray([1.0]), 0.5) == pytest.approx(0.5 * np.log2(5))
     codes = np.random.default_rng(2).normal(size=(500, 4)) * [1, 0.3, 0.05, 0]
     assert m.active_units(codes) == 2
 
 
-def test_log_density():
+def test_log_density_equals_the_formula():
     rng = np.random.default_rng(3)
     z, means, log_variances = rng.normal(size=(3, 5, 4))
     found = m.log_density(z, means, log_variances)
-    gap = z[:, None] - means
-    expected = -0.5 * (gap**2 / np.exp(log_variances) + log_variances + np.log(2 * np.pi)).sum(2)
+    difference = z[:, None] - means  # (n, m, d)
+    expected = -0.5 * (
+        difference**2 / np.exp(log_variances) + log_variances + np.log(2 * np.pi)
+    ).sum(2)
     np.testing.assert_allclose(found, expected)
 
 
 def test_information_of_a_gaussian_channel():
-    """Z = x + noise, x ~ N(0, .75), noise ~ N(0, .25): I = log(4) / 2, and q(z) is the prior."""
+    """For z = x + noise, x ~ N(0, .75), noise ~ N(0, .25): I = log(4) / 2 and q(z) is the prior."""
     rng = np.random.default_rng(4)
     means = np.sqrt(0.75) * rng.normal(size=(3000, 1))
     found = m.information(means, np.full((3000, 1), np.log(0.25)))
@@ -109,7 +111,7 @@ def test_information_of_a_gaussian_channel():
     assert found["mutual_information"]["low"] < np.log(4) / 2 < found["mutual_information"]["high"]
 
 
-def test_information_of_a_collapse_and_of_a_perfect_code():
+def test_information_of_collapsed_and_of_separate_posteriors():
     collapsed = m.information(np.zeros((200, 3)), np.zeros((200, 3)))
     assert collapsed["kl"]["value"] == 0 == pytest.approx(collapsed["mutual_information"]["value"])
     apart = np.arange(200.0)[:, None] * 10

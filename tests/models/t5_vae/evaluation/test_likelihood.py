@@ -1,4 +1,6 @@
-"""Teacher-forced numbers of a toy model, and bounds of models whose likelihood is known."""
+"""Teacher-forced losses of a tiny model, and bounds of models with a known likelihood."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +25,10 @@ def scorer(model):
 IDS = np.asarray([[3, 4, 5, 1, 0, 0, 0, 0], [6, 1, 0, 0, 0, 0, 0, 0], [3, 3, 3, 3, 3, 3, 3, 1]])
 
 
-def test_forced_is_the_models_loss(model, scorer):
-    z, none, _ = scorer.encoded(IDS)
+def test_teacher_forced_equals_the_models_loss(model, scorer):
+    z, none, _ = scorer.encode(IDS)
     assert z.shape == (3, 1, 8) and none is None
-    found = scorer.forced(IDS, z)
+    found = scorer.teacher_forced(IDS, z)
     ctx = Context(key=jax.random.key(0), step=jnp.int32(0))
     ids = jnp.asarray(IDS, jnp.int32)
     states = model.decode(jnp.asarray(z), [ids], ctx)
@@ -34,43 +36,44 @@ def test_forced_is_the_models_loss(model, scorer):
     loss, correct = model.t5.loss(states, ids.reshape(-1), weights, ctx)
     assert found[:, 0].sum() == pytest.approx(float(loss), rel=1e-5)
     assert found[:, 1].tolist() == [4, 2, 8] and found[:, 2].sum() == float(correct)
-    np.testing.assert_allclose(scorer.forced(IDS[1:2], z[1:2]), found[1:2], rtol=1e-4)
+    np.testing.assert_allclose(scorer.teacher_forced(IDS[1:2], z[1:2]), found[1:2], rtol=1e-4)
 
 
-def test_pooled_states_do_not_see_padding(scorer):
-    whole = scorer.encoded(IDS).pooled
+def test_pooled_states_ignore_padding(scorer):
+    whole = scorer.encode(IDS).pooled
     assert whole.shape == (3, 16) and np.abs(whole[0] - whole[1]).max() > 0.1
-    np.testing.assert_allclose(scorer.encoded(IDS[1:2]).pooled[0], whole[1], atol=1e-5)
+    np.testing.assert_allclose(scorer.encode(IDS[1:2]).pooled[0], whole[1], atol=1e-5)
 
 
-class Linear:
-    """log p(x | z) of rows is what a function says."""
+class KnownScorer:
+    """A scorer whose -log p(x | z) is a given function."""
 
     def __init__(self, nats):
         self.nats = nats
 
-    def forced(self, ids, z):
+    def teacher_forced(self, ids, z):
         nats = self.nats(ids, z.reshape(len(ids), -1))
         return np.stack([nats, np.full(len(ids), 4.0), np.full(len(ids), 1.0)], axis=1)
 
 
-def test_collapse_raises_the_alarm():
+def test_a_decoder_that_ignores_codes_raises_the_alarm():
     ids = np.arange(40)[:, None]
     codes = np.arange(40.0).reshape(40, 1, 1)
-    deaf = m.collapse(Linear(lambda ids, z: np.full(len(ids), 8.0)), ids, codes)
-    assert deaf["alarm"] and deaf["shuffled_gap"]["value"] == 0
-    assert deaf["cross_entropy"]["value"] == 2 and deaf["accuracy"]["value"] == 0.25
-    reads = Linear(lambda ids, z: np.abs(ids[:, 0] - z[:, 0]))
-    found = m.collapse(reads, ids, codes)
+    ignores: Any = KnownScorer(lambda ids, z: np.full(len(ids), 8.0))
+    found = m.posterior_collapse(ignores, ids, codes)
+    assert found["alarm"] and found["shuffled_gap"]["value"] == 0
+    assert found["cross_entropy"]["value"] == 2 and found["accuracy"]["value"] == 0.25
+    reads: Any = KnownScorer(lambda ids, z: np.abs(ids[:, 0] - z[:, 0]))
+    found = m.posterior_collapse(reads, ids, codes)
     assert not found["alarm"] and found["cross_entropy"]["value"] == 0
     assert found["shuffled"]["value"] == pytest.approx((39 + 39) / 160)
     assert found["zero"]["value"] == pytest.approx(19.5 / 4)
 
 
-def test_the_bound_is_the_likelihood_where_the_posterior_is_right():
-    """X ~ N(z, 1), z ~ N(0, 1): p(x) = N(0, 2), and the posterior is N(x / 2, 1 / 2)."""
+def test_the_bound_is_exact_if_the_posterior_is_right():
+    """For x ~ N(z, 1) and z ~ N(0, 1), p(x) = N(0, 2) and the posterior is N(x / 2, 1 / 2)."""
     x = np.random.default_rng(7).normal(0, np.sqrt(2), size=(200, 1))
-    scorer = Linear(lambda ids, z: 0.5 * ((ids - z) ** 2 + np.log(2 * np.pi))[:, 0])
+    scorer: Any = KnownScorer(lambda ids, z: 0.5 * ((ids - z) ** 2 + np.log(2 * np.pi))[:, 0])
     exact = 0.5 * (x**2 / 2 + np.log(4 * np.pi))[:, 0]
     num_bytes = np.full(200, 2)
     true = m.importance_weighted(

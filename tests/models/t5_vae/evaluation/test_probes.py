@@ -1,4 +1,4 @@
-"""Labels that a linear map reads off, and noise."""
+"""Linear probes of a linear label, of noise and of a single label."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from flaxae.models.t5_vae.evaluation import probes
 
 
-def test_a_linear_label_is_found_and_noise_is_not():
+def test_a_linear_label_is_predicted_from_codes_but_not_from_noise():
     rng = np.random.default_rng(0)
     codes, noise = rng.normal(size=(2, 1200, 6))
     labels = (codes[:, 0] > 0).astype(int) + (codes[:, 0] > 1)
@@ -25,6 +25,6 @@ def test_a_linear_label_is_found_and_noise_is_not():
     assert good["1"]["low"] < good["1"]["value"] < good["1"]["high"]
 
 
-def test_one_label_alone_is_guessed():
+def test_a_single_training_label_is_always_predicted():
     found = probes.probe(np.zeros((3, 2)), np.asarray([1, 1, 1]), np.ones((4, 2)), np.arange(4))
     assert found.value == 0.25

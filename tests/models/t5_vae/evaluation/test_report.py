@@ -1,4 +1,4 @@
-"""The whole report of toy models, deterministic and Gaussian."""
+"""The whole report of tiny models with deterministic and Gaussian encoders."""
 
 import importlib
 import json
@@ -33,7 +33,7 @@ def codec():
     return Codec(tiny_model(task), Letters(), 7)
 
 
-def test_texts_to_ids_and_back(codec):
+def test_codec_converts_texts_to_ids_and_back(codec):
     ids = codec.ids(["ab", "abcdefghij"])
     assert ids.tolist() == [[3, 4, 1, 0, 0, 0, 0, 0], [3, 4, 5, 6, 7, 8, 9, 1]]  # EOS is kept
     assert codec.texts(ids) == ["ab", "abcdefg"]
@@ -47,19 +47,19 @@ def test_codes_do_not_depend_on_the_batch(codec):
     assert codec.decode(codes)[1] == codec.decode(codes[1:2])[0]
 
 
-def test_principal_axes():
+def test_principal_components_follow_the_largest_variances():
     rng = np.random.default_rng(0)
     codes = rng.normal(size=(500, 6)) * np.asarray([5, 1, 0.1, 0.1, 3, 0.1])
     points, share = figures.principal_components(codes)
     assert abs(np.corrcoef(points[:, 0], codes[:, 0])[0, 1]) > 0.99
     assert abs(np.corrcoef(points[:, 1], codes[:, 4])[0, 1]) > 0.99
     assert share[0] == pytest.approx(25 / 35, abs=0.05)
-    points, share = figures.principal_components(codes[:, :1])  # codes of one number
+    points, share = figures.principal_components(codes[:, :1])  # one-dimensional codes
     assert points.shape == (500, 2) and not points[:, 1].any()
     np.testing.assert_allclose(share, [1, 0])
 
 
-def test_samples_for_the_log():
+def test_sample_returns_texts_for_the_log():
     task = tiny_task()
     ctx = Context(key=jax.random.key(0), step=jnp.int32(0))
     made = task.sample(tiny_model(task), ctx, 2)
@@ -67,20 +67,20 @@ def test_samples_for_the_log():
     assert len(made["interpolation"]) == 5
 
 
-def test_no_lines_have_flat_codes_too():
+def test_codes_of_no_lines_can_be_flattened():
     codes, ids = np.zeros((0, 2, 4), np.float32), np.zeros((0, 8), np.int32)
-    assert studies.Held([], ids, codes, None, np.zeros((0, 16))).flat.shape == (0, 8)
+    assert studies.EncodedLines([], ids, codes, None, np.zeros((0, 16))).flat.shape == (0, 8)
 
 
-def test_numbers_that_are_not_finite_are_none():
+def test_numbers_that_are_not_finite_become_none():
     tree = {"a": [np.nan, 1, True, "x", None], "b": np.float32(2)}
     assert studies.finite(tree) == {"a": [None, 1, True, "x", None], "b": 2.0}
 
 
 @pytest.mark.parametrize("gaussian", [False, True])
-def test_report(tmp_path, capsys, monkeypatch, gaussian):
+def test_report_writes_json_figures_and_text(tmp_path, capsys, monkeypatch, gaussian):
     monkeypatch.setattr(interpolation, "PAIRS", (("ab", "cd"),))
-    if gaussian:  # and of a corpus that is not Python's, with labels
+    if gaussian:  # also treats the corpus as plain text with labels
         module = importlib.import_module("flaxae.models.t5_vae.evaluation.report")
         monkeypatch.setattr(module, "PYTHON_SHARE", 1.0)
     task = tiny_task(task__latent__gaussian=gaussian, data__labels=gaussian)

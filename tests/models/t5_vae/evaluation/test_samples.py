@@ -1,4 +1,4 @@
-"""Samples that are real lines, copies of one, and noise."""
+"""Measures of samples that are real lines, copies of one line, and noise."""
 
 import types
 from typing import Any
@@ -7,29 +7,29 @@ import numpy as np
 import pytest
 
 from flaxae.models.t5_vae.evaluation import samples, studies
-from flaxae.models.t5_vae.evaluation.samples import Judge
+from flaxae.models.t5_vae.evaluation.samples import SampleEvaluator
 from tests.models.t5_vae.tiny import Letters
 
 N = 150
 
 
 def words(rng, count):
-    """A language: three syllables a line."""
+    """Return lines of a language with three syllables per line."""
     parts = ["ab", "cde", "fgh", "ijk", "lm"]
     return ["".join(rng.choice(parts, 3)) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
-def judge():
+def evaluator():
     rng = np.random.default_rng(0)
-    return Judge(Letters(), words(rng, 400), words(rng, 200), python=True)
+    return SampleEvaluator(Letters(), words(rng, 400), words(rng, 200), python=True)
 
 
-def test_real_lines_copies_and_noise(judge):
+def test_measures_of_real_lines_copies_and_noise(evaluator):
     rng = np.random.default_rng(1)
     noise = ["".join(rng.choice(list("abcdefghijklm"), 8)) for _ in range(N)]
-    real, same, bad = (judge.measure(x, 50) for x in (words(rng, N), ["abcdeab"] * N, noise))
-    # Forward perplexity cannot tell one good line from all of them; reverse can.
+    real, same, bad = (evaluator.measure(x, 50) for x in (words(rng, N), ["abcdeab"] * N, noise))
+    # Only reverse perplexity is high for copies of a single good line.
     assert same["forward_ppl"] < 1.5 * real["forward_ppl"] < bad["forward_ppl"]
     assert same["reverse_ppl"] > 2 * real["reverse_ppl"] < bad["reverse_ppl"]
     assert same["distinct"] == same["distinct_1"] == pytest.approx(1 / N)
@@ -40,11 +40,11 @@ def test_real_lines_copies_and_noise(judge):
     assert low < real["forward_ppl"] < high
 
 
-def test_real_lines_are_not_those_that_reverse_perplexity_is_of(monkeypatch):
+def test_real_lines_differ_from_the_lines_of_reverse_perplexity(monkeypatch):
     seen = {}
-    monkeypatch.setattr(samples, "Judge", lambda tokenizer, train, held, python: held)
+    monkeypatch.setattr(samples, "SampleEvaluator", lambda tokenizer, train, lines, python: lines)
     monkeypatch.setattr(
-        samples, "study", lambda codec, held, codes, real, **_: seen.update(a=held, b=real)
+        samples, "study", lambda codec, lines, codes, real, **_: seen.update(a=lines, b=real)
     )
     lines = [f"line {i}" for i in range(9)]
     part: Any = types.SimpleNamespace(codes=None, tokenizer=None)
