@@ -40,7 +40,7 @@ SLICES = {
 START = 64  # rows a chip
 
 
-def say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
@@ -63,7 +63,7 @@ def cell(model: str, name: str, effort: float, start: int = START) -> dict[str, 
     config = sentences(MODELS[model], chips, start)
     found: dict[str, Any] = {"model": model, "slice": name, "effort": effort}
     try:
-        report = tpu_compile.find_batch(config, topology, effort=effort, say=say)
+        report = tpu_compile.find_batch(config, topology, effort=effort, log=_log)
     except tpu_compile.DoesNotFit as error:
         return found | {"fits": False, "message": str(error)}
     return found | report.json()
@@ -106,7 +106,7 @@ def main() -> None:
             key = (model, name, args.effort)
             if key in kept:
                 continue
-            say(f"{model} on {name}")
+            _log(f"{model} on {name}")
             kept[key] = cell(model, name, args.effort, starts.get((model, name), START))
             with args.file.open("a") as file:
                 file.write(json.dumps(kept[key]) + "\n")

@@ -1,4 +1,4 @@
-"""What a TPU chip can do, from Google's Cloud TPU pages "TPU v4", "v5e", "v5p" and "v6e"."""
+"""Published peaks of TPU chips, from Google's pages "TPU v4", "v5e", "v5p" and "v6e"."""
 
 import dataclasses
 
@@ -13,11 +13,11 @@ class Chip:
 
     Attributes:
         flops: dense bfloat16 FLOP/s.
-        hbm: capacity in bytes; the compiler keeps some of it for itself.
-        hbm_bandwidth: bytes/s.
-        ici_bandwidth: bytes/s that leave the chip over all of its links, half of what the pages
-            give as bidirectional.
-        config: libtpu's name for the chip as a VM runs it, where a topology means another.
+        hbm: memory in bytes; the compiler reserves a part of it.
+        hbm_bandwidth: memory bandwidth in bytes/s.
+        ici_bandwidth: bytes/s that leave the chip over all of its links, half of the published
+            bidirectional bandwidth.
+        config: libtpu's name for the chip as VMs use it, if it differs from the topology's.
     """
 
     flops: float
@@ -36,15 +36,15 @@ CHIPS = {
 
 
 def chip_of(topology: str) -> Chip:
-    """The chip of a topology such as "v5e:2x4".
+    """Return the chip of a topology such as "v5e:2x4".
 
     Raises:
-        ConfigError: no such chip in the table.
+        ConfigError: if the table does not contain the chip.
     """
     name = topology.partition(":")[0]
     if name not in CHIPS:
         raise ConfigError(
-            f"--topology={topology}: no chip {name!r}; there are {', '.join(CHIPS)}, each with its"
+            f"--topology={topology}: no chip {name!r}; give one of {', '.join(CHIPS)} with its"
             " slice, such as v5e:2x4 or v5p:2x2x4"
         )
     return CHIPS[name]

@@ -1,12 +1,12 @@
-"""A report as a page that one reads at a glance."""
+"""The text that the command prints for a report."""
 
-from flaxae.tpu_compile.program import Report
+from flaxae.tpu_compile.report import Report
 
 _NAMES = {"compute": "matmul units", "hbm": "HBM", "ici": "links between chips"}
 
 
 def page(config_name: str, report: Report) -> str:
-    """The text that the command prints."""
+    """Return a report as text."""
     axes = " x ".join(f"{k}={v}" for k, v in report.mesh.items() if v > 1) or "one device"
     share = report.hbm_bytes / report.hbm_capacity_bytes
     bound = report.step_seconds_bound
@@ -14,21 +14,24 @@ def page(config_name: str, report: Report) -> str:
     ratio = report.flops / report.task_flops if report.task_flops else float("nan")
     rows = [
         ("parameters", f"{report.params / 1e6:,.1f} M"),
-        ("batch", f"{report.rows_a_chip:g} rows a chip" if report.rows_a_chip else "drawn inside"),
+        (
+            "batch",
+            f"{report.rows_a_chip:g} rows per chip" if report.rows_a_chip else "drawn in the step",
+        ),
         ("", ""),
         ("HBM", f"{_gib(report.hbm_bytes)} of {_gib(report.hbm_capacity_bytes)} ({share:.0%})"),
         ("  arguments", f"{_gib(report.argument_bytes)}  parameters, optimizer state, batch"),
         (
             "  temporaries",
-            f"{_gib(report.temporary_bytes)}  kept activations, gradients, workspace",
+            f"{_gib(report.temporary_bytes)}  saved activations, gradients, workspace",
         ),
-        ("  output", f"{_gib(report.output_bytes)}  beside what replaces the arguments"),
+        ("  output", f"{_gib(report.output_bytes)}  not counting what replaces arguments"),
         ("  code", f"{_gib(report.code_bytes)}"),
         ("", ""),
         ("FLOPs", f"{report.flops / 1e12:.3f} TFLOP, {ratio:.2f} x the task's own count"),
         ("bytes accessed", f"{report.bytes_accessed / 1e9:.2f} GB"),
         ("sent to other chips", f"{sum(report.collective_bytes.values()) / 1e9:.3f} GB"),
-        *_messages(report),
+        *_message_rows(report),
         ("", ""),
         *((f"time: {_NAMES[k]}", f"{1e3 * v:.2f} ms") for k, v in report.seconds.items()),
         ("step, at best", f"{1e3 * bound:.2f} ms, bound by the {_NAMES[by]}"),
@@ -40,20 +43,23 @@ def page(config_name: str, report: Report) -> str:
     lines = [f"{config_name} on {report.topology}: {report.chips} chips, {axes}", ""]
     lines += [f"  {name:{width}}{value}".rstrip() for name, value in rows]
     if report.unknown_loops:
-        lines += ["", f"{report.unknown_loops} loops do not say how often they run: counted once."]
+        lines += ["", f"{report.unknown_loops} loops have an unknown trip count: they count once."]
     if report.slices > 1:
         lines += [
             "",
-            "What crosses between slices is counted as if by links inside: too fast.",
+            "Messages between slices are timed as if on the links inside a slice: too fast.",
         ]
     if report.temporary_bytes > report.hbm_bytes:
-        lines += ["", "Temporaries share room with what is donated: never all held at once."]
-    lines += ["", "A chip and a step. Times are what the published peaks allow, all overlapped."]
+        lines += ["", "Temporaries share memory with donated arguments: the sum exceeds the peak."]
+    lines += [
+        "",
+        "All numbers are per chip and step. Times assume the published peaks and full overlap.",
+    ]
     return "\n".join(lines)
 
 
-def _messages(report: Report) -> list[tuple[str, str]]:
-    """A line a kind and axis."""
+def _message_rows(report: Report) -> list[tuple[str, str]]:
+    """Return one line per kind of message and mesh axis."""
     sums: dict[tuple[str, str], tuple[float, float]] = {}
     for m in report.collectives:
         size, count = sums.get((m.kind, m.axis), (0.0, 0.0))

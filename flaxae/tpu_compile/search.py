@@ -1,76 +1,87 @@
-"""The largest batch that fits a slice, with few programs compiled."""
+"""Search for the largest batch that fits a slice, with few compilations."""
 
-from typing import Any
+from collections.abc import Callable
 
 from flaxae.config import Config, copy_config
-from flaxae.tpu_compile import program
+from flaxae.tpu_compile import compiler, report
 from flaxae.tpu_compile.chips import chip_of
 
-SECANTS = 4  # programs that are chosen by a line through what is known; after them it bisects
+SECANTS = 4  # compilations before the search changes from the secant method to bisection
 
 
 def find_batch(
-    config: Config, name: str, *, effort: float = 0.0, slices: int = 1, say: Any = None
-) -> program.Report:
-    """The largest batch that fits, to an eighth.
+    config: Config,
+    name: str,
+    *,
+    effort: float = 0.0,
+    slices: int = 1,
+    log: Callable[[str], None] | None = None,
+) -> report.Report:
+    """Find the largest batch that fits, up to an eighth.
 
-    Memory grows nearly linearly with the rows, so the next size to try is where a line through the
-    known ones meets the chip's memory; where that does not end the search, it bisects.
+    Memory grows almost linearly with the rows, so the next size to try is where a line through
+    known sizes reaches the chip's memory (secant method). If that does not end the search, it
+    bisects.
 
     Args:
-        config, name, effort, slices: see `analyse`; the search starts from the config's own batch.
-        say: called with a line after every program.
+        config: the config; the search starts from its batch size.
+        name: chip and slice, such as "v5e:2x4".
+        effort: XLA's exec_time_optimization_effort; -1 compiles fastest, 0 is a run's setting.
+        slices: number of slices.
+        log: called with one line per compilation.
 
     Returns:
-        The report of that batch's program.
+        The report of the largest batch.
 
     Raises:
-        DoesNotFit: not even the smallest batch does.
+        DoesNotFit: if the smallest batch does not fit.
     """
-    shards = len(program.topology(name, slices))
-    room = chip_of(name).hbm
+    shards = len(compiler.topology(name, slices))
+    capacity = chip_of(name).hbm
     unit = config.data.num_buckets * config.accumulate
-    best: program.Report | None = None
-    needed: dict[int, float] = {}  # rows a device -> bytes
+    best: report.Report | None = None
+    needed: dict[int, float] = {}  # rows per device -> bytes
     low, high, tries = 0, 0, 0
     rows = max(unit, config.data.batch_size // shards // unit * unit)
     while True:
         tries += 1
         changed = copy_config(config, {"data.batch_size": rows * shards})
         try:
-            best, low = program.analyse(changed, name, effort=effort, slices=slices), rows
+            best, low = report.analyse(changed, name, effort=effort, slices=slices), rows
             needed |= {0: best.argument_bytes, rows: best.hbm_bytes}
-            line = f"{rows} rows a device fit: {best.hbm_bytes / 2**30:.2f} GiB"
-        except program.DoesNotFit as error:
+            line = f"{rows} rows per device fit: {best.hbm_bytes / 2**30:.2f} GiB"
+        except compiler.DoesNotFit as error:
             high = rows
             if error.needed:
                 needed[rows] = error.needed
-            line = f"{rows} rows a device do not fit"
+            line = f"{rows} rows per device do not fit"
             if rows == unit:
                 raise error
-        if say is not None:
-            say(line)
+        if log is not None:
+            log(line)
         step = max(unit, low // 8 // unit * unit)
         if high and high - low <= step:
             break
-        rows = _next({} if high and tries >= SECANTS else needed, low, high, room, unit, step)
+        rows = _next({} if high and tries >= SECANTS else needed, low, high, capacity, unit, step)
         if rows in (low, high):
             break
-    assert best is not None  # else the smallest batch has raised
+    assert best is not None  # otherwise the smallest batch has raised
     return best
 
 
-def _next(needed: dict[int, float], low: int, high: int, room: float, unit: int, step: int) -> int:
-    """The rows to try next, a multiple of `unit`, between `low` and `high` (0: no limit known)."""
+def _next(
+    needed: dict[int, float], low: int, high: int, capacity: float, unit: int, step: int
+) -> int:
+    """Return the rows to try next, a multiple of `unit` between `low` and `high` (0: no limit)."""
     guess = 2 * low if not high else (low + high) // 2
-    near = sorted(needed, key=lambda rows: abs(needed[rows] - room))[:2]
+    near = sorted(needed, key=lambda rows: abs(needed[rows] - capacity))[:2]
     slope = (needed[near[1]] - needed[near[0]]) / (near[1] - near[0]) if len(near) == 2 else 0.0
     known = needed.get(low, 0.0)
-    if low and known > 0.85 * room and slope < known / low / 2:
-        guess = low + step  # no line any more: near its limit the compiler makes room
+    if low and known > 0.85 * capacity and slope < known / low / 2:
+        guess = low + step  # near the limit the compiler saves memory, so the line no longer holds
     elif slope > 0:
-        guess = near[0] + int((room - needed[near[0]]) / slope)
+        guess = near[0] + int((capacity - needed[near[0]]) / slope)
     guess = guess // unit * unit
-    # One step above what fits, at least: if that does not fit, the search is over.
+    # Try at least one step above what fits: if that does not fit, the search is over.
     bottom, top = low + (step if low else unit), high - unit if high else 16 * max(low, unit)
     return max(unit, min(max(guess, bottom), top))

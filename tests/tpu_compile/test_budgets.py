@@ -1,7 +1,7 @@
-"""Full-size programs must not grow: memory and traffic against what was once compiled.
+"""Full-size programs must not need more memory or traffic than their recorded budgets.
 
-`budgets.json` is written by `benchmarks/tpu_budgets.py`, with the versions; another compiler means
-new numbers, looked at by hand.
+`benchmarks/tpu_budgets.py` writes `budgets.json` with the versions. Another compiler needs new
+budgets, reviewed by hand.
 """
 
 import json
@@ -23,7 +23,7 @@ RISE = 1.03
 @pytest.mark.parametrize("budget", BUDGETS["programs"], ids=lambda b: b["name"])
 def test_a_full_size_program_stays_within_its_budget(budget):
     if jax.__version__ != BUDGETS["jax"]:
-        pytest.skip(f"budgets are of jax {BUDGETS['jax']}, this is {jax.__version__}")
+        pytest.skip(f"budgets are for jax {BUDGETS['jax']}, this is {jax.__version__}")
     path, _, variant = budget["config"].partition(":")
     config = runpy.run_path(str(ROOT / path))["get_config"](variant)
     overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in budget["overrides"].items()}
@@ -33,7 +33,7 @@ def test_a_full_size_program_stays_within_its_budget(budget):
         assert getattr(found, name) <= RISE * budget[name], name
     gathers = [m.size for m in found.collectives if m.kind == "all-gather"]
     assert max(gathers) <= budget.get("largest_gather_bytes", float("inf"))
-    # Recomputed blocks make their forward pass twice.
+    # Recomputed blocks run their forward pass twice.
     model = getattr(config.task, "t5", None) or getattr(config.task, "model", config.task)
-    again = 4 / 3 if model.remat else 1.0
-    assert found.flops == pytest.approx(again * found.task_flops, rel=0.15)
+    recomputed = 4 / 3 if model.remat else 1.0
+    assert found.flops == pytest.approx(recomputed * found.task_flops, rel=0.15)

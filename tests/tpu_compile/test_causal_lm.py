@@ -1,4 +1,4 @@
-"""A LoRA on a frozen base, compiled for four chips that are not there (needs libtpu)."""
+"""LoRA on a frozen base, compiled for four chips that need not exist (needs libtpu)."""
 
 from functools import cache
 from typing import Any
@@ -15,12 +15,12 @@ from flaxae.lm.llama.modeling import Llama, LlamaConfig
 
 pytestmark = pytest.mark.tpu
 LAYERS, ROWS, LENGTH, WIDTH, INNER, VOCAB = 3, 2, 96, 256, 512, 1024
-KERNELS = 7  # of a layer
+KERNELS = 7  # per layer
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
-    """Large enough to be split over the chips."""
+    """Register a size that is large enough to be split over the chips."""
     shape = (WIDTH, INNER, 4, 4, 64, LAYERS, VOCAB)
     sizes.SIZES["llama-small"] = (Llama, LlamaConfig, shape, {})
     yield
@@ -39,36 +39,38 @@ def report() -> tpu_compile.Report:
     return tpu_compile.analyse(config(), "v5e:2x2", effort=-1.0)
 
 
-def test_a_chip_holds_a_layer_of_the_base_and_never_all_of_it():
+def test_a_chip_gathers_one_layer_of_the_base_at_a_time():
     gathers = [m for m in report().collectives if m.kind == "all-gather"]
-    one = WIDTH * INNER
+    largest = WIDTH * INNER
     kernels = [m for m in gathers if m.times == LAYERS and m.size >= 2 * WIDTH * WIDTH]
-    assert len(kernels) == 2 * KERNELS  # forward, and again where blocks are recomputed
-    assert all(m.dtype == "bf16" and m.size <= 2 * one for m in kernels)
-    # Embedding and head are all that is gathered outside of the scan.
+    assert len(kernels) == 2 * KERNELS  # forward, and again in recomputed blocks
+    assert all(m.dtype == "bf16" and m.size <= 2 * largest for m in kernels)
+    # Outside of the scan only the embedding and the head are gathered.
     rest = [m for m in gathers if m.times != LAYERS]
     assert len(rest) == 2 and all(m.size == 2 * VOCAB * WIDTH for m in rest), rest
     assert not any(m.shape[:1] == (LAYERS,) for m in gathers)
 
 
-def test_no_activations_and_no_gradients_of_the_base_are_sent():
+def test_activations_and_gradients_of_the_base_are_not_sent():
     mine, rows = ROWS * LENGTH, 4 * ROWS
     for m in report().collectives:
         assert not {mine, rows * LENGTH, LENGTH, rows} & set(m.shape), m
-        if m.kind != "all-gather":  # of the factors' gradients, at most
+        if m.kind != "all-gather":  # at most the gradients of the factors
             assert m.size <= 4 * 64 * INNER, m
 
 
-def test_flops_are_the_tasks_and_one_more_forward_pass():
+def test_flops_are_the_tasks_plus_one_forward_pass():
     found = report()
-    forward = found.task_flops / 2  # a frozen kernel: forward, and the gradient of its input
+    forward = (
+        found.task_flops / 2
+    )  # a frozen kernel has a forward pass and the gradient of its input
     assert found.flops == pytest.approx(found.task_flops + forward, rel=0.2)
     assert found.unknown_loops == 0 and found.fits
 
 
-def test_the_base_is_bfloat16_and_only_the_factors_have_moments():
+def test_the_base_is_bfloat16_and_only_factors_have_moments():
     devices = tpu_compile.topology("v5e:2x2")
-    _, _, _, (state, frozen, *_) = tpu_compile.program.abstract_step(config(), devices)
+    _, _, _, (state, frozen, *_) = tpu_compile.abstract_step(config(), devices)
     base: Any = jax.tree.leaves(frozen)
     assert {x.dtype for x in base} == {jnp.dtype("bfloat16")}
     for leaf in base:

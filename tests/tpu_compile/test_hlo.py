@@ -1,4 +1,4 @@
-"""Reading a compiled program's text: turns of loops, messages and their axes, costs."""
+"""Parsing a compiled program's text: trip counts of loops, messages with their axes, costs."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import pytest
 
 from flaxae.errors import ConfigError
 from flaxae.tpu_compile.hlo import Program
-from flaxae.tpu_compile.program import held_bytes
+from flaxae.tpu_compile.report import peak_bytes
 
 LOOP = """HloModule test
 
@@ -55,38 +55,38 @@ def program(condition: str = "compare(%i, %limit), direction=LT", step: int = 1)
     return Program(LOOP.replace("CONDITION", condition).replace("STEP", str(step)))
 
 
-@pytest.mark.parametrize("step, turns", [(1, 9), (2, 5), (4, 3)])
-def test_turns_of_a_loop_that_counts(step, turns):
-    assert program(step=step).loops == [("%main", "%body", turns)]
+@pytest.mark.parametrize(("step", "count"), [(1, 9), (2, 5), (4, 3)])
+def test_trip_count_of_a_loop_with_a_counter(step, count):
+    assert program(step=step).loops == [("%main", "%body", count)]
 
 
-def test_turns_where_the_comparison_is_fused():
+def test_trip_count_if_the_comparison_is_fused():
     fused = program("fusion(%limit, %i), kind=kLoop, calls=%compare")
     assert fused.loops == [("%main", "%body", 9)]
 
 
-def test_a_loop_that_does_not_say_counts_once_and_is_named():
+def test_a_loop_with_an_unknown_trip_count_counts_once_and_is_listed():
     unknown = program("compare(%i, %limit), direction=NE")
     assert unknown.loops == [("%main", "%body", 1)] and unknown.unknown_loops == ["%loop"]
 
 
-def test_messages_count_as_often_as_their_loop():
+def test_messages_in_a_loop_count_once_per_trip():
     (message,) = program().collectives({"replica": 2, "fsdp": 2, "model": 1})
     assert (message.kind, message.axis, message.times) == ("all-reduce", "fsdp", 9)
     assert message.size == 32 and message.sent == 2 * 32 * 0.5 and message.shape == (8,)
 
 
-def test_messages_of_one_channel_all_count():
-    """Libtpu gives one to all reduce-scatters of a program, and to loops of permutes."""
-    one = "  %r = f32[8]{0} all-reduce(%v), channel_id=1"
+def test_all_messages_of_a_shared_channel_count():
+    """Check programs of libtpu, where all reduce-scatters share a channel."""
+    start = "  %r = f32[8]{0} all-reduce(%v), channel_id=1"
     text = LOOP.replace("CONDITION", "compare(%i, %limit), direction=LT").replace("STEP", "1")
-    line = next(x for x in text.splitlines() if x.startswith(one))
+    line = next(x for x in text.splitlines() if x.startswith(start))
     text = text.replace(line, line + "\n" + line.replace("%r =", "%again ="))
     assert len(Program(text).collectives({"replica": 2, "fsdp": 2, "model": 1})) == 2
 
 
 @pytest.mark.parametrize(
-    "groups, axis",
+    ("groups", "axis"),
     [
         ("{{0,1},{2,3}}", "fsdp"),
         ("{{0,2},{1,3}}", "replica"),
@@ -98,14 +98,14 @@ def test_messages_of_one_channel_all_count():
         ("mesh['axis_0'=2,'axis_1'=1,'axis_2'=2], device_ids=([2,2]T(1,0)) {'axis_0'}", "fsdp"),
     ],
 )
-def test_axes_of_every_spelling_of_groups(groups, axis):
+def test_axes_of_each_notation_of_replica_groups(groups, axis):
     text = LOOP.replace("CONDITION", "compare(%i, %limit), direction=LT").replace("STEP", "1")
     text = text.replace("{{0,1},{2,3}}", groups)
     (message,) = Program(text).collectives({"replica": 2, "fsdp": 2, "model": 1})
     assert message.axis == axis
 
 
-def test_a_reduce_scatter_as_tpu_programs_spell_it():
+def test_a_reduce_scatter_as_tpu_programs_write_it():
     text = """HloModule test
 
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -130,7 +130,7 @@ ENTRY %main (v: f32[8]) -> f32[4] {
     assert (message.kind, message.size, message.sent) == ("reduce-scatter", 32.0, 16.0)
 
 
-def test_costs_of_nested_scans_are_those_of_the_turns():
+def test_costs_of_nested_scans_are_multiplied_by_their_trip_counts():
     weights = jnp.ones((3, 5, 16, 16))
 
     def f(x, weights):
@@ -146,14 +146,14 @@ def test_costs_of_nested_scans_are_those_of_the_turns():
     assert cost["flops_once"] == pytest.approx(once, rel=0.1)
 
 
-def test_what_is_no_program_is_an_error():
+def test_a_text_without_entry_is_an_error():
     with pytest.raises(ConfigError, match="no ENTRY"):
         Program("nothing")
 
 
-@pytest.mark.parametrize(("peak", "held"), [(0, 10 + 20 + 3), (18, 18)])
-def test_what_a_program_holds_at_once(peak, held):
+@pytest.mark.parametrize(("peak", "expected"), [(0, 10 + 20 + 3), (18, 18)])
+def test_peak_bytes_with_and_without_a_reported_peak(peak, expected):
     sizes = {"argument": 10, "temp": 20, "output": 12, "alias": 9}
     sizes = {f"{name}_size_in_bytes": size for name, size in sizes.items()}
     memory = SimpleNamespace(**sizes, peak_memory_in_bytes=peak)
-    assert held_bytes(memory) == held
+    assert peak_bytes(memory) == expected

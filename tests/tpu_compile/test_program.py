@@ -1,4 +1,4 @@
-"""Small train steps compiled for TPU slices that are not there (needs libtpu: `make test-tpu`)."""
+"""Small training steps compiled for TPU slices that need not exist (`make test-tpu`, libtpu)."""
 
 import dataclasses
 import json
@@ -17,13 +17,13 @@ from flaxae.errors import ConfigError
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
 from flaxae.models.t5_vae.task import T5VAEConfig
-from flaxae.tpu_compile.__main__ import refusal
-from flaxae.tpu_compile.page import _messages, page
+from flaxae.tpu_compile.__main__ import misfit
+from flaxae.tpu_compile.page import _message_rows, page
 from flaxae.training.layout import make_layout
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.tpu
-KERNELS = 7 + 11  # of an encoder's and a decoder's layer
+KERNELS = 7 + 11  # of one encoder layer and one decoder layer
 NAMES = set(
     "params fits hbm_bytes hbm_capacity_bytes flops task_flops bytes_accessed collective_bytes"
     " step_seconds_bound mfu_bound compile_seconds".split()
@@ -34,10 +34,17 @@ def tiny(
     layers: int = 2, unroll: int = 1, remat: bool = False, rows: int = 8, **mesh: int
 ) -> Config:
     t5 = T5Config(
-        d_model=128, d_ff=256, d_kv=32, num_heads=4, num_layers=layers,
-        num_decoder_layers=layers, vocab_size=512, dtype="bfloat16", scan_unroll=unroll,
+        d_model=128,
+        d_ff=256,
+        d_kv=32,
+        num_heads=4,
+        num_layers=layers,
+        num_decoder_layers=layers,
+        vocab_size=512,
+        dtype="bfloat16",
+        scan_unroll=unroll,
         remat=remat,
-    )  # fmt: skip
+    )
     latent = LatentConfig(
         bottleneck=Bottleneck.MEAN, dim=128, memory_tokens=2, injection=False, positions=False
     )
@@ -59,10 +66,10 @@ MODES = [{}, {"remat": True}, {"fsdp": 2, "model": 2}, {"replica": 2}]
 
 
 @pytest.mark.parametrize("mode", [*MODES, SLOW], ids=str)
-def test_flops_are_the_tasks_and_everything_fits(mode):
+def test_flops_equal_the_tasks_count_and_everything_fits(mode):
     found = report(**mode)
-    again = 4 / 3 if mode.get("remat") else 1.0  # the forward pass, computed twice
-    assert found.flops == pytest.approx(again * found.task_flops, rel=0.15)
+    recomputed = 4 / 3 if mode.get("remat") else 1.0  # the forward pass runs twice
+    assert found.flops == pytest.approx(recomputed * found.task_flops, rel=0.15)
     assert found.fits and 0 < found.hbm_bytes < found.hbm_capacity_bytes
     assert found.unknown_loops == 0 and found.chips == 4
     assert 0 < found.mfu_bound < 1
@@ -70,7 +77,7 @@ def test_flops_are_the_tasks_and_everything_fits(mode):
 
 
 @pytest.mark.parametrize("mode", [{}, {"remat": True}, {"replica": 2}], ids=str)
-def test_parameters_are_gathered_once_and_once_more_where_blocks_are_recomputed(mode):
+def test_parameters_are_gathered_once_per_forward_pass(mode):
     found = report(**mode)
     gathers = [m for m in found.collectives if m.kind == "all-gather" and m.axis == "fsdp"]
     in_layers = [m for m in gathers if m.times == 2]
@@ -78,7 +85,7 @@ def test_parameters_are_gathered_once_and_once_more_where_blocks_are_recomputed(
     assert all(m.dtype == "bf16" for m in in_layers)
 
 
-def test_layers_gradients_are_reduced_and_scattered_once():
+def test_gradients_of_layers_are_reduce_scattered_once():
     config = tiny()
     shapes = make_layout(config.task.make(config), config).templates["params"]
     kernels = sum(
@@ -92,71 +99,71 @@ def test_layers_gradients_are_reduced_and_scattered_once():
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-def test_no_activations_are_gathered(mode):
-    tokens = 8 * 128  # of one chip; a parameter's longest axis is the vocabulary, 512
+def test_activations_are_not_gathered(mode):
+    tokens = 8 * 128  # tokens per chip; the longest axis of a parameter is the vocabulary, 512
     for message in report(**mode).collectives:
         if message.kind == "all-gather":
             assert max(message.shape, default=0) < tokens, message
 
 
 @pytest.mark.slow
-def test_without_fsdp_gradients_and_codes_are_all_that_is_sent():
+def test_without_fsdp_only_gradients_and_codes_are_sent():
     codes = 4 * 8 * 128 * 4  # the MMD is over the global batch
     for message in report(replica=4, fsdp=1).collectives:
         assert message.kind == "all-reduce" or message.size <= codes, message
 
 
-def test_optimizer_state_is_split():
+def test_optimizer_state_is_sharded():
     config = tiny()
     devices = tpu_compile.topology("v5e:2x2")
-    _, mesh, _, (state, *_) = tpu_compile.program.abstract_step(config, devices)
+    _, mesh, _, (state, *_) = tpu_compile.abstract_step(config, devices)
     for leaf in jax.tree.leaves((state["params"], state["opt"])):
         if leaf.size * leaf.dtype.itemsize > 2**17:
             assert leaf.sharding.shard_shape(leaf.shape) != leaf.shape, leaf
 
 
 @pytest.mark.slow
-def test_four_chips_hold_a_quarter_each():
+def test_four_chips_store_a_quarter_of_the_state_each():
     assert report(replica=4, fsdp=1).argument_bytes > 3.5 * report().argument_bytes
 
 
-def test_turns_of_scans_agree_with_unrolled_depths():
-    """cost(L) = c0 + L c1 of programs without loops, against the scan's bodies and turns."""
-    one, two = (report(layers=n, unroll=n).flops for n in (1, 2))
-    assert report(layers=4).flops == pytest.approx(one + 3 * (two - one), rel=0.02)
+def test_costs_of_scans_agree_with_unrolled_layers():
+    """Compare cost(L) = c0 + L c1 of unrolled programs with a scan's body and trip count."""
+    single, double = (report(layers=n, unroll=n).flops for n in (1, 2))
+    assert report(layers=4).flops == pytest.approx(single + 3 * (double - single), rel=0.02)
 
 
 @pytest.mark.slow
-def test_bytes_of_a_scan_grow_by_its_body():
-    # To 5 %: depths are separate programs, and the compiler does not fuse all of them alike.
+def test_bytes_of_a_scan_grow_linearly_with_its_length():
+    # Up to 5 %: the compiler fuses programs of different depths differently.
     two, three = report(layers=2).bytes_accessed, report(layers=3).bytes_accessed
     assert report(layers=5).bytes_accessed == pytest.approx(two + 3 * (three - two), rel=0.05)
 
 
-def test_what_does_not_fit_says_so():
+def test_a_program_that_does_not_fit_raises():
     config = tiny(rows=2**15)
     with pytest.raises(tpu_compile.DoesNotFit, match=r"[Oo]ut of memory|exceeds"):
         tpu_compile.analyse(config, "v5e:2x2", effort=-1.0)
 
 
 @pytest.mark.parametrize(
-    "name, words", [("v9:2x2", "no chip 'v9'"), ("v5e:3x5", "no such slice"), ("v5e", "slice")]
+    ("name", "words"), [("v9:2x2", "no chip 'v9'"), ("v5e:3x5", "no such slice"), ("v5e", "slice")]
 )
-def test_unknown_slices(name, words):
+def test_unknown_slices_are_errors(name, words):
     with pytest.raises(ConfigError, match=words):
         tpu_compile.topology(name)
 
 
 def test_a_v4_chip_is_one_device():
-    """As a VM runs it: both cores of a chip as one device, with all of its memory."""
+    """Check that both cores of a chip are one device with all of its memory, as on a VM."""
     assert len(tpu_compile.topology("v4:2x2x1")) == 4
 
 
-def test_between_slices_only_replicas_talk():
+def test_between_slices_only_replicas_communicate():
     config = tiny(replica=2)
     config.data.batch_size *= 2
     found = tpu_compile.analyse(config, "v5e:2x2", effort=-1.0, slices=2)
-    assert "counted as if by links inside" in page("tiny", found)
+    assert "between slices are timed as if on the links inside" in page("tiny", found)
     assert found.chips == 8 and found.mesh == {"replica": 2, "fsdp": 4, "model": 1}
     for message in found.collectives:
         if message.kind in ("all-gather", "reduce-scatter") and len(message.shape) > 1:
@@ -166,20 +173,18 @@ def test_between_slices_only_replicas_talk():
         tpu_compile.analyse(tiny(), "v5e:2x2", slices=2)
 
 
-def test_a_batch_that_does_not_divide():
+def test_a_batch_that_is_not_divisible_is_an_error():
     config = tiny()
     config.data.batch_size = 30
     with pytest.raises(ConfigError, match="not divisible by 4 data shards"):
         tpu_compile.analyse(config, "v5e:2x2")
 
 
-def test_the_command(tmp_path):
+def test_the_command_reports_errors_and_prints_json(tmp_path):
     path = tmp_path / "tiny.py"
     path.write_text("from tests.tpu_compile.test_program import tiny\n\nget_config = tiny\n")
-    command = [
-        sys.executable, "-m", "flaxae.tpu_compile", f"--config={path}", "--topology=v5e:2x2",
-        "--effort=-1", "--json",
-    ]  # fmt: skip
+    command = [sys.executable, "-m", "flaxae.tpu_compile", f"--config={path}"]
+    command += ["--topology=v5e:2x2", "--effort=-1", "--json"]
     options: Any = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
     done = subprocess.run([*command, "--config.data.batch_size=30"], **options)
     assert done.returncode == 2 and "not divisible" in done.stderr
@@ -190,26 +195,23 @@ def test_the_command(tmp_path):
     assert NAMES <= found.keys() and found["fits"] is True
 
 
-def test_what_does_not_fit_is_told_as_much_as_is_known():
+def test_output_of_a_program_that_does_not_fit_has_all_known_numbers():
     config, error = tiny(), tpu_compile.DoesNotFit("RESOURCE_EXHAUSTED: too much", 3e11)
-    found = json.loads(refusal(error, config, "v5e:2x2", 1, True))
+    found = json.loads(misfit(error, config, "v5e:2x2", 1, True))
     assert NAMES <= found.keys() and found["fits"] is False and found["hbm_bytes"] == 3e11
     assert found["params"] == report().params and found["task_flops"] == report().task_flops
     assert found["flops"] is None
-    assert "Does not fit v5e:2x2" in refusal(error, config, "v5e:2x2", 1, False)
+    assert "Does not fit v5e:2x2" in misfit(error, config, "v5e:2x2", 1, False)
 
 
-def test_messages_of_a_call_are_told_a_step():
+def test_messages_of_a_call_are_reported_per_step():
     whole = dataclasses.replace(report(), steps_per_call=1)
-    ((_, once),) = [x for x in _messages(whole) if x[0] == "  all-gather, fsdp"]
-    ((_, part),) = [
-        x for x in _messages(dataclasses.replace(whole, steps_per_call=4))
-        if x[0] == "  all-gather, fsdp"
-    ]  # fmt: skip
-    assert float(part.split(" in ")[1]) == float(once.split(" in ")[1]) / 4
+    part = dataclasses.replace(whole, steps_per_call=4)
+    counts = [dict(_message_rows(x))["  all-gather, fsdp"].split(" in ")[1] for x in (whole, part)]
+    assert float(counts[1]) == float(counts[0]) / 4
 
 
-def test_the_page_has_what_one_asks_first():
+def test_the_page_contains_the_main_numbers():
     text = page("tiny", report())
     for words in ("HBM", "FLOPs", "x the task's own count", "all-gather, fsdp", "bound by the"):
         assert words in text
