@@ -58,7 +58,7 @@ def evaluate(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise ConfigError(f"cannot write the report into {folder}: {paths.why(e)}") from None
+        raise ConfigError(f"cannot write the report into {folder}: {paths.reason(e)}") from None
     tee, images = Tee(sys.stdout), {}
     with paths.local_for_writing(folder) as local:
         before = _figures(local)

@@ -1,14 +1,14 @@
-"""Compiled programs, kept on disk."""
+"""The cache of compiled programs on disk."""
 
 from pathlib import Path
 from typing import Any
 
 
 def keep_programs(folder: str | Path = ".cache/jax") -> None:
-    """What takes JAX above half a second to compile is kept for other processes and later starts.
+    """Keep programs that compile for more than 0.5 s, for other processes and later starts.
 
     Args:
-        folder: where, unless JAX_COMPILATION_CACHE_DIR or jax's configuration says it.
+        folder: the cache, unless JAX_COMPILATION_CACHE_DIR or jax's configuration names one.
     """
     import jax
 

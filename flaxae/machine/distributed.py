@@ -1,4 +1,4 @@
-"""Several processes, and being told to stop: `train.py` initializes, the loop asks."""
+"""Several processes in one run: joining them, and waiting for each other."""
 
 import contextlib
 import glob
@@ -19,20 +19,20 @@ JOIN, JOIN_SECONDS = "FLAXAE_JOIN_TIMEOUT", 300.0
 
 
 def initialize() -> None:
-    """Joins the other processes of a run; does nothing where there is one process.
+    """Join the other processes of a run; do nothing if there is only one process.
 
-    Called by `train.py` before anything else of JAX (afterwards it raises), so that it is also
-    where libtpu's flags are set. The processes are told
-    by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by a cluster that JAX
-    knows (SLURM, Open MPI, Cloud TPU). Where not all have come in FLAXAE_JOIN_TIMEOUT seconds (300;
-    0: no limit), the process ends with one message and exit code 69.
+    `train.py` calls this before any other use of JAX (afterwards it raises), so it also sets
+    libtpu's flags. The processes are named by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID, or by a cluster that JAX knows (SLURM, Open MPI, Cloud TPU). If not all of them
+    have joined after FLAXAE_JOIN_TIMEOUT seconds (300; 0: no limit), the process ends with one
+    message and exit code 69.
 
     Raises:
         ConfigError: only some of the three variables are set, or they are not numbers; or a
-            time-out is none.
+            time-out is not a number of seconds.
     """
     libtpu.set_flags()
-    watchdog.seconds(watchdog.STALL, 0)  # told before others wait for this process
+    watchdog.seconds(watchdog.STALL, 0)  # raises before others wait for this process
     wait = watchdog.seconds(JOIN, JOIN_SECONDS)
     given = [name for name in VARIABLES if os.environ.get(name)]
     if given:
@@ -54,8 +54,8 @@ def initialize() -> None:
 
 
 def _join(wait: float, *processes: Any) -> None:
-    """JAX's own limit ends a process by abort(), with a page of addresses: ours comes before it."""
-    timer = threading.Timer(wait, _not_all_came, [wait])
+    """Join with our own time limit: JAX's ends a process by abort(), with a page of addresses."""
+    timer = threading.Timer(wait, _end_incomplete, [wait])
     timer.daemon = True
     if wait:
         timer.start()
@@ -66,15 +66,17 @@ def _join(wait: float, *processes: Any) -> None:
         timer.cancel()
 
 
-def _not_all_came(wait: float) -> None:
+def _end_incomplete(wait: float) -> None:
+    """End this process: not all processes have joined in time."""
     from jax._src.distributed import global_state as state
 
     address = state.coordinator_address or "its coordinator (not found yet)"
-    came = connections(int(address.rsplit(":", 1)[1])) if state.service is not None else 0
-    if came:
-        what = f"{min(came, state.num_processes)} of {state.num_processes} processes have come to"
+    joined = connections(int(address.rsplit(":", 1)[1])) if state.service is not None else 0
+    total = state.num_processes
+    if joined:
+        what = f"{min(joined, total)} of {total} processes have joined at"
     else:
-        what = f"process {state.process_id} of {state.num_processes} has waited for the others at"
+        what = f"process {state.process_id} of {total} has waited for the others at"
     watchdog.stop(
         f"{what} {address} in {wait:g} s. Start all of them with the same JAX_COORDINATOR_ADDRESS, "
         "which all can reach (a firewall may be in between), and JAX_NUM_PROCESSES; "
@@ -83,7 +85,7 @@ def _not_all_came(wait: float) -> None:
 
 
 def connections(port: int) -> int:
-    """How many connections to a port of this machine are open; 0 where the system does not say."""
+    """Return the number of open connections to a port of this machine; 0 if it is unknown."""
     count = 0
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError), open(table) as f:
@@ -93,15 +95,15 @@ def connections(port: int) -> int:
 
 
 def _scheduler() -> bool:
-    """Whether SLURM or Open MPI started this as one of several processes."""
+    """Return True if SLURM or Open MPI started this as one of several processes."""
     environment = os.environ
-    if environment.get("SLURM_STEP_NODELIST"):  # absent in an interactive allocation's own shell
+    if environment.get("SLURM_STEP_NODELIST"):  # not set in the shell of an interactive allocation
         return environment.get("SLURM_NTASKS", "1") != "1"
     return environment.get("OMPI_COMM_WORLD_SIZE", "1") != "1"
 
 
 def _tpu_vm() -> bool:
-    """Whether this process will use TPUs of this machine; JAX finds the other hosts itself."""
+    """Return True if this process will use this machine's TPUs; JAX finds the other hosts."""
     if os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] not in ("", "tpu"):
         return False
     chips = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
@@ -109,18 +111,18 @@ def _tpu_vm() -> bool:
 
 
 def is_main() -> bool:
-    """Whether this process writes logs, configs and figures."""
+    """Return True if this process writes logs, configs and figures."""
     return jax.process_index() == 0
 
 
 def sync(name: str) -> None:
-    """Returns when all processes have come here."""
+    """Wait until all processes have called this with the same name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def everywhere(ok: bool) -> bool:
-    """Whether it is so on all processes."""
+    """Return True if `ok` is true on all processes."""
     if jax.process_count() == 1:
         return ok
     return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a flag that the loop asks for, in one process or several."""
+"""SIGTERM and Ctrl-C as a flag that the loop polls, in one process or several."""
 
 import itertools
 import signal
@@ -9,19 +9,19 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-# The sync point comes one after the largest number that any process has asked with, so each call
-# takes the next number, whatever `steps_per_call` is and however many runs this process makes.
+# All processes stop one call after the largest number that any of them has asked with. So each call
+# takes the next number, independent of `steps_per_call` and of earlier runs of this process.
 _CALLS = itertools.count()
 
 
 class Preemption:
-    """Notices SIGTERM and Ctrl-C while it is entered; the loop asks `check` after every call.
+    """Notices SIGTERM and Ctrl-C while it is entered; the loop calls `check` after every call.
 
     One process: Python signal handlers set a flag (a second Ctrl-C raises KeyboardInterrupt), and
-    exit puts the old handlers back. Outside of the main thread Python allows no handlers, and
+    exit restores the old handlers. Outside of the main thread Python allows no handlers, and
     nothing is noticed. Several processes: JAX's sync point makes all of them stop at the same step
-    after any got SIGTERM; it works only after `jax.distributed.initialize`. Ctrl-C there goes its
-    usual way.
+    after any of them got SIGTERM; it works only after `jax.distributed.initialize`. Ctrl-C there
+    has its usual effect.
     """
 
     def __init__(self) -> None:
@@ -46,17 +46,18 @@ class Preemption:
 
     @property
     def noticed(self) -> str | None:
-        """What this process alone was told, at once; None in several processes: they must agree."""
+        """The signal that this process got, at once; None in several processes: they must agree."""
         return self._seen
 
-    def check(self, step: int) -> str | None:
-        """What to stop for: None, "sigterm" or "sigint"; the same on all processes.
+    def check(self) -> str | None:
+        """Return the signal to stop for, the same on all processes.
 
-        Args:
-            step: the step that has just been taken. All processes must ask at the same steps, and
-                go on stepping until the answer comes.
+        All processes must call this after the same steps, and continue until the answer is not
+        None.
+
+        Returns:
+            None, "sigterm" or "sigint".
         """
-        del step
         if jax.process_count() > 1:
             stop = multihost_utils.reached_preemption_sync_point(next(_CALLS))
             return "sigterm" if stop else None

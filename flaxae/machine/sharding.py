@@ -1,4 +1,4 @@
-"""The mesh and the shardings of everything that lives on it.
+"""The mesh, and the shardings of arrays on it.
 
 `jax.jit` over a `Mesh` of axes `replica` (between slices), `fsdp` and `model` is the only
 parallelism here (`pjit` is `jit` today, `pmap` is in maintenance mode).
@@ -21,15 +21,15 @@ from flaxae.tree import path_name
 
 AXES = ("replica", "fsdp", "model")
 BATCH_AXES = ("replica", "fsdp")
-MIN_SPLIT = 2**14  # elements; splitting less costs more in messages than it saves
+MIN_SPLIT = 2**14  # elements; splitting smaller arrays costs more in messages than it saves
 
 
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
-    """Builds the mesh.
+    """Build the mesh.
 
     Args:
-        config: sizes of the axes; a 0 takes all devices that the others leave.
-        devices: defaults to all devices of all processes.
+        config: sizes of the axes; an axis of 0 takes all devices that the others leave.
+        devices: the devices; None: all devices of all processes.
 
     Raises:
         ConfigError: the sizes do not fit the number of devices.
@@ -60,8 +60,8 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
         return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
     if sizes[0] % slices:
         raise ConfigError(
-            f"mesh.replica={sizes[0]} is not divisible by the {slices} slices: only replicas talk "
-            f"between slices; set mesh.replica={slices}"
+            f"mesh.replica={sizes[0]} is not divisible by the {slices} slices: only the replica "
+            f"axis may cross slices; set mesh.replica={slices}"
         )
     grid = mesh_utils.create_hybrid_device_mesh(
         (sizes[0] // slices, *sizes[1:]),
@@ -73,12 +73,23 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
 
 
 def data_shards(mesh: Mesh) -> int:
-    """Into how many parts a batch is split."""
+    """Return the number of parts that a batch is split into."""
     return mesh.shape["replica"] * mesh.shape["fsdp"]
 
 
 def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: tuple) -> P:
-    """The spec of one leaf: the first matching rule, then the largest free dimension over fsdp."""
+    """Return the spec of one leaf: the first matching rule, then a free dimension over fsdp.
+
+    Args:
+        name: the leaf's path, "a/b/c".
+        shape: the leaf's shape.
+        mesh: the mesh.
+        rules: ((path regex, PartitionSpec), ...); the first match wins.
+
+    Returns:
+        The spec; the largest dimension that is free and divisible is split over `fsdp` unless a
+        rule did so or the leaf is smaller than MIN_SPLIT.
+    """
     spec: list[Any] = [None] * len(shape)
     for pattern, rule in rules:
         if re.search(pattern, name):
@@ -97,13 +108,14 @@ def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: tuple) -> P:
 
 
 def _fits(axis: Any, size: int, mesh: Mesh) -> Any:
+    """Return the mesh axis (or axes) if it splits a dimension of this size evenly, else None."""
     names = axis if isinstance(axis, tuple) else (axis,) if axis else ()
     parts = math.prod(mesh.shape[n] for n in names)
     return axis if parts > 1 and size % parts == 0 else None
 
 
 def infer_sharding(tree: Any, mesh: Mesh, rules: tuple = (), lanes: bool = False) -> Any:
-    """Shardings for a whole tree, optimizer moments included.
+    """Return shardings for a whole tree, optimizer moments included.
 
     Args:
         tree: pytree of arrays or ShapeDtypeStructs.
@@ -124,16 +136,24 @@ def infer_sharding(tree: Any, mesh: Mesh, rules: tuple = (), lanes: bool = False
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Rows split over replica and fsdp; `leading` axes before the rows (steps, lanes) are not."""
+    """Return the sharding of a batch: rows over replica and fsdp.
+
+    Args:
+        mesh: the mesh.
+        leading: the number of axes before the rows (steps, lanes), which are not split.
+    """
     return NamedSharding(mesh, P(*[None] * leading, BATCH_AXES))
 
 
 def split_rows(x: jax.Array) -> jax.Array:
-    """Says that axis 0, rows or tokens, lies over the data axes of the mesh that is traced under.
+    """Constrain axis 0 (rows or tokens) to the data axes of the current mesh.
 
-    Parameters are split over `fsdp` too; left alone, XLA may choose to gather what a layer computes
-    instead of its parameters, and every device then holds the whole batch. On one device, or where
-    the rows do not divide, nothing is said.
+    Parameters are split over `fsdp` too. Without a constraint XLA may gather what a layer computes
+    instead of its parameters, and every device then keeps the whole batch. On one device, or if the
+    rows do not divide evenly, x is returned unchanged.
+
+    Args:
+        x: rows or tokens on axis 0.
     """
     mesh = jax.sharding.get_abstract_mesh()
     parts = math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
@@ -144,15 +164,18 @@ def split_rows(x: jax.Array) -> jax.Array:
 
 
 def gathered(x: jax.Array, name: str, rules: tuple) -> jax.Array:
-    """A parameter where a layer uses it: whole over `fsdp`, its gradient split again.
+    """Gather a parameter over `fsdp` where a layer uses it; split its gradient again.
 
-    So a device holds one layer's parameters at a time, and XLA has nothing to choose. Cast before:
-    what is sent is then half as large.
+    A device then keeps the whole parameters of one layer at a time, and XLA has no other choice.
+    Cast the parameter before: what is sent is then half as large.
 
     Args:
-        x: the parameter, of one layer.
+        x: the parameter of one layer.
         name: its path, "a/b/kernel".
-        rules: the task's; of rules for stacked parameters the last axes count.
+        rules: the task's sharding rules; of rules for stacked parameters the last axes count.
+
+    Returns:
+        x, replicated over `fsdp`.
     """
     mesh: Any = jax.sharding.get_abstract_mesh()
     if mesh.shape.get("fsdp", 1) == 1:
@@ -176,11 +199,12 @@ _gathered.defvjp(lambda x, split, whole: (_gathered(x, split, whole), None), _ga
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of what every device keeps whole."""
     return NamedSharding(mesh, P())
 
 
 def put(tree: Any, sharding: Any) -> Any:
-    """Places host arrays, the same on every process, onto the mesh.
+    """Place host arrays, which are the same on every process, onto the mesh.
 
     Args:
         tree: pytree of numpy arrays.
@@ -199,7 +223,13 @@ def put(tree: Any, sharding: Any) -> Any:
 
 
 def check_batch(spec: Any, mesh: Mesh, accumulate: int) -> None:
-    """Raises ConfigError where a batch's rows do not divide into micro-batches and devices."""
+    """Raise ConfigError if a batch's rows do not divide into micro-batches and devices.
+
+    Args:
+        spec: the batch as ShapeDtypeStructs.
+        mesh: the mesh.
+        accumulate: the number of micro-batches.
+    """
     parts = data_shards(mesh) * accumulate
     for path, leaf in jax.tree_util.tree_leaves_with_path(spec):
         if leaf.shape[0] % parts:

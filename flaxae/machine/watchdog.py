@@ -1,8 +1,8 @@
 """Ends a process that would otherwise wait for ever, with one message.
 
-What several processes compute together waits for all of them. Where one was killed, has failed or
-hangs, the others wait, or JAX ends them with a page of addresses. Here they end with one message,
-by `os._exit`: the usual way out waits for the other processes once more.
+What several processes compute together waits for all of them. If one was killed, has failed or
+hangs, the others wait, or JAX ends them with a page of addresses. The watchdog ends them with one
+message, by `os._exit`: a normal exit would wait for the other processes once more.
 """
 
 import contextlib
@@ -21,17 +21,21 @@ import jax
 
 from flaxae.errors import ConfigError, UserError, report
 
-GONE = 69  # EX_UNAVAILABLE: this process is well, another one is gone or nothing moves
+GONE = 69  # EX_UNAVAILABLE: this process is fine, another one is gone or nothing moves
 STALL = "FLAXAE_STALL_TIMEOUT"
-STALL_SECONDS = 600.0  # in several processes; one alone waits for nobody
+STALL_SECONDS = 600.0  # the default for several processes; a single one waits for no other
 FOREVER = 10**6  # seconds
-SLOW = 10  # how many times longer than a step whatever is no step may take
-AFTER = 4  # a step's result is read in the step after it, and between them comes the batch
-GRACE = 2.0  # for an error of this process's own, which says more than another's
-LINGER = 5.0  # of process 0: with it ends the service by which it tells the others why
-ENDED, BEAT = "flaxae_ended/", "flaxae_beat/"  # keys that processes tell each other by
-AGAIN = "Start all processes again by the same command: the run goes on from its last checkpoint"
-# How JAX, its collectives and its coordination service say that a process is gone.
+SLOW = 10  # the limit for compiling, reading and saving, in multiples of the limit for a step
+# The number of calls of `at`, from a slow one on, that have the longer limit: a step's result is
+# read in the step after it, and the batch is read between them.
+AFTER = 4
+GRACE = 2.0  # seconds for an error of this process, which says more than another process's
+LINGER = 5.0  # seconds that process 0 waits before it ends, and with it the coordination service
+ENDED, BEAT = "flaxae_ended/", "flaxae_beat/"  # keys in the coordination service
+AGAIN = (
+    "Start all processes again with the same command: the run continues from its last checkpoint"
+)
+# How JAX, its collectives and its coordination service report that a process is gone.
 LOST = re.compile(
     r"gloo|heartbeat|coordination|UNAVAILABLE|barrier|socket closed|connection (reset|closed|refus)"
     r"|another task|remote task",
@@ -40,14 +44,14 @@ LOST = re.compile(
 
 
 def seconds(name: str, default: float) -> float:
-    """A number of seconds from an environment variable.
+    """Read a number of seconds from an environment variable.
 
     Args:
-        name: of the variable.
-        default: where it is not set, or empty.
+        name: the variable.
+        default: the value if the variable is not set, or empty.
 
     Raises:
-        ConfigError: it is not a number, or negative.
+        ConfigError: the value is not a number, or negative.
     """
     text = os.environ.get(name, "").strip()
     try:
@@ -60,7 +64,7 @@ def seconds(name: str, default: float) -> float:
 
 
 def stop(message: str, code: int = GONE, linger: float = 0.0) -> NoReturn:
-    """Prints an error and ends the process at once."""
+    """Print an error and end the process at once, after `linger` seconds."""
     with contextlib.suppress(Exception):
         sys.stdout.flush()
         if message:
@@ -71,28 +75,30 @@ def stop(message: str, code: int = GONE, linger: float = 0.0) -> NoReturn:
 
 
 class Watchdog:
-    """Watches a run while it is entered. The loop says what it does by `at`, errors by `failed`.
+    """Watches a run while it is entered. The loop reports progress by `at`, errors by `failed`.
 
-    One process: only where FLAXAE_STALL_TIMEOUT is set, and only whether anything moves.
+    A single process is watched only if FLAXAE_STALL_TIMEOUT is set, and only for progress.
+
+    Raises:
+        ConfigError: FLAXAE_STALL_TIMEOUT is not a number of seconds.
     """
 
     def __init__(self) -> None:
-        """Raises ConfigError where FLAXAE_STALL_TIMEOUT is no number of seconds."""
         self._count, self._index = jax.process_count(), jax.process_index()
         self._limit = seconds(STALL, STALL_SECONDS if self._count > 1 else 0.0)
         self._patience = AFTER
         self._doing: tuple[str, bool, float] = ("starting", True, time.monotonic())
-        self._told: dict[int, str] = {}  # process -> why it ended
-        self._over, self._ending = threading.Event(), threading.Lock()
-        self._aborts: Any = None
+        self._reasons: dict[int, str] = {}  # process -> why it ended
+        self._closed, self._ending = threading.Event(), threading.Lock()
+        self._abort_handler: _AbortHandler | None = None
 
     def at(self, doing: str, slow: bool = False) -> None:
-        """Something has moved.
+        """Report progress.
 
         Args:
             doing: what comes next, in words.
-            slow: it is no plain step and may take ten times longer: it compiles, reads, saves. So
-                may the step after it: it waits for other processes that do the same.
+            slow: whether that may take SLOW times as long as a plain step: it compiles, reads or
+                saves. The step after it may too: it waits for other processes that do the same.
         """
         self._patience = AFTER if slow else max(self._patience - 1, 0)
         self._doing = (doing, self._patience > 0, time.monotonic())
@@ -102,107 +108,109 @@ class Watchdog:
         if self._limit:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         if self._count > 1:
-            threading.Thread(target=self._talk, name="watchdog_talk", daemon=True).start()
-            self._aborts = _Aborts(self._aborted)
+            threading.Thread(target=self._beat, name="watchdog_beat", daemon=True).start()
+            self._abort_handler = _AbortHandler(self._aborted)
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None:
             self.failed(error)
-        self._over.set()
-        if self._aborts is not None:
-            self._aborts.close()
+        self._closed.set()
+        if self._abort_handler is not None:
+            self._abort_handler.close()
 
     def failed(self, error: BaseException) -> None:
-        """Ends one of several processes, and tells the others why; returns where there is one."""
+        """End one of several processes and tell the others why; return if there is only one."""
         if self._count == 1:
             return
-        self._ours()
+        self._claim_end()
         lost = _lost(error)
         if lost:
-            self._listen()
+            self._read_reasons()
             stop(f"{self._others_gone(lost)}. {AGAIN}")
         code = _report(error)
         last = " ".join(str(error).split())
-        self._tell(f"{type(error).__name__}: {last}"[:500])
+        self._announce(f"{type(error).__name__}: {last}"[:500])
         stop("", code, LINGER if self._index == 0 else 0.0)
 
     def _watch(self) -> None:
-        while not self._over.wait(min(1.0, self._limit / 10)):
+        while not self._closed.wait(min(1.0, self._limit / 10)):
             doing, slow, since = self._doing
             limit = self._limit * (SLOW if slow else 1)
             if time.monotonic() - since > limit:
-                self._ours()
-                words = f"nothing has moved for {limit:.0f} s at: {doing}"
+                self._claim_end()
+                reason = f"nothing has moved for {limit:.0f} s at: {doing}"
                 peers = self._peers()
-                self._tell(words)
+                self._announce(reason)
                 stop(
-                    f"{self._name()}{words}. {peers}{AGAIN}. Where this may take longer, set "
-                    f"{STALL} (now {self._limit:g} seconds, {SLOW} times that for what is no "
-                    "step; 0: no limit)",
+                    f"{self._name()}{reason}. {peers}{AGAIN}. If this may take longer, set {STALL} "
+                    f"(now {self._limit:g} seconds, {SLOW} times that for compiling, reading and "
+                    "saving; 0: no limit)",
                     linger=LINGER if self._index == 0 and self._count > 1 else 0.0,
                 )
 
-    def _talk(self) -> None:
-        """Says that this process lives; listens to what others end of."""
+    def _beat(self) -> None:
+        """Report regularly that this process is alive; end it if another one has ended."""
         pause = max(1.0, self._count / 32)  # so that many processes do not flood the service
-        while not self._over.wait(pause):
-            with contextlib.suppress(Exception):  # whatever ails the service, JAX notices
+        while not self._closed.wait(pause):
+            with contextlib.suppress(Exception):  # JAX itself notices a failing service
                 now = f"{time.time():.0f} {self._doing[0]}"
                 _client().key_value_set(f"{BEAT}{self._index}", now, allow_overwrite=True)
-                self._listen()
-            if self._told and not self._over.wait(GRACE):
-                self._ours()
+                self._read_reasons()
+            if self._reasons and not self._closed.wait(GRACE):
+                self._claim_end()
                 stop(f"{self._others_gone('')}. {AGAIN}")
 
     def _aborted(self) -> None:
-        """JAX calls abort() where its service finds another process gone, or is gone itself."""
+        """End this process with our message if the coordination service is gone."""
         answer = _ask(lambda: _client().key_value_dir_get(ENDED))
         if answer is None:
-            self._ours()
-            stop(f"{self._others_gone('the coordination service gives no answer')}. {AGAIN}")
+            self._claim_end()
+            stop(f"{self._others_gone('the coordination service does not answer')}. {AGAIN}")
 
-    def _ours(self) -> None:
-        """One thread says the last word; others that find the same wait for the end."""
+    def _claim_end(self) -> None:
+        """Let one thread print the last message; others that come here wait for the end."""
         if not self._ending.acquire(blocking=False):
             time.sleep(60)
 
-    def _tell(self, text: str) -> None:
+    def _announce(self, text: str) -> None:
         key = f"{ENDED}{self._index}"
         if self._count > 1:
             _ask(lambda: _client().key_value_set(key, text, allow_overwrite=True))
 
-    def _listen(self) -> None:
-        """Who ends by an error says so before it ends."""
+    def _read_reasons(self) -> None:
+        """Read why other processes have ended: they announce it before."""
         for key, text in _ask(lambda: _client().key_value_dir_get(ENDED)) or ():
-            self._told[int(key.rsplit("/", 1)[1])] = text
+            self._reasons[int(key.rsplit("/", 1)[1])] = text
 
     def _name(self) -> str:
         return f"process {self._index} of {self._count}: " if self._count > 1 else ""
 
     def _others_gone(self, reason: str) -> str:
-        told = "; ".join(f"process {i} ended with {why}" for i, why in sorted(self._told.items()))
-        told = (
-            told
+        ends = "; ".join(
+            f"process {i} ended with {why}" for i, why in sorted(self._reasons.items())
+        )
+        ends = (
+            ends
             or "another process of this run is gone (killed, preempted or out of memory) or hangs"
         )
         reason = " ".join(reason.split())
-        return f"{self._name()}{told}" + (f" [{reason[:200]}]" if reason else "")
+        return f"{self._name()}{ends}" + (f" [{reason[:200]}]" if reason else "")
 
     def _peers(self) -> str:
-        """What the others last said."""
+        """Return what the other processes last reported."""
         if self._count == 1:
             return ""
         beats = _ask(lambda: _client().key_value_dir_get(BEAT))
         if beats is None:
-            return "Process 0, the coordinator, gives no answer. "
+            return "Process 0, the coordinator, does not answer. "
         now, lines = time.time(), []
         for key, text in sorted(beats):
             at, doing = text.split(" ", 1)
             index = int(key.rsplit("/", 1)[1])
             if index != self._index:
-                lines.append(f"process {index}, heard of {now - float(at):.0f} s ago, at: {doing}")
-        return f"The others: {'; '.join(lines) or 'never heard of'}. "
+                lines.append(f"process {index}, {now - float(at):.0f} s ago, at: {doing}")
+        return f"The others last reported: {'; '.join(lines) or 'nothing'}. "
 
 
 def _client() -> Any:
@@ -212,7 +220,7 @@ def _client() -> Any:
 
 
 def _ask(question: Callable[[], Any], patience: float = 3.0) -> Any:
-    """The answer of the coordination service; None where none comes in time."""
+    """Return the answer of the coordination service; None if none comes in time."""
     answers: list[Any] = []
 
     def ask() -> None:
@@ -226,7 +234,7 @@ def _ask(question: Callable[[], Any], patience: float = 3.0) -> Any:
 
 
 def _lost(error: BaseException | None) -> str:
-    """The message by which JAX says that another process is gone; "" where it is no such error."""
+    """Return the message of JAX that another process is gone; "" for any other error."""
     while error is not None:
         if isinstance(error, jax.errors.JaxRuntimeError) and LOST.search(str(error)):
             return str(error)
@@ -244,11 +252,14 @@ def _report(error: BaseException) -> int:
     return 1
 
 
-class _Aborts:
-    """Calls a function where this process is aborted, before it ends.
+class _AbortHandler:
+    """Calls a function when this process is aborted, before it ends.
 
-    JAX's client ends the process from a thread of its own, by abort(). Python's own signal handlers
-    run too late for that, so this one is set by the C library.
+    JAX's client calls abort() in its own thread if its service finds another process gone, or is
+    gone itself. Python's signal handlers run too late for that: this one is set by the C library.
+
+    Args:
+        then: the function.
     """
 
     def __init__(self, then: Callable[[], None]):

@@ -1,0 +1,1 @@
+"""Storage: how bytes get to disk or a bucket (paths, logs, workdirs, checkpoints)."""

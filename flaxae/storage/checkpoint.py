@@ -1,7 +1,7 @@
 """Saving and restoring states; the only file that knows Orbax.
 
-A workdir has two Orbax managers: `latest` (the newest steps) and `best` (one, by a metric). One
-manager with both policies deletes the newest step when the metric worsens.
+A workdir has two Orbax managers: `latest` (the newest steps) and `best` (one step, by a metric).
+One manager with both policies deletes the newest step when the metric worsens.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ HANDLERS = {"state": ocp.StandardCheckpointHandler, "extra": ocp.JsonCheckpointH
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds."""
+    """The content of a checkpoint: the state, the JSON beside it, and its step."""
 
     state: Any
     extra: dict[str, Any]
@@ -34,11 +34,13 @@ class Restored(NamedTuple):
 
 
 class Checkpointer:
-    """Saves and restores the states of one workdir, asynchronously. All processes call everything.
+    """Saves and restores the states of one workdir, asynchronously.
+
+    In a run of several processes, all of them must call all methods.
 
     Args:
         workdir: the run's folder; checkpoints are in its `latest` and `best`.
-        save: how many to keep, and which metric is better (`best_mode`).
+        save: the number of checkpoints to keep, and which metric is better (`best_mode`).
         create: False opens the workdir for reading only and writes nothing to it.
     """
 
@@ -50,26 +52,26 @@ class Checkpointer:
         self._failed = False
 
     def save(self, step: int, state: Any, extra: dict[str, Any], *, wait: bool = False) -> None:
-        """Starts saving a state; its arrays may be donated as soon as this returns.
+        """Start saving a state; its arrays may be donated as soon as this returns.
 
         Args:
-            step: must be newer than every step that is there.
+            step: the state's step, newer than every saved one.
             state: pytree of nested dicts of arrays; empty dicts are kept.
-            extra: JSON kept beside it.
-            wait: return only when it is on disk.
+            extra: JSON to keep beside the state.
+            wait: whether to return only when the state is on disk.
 
         Raises:
-            CheckpointError: this or the save before it failed; earlier checkpoints stay.
+            CheckpointError: this or the previous save failed; earlier checkpoints stay.
         """
         self._write("latest", step, state, extra)
         if wait:
             self.wait()
 
     def save_best(self, step: int, state: Any, extra: dict[str, Any], value: float) -> bool:
-        """Saves a state as the best one if `value` beats the value of the one that is there.
+        """Save a state as the best one if `value` is better than the value of the current best.
 
         Returns:
-            Whether it did. A value that is not a number never does.
+            True if the state was saved. A value that is not finite is never better.
         """
         old = self._best_value()
         sign = 1 if self._save.best_mode is Mode.MAX else -1
@@ -80,13 +82,15 @@ class Checkpointer:
         return True
 
     def restore(self, abstract_state: Any) -> Restored | None:
-        """The newest readable state, or the best; what is newer is renamed `torn_<step>`.
+        """Restore the newest readable state, or else the best one.
+
+        Checkpoints that are newer than the restored one are renamed `torn_<step>`.
 
         Args:
             abstract_state: pytree of jax.ShapeDtypeStruct with shardings, on any mesh.
 
         Returns:
-            None where no step has ever been saved.
+            The checkpoint; None if no step has been saved.
 
         Raises:
             CheckpointError: there are checkpoints and none is readable, or none fits the state.
@@ -103,12 +107,22 @@ class Checkpointer:
         if reasons:
             errors.warn(f"went back to step {found.step}; newer steps are kept as torn_<step>")
         elif not self.steps():
-            errors.warn(f"no step is in latest; goes on from the best one, step {found.step}")
+            errors.warn(f"latest has no step; continues from the best one, step {found.step}")
         self._set_aside(after=found.step)
         return found
 
     def restore_best(self, abstract_state: Any) -> Restored | None:
-        """The best state, None where there is none. Raises CheckpointError as `restore` does."""
+        """Restore the best state. Nothing is renamed.
+
+        Args:
+            abstract_state: pytree of jax.ShapeDtypeStruct with shardings, on any mesh.
+
+        Returns:
+            The checkpoint; None if there is no best one.
+
+        Raises:
+            CheckpointError: there is one, and it is not readable or does not fit the state.
+        """
         self.wait()
         reasons: list[str] = []
         found = self._newest("best", abstract_state, reasons)
@@ -117,35 +131,35 @@ class Checkpointer:
         return found
 
     def steps(self) -> list[int]:
-        """The steps in `latest`, oldest first."""
+        """Return the steps in `latest`, oldest first."""
         return _steps(self._manager("latest"))
 
     def wait(self) -> None:
-        """Returns when all saves are on disk. Raises CheckpointError where one failed."""
+        """Wait until all saves are on disk. Raises CheckpointError if one failed."""
         for which, manager in self._managers.items():
             with self._surface(which):
                 manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for saves and frees the managers. A failure that was raised before is not again."""
+        """Wait for saves and free the managers. A failure is raised only once."""
         managers, self._managers = self._managers, {}
         for which, manager in managers.items():
             with contextlib.suppress(Exception) if self._failed else self._surface(which):
                 manager.close()
 
     def _manager(self, which: str) -> ocp.CheckpointManager:
-        # Made when first needed: a lane's folder is open twice, once for each manager.
+        # Made when first needed: a lane's folder is opened twice, once for each manager.
         if which not in self._managers:
             best, folder = which == "best", self.workdir / which
             if self._create and jax.process_index() == 0:
-                for left in _torn(folder):  # by a save that was killed
-                    paths.rmtree(left)
+                for unfinished in _torn(folder):
+                    paths.rmtree(unfinished)
             distributed.sync("flaxae_open_checkpoints")
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=1 if best else self._save.keep,
                 keep_period=None if best else self._save.keep_every or None,
                 create=self._create,
-                # Where the folder cannot be made, all processes otherwise wait for it 20 minutes.
+                # If the folder cannot be made, all processes otherwise wait 20 minutes for it.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 read_only=not self._create,
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -167,17 +181,17 @@ class Checkpointer:
         saved, newest = False, manager.latest_step()
         if newest is None or newest < step:
             with self._surface(which, step):
-                # Not forced, Orbax would ask JAX's preemption sync point with numbers of its own.
+                # Without force, Orbax asks JAX's preemption sync point with its own numbers.
                 saved = manager.save(step, args=args, force=True)
         if not saved:
             raise CheckpointError(
-                f"{self.workdir / which}: step {step} was not saved, it is not newer than "
+                f"{self.workdir / which}: step {step} was not saved, because it is not newer than "
                 f"{newest}; restore before saving, or use a new workdir"
             )
 
     @contextlib.contextmanager
     def _surface(self, which: str, step: int | None = None) -> Iterator[None]:
-        """Turns a failed (asynchronous) save into one CheckpointError."""
+        """Turn a failed (asynchronous) save into one CheckpointError."""
         try:
             yield
         except Exception as e:
@@ -187,7 +201,7 @@ class Checkpointer:
             raise CheckpointError(
                 f"{self.workdir / which}: a checkpoint could not be saved{noticed}: "
                 f"{errors.reason(e)}. Steps {there} stay. Free disk space or fix the folder, then "
-                "run the same command to go on from there"
+                "run the same command to continue from there"
             ) from e
 
     def _best_value(self) -> float | None:
@@ -220,7 +234,7 @@ class Checkpointer:
         return _first_readable(self.workdir / which, _steps(manager), read, reasons)
 
     def _set_aside(self, after: int) -> None:
-        """Renames what is newer than a step in both managers, which then forget it.
+        """Rename checkpoints newer than a step in both managers, which then forget them.
 
         Orbax otherwise refuses every save up to the newest step that it has seen.
         """
@@ -239,7 +253,7 @@ class Checkpointer:
 def read_arrays(
     workdir: str | Path, which: str = "latest"
 ) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """The newest readable checkpoint of a workdir without any template; nothing is written.
+    """Read the newest readable checkpoint of a workdir without any template; write nothing.
 
     Args:
         workdir: a run's folder.
@@ -249,7 +263,7 @@ def read_arrays(
         The state as nested dicts of numpy arrays, its extra, and its step.
 
     Raises:
-        CheckpointError: there is none, or none is readable.
+        CheckpointError: there is no checkpoint, or none is readable.
     """
     folder = paths.absolute(workdir) / which
     steps = steps_on_disk(folder)
@@ -278,7 +292,7 @@ def read_arrays(
 def _first_readable(
     folder: Path, steps: list[int], read: Callable[[int], Restored], reasons: list[str]
 ) -> Restored | None:
-    """Reads the newest step that all processes can read; warns of, and notes, each that fails."""
+    """Read the newest step that all processes can read; warn of, and note, each that fails."""
     for step in reversed(steps):
         found, reason = None, "another process could not read it"
         try:
@@ -302,14 +316,15 @@ def _steps(manager: ocp.CheckpointManager) -> list[int]:
 
 
 def steps_on_disk(folder: Path) -> list[int]:
-    """The steps in a workdir's `latest` or `best`, oldest first; it need not exist."""
+    """Return the steps in a workdir's `latest` or `best`, oldest first; it need not exist."""
     found = (p for p in paths.children(folder) if p.name.isdigit())
     return sorted(int(p.name) for p in found if paths.committed(p))
 
 
 def _torn(folder: Path) -> list[Path]:
-    """What a save that did not finish has left; in a bucket it has its final name already."""
+    """Return what unfinished saves have left; in a bucket it has its final name already."""
     return [
-        p for p in paths.children(folder)
+        p
+        for p in paths.children(folder)
         if ".orbax-checkpoint-tmp" in p.name or (p.name.isdigit() and not paths.committed(p))
-    ]  # fmt: skip
+    ]

@@ -1,4 +1,4 @@
-"""What goes wrong with checkpoints, in one message each."""
+"""Messages about checkpoints that cannot be read or written."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from flaxae.errors import CheckpointError
 
 
 def misfits(there: Any, wanted: Any) -> list[str]:
-    """What differs between two trees in names, shapes and dtypes, a line each, at most six."""
+    """Return the differences of two trees in names, shapes and dtypes, up to six lines."""
 
     def flat(tree: Any) -> dict[str, str]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -25,7 +25,7 @@ def misfits(there: Any, wanted: Any) -> list[str]:
         return ["it has no state"]
     there, wanted = flat(there), flat(wanted)
     lines = [f"{name} is missing" for name in wanted if name not in there]
-    lines += [f"{name} is not known here" for name in there if name not in wanted]
+    lines += [f"{name} is unknown here" for name in there if name not in wanted]
     for name in there.keys() & wanted.keys():
         if there[name] != wanted[name]:
             lines.append(f"{name} is {there[name]} there and {wanted[name]} here")
@@ -34,12 +34,14 @@ def misfits(there: Any, wanted: Any) -> list[str]:
 
 
 def reason(e: Exception) -> str:
+    """Return the reason of an error in up to 300 characters."""
     text = " ".join(str(e).split("[tensorstore_spec")[0].split())
     text = text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"
     return text if isinstance(e, CheckpointError) else f"{type(e).__name__}: {text}"
 
 
 def none_readable(folder: Path, reasons: list[str]) -> str:
+    """Return the message for a folder whose checkpoints are all unreadable."""
     return (
         f"{folder} has checkpoints, but none is readable: {'; '.join(reasons)}. Put back a good "
         "copy, use the config that they were made with, or start a new workdir"
@@ -47,5 +49,6 @@ def none_readable(folder: Path, reasons: list[str]) -> str:
 
 
 def warn(message: str) -> None:
+    """Print a warning from process 0."""
     if jax.process_index() == 0:
         print(f"warning: {message}", file=sys.stderr, flush=True)

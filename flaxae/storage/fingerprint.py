@@ -19,7 +19,14 @@ def _checksums(leaves: list) -> list:
 
 
 def fingerprint(tree: Any) -> str:
-    """A short hash of a tree's names, shapes and values; computed where the values are."""
+    """Return a short hash of a tree's names, shapes and values, computed where the values are.
+
+    Args:
+        tree: pytree of arrays.
+
+    Returns:
+        16 hexadecimal digits; "" for a tree without leaves.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:
         return ""

@@ -15,7 +15,7 @@ import numpy as np
 from flaxae.config import LogConfig
 from flaxae.errors import ConfigError
 from flaxae.storage import paths
-from flaxae.storage.jsonl import Lines
+from flaxae.storage.jsonl import LineFile
 
 
 class Writer:
@@ -25,15 +25,19 @@ class Writer:
     "time/", so that logs can be compared without them. Only process 0 writes.
 
     Args:
-        workdir: the folder; made where it is missing.
-        log: `tensorboard` is read.
-        process_index: of this process.
+        workdir: the folder; made if it is missing.
+        log: the config's section; `tensorboard` is read.
+        process_index: the index of this process.
+
+    Attributes:
+        path: metrics.jsonl.
+        samples_path: samples.jsonl.
     """
 
     def __init__(self, workdir: str | Path, log: LogConfig, process_index: int = 0):
         self.path = paths.as_path(workdir) / "metrics.jsonl"
         self.samples_path = self.path.parent / "samples.jsonl"
-        self._lines = {path: Lines(path) for path in (self.path, self.samples_path)}
+        self._lines = {path: LineFile(path) for path in (self.path, self.samples_path)}
         self._main, self._log = process_index == 0, log
         self._board: Any = None
         self._board_copy: tempfile.TemporaryDirectory | None = None
@@ -49,14 +53,17 @@ class Writer:
         texts: dict[str, list[str]] | None = None,
         images: dict[str, np.ndarray] | None = None,
     ) -> None:
-        """Logs what was measured at a step.
+        """Log what was measured at a step.
 
         Args:
             step: the number of steps taken.
             split: "train", the name of an evaluated split, or "sample".
-            scalars: name -> number; one that is not finite is written as null.
+            scalars: name -> number; a number that is not finite is written as null.
             texts: name -> lines.
             images: name -> uint8 (height, width, channels).
+
+        Raises:
+            ConfigError: a log cannot be written.
         """
         if not self._main:
             return
@@ -82,7 +89,7 @@ class Writer:
         return [json.loads(line) for line in text.splitlines()]
 
     def cut(self, step: int) -> None:
-        """Removes what was logged after a step, and a line that a killed run left half-written."""
+        """Remove what was logged after a step, and a line that a killed run left half-written."""
         if not self._main:
             return
         for path in (self.path, self.samples_path):
@@ -94,12 +101,12 @@ class Writer:
         self._purge = step + 1
 
     def flush(self) -> None:
-        """Returns when all that was logged can be read. Raises ConfigError where it cannot."""
+        """Wait until all that was logged can be read. Raises ConfigError as `write` does."""
         self._flush()
 
     def _flush(self, end: bool = False) -> None:
         if self._board is not None:
-            # Its own thread writes what it holds: all of it is in the file only when it is closed.
+            # A thread of the SummaryWriter writes: the file is complete only when that is closed.
             (self._board.close if end else self._board.flush)()
         for path, lines in self._lines.items():
             with self._writing(path):
@@ -109,7 +116,7 @@ class Writer:
                 paths.upload(Path(self._board_copy.name), self.path.parent / "tensorboard")
 
     def close(self) -> None:
-        """Flushes and ends; what cannot be written any more is a warning."""
+        """Flush and close; print a warning if something cannot be written any more."""
         try:
             self._flush(end=True)
         except ConfigError as e:
@@ -128,8 +135,8 @@ class Writer:
             if not (paths.is_remote(path) or isinstance(e, OSError)):
                 raise
             raise ConfigError(
-                f"cannot write {path}: {paths.why(e)}; the checkpoints are whole: make room, and "
-                "the same command goes on from the last one"
+                f"cannot write {path}: {paths.reason(e)}; the checkpoints are intact: free disk "
+                "space and run the same command to continue from the last one"
             ) from None
 
     def _tensorboard(self) -> Any:
@@ -138,14 +145,12 @@ class Writer:
 
             folder = str(self.path.parent / "tensorboard")
             if paths.is_remote(self.path):
-                # It appends to local files, which `flush` copies.
+                # It appends to local files, which `flush` uploads.
                 self._board_copy = tempfile.TemporaryDirectory()
                 folder = self._board_copy.name
-            # Named by the second alone, a file may overwrite the one before it.
+            # Its own names differ by the second only: a new file could overwrite the previous one.
             self._board = SummaryWriter(
-                folder,
-                purge_step=self._purge,
-                filename_suffix=f".{time.time_ns()}",
+                folder, purge_step=self._purge, filename_suffix=f".{time.time_ns()}"
             )
         return self._board
 

@@ -1,9 +1,9 @@
-"""Where a run lives: a local folder, or gs://BUCKET/FOLDER of Google Cloud Storage.
+"""Paths of a run's folder: a local one, or gs://BUCKET/FOLDER of Google Cloud Storage.
 
-A bucket has objects, each written whole or not at all, and no folders: what is missing there
-(appending to a file, renaming or copying a folder, a folder for a library that wants a local one)
-is done here. Local paths are plain `pathlib.Path`; those of a bucket are `epath.Path`, which has
-the methods that this package uses.
+A bucket has objects, each written whole or not at all, and no folders. This module does what is
+missing there: it renames and copies folders, and makes local ones for libraries that need them.
+Local paths are plain `pathlib.Path`; those of a bucket are `epath.Path`, which has the methods that
+this package uses.
 """
 
 import contextlib
@@ -21,23 +21,31 @@ from etils import epath
 from flaxae.errors import ConfigError
 
 COMMITTED = "commit_success.txt"  # what Orbax writes last into a checkpoint in a bucket
-# What a run's folder has beside what its task saved.
+# What a run's folder contains beside the files that its task saved.
 NO_ASSETS = (
-    "best", "config.json", "lanes", "latest", "metrics.jsonl", "profile", "report",
-    "samples.jsonl", "tensorboard", "versions.json",
-)  # fmt: skip
+    "best",
+    "config.json",
+    "lanes",
+    "latest",
+    "metrics.jsonl",
+    "profile",
+    "report",
+    "samples.jsonl",
+    "tensorboard",
+    "versions.json",
+)
 INSTALL = "in flaxae's own folder, pip install -c constraints.txt -e '.[gcs]'"
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 def as_path(path: str | os.PathLike) -> pathlib.Path:
-    """A path of either kind from text.
+    """Return the path of a local folder or of one in a bucket.
 
     Args:
         path: a local path (kept as it is), or gs://BUCKET/FOLDER.
 
     Raises:
-        ConfigError: another scheme, no folder, or a package for buckets is not installed.
+        ConfigError: the path has another scheme or no folder, or a package for buckets is missing.
     """
     if is_remote(path):
         return cast(pathlib.Path, path)
@@ -48,7 +56,7 @@ def as_path(path: str | os.PathLike) -> pathlib.Path:
     bucket, _, folder = text.removeprefix("gs://").partition("/")
     if not text.startswith("gs://") or not bucket or not folder.strip("/"):
         raise ConfigError(
-            f"{text} is neither a local folder nor gs://BUCKET/FOLDER, with two slashes, as text: "
+            f"{text} is neither a local folder nor gs://BUCKET/FOLDER (a str, with two slashes): "
             "nothing else can be read or written"
         )
     try:
@@ -58,8 +66,8 @@ def as_path(path: str | os.PathLike) -> pathlib.Path:
         raise ConfigError(f"{text} needs the package gcsfs ({e}): {INSTALL}") from None
     import fsspec
 
-    # Where TensorFlow is installed, epath otherwise uses that; and gcsfs remembers what a folder
-    # holds, though other processes and tensorstore write there.
+    # epath otherwise uses TensorFlow if that is installed; and gcsfs caches listings of folders,
+    # though other processes and tensorstore write there.
     os.environ.setdefault("EPATH_USE_TF", "0")
     for protocol in ("gcs", "gs"):
         fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)  # pyright: ignore
@@ -67,12 +75,12 @@ def as_path(path: str | os.PathLike) -> pathlib.Path:
 
 
 def is_remote(path: Any) -> bool:
-    """Whether it is a path of a bucket (text is not yet a path)."""
+    """Return True for a path in a bucket (a str is not yet a path)."""
     return isinstance(path, epath.Path) and "://" in os.fspath(path)
 
 
 def as_workdir(path: str | os.PathLike) -> pathlib.Path:
-    """`as_path` of a run's folder, which must be reachable. Raises ConfigError where it is not."""
+    """Return `as_path` of a run's folder. Raises ConfigError if a bucket cannot be opened."""
     folder = as_path(path)
     if is_remote(folder):
         storage: Any = importlib.import_module("google.cloud.storage")
@@ -81,27 +89,27 @@ def as_workdir(path: str | os.PathLike) -> pathlib.Path:
             storage.Client().get_bucket(bucket, timeout=60)  # as Orbax does
         except Exception as e:
             raise ConfigError(
-                f"the bucket of {folder} cannot be opened: {why(e)}. The account that runs this "
+                f"the bucket of {folder} cannot be opened: {reason(e)}. The account that runs this "
                 "needs storage.buckets.get on it beside reading, writing and deleting objects; "
-                "`gcloud auth application-default login` sets one where the machine has none"
+                "`gcloud auth application-default login` sets one if the machine has none"
             ) from None
     return folder
 
 
 def absolute(path: str | os.PathLike) -> pathlib.Path:
-    """A path that does not depend on the folder that the process is in."""
+    """Return a path that does not depend on the process's working directory."""
     path = as_path(path)
     return path if is_remote(path) else pathlib.Path(os.path.abspath(path))
 
 
-def why(e: BaseException) -> str:
-    """An error's reason in one line."""
+def reason(e: BaseException) -> str:
+    """Return an error's reason in one line."""
     text = getattr(e, "strerror", None) or str(e) or type(e).__name__
     return " ".join(str(text).split())[:300]
 
 
 def children(folder: pathlib.Path) -> list[pathlib.Path]:
-    """What lies in a folder; nothing where there is none."""
+    """Return the sorted content of a folder; [] if there is no such folder."""
     try:
         return sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -109,16 +117,17 @@ def children(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def committed(folder: pathlib.Path) -> bool:
-    """Whether a checkpoint's folder is whole; a local one has its name only once it is."""
+    """Return True if a checkpoint is complete; a local one is renamed only when it is."""
     return folder.is_dir() and (not is_remote(folder) or (folder / COMMITTED).exists())
 
 
 def read_text(path: pathlib.Path) -> str:
+    """Return a file's text, line ends unchanged."""
     return path.read_bytes().decode("utf-8")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Write a file whole or not at all."""
     if is_remote(path):
         path.write_bytes(text.encode("utf-8"))
         return
@@ -128,28 +137,28 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def rmtree(folder: pathlib.Path) -> None:
-    """Removes a folder with all in it, where there is one."""
+    """Remove a folder and its content, if there is one."""
     if not is_remote(folder):
         shutil.rmtree(folder, ignore_errors=True)
         return
     with contextlib.suppress(FileNotFoundError):
-        (folder / COMMITTED).unlink()  # first: what is left of it counts as torn
+        (folder / COMMITTED).unlink()  # first: if this is killed, the rest counts as torn
     with contextlib.suppress(FileNotFoundError):
         cast(epath.Path, folder).rmtree()
 
 
 def rename_folder(folder: pathlib.Path, new: pathlib.Path) -> None:
-    """Renames a checkpoint's folder; one of that name is replaced."""
+    """Rename a checkpoint's folder; a folder with the new name is replaced."""
     rmtree(new)
     if not is_remote(folder):
         folder.rename(new)
         return
-    _copy(folder, new)  # a run that is killed here leaves the old one as it was
+    _copy(folder, new)  # a run that is killed here leaves the old folder as it was
     rmtree(folder)
 
 
 def copy_folder(folder: pathlib.Path, new: pathlib.Path) -> None:
-    """Copies a folder's files into another one of the same kind."""
+    """Copy a folder's files into another folder, both local or both in a bucket."""
     if is_remote(folder):
         _copy(folder, new)
     else:
@@ -167,7 +176,7 @@ def _copy(folder: pathlib.Path, new: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def local_for_writing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A local folder to write into: the folder itself, or one whose files go there at the end."""
+    """Yield a local folder to write into: the folder itself, or one that is uploaded at the end."""
     if not is_remote(folder):
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
@@ -179,10 +188,10 @@ def local_for_writing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def local_for_reading(folder: pathlib.Path, without: Sequence[str] = ()) -> Iterator[pathlib.Path]:
-    """A local folder to read from: the folder itself, or a copy while the context is entered.
+    """Yield a local folder to read from: the folder itself, or a temporary copy.
 
     Args:
-        folder: of either kind.
+        folder: a local folder or one in a bucket.
         without: names of files and folders in it that are not copied.
     """
     if not is_remote(folder):
@@ -205,7 +214,7 @@ def _download(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def upload(local: pathlib.Path, folder: pathlib.Path) -> None:
-    """Writes all files of a local folder into one of a bucket, under the same names."""
+    """Write all files of a local folder into a folder of a bucket, under the same names."""
     for path in sorted(local.rglob("*")):
         if path.is_file():
             folder.joinpath(*path.relative_to(local).parts).write_bytes(path.read_bytes())

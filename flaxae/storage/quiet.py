@@ -10,8 +10,8 @@ from typing import Any
 def quiet_backends() -> None:
     """Keep Orbax, asyncio and tensorstore's threads from printing pages of tracebacks.
 
-    A failed save or restore is reported by one CheckpointError or warning instead. Commands and
-    `run` call this; importing flaxae changes neither log filters nor `sys.unraisablehook`.
+    A failed save or restore is reported by one CheckpointError or warning instead. Commands,
+    `run` and `load` call this; importing flaxae changes no log filter and no hook.
     """
     from absl import logging as absl_logging  # makes the logger that Orbax writes to
 

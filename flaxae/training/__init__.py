@@ -1,0 +1,1 @@
+"""Training: the loop that all families share, and its parts."""

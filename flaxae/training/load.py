@@ -10,6 +10,7 @@ from flaxae.errors import ConfigError
 from flaxae.machine import sharding
 from flaxae.storage import checkpoint, paths
 from flaxae.storage import workdir as workdir_lib
+from flaxae.storage.quiet import quiet_backends
 from flaxae.task import Loaded as Loaded
 from flaxae.task import Task
 from flaxae.training.frozen import Frozen
@@ -33,6 +34,7 @@ def load(
         ConfigError: the folder is not a run's workdir, or its frozen part has changed.
         CheckpointError: no checkpoint in it is readable.
     """
+    quiet_backends()
     workdir = paths.as_path(workdir)
     config = workdir_lib.stored_config(workdir, config_class)
     config.freeze()

@@ -172,7 +172,7 @@ class Loop:
             pending = (end, metrics)
             self.trace.after(end, metrics)
             last = end >= config.steps
-            stop = self.preemption.check(end)
+            stop = self.preemption.check()
             due = self._due(end)
             if last or stop or _due(end, config.save.every) or _due(end, config.save.keep_every):
                 due.add("save")

@@ -19,18 +19,18 @@ def test_sigterm_and_ctrl_c_set_a_flag_and_handlers_come_back():
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     for number, name in ((signal.SIGTERM, "sigterm"), (signal.SIGINT, "sigint")):
         with Preemption() as preemption:
-            assert preemption.check(0) is None
+            assert preemption.check() is None
             os.kill(os.getpid(), number)
-            assert preemption.check(1) == name and preemption.check(2) == name
+            assert preemption.check() == name and preemption.check() == name
         assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_the_second_ctrl_c_interrupts():
     with pytest.raises(KeyboardInterrupt), Preemption() as preemption:
         os.kill(os.getpid(), signal.SIGINT)
-        assert preemption.check(0) == "sigint"
+        assert preemption.check() == "sigint"
         os.kill(os.getpid(), signal.SIGINT)
-        preemption.check(1)
+        preemption.check()
     assert signal.getsignal(signal.SIGINT) is not preemption._notice
 
 
@@ -46,7 +46,7 @@ def test_outside_of_the_main_thread_nothing_is_installed():
 
     def body():
         with Preemption() as preemption:
-            seen.append((preemption.check(3), signal.getsignal(signal.SIGTERM)))
+            seen.append((preemption.check(), signal.getsignal(signal.SIGTERM)))
 
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=body)
@@ -120,7 +120,7 @@ TWO = """
     with Preemption() as preemption:
         for step in range(0, 4000, 16):  # as with steps_per_call=16
             time.sleep(0.05)
-            found = preemption.check(step)
+            found = preemption.check()
             if step == 64:
                 print("ready", flush=True)
             if found:

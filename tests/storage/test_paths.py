@@ -20,7 +20,7 @@ from flaxae import evaluate, sweep
 from flaxae.config import LogConfig
 from flaxae.errors import ConfigError
 from flaxae.storage import paths
-from flaxae.storage.jsonl import Lines
+from flaxae.storage.jsonl import LineFile
 from flaxae.storage.metrics_file import Writer
 from flaxae.sweep import plan as sweep_plan
 from flaxae.training.loop import run
@@ -102,7 +102,7 @@ def test_a_log_in_a_bucket_is_one_on_disk(bucket, tmp_path):
 
 
 def test_a_log_is_not_written_anew_for_every_line(bucket):
-    lines = Lines(paths.as_path("gs://bucket/log"))
+    lines = LineFile(paths.as_path("gs://bucket/log"))
     before = len(bucket.requests)
     for i in range(200):
         lines.append(f"{i}\n")

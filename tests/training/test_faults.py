@@ -87,7 +87,7 @@ def test_a_process_that_is_stopped_ends_the_other(
     with pair_of(tmp_path, overrides={"save__every": 10}, only=[1, {"stop_at": 15}]) as pair:
         message = end_of(pair[0], watchdog.GONE)
     assert "nothing has moved for 4 s at: step 1" in message and watchdog.STALL in message
-    assert "process 1, heard of" in message
+    assert "The others last reported: process 1, " in message
     assert any((tmp_path / "latest").iterdir())
 
 
@@ -162,7 +162,7 @@ def test_a_process_that_never_comes_ends_the_others() -> None:
         )  # fmt: skip
         children.append(start(["-c", code], env=env))
     first, second = (end_of(child, watchdog.GONE) for child in children)
-    assert "2 of 3 processes have come to 127.0.0.1:29471 in 6 s" in first
+    assert "2 of 3 processes have joined at 127.0.0.1:29471 in 6 s" in first
     assert "process 1 of 3 has waited" in second and "FLAXAE_JOIN_TIMEOUT" in second
 
 
