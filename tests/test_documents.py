@@ -1,0 +1,54 @@
+"""Documents name files that exist, and keep to their lengths."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+
+FRONT = ROOT / "README.md"
+PAGES = sorted(
+    [FRONT, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "tpu").glob("*.md")]
+)
+ROOM_READMES = sorted([*(ROOT / "flaxae").rglob("README.md"), ROOT / "tpu" / "README.md"])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```.*?^```", re.M | re.S)
+# Paths of the repository in backticks, with an optional preset: `configs/looped/linear.py:full`.
+PATH = re.compile(
+    r"`((?:flaxae|configs|docs|tests|benchmarks|tpu|colab)/[\w./*-]*?[\w/])(?::[\w]+)?`"
+)
+DATED = "docs/lab_notes/"  # these pages may name files that were moved since
+PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")  # flaxae/models/NAME/task.py
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *ROOM_READMES], ids=name)
+def test_links_and_paths_exist(page: Path):
+    text = FENCE.sub("", page.read_text())
+    links = [link.partition("#")[0] for link in LINK.findall(text)]
+    missing = [
+        link
+        for link in links
+        if link
+        and not link.startswith(("http://", "https://"))
+        and not (page.parent / link).exists()
+    ]
+    if not name(page).startswith(DATED):
+        paths = [path for path in PATH.findall(text) if not PLACEHOLDER.search(path)]
+        missing += [path for path in paths if not any(ROOT.glob(path.rstrip("/")))]
+    assert not missing, f"{name(page)} names files that do not exist: {missing}"
+
+
+def test_the_front_page_is_short():
+    lines = FRONT.read_text().splitlines()
+    assert len(lines) <= 130
+    assert [line for line in lines if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("page", ROOM_READMES, ids=name)
+def test_readmes_of_packages_are_short(page: Path):
+    assert len(page.read_text().splitlines()) <= 80
