@@ -59,13 +59,14 @@ class Ours:
 
         from flaxae import lm, peft
         from flaxae.activations.collect import shared_prefix
+        from flaxae.data.config import TextDataConfig
         from flaxae.data.packing import pack
         from flaxae.models.causal_lm import data as data_lib
 
         self.args = args
         opened = lm.load(args.model)
         self.lm, self.config = opened, opened.config
-        pairs = data_lib.read(data_lib.DataConfig(name="signatures")).splits["train"]
+        pairs = data_lib.read(TextDataConfig(name="signatures")).splits["train"]
         examples = data_lib.encoded(pairs[: 2 * args.examples], opened.tokenizer,
                                     self.config.eos_ids[0])  # fmt: skip
         fits = [e for e in examples if len(e.prompt) + len(e.completion) <= args.length]

@@ -59,7 +59,7 @@ def config_of(case: str, batch: int) -> Any:
     model = ModelConfig(dims=dims, points=points, width=width, num_heads=heads)
     return Config(
         task=LoopedConfig(model=model, loops=b, grad_loops=t),
-        data=DataConfig(name="", batch_size=batch),
+        data=DataConfig(batch_size=batch),
         optim=OptimConfig(lr=1e-4, schedule=Schedule.CONSTANT, clip_norm=0.0),
         mesh=MeshConfig(fsdp=1),
     )

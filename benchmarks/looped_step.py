@@ -57,7 +57,7 @@ def config_of(case: str, remat: bool, devices: int = 1, keep: str = "nothing") -
     model = ModelConfig(**sizes, remat=remat, remat_keep=keep)
     return Config(
         task=LoopedConfig(model=model, loops=b, grad_loops=t),
-        data=DataConfig(name="", batch_size=BATCH),
+        data=DataConfig(batch_size=BATCH),
         optim=OptimConfig(lr=LR, schedule=Schedule.CONSTANT, clip_norm=0.0),
         mesh=MeshConfig(replica=devices, fsdp=1),
     )

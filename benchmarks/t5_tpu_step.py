@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from flax import nnx  # noqa: E402
 
-from flaxae.config import Config, DataConfig, OptimConfig, Optimizer, TaskConfig  # noqa: E402
+from flaxae.config import Config, OptimConfig, Optimizer, TaskConfig  # noqa: E402
+from flaxae.data.config import TextDataConfig  # noqa: E402
 from flaxae.lm.t5.modeling import T5, T5Config  # noqa: E402
 from flaxae.task import Context, Loss, Task  # noqa: E402
 
@@ -95,7 +96,7 @@ def make_config(args: argparse.Namespace, fields: dict[str, Any], chips: int) ->
         t5.num_layers = t5.num_decoder_layers = args.layers
     return Config(
         task=T5StepConfig(t5=t5),
-        data=DataConfig(batch_size=args.rows * chips, max_length=args.length, num_buckets=1),
+        data=TextDataConfig(batch_size=args.rows * chips, max_length=args.length, num_buckets=1),
         optim=OptimConfig(name=Optimizer.ADAFACTOR, lr=1e-3),
     )
 

@@ -31,7 +31,8 @@ def arguments() -> argparse.Namespace:
 
 
 def make_config(args: argparse.Namespace, remat: bool) -> Any:
-    from flaxae.config import Config, DataConfig, MeshConfig, OptimConfig
+    from flaxae.config import Config, MeshConfig, OptimConfig
+    from flaxae.data.config import TextDataConfig
     from flaxae.lm.t5.sizes import t5_size
     from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
     from flaxae.models.t5_vae.task import T5VAEConfig
@@ -45,7 +46,7 @@ def make_config(args: argparse.Namespace, remat: bool) -> Any:
     )
     return Config(
         task=T5VAEConfig(t5=t5, latent=latent, loss_chunks=args.loss_chunks),
-        data=DataConfig(batch_size=args.rows, max_length=args.length, num_buckets=1),
+        data=TextDataConfig(batch_size=args.rows, max_length=args.length, num_buckets=1),
         optim=OptimConfig(lr=1e-4),
         mesh=MeshConfig(fsdp=1),
     )

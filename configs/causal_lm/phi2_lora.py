@@ -14,13 +14,13 @@ and never all of it; 32 s to compile.
 
 from flaxae.config import (
     Config,
-    DataConfig,
     EvalConfig,
     LogConfig,
     OptimConfig,
     SaveConfig,
     Schedule,
 )
+from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from flaxae.models.causal_lm.task import AdapterOptions, CausalLMConfig
 
@@ -42,7 +42,7 @@ def sharded(sizes: str, hub: str, preset: str, *, batch_size: int, lr: float) ->
             remat=True,
             sizes=sizes if scratch else "",
         ),
-        data=DataConfig(name="signatures", batch_size=batch_size, max_length=512),
+        data=TextDataConfig(name="signatures", batch_size=batch_size, max_length=512),
         optim=OptimConfig(
             lr=lr, schedule=Schedule.COSINE, warmup=50, final_lr=0.1, b2=0.99, weight_decay=0.0
         ),

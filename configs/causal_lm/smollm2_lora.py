@@ -14,13 +14,13 @@ ia3 3.02, norms 3.02, full 2.95 (3.35 s a step, 4.08 GB).
 
 from flaxae.config import (
     Config,
-    DataConfig,
     EvalConfig,
     LogConfig,
     OptimConfig,
     SaveConfig,
     Schedule,
 )
+from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from flaxae.models.causal_lm.task import AdapterOptions, CausalLMConfig, Method
 
@@ -51,7 +51,7 @@ def get_config(method: str = "lora") -> Config:
             ),
             share_prefix=True,
         ),
-        data=DataConfig(name="signatures", batch_size=2, max_length=256),
+        data=TextDataConfig(name="signatures", batch_size=2, max_length=256),
         optim=OptimConfig(
             lr=LEARNING_RATES[method],
             schedule=Schedule.COSINE,

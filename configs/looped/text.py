@@ -12,13 +12,13 @@ lines after 4 loops, 2.85 (2.86) after 32.
 
 from flaxae.config import (
     Config,
-    DataConfig,
     EvalConfig,
     LogConfig,
     OptimConfig,
     SaveConfig,
     Schedule,
 )
+from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from flaxae.models.looped.core import Injection
 from flaxae.models.looped.text.modeling import TextModelConfig
@@ -37,7 +37,7 @@ def get_config(preset: str = "small") -> Config:
             loops=6,
             grad_loops=3,
         ),
-        data=DataConfig(name="python_lines", batch_size=32, max_length=64),
+        data=TextDataConfig(name="python_lines", batch_size=32, max_length=64),
         optim=OptimConfig(lr=2e-3, schedule=Schedule.COSINE, warmup=100, clip_norm=1.0),
         log=LogConfig(every=20),
         eval=EvalConfig(every=0, splits=("dev",), num_batches=16),

@@ -16,7 +16,6 @@ from typing import Any
 
 from flaxae.config import (
     Config,
-    DataConfig,
     EvalConfig,
     LogConfig,
     OptimConfig,
@@ -24,6 +23,7 @@ from flaxae.config import (
     Schedule,
 )
 from flaxae.data import embedded
+from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.models.t5_vae.bottlenecks import LatentConfig
@@ -80,7 +80,7 @@ def get_config(dataset: str = "python_lines") -> Config:
             mmd_weight=0.0,
             loss_chunks=4,
         ),
-        data=DataConfig(
+        data=TextDataConfig(
             name=dataset,
             batch_size=64,
             max_length=32,

@@ -7,10 +7,10 @@ The model of `python_lines` with room for 48 tokens. Not measured.
 """
 
 from configs.t5_vae import python_lines
-from flaxae.config import Config
+from flaxae.config import Config, copy_config
 
 
 def get_config(preset: str = "full") -> Config:
-    config = python_lines.get_config(preset)
-    config.data.name, config.data.max_length = "docstrings", 48
-    return config
+    return copy_config(
+        python_lines.get_config(preset), {"data.name": "docstrings", "data.max_length": 48}
+    )

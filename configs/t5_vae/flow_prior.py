@@ -33,8 +33,7 @@ STEPS = 3000
 def get_config() -> Config:
     return Config(
         task=FlowConfig(codes_from="runs/t5_vae", width=768, depth=4, scan_unroll=4),
-        # Of the data section a flow reads only these: its texts are those of codes_from.
-        data=DataConfig(batch_size=256, seed=0, cache=".cache"),
+        data=DataConfig(batch_size=256),
         optim=OptimConfig(lr=1e-3, schedule=Schedule.COSINE, warmup=100, ema=0.995),
         log=LogConfig(every=50),
         eval=EvalConfig(every=500, splits=("dev",), sample_every=1000, num_samples=6),

@@ -12,13 +12,13 @@ second); with huge pages, 6.2 steps a second (988 steps), it would take 26.
 
 from flaxae.config import (
     Config,
-    DataConfig,
     EvalConfig,
     LogConfig,
     OptimConfig,
     SaveConfig,
     Schedule,
 )
+from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.models.t5_vae.modeling import LatentConfig
@@ -53,7 +53,7 @@ def get_config(preset: str = "full") -> Config:
             mmd_ramp=steps,
             loss_chunks=4,
         ),
-        data=DataConfig(
+        data=TextDataConfig(
             name="python_lines", batch_size=64, max_length=32, num_buckets=4, vocab_size=4096
         ),
         optim=OptimConfig(

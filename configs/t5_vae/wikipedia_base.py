@@ -15,13 +15,13 @@ step compiled for v5e-8 needs 4.52 GiB of a chip's 16 (flaxae/tpu_compile/README
 
 from flaxae.config import (
     Config,
-    DataConfig,
     EvalConfig,
     LogConfig,
     OptimConfig,
     SaveConfig,
     Schedule,
 )
+from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from flaxae.lm.t5.sizes import t5_size
 from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
@@ -62,7 +62,7 @@ def sized(name: str, preset: str, *, batch_size: int, lr: float, remat: bool) ->
             mmd_start=0.1,
             mmd_ramp=STEPS // 2,
         ),
-        data=DataConfig(
+        data=TextDataConfig(
             path="data/wikipedia",
             tokenizer="" if preset == "scratch" else f"google/t5-v1_1-{name}",
             vocab_size=32000,

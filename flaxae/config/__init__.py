@@ -13,7 +13,6 @@ from flaxae.config.sections import Config as Config
 from flaxae.config.sections import DataConfig as DataConfig
 from flaxae.config.sections import EvalConfig as EvalConfig
 from flaxae.config.sections import LogConfig as LogConfig
-from flaxae.config.sections import LongLines as LongLines
 from flaxae.config.sections import MeshConfig as MeshConfig
 from flaxae.config.sections import Mode as Mode
 from flaxae.config.sections import OptimConfig as OptimConfig
@@ -21,12 +20,12 @@ from flaxae.config.sections import Optimizer as Optimizer
 from flaxae.config.sections import SaveConfig as SaveConfig
 from flaxae.config.sections import Schedule as Schedule
 from flaxae.config.sections import TaskConfig as TaskConfig
-from flaxae.config.sections import TokenizerKind as TokenizerKind
 from flaxae.config.serialize import config_hash as config_hash
 from flaxae.config.serialize import copy_config as copy_config
 from flaxae.config.serialize import differences as differences
 from flaxae.config.serialize import flatten_json as flatten_json
 from flaxae.config.serialize import from_json as from_json
 from flaxae.config.serialize import to_json as to_json
+from flaxae.config.serialize import without_moved_fields as without_moved_fields
 from flaxae.errors import ConfigError as ConfigError
 from flaxae.errors import require as require

@@ -1,7 +1,6 @@
 """What typed configs are made of: sections of checked fields, found and set by dotted names.
 
-Conventions (they are ml_collections' limits, measured): enums for choices, 0 or "" means off,
-tuples are checked by `validate()`.
+Conventions: enums for choices, 0 or "" means off, tuples are checked by `validate()`.
 """
 
 import dataclasses

@@ -1,33 +1,26 @@
-"""Command lines over typed configs: one message for a mistake, and `--help` with every field.
-
-`ml_collections.config_flags` loads the config file. What it cannot do is done here: enums by value,
-tuples as Python literals, near matches, and help on all fields.
-"""
+"""Command lines over typed configs: one message per mistake, and `--help` with every field."""
 
 import ast
 import dataclasses
 import difflib
 import enum
 import re
-import sys
-import traceback
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from absl import flags as absl_flags
-from ml_collections import config_flags
-
-from flaxae.config import Config, Section, iterate_fields, set_field
+from flaxae.config.fields import Section, iterate_fields, set_field
+from flaxae.config.files import load_config
 from flaxae.config.help import Option, help_text, kind_name
+from flaxae.config.sections import Config
 from flaxae.errors import ConfigError
 
-PARSERS = {
-    bool: absl_flags.BooleanParser(),
-    int: absl_flags.IntegerParser(),
-    float: absl_flags.FloatParser(),
-}
 WORDS = re.compile(r"[\w./-]+(,[\w./-]+)*")
+BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+PARSERS: dict[Any, Callable[[str], Any]] = {
+    bool: lambda text: BOOLEANS[text.lower()],
+    int: int,
+    float: float,
+}
 
 
 class Parsed(NamedTuple):
@@ -95,53 +88,6 @@ def parse(
     return Parsed(config, str(extra.pop("workdir", "")), extra)
 
 
-def load_config(path: str) -> Config:
-    """What `get_config()` of a config file returns.
-
-    Args:
-        path: of the file; what follows a ":" is handed to `get_config`.
-
-    Raises:
-        ConfigError: there is no such file, or it does not give a Config.
-    """
-    file = path.split(":", 1)[0]
-    if not Path(file).is_file():
-        raise ConfigError(f"--config={path}: there is no file {file}")
-    values, argv = absl_flags.FlagValues(), ["", f"--config={path}"]
-    # config_flags would execute the file on top of the names of the one it loaded before.
-    sys.modules.pop("config_config", None)
-    try:
-        config_flags.DEFINE_config_file(
-            "config", flag_values=values, sys_argv=argv, lock_config=False
-        )
-        values(argv)
-        config = values["config"].value
-        if type(config).__name__ == "_ErrorConfig":  # how config_flags hands on an OSError
-            raise vars(config)["_error"]
-    except Exception as e:
-        raise _config_error(file, e) from None
-    if not isinstance(config, Config):
-        raise ConfigError(
-            f"--config={path}: get_config() gave a {type(config).__name__}, not a flaxae Config"
-        )
-    return config
-
-
-def _config_error(file: str, error: BaseException) -> ConfigError:
-    # config_flags and absl wrap an error into a text with its traceback: undo that.
-    while error.__context__ and "Error whilst parsing config file" in str(error):
-        error = error.__context__
-    if isinstance(error, ConfigError):
-        return ConfigError(f"{file}: {error}")
-    if isinstance(error, SyntaxError):
-        return ConfigError(f"{file}, line {error.lineno}: {error.msg}")
-    if isinstance(error, AttributeError) and "get_config" in str(error):
-        return ConfigError(f"{file} has no get_config()")
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
-    at = f", line {lines[-1]}" if lines else ""
-    return ConfigError(f"{file}{at}: {type(error).__name__}: {error}")
-
-
 def override(config: Config, name: str, text: str | None) -> None:
     """Sets a dotted field from a command line's text; None: a bare boolean flag.
 
@@ -206,8 +152,8 @@ def _convert(text: str, kind: Any, name: str) -> Any:
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return text  # set_field takes values, and lists them
     try:
-        return PARSERS[kind].parse(text) if kind in PARSERS else text
-    except ValueError:
+        return PARSERS[kind](text) if kind in PARSERS else text
+    except (KeyError, ValueError):
         raise ConfigError(f"{name}={text!r} is not of type {kind_name(kind)}") from None
 
 

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from flaxae.config import Config, get_field, iterate_fields
+from flaxae.config.fields import get_field, iterate_fields
+from flaxae.config.sections import Config
 
 
 @dataclasses.dataclass(frozen=True)

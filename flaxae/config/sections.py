@@ -7,7 +7,7 @@ sections and their fields can do is in `fields.py`; its names are here too.
 import dataclasses
 import enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 from flaxae.config.fields import Section
 from flaxae.errors import ConfigError, require
@@ -32,16 +32,6 @@ class Schedule(enum.Enum):
 class Mode(enum.Enum):
     MIN = "min"
     MAX = "max"
-
-
-class LongLines(enum.Enum):
-    SKIP = "skip"
-    TRUNCATE = "truncate"
-
-
-class TokenizerKind(enum.Enum):
-    BPE = "bpe"
-    UNIGRAM = "unigram"
 
 
 @dataclasses.dataclass
@@ -82,49 +72,17 @@ class OptimConfig(Section):
 
 @dataclasses.dataclass
 class DataConfig(Section):
-    """What is trained on.
+    """The data of every family; a family with more to say about its data has a subclass."""
 
-    `path` (a text file, one example a line, or a directory of shards: .txt or .parquet) wins over
-    `name` (an embedded corpus, `recipe:<name>`, `hf:<name or path>` or `tfds:<name>`).
-    """
-
-    name: str = "python_lines"
-    path: str = ""
-    seed: int = 0  # order and splits
-    batch_size: int = 64
-    max_length: int = 32  # tokens, EOS included
-    num_buckets: int = 4  # parts of equal size by length inside each batch
-    long_lines: LongLines = LongLines.SKIP
-    vocab_size: int = 4096  # of the tokenizer trained on the corpus
-    max_lines: int = 0  # 0: all
-    cache: str = ".cache"  # tokenizers and prepared corpora
-    prefetch: int = 2
-    labels: bool = False  # lines are label<tab>text; tables have a column "label"
-    # A tokenizer.json, a spiece.model, a directory or Hub id of one, or "byt5"; "": one is trained.
-    tokenizer: str = ""
-    tokenizer_kind: TokenizerKind = TokenizerKind.BPE  # of the one that is trained
-    ids_tokenizer: str = ""  # directory of the tokenizer that made a data set's ids: decodes them
-    # Fixed bucket lengths, such as (32, 64, 128); batch_size / num_buckets rows are then the unit
-    # that they share a batch by. (): lengths that cut the data into num_buckets equal parts.
-    bucket_edges: tuple = ()
+    seed: int = 0  # of the order of batches and of the splits
+    batch_size: int = 64  # rows per step, over all devices
+    cache: str = ".cache"  # folder of tokenizers and prepared corpora
+    prefetch: int = 2  # batches prepared in advance; 0: each batch when it is needed
 
     def validate(self) -> None:
-        for name in ("batch_size", "max_length", "num_buckets", "vocab_size"):
-            require(getattr(self, name) > 0, f"data.{name}={getattr(self, name)} must be positive")
+        """Check the sizes."""
+        require(self.batch_size > 0, f"data.batch_size={self.batch_size} must be positive")
         require(self.prefetch >= 0, f"data.prefetch={self.prefetch} must not be negative")
-        edges = self.bucket_edges
-        if edges:
-            whole = all(isinstance(e, int) and not isinstance(e, bool) and e > 1 for e in edges)
-            require(
-                whole and list(edges) == sorted(set(edges)) and edges[-1] == self.max_length,
-                f"data.bucket_edges={edges} must be ascending lengths in tokens,"
-                f" the last of them data.max_length={self.max_length}",
-            )
-            require(
-                len(edges) <= self.num_buckets,
-                f"data.bucket_edges={edges} are more than data.num_buckets={self.num_buckets},"
-                " the number of parts that they share a batch by",
-            )
 
 
 @dataclasses.dataclass
@@ -177,7 +135,13 @@ class SaveConfig(Section):
 
 @dataclasses.dataclass
 class TaskConfig(Section):
-    """Base of the families' configs: `make(config)` builds the Task."""
+    """Base class of the families' configs: `make(config)` builds the Task.
+
+    Attributes:
+        data_class: class of `Config.data` for this task.
+    """
+
+    data_class: ClassVar[type[DataConfig]] = DataConfig
 
     def make(self, config: "Config") -> Any:
         raise NotImplementedError(f"{type(self).__name__}.make")
@@ -208,7 +172,7 @@ class Config(Section):
     """A whole experiment."""
 
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    data: DataConfig = cast(DataConfig, None)  # not given: the defaults of the task's data_class
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)
@@ -224,7 +188,16 @@ class Config(Section):
     pretrained: str = ""  # files of pretrained weights
     profile: tuple = ()  # (first step, last step) of a profiler trace
 
+    def __post_init__(self) -> None:
+        if self.data is None:
+            self.data = self.task.data_class()
+
     def validate(self) -> None:
+        task, kind = type(self.task), self.task.data_class
+        require(
+            type(self.data) is kind,
+            f"data: {task.__name__} needs a {kind.__name__}, not a {type(self.data).__name__}",
+        )
         require(self.steps > 0, f"steps={self.steps} must be positive")
         require(self.steps_per_call > 0, f"steps_per_call={self.steps_per_call} must be positive")
         require(self.accumulate > 0, f"accumulate={self.accumulate} must be positive")

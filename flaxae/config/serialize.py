@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from flaxae.config.fields import Section, field_types, get_field, set_field
-from flaxae.config.sections import Config, TaskConfig
+from flaxae.config.sections import Config, DataConfig, TaskConfig
 from flaxae.errors import ConfigError
 
 # What a resumed run may change; any other difference is an error.
@@ -22,6 +22,22 @@ RESUMABLE = (
     "save",
     "profile",
 )
+
+# Fields that were in every family's data section, with values that changed nothing.
+_MOVED_FIELDS: dict[str, tuple[Any, ...]] = {
+    "name": ("python_lines", ""),
+    "path": ("",),
+    "max_length": (32,),
+    "num_buckets": (4,),
+    "long_lines": ("skip",),
+    "vocab_size": (4096,),
+    "max_lines": (0,),
+    "labels": (False,),
+    "tokenizer": ("",),
+    "tokenizer_kind": ("bpe",),
+    "ids_tokenizer": ("",),
+    "bucket_edges": ([],),
+}
 
 
 def to_json(config: Section) -> dict[str, Any]:
@@ -60,8 +76,31 @@ def from_json(data: dict[str, Any], config_class: type[TaskConfig] | None = None
         config_class = getattr(importlib.import_module(module), attribute)
     assert config_class is not None
     config = Config(task=config_class())
-    _fill(config, data, "")
+    _fill(config, without_moved_fields(data, config_class.data_class), "")
     return config
+
+
+def without_moved_fields(data: dict[str, Any], data_class: type[DataConfig]) -> dict[str, Any]:
+    """Return a config's JSON without fields of texts that its family's data section has lost.
+
+    Until November 2026 all families had the data section of texts.
+
+    Args:
+        data: contents of a config.json.
+        data_class: class of the family's data section.
+
+    Raises:
+        ConfigError: such a field was set, and its value would be lost.
+    """
+    section, fields = data.get("data", {}), field_types(data_class)
+    lost = {name: section[name] for name in _MOVED_FIELDS if name in section and name not in fields}
+    for name, value in lost.items():
+        if value not in _MOVED_FIELDS[name]:
+            raise ConfigError(
+                f"config.json sets data.{name}={value!r}, but a {data_class.__name__} no longer has"
+                f" this field: remove it from the file if the run never used it"
+            )
+    return {**data, "data": {k: v for k, v in section.items() if k not in lost}}
 
 
 def _fill(section: Section, data: dict[str, Any], prefix: str) -> None:
@@ -106,7 +145,8 @@ def config_hash(config: Config) -> str:
 
 def copy_config(config: Config, overrides: dict[str, Any] | None = None) -> Config:
     """An unfrozen copy with dotted overrides applied."""
-    new = from_json(to_json(config), type(config.task))
+    new = Config(task=type(config.task)(), data=type(config.data)())
+    _fill(new, to_json(config), "")
     for name, value in (overrides or {}).items():
         set_field(new, name, value)
     return new

@@ -1,9 +1,9 @@
-"""From a DataConfig to texts, and from texts to the sources that a text family trains on."""
+"""From a TextDataConfig to texts, and from texts to the sources that a text family trains on."""
 
 import os
 
-from flaxae.config import DataConfig
 from flaxae.data import embedded, recipes, tables
+from flaxae.data.config import TextDataConfig
 from flaxae.data.files import corpus_of, read_path
 from flaxae.data.loader import TextSource
 from flaxae.data.pretrained import check_vocabulary, open_tokenizer
@@ -13,7 +13,7 @@ from flaxae.data.tokens import encode
 from flaxae.errors import ConfigError, require
 
 
-def load_examples(data: DataConfig) -> Corpus:
+def load_examples(data: TextDataConfig) -> Corpus:
     """The texts that a config asks for.
 
     Args:
@@ -54,7 +54,7 @@ class TextData:
         tokenizer: trained on the train split only, or the one that was given.
     """
 
-    def __init__(self, data: DataConfig, corpus: Corpus, splits: Splits, tokenizer: Tokenizer):
+    def __init__(self, data: TextDataConfig, corpus: Corpus, splits: Splits, tokenizer: Tokenizer):
         self.corpus, self.splits, self.tokenizer = corpus, splits, tokenizer
         self.overlap = splits.overlap
         self._data = data
@@ -125,7 +125,7 @@ class TextData:
 
 
 def text_sources(
-    data: DataConfig, tokenizer: Tokenizer | None = None, vocab_size: int = 0
+    data: TextDataConfig, tokenizer: Tokenizer | None = None, vocab_size: int = 0
 ) -> TextData:
     """Loads, splits and tokenizes the texts of a config.
 

@@ -9,7 +9,7 @@ import grain
 import jax
 import numpy as np
 
-from flaxae.config import LongLines
+from flaxae.data.config import LongLines
 from flaxae.data.prefetch import Prefetcher
 from flaxae.data.tokenizer import EOS, PAD
 from flaxae.data.tokens import TokenTable

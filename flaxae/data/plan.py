@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 
-from flaxae.config import DataConfig
+from flaxae.data.config import TextDataConfig
 
 
-def planned_spec(config: DataConfig) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+def planned_spec(config: TextDataConfig) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
     """The shapes of a train batch, where the config alone fixes them.
 
     With `bucket_edges` the texts decide how many parts of a batch each length has; here each has

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flaxae.config import DataConfig
 from flaxae.data import tables
+from flaxae.data.config import TextDataConfig
 from flaxae.data.files import Part, read_lines, read_path
 from flaxae.data.sentences import split_sentences, verdict
 from flaxae.errors import ConfigError
@@ -79,7 +79,7 @@ RECIPES = {
 }
 
 
-def parts(data: DataConfig) -> Iterator[Part]:
+def parts(data: TextDataConfig) -> Iterator[Part]:
     """The parts of `data.name` = recipe:<name>[:local path], held-out splits marked.
 
     Raises:
@@ -99,7 +99,7 @@ def parts(data: DataConfig) -> Iterator[Part]:
         yield from _remote(data, recipe, name)
 
 
-def _wikipedia(data: DataConfig, path: str) -> Iterator[Part]:
+def _wikipedia(data: TextDataConfig, path: str) -> Iterator[Part]:
     folder = path or os.path.join(data.cache, "wikipedia")
     if not os.path.isdir(folder):
         raise ConfigError(
@@ -110,7 +110,7 @@ def _wikipedia(data: DataConfig, path: str) -> Iterator[Part]:
     yield from read_path(folder)
 
 
-def _remote(data: DataConfig, recipe: Recipe, name: str) -> Iterator[Part]:
+def _remote(data: TextDataConfig, recipe: Recipe, name: str) -> Iterator[Part]:
     if recipe.tfds:
         for split in recipe.splits:
             part = tables.load_tfds(recipe.tfds, recipe.columns[0][0], split, data)
@@ -122,7 +122,7 @@ def _remote(data: DataConfig, recipe: Recipe, name: str) -> Iterator[Part]:
         yield _from_table(loaded[split], split, split, data, recipe)
 
 
-def _from_table(table: Any, name: str, split: str, data: DataConfig, recipe: Recipe) -> Part:
+def _from_table(table: Any, name: str, split: str, data: TextDataConfig, recipe: Recipe) -> Part:
     columns = next((c for c in recipe.columns if set(c) <= set(table.features)), ())
     label = recipe.label
     if data.labels and label not in table.features and "label" in table.features:
@@ -136,7 +136,7 @@ def _from_table(table: Any, name: str, split: str, data: DataConfig, recipe: Rec
     return Part(name, texts, labels if part.labels else None, _HELD_OUT[split])
 
 
-def _local(data: DataConfig, recipe: Recipe, path: str) -> Iterator[Part]:
+def _local(data: TextDataConfig, recipe: Recipe, path: str) -> Iterator[Part]:
     if not os.path.exists(path):
         raise ConfigError(f"data.name={data.name!r}: there is nothing at {path!r}")
     if os.path.isfile(os.path.join(path, "dataset_dict.json")):

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from flaxae.config import DataConfig
 from flaxae.data import foreign_ids
+from flaxae.data.config import TextDataConfig
 from flaxae.data.files import Part
 from flaxae.errors import ConfigError
 
@@ -19,7 +19,7 @@ HF_FORM = "hf:<name or local path>[:config][:column]"
 _STRINGS = ("string", "large_string")
 
 
-def hugging_face(data: DataConfig) -> Part:
+def hugging_face(data: TextDataConfig) -> Part:
     """The texts of `data.name` = hf:...: a table's column, of its train split where it has one.
 
     Raises:
@@ -79,7 +79,7 @@ def load_local(target: str | Sequence[str]) -> Any:
 
 
 def column_part(
-    table: Any, columns: Sequence[str], name: str, data: DataConfig, label: str = "label"
+    table: Any, columns: Sequence[str], name: str, data: TextDataConfig, label: str = "label"
 ) -> Part:
     """The non-blank texts of columns, and their labels where `data.labels` asks for them.
 
@@ -120,13 +120,13 @@ def _labels(table: Any, label: str, name: str) -> list[str]:
     return [names[x] if names and isinstance(x, int) and x >= 0 else str(x) for x in table[label]]
 
 
-def tfds_part(data: DataConfig) -> Part:
+def tfds_part(data: TextDataConfig) -> Part:
     """The texts of `data.name` = tfds:<name>[:column]."""
     target, _, column = data.name.removeprefix("tfds:").partition(":")
     return load_tfds(target, column or "text", "train", data)
 
 
-def load_tfds(target: str, column: str, split: str, data: DataConfig) -> Part:
+def load_tfds(target: str, column: str, split: str, data: TextDataConfig) -> Part:
     """A column of a split of `tensorflow_datasets`, read at random access (no TensorFlow).
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from flaxae.config import TokenizerKind
+from flaxae.data.config import TokenizerKind
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from flaxae.config import Config, copy_config, differences, from_json, to_json
+from flaxae.config import Config, copy_config, differences, from_json, to_json, without_moved_fields
 from flaxae.errors import ConfigError
 from flaxae.storage import paths
 
@@ -94,6 +94,7 @@ def prepare(
     if stored is not None:
         # A field that flaxae did not have yet when the run began is at its default.
         defaults = to_json(Config(task=type(config.task)()))
+        stored = without_moved_fields(stored, config.task.data_class)
         changed = differences(_merged(defaults, stored), new)
         if changed:
             lines = "\n  ".join(changed)

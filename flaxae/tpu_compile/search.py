@@ -38,7 +38,7 @@ def find_batch(
     """
     shards = len(compiler.topology(name, slices))
     capacity = chip_of(name).hbm
-    unit = config.data.num_buckets * config.accumulate
+    unit = getattr(config.data, "num_buckets", 1) * config.accumulate
     best: report.Report | None = None
     needed: dict[int, float] = {}  # rows per device -> bytes
     low, high, tries = 0, 0, 0

@@ -8,6 +8,7 @@ import pytest
 
 from flaxae.command import run_main
 from flaxae.config import Optimizer, flags
+from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from tests.helpers import ROOT, environment
 
@@ -20,6 +21,8 @@ def get_config(variant="plain"):
         raise ValueError("no such variant")
     if variant == "unreadable":
         open("/nowhere/at/all")
+    if variant == "":
+        raise ValueError("an empty variant")
     if variant == "nothing":
         return None
     return Config(task=TinyConfig(), steps=20 if variant == "short" else 100)
@@ -48,14 +51,14 @@ def test_overrides_of_every_type(file):
         file, "--config.optim.lr=1", "--config.optim.name=lion", "--config.steps", "40",
         "--config.task.penalty=0.5", "--config.task.dropout=false", "--noconfig.log.progress",
         "--config.log.tensorboard", "--config.profile=(10, 13)", "--config.eval.splits=dev,test",
-        "--config.data.path=my=file.txt", "--config.optim.groups=(('a', 1, 0),)",
+        "--config.resume_from=my=run", "--config.optim.groups=(('a', 1, 0),)",
     )  # fmt: skip
     assert (config.optim.lr, config.optim.name, config.steps) == (1.0, Optimizer.LION, 40)
     task = config.task
     assert (task.penalty, task.dropout) == (0.5, False)  # pyright: ignore
     assert (config.log.progress, config.log.tensorboard) == (False, True)
     assert config.profile == (10, 13) and config.eval.splits == ("dev", "test")
-    assert config.data.path == "my=file.txt" and config.optim.groups == (("a", 1, 0),)
+    assert config.resume_from == "my=run" and config.optim.groups == (("a", 1, 0),)
     assert (workdir, extra) == ("w", {})
 
 
@@ -81,6 +84,8 @@ def test_tuples(file, text, value):
         ("--config.optim.lrr=1", "no field 'optim.lrr'; did you mean optim.lr"),
         ("--config.lr=1", "no field 'lr'; did you mean optim.lr"),
         ("--config.zzz=1", "no field 'zzz'; --help lists"),
+        ("--config.data.path=x", "no field 'data.path'; did you mean data.cache"),
+        ("--config.data.batch_sise=1", "no field 'data.batch_sise'; did you mean data.batch_size"),
         ("--config.optim.lr=fast", "--config.optim.lr='fast' is not of type float"),
         ("--config.steps=1e3", "--config.steps='1e3' is not of type int"),
         ("--config.log.progress=maybe", "not of type bool"),
@@ -107,8 +112,9 @@ def test_mistakes(file, argument, message):
         (["--config=FILE"], "--workdir is missing"),
         (["--config=none.py", "--workdir=w"], "there is no file none.py"),
         (["--config=FILE:broken", "--workdir=w"], "line 7: ValueError: no such variant"),
+        (["--config=FILE:", "--workdir=w"], "ValueError: an empty variant"),
         (["--config=FILE:unreadable", "--workdir=w"], "FileNotFoundError"),
-        (["--config=FILE:nothing", "--workdir=w"], "gave a NoneType, not a flaxae Config"),
+        (["--config=FILE:nothing", "--workdir=w"], "returned a NoneType, not a flaxae Config"),
     ],
 )
 def test_config_files(file, argv, message):
@@ -125,6 +131,51 @@ def test_broken_files(tmp_path, text, message):
     (tmp_path / "c.py").write_text(text)
     with pytest.raises(ConfigError, match=message.replace("(", r"\(").replace(")", r"\)")):
         flags.load_config(str(tmp_path / "c.py"))
+
+
+CLASSES = """
+from __future__ import annotations
+
+import dataclasses
+
+from flaxae.config import Config, TaskConfig
+from configs.t5_vae.baselines import STEPS
+
+@dataclasses.dataclass
+class OwnConfig(TaskConfig):
+    width: int = 8  # of the hidden layer
+
+def get_config():
+    return Config(task=OwnConfig(), steps=STEPS)
+"""
+
+
+def test_a_file_may_define_classes_and_import_its_neighbours(tmp_path, capsys):
+    path = tmp_path / "own.py"
+    path.write_text(CLASSES)
+    assert parse(str(path), "--config.task.width=4").config.task.width == 4  # pyright: ignore
+    assert parse(str(path)).config.steps == 1000
+    with pytest.raises(SystemExit):
+        parse(str(path), "--help")
+    assert "int = 8  # of the hidden layer" in capsys.readouterr().out
+
+
+def test_fields_of_text_data_are_set_as_before():
+    file = str(ROOT / "configs/t5_vae/python_lines.py")
+    config = parse(file, "--config.data.path=my=file.txt", "--config.data.tokenizer=t5").config
+    data = config.data
+    assert isinstance(data, TextDataConfig)
+    assert (data.path, data.name, data.tokenizer) == ("my=file.txt", "python_lines", "t5")
+    with pytest.raises(ConfigError, match="'data.tokeniser'; did you mean data.tokenizer"):
+        parse(file, "--config.data.tokeniser=t5")
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [("true", True), ("T", True), ("1", True), ("False", False), ("f", False), ("0", False)],
+)
+def test_booleans(file, text, value):
+    assert parse(file, f"--config.log.progress={text}").config.log.progress is value
 
 
 def test_files_do_not_leak_into_each_other(file, tmp_path):

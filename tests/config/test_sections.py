@@ -2,12 +2,16 @@
 
 import dataclasses
 import enum
+import json
 
 import pytest
 
 from flaxae import config as config_lib
-from flaxae.config import Config, OptimConfig, Optimizer, TaskConfig
+from flaxae.config import Config, DataConfig, OptimConfig, Optimizer, TaskConfig
+from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
+from flaxae.models.t5_vae.task import T5VAEConfig
+from flaxae.storage.workdir import prepare, resolve
 from tests.tiny.family import TinyConfig
 
 
@@ -42,6 +46,60 @@ def test_set_field_checks_types():
 def test_set_field_refuses(field, value, message):
     with pytest.raises(ConfigError, match=message):
         config_lib.set_field(Config(), field, value)
+
+
+def test_the_task_names_the_class_of_the_data_section():
+    assert type(Config().data) is DataConfig
+    assert type(Config(task=T5VAEConfig()).data) is TextDataConfig
+    assert Config(task=T5VAEConfig(), data=TextDataConfig(max_length=8)).data.max_length == 8
+    wrong = Config(task=T5VAEConfig(), data=DataConfig())
+    with pytest.raises(ConfigError, match="T5VAEConfig needs a TextDataConfig, not a DataConfig"):
+        wrong.freeze()
+    with pytest.raises(ConfigError, match="TextDataConfig is needed, not a DataConfig"):
+        wrong.task.make(wrong)
+
+
+def test_json_round_trip_keeps_the_class_of_the_data_section():
+    config = Config(task=T5VAEConfig(), data=TextDataConfig(path="a.txt", bucket_edges=(16, 32)))
+    again = config_lib.from_json(config_lib.to_json(config))
+    assert again == config and type(config_lib.copy_config(config).data) is TextDataConfig
+
+
+OLD = {"name": "", "path": "", "max_length": 32, "bucket_edges": [], "long_lines": "skip"}
+
+
+def test_older_configs_lose_fields_that_changed_nothing():
+    config = Config(task=TinyConfig(), data=DataConfig(batch_size=16))
+    stored = config_lib.to_json(config)
+    stored["data"] |= OLD
+    assert config_lib.from_json(stored, TinyConfig) == config
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("max_length", 64, "data.max_length=64, but a DataConfig no longer has this field"),
+        ("bucket_edges", [8, 16], "data.bucket_edges"),
+        ("widht", 3, "no field 'widht'"),
+    ],
+)
+def test_older_configs_with_other_fields_are_refused(field, value, message):
+    stored = config_lib.to_json(Config(task=TinyConfig()))
+    stored["data"] |= OLD | {field: value}
+    with pytest.raises(ConfigError, match=message):
+        config_lib.from_json(stored, TinyConfig)
+
+
+def test_a_run_from_before_the_split_is_continued(tmp_path):
+    config = Config(task=TinyConfig(), data=DataConfig(batch_size=16))
+    stored = config_lib.to_json(resolve(config, None))
+    stored["data"] |= OLD
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    assert prepare(config, tmp_path, None, main=True).data == config.data
+    other = Config(task=TinyConfig(), data=DataConfig(batch_size=8))
+    with pytest.raises(ConfigError, match="data.batch_size: 16 -> 8"):
+        prepare(other, tmp_path, None, main=True)
 
 
 def test_frozen_all_the_way_down():

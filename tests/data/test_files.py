@@ -6,7 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from flaxae.config import DataConfig
+from flaxae.data.config import TextDataConfig
 from flaxae.data.files import read_lines, read_path
 from flaxae.data.hub import load_examples, text_sources
 from flaxae.errors import ConfigError
@@ -42,7 +42,7 @@ LONG = "".join(chr(33 + i * i % 91) for i in range(200))
 
 def _config(path, **changes):
     options = dict(cache="", batch_size=4, num_buckets=2, vocab_size=300, max_length=32)
-    return DataConfig(path=str(path), **{**options, **changes})
+    return TextDataConfig(path=str(path), **{**options, **changes})
 
 
 def test_labels_stand_beside_their_lines(tmp_path):
@@ -79,7 +79,7 @@ def test_malformed_lines_have_a_number(tmp_path, bad):
 
 def test_embedded_corpora_have_no_labels():
     with pytest.raises(ConfigError, match="'docstrings' has no labels"):
-        load_examples(DataConfig(name="docstrings", labels=True))
+        load_examples(TextDataConfig(name="docstrings", labels=True))
 
 
 def test_shards_are_files_of_one_corpus(tmp_path):

@@ -6,7 +6,7 @@ import datasets
 import pytest
 import tokenizers
 
-from flaxae.config import DataConfig
+from flaxae.data.config import TextDataConfig
 from flaxae.data.hub import load_examples
 from flaxae.errors import ConfigError
 
@@ -53,36 +53,36 @@ def optimus(tmp_path, gpt2, bert, monkeypatch):
 
 def test_ids_without_their_tokenizer_name_the_way_out(optimus):
     with pytest.raises(ConfigError, match="token ids .bert_token, gpt2_token.*data.ids_tokenizer"):
-        load_examples(DataConfig(name=f"hf:{optimus}"))
+        load_examples(TextDataConfig(name=f"hf:{optimus}"))
 
 
 def test_the_column_of_the_tokenizer_is_found(optimus, gpt2, bert):
     for folder, _ in (gpt2, bert):
-        data = DataConfig(name=f"hf:{optimus}", ids_tokenizer=str(folder))
+        data = TextDataConfig(name=f"hf:{optimus}", ids_tokenizer=str(folder))
         assert load_examples(data).examples == TEXTS
 
 
 def test_a_named_column_and_a_tokenizer_that_is_not_its(optimus, gpt2, tmp_path):
     named = f"hf:{optimus}:gpt2_token"
-    data = DataConfig(name=named, ids_tokenizer=str(gpt2[0]), max_lines=5)
+    data = TextDataConfig(name=named, ids_tokenizer=str(gpt2[0]), max_lines=5)
     assert load_examples(data).examples == TEXTS[:5]
     other = tokenizers.ByteLevelBPETokenizer()
     other.train_from_iterator(["quite other words"] * 3, vocab_size=270, show_progress=False)
     other.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ConfigError, match="are not of data.ids_tokenizer.*gpt2_token 0%"):
-        load_examples(DataConfig(name=named, ids_tokenizer=str(tmp_path)))
+        load_examples(TextDataConfig(name=named, ids_tokenizer=str(tmp_path)))
 
 
 def test_ids_in_parquet(gpt2, tmp_path):
     table = datasets.Dataset.from_dict({"input_ids": [gpt2[1].encode(t).ids for t in TEXTS]})
     table.to_parquet(str(tmp_path / "a.parquet"))
-    data = DataConfig(name=f"hf:{tmp_path}/a.parquet", ids_tokenizer=str(gpt2[0]))
+    data = TextDataConfig(name=f"hf:{tmp_path}/a.parquet", ids_tokenizer=str(gpt2[0]))
     assert load_examples(data).examples == TEXTS
 
 
 def test_folders_without_a_tokenizer(optimus, tmp_path):
     with pytest.raises(ConfigError, match="not a directory with tokenizer.json"):
-        load_examples(DataConfig(name=f"hf:{optimus}", ids_tokenizer=str(tmp_path)))
+        load_examples(TextDataConfig(name=f"hf:{optimus}", ids_tokenizer=str(tmp_path)))
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match="cannot be read"):
-        load_examples(DataConfig(name=f"hf:{optimus}", ids_tokenizer=str(tmp_path)))
+        load_examples(TextDataConfig(name=f"hf:{optimus}", ids_tokenizer=str(tmp_path)))

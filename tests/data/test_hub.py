@@ -6,7 +6,7 @@ import json
 import datasets
 import pytest
 
-from flaxae.config import DataConfig
+from flaxae.data.config import TextDataConfig
 from flaxae.data.hub import load_examples, text_sources
 from flaxae.data.pretrained import byte_tokenizer
 from flaxae.data.tokenizer import Tokenizer
@@ -17,7 +17,7 @@ TEXTS = [f"text number {i}" for i in range(40)]
 
 def _config(tmp_path, **changes):
     options = dict(cache=str(tmp_path / "cache"), batch_size=8, vocab_size=300, max_length=32)
-    return DataConfig(**{**options, **changes})
+    return TextDataConfig(**{**options, **changes})
 
 
 def test_a_users_own_file(tmp_path):
@@ -67,13 +67,13 @@ def _write(tmp_path, kind):
 def test_local_data_sets(tmp_path, kind, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
     folder = _write(tmp_path, kind)
-    assert load_examples(DataConfig(name=f"hf:{folder}")).examples == TEXTS
-    assert load_examples(DataConfig(name=f"hf:{folder}", max_lines=5)).examples == TEXTS[:5]
+    assert load_examples(TextDataConfig(name=f"hf:{folder}")).examples == TEXTS
+    assert load_examples(TextDataConfig(name=f"hf:{folder}", max_lines=5)).examples == TEXTS[:5]
     if kind != "text":
-        titles = load_examples(DataConfig(name=f"hf:{folder}:title")).examples
+        titles = load_examples(TextDataConfig(name=f"hf:{folder}:title")).examples
         assert titles == TEXTS[::-1]
         with pytest.raises(ConfigError, match="its columns of text are text, title"):
-            load_examples(DataConfig(name=f"hf:{folder}:nothing"))
+            load_examples(TextDataConfig(name=f"hf:{folder}:nothing"))
 
 
 def test_hub_names_split_into_config_and_column(monkeypatch):
@@ -84,11 +84,11 @@ def test_hub_names_split_into_config_and_column(monkeypatch):
         return {"test": None, "train": datasets.Dataset.from_dict({"a": TEXTS, "b": TEXTS[::-1]})}
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    assert load_examples(DataConfig(name="hf:o/n:c:b")).examples == TEXTS[::-1]
-    assert load_examples(DataConfig(name="hf:o/n::a")).examples == TEXTS
+    assert load_examples(TextDataConfig(name="hf:o/n:c:b")).examples == TEXTS[::-1]
+    assert load_examples(TextDataConfig(name="hf:o/n::a")).examples == TEXTS
     assert calls == [("o/n", "c"), ("o/n", None)]
     with pytest.raises(ConfigError, match="columns of text are a, b"):
-        load_examples(DataConfig(name="hf:o/n"))
+        load_examples(TextDataConfig(name="hf:o/n"))
 
 
 def test_hub_out_of_reach_is_one_message(monkeypatch):
@@ -97,7 +97,7 @@ def test_hub_out_of_reach_is_one_message(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(ConfigError, match="could not reach the hub; without a network") as error:
-        load_examples(DataConfig(name="hf:owner/name"))
+        load_examples(TextDataConfig(name="hf:owner/name"))
     assert "\n" not in str(error.value)
 
 
@@ -111,13 +111,13 @@ def test_tfds_absent_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", no_tfds)
     with pytest.raises(ConfigError, match=r"flaxae\[tfds\]"):
-        load_examples(DataConfig(name="tfds:lm1b"))
+        load_examples(TextDataConfig(name="tfds:lm1b"))
 
 
 @pytest.mark.parametrize("name", ["nothing", "hf:", "hf:a:b:c:d"])
 def test_names_that_are_none(name):
     with pytest.raises(ConfigError, match="hf:<name or local path>"):
-        load_examples(DataConfig(name=name))
+        load_examples(TextDataConfig(name=name))
 
 
 def test_a_given_tokenizer(tmp_path):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from flaxae.config import DataConfig, LongLines
+from flaxae.data.config import LongLines, TextDataConfig
 from flaxae.data.loader import ArraySource, IndexStream, TextSource
 from flaxae.errors import ConfigError
 from flaxae.task import Source
@@ -179,4 +179,4 @@ def test_fixed_lengths_share_a_batch_by_their_texts():
 )
 def test_bad_bucket_edges(edges, message):
     with pytest.raises(ConfigError, match=message):
-        DataConfig(max_length=24, num_buckets=4, bucket_edges=edges).validate()
+        TextDataConfig(max_length=24, num_buckets=4, bucket_edges=edges).validate()

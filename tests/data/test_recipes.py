@@ -7,7 +7,7 @@ import types
 import datasets
 import pytest
 
-from flaxae.config import DataConfig
+from flaxae.data.config import TextDataConfig
 from flaxae.data.hub import load_examples, text_sources
 from flaxae.data.sentences import split_sentences, verdict
 from flaxae.errors import ConfigError
@@ -19,7 +19,7 @@ def _cache(tmp_path, monkeypatch):
 
 
 def _load(name, path="", **changes):
-    return load_examples(DataConfig(name=f"recipe:{name}{path and f':{path}'}", **changes))
+    return load_examples(TextDataConfig(name=f"recipe:{name}{path and f':{path}'}", **changes))
 
 
 def test_snli_of_its_json_files(tmp_path):
@@ -46,7 +46,7 @@ def test_ptb_of_text_files(tmp_path):
         lines = [f" the <unk> {split} rose N % {i} \n" for i in range(30)]
         (tmp_path / f"ptb.{split}.txt").write_text("".join(lines))
     data = text_sources(
-        DataConfig(name=f"recipe:ptb:{tmp_path}", cache="", vocab_size=300, batch_size=4)
+        TextDataConfig(name=f"recipe:ptb:{tmp_path}", cache="", vocab_size=300, batch_size=4)
     )
     assert data.splits["test_file"] == [f"the <unk> test rose N % {i}" for i in range(30)]
     assert sum("valid" in line for line in data.splits["dev"]) == 30

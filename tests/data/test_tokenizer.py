@@ -2,8 +2,8 @@
 
 import pytest
 
-from flaxae.config import TokenizerKind
 from flaxae.data import tokenizer as module
+from flaxae.data.config import TokenizerKind
 from flaxae.data.embedded import corpus
 from flaxae.data.tokenizer import EOS, PAD, Tokenizer, load_or_train, train
 from flaxae.errors import ConfigError

@@ -8,6 +8,7 @@ Train it, and explore what was trained; no file of flaxae knows of it:
 
 import dataclasses
 from functools import cached_property
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 import flaxae
 from flaxae.config import Config, DataConfig, OptimConfig, TaskConfig
+from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.hub import TextData, text_sources
 from flaxae.losses import cross_entropy
 from flaxae.storage.fingerprint import fingerprint
@@ -46,6 +48,8 @@ class Toy(nnx.Module):
 
 @dataclasses.dataclass
 class ToyConfig(TaskConfig):
+    data_class: ClassVar[type[DataConfig]] = TextDataConfig
+
     dim: int = 8  # numbers per code
 
     def make(self, config: Config) -> "ToyTask":
@@ -62,13 +66,13 @@ class ToyTask(Task):
 
     @cached_property
     def text(self) -> TextData:
-        return text_sources(self.config.data)
+        return text_sources(text_data(self.config))
 
     def data(self, split: str):
         return self.text.source(split)
 
     def init(self, rngs: nnx.Rngs) -> Toy:
-        return Toy(self.config.data.max_length, self.config.task.dim, rngs)
+        return Toy(text_data(self.config).max_length, self.config.task.dim, rngs)
 
     def loss(self, model: Toy, batch, ctx: Context) -> Loss:
         (bucket,) = batch.values()  # data.num_buckets is 1
@@ -127,7 +131,7 @@ class Statistics:
 def get_config() -> Config:
     return Config(
         task=ToyConfig(),
-        data=DataConfig(tokenizer="byt5", max_length=24, max_lines=2000, num_buckets=1),
+        data=TextDataConfig(tokenizer="byt5", max_length=24, max_lines=2000, num_buckets=1),
         optim=OptimConfig(lr=1e-2),
         steps=200,
     )

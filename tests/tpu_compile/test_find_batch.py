@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from flaxae.config import Config, DataConfig
+from flaxae.config import Config
+from flaxae.data.config import TextDataConfig
 from flaxae.tpu_compile import DoesNotFit, compiler, find_batch, report
 from flaxae.tpu_compile.chips import chip_of
 
@@ -45,7 +46,7 @@ def simulated(monkeypatch):
 
 
 def config(rows: int, **kwargs: Any) -> Config:
-    return Config(data=DataConfig(batch_size=8 * rows, num_buckets=4), **kwargs)
+    return Config(data=TextDataConfig(batch_size=8 * rows, num_buckets=4), **kwargs)
 
 
 @pytest.mark.parametrize("start", [4, 64, 96, 512])

@@ -12,7 +12,8 @@ import jax
 import pytest
 
 from flaxae import tpu_compile
-from flaxae.config import Config, DataConfig, MeshConfig, OptimConfig
+from flaxae.config import Config, MeshConfig, OptimConfig
+from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
@@ -50,7 +51,7 @@ def tiny(
     )
     return Config(
         task=T5VAEConfig(t5=t5, latent=latent),
-        data=DataConfig(batch_size=4 * rows, max_length=128, num_buckets=1),
+        data=TextDataConfig(batch_size=4 * rows, max_length=128, num_buckets=1),
         optim=OptimConfig(lr=1e-3),
         mesh=MeshConfig(**mesh),
     )

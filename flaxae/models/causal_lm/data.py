@@ -13,8 +13,8 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxae.config import DataConfig
 from flaxae.data import embedded
+from flaxae.data.config import TextDataConfig
 from flaxae.data.packing import Example
 from flaxae.errors import ConfigError, require
 
@@ -47,7 +47,7 @@ class Pairs:
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
-def read(config: DataConfig) -> Pairs:
+def read(config: TextDataConfig) -> Pairs:
     """The pairs that a config names.
 
     Raises:
@@ -70,7 +70,7 @@ def _library_pairs() -> list[tuple[str, list[Pair]]]:
     return [(name, pairs) for name, pairs in files if pairs]
 
 
-def _from_file(path: Path, config: DataConfig) -> Pairs:
+def _from_file(path: Path, config: TextDataConfig) -> Pairs:
     try:
         # Not splitlines(): JSON's strings may hold other characters that end lines there (U+2028).
         lines = path.read_text(encoding="utf-8").split("\n")

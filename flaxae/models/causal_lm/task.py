@@ -3,7 +3,7 @@
 import dataclasses
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from flaxae.activations.collect import shared_prefix
-from flaxae.config import Config
+from flaxae.config import Config, DataConfig
+from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.loader import ArraySource
 from flaxae.data.packing import Packed, density, pack
 from flaxae.errors import require
@@ -30,6 +31,8 @@ PER_TARGET = ("where", "targets", "target_weight")  # arrays with one column per
 class CausalLMConfig(LanguageModelTaskConfig):
     """A language model, which `pretrained` names, and how its prompts are read."""
 
+    data_class: ClassVar[type[DataConfig]] = TextDataConfig
+
     system: str = ""  # a chat's system message; "": the template's own
     pack: bool = True  # several examples per row, kept apart by segment ids
     share_prefix: bool = False  # the prefix that all prompts share is read once per packed row
@@ -43,23 +46,27 @@ class CausalLMTask(LanguageModelTask):
 
     options: CausalLMConfig
 
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.data_config = text_data(config)
+
     @cached_property
     def pairs(self) -> data_lib.Pairs:
         """Prompts with completions of all splits."""
-        return data_lib.read(self.config.data)
+        return data_lib.read(self.data_config)
 
     @cached_property
     def packed(self) -> dict[str, Packed]:
         """The packed examples of each split."""
         out, alone = {}, not self.options.pack
-        limit = self.config.data.max_lines or None
+        limit = self.data_config.max_lines or None
         for split, pairs in self.pairs.splits.items():
             examples = data_lib.encoded(
                 pairs[:limit], self.tokenizer, self.model_config.eos_ids[0], self.options.system
             )
             share = self.options.share_prefix and not alone and bool(examples)
             shared = shared_prefix([e.prompt for e in examples]) if share else 0
-            out[split] = pack(examples, self.config.data.max_length, alone=alone, shared=shared)
+            out[split] = pack(examples, self.data_config.max_length, alone=alone, shared=shared)
         # One width for all splits: an evaluation's batches then have the shapes of training's.
         width = max(p.arrays["where"].shape[1] for p in out.values())
         for packed in out.values():
@@ -71,14 +78,14 @@ class CausalLMTask(LanguageModelTask):
     def data(self, split: str) -> Source:
         require(split in self.packed, f"no split {split!r}; there are {', '.join(self.packed)}")
         arrays = self.packed[split].arrays
-        seed = self.config.data.seed
-        return ArraySource(arrays, self.config.data.batch_size, seed, train=split == "train")
+        seed = self.data_config.seed
+        return ArraySource(arrays, self.data_config.batch_size, seed, train=split == "train")
 
     def batch_spec(self) -> Any:
         """Return the shapes of a batch; for `sizes`, which has no data, every token is a target."""
         if not self.options.sizes:
             return self.data("train").batch_spec
-        rows, length = self.config.data.batch_size, self.config.data.max_length
+        rows, length = self.data_config.batch_size, self.data_config.max_length
         dtypes = {name: jnp.int32 for name in ("ids", "segment_ids", "positions")}
         dtypes |= {"where": jnp.int32, "targets": jnp.int32, "target_weight": jnp.float32}
         spec = {n: jax.ShapeDtypeStruct((rows, length), d) for n, d in dtypes.items()}

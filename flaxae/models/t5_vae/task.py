@@ -3,7 +3,7 @@
 import dataclasses
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from flaxae.config import Config, TaskConfig
+from flaxae.config import Config, DataConfig, TaskConfig
+from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.plan import planned_spec
 from flaxae.errors import require
 from flaxae.lm.t5.modeling import PAD, T5Config
@@ -28,6 +29,8 @@ from flaxae.task import Context, Loss, Source, Task
 @dataclasses.dataclass
 class T5VAEConfig(TaskConfig):
     """The model and its objective (see `objectives`); all but reconstruction and MMD is off."""
+
+    data_class: ClassVar[type[DataConfig]] = TextDataConfig
 
     t5: T5Config = dataclasses.field(default_factory=T5Config)
     latent: LatentConfig = dataclasses.field(default_factory=LatentConfig)
@@ -108,6 +111,7 @@ class T5VAETask(Task):
     def __init__(self, config: Config):
         require(isinstance(config.task, T5VAEConfig), "task: not a T5VAEConfig")
         self.config = config
+        self.data_config = text_data(config)
         self.options: Any = config.task
         self._kept_tokenizer: Any = None  # of an earlier start of the same run
 
@@ -117,7 +121,7 @@ class T5VAETask(Task):
         from flaxae.data.hub import text_sources
 
         rows = self.t5.vocab_size
-        text = text_sources(self.config.data, self._kept_tokenizer, rows)
+        text = text_sources(self.data_config, self._kept_tokenizer, rows)
         if self.config.pretrained:
             from flaxae.data.pretrained import check_own, check_vocabulary
 
@@ -130,16 +134,16 @@ class T5VAETask(Task):
         return self.text.source(split)
 
     def batch_spec(self) -> Any:
-        return planned_spec(self.config.data) or self.data("train").batch_spec
+        return planned_spec(self.data_config) or self.data("train").batch_spec
 
     @property
     def t5(self) -> T5Config:
         """The T5's sizes, with the vocabulary's filled in."""
         t5 = self.options.t5
-        return dataclasses.replace(t5, vocab_size=t5.vocab_size or self.config.data.vocab_size)
+        return dataclasses.replace(t5, vocab_size=t5.vocab_size or self.data_config.vocab_size)
 
     def init(self, rngs: nnx.Rngs) -> T5VAE:
-        model = T5VAE(self.t5, self.options.latent, self.config.data.max_length, rngs=rngs)
+        model = T5VAE(self.t5, self.options.latent, self.data_config.max_length, rngs=rngs)
         if self.options.critic_weight:
             model.critic = objectives.Critic(self.options.latent.size, rngs)
         if self.options.has_bar:
@@ -362,7 +366,7 @@ class T5VAETask(Task):
         """Matmul FLOPs of a train step: three times the forward pass."""
         t5, options = self.t5, self.options
         shapes = [bucket["ids"].shape for bucket in batch_spec.values()]
-        args = (t5, options.latent, self.config.data.max_length, shapes)
+        args = (t5, options.latent, self.data_config.max_length, shapes)
         encode, decode = flops.encode(*args), flops.decode(*args)
         head = flops.head(t5, t5.vocab_size, shapes)
         total = encode + decode + head

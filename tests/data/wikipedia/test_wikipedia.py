@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from flaxae.config import DataConfig
+from flaxae.data.config import TextDataConfig
 from flaxae.data.hub import load_examples
 from flaxae.data.wikipedia import clean, shards
 from flaxae.data.wikipedia.__main__ import main
@@ -63,9 +63,9 @@ def test_shards_of_a_dump(source, tmp_path):
     totals = manifest["totals"]
     assert manifest["complete"] and totals["articles"] == 13
     assert totals["sentences"] == len(everything) and totals["short"] >= 12
-    corpus = load_examples(DataConfig(path=plan.out))
+    corpus = load_examples(TextDataConfig(path=plan.out))
     assert set(corpus.examples) == everything and corpus.file_names == names
-    by_name = load_examples(DataConfig(name=f"recipe:wikipedia:{plan.out}"))
+    by_name = load_examples(TextDataConfig(name=f"recipe:wikipedia:{plan.out}"))
     assert by_name.examples == corpus.examples
 
 
@@ -90,7 +90,7 @@ def test_a_run_goes_on_where_it_stopped(source, tmp_path, monkeypatch):
     assert (Path(plan.out) / plan.name(0)).exists()
     assert not list(Path(plan.out).glob("*.tmp")) and not (Path(plan.out) / plan.name(1)).exists()
     with pytest.raises(ConfigError, match="lacks 3 of 4 shards"):
-        load_examples(DataConfig(path=plan.out))
+        load_examples(TextDataConfig(path=plan.out))
     monkeypatch.setattr(Dump, "read", lambda *_: pytest.fail("the dump is read again"))
     build(plan, 1)
     assert written == [0, 1, 1, 2, 3]
@@ -114,7 +114,7 @@ def test_processes_and_parquet(source, tmp_path):
     build(one, 1)
     build(two, 2)
     assert _bytes(one.out) == _bytes(two.out)
-    assert len(load_examples(DataConfig(path=one.out)).examples) > 12
+    assert len(load_examples(TextDataConfig(path=one.out)).examples) > 12
 
 
 def test_plain_articles_of_datasets_and_tfds(tmp_path, monkeypatch):
@@ -140,7 +140,7 @@ def test_plain_articles_of_datasets_and_tfds(tmp_path, monkeypatch):
     build(Plan(str(tmp_path / "tfds"), Tfds("wikipedia/20230601.en"), num_shards=2), 1)
     both = [_bytes(tmp_path / name) for name in ("hub", "tfds")]
     assert all(x.pop("manifest.json") for x in both) and both[0] == both[1]
-    lines = load_examples(DataConfig(path=str(tmp_path / "hub"))).examples
+    lines = load_examples(TextDataConfig(path=str(tmp_path / "hub"))).examples
     assert len(lines) == 10 and "And here 3 is one more." in lines
 
 

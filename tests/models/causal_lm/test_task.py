@@ -10,7 +10,8 @@ from flax import nnx
 
 from configs.causal_lm import smollm2_lora
 from flaxae import lm, peft
-from flaxae.config import DataConfig, from_json, to_json
+from flaxae.config import from_json, to_json
+from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from flaxae.lm.llama.modeling import Llama, LlamaConfig
 from flaxae.models.causal_lm import data as data_lib
@@ -20,7 +21,7 @@ from tests.models.causal_lm.tiny import tiny_config, tokenizer
 
 
 def test_the_embedded_pairs_are_real_and_apart():
-    pairs = data_lib.read(DataConfig(name="signatures"))
+    pairs = data_lib.read(TextDataConfig(name="signatures"))
     sizes = {split: len(p) for split, p in pairs.splits.items()}
     assert sizes["train"] > 2000 and sizes["test"] > 50 and sizes["dev"] > 25
     everything = [p for split in pairs.splits.values() for p in split]
@@ -31,28 +32,28 @@ def test_the_embedded_pairs_are_real_and_apart():
         and "def " in prompt
         and completion.endswith((".", "!", "?"))
     )
-    assert data_lib.read(DataConfig(name="signatures")) == pairs
-    other = data_lib.read(DataConfig(name="signatures", seed=1))
+    assert data_lib.read(TextDataConfig(name="signatures")) == pairs
+    other = data_lib.read(TextDataConfig(name="signatures", seed=1))
     assert other.splits["test"] != pairs.splits["test"]
     with pytest.raises(ConfigError, match="the embedded set is 'signatures'"):
-        data_lib.read(DataConfig(name="typo"))
+        data_lib.read(TextDataConfig(name="typo"))
 
 
 def test_a_file_of_pairs(tmp_path):
     path = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"p{i}", "completion": "c"} for i in range(30)]
     path.write_text("\n".join(map(json.dumps, [*rows, rows[0]])) + "\n\n")
-    splits = data_lib.read(DataConfig(path=str(path))).splits
+    splits = data_lib.read(TextDataConfig(path=str(path))).splits
     assert sorted(p.prompt for s in splits.values() for p in s) == sorted(
         f"p{i}" for i in range(30)
     )
     odd = {"prompt": "a\u2028b", "completion": "c\x85"}  # ends of a line to Python, not to JSON
     path.write_text("\r\n".join(json.dumps(r, ensure_ascii=False) for r in [*rows, odd]), "utf-8")
-    splits = data_lib.read(DataConfig(path=str(path))).splits
+    splits = data_lib.read(TextDataConfig(path=str(path))).splits
     assert data_lib.Pair(*odd.values()) in [p for s in splits.values() for p in s]
     path.write_text('{"prompt": "a"}\n')
     with pytest.raises(ConfigError, match="line 1"):
-        data_lib.read(DataConfig(path=str(path)))
+        data_lib.read(TextDataConfig(path=str(path)))
 
 
 def test_the_answer_ends_and_the_prompt_is_no_target():

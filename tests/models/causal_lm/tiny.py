@@ -8,13 +8,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from flaxae.config import (
     Config,
-    DataConfig,
     EvalConfig,
     LogConfig,
     OptimConfig,
     SaveConfig,
     set_field,
 )
+from flaxae.data.config import TextDataConfig
 from flaxae.lm import files
 from flaxae.lm.chat import ChatTokenizer
 from flaxae.lm.llama import params as llama
@@ -73,7 +73,7 @@ def tiny_config(folder, **overrides):
     folder.mkdir(exist_ok=True)
     config = Config(
         task=CausalLMConfig(),
-        data=DataConfig(path=str(pairs(folder / "pairs.jsonl")), batch_size=4, max_length=48),
+        data=TextDataConfig(path=str(pairs(folder / "pairs.jsonl")), batch_size=4, max_length=48),
         optim=OptimConfig(lr=1e-2),
         log=LogConfig(every=1, tensorboard=False, progress=False),
         eval=EvalConfig(num_samples=1),

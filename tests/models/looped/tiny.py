@@ -26,7 +26,7 @@ def tiny_config(**overrides: Any) -> Config:
             eval_loops=5,
             eval_batches=2,
         ),
-        data=DataConfig(name="", batch_size=16),
+        data=DataConfig(batch_size=16),
         mesh=MeshConfig(fsdp=1),
         optim=OptimConfig(lr=3e-3, clip_norm=0.0),
         log=LogConfig(every=2, tensorboard=False, progress=False),

@@ -7,6 +7,7 @@ import pytest
 
 from flaxae.errors import ConfigError
 from flaxae.models.t5_vae import baselines
+from tests.helpers import ROOT
 
 VARIANTS = {"ae": {}, "beta_vae": {"task.kl_weight": 0.5, "task.latent.gaussian": True}}
 
@@ -73,6 +74,22 @@ def test_rows_name_the_commit_that_the_process_began_with(tmp_path, trained, mon
     baselines.running_commit.cache_clear()
     rows = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
     assert [row["commit"] for row in rows] == ["first"] * 4
+
+
+def test_no_stored_run_would_be_trained_again(tmp_path, trained):
+    from configs.t5_vae.baselines import VARIANTS as stored_variants
+    from configs.t5_vae.baselines import get_config
+
+    rows = baselines.read_record(ROOT / "configs/t5_vae/baselines.jsonl").values()
+    for dataset in ("python_lines", "docstrings"):
+        variants = list(dict.fromkeys(r["variant"] for r in rows if r["dataset"] == dataset))
+        assert len(variants) >= 5
+        for name in variants:
+            seeds = [r["seed"] for r in rows if (r["dataset"], r["variant"]) == (dataset, name)]
+            one = {name: stored_variants[name]}
+            record = ROOT / "configs/t5_vae/baselines.jsonl"
+            assert baselines.run_all(get_config(dataset), one, seeds, tmp_path, record)
+    assert not trained.calls, "a config field is new: run python -m configs.rekey"
 
 
 @pytest.mark.parametrize("text", ["no json\n", "{}\n", "[]\n", '{"run": 1, "variant": "a"}\n',

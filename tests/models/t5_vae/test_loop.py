@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import flaxae
-from flaxae.config import Config, DataConfig, EvalConfig, LogConfig, OptimConfig, SaveConfig
+from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig
+from flaxae.data.config import TextDataConfig
 from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import ConfigError
 from flaxae.lm.t5.modeling import T5Config
@@ -30,7 +31,7 @@ def config_for(tmp_path: Path, **overrides: Any) -> Config:
     t5 = T5Config(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, num_decoder_layers=1)
     config = Config(
         task=T5VAEConfig(t5=t5, latent=LatentConfig(dim=8, memory_tokens=2, noise_end=0.1)),
-        data=DataConfig(
+        data=TextDataConfig(
             path=str(tmp_path / "lines.txt"), batch_size=32, max_length=16, vocab_size=300,
             num_buckets=2, cache=str(tmp_path / "cache"),
         ),

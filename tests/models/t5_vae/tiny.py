@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flaxae.config import Config, DataConfig, LogConfig, OptimConfig, SaveConfig, set_field
+from flaxae.config import Config, LogConfig, OptimConfig, SaveConfig, set_field
+from flaxae.data.config import TextDataConfig
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.models.t5_vae import objectives
 from flaxae.models.t5_vae.bottlenecks import LatentConfig
@@ -22,7 +23,7 @@ def tiny_config(**overrides: Any) -> Config:
     t5 = T5Config(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=2, num_decoder_layers=2)
     config = Config(
         task=T5VAEConfig(t5=t5, latent=LatentConfig(dim=8, memory_tokens=4), mmd_weight=1.0),
-        data=DataConfig(batch_size=8, num_buckets=2, max_length=8, vocab_size=40),
+        data=TextDataConfig(batch_size=8, num_buckets=2, max_length=8, vocab_size=40),
         optim=OptimConfig(lr=1e-2),
         log=LogConfig(every=1, tensorboard=False, progress=False),
         save=SaveConfig(every=10),

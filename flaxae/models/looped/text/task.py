@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.config import Config, LongLines, TaskConfig
+from flaxae.config import Config, DataConfig, TaskConfig
+from flaxae.data.config import LongLines, TextDataConfig, text_data
 from flaxae.data.hub import load_examples
 from flaxae.data.loader import ArraySource
 from flaxae.data.text import Splits, split_corpus
@@ -25,6 +26,8 @@ from flaxae.task import Context, Loss, Source, Task
 @dataclasses.dataclass
 class TextConfig(TaskConfig):
     """The model, and how many loops a step runs."""
+
+    data_class: ClassVar[type[DataConfig]] = TextDataConfig
 
     model: TextModelConfig = dataclasses.field(default_factory=TextModelConfig)
     loops: int = 6  # the mean of b, Poisson-lognormal; evaluation runs so many
@@ -59,25 +62,26 @@ class TextTask(Task):
     def __init__(self, config: Config):
         require(isinstance(config.task, TextConfig), "task: not a TextConfig")
         self.config = config
+        self.data_config = text_data(config)
         self.options: Any = config.task
         self._sources: dict[str, ArraySource] = {}
 
     @cached_property
     def splits(self) -> Splits:
-        return split_corpus(load_examples(self.config.data), self.config.data.seed)
+        return split_corpus(load_examples(self.data_config), self.data_config.seed)
 
     def data(self, split: str) -> Source:
         if split not in self.splits:
             raise ConfigError(f"no split {split!r}: this data has {', '.join(self.splits)}")
         if split not in self._sources:
-            data = self.config.data
+            data = self.data_config
             arrays = rows_of(self.splits[split], data.max_length, data.long_lines)
             train = split == "train"
             self._sources[split] = ArraySource(arrays, data.batch_size, data.seed, train)
         return self._sources[split]
 
     def batch_spec(self) -> Any:
-        data = self.config.data
+        data = self.data_config
         return {
             "bytes": jax.ShapeDtypeStruct((data.batch_size, data.max_length), np.uint8),
             "length": jax.ShapeDtypeStruct((data.batch_size,), np.int32),
@@ -85,7 +89,7 @@ class TextTask(Task):
         }
 
     def init(self, rngs: nnx.Rngs) -> LoopedText:
-        return LoopedText(self.options.model, self.config.data.max_length, rngs=rngs)
+        return LoopedText(self.options.model, self.data_config.max_length, rngs=rngs)
 
     def loops(self, ctx: Context) -> Array:
         """B of this step."""
@@ -126,7 +130,7 @@ class TextTask(Task):
 
     def sample(self, model: LoopedText, ctx: Context, n: int) -> dict[str, Any]:
         graphdef, params = nnx.split(model)
-        length, temperature = self.config.data.max_length, self.options.temperature
+        length, temperature = self.data_config.max_length, self.options.temperature
 
         @jax.jit
         def draw(params: Any, loops: Array) -> Array:
@@ -142,7 +146,7 @@ class TextTask(Task):
 
     def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
         """Of the mean b, forward, and the last T backward; padding is counted too."""
-        options, data = self.options, self.config.data
+        options, data = self.options, self.data_config
         width, read_out = options.model.width, 2 * BYTES * options.model.width
         stable = 2 * width**2 if options.model.injection.value == "stable" else 0
         layer = 24 * width**2 + 4 * data.max_length * width  # a token, matmuls

@@ -87,7 +87,7 @@ class Pretrained:
             loaded.step,
             source=directory,
             lines=lambda: task.text.lines("train"),
-            labels=(lambda: task.text.labels("train")) if loaded.config.data.labels else None,
+            labels=(lambda: task.text.labels("train")) if task.data_config.labels else None,
         )
 
     def save_pretrained(

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from flaxae.config import Config, from_json, to_json
+from flaxae.data.config import text_data
 from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import ConfigError, require
 from flaxae.models.t5_vae.modeling import T5VAE
@@ -120,7 +121,7 @@ def read_tokenizer(directory: Path, config: Config) -> Tokenizer:
     """The tokenizer of a directory or workdir. Raises ConfigError where the model has fewer ids."""
     tokenizer = Tokenizer.load(directory / TOKENIZER)
     task: Any = config.task
-    size = task.t5.vocab_size or config.data.vocab_size
+    size = task.t5.vocab_size or text_data(config).vocab_size
     if tokenizer.vocab_size > size:
         raise ConfigError(
             f"{directory / TOKENIZER} has {tokenizer.vocab_size} tokens, the model {size}: it is "
@@ -152,7 +153,7 @@ def write_report(directory: Path, report: dict[str, Any]) -> None:
 def readme(config: Config, step: int, report: dict[str, Any] | None) -> str:
     """The card of a saved model, with what its evaluation measured."""
     task: Any = config.task
-    t5, latent, data = task.t5, task.latent, config.data
+    t5, latent, data = task.t5, task.latent, text_data(config)
     layers = f"{t5.num_layers} + {t5.num_decoder_layers} layers"
     lines = [
         "---\nlibrary_name: flaxae\ntags: [t5-vae, text-autoencoder]\n---\n",

@@ -82,7 +82,7 @@ def evaluate(
     picked = _subsample(len(train), sizes.codes)
     encoded = studies.encode_lines(scorer, codec, [train[i] for i in picked])
     test, labels = splits.get("test_line", []), None
-    if task.config.data.labels:
+    if task.data_config.labels:
         train_labels, dev_labels = text.labels("train"), text.labels("dev")
         labels = ([train_labels[i] for i in picked], [dev_labels[i] for i in rows["dev"]])
     for key, call in {

@@ -10,7 +10,8 @@ from flax import nnx
 
 import flaxae
 from configs.looped.text import PRESETS, get_config
-from flaxae.config import LongLines, from_json, to_json
+from flaxae.config import from_json, to_json
+from flaxae.data.config import LongLines
 from flaxae.errors import ConfigError
 from flaxae.models.looped.text import evaluation
 from flaxae.models.looped.text.task import places, rows_of, text_of

@@ -5,7 +5,6 @@ from typing import Any
 
 from flaxae.config import (
     Config,
-    DataConfig,
     EvalConfig,
     LogConfig,
     MeshConfig,
@@ -13,6 +12,7 @@ from flaxae.config import (
     SaveConfig,
     set_field,
 )
+from flaxae.data.config import TextDataConfig
 from flaxae.models.looped.text.modeling import TextModelConfig
 from flaxae.models.looped.text.task import TextConfig
 
@@ -25,7 +25,7 @@ def tiny_config(folder: Path, **overrides: Any) -> Config:
         task=TextConfig(
             model=TextModelConfig(width=8, num_heads=2), loops=3, grad_loops=2, report_loops=(1, 4)
         ),
-        data=DataConfig(path=str(path), batch_size=8, max_length=12, prefetch=0),
+        data=TextDataConfig(path=str(path), batch_size=8, max_length=12, prefetch=0),
         mesh=MeshConfig(fsdp=1),
         optim=OptimConfig(lr=3e-3),
         log=LogConfig(every=2, tensorboard=False, progress=False),

@@ -1,0 +1,61 @@
+"""Config files: Python files whose `get_config()` returns a `Config`."""
+
+import runpy
+import sys
+import traceback
+import types
+from typing import Any
+
+from flaxae.config.locate import locate
+from flaxae.config.sections import Config
+from flaxae.errors import ConfigError
+
+MODULE = "config_file"  # module name of the classes that a config file defines
+
+
+def load_config(path: str) -> Config:
+    """Return what `get_config()` of a config file returns.
+
+    Args:
+        path: the file's path (see `locate`); the part behind a ":" is passed to `get_config`.
+
+    Raises:
+        ConfigError: the file does not exist, fails, or does not return a Config.
+    """
+    named, colon, variant = path.partition(":")
+    located = locate(named)
+    if located is None:
+        raise ConfigError(f"--config={path}: there is no file {named}")
+    file = str(located)
+    try:
+        names = _run(file)
+        if "get_config" not in names:
+            raise ConfigError("the file has no get_config()")
+        config = names["get_config"](variant) if colon else names["get_config"]()
+    except Exception as e:  # whatever the user's own code raises
+        raise _config_error(file, e) from None
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"--config={path}: get_config() returned a {type(config).__name__}, not a flaxae Config"
+        )
+    return config
+
+
+def _run(file: str) -> dict[str, Any]:
+    """Execute a file and return its names."""
+    namespace = runpy.run_path(file, run_name=MODULE)
+    # Classes of the file are asked for their annotations and their source: both need the module.
+    module = types.ModuleType(MODULE)
+    vars(module).update(namespace)
+    sys.modules[MODULE] = module
+    return namespace
+
+
+def _config_error(file: str, error: Exception) -> ConfigError:
+    if isinstance(error, ConfigError):
+        return ConfigError(f"{file}: {error}")
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return ConfigError(f"{file}, line {error.lineno}: {error.msg}")
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    at = f", line {lines[-1]}" if lines else ""
+    return ConfigError(f"{file}{at}: {type(error).__name__}: {error}")

@@ -1,0 +1,76 @@
+"""The data section of configs whose data are texts."""
+
+import dataclasses
+import enum
+
+from flaxae.config import Config, DataConfig
+from flaxae.errors import ConfigError, require
+
+
+class LongLines(enum.Enum):
+    """Treatment of texts that are longer than a row."""
+
+    SKIP = "skip"
+    TRUNCATE = "truncate"
+
+
+class TokenizerKind(enum.Enum):
+    """Model of a tokenizer that is trained on the corpus."""
+
+    BPE = "bpe"
+    UNIGRAM = "unigram"
+
+
+@dataclasses.dataclass
+class TextDataConfig(DataConfig):
+    """A corpus, its tokenizer, and the lengths of its batches.
+
+    `path` (a text file with one example per line, or a directory of .txt or .parquet shards) wins
+    over `name` (an embedded corpus, `recipe:<name>`, `hf:<name or path>` or `tfds:<name>`).
+    """
+
+    name: str = "python_lines"
+    path: str = ""
+    max_length: int = 32  # tokens per row, EOS included
+    num_buckets: int = 4  # parts of equal size by length inside each batch
+    long_lines: LongLines = LongLines.SKIP
+    vocab_size: int = 4096  # of the tokenizer trained on the corpus
+    max_lines: int = 0  # 0: all
+    labels: bool = False  # lines are label<tab>text; tables have a column "label"
+    # A tokenizer.json, a spiece.model, a directory or Hub id of one, or "byt5"; "": one is trained.
+    tokenizer: str = ""
+    tokenizer_kind: TokenizerKind = TokenizerKind.BPE  # of a tokenizer that is trained
+    ids_tokenizer: str = ""  # directory of the tokenizer that decodes a data set of token ids
+    # Fixed bucket lengths, such as (32, 64, 128); batch_size / num_buckets rows are then the unit
+    # in which the lengths share a batch. (): lengths that cut the data into num_buckets parts.
+    bucket_edges: tuple = ()
+
+    def validate(self) -> None:
+        """Check sizes and bucket lengths."""
+        super().validate()
+        for name in ("max_length", "num_buckets", "vocab_size"):
+            require(getattr(self, name) > 0, f"data.{name}={getattr(self, name)} must be positive")
+        edges = self.bucket_edges
+        if edges:
+            whole = all(isinstance(e, int) and not isinstance(e, bool) and e > 1 for e in edges)
+            require(
+                whole and list(edges) == sorted(set(edges)) and edges[-1] == self.max_length,
+                f"data.bucket_edges={edges} must be ascending lengths in tokens that end with"
+                f" data.max_length={self.max_length}",
+            )
+            require(
+                len(edges) <= self.num_buckets,
+                f"data.bucket_edges={edges} are more than data.num_buckets={self.num_buckets},"
+                " the number of parts of a batch",
+            )
+
+
+def text_data(config: Config) -> TextDataConfig:
+    """Return the data section of a text family's config.
+
+    Raises:
+        ConfigError: the section is of another class.
+    """
+    if not isinstance(config.data, TextDataConfig):
+        raise ConfigError(f"data: a TextDataConfig is needed, not a {type(config.data).__name__}")
+    return config.data
