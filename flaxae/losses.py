@@ -1,4 +1,4 @@
-"""Losses that families share."""
+"""Losses that model families share."""
 
 import enum
 from functools import partial
@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from flaxae.nn import gpu
-from flaxae.nn.gpu import loss as kernels
 from flaxae.task import Context
 
 IMQ_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -23,32 +22,28 @@ def cross_entropy(
     weights: Float[Array, "N"],
     ctx: Context | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Cross entropy by sums, in float32.
+    """Compute cross entropy in float32, as sums over rows.
 
     Args:
         logits: scores.
         targets: ids in [0, V).
         weights: weight of each row; 0 for padding.
-        ctx: of the model, where GPU kernels may be used.
+        ctx: the model's context; None: GPU kernels are not used.
 
     Returns:
         The weighted sum of -log p(target) in nats, and the weighted count of rows whose target
         has the highest score.
     """
-    fast = (
-        ctx is not None
-        and kernels.supported(logits)
-        and gpu.usable(ctx, logits.shape[0], logits.dtype)
-    )
-    if not fast:  # here: kept as they came, a T5-large's step would hold more on a TPU
+    fast = gpu.takes_logits(logits, ctx)
+    if not fast:  # cast here: if the original logits were saved, T5-large would need more HBM
         logits = logits.astype(jnp.float32)
     found: Any = _cross_entropy(logits, targets, fast)
     losses, correct = found
     return jnp.sum(losses * weights), jnp.sum(correct * weights)
 
 
-# The gradient, softmax - onehot, is written out: autodiff's would scatter into an array of the
-# logits' size. The comparison with an iota in it is fused, never stored.
+# The gradient, softmax - onehot, is written explicitly: autodiff would scatter into an array of the
+# logits' size. Its comparison with an iota is fused and never stored.
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _cross_entropy(logits: Array, targets: Array, fast: bool) -> tuple[Array, Array]:
     return _cross_entropy_forward(logits, targets, fast)[0]
@@ -58,7 +53,7 @@ def _cross_entropy_forward(
     logits: Array, targets: Array, fast: bool = False
 ) -> tuple[tuple[Array, Array], tuple]:
     if fast:
-        top, lse = kernels.max_and_logsumexp(logits)
+        top, lse = gpu.max_and_logsumexp(logits)
     else:
         top = jnp.max(logits, axis=-1)
         lse = top + jnp.log(jnp.sum(jnp.exp(logits - top[:, None]), axis=-1))
@@ -90,20 +85,21 @@ def linear_cross_entropy(
     weights: Float[Array, "N"],
     chunks: int,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """`cross_entropy(x @ table.T, targets, weights)` that never holds all logits.
+    """Compute `cross_entropy(x @ table.T, targets, weights)` without storing all logits.
 
-    The rows are cut into chunks whose logits stay in the cache. The backward pass recomputes
-    nothing: a chunk's gradients are taken in the forward pass, while its logits are there, and
-    scaled by the loss's own later.
+    The rows are split into chunks whose logits fit the CPU's cache. The backward pass recomputes
+    nothing: a chunk's gradients are computed in the forward pass, from its logits, and multiplied
+    by the gradient of the loss later.
 
     Args:
-        x: what the output head reads; its dtype is that of the matmuls.
-        table: the head, one row an id.
-        targets, weights: as for `cross_entropy`.
-        chunks: into how many parts the rows are cut.
+        x: inputs of the output head; their type is that of the matmuls.
+        table: weights of the head, one row per id.
+        targets: ids in [0, V).
+        weights: weight of each row; 0 for padding.
+        chunks: number of chunks.
 
     Returns:
-        The same sums; only the first has a gradient.
+        The two sums of `cross_entropy`; only the first has a gradient.
     """
     sums: Any = _linear_cross_entropy(x, table, targets, weights, chunks)
     return sums
@@ -119,7 +115,7 @@ def _linear_cross_entropy(
 
 
 def _chunks(x: Array, table: Array, targets: Array, weights: Array, chunks: int) -> Any:
-    """(logits, x, targets, weights) of each part."""
+    """Yield (logits, x, targets, weights) of each chunk."""
     size = -(-x.shape[0] // chunks)
     table = table.astype(x.dtype)
     for start in range(0, x.shape[0], size):
@@ -141,13 +137,13 @@ def _linear_forward(x: Array, table: Array, targets: Array, weights: Array, chun
         (losses, hits), (_, lse, _) = _cross_entropy_forward(logits, target)
         loss, correct = loss + jnp.sum(losses * weight), correct + jnp.sum(hits * weight)
         grad = _softmax_minus_onehot(logits, lse, target) * weight[:, None]
-        # The barriers keep XLA from recomputing the exponentials in both products, and from
-        # folding the small transpose into the second one: its CPU kernel is half as fast on
-        # transposed operands.
+        # The barriers keep XLA from recomputing the exponentials in both matmuls, and from folding
+        # the small transpose into the second one, whose CPU kernel is half as fast on transposed
+        # operands.
         grad = jax.lax.optimization_barrier(grad.astype(x.dtype))
         grads.append(grad @ table.astype(x.dtype))
-        turned = jax.lax.optimization_barrier(part.T)
-        by_width = by_width + jnp.matmul(turned, grad, preferred_element_type=jnp.float32)
+        transposed = jax.lax.optimization_barrier(part.T)  # (D, rows of the chunk)
+        by_width = by_width + jnp.matmul(transposed, grad, preferred_element_type=jnp.float32)
     saved = (jnp.concatenate(grads), by_width, jnp.zeros(0, table.dtype))
     return (loss, correct), saved
 
@@ -163,14 +159,16 @@ _linear_cross_entropy.defvjp(_linear_forward, _linear_backward)
 
 
 class Kernel(enum.Enum):
+    """A kernel of the maximum mean discrepancy (MMD)."""
+
     IMQ = "imq"  # inverse multiquadrics of seven scales (Tolstikhin et al. 2018)
     RBF = "rbf"  # a mixture of Gaussians around 1 / (2 d)
     RBF_MEDIAN = "rbf_median"  # the same around 1 / the median squared distance to the prior
-    LEGACY = "legacy"  # exp(-|x - y|^2 / d^2), biased: degenerate above d = 32, kept to show that
+    LEGACY = "legacy"  # exp(-|x - y|^2 / d^2), biased, degenerate above d = 32; for comparison
 
 
 def squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-    """|x_i - y_j|^2 by one matmul at full precision, clamped at 0."""
+    """Return |x_i - y_j|^2 by one matmul at full precision, clamped at 0."""
     dots = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
     norms = jnp.square(x).sum(-1)[:, None] + jnp.square(y).sum(-1)[None, :]
     return jnp.maximum(norms - 2 * dots, 0)
@@ -179,13 +177,16 @@ def squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[A
 def kernel_matrix(
     squared: Float[Array, "n m"], dim: int, kernel: Kernel, gammas: tuple[Any, ...] = ()
 ) -> Float[Array, "n m"]:
-    """Kernel values of squared distances.
+    """Return the kernel's values of squared distances.
 
     Args:
-        squared: squared distances.
-        dim: dimension of the points; sets the bandwidths.
+        squared: squared distances r.
+        dim: dimension of the points, which sets the bandwidths.
         kernel: IMQ sums C / (C + r) over C = 2 dim s; RBF averages exp(-gamma r).
-        gammas: RBF's own; default 1/2, 1 and 2 times 1 / (2 dim). RBF_MEDIAN needs them.
+        gammas: RBF's gammas; default 1/2, 1 and 2 times 1 / (2 dim). Required for RBF_MEDIAN.
+
+    Returns:
+        Values of the kernel, one per distance.
     """
     if kernel is Kernel.IMQ:
         scales = [2.0 * dim * s for s in IMQ_SCALES]
@@ -206,21 +207,23 @@ def mmd(
     reference: Float[Array, "q d"] | None = None,
     gammas: tuple[Any, ...] = (),
 ) -> Float[Array, ""]:
-    """MMD^2 between codes and draws of the prior (Gretton et al. 2012, eq. 3: the U-statistic).
+    """Estimate MMD^2 between codes and draws of the prior.
+
+    This is the U-statistic of Gretton et al. 2012, eq. 3.
 
     Args:
         z: codes, float32.
-        prior: draws of the prior; as many as codes (and reference rows).
-        kernel: LEGACY is the biased V-statistic of eq. 5.
+        prior: draws of the prior, one per code (and per reference row).
+        kernel: the kernel; LEGACY uses the biased V-statistic of eq. 5.
         weights: 0 for rows of z that only pad a batch, else 1.
-        reference: more codes, without gradient (a queue of earlier ones). They sharpen the
-            estimate; the gradient is scaled up to that of a mean over z alone, so that a queue
-            does not weaken the loss.
-        gammas: bandwidths of RBF.
+        reference: more codes, without gradient (a queue of earlier ones). They reduce the variance
+            of the estimate; the gradient is scaled up to that of a mean over z alone, so that a
+            queue does not weaken the loss.
+        gammas: gammas of RBF.
 
     Returns:
-        The estimate. Unbiased: its mean is 0 when both come from one distribution, so it can be
-        negative.
+        The estimate. It is unbiased: its mean is 0 if both samples come from one distribution, so
+        it can be negative.
     """
     z, prior = z.astype(jnp.float32), prior.astype(jnp.float32)
     weights = jnp.ones(z.shape[0], jnp.float32) if weights is None else weights
@@ -247,9 +250,9 @@ def mmd(
 def _median_distance(
     z: Float[Array, "n d"], prior: Float[Array, "m d"], weights: Float[Array, " n"]
 ) -> Float[Array, ""]:
-    """The median heuristic (Gretton et al. 2012, sec. 8), a constant to the gradient.
+    """Return the median squared distance (Gretton et al. 2012, sec. 8), without gradient.
 
-    Of the distances between the two samples only: those inside a collapsed one are all 0.
+    Only distances between the two samples count: those within a collapsed sample are all 0.
     """
     squared = squared_distances(jax.lax.stop_gradient(z), prior)
     real = jnp.where(weights[:, None] > 0, squared, jnp.nan)
@@ -259,10 +262,10 @@ def _median_distance(
 def _mean(
     matrix: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"], diagonal: bool
 ) -> Float[Array, ""]:
-    """The weighted mean of kernel values, with or without those of a point and itself."""
+    """Return the weighted mean of kernel values, with or without the diagonal."""
     pairs = a[:, None] * b[None, :]
     if not diagonal:
-        # A mask, not sum - trace: that difference of large numbers would lose the small result.
+        # A mask, not sum - trace: the difference of two large numbers would lose the small result.
         pairs = pairs * (1 - jnp.eye(a.shape[0], dtype=matrix.dtype))
     return jnp.sum(matrix * pairs) / jnp.maximum(jnp.sum(pairs), 1)
 
@@ -270,7 +273,18 @@ def _mean(
 def mmd_null(
     key: Key[Array, ""], n: int, dim: int, kernel: Kernel = Kernel.IMQ, draws: int = 200
 ) -> Float[np.ndarray, " draws"]:
-    """MMD^2 of two samples of N(0, I), `draws` times: what an estimate must be compared with."""
+    """Draw MMD^2 estimates of two samples of N(0, I): the distribution under the null hypothesis.
+
+    Args:
+        key: random key.
+        n: points per sample.
+        dim: dimension of the points.
+        kernel: the kernel.
+        draws: number of estimates.
+
+    Returns:
+        The estimates.
+    """
 
     @jax.jit
     def one(key: Array) -> Array:
@@ -283,5 +297,8 @@ def mmd_null(
 def kl_to_standard_normal(
     mean: Float[Array, "... d"], log_variance: Float[Array, "... d"]
 ) -> Float[Array, "... d"]:
-    """KL of a Gaussian to N(0, 1), of each dimension (Kingma & Welling 2014, app. B)."""
+    """Return the KL divergence of a Gaussian to N(0, 1), per dimension.
+
+    See Kingma & Welling 2014, appendix B.
+    """
     return 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flaxae.errors import ConfigError, require
-from flaxae.nn.attention import SHARED
+from flaxae.nn.bias import SHARED
 
 
 class Example(NamedTuple):
@@ -27,7 +27,7 @@ class Packed(NamedTuple):
 
     Attributes:
         arrays: "ids", "segment_ids" (0: padding, SHARED: of all examples of the row; see
-            `nn.attention.segment_bias`) and "positions", (N, T); "where", "targets" and
+            `nn.bias.segment_bias`) and "positions", (N, T); "where", "targets" and
             "target_weight", (N, K): which positions predict which ids. K is the most that a row
             has; the rest has weight 0.
         kept: indices of the examples that are used, in their order.

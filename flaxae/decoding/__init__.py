@@ -1,7 +1,7 @@
-"""Decoding for every autoregressive model: one loop inside jit, a cache that is any pytree.
+"""Decoding for every autoregressive model: one loop inside jit, with a cache that is any pytree.
 
-A model gives `step(ids at this position, cache, position) -> (scores of the next id, cache)`. All
-loops end when every row has ended, and a row's ids do not depend on the other rows.
+A model provides `step(ids at this position, cache, position) -> (scores of the next id, cache)`.
+A loop stops when every row has ended, and a row's ids do not depend on the other rows.
 """
 
 from typing import Any
@@ -38,18 +38,24 @@ def generate(
     cache_axes: Any = 0,
     drop_ended: bool = False,
 ) -> Int[Array, "B T"]:
-    """What `sampling` asks for: `greedy`, `sample` or `beam`. Call it under jit.
+    """Decode by `greedy`, `sample` or `beam`, as `sampling` says. Call it under jit.
 
     Args:
-        step, cache, start_ids, max_length, eos, pad: see `greedy`.
+        step: see `greedy`.
+        cache: see `greedy`.
+        start_ids: see `greedy`.
+        max_length: see `greedy`.
         sampling: how ids are chosen.
-        key: what `sample` draws from.
+        key: random key of `sample`.
+        eos: see `greedy`.
+        pad: see `greedy`.
         cache_axes: the axis of rows of the cache's leaves, a prefix of its tree.
-        drop_ended: greedy and sampling go on with half of the rows as soon as the others ended.
-            That saves most of the work where lengths differ, and compiles a loop a halving.
+        drop_ended: whether greedy decoding and sampling continue with half of the rows once the
+            others have ended. This saves most of the work if lengths differ, and compiles one loop
+            per halving.
 
     Returns:
-        ids, (B, max_length).
+        Ids, (B, max_length).
     """
     common: Any = {"eos": eos, "pad": pad}
     if sampling.beams > 1:

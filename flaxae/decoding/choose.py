@@ -1,4 +1,4 @@
-"""How the next id is chosen from its scores: the best one, or drawn from a part of them."""
+"""The choice of the next id from its scores: the best one, or a random one."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from flaxae.errors import ConfigError
 
-# (scores, position, which rows of the batch these are) -> ids
+# (scores, position, indices of these rows in the batch) -> ids
 ChooseFn = Callable[[Float[Array, "B V"], Int[Array, ""], Int[Array, "B"]], Int[Array, "B"]]
 
 NEVER = -1e9  # a score that no real sequence has; finite, so that sums of it stay ordered
@@ -18,16 +18,17 @@ NEVER = -1e9  # a score that no real sequence has; finite, so that sums of it st
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How ids are chosen. The default is greedy.
+    """Options of the choice of ids; the default is greedy decoding.
 
     It is a pytree: other values of temperature, top_p and length_penalty compile nothing new.
 
     Attributes:
-        temperature: of the softmax that ids are drawn from; None or 0: the most likely id.
-        top_k: only so many of the most likely ids; 0: all.
-        top_p: only the most likely ids that together have this probability (Holtzman et al. 2020);
-            None or 1: all.
-        beams: above 1, beam search with so many beams instead; nothing is drawn.
+        temperature: temperature of the softmax from which ids are drawn; None or 0: the most
+            likely id is taken.
+        top_k: number of the most likely ids to draw from; 0: all.
+        top_p: probability of the most likely ids to draw from (Holtzman et al. 2020); None or 1:
+            all ids.
+        beams: number of beams; above 1, beam search is used and nothing is drawn.
         length_penalty: beam search ranks by log-probability / length ** length_penalty.
     """
 
@@ -44,8 +45,8 @@ class Sampling:
         self._check("beams", self.beams, lambda x: x >= 1, "at least 1")
         if self.beams > 1 and self.temperature:
             raise ConfigError(
-                f"beams={self.beams} and temperature={self.temperature}: beam search draws nothing;"
-                " give one of the two"
+                f"beams={self.beams} and temperature={self.temperature} exclude each other: beam "
+                "search draws nothing; set only one of them"
             )
         if _known(self.temperature) and self.temperature == 0:
             object.__setattr__(self, "temperature", None)
@@ -58,7 +59,7 @@ class Sampling:
 
 
 def _known(value: Any) -> bool:
-    """Whether it is a number, not a tracer, None, or what else jax puts into a pytree's leaves."""
+    """Return True for a number; leaves of a pytree may also be tracers, None or placeholders."""
     return isinstance(value, (int, float))
 
 
@@ -70,7 +71,15 @@ jax.tree_util.register_dataclass(
 
 
 def chooser(sampling: Sampling, key: Any) -> ChooseFn:
-    """How `greedy`, or `sample` from a key, take the next id of scores; greedy reads no key."""
+    """Return the function that chooses the next ids.
+
+    Args:
+        sampling: how ids are chosen, not by beams.
+        key: random key; unused if the best id is taken.
+
+    Returns:
+        A function from scores, position and row indices to ids.
+    """
     temperature: Any = sampling.temperature
 
     def best(logits: Array, index: Array, rows: Array) -> Array:
@@ -93,14 +102,17 @@ def chooser(sampling: Sampling, key: Any) -> ChooseFn:
 
 
 def best_id(scores: Float[Array, "... V"]) -> Int[Array, "..."]:
-    """The first of the highest scores, as `jnp.argmax` on the last axis.
+    """Return the first index of the highest score, like `jnp.argmax` on the last axis.
 
-    XLA's CPU backend compares (score, index) pairs one after the other in an argmax: for a
-    vocabulary of thousands that takes as long as the matmul that made the scores. A maximum and a
-    minimum are vectorised.
+    XLA's CPU backend computes an argmax by comparing (score, index) pairs one after the other. For
+    thousands of ids this takes as long as the matmul before it. A maximum and a minimum are
+    vectorised.
 
     Args:
-        scores: NaN counts as the highest.
+        scores: scores; NaN counts as the highest.
+
+    Returns:
+        Indices, int32.
     """
     highest = jnp.max(scores, axis=-1, keepdims=True)
     ids = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
@@ -109,29 +121,29 @@ def best_id(scores: Float[Array, "... V"]) -> Int[Array, "..."]:
 
 
 def draw_id(keys: Key[Array, "B"], logits: Float[Array, "B V"]) -> Int[Array, "B"]:
-    """`jax.random.categorical` of each row from its key, the same ids, by `best_id`."""
+    """Draw the ids that `jax.random.categorical` draws from each row's key, by `best_id`."""
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:], logits.dtype))(keys)
     return best_id(noise + logits)
 
 
 def nucleus(logits: Float[Array, "B K"], top_p: float | Array) -> Float[Array, "B K"]:
-    """Keeps the fewest of the best ids whose probability reaches top_p (Holtzman et al. 2020).
+    """Keep the fewest of the best ids whose probability reaches top_p (Holtzman et al. 2020).
 
     Args:
-        logits: best first.
-        top_p: the probability that is enough.
+        logits: logits, sorted in descending order.
+        top_p: probability of the nucleus.
 
     Returns:
-        The logits, NEVER where an id is not in the nucleus; the best one always is.
+        The logits, with NEVER for ids outside of the nucleus; the best id is always inside.
     """
     probabilities = jax.nn.softmax(logits, axis=-1)
-    before = jnp.cumsum(probabilities, axis=-1) - probabilities  # of the better ids
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities  # probability of the better ids
     inside = (before < top_p).at[:, 0].set(True)
     return jnp.where(inside, logits, NEVER)
 
 
 def is_end(ids: Int[Array, "..."], eos: int | tuple[int, ...]) -> Bool[Array, "..."]:
-    """Whether ids are an end."""
+    """Return True for ids that end a sequence."""
     ends = (eos,) if isinstance(eos, int) else eos
     found = ids == ends[0]
     for end in ends[1:]:
@@ -140,7 +152,7 @@ def is_end(ids: Int[Array, "..."], eos: int | tuple[int, ...]) -> Bool[Array, ".
 
 
 def mask_unused(logits: Float[Array, "... V"], num_tokens: int) -> Float[Array, "... V"]:
-    """Makes ids that the tokenizer does not have impossible to generate."""
+    """Set the scores of ids that the tokenizer does not have to NEVER."""
     if num_tokens >= logits.shape[-1]:
         return logits
     unused = jnp.arange(logits.shape[-1]) >= num_tokens

@@ -1,4 +1,4 @@
-"""The loops of greedy and sampled decoding: one id a row and turn, until all rows ended."""
+"""The loops of greedy and sampled decoding: one id per row and iteration, until all rows ended."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +11,8 @@ from flaxae.decoding.choose import ChooseFn, Sampling, chooser, is_end
 
 StepFn = Callable[[Int[Array, "B"], Any, Int[Array, ""]], tuple[Float[Array, "B V"], Any]]
 
-# Each halving is one more loop to compile: at 8, batches of 32 rows would be faster on a CPU (22 ms
-# for 37), those of 128 not.
+# Each halving compiles one more loop. With 8, batches of 32 rows would be faster on a CPU (22 ms
+# instead of 37 ms), but not those of 128.
 FEWEST_ROWS = 16
 
 
@@ -26,19 +26,20 @@ def greedy(
     pad: int = 0,
     drop_axes: Any = None,
 ) -> Int[Array, "B T"]:
-    """The most likely next id again and again, until all rows ended. Call it under jit.
+    """Decode the most likely next id until all rows have ended. Call it under jit.
 
     Args:
         step: (ids at this position, cache, position) -> (scores of the next id, cache).
-        cache: what `step` starts from.
-        start_ids: what is fed at position 0.
-        max_length: ids to decode at most.
-        eos: ends a row, or several that do; it is kept.
-        pad: fills a row after its end.
-        drop_axes: the cache's axes of rows (see `generate`): rows that ended are dropped.
+        cache: initial cache.
+        start_ids: ids at position 0.
+        max_length: maximum number of ids to decode.
+        eos: the id, or ids, that end a row; it is kept.
+        pad: id after a row's end.
+        drop_axes: the axis of rows of the cache's leaves, a prefix of its tree: rows that ended are
+            dropped; None: all rows are kept.
 
     Returns:
-        ids, (B, max_length).
+        Ids, (B, max_length).
     """
     choose = chooser(Sampling(), None)
     return _loop(step, choose, cache, start_ids, max_length, eos, pad, drop_axes)
@@ -56,15 +57,21 @@ def sample(
     pad: int = 0,
     drop_axes: Any = None,
 ) -> Int[Array, "B T"]:
-    """Draws every id from softmax(scores / temperature), cut to the top k and the nucleus.
+    """Draw every id from softmax(scores / temperature), cut to the top k and the nucleus.
 
     Args:
-        step, cache, start_ids, max_length, eos, pad, drop_axes: see `greedy`.
-        key: row r draws from fold_in(key, r): more rows in the batch change nothing in it.
-        sampling: its temperature must be set.
+        step: see `greedy`.
+        cache: see `greedy`.
+        start_ids: see `greedy`.
+        max_length: see `greedy`.
+        key: random key; row r draws from fold_in(key, r), so other rows do not change its ids.
+        sampling: options, with a temperature.
+        eos: see `greedy`.
+        pad: see `greedy`.
+        drop_axes: see `greedy`.
 
     Returns:
-        ids, (B, max_length).
+        Ids, (B, max_length).
     """
     choose = chooser(sampling, key)
     return _loop(step, choose, cache, start_ids, max_length, eos, pad, drop_axes)
@@ -79,22 +86,24 @@ def advance(
     eos: int | tuple[int, ...],
     pad: int = 0,
 ) -> tuple[Int[Array, "B T"], dict[str, Any]]:
-    """A part of a decoding that is shown while it goes on: so many ids more. Call it under jit.
+    """Decode a few more ids, for output that is shown while it is decoded. Call it under jit.
 
     Args:
         step: see `greedy`.
-        choose: what `chooser` gives.
-        state: {"last": (B,), "cache", "done": (B,), "index": ()}: the ids to feed next, what
-            `step` starts from, which rows ended, and how many ids there were.
-        steps: how many; fewer where all rows end.
+        choose: function made by `chooser`.
+        state: {"last": (B,), "cache", "done": (B,), "index": ()}: the ids to feed next, the cache,
+            which rows ended, and the number of ids decoded so far.
+        steps: maximum number of ids; fewer are decoded if all rows end.
+        eos: see `greedy`.
+        pad: see `greedy`.
 
     Returns:
-        The ids, (B, steps), and the state; all parts together are what `greedy` or `sample` give.
+        Ids, (B, steps), and the new state. All parts joined equal the ids of `greedy` or `sample`.
     """
     rows = jnp.arange(state["last"].shape[0])
     first, out = state["index"], jnp.full((rows.shape[0], steps), pad, jnp.int32)
 
-    def going(loop: Any) -> Array:
+    def unfinished(loop: Any) -> Array:
         _, state = loop
         return (state["index"] < first + steps) & ~jnp.all(state["done"])
 
@@ -102,12 +111,12 @@ def advance(
         ids, state = loop
         logits, cache = step(state["last"], state["cache"], state["index"])
         new = jnp.where(state["done"], pad, choose(logits, state["index"], rows).astype(jnp.int32))
-        place = state["index"] - first
-        ids = jax.lax.dynamic_update_slice_in_dim(ids, new[:, None], place, axis=1)
+        column = state["index"] - first
+        ids = jax.lax.dynamic_update_slice_in_dim(ids, new[:, None], column, axis=1)
         done = state["done"] | is_end(new, eos)
         return ids, {"last": new, "cache": cache, "done": done, "index": state["index"] + 1}
 
-    return jax.lax.while_loop(going, body, (out, state))
+    return jax.lax.while_loop(unfinished, body, (out, state))
 
 
 def _loop(
@@ -120,38 +129,48 @@ def _loop(
     pad: int,
     drop_axes: Any,
 ) -> Int[Array, "B T"]:
-    """One id a row and turn, until all rows ended."""
+    """Decode one id per row and iteration until all rows have ended."""
     rows = start_ids.shape[0]
     out = jnp.full((rows, max_length), pad, jnp.int32)
-    where, last, done = jnp.arange(rows), start_ids.astype(jnp.int32), jnp.zeros(rows, bool)
+    # `row_ids`: the index in the batch of each row that is still decoded.
+    row_ids, last, done = jnp.arange(rows), start_ids.astype(jnp.int32), jnp.zeros(rows, bool)
     index, ids = jnp.int32(0), out
     while True:
         fewer = rows // 2 if drop_axes is not None and rows >= 2 * FEWEST_ROWS else 0
 
-        def going(state: Any, fewer: int = fewer) -> Array:
+        def unfinished(state: Any, fewer: int = fewer) -> Array:
             *_, done, index = state
             return (index < max_length) & (jnp.sum(~done) > fewer)
 
-        def body(state: Any, where: Array = where) -> Any:
+        def body(state: Any, row_ids: Array = row_ids) -> Any:
             ids, last, cache, done, index = state
             logits, cache = step(last, cache, index)
-            new = jnp.where(done, pad, choose(logits, index, where).astype(jnp.int32))
+            new = jnp.where(done, pad, choose(logits, index, row_ids).astype(jnp.int32))
             ids = jax.lax.dynamic_update_slice_in_dim(ids, new[:, None], index, axis=1)
             return ids, new, cache, done | is_end(new, eos), index + 1
 
         state = (ids, last, cache, done, index)
-        ids, last, cache, done, index = jax.lax.while_loop(going, body, state)
-        out = out.at[where].set(ids, unique_indices=True)
+        ids, last, cache, done, index = jax.lax.while_loop(unfinished, body, state)
+        out = out.at[row_ids].set(ids, unique_indices=True)
         if not fewer:
             return out
-        # Those that go on come first. (Where max_length is reached, more may be cut off here:
-        # their ids are in `out`, and no loop runs any more.)
+        # Unfinished rows come first. (If max_length is reached, unfinished rows may be dropped here
+        # too: their ids are in `out`, and no loop runs any more.)
         kept = jnp.argsort(done, stable=True)[:fewer]
-        where, last, done, ids = where[kept], last[kept], done[kept], ids[kept]
+        row_ids, last, done, ids = row_ids[kept], last[kept], done[kept], ids[kept]
         cache = map_rows(lambda x, axis, kept=kept: jnp.take(x, kept, axis), cache, drop_axes)
         rows = fewer
 
 
 def map_rows(f: Callable[[Array, int], Array], cache: Any, axes: Any) -> Any:
-    """f(leaf, its axis of rows) of every leaf."""
+    """Apply f(leaf, axis of rows) to every leaf of a cache.
+
+    Args:
+        f: function of a leaf and its axis.
+        cache: tree of arrays.
+        axes: the axis of rows of the leaves, a prefix of the cache's tree.
+
+    Returns:
+        The new cache.
+    """
     return jax.tree.map(lambda axis, part: jax.tree.map(lambda x: f(x, axis), part), axes, cache)

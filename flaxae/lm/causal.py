@@ -11,13 +11,8 @@ from flaxae.config import Section
 from flaxae.errors import require
 from flaxae.lm.layers import AttentionInputs, LayerCache, run_layers
 from flaxae.losses import cross_entropy, linear_cross_entropy
-from flaxae.nn.attention import (
-    MASKED,
-    causal_bias,
-    grouped_attention,
-    segment_bias,
-    segment_positions,
-)
+from flaxae.nn.attention import grouped_attention
+from flaxae.nn.bias import MASKED, causal_bias, segment_bias, segment_positions
 from flaxae.nn.linear import Embedding, Linear, dropout
 from flaxae.nn.rope import Rope, rotate
 from flaxae.nn.stack import check_kept, stacked
@@ -179,7 +174,7 @@ class CausalLM(nnx.Module):
             ctx: of the model.
             mask: 1 for real tokens, 0 for padding, on either side; states there mean nothing.
             segment_ids: of packed sequences, instead of a mask: 0 for padding, another number for
-                each sequence; none sees another. `nn.attention.SHARED`, at the start of a row, is
+                each sequence; none sees another. `nn.bias.SHARED`, at the start of a row, is
                 what all its sequences begin with: each sees it and goes on from there.
             positions: default: from 0 in every row or segment.
         """
@@ -242,7 +237,13 @@ class CausalLM(nnx.Module):
         allowed = seen[None] & (keys > 0)[:, None]
         bias = jnp.where(allowed, 0.0, MASKED)[:, None].astype(jnp.float32)
         x, cache = run_layers(
-            self, self._embed(ids, ctx), ctx, self._attention_inputs(positions, bias), cache, index, blocks
+            self,
+            self._embed(ids, ctx),
+            ctx,
+            self._attention_inputs(positions, bias),
+            cache,
+            index,
+            blocks,
         )
         return self.final_norm(x, ctx.at("final_norm")), cache
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
@@ -12,11 +13,11 @@ from jaxtyping import Array, Float, Int
 from flaxae.machine.sharding import gathered, split_rows
 from flaxae.task import Context
 
-PRODUCT = "product"  # what policies of recomputation know matmuls with weights by
+PRODUCT = "product"  # checkpoint name of matmuls with weights, for recomputation policies
 
 
 class Linear(nnx.Module):
-    """y = x W (+ b). The kernel is (in, out), float32; the product is taken in `dtype`."""
+    """A linear map x W (+ b); the kernel is (in, out), float32, the matmul in `dtype`."""
 
     def __init__(
         self,
@@ -28,14 +29,16 @@ class Linear(nnx.Module):
         dtype: jnp.dtype | type = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """Draws the kernel.
+        """Draw the kernel.
 
         Args:
-            in_features, out_features: sizes.
-            use_bias: adds a bias, which starts at 0.
-            std: of the normal initialisation; default in_features ** -0.5.
-            dtype: of the computation.
-            rngs: `rngs.params()` is drawn from.
+            in_features: size of the input.
+            out_features: size of the output.
+            use_bias: whether a bias is added, which starts at 0.
+            std: standard deviation of the kernel's normal initialisation; default
+                in_features ** -0.5.
+            dtype: type of the computation.
+            rngs: source of the initial values, its stream `params`.
         """
         scale = in_features**-0.5 if std is None else std
         kernel = jax.random.normal(rngs.params(), (in_features, out_features), jnp.float32)
@@ -44,13 +47,14 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "... I"], ctx: Context) -> Float[Array, "... O"]:
+        """Return the map's output, which may be tapped as "out"."""
         return ctx.tap("out", self.product(x, ctx))
 
     def product(self, x: Float[Array, "... I"], ctx: Context) -> Float[Array, "... O"]:
-        """The map itself, which nothing taps."""
+        """Return the map's output without recording it as a tap."""
         kernel = self.kernel[...].astype(self.dtype)
         y: Any = product(x.astype(self.dtype), gathered(kernel, *ctx.parameter("kernel")))
-        y = checkpoint_name(y, PRODUCT)  # before the bias: what a recomputed block may keep
+        y = checkpoint_name(y, PRODUCT)  # before the bias: a recomputed block may keep it
         if self.bias is not None:
             y = y + align(self.bias[...].astype(self.dtype), y)
         return split_rows(y)
@@ -60,11 +64,19 @@ class Linear(nnx.Module):
 def product(
     x: Float[Array, "... I"], kernel: Float[Array, "I O"], dtype: jnp.dtype | type | None = None
 ) -> Float[Array, "... O"]:
-    """X @ kernel, in `dtype` or that of both.
+    """Return the matmul of x and a kernel.
 
-    The kernel's gradient is a product over all positions, of which a CPU's matmul wants one factor
-    transposed. By itself XLA transposes what comes back from above, and computes what made it once
-    more on the way, column by column; here it is the narrower factor.
+    The kernel's gradient is a matmul over all positions, which needs one factor transposed on a
+    CPU. XLA alone transposes the incoming gradient, and recomputes what produced it, column by
+    column; this function transposes the narrower factor.
+
+    Args:
+        x: inputs.
+        kernel: weights, of x's type.
+        dtype: type of the result; None: that of x and the kernel.
+
+    Returns:
+        Outputs, of type `dtype`.
     """
     over = (((x.ndim - 1,), (0,)), ((), ()))
     return jax.lax.dot_general(x, kernel, over, preferred_element_type=dtype)
@@ -76,7 +88,7 @@ def _product_backward(
     x, kernel = saved
     over = (((grad.ndim - 1,), (1,)), ((), ()))
     dx = jax.lax.dot_general(grad, kernel, over, preferred_element_type=x.dtype)
-    x, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    x, grad = (rearrange(a, "... D -> (...) D") for a in (x, grad))  # (N, I), (N, O)
     over = (((0,), (0,)), ((), ()))
     if x.shape[1] <= grad.shape[1]:
         return dx, jax.lax.dot_general(x, grad, over, preferred_element_type=kernel.dtype)
@@ -84,18 +96,6 @@ def _product_backward(
 
 
 product.defvjp(lambda x, kernel, dtype: (product(x, kernel, dtype), (x, kernel)), _product_backward)
-
-
-def joinable(*layers: Linear) -> bool:
-    """Whether these layers are products and no more: no bias, no adapter, which subclasses them."""
-    return all(type(layer) is Linear and layer.bias is None for layer in layers)
-
-
-def joined_product(x: Float[Array, "N I"], *layers: Linear) -> Float[Array, "N _"]:
-    """What several `joinable` layers make of x, side by side, by one product; on one device."""
-    dtype = layers[0].dtype
-    kernel = jnp.concatenate([layer.kernel[...].astype(dtype) for layer in layers], axis=1)
-    return checkpoint_name(x.astype(dtype) @ kernel, PRODUCT)
 
 
 class Embedding(nnx.Module):
@@ -115,12 +115,13 @@ class Embedding(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, ids: Int[Array, "..."], ctx: Context) -> Float[Array, "... D"]:
+        """Return the vectors of the given ids, which must be in [0, num)."""
         table = gathered(self.table[...], *ctx.parameter("table"))
-        # Ids come from our own tokenizers: no clamping, which would cost a pass over the ids.
+        # Ids come from our tokenizers and are valid; clamping would cost a pass over them.
         return split_rows(table.at[ids].get(mode="promise_in_bounds").astype(self.dtype))
 
     def attend(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... V"]:
-        """Scores of all table rows, float32."""
+        """Return the scores of all table rows, float32."""
         table = gathered(self.table[...].astype(self.dtype), *ctx.parameter("table"))
         dims = (((x.ndim - 1,), (1,)), ((), ()))
         scores = jax.lax.dot_general(
@@ -130,12 +131,12 @@ class Embedding(nnx.Module):
 
 
 def align(vector: Float[Array, "D"], like: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    """A vector with leading axes of 1, so that no rank is promoted silently."""
+    """Return a vector with leading axes of 1, so that no rank is promoted silently."""
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
 def dropout(x: Array, rate: float, ctx: Context) -> Array:
-    """Zeroes entries with probability `rate` in training; the rest is scaled up."""
+    """Set entries to 0 with probability `rate` in training, and scale up the others."""
     if not ctx.train or rate == 0:
         return x
     keep = jax.random.bernoulli(ctx.key, 1 - rate, x.shape)

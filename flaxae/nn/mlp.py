@@ -10,19 +10,20 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flaxae.nn import gpu
-from flaxae.nn.gpu import gate as kernels
-from flaxae.nn.linear import Linear, dropout, joinable, joined_product
+from flaxae.nn.linear import Linear, dropout
 from flaxae.task import Context
 
 
 class FeedForward(enum.Enum):
+    """The kind of a feed-forward layer, named as in T5's configs."""
+
     RELU = "relu"  # T5 v1.0
     GATED_GELU = "gated-gelu"  # T5 v1.1, Flan, mT5, byT5; the tanh form
     GATED_SILU = "gated-silu"  # UL2
 
 
 class MLP(nnx.Module):
-    """wo(relu(wi x)), or wo(act(wi_0 x) * wi_1 x) (Shazeer 2020); T5's, without biases."""
+    """T5's feed-forward layer: wo(relu(wi x)), or wo(act(wi_0 x) * wi_1 x) (Shazeer 2020)."""
 
     def __init__(
         self,
@@ -43,23 +44,22 @@ class MLP(nnx.Module):
         self.wo = Linear(d_ff, d_model, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... D"]:
+        """Apply the layer to each token; its hidden units may be tapped as "hidden"."""
         if self.kind is FeedForward.RELU:
             hidden: Any = jax.nn.relu(self.wi(x, ctx.at("wi")))
-        elif (both := self._gate_and_up(x, ctx)) is not None:
-            kind = "gelu" if self.kind is FeedForward.GATED_GELU else "silu"
-            hidden: Any = kernels.gated(both, kind)
         else:
-            gate, up = self.wi_0(x, ctx.at("wi_0")), self.wi_1(x, ctx.at("wi_1"))
-            hidden: Any = _gated(gate, up, self.kind)
+            hidden: Any = self._gated(x, ctx)
         hidden = ctx.tap("hidden", dropout(hidden, self.dropout_rate, ctx.at("dropout")))
         return self.wo(hidden, ctx.at("wo"))
 
-    def _gate_and_up(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "N 2F"] | None:
-        """The products of wi_0 and wi_1 as one, where GPU kernels go on with them."""
-        fits = x.ndim == 2 and kernels.supported(self.wi_0.kernel.shape[1])
-        if fits and gpu.usable(ctx, x.shape[0], self.wi_0.dtype) and joinable(self.wi_0, self.wi_1):
-            return joined_product(x, self.wi_0, self.wi_1)
-        return None
+    def _gated(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... F"]:
+        """Return act(wi_0 x) * wi_1 x."""
+        act = "gelu" if self.kind is FeedForward.GATED_GELU else "silu"
+        hidden = gpu.fused_gate(x, self.wi_0, self.wi_1, act, ctx)
+        if hidden is None:
+            gate, up = self.wi_0(x, ctx.at("wi_0")), self.wi_1(x, ctx.at("wi_1"))
+            hidden = _gated(gate, up, self.kind)
+        return hidden
 
 
 def _activated(gate: Array, up: Array, kind: FeedForward) -> Array:
@@ -67,8 +67,8 @@ def _activated(gate: Array, up: Array, kind: FeedForward) -> Array:
     return (jax.nn.gelu(gate, approximate=True) if gelu else jax.nn.silu(gate)) * up
 
 
-# Autodiff would keep what the activation computes on the way, eight arrays of this size; from its
-# two inputs the backward pass makes them again.
+# Autodiff would keep the activation's intermediate results, eight arrays of this size; the backward
+# pass recomputes them from the two inputs.
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _gated(gate: Array, up: Array, kind: FeedForward) -> Array:
     return _activated(gate, up, kind)

@@ -8,47 +8,44 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flaxae.nn import gpu
-from flaxae.nn.gpu import norm
 from flaxae.nn.linear import align
 from flaxae.task import Context
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * scale, without mean or bias; the variance is float32 (Zhang & Sennrich 2019)."""
+    """RMS norm, x / rms(x) * scale (Zhang & Sennrich 2019); the mean square is float32."""
 
     def __init__(self, features: int, *, eps: float = 1e-6, dtype: jnp.dtype | type = jnp.float32):
         self.scale = nnx.Param(jnp.ones(features, jnp.float32))
         self.eps, self.dtype = eps, dtype
 
     def __call__(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... D"]:
+        """Return x normalised over its last axis."""
         scale = self.scale[...].astype(jnp.float32)
         return _rms_norm(x, scale, self.eps, jnp.dtype(self.dtype))
 
     def beside(
         self, x: Float[Array, "N D"], ctx: Context, plus: Float[Array, "N D"] | None = None
     ) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
-        """x, or x + plus, and its norm; the gradients of both meet in one pass.
+        """Return x, or x + plus, and its norm; on a GPU the gradients of both meet in one kernel.
 
         Args:
-            x: what goes on.
-            ctx: of the layer.
-            plus: is added to x first.
+            x: the residual stream.
+            ctx: the layer's context.
+            plus: added to x before the norm; None: nothing.
 
         Returns:
-            Both.
+            The residual stream and its norm.
         """
-        plain = type(self) is RMSNorm  # an adapter makes it a class of its own
-        alike = plus is None or plus.shape == x.shape
-        if plain and alike and norm.supported(x) and gpu.usable(ctx, x.shape[0], self.dtype):
-            scale, dtype = self.scale[...].astype(jnp.float32), jnp.dtype(self.dtype)
-            if plus is None:
-                return _beside(x, scale, self.eps, dtype)
-            return _sum_beside(x, plus, scale, self.eps, dtype)
+        if type(self) is RMSNorm:  # an adapter subclasses it
+            both = gpu.fused_norm(x, plus, self.scale[...], self.eps, self.dtype, ctx)
+            if both is not None:
+                return both
         x = x if plus is None else x + plus
         return x, self(x, ctx)
 
 
-# Autodiff would keep several float32 arrays of x's size; x as it came and a number a row do.
+# Autodiff would keep several float32 arrays of x's size; x itself and one number per row suffice.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _rms_norm(x: Array, scale: Array, eps: float, dtype: jnp.dtype) -> Array:
     return _rms_norm_forward(x, scale, eps, dtype)[0]
@@ -75,53 +72,6 @@ def _rms_norm_backward(
 _rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _beside(x: Array, scale: Array, eps: float, dtype: jnp.dtype) -> tuple[Array, Array]:
-    return x, _rms_norm_forward(x, scale, eps, dtype)[0]
-
-
-def _beside_forward(
-    x: Array, scale: Array, eps: float, dtype: jnp.dtype
-) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
-    y, saved = _rms_norm_forward(x, scale, eps, dtype)
-    return (x, y), saved
-
-
-def _beside_backward(
-    eps: float, dtype: jnp.dtype, saved: tuple[Array, Array, Array], grads: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    x, inverse, scale = saved
-    return norm.rms_norm_backward(x, inverse[:, 0], scale, grads[1], grads[0])
-
-
-_beside.defvjp(_beside_forward, _beside_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _sum_beside(
-    x: Array, plus: Array, scale: Array, eps: float, dtype: jnp.dtype
-) -> tuple[Array, Array]:
-    return norm.sum_and_rms_norm(x, plus, scale, eps, dtype)[:2]
-
-
-def _sum_beside_forward(
-    x: Array, plus: Array, scale: Array, eps: float, dtype: jnp.dtype
-) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
-    both, y, inverse = norm.sum_and_rms_norm(x, plus, scale, eps, dtype)
-    return (both, y), (both, inverse, scale)
-
-
-def _sum_beside_backward(
-    eps: float, dtype: jnp.dtype, saved: tuple[Array, Array, Array], grads: tuple[Array, Array]
-) -> tuple[Array, Array, Array]:
-    both, inverse, scale = saved
-    dx, dscale = norm.rms_norm_backward(both, inverse, scale, grads[1], grads[0])
-    return dx, dx, dscale
-
-
-_sum_beside.defvjp(_sum_beside_forward, _sum_beside_backward)
-
-
 class LayerNorm(nnx.Module):
     """(x - mean) / std * scale + bias; mean and variance are float32 (Ba et al. 2016)."""
 
@@ -131,11 +81,12 @@ class LayerNorm(nnx.Module):
         self.eps, self.dtype = eps, dtype
 
     def __call__(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... D"]:
+        """Return x normalised over its last axis."""
         scale, bias = (p[...].astype(jnp.float32) for p in (self.scale, self.bias))
         return _layer_norm(x, scale, bias, self.eps, jnp.dtype(self.dtype))
 
 
-# As _rms_norm: autodiff would keep what it makes on the way.
+# As for _rms_norm: autodiff would keep intermediate arrays.
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _layer_norm(x: Array, scale: Array, bias: Array, eps: float, dtype: jnp.dtype) -> Array:
     return _layer_norm_forward(x, scale, bias, eps, dtype)[0]

@@ -1,4 +1,4 @@
-"""Rotary position embeddings (Su et al. 2021), with linear and Llama 3's scaling."""
+"""Rotary position embeddings (Su et al. 2021), with linear scaling and Llama 3's."""
 
 import dataclasses
 import enum
@@ -10,23 +10,25 @@ from jaxtyping import Array, Float, Int
 
 
 class RopeScaling(enum.Enum):
-    """How frequencies are changed for texts longer than those trained on."""
+    """The change of frequencies for texts longer than those of training."""
 
     NONE = "default"
     LINEAR = "linear"  # all by one factor (Chen et al. 2023)
-    LLAMA3 = "llama3"  # long waves by the factor, short ones not, a ramp between (Llama 3.1)
+    LLAMA3 = "llama3"  # long waves by the factor, short ones not, a ramp in between (Llama 3.1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
-    """What rotates queries and keys.
+    """The rotation of queries and keys.
 
     Attributes:
-        dim: features of a head that are rotated, the first ones; even.
+        dim: number of rotated features per head, the first ones; even.
         theta: base of the wave lengths.
-        scaling, factor: see RopeScaling.
-        low, high, original_length: of Llama 3's ramp: waves longer than original_length / low are
-            scaled, those shorter than original_length / high are not.
+        scaling: kind of scaling.
+        factor: factor of the scaling.
+        low: Llama 3: waves longer than original_length / low are scaled.
+        high: Llama 3: waves shorter than original_length / high are not scaled.
+        original_length: Llama 3: positions of the unscaled model.
     """
 
     dim: int
@@ -38,7 +40,7 @@ class Rope:
     original_length: int = 8192
 
     def frequencies(self) -> Float[np.ndarray, " half"]:
-        """Radians a position, one a pair of features, float32."""
+        """Return radians per position, one number per pair of features, float32."""
         exponents = np.arange(0, self.dim, 2, dtype=np.float32) / np.float32(self.dim)
         waves = 1.0 / np.float32(self.theta) ** exponents
         if self.scaling is RopeScaling.LINEAR:
@@ -53,7 +55,7 @@ class Rope:
     def angles(
         self, positions: Int[Array, "B S"]
     ) -> tuple[Float[Array, "B S half"], Float[Array, "B S half"]]:
-        """Cos and sin of each position's angles, float32."""
+        """Return cosine and sine of each position's angles, float32."""
         waves = jnp.asarray(self.frequencies())[None, None]
         turned = positions.astype(jnp.float32)[:, :, None] * waves
         return jnp.cos(turned), jnp.sin(turned)
@@ -64,11 +66,15 @@ def rotate(
     cos: Float[Array, "B S half"],
     sin: Float[Array, "B S half"],
 ) -> Float[Array, "B S H K"]:
-    """Turns feature i with feature i + half; features from 2 * half on stay as they are.
+    """Rotate feature i with feature i + half; features from 2 * half on are unchanged.
 
     Args:
         x: queries or keys.
-        cos, sin: what `Rope.angles` gives.
+        cos: cosines of `Rope.angles`.
+        sin: sines of `Rope.angles`.
+
+    Returns:
+        Rotated queries or keys, of x's type.
     """
     half = cos.shape[-1]
     cos, sin = cos[:, :, None], sin[:, :, None]  # (B, S, 1, half)

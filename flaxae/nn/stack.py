@@ -1,4 +1,4 @@
-"""Stacks of equal blocks: parameters stacked on axis 0, one traced body scanned over them."""
+"""Stacks of equal blocks: parameters stacked on axis 0, and one traced body scanned over them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,25 +11,25 @@ from flaxae.errors import require
 from flaxae.nn.linear import PRODUCT
 from flaxae.task import Context
 
-# What a recomputed block keeps all the same: nothing, or what its matmuls with weights made, so
-# that only what lies between them is computed again.
+# Values that a recomputed block keeps: none, or the outputs of its matmuls with weights, so that
+# only the operations between them are recomputed.
 KEPT = {
     "nothing": jax.checkpoint_policies.nothing_saveable,
-    # By name: `product` has a gradient of its own, in which policies see no matmul.
+    # By name: `product` defines its own gradient, in which policies see no matmul.
     "products": jax.checkpoint_policies.save_only_these_names(PRODUCT),
 }
 
 
 def stacked(make: Callable[[nnx.Rngs], nnx.Module], num_layers: int, rngs: nnx.Rngs) -> Any:
-    """One block whose variables have a leading layer axis.
+    """Make one block whose variables have a leading layer axis.
 
     Args:
-        make: builds a block from rngs; only `rngs.params` is drawn from.
+        make: builds a block from rngs, of which it uses the stream `params` only.
         num_layers: size of the layer axis.
-        rngs: gives one key, split over the layers.
+        rngs: source of one key, which is split over the layers.
 
     Returns:
-        The block; `scan_blocks` runs it.
+        The stacked block, for `scan_blocks`.
     """
     graphs = []
 
@@ -53,18 +53,18 @@ def scan_blocks(
     keep: str = "nothing",
     unroll: int = 1,
 ) -> tuple[Any, Any]:
-    """Runs a stacked block layer after layer.
+    """Run a stacked block layer after layer.
 
     Args:
         call: (block of one layer, x, its context, its slice of xs) -> (x, output).
-        blocks: what `stacked` made.
-        x: pytree that goes from layer to layer.
-        ctx: the stack's context; a layer's key folds in its index. What layers tap is recorded in
-            `ctx.taps` with a leading layer axis.
+        blocks: a block made by `stacked`.
+        x: pytree that is passed from layer to layer.
+        ctx: the stack's context; a layer's key folds in its index. States that layers tap are
+            recorded in `ctx.taps` with a leading layer axis.
         xs: pytree with a leading layer axis (a cache), or None.
-        remat: recompute the body in the backward pass.
-        keep: with remat, what is not computed again, of KEPT.
-        unroll: layers in one iteration; all of them where XLA's loop overhead matters (CPU).
+        remat: whether the body is recomputed in the backward pass.
+        keep: with remat, the values that are not recomputed, a key of KEPT.
+        unroll: layers per iteration; all of them if XLA's loop overhead matters (CPU).
 
     Returns:
         x, and the outputs stacked over layers.
@@ -86,13 +86,22 @@ def scan_blocks(
     return x, outs
 
 
-def check_kept(name: str, where: str, remat: bool) -> None:
-    """A ConfigError where a config names nothing that can be kept, or recomputes nothing."""
-    require(name in KEPT, f"{where}={name!r} is not one of: {', '.join(KEPT)}")
-    needed = where.replace("remat_keep", "remat")
+def check_kept(name: str, field: str, remat: bool) -> None:
+    """Check a config's choice of kept values.
+
+    Args:
+        name: the choice.
+        field: dotted name of its config field, for the message.
+        remat: whether blocks are recomputed.
+
+    Raises:
+        ConfigError: the choice is unknown, or blocks are not recomputed.
+    """
+    require(name in KEPT, f"{field}={name!r} is not one of: {', '.join(KEPT)}")
+    needed = field.replace("remat_keep", "remat")
     require(
         remat or name == "nothing",
-        f"{where}={name!r} needs {needed}=True: else nothing is recomputed, and all is kept",
+        f"{field}={name!r} needs {needed}=True: without it nothing is recomputed, and all is kept",
     )
 
 
@@ -103,20 +112,22 @@ def call_blocks(
     ctx: Context,
     xs: list[Any],
 ) -> tuple[Any, list[Any]]:
-    """`scan_blocks` of a few layers without a scan: what each gets and returns stays its own.
+    """Run a few layers without a scan; inputs and outputs of layers are not stacked.
 
     Args:
-        call, x, ctx: see `scan_blocks`.
-        blocks: what `unstacked` made.
-        xs: what each layer gets.
+        call: see `scan_blocks`.
+        blocks: one block per layer, made by `unstacked`.
+        x: see `scan_blocks`.
+        ctx: see `scan_blocks`.
+        xs: one input per layer.
 
     Returns:
-        x, and each layer's output.
+        x, and one output per layer.
     """
     outs, collected = [], []
-    for index, (block, own) in enumerate(zip(blocks, xs, strict=True)):
+    for index, (block, layer_xs) in enumerate(zip(blocks, xs, strict=True)):
         taps = ctx.taps.fresh()
-        x, out = call(block, x, ctx.layer(index, taps), own)
+        x, out = call(block, x, ctx.layer(index, taps), layer_xs)
         outs.append(out)
         collected.append(taps.collected)
     ctx.taps.collected.update(jax.tree.map(lambda *y: jnp.stack(y), *collected))
@@ -124,7 +135,7 @@ def call_blocks(
 
 
 def unstacked(tree: Any) -> list[Any]:
-    """A tree, or a block, for each layer."""
+    """Split a stacked tree or block into one per layer."""
     graphdef, leaves = nnx.split(tree) if isinstance(tree, nnx.Module) else (None, tree)
     num_layers = jax.tree.leaves(leaves)[0].shape[0]
     layers = [jax.tree.map(lambda x: x[i], leaves) for i in range(num_layers)]  # noqa: B023

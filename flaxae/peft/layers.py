@@ -12,8 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flaxae.errors import ConfigError
-from flaxae.nn.attention import Segments
 from flaxae.nn.linear import Linear
+from flaxae.nn.segments import Segments
 from flaxae.task import Context
 
 

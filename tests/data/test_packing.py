@@ -5,7 +5,7 @@ import pytest
 
 from flaxae.data.packing import Example, density, pack
 from flaxae.errors import ConfigError
-from flaxae.nn.attention import SHARED
+from flaxae.nn.bias import SHARED
 
 
 def drawn(seed, count=40):

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from flaxae.errors import ConfigError
-from flaxae.nn.attention import SHARED
+from flaxae.nn.bias import SHARED
 from flaxae.nn.stack import unstacked
 from tests.tiny.language_models import KINDS, context, random_ids, tiny
 

@@ -17,9 +17,10 @@ from flaxae.lm.t5.modeling import T5
 from flaxae.machine import sharding
 from flaxae.nn import gpu
 from flaxae.nn.attention import Attention
-from flaxae.nn.gpu import attention, gate, loss, norm
+from flaxae.nn.gpu import attention, availability, gate, loss, norm
 from flaxae.nn.gpu.call import call
-from flaxae.nn.linear import Linear, joinable
+from flaxae.nn.gpu.joined import joinable
+from flaxae.nn.linear import Linear
 from flaxae.nn.norm import RMSNorm
 from flaxae.task import Context, Taps
 
@@ -258,7 +259,7 @@ def test_only_plain_layers_are_joined():
 
 
 def test_where_a_gpu_uses_them(ctx, monkeypatch):
-    monkeypatch.setattr(gpu, "hopper", lambda: True)
+    monkeypatch.setattr(availability, "hopper", lambda: True)
     assert gpu.usable(ctx, gpu.FEW, jnp.bfloat16)
     assert not gpu.usable(ctx, gpu.FEW - 1, jnp.bfloat16)
     assert not gpu.usable(ctx, gpu.FEW, jnp.float32)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxae.nn import attention as attention_lib
 from flaxae.nn import mlp as mlp_lib
 from flaxae.nn import norm as norm_lib
-from flaxae.nn.attention import Attention, RelativeBias, causal_bias, padding_bias
+from flaxae.nn.attention import Attention
+from flaxae.nn.bias import RelativeBias, causal_bias, padding_bias, relative_buckets
 from flaxae.nn.linear import Embedding, Linear, dropout
 from flaxae.nn.mlp import MLP, FeedForward
 from flaxae.nn.norm import LayerNorm, RMSNorm
+from flaxae.nn.segments import join_segments, split_segments
 from flaxae.task import Context
 
 
@@ -176,9 +177,9 @@ def test_cross_attention(ctx):
 
 def test_split_and_join_are_inverse():
     x = normal(11, 2)
-    parts = attention_lib.split_segments(x, ((2, 3), (1, 5)))
+    parts = split_segments(x, ((2, 3), (1, 5)))
     assert [p.shape for p in parts] == [(2, 3, 2), (1, 5, 2)]
-    np.testing.assert_array_equal(attention_lib.join_segments(parts), x)
+    np.testing.assert_array_equal(join_segments(parts), x)
 
 
 def test_masks():
@@ -206,7 +207,7 @@ def torch_buckets(distance, bidirectional, num_buckets=32, max_distance=128):
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_relative_buckets(bidirectional):
     distance = np.arange(-200, 201)[None]
-    got = attention_lib.relative_buckets(distance, 32, 128, bidirectional)[0]
+    got = relative_buckets(distance, 32, 128, bidirectional)[0]
     assert got.tolist() == [torch_buckets(int(d), bidirectional) for d in distance[0]]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from flaxae.lm.t5 import params as t5_params
 from flaxae.lm.t5.generation import encode, generate, logits
-from flaxae.nn.attention import relative_buckets
+from flaxae.nn.bias import relative_buckets
 from flaxae.task import Context
 
 pytestmark = pytest.mark.parity

@@ -9,10 +9,12 @@ from jaxtyping import Array, Float, Int
 
 from flaxae.config import Section
 from flaxae.errors import require
-from flaxae.nn.attention import Attention, Bias, Segments
+from flaxae.nn.attention import Attention
+from flaxae.nn.bias import Bias
 from flaxae.nn.linear import dropout
 from flaxae.nn.mlp import MLP, FeedForward
 from flaxae.nn.norm import RMSNorm
+from flaxae.nn.segments import Segments
 from flaxae.nn.stack import check_kept
 from flaxae.task import Context
 

@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, Int
 from flaxae.errors import require
 from flaxae.lm.t5.blocks import DecoderBlock, EncoderBlock, T5Config
 from flaxae.losses import cross_entropy, linear_cross_entropy
-from flaxae.nn.attention import Bias, RelativeBias, Segments, causal_bias, padding_bias, with_slot
+from flaxae.nn.bias import Bias, RelativeBias, causal_bias, padding_bias, with_slot
 from flaxae.nn.linear import Embedding, Linear, dropout
 from flaxae.nn.norm import RMSNorm
+from flaxae.nn.segments import Segments
 from flaxae.nn.stack import call_blocks, scan_blocks, stacked, unstacked
 from flaxae.task import Context
 

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flaxae.nn.attention import MASKED
+from flaxae.nn.bias import MASKED
 from flaxae.nn.linear import Linear
 from flaxae.nn.norm import LayerNorm
 from flaxae.task import Context

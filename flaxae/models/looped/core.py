@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from flaxae.config import Section
@@ -25,6 +26,11 @@ from flaxae.task import Context
 
 LARGEST_DECAY = 0.999  # below 1 also where the parameter is so low that exp(-softplus) rounds to 1
 FIRST_DECAY = 0.9
+# (path regex, how the parameter is split): heads and feed-forward units over the axis "model".
+SHARDING_RULES = (
+    (r"blocks/(qkv|up)/kernel$", P(None, None, "model")),
+    (r"blocks/(out|down)/kernel$", P(None, "model", None)),
+)
 
 
 class Injection(enum.Enum):

@@ -5,13 +5,13 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from flaxae.config import Config, TaskConfig
 from flaxae.errors import require
 from flaxae.machine.sharding import split_rows
 from flaxae.models.looped import problems, tables
+from flaxae.models.looped.core import SHARDING_RULES
 from flaxae.models.looped.depth import grown, random_loops
 from flaxae.models.looped.modeling import LoopedTransformer, ModelConfig
 from flaxae.models.looped.problems import Drawn, Problem
@@ -88,10 +88,7 @@ class Endless:
 
 
 class LoopedTask(Task):
-    sharding_rules = (
-        (r"blocks/(qkv|up)/kernel$", P(None, None, "model")),
-        (r"blocks/(out|down)/kernel$", P(None, "model", None)),
-    )
+    sharding_rules = SHARDING_RULES
     # A vmapped program runs as many loops as its deepest lane: a sweep keeps such runs apart.
     lanes_apart = ("task.loops", "task.grad_loops", "task.loops_start")
 

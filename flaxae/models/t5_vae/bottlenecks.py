@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 from flaxae.config import Section
 from flaxae.errors import require
 from flaxae.lm.t5.blocks import T5Config
-from flaxae.nn.attention import Attention, padding_bias
+from flaxae.nn.attention import Attention
+from flaxae.nn.bias import padding_bias
 from flaxae.nn.linear import Linear
 from flaxae.nn.norm import RMSNorm
 from flaxae.task import Context

@@ -15,9 +15,9 @@ from flaxae import decoding
 from flaxae.lm.t5.modeling import EOS, PAD, T5, T5Config, shift_right
 from flaxae.models.t5_vae import bottlenecks
 from flaxae.models.t5_vae.bottlenecks import LatentConfig
-from flaxae.nn.attention import Segments, join_segments, split_segments
 from flaxae.nn.linear import Embedding, Linear
 from flaxae.nn.norm import RMSNorm
+from flaxae.nn.segments import Segments, join_segments, split_segments
 from flaxae.nn.stack import unstacked
 from flaxae.task import Carry, Context
 

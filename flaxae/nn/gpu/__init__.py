@@ -1,64 +1,133 @@
-"""Kernels for one NVIDIA GPU: what XLA does in several passes over memory is done in one.
+"""Kernels for one NVIDIA GPU, which do in one pass over memory what XLA does in several.
 
-They are written with Pallas, which lowers them by Triton. Layers ask `usable`, and where it says no
-they do the same in plain JAX. FLAXAE_GPU_KERNELS=off in the environment says no everywhere.
+They are written with Pallas, which lowers them by Triton. This module is the only entrance: a layer
+calls one of the `fused_...` functions, which returns None if no kernel takes the layer's arguments;
+the layer then does the same in plain JAX. Pallas is imported by the first kernel that runs.
+FLAXAE_GPU_KERNELS=off in the environment turns the kernels off.
 """
 
-import importlib.util
-import os
-from functools import cache
+from collections.abc import Sequence
+from typing import Literal
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from flaxae.errors import ConfigError
+from flaxae.nn.bias import Bias
+from flaxae.nn.gpu.availability import FEW as FEW
+from flaxae.nn.gpu.availability import MODES as MODES
+from flaxae.nn.gpu.availability import mode as mode
+from flaxae.nn.gpu.availability import usable as usable
+from flaxae.nn.linear import Linear
+from flaxae.nn.segments import Segments
 from flaxae.task import Context
 
-MODES = ("auto", "off", "interpret")  # interpret: the kernels' own code by plain JAX, anywhere
-FEW = 1024  # positions: with fewer, joining the weights takes longer than it saves
 
-
-def mode() -> str:
-    """One of MODES, from the environment.
-
-    Raises:
-        ConfigError: it is none of them.
-    """
-    found = os.environ.get("FLAXAE_GPU_KERNELS", "auto")
-    if found not in MODES:
-        raise ConfigError(f"FLAXAE_GPU_KERNELS={found!r} is not one of: {', '.join(MODES)}")
-    return found
-
-
-def usable(ctx: Context, positions: int, dtype: jnp.dtype | type) -> bool:
-    """Whether a layer that is traced now uses the kernels: in training, on one device.
-
-    Not over the devices of a mesh, which XLA cannot divide a kernel over (the mesh is that of
-    `jax.set_mesh`, as everywhere here), nor where layers' inner states are recorded or replaced,
-    which the kernels do not show.
+def fused_attention(
+    x: Float[Array, "N D"],
+    memory: Float[Array, "M D"] | None,
+    projections: tuple[Linear, Linear, Linear],
+    bias: Sequence[Bias],
+    ctx: Context,
+    *,
+    num_heads: int,
+    segments: Segments,
+    memory_segments: Segments,
+    dropout_rate: float,
+) -> Float[Array, "N HK"] | None:
+    """Return the heads of an attention layer, all segments in one kernel.
 
     Args:
-        ctx: the layer's.
-        positions: of all rows together.
-        dtype: of the computation; bfloat16 is what the kernels were measured with.
+        x: tokens of the queries.
+        memory: source of keys and values; None: x.
+        projections: maps to queries, keys and values.
+        bias: terms added to the scores, one entry per segment.
+        ctx: the layer's context.
+        num_heads: H.
+        segments: rows and length of each segment of x.
+        memory_segments: rows and length of each segment of the keys.
+        dropout_rate: probability that a weight is dropped; the kernel drops none.
+
+    Returns:
+        The heads of all tokens, or None if the kernel does not take these arguments.
     """
-    mesh, chosen = jax.sharding.get_abstract_mesh(), mode()
-    if chosen == "off" or mesh.size > 1 or not ctx.train or not ctx.taps.quiet:
-        return False
-    if chosen == "interpret":
-        return True
-    device = mesh.abstract_device  # of a slice, say, that is only compiled for
-    if device is not None and device.platform not in ("gpu", "cuda"):
-        return False
-    return positions >= FEW and jnp.dtype(dtype) == jnp.bfloat16 and hopper()
+    positions = sum(rows * length for rows, length in segments)
+    if dropout_rate > 0 or not usable(ctx, positions, projections[0].dtype):
+        return None
+    from flaxae.nn.gpu.attention_layer import attention_heads
+
+    return attention_heads(x, memory, projections, bias, num_heads, segments, memory_segments)
 
 
-@cache
-def hopper() -> bool:
-    """A GPU of the kind that was measured, and Pallas' lowering by Triton, which may leave JAX."""
-    if jax.default_backend() != "gpu":
+def fused_gate(
+    x: Float[Array, "... D"], gate: Linear, up: Linear, kind: Literal["gelu", "silu"], ctx: Context
+) -> Float[Array, "N F"] | None:
+    """Return act(gate(x)) * up(x) by one matmul and one kernel.
+
+    Args:
+        x: tokens.
+        gate: projection of the activated half.
+        up: projection of the other half.
+        kind: the activation; gelu is its tanh form.
+        ctx: the layer's context.
+
+    Returns:
+        Hidden units, or None if the kernel does not take these arguments.
+    """
+    if x.ndim != 2 or not usable(ctx, x.shape[0], gate.dtype):
+        return None
+    from flaxae.nn.gpu.gate import gated, supported
+    from flaxae.nn.gpu.joined import joinable, joined_product
+
+    if not joinable(gate, up) or not supported(gate.kernel.shape[1]):
+        return None
+    return gated(joined_product(x, gate, up), kind)
+
+
+def fused_norm(
+    x: Float[Array, "N D"],
+    plus: Float[Array, "N D"] | None,
+    scale: Float[Array, "D"],
+    eps: float,
+    dtype: jnp.dtype | type,
+    ctx: Context,
+) -> tuple[Float[Array, "N D"], Float[Array, "N D"]] | None:
+    """Return x, or x + plus, and its RMS norm; the gradients of both meet in one kernel.
+
+    Args:
+        x: tokens.
+        plus: added to x before the norm; None: nothing.
+        scale: scale of the norm.
+        eps: added to the mean square.
+        dtype: type of the norm.
+        ctx: the layer's context.
+
+    Returns:
+        Both arrays, or None if the kernels do not take these arguments.
+    """
+    alike = plus is None or plus.shape == x.shape
+    if x.ndim != 2 or not alike or not usable(ctx, x.shape[0], dtype):
+        return None
+    from flaxae.nn.gpu import norm
+
+    if not norm.supported(x):
+        return None
+    scale, dtype = scale.astype(jnp.float32), jnp.dtype(dtype)
+    if plus is None:
+        return norm.norm_beside(x, scale, eps, dtype)
+    return norm.norm_beside_sum(x, plus, scale, eps, dtype)
+
+
+def takes_logits(logits: Float[Array, "N V"], ctx: Context | None) -> bool:
+    """Return True if `max_and_logsumexp` takes these logits here; without a context it does not."""
+    if ctx is None or not usable(ctx, logits.shape[0], logits.dtype):
         return False
-    # "9.0"; AMD's devices have "gfx..." there.
-    if not jax.local_devices()[0].compute_capability.startswith("9."):
-        return False
-    return importlib.util.find_spec("jax.experimental.pallas.triton") is not None
+    from flaxae.nn.gpu.loss import supported
+
+    return supported(logits)
+
+
+def max_and_logsumexp(logits: Float[Array, "N V"]) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
+    """Return the maximum and the log-sum-exp of each row, float32, by one pass over the logits."""
+    from flaxae.nn.gpu import loss
+
+    return loss.max_and_logsumexp(logits)

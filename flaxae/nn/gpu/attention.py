@@ -1,4 +1,4 @@
-"""Attention over short rows, all segments, heads and rows in one kernel."""
+"""Attention over short rows, with all segments, heads and rows in one kernel."""
 
 import dataclasses
 import math
@@ -12,22 +12,23 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from flaxae.nn.gpu.call import call
+from flaxae.nn.segments import Segments
 
-Segments = tuple[tuple[int, int], ...]
-Tables = tuple[Array, ...]
-Places = Any  # a slice of positions
-ROWS = 8  # of one program, at most; it sums the bias' gradient over them
-SCORES = 64 * 64  # a row's, which stay in registers
+Arrays = tuple[Array, ...]
+Slice = Any  # a slice of positions
+ROWS = 8  # at most per program, which sums the bias' gradient over them
+SCORES = 64 * 64  # at most per row; they stay in registers
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is fixed when a kernel is made.
+    """The sizes that are fixed when a kernel is made.
 
     Attributes:
         heads: H.
-        width: K, of a head.
-        queries, keys: rows and lengths of each segment.
+        width: K, the width of a head.
+        queries: rows and length of each segment of the queries.
+        keys: rows and length of each segment of the keys.
     """
 
     heads: int
@@ -36,19 +37,21 @@ class _Plan:
     keys: Segments
 
     def rows(self, segment: int) -> int:
-        """Rows of one program."""
+        """Return the rows per program."""
         return math.gcd(self.queries[segment][0], ROWS)
 
     def programs(self, segment: int) -> int:
+        """Return the number of programs of a segment, per head."""
         return self.queries[segment][0] // self.rows(segment)
 
     @property
     def grid(self) -> tuple[int, int]:
+        """The numbers of programs: over all segments, and heads."""
         return sum(self.programs(i) for i in range(len(self.queries))), self.heads
 
 
 def supported(heads: int, width: int, queries: Segments, keys: Segments) -> bool:
-    """Whether the kernels take these heads and rows: powers of 2, one row's scores not too many."""
+    """Return True if the kernels take these sizes: powers of 2, and one row's scores fit."""
     sizes = {length for _, length in (*queries, *keys)} | {width}
     if heads < 1 or any(n < 16 or n.bit_count() > 1 for n in sizes):
         return False
@@ -66,21 +69,27 @@ def fused_attention(
     queries: Segments,
     keys: Segments,
 ) -> Float[Array, "N HK"]:
-    """softmax(q k^T + bias + mask) v of each row and head, the softmax in float32.
+    """Return softmax(q k^T + bias + mask) v of each row and head, the softmax in float32.
 
-    Scores are never in the device's memory: the backward pass makes them again. It returns the
-    gradients as joined as the arguments came.
+    Scores are never in the device's memory: the backward pass recomputes them. The gradients are
+    joined like the arguments.
 
     Args:
         joined: one array (N, 3 HK) of queries, keys and values side by side, or two: (N, HK) of
             queries and (M, 2 HK) of keys and values.
-        bias: for each segment what is added to the scores of all its rows, learned; or empty.
-        mask: what is added to the scores of a key, everywhere; a constant.
-        heads, width: H and K.
-        queries, keys: rows and lengths of each segment; as many rows of keys as of queries.
+        bias: learned terms added to the scores of all rows of a segment, one table per segment; or
+            empty.
+        mask: constant added to all scores of a key; None: nothing.
+        heads: H.
+        width: K.
+        queries: rows and length of each segment of the queries.
+        keys: the same of the keys; each segment has as many rows as its queries.
+
+    Returns:
+        The heads side by side, (N, HK).
 
     Raises:
-        ValueError: the arrays' shapes are not those; the kernels would read and write beside them.
+        ValueError: an array has another shape; the kernels would access memory outside of it.
     """
     plan = _Plan(heads, width, queries, keys)
     n, m = (sum(rows * length for rows, length in side) for side in (queries, keys))
@@ -95,13 +104,13 @@ def fused_attention(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(plan: _Plan, joined: Tables, bias: Tables, mask: Array | None) -> Array:
+def _attention(plan: _Plan, joined: Arrays, bias: Arrays, mask: Array | None) -> Array:
     return _forward(plan, joined, bias, mask)[0]
 
 
 def _forward(
-    plan: _Plan, joined: Tables, bias: Tables, mask: Array | None
-) -> tuple[Array, tuple[Tables, Tables, Array | None]]:
+    plan: _Plan, joined: Arrays, bias: Arrays, mask: Array | None
+) -> tuple[Array, tuple[Arrays, Arrays, Array | None]]:
     shape = joined[0].shape[0], plan.heads * plan.width
     out = jax.ShapeDtypeStruct(shape, joined[0].dtype)
     kernel = partial(_forward_kernel, plan, len(joined), len(bias))
@@ -111,8 +120,8 @@ def _forward(
 
 
 def _backward(
-    plan: _Plan, saved: tuple[Tables, Tables, Array | None], grad: Array
-) -> tuple[Tables, Tables, Array | None]:
+    plan: _Plan, saved: tuple[Arrays, Arrays, Array | None], grad: Array
+) -> tuple[Arrays, Arrays, Array | None]:
     joined, bias, mask = saved
     out = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in joined]
     for i, table in enumerate(bias):
@@ -131,7 +140,7 @@ _attention.defvjp(_forward, _backward)
 
 
 def _each_segment(plan: _Plan, body: Callable[[int, Any], None]) -> None:
-    """Calls body(segment, number of this program in it) of the segment that this program is of."""
+    """Call body(segment, index of this program in the segment) for this program's segment."""
     program, first = pl.program_id(0), 0
     for i in range(len(plan.queries)):
         last = first + plan.programs(i)
@@ -143,21 +152,21 @@ def _each_segment(plan: _Plan, body: Callable[[int, Any], None]) -> None:
 
 
 def _parts(plan: _Plan, refs: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """Where queries, keys and values of this program's head are: arrays and their columns."""
+    """Return the array and the columns of this program's queries, keys and values."""
     q, kv = refs[0], refs[-1]
-    begin = 0 if len(refs) == 2 else 1  # which of its parts of H * K columns the keys are
+    begin = 0 if len(refs) == 2 else 1  # index of the keys among its parts of H * K columns
     parts = ((q, 0), (kv, begin), (kv, begin + 1))
     head = pl.program_id(1) * plan.width
     return [(ref, pl.ds(n * plan.heads * plan.width + head, plan.width)) for ref, n in parts]
 
 
-def _row(plan: _Plan, segment: int, row: Any) -> tuple[Places, Places]:
-    """Where a row's queries and keys are."""
-    places = []
+def _row(plan: _Plan, segment: int, row: Any) -> tuple[Slice, Slice]:
+    """Return the positions of a row's queries and keys."""
+    slices = []
     for side in (plan.queries, plan.keys):
         start = sum(rows * length for rows, length in side[:segment])
-        places.append(pl.ds(start + row * side[segment][1], side[segment][1]))
-    return places[0], places[1]
+        slices.append(pl.ds(start + row * side[segment][1], side[segment][1]))
+    return slices[0], slices[1]
 
 
 def _dot(a: Array, b: Array, contract: tuple[int, int]) -> Array:

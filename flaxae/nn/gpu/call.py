@@ -1,4 +1,4 @@
-"""How a kernel is called."""
+"""The call of a kernel, by Pallas."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
-from flaxae.nn import gpu
+from flaxae.nn.gpu.availability import mode
 
 
 def call(
@@ -18,16 +18,19 @@ def call(
     *,
     name: str,
 ) -> Any:
-    """Runs kernel(*references to args, *references to outputs) once for each place of a grid.
+    """Run kernel(*references to args, *references to outputs) once per point of a grid.
 
     Args:
-        kernel: reads and writes whole arrays where it wants.
-        args: what it reads.
-        out: shapes and dtypes of what it writes; every element must be written.
-        grid: how many programs, along up to 3 axes.
-        name: in profiles.
+        kernel: function that reads and writes any part of the whole arrays.
+        args: input arrays.
+        out: shapes and dtypes of the outputs; every element must be written.
+        grid: numbers of programs along up to 3 axes.
+        name: name in profiles.
+
+    Returns:
+        Arrays of `out`'s structure.
     """
-    interpret = gpu.mode() == "interpret"
+    interpret = mode() == "interpret"
     params = None
     if not interpret:
         from jax.experimental.pallas import triton

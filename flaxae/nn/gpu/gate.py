@@ -1,4 +1,4 @@
-"""Gated activations of the two halves of one array, and their gradient, written as one array."""
+"""Gated activations of two halves of one array; their gradient is written as one array."""
 
 from functools import partial
 from typing import Any, Literal
@@ -10,12 +10,12 @@ from jaxtyping import Array, Float
 
 from flaxae.nn.gpu.call import call
 
-LEAST, MOST = 1024, 2048  # columns of one program, which has one row
+LEAST, MOST = 1024, 2048  # columns per program, which has one row
 Kind = Literal["gelu", "silu"]
 
 
 def supported(half: int) -> bool:
-    """Whether the kernels take rows of two halves so wide."""
+    """Return True if the kernels take halves of this width."""
     return half % LEAST == 0
 
 
@@ -29,7 +29,7 @@ def _columns(half: int) -> int:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gated(x: Float[Array, "N 2F"], kind: Kind) -> Float[Array, "N F"]:
-    """act(first half) * second half; gelu is the tanh form, written by a sigmoid."""
+    """Return act(first half) * second half; gelu is the tanh form, computed by a sigmoid."""
     return _forward(x, kind)[0]
 
 
@@ -48,15 +48,15 @@ def _backward(kind: Kind, x: Array, grad: Array) -> tuple[Array]:
 gated.defvjp(_forward, _backward)
 
 
-def _places(half: int) -> tuple[Any, Any, Any]:
-    """This program's row, its columns, and the same columns of the second half."""
+def _slices(half: int) -> tuple[Any, Any, Any]:
+    """Return this program's row, its columns, and the same columns of the second half."""
     count = _columns(half)
     column = pl.program_id(1) * count
     return pl.program_id(0), pl.ds(column, count), pl.ds(half + column, count)
 
 
 def _sigmoid_of(x: Array, kind: Kind) -> tuple[Array, Array | float]:
-    """act(x) / x = sigmoid(u), and du / dx."""
+    """Return act(x) / x = sigmoid(u), and du / dx."""
     if kind == "silu":
         return jax.nn.sigmoid(x), 1.0
     c, a = 2 * (2 / jnp.pi) ** 0.5, 0.044715
@@ -64,13 +64,13 @@ def _sigmoid_of(x: Array, kind: Kind) -> tuple[Array, Array | float]:
 
 
 def _forward_kernel(kind: Kind, x_ref: Any, out_ref: Any) -> None:
-    row, first, second = _places(out_ref.shape[1])
+    row, first, second = _slices(out_ref.shape[1])
     gate, up = x_ref[row, first].astype(jnp.float32), x_ref[row, second].astype(jnp.float32)
     out_ref[row, first] = (gate * _sigmoid_of(gate, kind)[0] * up).astype(out_ref.dtype)
 
 
 def _backward_kernel(kind: Kind, x_ref: Any, grad_ref: Any, dx_ref: Any) -> None:
-    row, first, second = _places(grad_ref.shape[1])
+    row, first, second = _slices(grad_ref.shape[1])
     gate, up = x_ref[row, first].astype(jnp.float32), x_ref[row, second].astype(jnp.float32)
     grad = grad_ref[row, first].astype(jnp.float32)
     open_, slope = _sigmoid_of(gate, kind)

@@ -1,4 +1,4 @@
-"""What a cross entropy needs of each row of logits, by one pass over them."""
+"""Maximum and log-sum-exp of each row of logits, by one pass over them."""
 
 from typing import Any
 
@@ -9,18 +9,19 @@ from jaxtyping import Array, Float
 
 from flaxae.nn.gpu.call import call
 
-ROWS, PART, PARTS = 4, 256, 4  # of one program, of a row at a time, and of these together
-LEAST = 128  # the narrowest part, a power of 2
+ROWS = 4  # per program
+PART, PARTS = 256, 4  # columns of a part, and parts read together
+LEAST = 128  # columns of the narrowest part, a power of 2
 
 
 def supported(logits: Array) -> bool:
-    """Whether the kernel takes such logits."""
+    """Return True if the kernel takes logits of this shape."""
     rows, width = logits.shape
     return rows % ROWS == 0 and width % LEAST == 0 and width >= PART * PARTS
 
 
 def max_and_logsumexp(logits: Float[Array, "N V"]) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
-    """Each row's largest element and the logarithm of its exponentials' sum, float32."""
+    """Return the maximum and the log-sum-exp of each row, float32."""
     out = [jax.ShapeDtypeStruct(logits.shape[:1], jnp.float32)] * 2
     grid = (logits.shape[0] // ROWS,)
     return tuple(call(_kernel, (logits,), out, grid, name="max_and_logsumexp"))
@@ -29,8 +30,8 @@ def max_and_logsumexp(logits: Float[Array, "N V"]) -> tuple[Float[Array, "N"], F
 def _kernel(logits_ref: Any, top_ref: Any, out_ref: Any) -> None:
     at, width = pl.ds(pl.program_id(0) * ROWS, ROWS), logits_ref.shape[1]
 
-    def seen(start: Any, sizes: list[int], top: Array, total: Array) -> tuple[Array, Array]:
-        """The largest so far, and the sum of exponentials relative to it."""
+    def update(start: Any, sizes: list[int], top: Array, total: Array) -> tuple[Array, Array]:
+        """Return the maximum so far, and the sum of exponentials relative to it."""
         parts = []
         for size in sizes:
             parts.append(logits_ref[at, pl.ds(start, size)].astype(jnp.float32))
@@ -44,14 +45,14 @@ def _kernel(logits_ref: Any, top_ref: Any, out_ref: Any) -> None:
         return new, total
 
     step = PART * PARTS
-    lowest = float(jnp.finfo(jnp.float32).min)  # not -inf: a part may hold nothing else
+    lowest = float(jnp.finfo(jnp.float32).min)  # not -inf: all of a part may be -inf
     carry = jnp.full(ROWS, lowest, jnp.float32), jnp.zeros(ROWS, jnp.float32)
     top, total = jax.lax.fori_loop(
-        0, width // step, lambda n, carry: seen(n * step, [PART] * PARTS, *carry), carry
+        0, width // step, lambda n, carry: update(n * step, [PART] * PARTS, *carry), carry
     )
     start, rest = width // step * step, width % step
     sizes = [PART] * (rest // PART) + [LEAST] * (rest % PART // LEAST)
     if sizes:
-        top, total = seen(start, sizes, top, total)
+        top, total = update(start, sizes, top, total)
     top_ref[at] = top
     out_ref[at] = top + jnp.log(total)

@@ -1,4 +1,4 @@
-"""RMSNorm of a sum, and the gradient of a norm's argument that goes on beside the norm."""
+"""RMSNorm of a residual stream: the sum before the norm, and the gradients of both in one pass."""
 
 from functools import partial
 from typing import Any
@@ -10,29 +10,30 @@ from jaxtyping import Array, Float
 
 from flaxae.nn.gpu.call import call
 
-TOKENS = 64  # of one program of the backward pass
-HELD = 4 * 768  # numbers of an array at a time, where rows are short: each warp has a row
-WIDEST = 4096  # a row: with more the registers would not do
+TOKENS = 64  # per program of the backward pass
+IN_REGISTERS = 4 * 768  # numbers of an array at a time if rows are short: one row per warp
+WIDEST = 4096  # columns per row; wider rows exceed the registers
 
 
 def supported(x: Array) -> bool:
-    """Whether the kernels take x: at most 8 powers of 2 wide, rows that they can share out."""
+    """Return True if the kernels take x: a width of at most 8 parts, and divisible rows."""
     if x.ndim != 2 or x.shape[1] > min(8 * _part(x.shape[1]), WIDEST):
         return False
     return x.shape[0] % _rows(x.shape[1]) == 0
 
 
 def _rows(width: int) -> int:
-    """Rows at a time: a power of 2."""
-    return min(16, 1 << (max(HELD // width, 1).bit_length() - 1))
+    """Return the number of rows at a time, a power of 2."""
+    return min(16, 1 << (max(IN_REGISTERS // width, 1).bit_length() - 1))
 
 
 def _part(width: int) -> int:
-    """How many columns are held in one register array: a power of 2."""
+    """Return the number of columns in one register array, a power of 2."""
     return min(width & -width, 1024)
 
 
 def _cuts(width: int) -> list[Any]:
+    """Return the slices of columns, one per register array."""
     size = _part(width)
     return [pl.ds(i * size, size) for i in range(width // size)]
 
@@ -44,13 +45,14 @@ def sum_and_rms_norm(
     eps: float,
     dtype: jnp.dtype,
 ) -> tuple[Float[Array, "N D"], Float[Array, "N D"], Float[Array, "N"]]:
-    """A sum and its norm.
+    """Return a sum and its norm.
 
     Args:
-        x, plus: of one dtype.
-        scale: float32.
+        x: residual stream.
+        plus: added to x, of x's type.
+        scale: scale of the norm, float32.
         eps: added to the mean square.
-        dtype: of the norm.
+        dtype: type of the norm.
 
     Returns:
         x + plus, its norm, and 1 / rms(x + plus), float32.
@@ -88,14 +90,14 @@ def rms_norm_backward(
     grad: Float[Array, "N D"],
     beside: Float[Array, "N D"],
 ) -> tuple[Float[Array, "N D"], Float[Array, "D"]]:
-    """The gradients of (x, x / rms(x) * scale).
+    """Return the gradients of (x, x / rms(x) * scale).
 
     Args:
-        x: what was normalised.
+        x: argument of the norm.
         inverse: 1 / rms(x), float32.
-        scale: float32.
-        grad: of the norm.
-        beside: of x itself.
+        scale: scale of the norm, float32.
+        grad: gradient of the norm's output.
+        beside: gradient of x itself.
 
     Returns:
         The gradients of x, in x's dtype, and of the scale, float32.
@@ -143,3 +145,72 @@ def _kernel(tokens: int, *refs: Any) -> None:
     sums = jax.lax.fori_loop(0, tokens // count, rows, sums)
     for cut, part in zip(cuts, sums, strict=True):
         part_ref[program, cut] = jnp.sum(part, axis=0)
+
+
+# The fused operations below are differentiated as a whole. `norm_beside` is plain JAX forward, as
+# `flaxae.nn.norm` computes it.
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def norm_beside(
+    x: Float[Array, "N D"], scale: Float[Array, "D"], eps: float, dtype: jnp.dtype
+) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
+    """Return x and its norm.
+
+    Args:
+        x: residual stream.
+        scale: scale of the norm, float32.
+        eps: added to the mean square.
+        dtype: type of the norm.
+
+    Returns:
+        x, and x / rms(x) * scale.
+    """
+    return _norm_beside_forward(x, scale, eps, dtype)[0]
+
+
+def _norm_beside_forward(
+    x: Array, scale: Array, eps: float, dtype: jnp.dtype
+) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
+    wide = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    y = (wide * inverse * scale[None]).astype(dtype)
+    return (x, y), (x, inverse, scale)
+
+
+def _norm_beside_backward(
+    eps: float, dtype: jnp.dtype, saved: tuple[Array, Array, Array], grads: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    x, inverse, scale = saved
+    return rms_norm_backward(x, inverse[:, 0], scale, grads[1], grads[0])
+
+
+norm_beside.defvjp(_norm_beside_forward, _norm_beside_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def norm_beside_sum(
+    x: Float[Array, "N D"],
+    plus: Float[Array, "N D"],
+    scale: Float[Array, "D"],
+    eps: float,
+    dtype: jnp.dtype,
+) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
+    """Return x + plus and its norm; see `norm_beside`."""
+    return sum_and_rms_norm(x, plus, scale, eps, dtype)[:2]
+
+
+def _norm_beside_sum_forward(
+    x: Array, plus: Array, scale: Array, eps: float, dtype: jnp.dtype
+) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
+    both, y, inverse = sum_and_rms_norm(x, plus, scale, eps, dtype)
+    return (both, y), (both, inverse, scale)
+
+
+def _norm_beside_sum_backward(
+    eps: float, dtype: jnp.dtype, saved: tuple[Array, Array, Array], grads: tuple[Array, Array]
+) -> tuple[Array, Array, Array]:
+    both, inverse, scale = saved
+    dx, dscale = rms_norm_backward(both, inverse, scale, grads[1], grads[0])
+    return dx, dx, dscale
+
+
+norm_beside_sum.defvjp(_norm_beside_sum_forward, _norm_beside_sum_backward)

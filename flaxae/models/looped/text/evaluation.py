@@ -15,7 +15,7 @@ from jaxtyping import Float
 from flaxae.measures import stats
 from flaxae.models.looped import figures
 from flaxae.models.looped.depth import random_loops
-from flaxae.models.looped.text.task import places
+from flaxae.models.looped.text.data import targets_and_weights
 from flaxae.task import Context
 
 SPLITS = ("dev", "test_file", "test_line")
@@ -25,7 +25,7 @@ FLAT = 1.05  # bits after the most loops over those after the mean of training
 
 @partial(jax.jit, static_argnums=(0, 3))
 def _nats(graphdef: Any, params: Any, batch: Any, loops: int) -> Any:
-    rows, weight = places(batch)
+    rows, weight = targets_and_weights(batch)
     ctx = Context(jax.random.key(0), jnp.int32(0))
     model = nnx.merge(graphdef, params)
     return model.nats_by_loop(rows, weight, ctx, loops), jnp.sum(weight, axis=1)

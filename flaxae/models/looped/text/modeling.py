@@ -16,10 +16,9 @@ from flaxae.errors import require
 from flaxae.losses import cross_entropy
 from flaxae.machine.sharding import split_rows
 from flaxae.models.looped.core import LoopedBlocks, LoopSizes, Tail
+from flaxae.models.looped.text.data import BYTES, NEWLINE
 from flaxae.nn.linear import Embedding, Linear
 from flaxae.task import Context
-
-BYTES, NEWLINE = 256, 10
 
 
 @dataclasses.dataclass

@@ -9,17 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from flaxae.config import Config, DataConfig, TaskConfig
-from flaxae.data.config import LongLines, TextDataConfig, text_data
+from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.hub import load_examples
 from flaxae.data.loader import ArraySource
 from flaxae.data.text import Splits, split_corpus
 from flaxae.errors import ConfigError, require
+from flaxae.models.looped.core import SHARDING_RULES
 from flaxae.models.looped.depth import random_loops
-from flaxae.models.looped.task import LoopedTask
-from flaxae.models.looped.text.modeling import BYTES, NEWLINE, LoopedText, TextModelConfig
+from flaxae.models.looped.text.data import BYTES, decode_row, encode_lines, targets_and_weights
+from flaxae.models.looped.text.modeling import LoopedText, TextModelConfig
 from flaxae.task import Context, Loss, Source, Task
 
 
@@ -55,7 +56,7 @@ class TextConfig(TaskConfig):
 
 
 class TextTask(Task):
-    sharding_rules = LoopedTask.sharding_rules
+    sharding_rules = SHARDING_RULES
     hparams = {"loops": "task.loops"}
     lanes_apart = ("task.loops",)
 
@@ -75,7 +76,7 @@ class TextTask(Task):
             raise ConfigError(f"no split {split!r}: this data has {', '.join(self.splits)}")
         if split not in self._sources:
             data = self.data_config
-            arrays = rows_of(self.splits[split], data.max_length, data.long_lines)
+            arrays = encode_lines(self.splits[split], data.max_length, data.long_lines)
             train = split == "train"
             self._sources[split] = ArraySource(arrays, data.batch_size, data.seed, train)
         return self._sources[split]
@@ -102,7 +103,7 @@ class TextTask(Task):
 
     def loss(self, model: LoopedText, batch: Any, ctx: Context) -> Loss:
         """Nats a byte, their mean over the last min(b, T) loops; the log's bits are the last's."""
-        options, (rows, weight) = self.options, places(batch)
+        options, (rows, weight) = self.options, targets_and_weights(batch)
         loops = self.loops(ctx)
         grad_loops: Any = options.grad_loops
         (nats, hits), taken = model.last_loops(
@@ -118,7 +119,7 @@ class TextTask(Task):
 
     def eval_step(self, model: LoopedText, batch: Any, ctx: Context) -> dict[str, Any]:
         """After the mean number of loops."""
-        rows, weight = places(batch)
+        rows, weight = targets_and_weights(batch)
         loops = self.loops(ctx)
         (nats, hits), _ = model.last_loops(rows, weight, ctx, loops=loops, grad_loops=1, window=1)
         count = jnp.sum(weight)
@@ -137,7 +138,7 @@ class TextTask(Task):
             return nnx.merge(graphdef, params).sample(ctx, n, length, loops, temperature)
 
         loops = jnp.asarray(ctx.hparams.get("loops", self.options.loops))
-        return {"samples": [text_of(row) for row in np.asarray(draw(params, loops))]}
+        return {"samples": [decode_row(row) for row in np.asarray(draw(params, loops))]}
 
     def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
         from flaxae.models.looped.text import evaluation
@@ -154,42 +155,3 @@ class TextTask(Task):
         last = min(options.loops, options.grad_loops)
         token = loop * (options.loops + 2 * last) + 3 * read_out * options.grad_loops
         return float(data.batch_size * data.max_length * token)
-
-
-def rows_of(lines: list[str], length: int, long_lines: LongLines) -> dict[str, np.ndarray]:
-    """Lines as rows of bytes, each ended by a newline and padded with zeros.
-
-    Args:
-        lines: texts of one line each.
-        length: bytes of a row, the newline among them.
-        long_lines: what does not fit is left out, or cut (and then has no newline).
-
-    Raises:
-        ConfigError: nothing is left.
-    """
-    raw = [line.encode("utf-8", "surrogatepass") + b"\n" for line in lines]
-    if long_lines is LongLines.SKIP:
-        raw = [row for row in raw if len(row) <= length]
-    require(
-        bool(raw),
-        f"none of {len(lines)} lines has at most data.max_length={length} bytes with its newline: "
-        "raise it, or set data.long_lines=truncate",
-    )
-    out = np.zeros((len(raw), length), np.uint8)
-    for i, row in enumerate(raw):
-        out[i, : len(row)] = np.frombuffer(row[:length], np.uint8)
-    lengths = np.minimum([len(row) for row in raw], length).astype(np.int32)
-    return {"bytes": out, "length": lengths}
-
-
-def places(batch: Any) -> tuple[Int[Array, "B L"], Float[Array, "B L"]]:
-    """A batch's bytes, and 1 where a place is no padding."""
-    rows = batch["bytes"].astype(jnp.int32)
-    real = jnp.arange(rows.shape[1])[None] < batch["length"][:, None]
-    return rows, real.astype(jnp.float32) * batch["weight"][:, None]
-
-
-def text_of(row: np.ndarray) -> str:
-    """A row's text, up to its newline."""
-    raw = bytes(row.astype(np.uint8)).split(bytes([NEWLINE]))[0]
-    return raw.decode("utf-8", "replace")

@@ -14,7 +14,7 @@ from flaxae.config import from_json, to_json
 from flaxae.data.config import LongLines
 from flaxae.errors import ConfigError
 from flaxae.models.looped.text import evaluation
-from flaxae.models.looped.text.task import places, rows_of, text_of
+from flaxae.models.looped.text.data import decode_row, encode_lines, targets_and_weights
 from flaxae.storage import workdir as workdir_lib
 from flaxae.task import Context
 from flaxae.training.loop import Loop
@@ -41,18 +41,18 @@ def test_depth_is_drawn_anew_at_each_step(workdir):
 
 def test_rows_are_bytes_with_a_newline():
     lines = ["ab", "é", "abcdefgh"]
-    rows = rows_of(lines, 4, LongLines.SKIP)
+    rows = encode_lines(lines, 4, LongLines.SKIP)
     np.testing.assert_array_equal(rows["bytes"][0], [97, 98, 10, 0])
-    assert [text_of(row) for row in rows["bytes"]] == lines[:2]
+    assert [decode_row(row) for row in rows["bytes"]] == lines[:2]
     assert rows["length"].tolist() == [3, 3]
-    cut = rows_of(lines, 4, LongLines.TRUNCATE)
+    cut = encode_lines(lines, 4, LongLines.TRUNCATE)
     assert bytes(cut["bytes"][2]) == b"abcd" and cut["length"][2] == 4
-    _, weight = places(
+    _, weight = targets_and_weights(
         {k: jnp.asarray(v) for k, v in rows.items()} | {"weight": jnp.array([1.0, 0.0])}
     )
     np.testing.assert_array_equal(weight, [[1, 1, 1, 0], [0, 0, 0, 0]])
     with pytest.raises(ConfigError, match="max_length=4"):
-        rows_of(["abcdefgh"], 4, LongLines.SKIP)
+        encode_lines(["abcdefgh"], 4, LongLines.SKIP)
 
 
 def test_evaluation_is_the_definition_and_tells_it(workdir, tmp_path, capsys):
