@@ -1,18 +1,19 @@
-"""What typed configs are made of: sections of checked fields, found and set by dotted names.
+"""Sections: config dataclasses with checked fields that are found by dotted names.
 
-Conventions: enums for choices, 0 or "" means off, tuples are checked by `validate()`.
+Conventions: enums for choices; 0 or "" means off; tuples' contents are checked by `validate()`.
 """
 
 import dataclasses
 import enum
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from flaxae.errors import ConfigError
 
 
 class Section:
-    """Base of all config dataclasses: no unknown fields, no writes once frozen."""
+    """Base class of all config dataclasses: no unknown fields, read-only once frozen."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self.__dict__.get("_frozen"):
@@ -25,10 +26,10 @@ class Section:
         object.__setattr__(self, name, value)
 
     def validate(self) -> None:
-        """Checks what types cannot say. Raises ConfigError."""
+        """Check the values of the fields; raise ConfigError if one is not allowed."""
 
     def freeze(self) -> None:
-        """Validates and freezes this section and all below it."""
+        """Validate this section and all below it, and make them read-only."""
         self.validate()
         for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
             value = getattr(self, field.name)
@@ -38,13 +39,13 @@ class Section:
 
 
 def field_types(cls: type) -> dict[str, Any]:
-    """Name -> type of a config dataclass's fields."""
+    """Return the type of each field of a config dataclass."""
     hints = typing.get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 
 
-def iterate_fields(config: Section, prefix: str = ""):
-    """Yields (dotted name, type, value) of every leaf field."""
+def iterate_fields(config: Section, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted name, type, value) of every field that is not a section."""
     for name, kind in field_types(type(config)).items():
         value = getattr(config, name)
         if isinstance(value, Section):
@@ -54,7 +55,7 @@ def iterate_fields(config: Section, prefix: str = ""):
 
 
 def get_field(config: Section, dotted: str) -> Any:
-    """The value of a dotted field. Raises ConfigError where there is none."""
+    """Return the value of a dotted field; raise ConfigError if there is no such field."""
     for part in dotted.split("."):
         if not isinstance(config, Section) or part not in field_types(type(config)):
             raise ConfigError(f"the config has no field {dotted!r}")
@@ -63,19 +64,19 @@ def get_field(config: Section, dotted: str) -> Any:
 
 
 def set_field(config: Section, dotted: str, value: Any) -> None:
-    """Sets a dotted field, type-checked. Raises ConfigError."""
+    """Set a dotted field; raise ConfigError if the field is unknown or the type is wrong."""
     *parents, name = dotted.split(".")
     holder = get_field(config, ".".join(parents)) if parents else config
     kinds = field_types(type(holder)) if isinstance(holder, Section) else {}
     if name not in kinds:
         raise ConfigError(
-            f"the config has no field {dotted!r}; beside it are: {', '.join(sorted(kinds))}"
+            f"the config has no field {dotted!r}; its section has: {', '.join(sorted(kinds))}"
         )
     setattr(holder, name, coerce(value, kinds[name], dotted))
 
 
 def coerce(value: Any, kind: Any, name: str) -> Any:
-    """A value as a field's type. Raises ConfigError where it is of another."""
+    """Convert a value to a field's type; raise ConfigError if it does not fit."""
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         if isinstance(value, kind):
             return value
@@ -95,5 +96,5 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
 
 
 def as_tuples(value: Any) -> Any:
-    """Lists, as JSON has them, as tuples, at every depth."""
+    """Convert lists, which JSON uses for tuples, to tuples at every depth."""
     return tuple(as_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value

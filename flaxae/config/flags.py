@@ -24,7 +24,13 @@ PARSERS: dict[Any, Callable[[str], Any]] = {
 
 
 class Parsed(NamedTuple):
-    """A command line: the config with its overrides, the workdir, and the command's own options."""
+    """Parts of a command line.
+
+    Attributes:
+        config: the config with its overrides.
+        workdir: the run's folder; "" if the command needs none.
+        extra: values of the command's own options.
+    """
 
     config: Config
     workdir: str
@@ -37,23 +43,23 @@ def parse(
     usage: str = "",
     workdir: bool = True,
 ) -> Parsed:
-    """Reads `PROGRAM --config=FILE[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]`.
+    """Parse `PROGRAM --config=FILE[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]`.
 
     Args:
         argv: the command line, the program's name first.
-        options: what the command takes beside the config and the workdir.
-        usage: one line for `--help`: what the command does.
+        options: options of the command besides the config and the workdir.
+        usage: one line for `--help` that says what the command does.
         workdir: whether the command needs a workdir.
 
     Returns:
-        The config (valid, not frozen), the workdir ("" where none is needed), the options' values.
+        The valid config, not frozen, with the workdir and the options' values.
 
     Raises:
         ConfigError: one message that names the argument and the way out.
         SystemExit: code 0, after `--help`.
     """
     if workdir:
-        options = (Option("workdir", "", "the run's folder; made, or resumed from"), *options)
+        options = (Option("workdir", "", "the run's folder: created, or resumed from"), *options)
     own = {option.name: option for option in options}
     extra = {name: option.default for name, option in own.items()}
     path, overrides, wants_help = "", [], False
@@ -79,9 +85,11 @@ def parse(
         print(help_text(argv[0], path, config or Config(), options, usage))
         raise SystemExit(0)
     if config is None:
-        raise ConfigError("--config is missing, e.g. --config=configs/t5_vae/python_lines.py")
+        raise ConfigError(
+            "--config is missing, for example --config=configs/t5_vae/python_lines.py"
+        )
     if workdir and not extra["workdir"]:
-        raise ConfigError("--workdir is missing: the folder that the run lives in, e.g. runs/x")
+        raise ConfigError("--workdir is missing: the run's folder, for example runs/x")
     for name, text in overrides:
         override(config, name, text)
     validate(config)
@@ -89,10 +97,16 @@ def parse(
 
 
 def override(config: Config, name: str, text: str | None) -> None:
-    """Sets a dotted field from a command line's text; None: a bare boolean flag.
+    """Set a dotted field from the text of a command line.
+
+    Args:
+        config: the config to change.
+        name: dotted name of the field.
+        text: the value as text; None for a boolean flag without a value.
 
     Raises:
-        ConfigError: no such field (with near matches), or a text that does not fit its type.
+        ConfigError: there is no such field (the message names similar ones), or the text does not
+            fit its type.
     """
     kinds = {field: kind for field, kind, _ in iterate_fields(config)}
     if name not in kinds:
@@ -111,7 +125,7 @@ def override(config: Config, name: str, text: str | None) -> None:
 
 
 def validate(section: Section) -> None:
-    """Checks a config and all below it. Raises ConfigError."""
+    """Check a section and all below it; raise ConfigError if a value is not allowed."""
     section.validate()
     for field in dataclasses.fields(section):  # pyright: ignore[reportArgumentType]
         value = getattr(section, field.name)
@@ -120,7 +134,7 @@ def validate(section: Section) -> None:
 
 
 def _split(argument: str) -> tuple[str, str | None]:
-    """ "--a.b=c" -> ("a.b", "c"); "--a-b" -> ("a_b", None)."""
+    """Split an argument: "--a.b=c" -> ("a.b", "c"); "--a-b" -> ("a_b", None)."""
     if not re.match(r"--?[a-zA-Z]", argument):
         raise ConfigError(f"unexpected argument {argument!r}: options are --NAME=VALUE")
     name, equals, text = argument.lstrip("-").partition("=")
@@ -136,10 +150,10 @@ def _value(name: str, text: str | None, arguments: list[str]) -> str:
 
 
 def _override(name: str, text: str | None, arguments: list[str]) -> tuple[str, str | None]:
-    """Reads --config.x=v, --config.x v, --config.flag and --noconfig.flag."""
+    """Parse --config.x=v, --config.x v, --config.flag or --noconfig.flag."""
     if name.startswith("noconfig."):
         if text is not None:
-            raise ConfigError(f"--{name} takes no value; say --{name[2:]}={text}")
+            raise ConfigError(f"--{name} takes no value; use --{name[2:]}={text}")
         return name.removeprefix("noconfig."), "false"
     if text is None and arguments and not arguments[0].startswith("--"):
         text = arguments.pop(0)
@@ -150,7 +164,7 @@ def _convert(text: str, kind: Any, name: str) -> Any:
     if kind is tuple:
         return _literal(text, name)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return text  # set_field takes values, and lists them
+        return text  # set_field converts it, and lists the choices if it is none of them
     try:
         return PARSERS[kind](text) if kind in PARSERS else text
     except (KeyError, ValueError):
@@ -158,13 +172,13 @@ def _convert(text: str, kind: Any, name: str) -> Any:
 
 
 def _literal(text: str, name: str) -> tuple:
-    """A tuple from a Python literal; bare words (dev,test) are strings."""
+    """Parse a tuple written as a Python literal; bare words (dev,test) are strings."""
     try:
         value = ast.literal_eval(text.strip() or "()")
     except (ValueError, SyntaxError):
         if not WORDS.fullmatch(text):
             raise ConfigError(
-                f"{name}={text!r} is not a tuple, e.g. (10, 13) or dev,test"
+                f"{name}={text!r} is not a tuple, for example (10, 13) or dev,test"
             ) from None
         value = text.split(",")
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)

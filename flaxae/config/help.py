@@ -1,4 +1,4 @@
-"""The `--help` of commands over configs: every field with its type, default and comment."""
+"""`--help` of commands that take a config: every field with its type, default and comment."""
 
 import dataclasses
 import enum
@@ -13,7 +13,7 @@ from flaxae.config.sections import Config
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """A command's own option beside --config and --workdir; its type is that of the default."""
+    """An option of a command besides --config and --workdir; its type is that of the default."""
 
     name: str
     default: Any
@@ -21,7 +21,7 @@ class Option:
 
 
 def kind_name(kind: Any) -> str:
-    """A field's type as a user writes it."""
+    """Return a field's type in the form that users type."""
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return "|".join(str(member.value) for member in kind)
     return getattr(kind, "__name__", str(kind))
@@ -30,20 +30,20 @@ def kind_name(kind: Any) -> str:
 def help_text(
     program: str, path: str, config: Config, options: Sequence[Option], usage: str
 ) -> str:
-    """What `--help` prints: the command, its options, and every field of the config."""
+    """Return the text of `--help`: the command, its options and every field of the config."""
     lines = [
         f"usage: {program} --config=FILE[:VARIANT] [OPTION ...] [--config.FIELD=VALUE ...]",
         "",
     ]
     if usage:
         lines += [usage, ""]
-    rows = [("--config", "a config file, e.g. configs/t5_vae/python_lines.py")]
+    rows = [("--config", "a config file, for example configs/t5_vae/python_lines.py")]
     for option in options:
         default = f" (default: {option.default})" if option.default != "" else ""
         rows.append((f"--{option.name}", option.help + default))
     lines += ["options:", *_table(rows), ""]
-    where = f"as {path} sets them" if path else "add --config=FILE for its task's own fields"
-    lines.append(f"fields, with type and default ({where}):")
+    note = f"as {path} sets them" if path else "add --config=FILE to see the fields of its task"
+    lines.append(f"fields, with type and default ({note}):")
     rows = []
     for name, kind, value in iterate_fields(config):
         value = value.value if isinstance(value, enum.Enum) else value
@@ -58,7 +58,7 @@ def _table(rows: list[tuple[str, str]]) -> list[str]:
 
 
 def _comment(config: Config, name: str) -> str:
-    """The comment behind a field in its dataclass's source."""
+    """Return the comment behind a field in the source of its dataclass."""
     parents, _, leaf = name.rpartition(".")
     holder = get_field(config, parents) if parents else config
     for cls in type(holder).__mro__[:-1]:

@@ -1,8 +1,4 @@
-"""Typed configs: dataclasses that are mutable while flags are parsed and frozen after.
-
-A config file's `get_config()` returns a `Config`; `--config.a.b=v` overrides are type-checked. What
-sections and their fields can do is in `fields.py`; its names are here too.
-"""
+"""The sections of a config, which every family shares, and the config that they make up."""
 
 import dataclasses
 import enum
@@ -14,6 +10,8 @@ from flaxae.errors import ConfigError, require
 
 
 class Optimizer(enum.Enum):
+    """Update rule."""
+
     ADAMW = "adamw"
     ADAFACTOR = "adafactor"
     SGD = "sgd"
@@ -22,6 +20,8 @@ class Optimizer(enum.Enum):
 
 
 class Schedule(enum.Enum):
+    """Course of the learning rate after warmup."""
+
     CONSTANT = "constant"
     LINEAR = "linear"
     COSINE = "cosine"
@@ -30,34 +30,38 @@ class Schedule(enum.Enum):
 
 
 class Mode(enum.Enum):
+    """Direction in which a metric improves."""
+
     MIN = "min"
     MAX = "max"
 
 
 @dataclasses.dataclass
 class OptimConfig(Section):
-    """The optimizer. `groups` = ((path regex, lr multiplier, decay multiplier), ...).
+    """The optimizer and its learning-rate schedule.
 
-    The first group that matches a parameter's path wins.
+    `groups` is ((path regex, lr multiplier, decay multiplier), ...); the first group whose regex
+    matches the path of a parameter applies to it.
     """
 
     name: Optimizer = Optimizer.ADAMW
     lr: float = 1e-3
     schedule: Schedule = Schedule.COSINE
-    warmup: int = 0
-    decay_steps: int = 0  # the schedule's horizon; 0: `steps`, resolved when the workdir is made
+    warmup: int = 0  # steps of linear increase from 0
+    decay_steps: int = 0  # the schedule's horizon; 0: `steps`, resolved when the workdir is created
     final_lr: float = 0.0  # the last learning rate as a share of lr
-    wsd_decay: float = 0.2  # share of the horizon that wsd decays over
+    wsd_decay: float = 0.2  # share of the horizon over which wsd decays
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
     momentum: float = 0.9  # sgd, muon
     weight_decay: float = 0.0
-    clip_norm: float = 1.0  # 0: no clipping
+    clip_norm: float = 1.0  # largest norm of the gradient; 0: no clipping
     groups: tuple = ()
     ema: float = 0.0  # decay of the parameters' moving average; 0: off
 
     def validate(self) -> None:
+        """Check rates and groups."""
         require(self.lr >= 0, f"optim.lr={self.lr} must not be negative")
         require(0 <= self.ema < 1, f"optim.ema={self.ema} must be in [0, 1)")
         require(self.warmup >= 0, f"optim.warmup={self.warmup} must not be negative")
@@ -72,7 +76,7 @@ class OptimConfig(Section):
 
 @dataclasses.dataclass
 class DataConfig(Section):
-    """The data of every family; a family with more to say about its data has a subclass."""
+    """Fields of the data that every family has; a family may have a subclass with more."""
 
     seed: int = 0  # of the order of batches and of the splits
     batch_size: int = 64  # rows per step, over all devices
@@ -87,13 +91,14 @@ class DataConfig(Section):
 
 @dataclasses.dataclass
 class MeshConfig(Section):
-    """Sizes of the mesh axes; 0: all the devices that the other axes leave."""
+    """Sizes of the mesh axes; 0: all devices that the other axes leave."""
 
     replica: int = 1
     fsdp: int = 0
     model: int = 1
 
     def validate(self) -> None:
+        """Check that at most one size is open."""
         sizes = (self.replica, self.fsdp, self.model)
         require(
             min(sizes) >= 0 and sizes.count(0) <= 1,
@@ -103,16 +108,21 @@ class MeshConfig(Section):
 
 @dataclasses.dataclass
 class LogConfig(Section):
-    every: int = 50
+    """Logging of metrics."""
+
+    every: int = 50  # steps
     tensorboard: bool = True
-    progress: bool = True
+    progress: bool = True  # a progress bar
 
     def validate(self) -> None:
+        """Check the period."""
         require(self.every > 0, f"log.every={self.every} must be positive")
 
 
 @dataclasses.dataclass
 class EvalConfig(Section):
+    """Evaluation and samples during training."""
+
     every: int = 0  # 0: only at the end
     splits: tuple = ("dev",)
     sample_every: int = 0  # 0: only at the end
@@ -122,13 +132,16 @@ class EvalConfig(Section):
 
 @dataclasses.dataclass
 class SaveConfig(Section):
-    every: int = 500
-    keep: int = 1
-    keep_every: int = 0  # these are kept for good
-    best_metric: str = ""  # e.g. "dev/loss"; "": no best checkpoint
+    """Checkpoints."""
+
+    every: int = 500  # steps
+    keep: int = 1  # number of latest checkpoints
+    keep_every: int = 0  # checkpoints of multiples of this step are never deleted; 0: none
+    best_metric: str = ""  # such as "dev/loss"; "": no best checkpoint
     best_mode: Mode = Mode.MIN
 
     def validate(self) -> None:
+        """Check number and period."""
         require(self.keep > 0, f"save.keep={self.keep} must be positive")
         require(self.every > 0, f"save.every={self.every} must be positive")
 
@@ -144,6 +157,7 @@ class TaskConfig(Section):
     data_class: ClassVar[type[DataConfig]] = DataConfig
 
     def make(self, config: "Config") -> Any:
+        """Return the Task of a config whose task section this is."""
         raise NotImplementedError(f"{type(self).__name__}.make")
 
     @classmethod
@@ -169,7 +183,7 @@ class TaskConfig(Section):
 
 @dataclasses.dataclass
 class Config(Section):
-    """A whole experiment."""
+    """An experiment: the task, its data, and how it is trained."""
 
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     data: DataConfig = cast(DataConfig, None)  # not given: the defaults of the task's data_class
@@ -180,12 +194,12 @@ class Config(Section):
     save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
     steps: int = 1000
     seed: int = 0  # initialisation and ctx.key
-    frozen_seed: int = 0  # frozen random parts
-    accumulate: int = 1  # micro-batches a step
-    steps_per_call: int = 1
-    max_bad_steps: int = 0
-    resume_from: str = ""  # a workdir to take parameters from (partial)
-    pretrained: str = ""  # files of pretrained weights
+    frozen_seed: int = 0  # random parts that are never trained
+    accumulate: int = 1  # micro-batches per step
+    steps_per_call: int = 1  # steps per dispatch
+    max_bad_steps: int = 0  # steps without a finite loss before the run fails
+    resume_from: str = ""  # a workdir whose parameters the run starts from, as far as they match
+    pretrained: str = ""  # directory, file or Hub id of pretrained weights
     profile: tuple = ()  # (first step, last step) of a profiler trace
 
     def __post_init__(self) -> None:
@@ -193,6 +207,7 @@ class Config(Section):
             self.data = self.task.data_class()
 
     def validate(self) -> None:
+        """Check what concerns several sections."""
         task, kind = type(self.task), self.task.data_class
         require(
             type(self.data) is kind,

@@ -10,7 +10,7 @@ from flaxae.config.fields import Section, field_types, get_field, set_field
 from flaxae.config.sections import Config, DataConfig, TaskConfig
 from flaxae.errors import ConfigError
 
-# What a resumed run may change; any other difference is an error.
+# Fields that a resumed run may change; any other difference is an error.
 RESUMABLE = (
     "steps",
     "mesh",
@@ -41,7 +41,7 @@ _MOVED_FIELDS: dict[str, tuple[Any, ...]] = {
 
 
 def to_json(config: Section) -> dict[str, Any]:
-    """A config as plain JSON types; a task's section carries its class under "class"."""
+    """Convert a config to plain JSON types; the task's section names its class under "class"."""
     out: dict[str, Any] = {}
     if isinstance(config, TaskConfig):
         out["class"] = f"{type(config).__module__}:{type(config).__qualname__}"
@@ -57,21 +57,21 @@ def to_json(config: Section) -> dict[str, Any]:
 
 
 def from_json(data: dict[str, Any], config_class: type[TaskConfig] | None = None) -> Config:
-    """The config that `to_json` wrote.
+    """Convert the output of `to_json` back to a config.
 
     Args:
-        data: what a workdir's config.json holds.
-        config_class: the task's config class, needed where it does not live under `flaxae.`.
+        data: contents of a workdir's config.json.
+        config_class: the task's config class; needed if it is not part of `flaxae`.
 
     Raises:
-        ConfigError: the class is not under `flaxae.`, or fields do not fit it.
+        ConfigError: the class is not part of `flaxae`, or its fields do not match.
     """
     name = str(data.get("task", {}).get("class", ""))
     if config_class is None:
         module, _, attribute = name.partition(":")
         if not module.startswith("flaxae.") or not attribute.isidentifier():
             raise ConfigError(
-                f"the run's task {name!r} is not flaxae's own: pass config_class= to open it"
+                f"the run's task {name!r} is not part of flaxae: pass config_class= to open it"
             )
         config_class = getattr(importlib.import_module(module), attribute)
     assert config_class is not None
@@ -98,7 +98,7 @@ def without_moved_fields(data: dict[str, Any], data_class: type[DataConfig]) -> 
         if value not in _MOVED_FIELDS[name]:
             raise ConfigError(
                 f"config.json sets data.{name}={value!r}, but a {data_class.__name__} no longer has"
-                f" this field: remove it from the file if the run never used it"
+                " this field: remove it from the file if the run never used it"
             )
     return {**data, "data": {k: v for k, v in section.items() if k not in lost}}
 
@@ -114,7 +114,7 @@ def _fill(section: Section, data: dict[str, Any], prefix: str) -> None:
 
 
 def flatten_json(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    """Replace nested dicts by dotted names: {"a": {"b": 1}} -> {"a.b": 1}."""
     out = {}
     for name, value in data.items():
         out |= (
@@ -128,7 +128,13 @@ def flatten_json(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(
     old: dict[str, Any], new: dict[str, Any], allowed: tuple[str, ...] = RESUMABLE
 ) -> list[str]:
-    """Lines "field: old -> new" of what differs between two configs' JSON and is not allowed to."""
+    """Return one line "field: old -> new" per difference of two configs that is not allowed.
+
+    Args:
+        old: JSON of the stored config.
+        new: JSON of the new config.
+        allowed: fields and sections that may differ.
+    """
     a, b = flatten_json(old), flatten_json(new)
     lines = []
     for name in sorted(a.keys() | b.keys()):
@@ -139,12 +145,12 @@ def differences(
 
 
 def config_hash(config: Config) -> str:
-    """Ten hex digits that name a config (used for the runs of a sweep)."""
+    """Return ten hex digits that name a config, for example a run of a sweep."""
     return hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()[:10]
 
 
 def copy_config(config: Config, overrides: dict[str, Any] | None = None) -> Config:
-    """An unfrozen copy with dotted overrides applied."""
+    """Return an unfrozen copy with values of dotted fields replaced."""
     new = Config(task=type(config.task)(), data=type(config.data)())
     _fill(new, to_json(config), "")
     for name, value in (overrides or {}).items():
