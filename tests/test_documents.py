@@ -19,7 +19,7 @@ PATH = re.compile(
     r"`((?:flaxae|configs|docs|tests|benchmarks|tpu|colab)/[\w./*-]*?[\w/])(?::[\w]+)?`"
 )
 DATED = "docs/lab_notes/"  # these pages may name files that were moved since
-PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")  # flaxae/models/NAME/task.py
+PLACEHOLDER = re.compile(r"\b(NAME|FAMILY|EXPERIMENT|DIR)\b")
 
 
 def name(path: Path) -> str:
