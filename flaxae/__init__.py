@@ -2,6 +2,7 @@
 
 from typing import Any
 
+# What `flaxae.NAME` imports when it is first used.
 _LAZY = {
     "load": "flaxae.training.load:load",
     "run": "flaxae.training.loop:run",

@@ -6,7 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -20,36 +20,46 @@ TEXT = "report.txt"  # what the task printed, to be shown again
 
 
 class Tee(io.TextIOBase):
-    """A stream that also keeps what was written."""
+    """A stream that also keeps what is written to it.
 
-    def __init__(self, stream: Any):
+    Args:
+        stream: where the text goes.
+
+    Attributes:
+        kept: all text so far.
+    """
+
+    def __init__(self, stream: TextIO):
         self.stream, self.kept = stream, io.StringIO()
 
     def write(self, text: str) -> int:
+        """Write and keep a text."""
         self.kept.write(text)
         return self.stream.write(text)
 
     def flush(self) -> None:
+        """Flush the stream."""
         self.stream.flush()
 
 
 def evaluate(
     workdir: str | Path, outdir: str | Path = "", config_class: Any = None, which: str = "auto"
 ) -> dict[str, Any]:
-    """Runs a task's report on a trained run; prints it, and keeps its text beside it.
+    """Run a task's report on a trained run; print it, and keep its text beside it.
 
     Args:
         workdir: the run's folder.
-        outdir: where the report and its figures go; "": a folder inside the workdir, and the
-            figures also into the run's TensorBoard, where it has one.
-        config_class: the task's config class, where it is not one of flaxae's own.
+        outdir: the folder of the report and its figures; "": a folder inside the workdir, and the
+            figures also go into the run's TensorBoard if it has one.
+        config_class: the task's config class, if it is not one of flaxae's own.
         which: the checkpoint: "latest", "best" or "auto".
 
     Returns:
         The report.
 
     Raises:
-        ConfigError, CheckpointError: the workdir is not a run's, or nothing in it is readable.
+        ConfigError: the folder is not a run's workdir, or the report cannot be written.
+        CheckpointError: no checkpoint in it is readable.
     """
     from flaxae.training.load import load
 
@@ -66,7 +76,7 @@ def evaluate(
             result = loaded.task.report(loaded, str(local))
         (local / TEXT).write_text(tee.kept.getvalue())
         if not outdir and loaded.config.log.tensorboard:
-            # Not what an earlier evaluation left.
+            # Only the figures of this evaluation, not those of an earlier one.
             new = _figures(local).items() - before.items()
             images = {str(f.relative_to(local).with_suffix("")): _pixels(f) for f, _ in sorted(new)}
     if images:
@@ -79,11 +89,12 @@ def evaluate(
 
 
 def _figures(folder: Path) -> dict[Path, int]:
-    """The figures in a folder, and when each was written."""
+    """Return the figures in a folder with the time at which each was written, in ns."""
     return {file: file.stat().st_mtime_ns for file in folder.rglob("*.png")}
 
 
 def _pixels(file: Path) -> np.ndarray:
+    """Return an image as uint8 (height, width, 3)."""
     from matplotlib.image import imread
 
     image = (imread(file) * 255).astype(np.uint8)
@@ -91,22 +102,30 @@ def _pixels(file: Path) -> np.ndarray:
 
 
 def report_folder(workdir: str | Path, outdir: str | Path = "") -> Path:
-    """Where the report of a run goes."""
+    """Return the folder of a run's report."""
     return paths.as_path(outdir) if outdir else paths.as_path(workdir) / REPORT
 
 
 def main(argv: list[str]) -> int:
+    """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m flaxae.evaluate",
         description="The task's whole evaluation of a trained run: a text, figures and JSON.",
     )
     parser.add_argument("workdir", help="the run's folder")
-    parser.add_argument("--json", metavar="FILE", help="write the report there too")
-    parser.add_argument("--outdir", default="", help=f"of the figures; default: WORKDIR/{REPORT}")
-    parser.add_argument("--which", choices=["auto", "latest", "best"], default="auto",
-                        help="the checkpoint; auto: the best where the run keeps one")  # fmt: skip
-    parser.add_argument("--config", metavar="FILE",
-                        help="the run's own, where its task is not flaxae's")  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", help="also write the report to this file")
+    parser.add_argument(
+        "--outdir", default="", help=f"folder of the figures; default: WORKDIR/{REPORT}"
+    )
+    parser.add_argument(
+        "--which",
+        choices=["auto", "latest", "best"],
+        default="auto",
+        help="the checkpoint; auto: the best one if the run keeps it",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="the run's config file, if its task is not flaxae's own"
+    )
     args = parser.parse_args(argv[1:])
     config_class = type(flags.load_config(args.config).task) if args.config else None
     result = evaluate(args.workdir, args.outdir, config_class, args.which)

@@ -5,29 +5,36 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flaxae.command import run_main
-from flaxae.errors import require
+from flaxae.errors import ConfigError, require
+
+if TYPE_CHECKING:
+    from flaxae.lm import LoadedModel
 
 STDIN = "-"
 
 
 def prompt_ids(
-    lm: Any, prompt: str, *, chat: bool = True, system: str = "", task: Any = None
+    lm: "LoadedModel", prompt: str, *, chat: bool = True, system: str = "", task: Any = None
 ) -> list[int]:
-    """The ids that a model is to go on with.
+    """Return the token ids of a prompt.
 
     Args:
-        lm: a `flaxae.lm.LoadedModel`.
+        lm: the language model with its tokenizer.
         prompt: the user's message, or the beginning of a text.
-        chat: puts it into the tokenizer's chat template, where it has one.
+        chat: whether to use the tokenizer's chat template, if it has one.
         system: a message before the user's.
-        task: of the run that trained the model; with `chat` its `prompt_text`, where it has one,
-            makes the prompt as it made those of training.
+        task: the task of the run that trained the model; with `chat` its `prompt_text`, if it has
+            one, makes the prompt as in training.
+
+    Raises:
+        ConfigError: there is no tokenizer, no template for the system message, or no id.
     """
     tokenizer = lm.tokenizer
-    require(tokenizer is not None, "the model's files hold no tokenizer: give --tokenizer=DIR")
+    if tokenizer is None:
+        raise ConfigError("the model's files contain no tokenizer: give --tokenizer=DIR")
     template = chat and bool(tokenizer.template)
     require(template or not system, "--system needs a chat template")
     if chat and hasattr(task, "prompt_text"):
@@ -44,7 +51,7 @@ def prompt_ids(
 
 
 def task_of(adapter: str) -> Any:
-    """The task of a run's folder; None for other folders, and for tasks that are not flaxae's."""
+    """Return the task of a run's folder; None for other folders and for a user's own tasks."""
     from flaxae.config import from_json
     from flaxae.peft.hf_format import CONFIG, WEIGHTS
     from flaxae.storage import workdir
@@ -61,7 +68,7 @@ def task_of(adapter: str) -> Any:
 
 
 def texts(tokenizer: Any, parts: Iterable[list[int]]) -> Iterator[str]:
-    """Pieces of text as ids come; a character waits until all its bytes are there."""
+    """Yield pieces of text as ids arrive; a character waits until all its bytes are there."""
     ids, shown, text = [], "", ""
     for part in parts:
         ids += part
@@ -75,36 +82,52 @@ def texts(tokenizer: Any, parts: Iterable[list[int]]) -> Iterator[str]:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m flaxae.generate",
-        description="Goes on with a prompt, token by token.",
+        description="Continues a prompt, token by token.",
     )
     add = parser.add_argument
-    add("prompt", help=f"the message, or the text to go on with; {STDIN}: standard input")
-    add("--model", default="smollm2-135m", metavar="NAME",
-        help="smollm2-135m, a Hugging Face directory or id, or a GGUF file")  # fmt: skip
+    add("prompt", help=f"the message, or the text to continue; {STDIN}: standard input")
+    add(
+        "--model",
+        default="smollm2-135m",
+        metavar="NAME",
+        help="smollm2-135m, a Hugging Face directory or id, or a GGUF file",
+    )
     add("--adapter", default="", metavar="DIR", help="an adapter's directory, or a run's folder")
     add("--tokenizer", default="", metavar="DIR", help="a directory with another tokenizer.json")
     add("--max-new-tokens", type=int, default=256, metavar="N")
     add("--temperature", type=float, default=0.0, metavar="T", help="0: the most likely token")
     add("--top-k", type=int, default=0, metavar="K", help="only the K best tokens; 0: all")
     add("--top-p", type=float, default=1.0, metavar="P", help="only the nucleus of probability P")
-    add("--seed", type=int, default=0, help="of what is drawn")
+    add("--seed", type=int, default=0, help="seed of the drawn tokens")
     add("--system", default="", metavar="TEXT", help="a system message")
     add("--no-chat", action="store_true", help="the prompt as it is, without a chat template")
-    add("--weights", default="float32", choices=["float32", "bfloat16"], help="kept in this type")
-    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="computed in this type")
+    add(
+        "--weights",
+        default="float32",
+        choices=["float32", "bfloat16"],
+        help="type of the weights in memory",
+    )
+    add(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16"],
+        help="type of the computation",
+    )
     return parser
 
 
 def main(argv: list[str]) -> int:
+    """Run the command line; return its exit code."""
     args = parser().parse_args(argv[1:])
     require(args.max_new_tokens > 0, f"--max-new-tokens={args.max_new_tokens} must be positive")
     from flaxae.decoding import Sampling
 
-    drawn = args.temperature > 0
+    sampled = args.temperature > 0
     for name, value, off in (("top-k", args.top_k, 0), ("top-p", args.top_p, 1.0)):
-        require(drawn or value == off, f"--{name} draws tokens: give --temperature too")
+        require(sampled or value == off, f"--{name} draws tokens: give --temperature too")
     sampling = Sampling(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
     prompt = sys.stdin.read() if args.prompt == STDIN else args.prompt
     try:
@@ -121,7 +144,7 @@ def main(argv: list[str]) -> int:
 
 
 def run(args: argparse.Namespace, prompt: str, sampling: Any) -> Iterator[str]:
-    """Loads what the command line names, and gives pieces of the answer."""
+    """Load the model that the command line names, and yield pieces of the answer."""
     import jax
 
     from flaxae import lm as language_models
@@ -132,15 +155,16 @@ def run(args: argparse.Namespace, prompt: str, sampling: Any) -> Iterator[str]:
     )
     task = task_of(args.adapter) if args.adapter else None
     ids = prompt_ids(lm, prompt, chat=not args.no_chat, system=args.system, task=task)
-    model = lm.model
+    model, tokenizer = lm.model, lm.tokenizer
+    assert tokenizer is not None  # `prompt_ids` has checked it
     if args.adapter:
         from flaxae import peft
 
         model = peft.load_adapter(model, args.adapter)
     # On a CPU a scan in the loop would copy all weights for every token.
     unroll = jax.default_backend() == "cpu"
-    streamer = Streamer(model, sampling, num_tokens=lm.tokenizer.vocab_size, unroll=unroll)  # pyright: ignore
-    yield from texts(lm.tokenizer, streamer(ids, args.max_new_tokens, args.seed))
+    streamer = Streamer(model, sampling, num_tokens=tokenizer.vocab_size, unroll=unroll)
+    yield from texts(tokenizer, streamer(ids, args.max_new_tokens, args.seed))
 
 
 if __name__ == "__main__":

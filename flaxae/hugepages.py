@@ -1,10 +1,10 @@
-"""glibc's allocator as XLA's CPU programs want it: huge pages, and memory that is kept.
+"""Settings of glibc's allocator for XLA's CPU programs: huge pages, and memory that is kept.
 
-A step allocates its temporaries anew, and every matmul the buffers it packs its factors into. By
-default glibc takes such blocks from the system and returns them at once, in pages of 4 KiB: the
-T5-VAE of 9.4 M parameters faults 57,000 pages a step, and its matmuls wait for address translation.
-glibc reads its settings when a process starts, so a command starts itself once more. For other
-programs: GLIBC_TUNABLES=$(python -m flaxae.hugepages).
+A step allocates its temporaries again and again, and every matmul allocates the buffers that it
+packs its factors into. By default glibc takes such blocks from the system and returns them at once,
+in pages of 4 KiB: the T5-VAE of 9.4 M parameters faults 57,000 pages per step, and its matmuls wait
+for address translation. glibc reads its settings when a process starts, so a command that trains
+starts itself a second time. For other programs: GLIBC_TUNABLES=$(python -m flaxae.hugepages).
 """
 
 import os
@@ -15,17 +15,17 @@ from pathlib import Path
 VARIABLE = "GLIBC_TUNABLES"
 TUNABLES = {
     "glibc.malloc.hugetlb": 1,  # transparent huge pages, by madvise; glibc 2.35
-    # By default blocks from 128 KiB on come from the system; at most this may be asked for.
+    # By default blocks from 128 KiB on come from the system; this threshold is the largest one.
     "glibc.malloc.mmap_threshold": 2**25,
     "glibc.malloc.trim_threshold": 2**34,
     "glibc.malloc.top_pad": 2**28,
 }
-# The host's memory is not what a program on an accelerator waits for.
+# Devices of accelerators: programs there do not wait for the host's memory.
 ACCELERATORS = ("nvidia[0-9]*", "kfd", "dxg", "accel[0-9]*", "accel/accel[0-9]*", "vfio/[0-9]*")
 
 
 def wanted() -> bool:
-    """Whether this process would compute on a CPU, with glibc, and nobody has set it up."""
+    """Return True if this process computes on a CPU, with glibc, and the variable is not set."""
     if VARIABLE in os.environ or platform.libc_ver()[0] != "glibc":
         return False
     if os.environ.get("JAX_PLATFORMS") == "cpu":
@@ -34,16 +34,16 @@ def wanted() -> bool:
 
 
 def value() -> str:
-    """What the variable is set to."""
+    """Return the value of the variable."""
     return ":".join(f"{name}={setting}" for name, setting in TUNABLES.items())
 
 
 def restart() -> None:
-    """Starts this process's command again, with the variable, where `wanted`; else returns.
+    """Start this process's command again, with the variable set, if `wanted`; else return.
 
     The process number, the working directory and open files stay; what was computed is lost, so
-    this belongs to a command's beginning. In a notebook, under a debugger, or where the command is
-    not the one that Python was started with, it returns.
+    commands call this first. It returns in a notebook, under a debugger, and if the command is not
+    the one that Python was started with.
     """
     traced = sys.gettrace() is not None
     if not traced and wanted() and sys.executable and _started_as(sys.orig_argv[1:]):
@@ -55,7 +55,7 @@ def restart() -> None:
 
 
 def _started_as(words: list[str]) -> bool:
-    """Whether these words start what runs as `__main__`: a script, or a module by `-m`."""
+    """Return True if these words start what runs as `__main__`: a script, or a module by `-m`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None:
         return bool(sys.argv[0]) and sys.argv[0] in words and sys.argv[0] not in ("-", "-c")

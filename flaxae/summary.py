@@ -2,26 +2,24 @@
 
 import math
 import sys
-from typing import Any
 
 from flaxae.command import run_main
-from flaxae.config import flags
+from flaxae.config import Config, flags
 from flaxae.training.state import abstract_state
 
 USAGE = "Prints a config's parameters, mesh and shardings; nothing is trained or allocated."
-OPTIONS = (flags.Option("devices", 0, "pretend to have that many CPU devices; 0: those there are"),)
+OPTIONS = (flags.Option("devices", 0, "number of pretended CPU devices; 0: the real devices"),)
 SHOWN = 2**20  # bytes; smaller leaves of the state are only counted
 
 
-def summary(config: Any) -> str:
-    """The text that the command prints.
+def summary(config: Config) -> str:
+    """Return the text that the command prints.
 
     Args:
-        config: a flaxae Config.
+        config: the config; data that cannot be read are not an error: the text reports it.
 
     Raises:
-        ConfigError: the mesh does not fit the devices, or the batch not the mesh. Data that cannot
-            be read are no error: the text says so.
+        ConfigError: the mesh does not fit the devices, or the batch does not fit the mesh.
     """
     import jax
     from clu import parameter_overview
@@ -36,7 +34,7 @@ def summary(config: Any) -> str:
         state = abstract_state(task, config, mesh)
     try:
         spec = task.batch_spec()
-    except ConfigError as error:  # sizes can be planned before the data are there
+    except ConfigError as error:  # sizes can be planned before there are data
         lines = [f"The batch is not checked: {error}", ""]
     else:
         lines = []
@@ -45,8 +43,8 @@ def summary(config: Any) -> str:
     axes = " x ".join(f"{name}={size}" for name, size in mesh.shape.items())
     lines += ["Trainable parameters", overview, ""]
     lines += [f"Mesh: {axes} on {mesh.size} x {jax.devices()[0].device_kind}", ""]
-    lines += [f"State, leaves of {SHOWN >> 20} MB and more, with the share that a device holds"]
-    rows, small = [("leaf", "shape", "sharding", "MB", "MB a device")], 0
+    lines += [f"State, leaves of {SHOWN >> 20} MB and more, with each device's share"]
+    rows, small = [("leaf", "shape", "sharding", "MB", "MB per device")], 0
     totals: dict[str, list[float]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = path_name(path)
@@ -61,10 +59,10 @@ def summary(config: Any) -> str:
         spec = ", ".join(str(axis) for axis in leaf.sharding.spec) or "replicated"
         rows.append((name, str(leaf.shape), spec, _mb(size), _mb(local)))
     lines += [*_table(rows), f"and {small} smaller leaves", ""]
-    rows = [("part", "MB", "MB a device")]
+    rows = [("part", "MB", "MB per device")]
     rows += [(name, _mb(size), _mb(local)) for name, (size, local) in totals.items()]
-    everything, held = (sum(column) for column in zip(*totals.values(), strict=True))
-    rows.append(("all", _mb(everything), _mb(held)))
+    everything, per_device = (sum(column) for column in zip(*totals.values(), strict=True))
+    rows.append(("all", _mb(everything), _mb(per_device)))
     return "\n".join(lines + _table(rows))
 
 
@@ -81,6 +79,7 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def main(argv: list[str]) -> int:
+    """Run the command line; return its exit code."""
     config, _, extra = flags.parse(
         ["python -m flaxae.summary", *argv[1:]], OPTIONS, USAGE, workdir=False
     )

@@ -4,12 +4,12 @@ from typing import Any
 
 
 def path_name(path: tuple) -> str:
-    """A key path of jax.tree_util as "a/b/c"."""
+    """Return a key path of jax.tree_util as "a/b/c"."""
     return "/".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path)
 
 
 def nest(flat: dict[tuple, Any]) -> dict[str, Any]:
-    """{("a", 0): x} -> {"a": {"0": x}}."""
+    """Turn flat paths into nested dicts: {("a", 0): x} -> {"a": {"0": x}}."""
     out: dict[str, Any] = {}
     for path, value in flat.items():
         node = out
@@ -20,6 +20,7 @@ def nest(flat: dict[tuple, Any]) -> dict[str, Any]:
 
 
 def lookup(tree: dict[str, Any], path: tuple) -> Any:
+    """Return what a path leads to in nested dicts."""
     for part in path:
         tree = tree[str(part)]
     return tree

@@ -1,6 +1,5 @@
 """Sweeps: many runs of one config, as lanes of shared programs or in processes side by side."""
 
-from flaxae.sweep.groups import Group as Group
 from flaxae.sweep.groups import group_by_shape as group_by_shape
 from flaxae.sweep.runs import CODES as CODES
 from flaxae.sweep.runs import exit_code as exit_code

@@ -1,4 +1,4 @@
-"""Which runs of a sweep share a program."""
+"""Grouping the runs of a sweep by the program that they share."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,17 @@ from flaxae.training.hparams import traced_fields
 
 
 def group_by_shape(config: Config, runs: list[dict[str, Any]]) -> list[list[int]]:
-    """Indices of the runs that one program can train as lanes, in order of appearance.
+    """Group the runs that one program can train as lanes.
 
-    Runs that differ in what the task names in `lanes_apart` are not put together: a vmapped program
-    takes as long as its slowest lane.
+    Runs that differ in a field of the task's `lanes_apart` are not grouped: a vmapped program takes
+    as long as its slowest lane.
+
+    Args:
+        config: the base config.
+        runs: overrides of each run.
+
+    Returns:
+        The indices of each group's runs, in order of appearance.
     """
     task = config.task.make(config)
     traced = traced_fields(task) - set(task.lanes_apart)
@@ -24,12 +31,14 @@ def group_by_shape(config: Config, runs: list[dict[str, Any]]) -> list[list[int]
 
 
 class Group(NamedTuple):
-    """Runs of one program: one, or lanes.
+    """The runs of one program: a single run, or lanes.
 
     Attributes:
-        config: the base.
-        configs, runs, names: of each run its config, overrides, and folder in outdir.
-        outdir: of the sweep.
+        config: the base config.
+        configs: the config of each run.
+        runs: the overrides of each run.
+        names: the folder of each run in outdir.
+        outdir: the folder of the sweep.
     """
 
     config: Config
@@ -39,6 +48,7 @@ class Group(NamedTuple):
     outdir: Path
 
     def pick(self, indices: list[int]) -> "Group":
+        """Return a group of some of the runs."""
         return Group(
             self.config,
             [self.configs[i] for i in indices],

@@ -1,4 +1,4 @@
-"""What a sweep runs, by a grid or by its config file, and its tables."""
+"""The runs of a sweep, from a grid or from its config file, and its tables."""
 
 import ast
 import csv
@@ -13,12 +13,12 @@ from flaxae.errors import ConfigError
 
 
 class Plan(NamedTuple):
-    """What a sweep runs.
+    """The runs of a sweep.
 
     Attributes:
         runs: overrides of each run.
-        folder: of its tables, in the workdir: sweeps that share runs keep theirs apart.
-        finish: the config file's own end of a sweep, or None.
+        folder: the folder of the tables in the workdir: sweeps that share runs have separate ones.
+        finish: the config file's function that ends the sweep, or None.
     """
 
     runs: list[dict[str, Any]]
@@ -27,7 +27,11 @@ class Plan(NamedTuple):
 
     @classmethod
     def of(cls, config: str, grid: list[str]) -> "Plan":
-        """The grid's runs, or else those of `get_runs` in a config file ("FILE[:PRESET]")."""
+        """Return the plan of a grid, or else of `get_runs` in a config file ("FILE[:PRESET]").
+
+        Raises:
+            ConfigError: there is no grid and no `get_runs`, or the grid is not well formed.
+        """
         if grid:
             return cls(expand(parse_grid(grid)), "", None)
         file, _, preset = config.partition(":")
@@ -35,13 +39,13 @@ class Plan(NamedTuple):
         if "get_runs" not in names:
             raise ConfigError(
                 "--grid is missing: name at least one field and its values "
-                f"({file} has no get_runs that would say what to run)"
+                f"({file} defines no get_runs, which would name the runs)"
             )
         return cls(names["get_runs"](preset), f"tables/{Path(file).stem}", names.get("finish"))
 
 
 def expand(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """All combinations: {"a": [1, 2], "b": [3]} -> [{"a": 1, "b": 3}, {"a": 2, "b": 3}]."""
+    """Return all combinations: {"a": [1, 2], "b": [3]} -> [{"a": 1, "b": 3}, {"a": 2, "b": 3}]."""
     for name, values in grid.items():
         if not values:
             raise ConfigError(f"the sweep's field {name!r} has no values")
@@ -49,7 +53,7 @@ def expand(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
 
 
 def parse_grid(items: list[str]) -> dict[str, list[Any]]:
-    """["optim.lr=1e-3,3e-3", "task.kernel=imq,rbf"] -> field -> values."""
+    """Parse ["optim.lr=1e-3,3e-3", "task.kernel=imq,rbf"] into field -> values."""
     grid = {}
     for item in items:
         name, equals, text = item.partition("=")
@@ -67,7 +71,7 @@ def _literal(text: str) -> Any:
 
 
 def write_table(rows: list[dict[str, Any]], outdir: Path) -> None:
-    """Writes table.csv and table.md: a row a run, a column each override and metric."""
+    """Write table.csv and table.md: one row per run, one column per override and metric."""
     outdir.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = io.StringIO()

@@ -1,10 +1,10 @@
 """A grid of overrides of one config, run through the same loop: `python -m flaxae.sweep`.
 
-Runs are grouped by shape: those that differ only in what may be traced (hparams) train as lanes of
-one program. A run's folder is named by the hash of its config, so that sweeps share runs and
-resume. Without --grid the config file says what to run: `get_runs(preset)` gives the overrides of
-each run, and `finish(rows, workdir, outdir)`, where there is one, makes the sweep's own tables and
-figures; preset is what follows the file's name and a ":".
+Runs are grouped by shape: those that differ only in traced fields (hparams) train as lanes of one
+program. A run's folder is named by the hash of its config, so that sweeps share runs and resume.
+Without --grid the config file names the runs: `get_runs(preset)` returns the overrides of each run,
+and `finish(rows, workdir, outdir)`, which is optional, makes the sweep's own tables and figures;
+preset is what follows the file's name and a ":".
 """
 
 import json
@@ -22,7 +22,7 @@ from flaxae.storage import paths
 from flaxae.storage import workdir as workdir_lib
 from flaxae.sweep.groups import Group, group_by_shape
 from flaxae.sweep.plan import write_table
-from flaxae.sweep.workers import Call, Ended, run_all
+from flaxae.sweep.workers import Call, Exit, run_all
 from flaxae.training.hparams import traced_fields
 from flaxae.training.loop import run
 
@@ -31,27 +31,34 @@ ENDS = {0: "done", 2: "error", 75: "sigterm", 130: "sigint", -signal.SIGTERM: "s
 
 
 def sweep(
-    config: Config, runs: list[dict[str, Any]], outdir: str | Path, lanes: bool = True,
-    tables: str | Path = "", jobs: int = 1, cost: Callable[[dict[str, Any]], float] | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Trains all runs that are not done, each distinct one once; writes table.csv and table.md.
+    config: Config,
+    runs: list[dict[str, Any]],
+    outdir: str | Path,
+    lanes: bool = True,
+    tables: str | Path = "",
+    jobs: int = 1,
+    cost: Callable[[dict[str, Any]], float] | None = None,
+) -> list[dict[str, Any]]:
+    """Train all runs that are not done, each distinct one once; write table.csv and table.md.
 
     Args:
-        config: the base.
+        config: the base config.
         runs: overrides of each run (dotted field -> value).
-        outdir: one folder a run, named by the hash of its config.
-        lanes: train runs of one shape as lanes of one program.
+        outdir: the folder with one folder per run, named by the hash of its config.
+        lanes: whether to train runs of one shape as lanes of one program.
         tables: the folder of the tables; "": outdir.
-        jobs: programs that train side by side, if more than one: on the CPU, also where there is
-            an accelerator, each on its share of the cores; what they print is in outdir/logs.
-        cost: of a run by its overrides, in any unit: with jobs, the longest ones begin first, and
-            the time left is told by it.
+        jobs: the number of programs that train side by side. If above 1 they train on the CPU, also
+            if there is an accelerator, each on its share of the cores; their output is in
+            outdir/logs.
+        cost: the cost of a run by its overrides, in any unit: with jobs, the longest runs begin
+            first, and the time left is estimated by it.
 
     Returns:
-        A row a run: its hash, overrides, status ("done", "failed", "sigterm", ...) and metrics.
+        One row per run: its hash, overrides, status ("done", "failed", "sigterm", ...) and metrics.
 
     Raises:
-        ConfigError: a config is wrong; side by side its rows say "error", and the others go on.
+        ConfigError: a config is wrong. With jobs, the status of its rows is "error" instead, and
+            the other runs continue.
     """
     outdir = paths.as_workdir(outdir)
     tables = paths.as_workdir(tables) if tables else outdir
@@ -64,15 +71,17 @@ def sweep(
     ends = {name: _record(outdir / name) for name in dict.fromkeys(names)}
     todo, planned = [], set()
     for group in group_by_shape(config, runs) if lanes else [[i] for i in range(len(runs))]:
-        # Two overrides may mean one run.
+        # Different overrides may be the same run.
         missing = {names[i]: i for i in group if not ends[names[i]] and names[i] not in planned}
         planned |= set(missing)
         if missing:
             todo.append(everything.pick(sorted(missing.values())))
 
     def save() -> list[dict[str, Any]]:
-        rows = [{"run": name, **overrides, "status": "not run"} | ends[name]
-                for name, overrides in zip(names, runs, strict=True)]  # fmt: skip
+        rows = [
+            {"run": name, **overrides, "status": "not run"} | ends[name]
+            for name, overrides in zip(names, runs, strict=True)
+        ]
         write_table(rows, tables)
         return rows
 
@@ -91,16 +100,17 @@ def sweep(
 
 
 def _record(folder: Path) -> dict[str, Any]:
+    """Return the status and metrics of a finished run; {} for any other."""
     path = folder / "result.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _run_group(group: Group) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Trains one group, as lanes where it has several runs.
+    """Train one group, as lanes if it has several runs.
 
     Returns:
-        How it ended, and each run's status and metrics, which a run that is through keeps in its
-        result.json.
+        The group's status, and each run's status and metrics. Those of a finished run are written
+        to its result.json.
     """
     config, configs, runs, names, outdir = group
     single = len(names) == 1
@@ -137,58 +147,63 @@ def _run_group(group: Group) -> tuple[str, dict[str, dict[str, Any]]]:
 
 
 def _side_by_side(
-    todo: list[Group], costs: list[float], jobs: int, ends: dict[str, dict[str, Any]],
+    todo: list[Group],
+    costs: list[float],
+    jobs: int,
+    ends: dict[str, dict[str, Any]],
     save: Callable[[], Any],
-) -> None:  # fmt: skip
-    """Trains the groups `jobs` at a time; tells of each that ended, and notes how in `ends`."""
-    calls = [Call(_title(group), _in_process, (group,),
-                  group.outdir / "logs" / f"{group.names[0]}.log") for group in todo]  # fmt: skip
+) -> None:
+    """Train the groups, `jobs` at a time; print each end, and record it in `ends`."""
+    calls = [
+        Call(_title(g), _in_process, (g,), g.outdir / "logs" / f"{g.names[0]}.log") for g in todo
+    ]
     began, done = time.monotonic(), []
 
-    def ended(how: Ended) -> None:
-        done.append(how)
-        call, group = calls[how.index], todo[how.index]
-        word = ENDS.get(how.code, f"ended with {how.code}")
+    def on_exit(end: Exit) -> None:
+        done.append(end)
+        call, group = calls[end.index], todo[end.index]
+        status = ENDS.get(end.code, f"ended with {end.code}")
         for name in group.names:
-            ends[name] = _record(group.outdir / name) or {"status": word}
-        word = ", ".join(sorted({ends[name]["status"] for name in group.names}))
+            ends[name] = _record(group.outdir / name) or {"status": status}
+        status = ", ".join(sorted({ends[name]["status"] for name in group.names}))
         share = sum(costs[one.index] for one in done) / sum(costs)
         left = (time.monotonic() - began) * (1 / share - 1)
-        line = f"{len(done)}/{len(calls)} {call.name}: {word}, {how.seconds / 60:.1f} min"
+        line = f"{len(done)}/{len(calls)} {call.name}: {status}, {end.seconds / 60:.1f} min"
         print(f"{line}; about {left / 60:.0f} min left", flush=True)
-        if how.code not in (0, *CODES.values(), -signal.SIGTERM):
+        if end.code not in (0, *CODES.values(), -signal.SIGTERM):
             print(_last_error(call.log), file=sys.stderr)
         save()
 
     print(f"{len(calls)} programs to train, {jobs} at a time", flush=True)
-    stopped = run_all(calls, jobs, ended)
-    if stopped:  # the children were told by SIGTERM, whatever told this process
+    stopped = run_all(calls, jobs, on_exit)
+    if stopped:  # the children got SIGTERM, whichever signal this process got
         for name, found in ends.items():
             if not found or found["status"] in CODES:
                 ends[name] = {"status": stopped}
 
 
 def _last_error(log: Path) -> str:
-    """What a log says from its last error on, or its last line."""
+    """Return a log's text from its last error on, or its last line."""
     text = log.read_text(errors="replace").strip() if log.exists() else ""
     at = text.rfind("error: ")
-    said = text[at:] if at >= 0 else "error: " + (text.splitlines() or ["it said nothing"])[-1]
-    return f"{said} ({log})"
+    last = text[at:] if at >= 0 else "error: " + (text.splitlines() or ["it printed nothing"])[-1]
+    return f"{last} ({log})"
 
 
 def _title(group: Group) -> str:
+    """Return the overrides that all runs of a group share, and the number of lanes."""
     shared = {k: v for k, v in group.runs[0].items() if all(r.get(k) == v for r in group.runs)}
     lanes = f" x {len(group.runs)} lanes" if len(group.runs) > 1 else ""
     return ", ".join(f"{k}={v}" for k, v in shared.items()) + lanes
 
 
 def _in_process(group: Group) -> int:
-    """An exit code: 0 too where a run went non-finite, which its result.json says."""
+    """Train a group; return an exit code. It is 0 for a non-finite run too (see result.json)."""
     return run_main(lambda _: CODES.get(_run_group(group)[0], 0), [])
 
 
 def exit_code(rows: list[dict[str, Any]]) -> int:
-    """0: all runs are done; 75 and 130: it was told to stop; 2: a wrong config; 1: some failed."""
+    """Return 0: all runs are done; 75, 130: a signal; 2: a wrong config; 1: some runs failed."""
     bad = [row["status"] for row in rows if row["status"] != "done"]
     codes = CODES | {"error": 2}
     return next((codes[status] for status in codes if status in bad), 1 if bad else 0)

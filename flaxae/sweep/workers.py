@@ -1,4 +1,4 @@
-"""Calls side by side in processes of their own, each with its share of this machine's cores.
+"""Function calls side by side, each in its own process on its share of this machine's cores.
 
 A small model's step is many small operations, which one core does nearly as fast as two (measured:
 flaxae/models/looped/README.md).
@@ -20,19 +20,19 @@ from flaxae.errors import require
 from flaxae.machine.compile_cache import keep_programs
 from flaxae.machine.preemption import Preemption
 
-PROGRAMS = "programs"  # beside the logs: what one call has compiled the others do not compile again
+PROGRAMS = "programs"  # beside the logs: the cache of compiled programs that all calls share
 POLL_SECONDS = 0.5
-PATIENCE_SECONDS = 60  # for a process that has to save, where this one ends early
+PATIENCE_SECONDS = 60  # for a process that has to save, if this one ends early
 
 
 class Call(NamedTuple):
-    """What a process does.
+    """A call of a function in its own process.
 
     Attributes:
-        name: shown when it has ended.
-        function: of a module, taking `args`; both are pickled. It returns an exit code.
+        name: the name to show when the call has ended.
+        function: a module's function, which returns an exit code; it and `args` are pickled.
         args: its arguments.
-        log: the file that gets what it prints.
+        log: the file of what the call prints.
     """
 
     name: str
@@ -41,8 +41,8 @@ class Call(NamedTuple):
     log: Path
 
 
-class Ended(NamedTuple):
-    """How a call ended: its index, exit code (negative: killed by that signal) and seconds."""
+class Exit(NamedTuple):
+    """The end of a call: its index, exit code (negative: killed by that signal) and seconds."""
 
     index: int
     code: int
@@ -50,38 +50,38 @@ class Ended(NamedTuple):
 
 
 def cores() -> list[int]:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def run_all(
-    calls: Sequence[Call], jobs: int, ended: Callable[[Ended], None] = lambda _: None
+    calls: Sequence[Call], jobs: int, on_exit: Callable[[Exit], None] = lambda _: None
 ) -> str | None:
-    """Makes all calls, `jobs` at a time, in order, on the CPU.
+    """Make all calls on the CPU, in order, `jobs` at a time.
 
-    Each process keeps to its share of the cores, where the system can pin it. On SIGTERM or Ctrl-C
-    no further call begins, those that run get SIGTERM, and it waits for them.
+    Each process uses only its share of the cores, if the system can pin it. On SIGTERM or Ctrl-C no
+    further call begins, the running ones get SIGTERM, and this function waits for them.
 
     Args:
-        calls: what to do.
-        jobs: how many at a time, at most as many as there are cores.
-        ended: told of each call that has ended, in this process.
+        calls: the calls.
+        jobs: the number of calls at a time, up to the number of cores.
+        on_exit: called in this process after each call.
 
     Returns:
-        None, or "sigterm" or "sigint" where it was told to stop.
+        None, or "sigterm" or "sigint" after a signal.
 
     Raises:
-        ConfigError: more jobs than cores, or none.
+        ConfigError: there are more jobs than cores, or no jobs.
     """
     mine = cores()
     require(1 <= jobs <= len(mine), f"jobs={jobs}: this process may use {len(mine)} cores")
-    jobs = min(jobs, max(len(calls), 1))  # a core for nobody would be left idle
+    jobs = min(jobs, max(len(calls), 1))  # more shares than calls would leave cores idle
     context = multiprocessing.get_context("spawn")
     waiting = list(enumerate(calls))
     running: dict[int, tuple[int, Any, float]] = {}  # share of the cores -> index, process, start
-    told = False
+    stopping = False
     with Preemption() as preemption:
         try:
             while running or (waiting and not preemption.noticed):
@@ -92,14 +92,14 @@ def run_all(
                         process.start()
                         running[share] = index, process, time.monotonic()
                 connection.wait([p.sentinel for _, p, _ in running.values()], POLL_SECONDS)
-                if preemption.noticed and not told:
-                    told = True
+                if preemption.noticed and not stopping:
+                    stopping = True
                     _stop(running)
                 for share, (index, process, start) in list(running.items()):
                     if process.exitcode is not None:
                         del running[share]
-                        ended(Ended(index, process.exitcode, time.monotonic() - start))
-        finally:  # an error here, or a second Ctrl-C
+                        on_exit(Exit(index, process.exitcode, time.monotonic() - start))
+        finally:  # after an error in this process, or a second Ctrl-C
             _stop(running)
             for _, process, _ in running.values():
                 process.join(PATIENCE_SECONDS)
@@ -108,19 +108,20 @@ def run_all(
 
 
 def _stop(running: dict[int, tuple[int, Any, float]]) -> None:
+    """Send SIGTERM to all running processes."""
     for _, process, _ in running.values():
         process.terminate()
 
 
 def _work(call: Call, share: list[int]) -> None:
-    """In the new process."""
+    """Make a call, in the new process."""
     call.log.parent.mkdir(parents=True, exist_ok=True)
-    with call.log.open("a") as log:  # what XLA prints too
+    with call.log.open("a") as log:  # descriptors, so that XLA's own output goes there too
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     try:
         if hasattr(os, "setsid"):
-            os.setsid()  # a terminal's Ctrl-C reaches the parent only, which tells its children
+            os.setsid()  # a terminal's Ctrl-C reaches the parent only, which stops its children
         threading.Thread(target=_follow_parent, daemon=True).start()
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, share)
@@ -135,7 +136,7 @@ def _work(call: Call, share: list[int]) -> None:
 
 
 def _follow_parent() -> None:
-    """A killed parent's children stop as it would have told them to."""
+    """End this process as by its parent's SIGTERM when the parent has ended."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,7 +1,4 @@
-"""What a run logs: JSON lines, TensorBoard, a progress line; goodput, MFU, memory.
-
-What a family measures is its own; here is only how numbers reach the logs.
-"""
+"""Measures of a run itself: a progress line, goodput, compile time, MFU and memory."""
 
 import contextlib
 import math
@@ -12,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
 # Dense bfloat16 FLOP/s of one JAX device, from the vendors' data sheets; the first match wins.
 PEAK_FLOPS = (
@@ -30,17 +26,17 @@ COMPILE_EVENTS = (
     "/jax/core/compile/backend_compile_duration",
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
 )
-LINE_SECONDS = 10.0  # between progress lines where there is no terminal
+LINE_SECONDS = 10.0  # between progress lines if there is no terminal
 
 
 class Progress:
-    """One line on where a run is: a bar on a terminal, else a plain line about every ten seconds.
+    """The progress of a run: a bar on a terminal, else a line about every ten seconds.
 
     Args:
         total: steps of the whole run.
-        start: the step it starts from.
+        start: the step that the run starts from.
         enabled: False prints nothing.
-        unit_per_step: how many units ("examples", "tokens") a step takes.
+        unit_per_step: the number of units ("examples", "tokens") per step.
         unit: their name.
     """
 
@@ -56,7 +52,7 @@ class Progress:
             self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
 
     def update(self, step: int, scalars: dict[str, Any]) -> None:
-        """Shows a step: its loss (where there is one), throughput, and the time left."""
+        """Show a step: its loss (if there is one), the throughput, and the time left."""
         if not self._enabled:
             return
         now = time.monotonic()
@@ -64,7 +60,7 @@ class Progress:
         (then, before), self._at = self._first, (now, step)
         rate = (step - before) / max(now - then, 1e-9)
         if self._updates == 1:
-            self._first = self._at  # later rates leave out what was compiled until here
+            self._first = self._at  # later rates leave out the compilation before this step
         loss = scalars.get("loss")
         parts = [] if loss is None else [f"loss {float(loss):.4g}"]
         parts.append(f"{_short(rate * self._per_step)} {self._unit}/s")
@@ -79,13 +75,14 @@ class Progress:
             print(", ".join(parts), flush=True)
 
     def note(self, text: str) -> None:
-        """Prints a text above the bar."""
+        """Print a text above the bar."""
         if self._bar is not None:
             self._bar.write(text)
         elif self._enabled:
             print(text, flush=True)
 
     def close(self) -> None:
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -102,7 +99,7 @@ def _clock(seconds: float) -> str:
 
 
 class Goodput:
-    """The share of wall time spent stepping: all of it but what is tracked as something else."""
+    """The share of wall time spent stepping: all of it except what `track` counts."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -110,7 +107,7 @@ class Goodput:
 
     @contextlib.contextmanager
     def track(self, name: str) -> Iterator[None]:
-        """Counts the block's time as not stepping, under a name."""
+        """Count the block's time as not stepping, under a name."""
         before = time.perf_counter()
         try:
             yield
@@ -119,13 +116,13 @@ class Goodput:
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
     def share(self) -> float:
-        """Between 0 and 1, since this was made."""
+        """Return the share since this object was made, between 0 and 1."""
         wall = max(time.perf_counter() - self._started, 1e-9)
         return max(0.0, 1.0 - sum(self.seconds.values()) / wall)
 
 
 class CompileTime:
-    """Seconds that XLA has compiled for, in this process, since this was made."""
+    """Seconds of compilation in this process since this object was made."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -137,46 +134,37 @@ class CompileTime:
             self.seconds += duration_secs
 
     def close(self) -> None:
-        """Stops counting; `seconds` stays."""
-        with contextlib.suppress(AssertionError, ValueError):  # it was closed before
+        """Stop counting; `seconds` stays."""
+        with contextlib.suppress(AssertionError, ValueError):  # closed before
             jax.monitoring.unregister_event_duration_listener(self._listen)
 
 
 def peak_flops(device: Any) -> float:
-    """Dense bfloat16 FLOP/s of a device at its peak; 0 where it is not known."""
+    """Return the peak dense bfloat16 FLOP/s of a device; 0: unknown."""
     kind = str(device.device_kind).lower()
     return next((flops for name, flops in PEAK_FLOPS if name in kind), 0.0)
 
 
 def mfu(flops: float, seconds: float, devices: int) -> float:
-    """Model FLOPs utilisation, of devices like the first one.
+    """Return the model FLOPs utilisation (MFU), of devices like the first one.
 
     Args:
-        flops: of one step, over all devices.
-        seconds: that the step takes.
-        devices: how many.
+        flops: FLOPs of one step, over all devices.
+        seconds: duration of the step.
+        devices: number of devices.
 
     Returns:
-        A share of the peak; 0 where that is not known.
+        A share of the peak FLOP/s; 0: the peak is unknown.
     """
     peak = peak_flops(jax.devices()[0])
     return flops / (seconds * devices * peak) if peak and seconds > 0 else 0.0
 
 
 def peak_memory_bytes() -> int:
-    """The most memory used so far: of this process's fullest device, else of the process itself."""
+    """Return the most memory used so far by a device of this process, else by the process."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
     if peaks:
         return int(max(peaks))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def figure_to_image(figure: Any) -> np.ndarray:
-    """A matplotlib figure as uint8 (height, width, 3)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,7 +1,7 @@
 """Schedules and optimizers from an OptimConfig; built inside the jitted step.
 
-The learning rate and the weight decay may be traced (a sweep's lanes vary them), and schedules read
-the train step that they are given, not optax's own count, which stalls where a bad step is skipped.
+The learning rate and the weight decay may be traced (a sweep's lanes vary them). Schedules read the
+train step that they are given, not optax's own count, which does not count skipped bad steps.
 """
 
 import re
@@ -28,14 +28,14 @@ MUON_RMS = 0.2  # RMS of AdamW's updates: one lr then suits both halves (arXiv 2
 def learning_rate(
     optim: OptimConfig, lr: Any, step: Int[Array, ""] | int, horizon: int
 ) -> Float[Array, ""]:
-    """The learning rate of a step: linear warmup from 0, then the schedule.
+    """Return the learning rate of a step: linear warmup from 0, then the schedule.
 
     Args:
         optim: `schedule`, `warmup`, `final_lr` (as a share of lr) and `wsd_decay` are read.
         lr: the peak, a float or traced scalar.
         step: the 0-based train step, may be traced.
-        horizon: the step at which linear, cosine and wsd arrive at final_lr; they stay there.
-            constant and rsqrt know no horizon.
+        horizon: the step at which linear, cosine and wsd reach final_lr; they stay there. constant
+            and rsqrt do not depend on it.
 
     Returns:
         float32 scalar.
@@ -63,11 +63,11 @@ def learning_rate(
 
 
 def group_trees(groups: tuple, params: Any) -> tuple[Any, Any]:
-    """Learning-rate and decay multipliers of every parameter.
+    """Return the learning-rate and decay multipliers of every parameter.
 
     Args:
         groups: ((path regex, lr multiplier, decay multiplier), ...); the first match wins.
-        params: nested dict, whose "a/b/c" paths are searched.
+        params: nested dict; the regexes are searched in its "a/b/c" paths.
 
     Returns:
         Two trees of floats like `params`. Without a match: (1, 1), and (1, 0) for `scale`, `bias`.
@@ -107,7 +107,7 @@ def _scale_matrices() -> optax.GradientTransformation:
 
 
 def _muon(optim: OptimConfig) -> optax.GradientTransformation:
-    """Muon on matrices (the last two axes; stacked layers are apart), Adam's rule elsewhere."""
+    """Return Muon on matrices (the last two axes; one per stacked layer), Adam elsewhere."""
 
     def label(path: tuple, p: Array) -> str:
         return "muon" if p.ndim >= 2 and not NO_MUON.search(path_name(path)) else "adam"
@@ -128,12 +128,12 @@ def _muon(optim: OptimConfig) -> optax.GradientTransformation:
 
 
 def _direction(optim: OptimConfig) -> optax.GradientTransformation:
-    """Gradients to update directions, before learning rate, decay and sign."""
+    """Return the transformation of gradients to directions, before learning rate and decay."""
     match optim.name:
         case Optimizer.ADAMW:
             return optax.scale_by_adam(optim.b1, optim.b2, optim.eps)
         case Optimizer.ADAFACTOR:
-            # Without the scaling by parameter norms: lr means what it does for the others.
+            # Without the scaling by parameter norms, so that lr has the same meaning as elsewhere.
             return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
         case Optimizer.SGD:
             return optax.trace(optim.momentum) if optim.momentum else optax.identity()
@@ -146,18 +146,18 @@ def _direction(optim: OptimConfig) -> optax.GradientTransformation:
 def make_tx(
     optim: OptimConfig, hparams: dict[str, Any], step: Int[Array, ""] | int, horizon: int
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of one step: clip by global norm, direction, decoupled decay, learning rate.
+    """Build the optimizer of one step: clip by global norm, direction, decay, learning rate.
 
     update = -lr(step) * lr_mult * (direction + weight_decay * decay_mult * p)
 
-    `update` also takes `norm`, the global norm of the gradients where it is known, and `good`:
-    where that is false the state stays as it was.
+    `update` also takes `norm`, the global norm of the gradients if it is known, and `good`: if that
+    is false the state stays as it was.
 
     Args:
         optim: the config.
-        hparams: "lr" and "weight_decay" (traced or numbers) win over the config's.
+        hparams: "lr" and "weight_decay" (traced or numbers), which replace the config's.
         step: the train step that the schedule reads.
-        horizon: of the schedule.
+        horizon: the schedule's horizon.
 
     Returns:
         A GradientTransformation over nested dicts of parameters; its state does not depend on
@@ -182,7 +182,7 @@ def make_tx(
         lr_mult, decay_mult = group_trees(optim.groups, params)
         lr = learning_rate(optim, hparams.get("lr", optim.lr), step, horizon)
         decay = hparams.get("weight_decay", optim.weight_decay)
-        if isinstance(decay, (int, float)) and not decay:  # known here: reads no parameters
+        if isinstance(decay, (int, float)) and not decay:  # not traced: the update reads no params
             decay_mult = jax.tree.map(lambda _: 0.0, decay_mult)
         weight_decay = jnp.asarray(decay, jnp.float32)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -210,13 +210,18 @@ def make_tx(
 
 
 def adam_updates(optim: OptimConfig, state: Any, scale: Any) -> Any:
-    """Scale * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps), as `optax.scale_by_adam` does.
+    """Return scale * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps), like `optax.scale_by_adam`.
 
-    Of the moments as they are kept, not as they are made: a CPU's program then reads the old ones
-    once and writes over them; reading them again here, it would copy them first. The division comes
-    last, since XLA does not repeat it for each reader of the updates.
+    It reads the new moments after the choice by `good`: a CPU's program then reads the old moments
+    once and writes over them; otherwise it would copy them first. The division comes last, since
+    XLA does not repeat it for each reader of the updates.
+
+    Args:
+        optim: the config.
+        state: the ScaleByAdamState after the update.
+        scale: tree of factors, -lr * lr_mult.
     """
-    count = jnp.maximum(state.count, 1).astype(jnp.float32)  # 0 where no step was good yet
+    count = jnp.maximum(state.count, 1).astype(jnp.float32)  # 0 before the first good step
     first, second = (1 / (1 - b**count) for b in (optim.b1, optim.b2))
     return jax.tree.map(
         lambda m, v, s: m * (s * first) / (jnp.sqrt(v * second) + optim.eps),
@@ -227,7 +232,7 @@ def adam_updates(optim: OptimConfig, state: Any, scale: Any) -> Any:
 
 
 def pack(opt_state: Any) -> dict[str, Any]:
-    """An optimizer state as nested dicts with string keys and no empty leaves.
+    """Return an optimizer state as nested dicts with string keys and no empty leaves.
 
     Paths end in the parameter's own ("mu/encoder/kernel"), so that sharding rules match moments.
     """
@@ -242,14 +247,14 @@ def pack(opt_state: Any) -> dict[str, Any]:
 
 
 def unpack(packed: dict[str, Any], template: Any) -> Any:
-    """The inverse of `pack`.
+    """Undo `pack`.
 
     Args:
-        packed: what `pack` made.
+        packed: what `pack` returned.
         template: an optimizer state of the same structure (abstract leaves are enough).
 
     Raises:
-        ValueError: names the first leaf of the template that `packed` lacks.
+        ValueError: `packed` lacks a leaf of the template; the message names the first one.
     """
 
     def leaf(path: tuple, _: Any) -> Any:

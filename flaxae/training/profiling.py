@@ -12,22 +12,25 @@ FOLDER = "profile"
 
 
 class Trace:
-    """Traces the calls that have a step of a window in them.
+    """Traces the calls that contain a step of a window.
 
-    A run that is resumed, or stops, inside the window has a trace of the part that it ran.
+    A run that is resumed or stops inside the window has a trace of the part that it ran.
 
     Args:
-        window: (first step, last step), as steps done before and after; (): no trace.
-        workdir: of the run, local or in a bucket.
+        window: (start, end), numbers of steps done; (): no trace.
+        workdir: the run's folder, local or in a bucket.
+
+    Attributes:
+        on: whether a trace is being recorded.
     """
 
-    def __init__(self, window: tuple[int, ...], workdir: Any):
+    def __init__(self, window: tuple[int, ...], workdir: Path):
         self.window, self.workdir = window, workdir
         self.on = False
-        self._copy: tempfile.TemporaryDirectory | None = None  # of a trace for a bucket
+        self._copy: tempfile.TemporaryDirectory | None = None  # the local trace of a bucket's run
 
     def before(self, start: int, end: int) -> None:
-        """Called before the call that goes from step `start` to step `end`."""
+        """Start the trace if the call from step `start` to step `end` is in the window."""
         if self.on or not self.window or end <= self.window[0] or start >= self.window[1]:
             return
         if paths.is_remote(self.workdir):
@@ -36,13 +39,18 @@ class Trace:
         self.on = True
 
     def after(self, end: int, made: Any) -> None:
-        """Called when the call to step `end` was dispatched; `made` is something that it makes."""
+        """Stop the trace if the call to step `end` was the window's last.
+
+        Args:
+            end: the step after the call, which has been dispatched.
+            made: an output of the call, to wait for.
+        """
         if self.on and end >= self.window[1]:
             jax.block_until_ready(made)
             self.stop()
 
     def stop(self) -> None:
-        """Writes a trace that has begun."""
+        """Write the trace if one is being recorded."""
         if not self.on:
             return
         self.on = False

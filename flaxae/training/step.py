@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from einops import rearrange
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -17,20 +18,21 @@ from flaxae.training.layout import Layout
 from flaxae.training.state import Shardings, State, horizon, make_tx, optimizer_template
 
 
-def split_rows(tree: Any, parts: int) -> Any:
-    """(B, ...) -> (parts, B / parts, ...), strided, so that each device keeps its own rows."""
-    return jax.tree.map(
-        lambda x: jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1), tree
-    )
+def split_batch(tree: Any, parts: int) -> Any:
+    """Split leaves (B, ...) into micro-batches (parts, B / parts, ...).
+
+    A micro-batch takes every parts-th row, so that each device keeps its own rows.
+    """
+    return jax.tree.map(lambda x: rearrange(x, "(b parts) ... -> parts b ...", parts=parts), tree)
 
 
-def join_rows(tree: Any) -> Any:
-    """The inverse of `split_rows`."""
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)
+def join_batch(tree: Any) -> Any:
+    """Undo `split_batch`: (parts, b, ...) -> (b * parts, ...)."""
+    return jax.tree.map(lambda x: rearrange(x, "parts b ... -> (b parts) ..."), tree)
 
 
 def make_update(task: Task, config: Config, layout: Layout) -> Callable:
-    """One update of one lane: (its state, frozen, batch, hparams) -> (state, metrics)."""
+    """Return one update of one lane: (its state, frozen, batch, hparams) -> (state, metrics)."""
 
     def loss_fn(params: Any, carry: Any, frozen: Any, batch: Any, ctx: Context) -> Any:
         model = layout.merge(params, carry, frozen)
@@ -42,7 +44,7 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
     template = optimizer_template(config, layout)
 
     def sums(state: State, frozen: Any, batch: Any, ctx: Context) -> Any:
-        """Sums over all micro-batches: gradients, weight, metrics, and the carry after them."""
+        """Return the new carry, and sums of gradients, weight and metrics over micro-batches."""
 
         def one(carry: Any, micro: Any, index: Any) -> Any:
             at = dataclasses.replace(ctx, key=jax.random.fold_in(ctx.key, index))
@@ -54,7 +56,7 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         if config.accumulate == 1:
             return one(state["carry"], batch, 0)
         n = config.accumulate
-        micro = (split_rows(batch, n), split_rows(state["carry"]["stream"], n), jnp.arange(n))
+        micro = (split_batch(batch, n), split_batch(state["carry"]["stream"], n), jnp.arange(n))
         shapes = jax.eval_shape(
             lambda once, m: one({"once": once, "stream": m[1]}, m[0], m[2])[1],
             state["carry"]["once"],
@@ -68,16 +70,16 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
             return (carry["once"], jax.tree.map(jnp.add, total, new)), carry["stream"]
 
         (once, total), stream = jax.lax.scan(body, (state["carry"]["once"], zeros), micro)
-        return {"once": once, "stream": join_rows(stream)}, total
+        return {"once": once, "stream": join_batch(stream)}, total
 
     def update(state: State, frozen: Any, batch: Any, hparams: dict[str, Any]) -> Any:
         step = state["step"]
         key = jax.random.fold_in(jax.random.key(hparams["seed"]), step)
         ctx = Context(key, step, hparams=hparams, train=True, sharding_rules=task.sharding_rules)
         carry, (grads, weight, metrics) = sums(state, frozen, batch, ctx)
-        # A batch of nothing but padding has weight 0: its step is no step, not a NaN.
+        # A batch of nothing but padding has weight 0: its gradients are 0, not NaN.
         inverse = 1 / jnp.maximum(weight, 1e-30)
-        # Of the sums: the mean gradients need not be held then.
+        # The norm of the sums: the mean gradients then need not be kept in memory.
         grad_norm = optax.global_norm(grads) * inverse
         grads = jax.tree.map(lambda g: g * inverse, grads)
         if isinstance(task, TransformsGrads):
@@ -88,14 +90,14 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         good = finite & (state["bad"] <= config.max_bad_steps)
         new = {**state, "carry": carry, "step": step + 1}
         with jax.numpy_dtype_promotion("standard"):
-            # What `make_hparams` leaves out is 0, whatever the base config of the lanes says.
+            # What `make_hparams` leaves out is 0, even if the lanes' base config has another value.
             tx = make_tx(config, {"weight_decay": 0.0} | hparams, step)
             opt = optim_lib.unpack(state["opt"], template)
             updates, opt = tx.update(grads, opt, state["params"], norm=grad_norm, good=good)
         new["opt"] = opt = optim_lib.pack(opt)
         new["params"] = jax.tree.map(lambda p, u: p + u.astype(p.dtype), state["params"], updates)
         if config.optim.ema:
-            # The average of few steps is of those steps, not of the initialisation.
+            # After few steps the average weighs these steps, not the initialisation.
             t = step.astype(jnp.float32)
             decay = jnp.minimum(config.optim.ema, (1 + t) / (10 + t))
             new["ema"] = jax.tree.map(
@@ -106,7 +108,7 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         if isinstance(task, UpdatesState):
             new = task.after_update(new, ctx)
         kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
-        kept["opt"] = jax.tree.map(  # kept already, but for what the task has changed
+        kept["opt"] = jax.tree.map(  # `tx.update` has kept it already, except what a task changed
             lambda a, b, own: own if a is own else jnp.where(good, a, b),
             new["opt"],
             state["opt"],
@@ -136,16 +138,20 @@ def make_train_step(
     lanes: int = 0,
     lane_batches: bool = False,
 ) -> Callable:
-    """The jitted step.
+    """Make the jitted train step.
 
     Args:
-        shardings: of the state; pins the outputs, or the second call would compile again.
-        lanes: size of the lane axis; 0: none.
-        lane_batches: batches have a lane axis too (lanes with data of their own).
+        task: the task.
+        config: the config.
+        layout: the model's structure.
+        shardings: the state's shardings; they pin the outputs, or the second call would compile
+            again.
+        lanes: the size of the lane axis; 0: none.
+        lane_batches: whether batches have a lane axis too (lanes with their own data).
 
     Returns:
         (state, frozen, batch, hparams) -> (state, metrics). The state is donated; metrics have a
-        leading axis of `steps_per_call` (the batch too, where that is above 1), then the lanes'.
+        leading axis of `steps_per_call` (the batch too, if that is above 1), then the lane axis.
     """
     update = make_update(task, config, layout)
     if lanes:
@@ -169,12 +175,20 @@ def make_train_step(
 def make_eval_step(
     task: Task, layout: Layout, mesh: Mesh, lanes: int = 0, lane_batches: bool = False
 ) -> tuple[Callable, Callable]:
-    """The jitted evaluation step.
+    """Make the jitted evaluation step.
+
+    Random keys come from `data.seed`, so that an evaluation does not depend on the run's own seed.
+
+    Args:
+        task: the task.
+        layout: the model's structure.
+        mesh: the mesh.
+        lanes: the size of the lane axis; 0: none.
+        lane_batches: whether batches have a lane axis too.
 
     Returns:
-        (sums, params, carry, frozen, batch, hparams, step, index) -> (sums, carry), and a function
-        of all but `sums` that gives the sums to start from. Keys come from
-        `data.seed`, so that an evaluation does not depend on the run's own seed.
+        The step, (sums, params, carry, frozen, batch, hparams, step, index) -> (sums, carry), and a
+        function of all arguments but `sums` that returns the sums to start from.
     """
 
     def one(
