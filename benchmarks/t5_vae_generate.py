@@ -122,14 +122,14 @@ def main() -> None:
     except ImportError:
         sys.exit("this benchmark needs torch: make env-parity")
     torch.set_num_threads(args.threads)
-    from flaxae.models.t5_vae.api.saving import read_tokenizer
+    from flaxae.text_autoencoder.saving import read_tokenizer
     from flaxae.training.load import load
 
     config = runpy.run_path(str(ROOT / "configs/t5_vae/python_lines.py"))["get_config"]()
     cases = [measure("forced", *forced(config), 0, config, args)]
     if (Path(args.run) / "config.json").is_file():
         loaded = load(args.run)
-        tokenizer = read_tokenizer(Path(args.run), loaded.config)
+        tokenizer = read_tokenizer(Path(args.run), loaded.model.vocab_size)
         case = ("trained", loaded.model, tokenizer, loaded.step, loaded.config)
         cases.append(measure(*case, args))
     else:

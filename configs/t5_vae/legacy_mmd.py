@@ -12,7 +12,7 @@ from configs.t5_vae import baselines
 from flaxae.config import Config
 from flaxae.losses import Kernel
 from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
-from flaxae.models.t5_vae.objectives import WeightSchedule
+from flaxae.text_autoencoder.kl import WeightSchedule
 
 STEPS = 6000  # the sigmoid is at one half at step 2,500
 

@@ -21,7 +21,7 @@ from flaxae.config import (
 from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from flaxae.lm.t5.modeling import T5Config
-from flaxae.models.t5_vae.modeling import LatentConfig
+from flaxae.models.t5_vae.bottlenecks import LatentConfig
 from flaxae.models.t5_vae.task import T5VAEConfig
 from flaxae.nn.mlp import FeedForward
 

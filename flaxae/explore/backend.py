@@ -9,7 +9,7 @@ from flaxae.errors import require
 from flaxae.explore import answers, texts
 from flaxae.explore.space import MOST_SAMPLES, Space
 from flaxae.measures.text import edit_distance, is_valid, path_lengths
-from flaxae.text_autoencoder.latents import lerp_at, slerp_at
+from flaxae.text_autoencoder.interpolation import lerp_at, slerp_at
 
 FAR = 0.01  # less likely than this share of the corpus: far from it
 STEPS = 100  # of a slider between two texts

@@ -1,0 +1,13 @@
+"""Parts that all text autoencoders share; no file here knows a family of `flaxae.models`.
+
+protocol       interfaces: the module, its task, and what the explorer asks of an autoencoder
+codec          the engine: texts, ids and codes, in batches of a few fixed sizes
+checks         user input, checked
+api            `TextAutoencoder`, the base class of the classes that users load
+pretrained     its part that opens and saves models
+saving         the files of a saved model
+latent_stats   mean and standard deviation of a model's codes
+interpolation  paths between two codes
+priors/        densities that codes are drawn from
+kl             KL terms of the loss, and the weights of loss terms over time
+"""

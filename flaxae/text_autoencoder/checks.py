@@ -1,4 +1,4 @@
-"""What people give to a T5-VAE, checked: one error that says what, where and the way out."""
+"""Checks of user input: each error names the wrong element and the way out."""
 
 import operator
 from collections.abc import Sequence
@@ -7,24 +7,25 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from flaxae.data.tokenizer import PAD
 from flaxae.data.tokens import TokenTable
 from flaxae.errors import ConfigError
-from flaxae.lm.t5.modeling import PAD
+from flaxae.text_autoencoder.protocol import TextTokenizer
 
 
 def texts(
-    given: Sequence[str], tokenizer: Any, limit: int, truncate: bool
+    given: Sequence[str], tokenizer: TextTokenizer, limit: int, truncate: bool
 ) -> Int[np.ndarray, "B T"]:
-    """The ids of texts, with EOS, padded with 0.
+    """Return the ids of texts, with EOS, padded with PAD.
 
     Args:
-        given: texts.
-        tokenizer: makes ids of them.
-        limit: tokens of a text, with its EOS.
-        truncate: cut what is longer; else it is an error.
+        given: the texts.
+        tokenizer: the model's tokenizer.
+        limit: tokens per text, EOS included.
+        truncate: cut longer texts; otherwise they are an error.
 
     Raises:
-        ConfigError: not a list of texts, or one is empty, no valid Unicode or too long.
+        ConfigError: it is not a list of texts, or a text is empty, invalid Unicode or too long.
     """
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
         raise ConfigError(f"texts must be a list of str, not a {type(given).__name__}: give [text]")
@@ -34,7 +35,7 @@ def texts(
         if not text:
             raise ConfigError(f"texts[{i}] is empty: leave it out")
         if any("\ud800" <= c <= "\udfff" for c in text):
-            raise ConfigError(f"texts[{i}] has a lone surrogate: it is no valid Unicode text")
+            raise ConfigError(f"texts[{i}] is not valid Unicode: it has a lone surrogate")
     table = TokenTable.of(tokenizer.encode(list(given)) if given else [])
     long = np.flatnonzero(table.lengths >= limit)
     if len(long) and not truncate:
@@ -46,19 +47,19 @@ def texts(
 
 
 def ids(given: Any, vocab_size: int, limit: int) -> Int[np.ndarray, "B T"]:
-    """Rows of ids.
+    """Return rows of ids as int32.
 
     Args:
-        given: ids, EOS included, then 0.
-        vocab_size: ids must be below.
-        limit: columns.
+        given: ids, EOS included, padded with PAD.
+        vocab_size: the ids' upper bound, excluded.
+        limit: largest number of columns.
 
     Raises:
-        ConfigError: not integers, of another shape, out of range, or a row has no text.
+        ConfigError: the ids are not integers, of another shape or out of range, or a row is empty.
     """
     out = np.asarray(given)
     if out.ndim != 2 or out.shape[1] > limit:
-        raise ConfigError(f"ids of shape {out.shape}: give (texts, at most {limit} tokens)")
+        raise ConfigError(f"ids of shape {out.shape}: give (texts, up to {limit} tokens)")
     if out.size and out.dtype.kind not in "iu":
         raise ConfigError(f"ids are {out.dtype}, not integers")
     wrong = np.argwhere((out < 0) | (out >= vocab_size))
@@ -74,22 +75,22 @@ def ids(given: Any, vocab_size: int, limit: int) -> Int[np.ndarray, "B T"]:
 
 
 def codes(given: Any, num_latents: int, dim: int) -> Float[np.ndarray, "B L Z"]:
-    """Codes as (B, L, Z); (B, L * Z) is taken too.
+    """Return codes as float32 (B, L, Z); flattened codes (B, L * Z) are accepted as well.
 
     Raises:
-        ConfigError: another shape or type, or a number that is not finite.
+        ConfigError: the codes have another shape or type, or a number is not finite.
     """
     what = f"(n, {num_latents}, {dim}) or (n, {num_latents * dim})"
     try:
         out = np.asarray(given, np.float32)
     except (TypeError, ValueError):
-        raise ConfigError(f"codes must be numbers, {what}") from None
+        raise ConfigError(f"codes must be numbers of shape {what}") from None
     if out.shape == (0,):
         return np.empty((0, num_latents, dim), np.float32)
     if out.shape[1:] not in ((num_latents, dim), (num_latents * dim,)):
         hint = "; for one code give z[None]" if out.shape == (num_latents, dim) else ""
         raise ConfigError(f"codes of shape {out.shape}: this model's are {what}{hint}")
-    out = out.reshape(len(out), num_latents, dim)
+    out = out.reshape(len(out), num_latents, dim)  # (B, L, Z)
     wrong = np.flatnonzero(~np.isfinite(out).all((1, 2)))
     if len(wrong):
         raise ConfigError(f"codes[{wrong[0]}] has a number that is not finite")
@@ -97,10 +98,15 @@ def codes(given: Any, num_latents: int, dim: int) -> Float[np.ndarray, "B L Z"]:
 
 
 def whole(name: str, value: Any, least: int, most: int = 2**32 - 1) -> int:
-    """A whole number, Python's, numpy's or JAX's, as an int.
+    """Return a whole number of Python, numpy or JAX as an int.
+
+    Args:
+        name: the argument's name, for the message.
+        value: the number.
+        least, most: its range, both included.
 
     Raises:
-        ConfigError: it is none, or not between `least` and `most`.
+        ConfigError: it is not a whole number, or out of range.
     """
     try:
         number = operator.index(value)

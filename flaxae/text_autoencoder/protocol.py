@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 
 from flaxae.config import TaskConfig
+from flaxae.decoding import Sampling
 from flaxae.errors import ConfigError, require
+from flaxae.task import Context
 from flaxae.weights import hf
 
 
@@ -56,11 +58,98 @@ class SampledPrior(Protocol):
 
 
 class TextTokenizer(Protocol):
-    """A tokenizer of lists of texts."""
+    """A tokenizer of lists of texts, whose padding id is 0 and whose end-of-text id is 1."""
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
+    vocab_size: int
 
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]: ...
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, without the end-of-text id."""
+        ...
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Return the text of each row, up to its end-of-text id."""
+        ...
+
+
+class LatentModel(Protocol):
+    """The `nnx.Module` of a text autoencoder, as `codec.Codec` calls it.
+
+    Attributes:
+        max_length: maximum number of tokens per text, EOS included.
+        num_latents: number of latent vectors per code, L.
+        dim: width of a latent vector, Z.
+        vocab_size: number of ids that the model can read and generate.
+    """
+
+    max_length: int
+
+    @property
+    def num_latents(self) -> int: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def encode(self, ids: list[Int[Array, "B S"]], ctx: Context) -> Float[Array, "B L Z"]:
+        """Return clean codes of texts.
+
+        Args:
+            ids: one array per length; each row is a text with EOS, padded with PAD.
+            ctx: the step's context.
+        """
+        ...
+
+    def generate(
+        self,
+        z: Float[Array, "B L Z"],
+        ctx: Context,
+        num_tokens: int = 0,
+        *,
+        sampling: Sampling | None = None,
+        drop_ended: bool = False,
+    ) -> Int[Array, "B T"]:
+        """Return the ids of decoded codes, with EOS, padded with PAD to max_length.
+
+        Args:
+            z: codes as the decoder expects them (see `clean_code`).
+            ctx: the step's context.
+            num_tokens: ids from this one on are never generated; 0: all may be.
+            sampling: how ids are chosen; None: greedily.
+            drop_ended: see `decoding.generate`; a decoder without a loop ignores it.
+        """
+        ...
+
+    def clean_code(self, z: Float[Array, "B L Z"], step: Int[Array, ""]) -> Float[Array, "B L Z"]:
+        """Return what to decode for a clean code: z times a scalar, or z itself."""
+        ...
+
+    def sigma(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """Return the standard deviation of the noise on codes in training; 0: no noise."""
+        ...
+
+
+class TextCorpus(Protocol):
+    """The texts of a run, by split ("train", "dev", ...)."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    def lines(self, split: str) -> list[str]:
+        """Return the texts of a split."""
+        ...
+
+    def labels(self, split: str) -> list[str]:
+        """Return one label per text of a split."""
+        ...
+
+
+class TextTask(Protocol):
+    """A task that trains on texts."""
+
+    @property
+    def text(self) -> TextCorpus: ...
 
 
 @runtime_checkable

@@ -24,7 +24,7 @@ from flaxae.task import Carry, Context
 CACHE_AXES = {"layers": 1, "rows": 0}  # where the rows are in what `decode_step` caches
 
 
-class T5VAE(nnx.Module):
+class T5VAEModel(nnx.Module):
     """An autoencoder of texts up to `max_length` tokens, EOS included."""
 
     critic: Any  # of the objective, where it has one: so that they are saved with the model
@@ -64,6 +64,21 @@ class T5VAE(nnx.Module):
             # Starts as draws of the prior: the MMD is too low until the queue has filled once.
             shape = (latent.queue, latent.size)
             self.queue = Carry(jax.random.normal(rngs.params(), shape, jnp.float32))
+
+    @property
+    def num_latents(self) -> int:
+        """Latents per code."""
+        return self.latent.num_latents
+
+    @property
+    def dim(self) -> int:
+        """Width of a latent."""
+        return self.latent.dim
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the token embedding."""
+        return self.t5.config.vocab_size
 
     def sigma(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """The noise's standard deviation at a step."""

@@ -10,128 +10,12 @@ and the step divides it by the number of real tokens. So the CE is a mean over t
 token: Kingma & Welling 2014, eq. 3).
 """
 
-import enum
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
-
-from flaxae.errors import require
-from flaxae.losses import kl_to_standard_normal
-from flaxae.task import Carry
-
-NEVER = 2.0**30  # a step after all others
-DECAY = 0.98  # of the running reconstruction loss, a (micro-)batch
-
-
-class WeightSchedule(enum.Enum):
-    LINEAR = "linear"  # from `start` of the weight to all of it over `ramp` steps; 0: constant
-    SIGMOID = "sigmoid"  # 1 / (1 + exp(6.25 - 0.0025 step)): half at step 2,500 (the original's)
-    BAR = (
-        "bar"  # `start`, and once the reconstruction loss is below `bar`, LINEAR from that step on
-    )
-
-
-def check(prefix: str, weight: float, start: float, ramp: int) -> None:
-    """Raises ConfigError where the fields of one weight make no sense."""
-    for name, value in (("weight", weight), ("start", start), ("ramp", ramp)):
-        require(value >= 0, f"task.{prefix}_{name}={value} must not be negative")
-
-
-def share(
-    schedule: WeightSchedule,
-    step: Int[Array, ""],
-    *,
-    start: float,
-    ramp: int,
-    passed: Float[Array, ""] | None = None,
-) -> Float[Array, ""]:
-    """The part of a weight that counts at a step.
-
-    Args:
-        schedule: its form.
-        step: the train step.
-        start, ramp: see WeightSchedule.
-        passed: BAR's: the step at which the bar was passed.
-    """
-    now = step.astype(jnp.float32)
-    if schedule is WeightSchedule.SIGMOID:
-        return jax.nn.sigmoid(0.0025 * now - 6.25)
-    if schedule is WeightSchedule.BAR and passed is not None:
-        now = now - passed
-        rise = jnp.where(now >= 0, jnp.minimum(now / ramp, 1.0) if ramp else 1.0, 0.0)
-        return start + (1 - start) * rise
-    if not ramp:
-        return jnp.float32(1)
-    return start + (1 - start) * jnp.minimum(now / ramp, 1.0)
-
-
-def cyclical(step: Int[Array, ""], horizon: int, cycles: int) -> Float[Array, ""]:
-    """KL annealing of OPTIMUS (Li et al. 2020, after Fu et al. 2019).
-
-    The run is cut into equal cycles; each spends half at 0, a quarter rising linearly to 1, and a
-    quarter at 1. After the horizon it stays at 1.
-    """
-    if not cycles:
-        return jnp.float32(1)
-    now = step.astype(jnp.float32) * (cycles / horizon)
-    rise = jnp.clip((now - jnp.floor(now) - 0.5) * 4, 0.0, 1.0)
-    return jnp.where(now >= cycles, 1.0, rise)
-
-
-def kl_terms(
-    mean: Float[Array, "B Z"],
-    log_variance: Float[Array, "B Z"],
-    rows: Float[Array, "B"],
-    *,
-    free_bits: float = 0.0,
-    threshold: float = 0.0,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """KL to N(0, I), in nats, summed over texts: as it is, and as it is minimised.
-
-    With KL_bi of text b and dimension i, the second is
-
-        threshold: sum_b sum_i max(KL_bi, threshold)            (OPTIMUS: a floor for each text)
-        free_bits: B sum_i max(mean_b KL_bi, free_bits)         (free bits, Kingma et al. 2016)
-
-    The first lets single texts carry nothing in a dimension for free, the second a dimension on
-    average. A mean over a micro-batch stands for that over the batch under accumulation.
-
-    Args:
-        mean, log_variance: of q(z|x), all latents of a text on one axis.
-        rows: 0 for rows that only pad a batch, else 1.
-        free_bits, threshold: nats a dimension; 0: off. Only one of them is above 0.
-    """
-    each = kl_to_standard_normal(mean, log_variance) * rows[:, None]
-    raw = jnp.sum(each)
-    count = jnp.maximum(jnp.sum(rows), 1)
-    if free_bits:
-        return raw, count * jnp.sum(jnp.maximum(jnp.sum(each, axis=0) / count, free_bits))
-    if threshold:
-        return raw, jnp.sum(jnp.maximum(each, threshold) * rows[:, None])
-    return raw, raw
-
-
-class Progress(nnx.Module):
-    """When the reconstruction loss, averaged over the last fifty or so batches, passed a bar."""
-
-    def __init__(self) -> None:
-        # Two running sums (the average is their ratio, right from the first step) and the step.
-        self.values = Carry(jnp.asarray([0.0, 0.0, NEVER], jnp.float32))
-
-    @property
-    def passed(self) -> Float[Array, ""]:
-        return self.values[...][2]
-
-    def update(self, loss: Float[Array, ""], bar: float, step: Int[Array, ""]) -> None:
-        """Takes in the loss a token of one more (micro-)batch."""
-        total, weight, passed = self.values[...]
-        total = DECAY * total + (1 - DECAY) * jax.lax.stop_gradient(loss)
-        weight = DECAY * weight + (1 - DECAY)
-        now = jnp.where(total / weight < bar, step.astype(jnp.float32), NEVER)
-        self.values[...] = jnp.stack([total, weight, jnp.minimum(passed, now)])
+from jaxtyping import Array, Float
 
 
 class Critic(nnx.Module):

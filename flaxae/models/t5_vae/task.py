@@ -20,10 +20,11 @@ from flaxae.losses import Kernel, mmd
 from flaxae.models.t5_vae import flops, objectives
 from flaxae.models.t5_vae import noise as noise_lib
 from flaxae.models.t5_vae.bottlenecks import LatentConfig, sampled
-from flaxae.models.t5_vae.modeling import T5VAE, flat
+from flaxae.models.t5_vae.modeling import T5VAEModel, flat
 from flaxae.models.t5_vae.noise import NoiseConfig
-from flaxae.models.t5_vae.objectives import WeightSchedule
 from flaxae.task import Context, Loss, Source, Task
+from flaxae.text_autoencoder import kl
+from flaxae.text_autoencoder.kl import WeightSchedule
 
 
 @dataclasses.dataclass
@@ -64,13 +65,14 @@ class T5VAEConfig(TaskConfig):
 
     @classmethod
     def open_autoencoder(cls, source: str | Path) -> Any:
-        from flaxae.models.t5_vae import api  # it imports this module
+        """Open a trained run or a saved model as `flaxae.T5VAE`."""
+        from flaxae.models.t5_vae.api import T5VAE
 
-        return api.T5VAE.from_pretrained(source)
+        return T5VAE.from_pretrained(source, cls)
 
     def validate(self) -> None:
-        objectives.check("mmd", self.mmd_weight, self.mmd_start, self.mmd_ramp)
-        objectives.check("kl", self.kl_weight, self.kl_start, self.kl_ramp)
+        kl.check_weight("mmd", self.mmd_weight, self.mmd_start, self.mmd_ramp)
+        kl.check_weight("kl", self.kl_weight, self.kl_start, self.kl_ramp)
         names = ("kl_cycles", "kl_free_bits", "kl_threshold", "bar", "loss_chunks")
         for name in (*names, "cycle_weight", "critic_weight"):
             value = getattr(self, name)
@@ -142,12 +144,12 @@ class T5VAETask(Task):
         t5 = self.options.t5
         return dataclasses.replace(t5, vocab_size=t5.vocab_size or self.data_config.vocab_size)
 
-    def init(self, rngs: nnx.Rngs) -> T5VAE:
-        model = T5VAE(self.t5, self.options.latent, self.data_config.max_length, rngs=rngs)
+    def init(self, rngs: nnx.Rngs) -> T5VAEModel:
+        model = T5VAEModel(self.t5, self.options.latent, self.data_config.max_length, rngs=rngs)
         if self.options.critic_weight:
             model.critic = objectives.Critic(self.options.latent.size, rngs)
         if self.options.has_bar:
-            model.progress = objectives.Progress()
+            model.progress = kl.BarMonitor()
         return model
 
     def load_pretrained(self, abstract: Any, shardings: Any) -> dict[str, Any]:
@@ -155,7 +157,7 @@ class T5VAETask(Task):
 
         return params.load_pretrained(self.config.pretrained, self.t5, abstract, shardings)
 
-    def loss(self, model: T5VAE, batch: Any, ctx: Context) -> Loss:
+    def loss(self, model: T5VAEModel, batch: Any, ctx: Context) -> Loss:
         ids, rows = rows_of(batch)
         noise = self.options.noise
         num_tokens = self.text.tokenizer.vocab_size if noise.replace else 0
@@ -178,7 +180,7 @@ class T5VAETask(Task):
         metrics["mmd_weighted"] = (weight * mmd_value * tokens, tokens)
         if log_variance is not None:
             weight = self._weight("kl", model, ctx)
-            raw, floored = objectives.kl_terms(
+            raw, floored = kl.kl_terms(
                 flat(z),
                 flat(log_variance),
                 rows,
@@ -201,7 +203,9 @@ class T5VAETask(Task):
         metrics["z_norm"] = (jnp.sum(jnp.linalg.norm(flat(z), axis=-1) * rows), texts)
         return Loss(total, tokens, metrics)
 
-    def eval_step(self, model: T5VAE, batch: Any, ctx: Context) -> dict[str, tuple[Array, Array]]:
+    def eval_step(
+        self, model: T5VAEModel, batch: Any, ctx: Context
+    ) -> dict[str, tuple[Array, Array]]:
         """Teacher-forced sums of the loss, and free-running greedy reconstruction."""
         loss = self.loss(model, batch, ctx)
         ids, rows = rows_of(batch)
@@ -216,13 +220,13 @@ class T5VAETask(Task):
             "token_accuracy": (jnp.sum(matches * rows), jnp.sum(longest * rows)),
         }
 
-    def _weight(self, name: str, model: T5VAE, ctx: Context) -> Float[Array, ""]:
+    def _weight(self, name: str, model: T5VAEModel, ctx: Context) -> Float[Array, ""]:
         """The weight of "mmd" or "kl" at this step."""
         options = self.options
         weight: Any = ctx.hparams.get(
             f"{name}_weight", jnp.float32(getattr(options, f"{name}_weight"))
         )
-        weight = weight * objectives.share(
+        weight = weight * kl.weight_factor(
             getattr(options, f"{name}_schedule"),
             ctx.step,
             start=getattr(options, f"{name}_start"),
@@ -231,14 +235,14 @@ class T5VAETask(Task):
         )
         if name == "kl":
             horizon = self.config.optim.decay_steps or self.config.steps
-            weight = weight * objectives.cyclical(ctx.step, horizon, options.kl_cycles)
+            weight = weight * kl.cyclical_factor(ctx.step, horizon, options.kl_cycles)
         return weight
 
-    def _encode(self, model: T5VAE, ids: list[Array], ctx: Context) -> Float[Array, "B L Z"]:
+    def _encode(self, model: T5VAEModel, ids: list[Array], ctx: Context) -> Float[Array, "B L Z"]:
         return self._posterior(model, ids, ctx)[0]
 
     def _posterior(
-        self, model: T5VAE, ids: list[Array], ctx: Context
+        self, model: T5VAEModel, ids: list[Array], ctx: Context
     ) -> tuple[Float[Array, "B L Z"], Float[Array, "B L Z"] | None]:
         parts = [model.posterior(group, ctx) for group in self._groups(ids)]
         return jax.tree.map(lambda *x: jnp.concatenate(x), parts[0], *parts[1:])
@@ -248,7 +252,7 @@ class T5VAETask(Task):
         return [ids] if self.options.pack_buckets and one_device() else [[part] for part in ids]
 
     def _mmd(
-        self, model: T5VAE, noisy: Float[Array, "B Z"], rows: Float[Array, "B"], ctx: Context
+        self, model: T5VAEModel, noisy: Float[Array, "B Z"], rows: Float[Array, "B"], ctx: Context
     ) -> Float[Array, ""]:
         """MMD^2 of z + noise against the prior. In training the queue moves on.
 
@@ -272,7 +276,7 @@ class T5VAETask(Task):
 
     def _reconstruction(
         self,
-        model: T5VAE,
+        model: T5VAEModel,
         code: Array,
         ids: list[Array],
         inputs: list[Array] | None,
@@ -298,7 +302,7 @@ class T5VAETask(Task):
         return states, jax.tree.map(lambda *x: sum(x[1:], x[0]), *sums)
 
     def _decode(
-        self, model: T5VAE, code: Array, ids: list[Array], inputs: Any, ctx: Context
+        self, model: T5VAEModel, code: Array, ids: list[Array], inputs: Any, ctx: Context
     ) -> list[Array]:
         out, start = [], 0
         groups = self._groups(ids)
@@ -311,7 +315,7 @@ class T5VAETask(Task):
 
     def _smoothness(
         self,
-        model: T5VAE,
+        model: T5VAEModel,
         code: Array,
         states: list[Array],
         ids: list[Array],
@@ -343,7 +347,7 @@ class T5VAETask(Task):
             out |= {"critic_fooled": (own, critic), "critic": (its, critic)}
         return out
 
-    def sample(self, model: T5VAE, ctx: Context, n: int) -> dict[str, list[str]]:
+    def sample(self, model: T5VAEModel, ctx: Context, n: int) -> dict[str, list[str]]:
         from flaxae.models.t5_vae import evaluation
 
         return evaluation.sample_texts(self, model, ctx, n)

@@ -1,4 +1,4 @@
-"""Priors of a trained model's codes: N(0, I), Gaussian, mixture, rectified flow."""
+"""Priors of a trained model's codes: N(0, I), a Gaussian, a mixture, a rectified flow."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 from flaxae.errors import ConfigError
+from flaxae.text_autoencoder.priors.base import Prior, read
 from flaxae.text_autoencoder.priors.flow import FlowPrior
+from flaxae.text_autoencoder.priors.gaussian import GaussianPrior, StandardNormal
 from flaxae.text_autoencoder.priors.mixture import GMMPrior
-from flaxae.text_autoencoder.priors.priors import GaussianPrior, Prior, StandardNormal, read
 
 __all__ = [
     "FlowPrior",
@@ -27,32 +28,37 @@ _KINDS: dict[str, Any] = {
 
 
 def fit(kind: str, codes: Float[np.ndarray, "n D"], seed: int = 0) -> Prior:
-    """A prior fitted to clean codes; (n, L, Z) is flattened.
+    """Fit a prior to clean codes.
 
     Args:
-        kind: "gaussian" or "gmm" (10 components).
-        codes: of training texts.
-        seed: of the mixture's start.
+        kind: "gaussian", or "gmm" with 10 components.
+        codes: codes of training texts; (n, L, Z) is flattened.
+        seed: seed of the mixture's initialisation.
 
     Raises:
-        ConfigError: there is no such kind, or the codes are too few, equal or not finite.
+        ConfigError: the kind is unknown, or there are too few codes, all are equal, or a number is
+            not finite.
     """
     if kind == "gaussian":
         return GaussianPrior.fit(codes)
     if kind == "gmm":
         return GMMPrior.fit(codes, seed=seed)
     raise ConfigError(
-        f"prior {kind!r}: 'gaussian' and 'gmm' are fitted here; a flow is trained: python train.py "
-        "--config=configs/t5_vae/flow_prior.py, then FlowPrior.from_workdir"
+        f"prior {kind!r}: only 'gaussian' and 'gmm' can be fitted; train a flow with python "
+        "train.py --config=configs/t5_vae/flow_prior.py and open it by FlowPrior.from_workdir"
     )
 
 
 def load_prior(folder: str | Path) -> Prior:
-    """The prior that was saved into a folder. Raises ConfigError where there is none."""
+    """Open the prior that was saved into a folder.
+
+    Raises:
+        ConfigError: the folder contains no prior, or it is incomplete or of an unknown kind.
+    """
     about, _ = read(folder)
     kind = about.get("kind") if isinstance(about, dict) else None
     if kind not in _KINDS:
-        raise ConfigError(f"{folder}: a prior of kind {kind!r}, which is none of {list(_KINDS)}")
+        raise ConfigError(f"{folder}: unknown kind of prior {kind!r}; known are {list(_KINDS)}")
     try:
         return _KINDS[kind].load(folder)
     except (KeyError, TypeError) as e:

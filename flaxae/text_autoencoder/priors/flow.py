@@ -1,8 +1,8 @@
-"""A rectified flow as a prior: noise to codes and back along one ordinary differential equation."""
+"""A prior that is a rectified flow: an ordinary differential equation from noise to codes."""
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,25 +13,26 @@ from jaxtyping import Array, Float
 
 from flaxae.errors import ConfigError
 from flaxae.task import Context
+from flaxae.text_autoencoder.priors.base import Prior, read, rows_of, write
 from flaxae.text_autoencoder.priors.flow_modeling import Velocity
-from flaxae.text_autoencoder.priors.priors import GaussianPrior, Prior, read, rows_of, write
+from flaxae.text_autoencoder.priors.gaussian import GaussianPrior
 from flaxae.tree import path_name
 
-ROWS = (16, 256)  # of one call, which is padded to one of them: two programs serve all sizes
-STEPS = 32
+ROWS = (16, 256)  # each call is padded to one of these row counts: two compiled programs
+STEPS = 32  # default steps of the solver
 
 
 @partial(jax.jit, static_argnums=(0, 4))
 def integrate(
     graphdef: Any, state: Any, x: Float[Array, "B D"], direction: Array, steps: int
 ) -> Float[Array, "B D"]:
-    """Follows dx/dt = v(x, t) by Heun's method.
+    """Integrate dx/dt = v(x, t) by Heun's method.
 
     Args:
-        graphdef, state: of a Velocity.
-        x: where the rows start.
-        direction: 1: from t = 0 to 1; -1: back.
-        steps: of equal length, two evaluations each.
+        graphdef, state: a split Velocity.
+        x: the initial points.
+        direction: 1: from t = 0 to 1; -1: from 1 to 0.
+        steps: steps of equal length, with two evaluations of v each.
     """
     model = nnx.merge(graphdef, state)
     ctx = Context(key=jax.random.key(0), step=jnp.int32(0))
@@ -49,22 +50,31 @@ def integrate(
     return jax.lax.scan(step, x, jnp.arange(steps))[0]
 
 
-class FlowPrior(Prior):
-    """The codes of noise at t = 1, the noise of codes at t = 0.
+@runtime_checkable
+class FlowTask(Protocol):
+    """A task that trains a flow."""
 
-    Forth and back use the same steps, not the same points: the round trip is exact only in the
-    limit of many steps.
+    def prior(self, model: Any, steps: int = 0) -> "FlowPrior":
+        """Return a trained model of the task as a prior; steps of the solver, 0: the config's."""
+        ...
+
+
+class FlowPrior(Prior):
+    """A flow whose points at t = 0 are noise and at t = 1 codes (Liu et al. 2022).
+
+    Both directions use the same steps but evaluate v at different points, so the round trip is
+    exact only in the limit of many steps.
     """
 
     kind = "flow"
 
     def __init__(self, model: Velocity, base: GaussianPrior, steps: int = STEPS):
-        """Takes a trained velocity.
+        """Set the model.
 
         Args:
-            model: of whitened codes.
-            base: its noise is what the model calls a code.
-            steps: of the solver.
+            model: the velocity, trained on whitened codes.
+            base: the Gaussian that whitens codes.
+            steps: steps of the solver.
         """
         self.graphdef, self.state = nnx.split(model)
         self.base, self.dim, self.steps = base, base.dim, steps
@@ -74,32 +84,33 @@ class FlowPrior(Prior):
 
     @classmethod
     def from_workdir(cls, workdir: str | Path, steps: int = 0) -> "FlowPrior":
-        """The prior that a flow's run has learned.
+        """Open the flow that a run has trained.
 
         Args:
-            workdir: of a run of FlowConfig.
-            steps: of the solver; 0: as the run's config says.
+            workdir: the workdir of the run.
+            steps: steps of the solver; 0: those of the run's config.
 
         Raises:
-            ConfigError: it is a run of another kind, or none.
+            ConfigError: the workdir is not a flow's.
         """
-        from flaxae.models.t5_vae.prior.task import FlowConfig
         from flaxae.storage.workdir import stored_config
         from flaxae.training.load import load
 
-        kind = type(stored_config(workdir).task)
-        if not issubclass(kind, FlowConfig):
+        config = stored_config(workdir)
+        if not isinstance(config.task.make(config), FlowTask):
             raise ConfigError(
-                f"{workdir} is a run of {kind.__name__}, not of a flow: train one with "
-                "configs/t5_vae/flow_prior.py"
+                f"{workdir} is a run of {type(config.task).__name__}, not of a flow: train one "
+                "with configs/t5_vae/flow_prior.py"
             )
         loaded: Any = load(workdir)
         return loaded.task.prior(loaded.model, steps)
 
     def to_noise(self, z: Any) -> Float[np.ndarray, "n D"]:
+        """Integrate from t = 1 to 0."""
         return self._integrate(self.base.to_noise(z), -1.0)
 
     def from_noise(self, e: Any) -> Float[np.ndarray, "n D"]:
+        """Integrate from t = 0 to 1."""
         return self.base.from_noise(self._integrate(rows_of(e, self.dim), 1.0))
 
     def _integrate(self, rows: np.ndarray, direction: float) -> np.ndarray:
@@ -108,15 +119,16 @@ class FlowPrior(Prior):
             part = rows[start : start + ROWS[-1]]
             padded = np.zeros((next(n for n in ROWS if n >= len(part)), self.dim), np.float32)
             padded[: len(part)] = part
-            made: Any = integrate(
+            points: Any = integrate(
                 self.graphdef, self.state, padded, np.float32(direction), self.steps
             )
-            if not made.is_fully_addressable:
-                made = multihost_utils.process_allgather(made, tiled=True)
-            out.append(np.asarray(made)[: len(part)])
+            if not points.is_fully_addressable:
+                points = multihost_utils.process_allgather(points, tiled=True)
+            out.append(np.asarray(points)[: len(part)])
         return np.concatenate(out)
 
     def save(self, folder: str | Path) -> None:
+        """Write the prior into a folder."""
         leaves = jax.tree_util.tree_leaves_with_path(self.state)
         arrays = {_name(path): np.asarray(x) for path, x in leaves}
         arrays |= {"mean": self.base.mean, "factor": self.base.factor}
@@ -125,6 +137,11 @@ class FlowPrior(Prior):
 
     @classmethod
     def load(cls, folder: str | Path) -> "FlowPrior":
+        """Return the prior of a folder.
+
+        Raises:
+            ConfigError: its arrays do not have the shapes that its sizes require.
+        """
         about, arrays = read(folder)
         sizes = (about["dim"], about["width"], about["depth"], about["unroll"])
         abstract = nnx.eval_shape(lambda: Velocity(*sizes, rngs=nnx.Rngs(0)))
@@ -135,7 +152,7 @@ class FlowPrior(Prior):
         shapes = {"mean": (dim,), "factor": (dim, dim)}
         shapes |= {name: x.shape for name, (_, x) in zip(names, leaves, strict=True)}
         if shapes != {name: x.shape for name, x in arrays.items()}:
-            raise ConfigError(f"the flow in {folder} has not the arrays that its sizes ask for")
+            raise ConfigError(f"the arrays of the flow in {folder} do not fit its sizes")
         state = jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
         base = GaussianPrior(arrays["mean"], arrays["factor"])
         return cls(nnx.merge(graphdef, state), base, about["steps"])

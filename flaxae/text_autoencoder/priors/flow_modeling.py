@@ -10,13 +10,14 @@ from flaxae.nn.norm import RMSNorm
 from flaxae.nn.stack import scan_blocks, stacked
 from flaxae.task import Context
 
-FREQUENCIES = 64  # of the time embedding: sine and cosine of each
+FREQUENCIES = 64  # of the time embedding, which has a sine and a cosine of each
 
 
 class Block(nnx.Module):
-    """x + gate * MLP(norm(x) * (1 + scale) + shift), all three read off the time.
+    """A residual block x + gate * MLP(norm(x) * (1 + scale) + shift).
 
-    Adaptive normalisation that starts at the identity (Peebles & Xie 2022, adaLN-Zero).
+    Gate, scale and shift are linear functions of the time embedding and start at 0, so that the
+    block starts as the identity (adaLN-Zero, Peebles & Xie 2022).
     """
 
     def __init__(self, width: int, time: int, *, rngs: nnx.Rngs):
@@ -28,6 +29,13 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "B W"], time: Float[Array, "B E"], ctx: Context
     ) -> Float[Array, "B W"]:
+        """Return the block's output.
+
+        Args:
+            x: the residual stream.
+            time: the time embedding.
+            ctx: the step's context.
+        """
         scale, shift, gate = jnp.split(self.modulate(time, ctx.at("modulate")), 3, axis=-1)
         hidden = self.norm(x, ctx) * (1 + scale) + shift
         hidden = self.down(jax.nn.silu(self.up(hidden, ctx.at("up"))), ctx.at("down"))
@@ -35,20 +43,21 @@ class Block(nnx.Module):
 
 
 class Velocity(nnx.Module):
-    """v(x, t) of x_t = (1 - t) noise + t code (Liu et al. 2022).
+    """The velocity v(x, t) of x_t = (1 - t) noise + t code (Liu et al. 2022).
 
-    The velocity that is right for standard normal codes is built in, so that an untrained flow is
-    the identity map in distribution, and the network learns what is not normal about the codes.
+    The velocity for standard normal codes is built in. So an untrained flow maps N(0, I) to N(0, I)
+    and the network only learns how the codes differ from a normal distribution.
     """
 
     def __init__(self, dim: int, width: int, depth: int, unroll: int = 1, *, rngs: nnx.Rngs):
-        """Draws the parameters.
+        """Initialise the parameters.
 
         Args:
-            dim: of a code.
-            width, depth: of the residual stream, and its number of blocks.
-            unroll: blocks in one iteration of the scan.
-            rngs: `rngs.params()` is drawn from.
+            dim: numbers per code.
+            width: width of the residual stream.
+            depth: number of blocks.
+            unroll: blocks per iteration of the scan.
+            rngs: source of the initialisation, by `rngs.params()`.
         """
         self.dim, self.unroll = dim, unroll
         self.embed = Linear(2 * FREQUENCIES, 2 * FREQUENCIES, use_bias=True, rngs=rngs)
@@ -60,12 +69,12 @@ class Velocity(nnx.Module):
     def __call__(
         self, x: Float[Array, "B D"], t: Float[Array, "B"], ctx: Context
     ) -> Float[Array, "B D"]:
-        """The velocity.
+        """Return the velocity of each row.
 
         Args:
-            x: where a row is, in whitened codes.
-            t: when: 0 is noise, 1 a code.
-            ctx: of the model.
+            x: points, in the space of whitened codes.
+            t: times: 0 is noise, 1 is codes.
+            ctx: the step's context.
         """
         ctx = ctx.at("velocity")
         time = jax.nn.silu(self.embed(waves(t), ctx.at("embed")))
@@ -81,12 +90,12 @@ class Velocity(nnx.Module):
 
 
 def waves(t: Float[Array, "B"]) -> Float[Array, "B E"]:
-    """Sine and cosine of t at frequencies from 1/2 to 100 turns, evenly spaced in the logarithm."""
+    """Return sines and cosines of t at frequencies from 1/2 to 100, evenly spaced in their logs."""
     turns = jnp.exp(jnp.linspace(jnp.log(0.5), jnp.log(100.0), FREQUENCIES))
     angle = 2 * jnp.pi * t[:, None] * turns[None, :]
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
 def normal_velocity(t: Float[Array, "..."]) -> Float[Array, "..."]:
-    """a(t) of E[code - noise | x_t] = a(t) x_t where both are N(0, I)."""
+    """Return a(t) of E[code - noise | x_t] = a(t) x_t, if codes and noise are N(0, I)."""
     return (2 * t - 1) / (jnp.square(t) + jnp.square(1 - t))

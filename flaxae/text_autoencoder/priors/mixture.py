@@ -1,6 +1,7 @@
-"""A mixture of Gaussians as a prior."""
+"""A prior that is a mixture of Gaussians."""
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,36 +9,36 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flaxae.errors import ConfigError
-from flaxae.text_autoencoder.priors.priors import (
+from flaxae.text_autoencoder.priors.base import (
     Prior,
-    fitted,
+    codes_to_fit,
     read,
     rows_of,
     slerps,
-    solve,
-    times,
     write,
 )
+from flaxae.text_autoencoder.priors.gaussian import multiply, unmultiply
 
 
 class GMMPrior(Prior):
     """A mixture of Gaussians.
 
-    It is no global bijection. `to_noise` goes through the component that is most responsible for a
-    code, and only `from_noise` with that same component undoes it. Without one, `from_noise` takes
-    a component by the weights, drawn from a hash of the noise: right for fresh noise, which so
-    becomes exact samples, but neighbours in noise may then be in different components.
+    Unlike the other priors it is not a bijection. `to_noise` uses the component that is most
+    responsible for a code, and only `from_noise` with that component inverts it. Without a
+    component, `from_noise` chooses one by a hash of the noise, with the mixture's weights as
+    probabilities: fresh noise then becomes exact samples, but close points of noise may become
+    codes of different components.
     """
 
     kind = "gmm"
 
     def __init__(self, weights: Any, means: Any, factors: Any):
-        """Takes the components.
+        """Set the components.
 
         Args:
-            weights: (K,), adding up to 1.
+            weights: probabilities, (K,).
             means: (K, D).
-            factors: (K, D, D) lower Cholesky factors, or (K, D) standard deviations.
+            factors: lower Cholesky factors (K, D, D), or standard deviations (K, D).
         """
         self.weights, self.means, self.factors = (
             np.asarray(x, np.float32) for x in (weights, means, factors)
@@ -48,15 +49,23 @@ class GMMPrior(Prior):
     def fit(
         cls, codes: Float[np.ndarray, "n D"], components: int = 10, seed: int = 0
     ) -> "GMMPrior":
-        """Expectation maximisation, by scikit-learn.
+        """Fit a mixture by expectation maximisation (scikit-learn).
 
-        Full covariances where there are ten codes for each of their rows, else diagonal ones. What
-        is added to the diagonal falls with the number of codes: a hundredth of the codes' mean
-        variance at ten codes a row.
+        Covariances are full if there are at least ten codes per row of the covariances, otherwise
+        diagonal. What is added to their diagonals falls with the number of codes; at ten codes per
+        row it is a hundredth of the codes' mean variance.
+
+        Args:
+            codes: codes of training texts.
+            components: K.
+            seed: seed of the initialisation.
+
+        Raises:
+            ConfigError: there are fewer codes than components, or see `codes_to_fit`.
         """
         from sklearn.mixture import GaussianMixture  # slow to import
 
-        codes = fitted(codes)
+        codes = codes_to_fit(codes)
         n, dim = codes.shape
         if n < components:
             raise ConfigError(f"{n} codes are too few for a mixture of {components}: encode more")
@@ -68,12 +77,12 @@ class GMMPrior(Prior):
             reg_covar=share * float(codes.var(0).mean()),
             random_state=seed,
         ).fit(codes)
-        found: Any = mixture.covariances_
-        factors = np.linalg.cholesky(found) if full else np.sqrt(found)
+        covariances: Any = mixture.covariances_
+        factors = np.linalg.cholesky(covariances) if full else np.sqrt(covariances)
         return cls(mixture.weights_, mixture.means_, factors)
 
     def component(self, z: Any) -> Int[np.ndarray, " n"]:
-        """The most responsible component of each code."""
+        """Return the most responsible component of each code."""
         z = rows_of(z, self.dim)
         scores = []
         for k, factor in enumerate(self.factors):
@@ -83,15 +92,16 @@ class GMMPrior(Prior):
         return np.argmax(scores, axis=0)
 
     def to_noise(self, z: Any) -> Float[np.ndarray, "n D"]:
+        """Whiten each code by its most responsible component."""
         z = rows_of(z, self.dim)
         return self._each(z, self.component(z), self._inverse)
 
     def from_noise(self, e: Any, component: Any = None) -> Float[np.ndarray, "n D"]:
-        """The codes of noise.
+        """Return the codes of noise.
 
         Args:
             e: the noise.
-            component: (n,) or one for all rows; None: drawn by the weights.
+            component: one per row (n,), or one for all rows; None: chosen by a hash of the noise.
         """
         e = rows_of(e, self.dim)
         if component is None:
@@ -100,10 +110,14 @@ class GMMPrior(Prior):
             component = np.searchsorted(edges / edges[-1], share, side="right")
         return self._each(e, np.broadcast_to(component, len(e)), self._forward)
 
-    def _ways(self, a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
-        """Through the components of both ends: their two codes of each noise are mixed linearly, so
-        that both ends are met and nothing jumps. Where the components differ the way leads over the
-        gap between them, as every continuous way does.
+    def _paths(
+        self, a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "n D"], steps: int
+    ) -> Float[np.ndarray, "m D"]:
+        """Return paths through the components of both ends.
+
+        The noise between the ends is mapped to codes by the first end's component and by the last
+        end's, and these are mixed linearly. So both ends are met and nothing jumps. If the
+        components differ, the path crosses the gap between them, as every continuous path does.
         """
         noise = slerps(self.to_noise(a), self.to_noise(b), steps)
         first, last = (
@@ -112,8 +126,10 @@ class GMMPrior(Prior):
         share = np.tile(np.linspace(0, 1, steps, dtype=np.float32), len(a))[:, None]
         return (1 - share) * first + share * last
 
-    def _each(self, rows: np.ndarray, component: np.ndarray, call: Any) -> np.ndarray:
-        """Rows mapped by their components."""
+    def _each(
+        self, rows: np.ndarray, component: np.ndarray, call: Callable[[np.ndarray, int], np.ndarray]
+    ) -> np.ndarray:
+        """Map each row by its component."""
         out = np.empty_like(rows)
         for k in np.unique(component):
             out[component == k] = call(rows[component == k], k)
@@ -121,17 +137,20 @@ class GMMPrior(Prior):
 
     def _forward(self, e: np.ndarray, k: int) -> np.ndarray:
         factor = self.factors[k]
-        return (times(factor, e) if factor.ndim == 2 else factor[None] * e) + self.means[k][None]
+        scaled = multiply(factor, e) if factor.ndim == 2 else factor[None] * e
+        return scaled + self.means[k][None]
 
     def _inverse(self, z: np.ndarray, k: int) -> np.ndarray:
         factor, z = self.factors[k], z - self.means[k][None]
-        return solve(factor, z) if factor.ndim == 2 else z / factor[None]
+        return unmultiply(factor, z) if factor.ndim == 2 else z / factor[None]
 
     def save(self, folder: str | Path) -> None:
+        """Write the prior into a folder."""
         arrays = {"weights": self.weights, "means": self.means, "factors": self.factors}
         write(folder, {"kind": self.kind}, arrays)
 
     @classmethod
     def load(cls, folder: str | Path) -> "GMMPrior":
+        """Return the prior of a folder."""
         _, arrays = read(folder)
         return cls(arrays["weights"], arrays["means"], arrays["factors"])

@@ -14,9 +14,9 @@ from flaxae.data.config import TextDataConfig
 from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import ConfigError
 from flaxae.lm.t5.modeling import T5Config
-from flaxae.models.t5_vae.modeling import LatentConfig
-from flaxae.models.t5_vae.objectives import WeightSchedule
+from flaxae.models.t5_vae.bottlenecks import LatentConfig
 from flaxae.models.t5_vae.task import T5VAEConfig
+from flaxae.text_autoencoder.kl import WeightSchedule
 from flaxae.training.loop import run
 from tests.helpers import arrays_of, assert_same, log_of
 from tests.xla import COMPILE_WELL

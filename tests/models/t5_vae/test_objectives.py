@@ -14,8 +14,8 @@ from flaxae.errors import ConfigError
 from flaxae.losses import Kernel
 from flaxae.machine import sharding
 from flaxae.models.t5_vae import objectives
-from flaxae.models.t5_vae.objectives import WeightSchedule
 from flaxae.task import Context
+from flaxae.text_autoencoder.kl import kl_terms
 from flaxae.training import step as train_step
 from flaxae.training.hparams import make_hparams
 from flaxae.training.layout import make_layout
@@ -49,98 +49,16 @@ def loss_fn(task, layout, carry, ctx):
     return loss
 
 
-class TestWeights:
-    def at(self, schedule, step, **options):
-        options = {"start": 0.2, "ramp": 10} | options
-        return float(objectives.share(schedule, jnp.int32(step), **options))
-
-    def test_linear(self):
-        values = [self.at(WeightSchedule.LINEAR, step) for step in (0, 5, 10, 99)]
-        np.testing.assert_allclose(values, [0.2, 0.6, 1, 1], rtol=1e-6)
-        assert self.at(WeightSchedule.LINEAR, 3, ramp=0) == 1
-
-    def test_sigmoid_is_the_originals(self):
-        values = [self.at(WeightSchedule.SIGMOID, step) for step in (0, 2500, 5000)]
-        np.testing.assert_allclose(values, [1.92673e-3, 0.5, 0.998073], rtol=1e-4)
-
-    def test_bar_rises_from_the_step_that_passed_it(self):
-        values = [
-            self.at(WeightSchedule.BAR, step, passed=jnp.float32(20)) for step in (0, 19, 25, 40)
-        ]
-        np.testing.assert_allclose(values, [0.2, 0.2, 0.6, 1], rtol=1e-6)
-        never = jnp.float32(objectives.NEVER)
-        assert self.at(WeightSchedule.BAR, 10**6, passed=never) == pytest.approx(0.2)
-
-    def test_cycles(self):
-        """Two cycles of 100 steps: 50 at zero, 25 rising, 25 at one."""
-        steps = (0, 49, 50, 60, 75, 99, 100, 149, 160, 199, 200, 10**4)
-        values = [float(objectives.cyclical(jnp.int32(s), 200, 2)) for s in steps]
-        np.testing.assert_allclose(values, [0, 0, 0, 0.4, 1, 1, 0, 0, 0.4, 1, 1, 1], atol=1e-4)
-        assert float(objectives.cyclical(jnp.int32(0), 200, 0)) == 1
-
-    def test_the_bar_is_passed_once_by_the_running_loss(self):
-        progress = objectives.Progress()
-        losses_at = [5.0] * 3 + [0.1] * 200 + [9.0] * 5
-        passed = []
-        for step, loss in enumerate(losses_at):
-            progress.update(jnp.float32(loss), 1.0, jnp.int32(step))
-            passed.append(float(progress.passed))
-        running, weight, below = 0.0, 0.0, []
-        for loss in losses_at:
-            running, weight = 0.98 * running + 0.02 * loss, 0.98 * weight + 0.02
-            below.append(running / weight < 1)
-        first = below.index(True)
-        assert 3 < first == passed[-1]
-        assert passed[first - 1] == objectives.NEVER and passed[first] == first
-
-    def test_mistakes_are_named(self):
-        for options, name in (
-            ({"task__kl_weight": 1.0}, "gaussian"),
-            ({"task__kl_free_bits": 0.1, "task__kl_threshold": 0.1}, "kl_threshold"),
-            ({"task__mmd_schedule": "bar", "task__mmd_start": 0.0}, "task.bar"),
-            ({"task__mmd_schedule": "bar", "task__bar": 1.0}, "mmd_start"),
-            ({"task__cycle_weight": -1.0}, "cycle_weight"),
-        ):
-            with pytest.raises(ConfigError, match=name):
-                tiny_config(**options).freeze()
-
-
-class TestKL:
-    mean = jnp.asarray([[0.0, 1.0], [2.0, 0.0]])
-    log_variance = jnp.asarray([[0.0, 0.0], [0.0, np.log(4.0)]])
-    each = np.asarray([[0.0, 0.5], [2.0, 0.5 * (4 - 1 - np.log(4.0))]])  # by hand
-    rows = jnp.ones(2)
-
-    def test_floors(self):
-        of = objectives.kl_terms
-        raw, same = of(self.mean, self.log_variance, self.rows)
-        assert float(raw) == float(same) == pytest.approx(self.each.sum(), rel=1e-6)
-        _, floored = of(self.mean, self.log_variance, self.rows, threshold=0.6)
-        assert float(floored) == pytest.approx(np.maximum(self.each, 0.6).sum(), rel=1e-6)
-        _, free = of(self.mean, self.log_variance, self.rows, free_bits=0.9)
-        assert float(free) == pytest.approx(2 * np.maximum(self.each.mean(0), 0.9).sum(), rel=1e-6)
-
-    def test_what_is_free_has_no_gradient(self):
-        def free(mean):
-            return objectives.kl_terms(mean, self.log_variance, self.rows, free_bits=0.9)[1]
-
-        grads = jax.grad(free)(self.mean)
-        assert grads[1, 0] == 2 and not jnp.any(grads[:, 1])
-
-    def test_rows_that_pad_a_batch_do_not_count(self):
-        mean = jnp.concatenate([self.mean, jnp.full((1, 2), 9.0)])
-        log_variance = jnp.concatenate([self.log_variance, jnp.zeros((1, 2))])
-        for options in ({}, {"free_bits": 0.9}, {"threshold": 0.6}):
-            expected = objectives.kl_terms(self.mean, self.log_variance, self.rows, **options)
-            got = objectives.kl_terms(mean, log_variance, jnp.asarray([1.0, 1, 0]), **options)
-            np.testing.assert_allclose(got, expected, rtol=1e-6)
-
-    def test_closed_form_is_the_mean_of_the_log_ratio(self):
-        rng = np.random.default_rng(0)
-        z = 2.0 + 0.5 * rng.normal(size=400_000)
-        log_q = -0.5 * ((z - 2) / 0.5) ** 2 - np.log(0.5)
-        value = losses.kl_to_standard_normal(jnp.float32(2), jnp.float32(2 * np.log(0.5)))
-        assert float(value) == pytest.approx(np.mean(log_q + 0.5 * z**2), abs=0.01)
+def test_mistakes_are_named(self):
+    for options, name in (
+        ({"task__kl_weight": 1.0}, "gaussian"),
+        ({"task__kl_free_bits": 0.1, "task__kl_threshold": 0.1}, "kl_threshold"),
+        ({"task__mmd_schedule": "bar", "task__mmd_start": 0.0}, "task.bar"),
+        ({"task__mmd_schedule": "bar", "task__bar": 1.0}, "mmd_start"),
+        ({"task__cycle_weight": -1.0}, "cycle_weight"),
+    ):
+        with pytest.raises(ConfigError, match=name):
+            tiny_config(**options).freeze()
 
 
 def test_median_bandwidth_follows_the_scale():
@@ -247,7 +165,7 @@ def test_terms_of_the_code_are_the_same_on_eight_devices():
         out.append(losses.mmd(z, both, reference=queue))
         rows = jnp.ones(16)
         for options in ({}, {"free_bits": 0.4}, {"threshold": 0.4}):
-            out.append(objectives.kl_terms(z, 0.5 * z, rows, **options)[1] / 16)
+            out.append(kl_terms(z, 0.5 * z, rows, **options)[1] / 16)
         return jnp.stack(out)
 
     def mixed(z, prior):

@@ -9,8 +9,8 @@ import pytest
 
 from flaxae.errors import ConfigError
 from flaxae.text_autoencoder.priors import GMMPrior, Prior, StandardNormal, fit, load_prior
-from flaxae.text_autoencoder.priors.priors import shrunk_covariance
-from tests.models.t5_vae.prior.planted import CENTRES, bumps
+from flaxae.text_autoencoder.priors.gaussian import shrunk_covariance
+from tests.text_autoencoder.priors.planted import CENTRES, bumps
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_mistakes_are_one_message(codes: np.ndarray, tmp_path: Path) -> None:
         (lambda: fit("gaussian", codes * np.nan), "finite"),
         (lambda: fit("gmm", codes[:4]), "too few"),
         (lambda: fit("flow", codes), "flow_prior"),
-        (lambda: load_prior(tmp_path / "none"), "holds no prior"),
+        (lambda: load_prior(tmp_path / "none"), "contains no prior"),
     ]
     for call, message in wrong:
         with pytest.raises(ConfigError, match=message):
@@ -150,8 +150,8 @@ def test_mistakes_are_one_message(codes: np.ndarray, tmp_path: Path) -> None:
     prior.save(tmp_path)
     for about, message in (
         ({"kind": "gmm"}, "incomplete"),
-        ({"kind": "x"}, "none of"),
-        ([], "none of"),
+        ({"kind": "x"}, "unknown kind"),
+        ([], "unknown kind"),
     ):
         (tmp_path / "prior.json").write_text(json.dumps(about))
         with pytest.raises(ConfigError, match=message):

@@ -11,7 +11,7 @@ from flaxae.measures import text as text_metrics
 from flaxae.measures.stats import bootstrap
 from flaxae.measures.text import path_lengths
 from flaxae.text_autoencoder.codec import Codec
-from flaxae.text_autoencoder.latents import lerp, slerp
+from flaxae.text_autoencoder.interpolation import lerp, slerp
 
 PAIRS = (
     ("import os", "from typing import Any"),

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from flaxae.lm.t5.modeling import PAD
 from flaxae.measures.stats import bootstrap, paired_difference, ratio
-from flaxae.models.t5_vae.modeling import T5VAE
+from flaxae.models.t5_vae.modeling import T5VAEModel
 from flaxae.task import Context, Taps
 from flaxae.text_autoencoder.codec import lengths_to
 
@@ -61,7 +61,7 @@ class Encoded(NamedTuple):
 class Scorer:
     """Encodings and teacher-forced losses of texts, computed in batches of one size."""
 
-    def __init__(self, model: T5VAE, step: Any):
+    def __init__(self, model: T5VAEModel, step: Any):
         """Split a model into its graph definition and state.
 
         Args:

@@ -15,16 +15,16 @@ from flaxae.models.t5_vae.evaluation.likelihood import Scorer
 from flaxae.models.t5_vae.evaluation.readable import describe
 from flaxae.models.t5_vae.evaluation.reconstruction import reconstruction
 from flaxae.models.t5_vae.evaluation.studies import Sizes
-from flaxae.models.t5_vae.modeling import T5VAE
+from flaxae.models.t5_vae.modeling import T5VAEModel
 from flaxae.storage.paths import as_path
 from flaxae.task import Context
 from flaxae.text_autoencoder.codec import Codec
-from flaxae.text_autoencoder.latents import slerp
+from flaxae.text_autoencoder.interpolation import slerp
 
 PYTHON_SHARE = 0.3  # a corpus counts as Python if a larger share of its lines parses
 
 
-def sample_texts(task: Any, model: T5VAE, ctx: Context, n: int) -> dict[str, list[str]]:
+def sample_texts(task: Any, model: T5VAEModel, ctx: Context, n: int) -> dict[str, list[str]]:
     """Return texts for the log: reconstructions, samples of N(0, I), and an interpolation."""
     codec = Codec(model, task.text.tokenizer, ctx.step)
     lines = list(task.text.lines("dev")[:n])

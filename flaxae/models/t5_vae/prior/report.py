@@ -12,7 +12,7 @@ from flaxae.losses import mmd
 from flaxae.measures import stats
 from flaxae.measures.text import is_valid
 from flaxae.text_autoencoder.priors import GMMPrior, StandardNormal, fit
-from flaxae.text_autoencoder.priors.priors import Prior, slerps
+from flaxae.text_autoencoder.priors.base import Prior, slerps
 
 NUM = 1000  # samples, and lines of the round trip
 PAIRS = 200

@@ -18,9 +18,9 @@ from flaxae.data.text import digest
 from flaxae.errors import ConfigError, require
 from flaxae.models.t5_vae.prior.codes import Codes
 from flaxae.task import Context, Loss, Task
+from flaxae.text_autoencoder.priors import GaussianPrior
 from flaxae.text_autoencoder.priors.flow import STEPS, FlowPrior
 from flaxae.text_autoencoder.priors.flow_modeling import FREQUENCIES, Velocity
-from flaxae.text_autoencoder.priors.priors import GaussianPrior
 
 BASE = "gaussian"  # a workdir's folder: the Gaussian whose noise the flow is trained on
 

@@ -20,8 +20,8 @@ from flaxae.storage.checkpoint import Checkpointer
 from flaxae.text_autoencoder.priors import FlowPrior, GMMPrior, load_prior
 from flaxae.training.layout import init_model
 from flaxae.training.loop import run
-from tests.models.t5_vae.prior.planted import bumps
 from tests.models.t5_vae.test_loop import config_for
+from tests.text_autoencoder.priors.planted import bumps
 
 
 def save_untrained(config: Config, workdir: Path) -> None:

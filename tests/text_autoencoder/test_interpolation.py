@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flaxae.text_autoencoder.latents import lerp, lerp_at, slerp, slerp_at
+from flaxae.text_autoencoder.interpolation import lerp, lerp_at, slerp, slerp_at
 
 
 def test_slerp_keeps_ends_and_length():

@@ -34,7 +34,7 @@ from flaxae.text_autoencoder.priors import FlowPrior, GaussianPrior, load_prior
 from flaxae.text_autoencoder.priors.flow_modeling import Velocity
 from flaxae.training.loop import run
 from tests.helpers import arrays_of, assert_same, log_of
-from tests.models.t5_vae.prior.planted import PlantedCodes, bumps
+from tests.text_autoencoder.priors.planted import PlantedCodes, bumps
 
 CTX = Context(key=jax.random.key(0), step=jnp.int32(0))
 

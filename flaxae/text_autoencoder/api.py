@@ -1,91 +1,89 @@
-"""`flaxae.T5VAE`: a trained T5-VAE to encode, decode and explore with."""
+"""`TextAutoencoder`: the methods of the classes that users load, such as `flaxae.T5VAE`."""
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from flaxae.data.text import digest
 from flaxae.decoding import Sampling
 from flaxae.errors import ConfigError, require
-from flaxae.models.t5_vae.api.pretrained import Pretrained
-from flaxae.storage.fingerprint import fingerprint
 from flaxae.text_autoencoder import checks
-from flaxae.text_autoencoder.latents import lerp, slerp
+from flaxae.text_autoencoder.interpolation import lerp, slerp
+from flaxae.text_autoencoder.pretrained import Pretrained
 from flaxae.text_autoencoder.priors import Prior
 
 Code = Float[np.ndarray, "L Z"]
 
 
-class T5VAE(Pretrained):
-    """Texts as codes, and what can be done with them.
-
-    >>> import flaxae
-    >>> vae = flaxae.T5VAE.from_pretrained("runs/t5_vae")  # doctest: +SKIP
-    >>> z = vae.encode(["import os", "return self.x"])
-    >>> z.shape == (2, vae.num_latents, vae.dim)
-    True
-    >>> likely, drawn = vae.decode(z, beams=4), vae.decode(z, temperature=0.7, seed=1)
-    >>> len(vae.interpolate("import os", "return self.x", steps=5))
-    5
+class TextAutoencoder(Pretrained):
+    """Texts as codes, and operations on codes. A family's class names its parts (see `Pretrained`).
 
     Calls of any number of texts are padded to a few sizes inside, so that new sizes compile
-    nothing, and a text's code does not depend on the other texts.
+    nothing, and the code of a text does not depend on the other texts of the call.
 
     Attributes:
-        config: of the run.
-        step: the train step of the parameters.
-        tokenizer: of the model.
-        max_length: of texts in tokens, EOS included.
-        num_latents, dim: a code is (num_latents, dim).
+        config: the config of the run.
+        step: train step of the parameters.
+        tokenizer: the model's tokenizer.
+        max_length: tokens per text, EOS included.
+        num_latents, dim: the shape of a code is (num_latents, dim).
     """
 
     def encode(self, texts: Sequence[str], *, truncate: bool = False) -> Float[np.ndarray, "B L Z"]:
-        """Codes of texts.
+        """Encode texts.
 
         >>> vae.encode([]).shape[0]
         0
 
         Args:
-            texts: any number of them.
-            truncate: cut a text of more than max_length tokens; else it is an error.
+            texts: any number of texts.
+            truncate: cut texts of more than max_length tokens; otherwise they are an error.
 
         Returns:
             Clean codes, float32.
 
         Raises:
-            ConfigError: a text is empty or too long, or it is no list of texts.
+            ConfigError: it is not a list of texts, or a text is empty or too long.
         """
         return self._codec.encode_ids(
             checks.texts(texts, self.tokenizer, self.max_length, truncate)
         )
 
     def encode_ids(self, ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B L Z"]:
-        """Codes of the tokenizer's ids, EOS (1) included, then 0.
+        """Encode rows of the tokenizer's ids.
+
+        Args:
+            ids: rows with EOS (1), padded with 0.
+
+        Returns:
+            Clean codes, float32.
 
         Raises:
-            ConfigError: an id is out of range, or a row too long or empty.
+            ConfigError: an id is out of range, or a row is too long or empty.
         """
         return self._codec.encode_ids(checks.ids(ids, self.tokenizer.vocab_size, self.max_length))
 
     def decode(self, z: Float[np.ndarray, "B L Z"], *, seed: int = 0, **sampling: Any) -> list[str]:
-        """Texts of codes: greedy, if nothing else is asked for.
+        """Decode codes, greedily by default.
 
         >>> z = vae.encode(["import os"])
         >>> vae.decode(z) == vae.decode(z, temperature=1.0, top_k=1)
         True
 
         Args:
-            z: clean codes, also (B, L * Z).
-            seed: of what is drawn, from 0 to 2 ** 32 - 1.
-            sampling: fields of `decoding.Sampling`: temperature, top_k, top_p, or beams and
+            z: clean codes; flattened codes (B, L * Z) are accepted as well.
+            seed: seed of random choices, from 0 to 2 ** 32 - 1.
+            **sampling: fields of `decoding.Sampling`: temperature, top_k, top_p, or beams and
                 length_penalty.
 
+        Returns:
+            One text per code.
+
         Raises:
-            ConfigError: codes of another shape or not finite, no such field, or one out of range.
+            ConfigError: codes have another shape or are not finite, or an option is unknown or out
+                of range.
         """
         seed = checks.whole("seed", seed, 0)
         codes = checks.codes(z, self.num_latents, self.dim)
@@ -94,10 +92,15 @@ class T5VAE(Pretrained):
     def reconstruct(
         self, texts: Sequence[str], *, truncate: bool = False, **sampling: Any
     ) -> list[str]:
-        """decode(encode(texts)).
+        """Encode texts and decode their codes.
 
         >>> len(vae.reconstruct(["import os", "return self.x"]))
         2
+
+        Args:
+            texts: any number of texts.
+            truncate: see `encode`.
+            **sampling: see `decode`.
         """
         return self.decode(self.encode(texts, truncate=truncate), **sampling)
 
@@ -111,18 +114,21 @@ class T5VAE(Pretrained):
         prior: str | Prior | None = None,
         **sampling: Any,
     ) -> list[str]:
-        """Texts on the way from a to b, both included as they are decoded.
+        """Return the texts on a path from a to b, decoded ends included.
 
-        >>> way = vae.interpolate("import os", "return self.x", steps=3, how="lerp")
-        >>> [way[0], way[-1]] == vae.reconstruct(["import os", "return self.x"])
+        >>> path = vae.interpolate("import os", "return self.x", steps=3, how="lerp")
+        >>> [path[0], path[-1]] == vae.reconstruct(["import os", "return self.x"])
         True
 
         Args:
             a, b: texts or codes.
-            steps: how many texts, at least 2.
+            steps: number of texts, at least 2.
             how: "slerp" (Shoemake 1985) or "lerp".
-            prior: see `prior`; then the way is a slerp between the two codes' noise.
-            sampling: see `decode`.
+            prior: see `prior`; if given, the path is a slerp between the noises of both codes.
+            **sampling: see `decode`.
+
+        Raises:
+            ConfigError: an argument is wrong.
         """
         return self.decode(self.path(a, b, steps, how, prior=prior), **sampling)
 
@@ -135,15 +141,21 @@ class T5VAE(Pretrained):
         *,
         prior: str | Prior | None = None,
     ) -> Float[np.ndarray, "steps L Z"]:
-        """The codes that `interpolate` decodes.
+        """Return the codes that `interpolate` decodes.
 
         >>> vae.path("import os", "return self.x", steps=4).shape[0]
         4
+
+        Args:
+            a, b, steps, how, prior: see `interpolate`.
+
+        Raises:
+            ConfigError: an argument is wrong.
         """
-        require(steps >= 2, f"steps={steps}: the way from a to b has at least 2")
+        require(steps >= 2, f"steps={steps}: a path has at least 2, its ends")
         first, last = self._codes([a, b])
         if prior is not None:
-            require(how == "slerp", f"how={how!r}: a prior's way is a slerp in its noise")
+            require(how == "slerp", f"how={how!r}: with a prior, a path is a slerp of noise")
             codes = self.prior(prior).interpolate(first.ravel(), last.ravel(), steps)
         elif how == "slerp":
             codes = slerp(first.ravel(), last.ravel(), steps)
@@ -154,14 +166,14 @@ class T5VAE(Pretrained):
         return np.asarray(codes, np.float32).reshape(steps, self.num_latents, self.dim)
 
     def analogy(self, a: str | Code, b: str | Code, c: str | Code, **sampling: Any) -> str:
-        """What is to c as a is to b: the text of a - b + c.
+        """Return the text of the code a - b + c, which is to c as a is to b.
 
         >>> vae.analogy("x = 1", "x = 1", "y = 2") == vae.reconstruct(["y = 2"])[0]
         True
 
         Args:
             a, b, c: texts or codes.
-            sampling: see `decode`.
+            **sampling: see `decode`.
         """
         za, zb, zc = self._codes([a, b, c])
         return self.decode(((za - zb) + zc)[None], **sampling)[0]
@@ -174,18 +186,21 @@ class T5VAE(Pretrained):
         seed: int = 0,
         **sampling: Any,
     ) -> list[str]:
-        """Texts of codes drawn from a prior.
+        """Decode codes drawn from a prior.
 
         >>> len(vae.sample(3, temperature=0.8, prior="gaussian", top_k=1, decode_temperature=1.0))
         3
 
         Args:
-            n: how many.
-            temperature: of the codes: the standard deviation of the noise they are made of. That of
+            n: number of texts.
+            temperature: standard deviation of the noise that codes are made of. The temperature of
                 the ids is `decode_temperature`; by default decoding is greedy.
             prior: see `prior`.
-            seed: of codes and ids.
-            sampling: see `decode`.
+            seed: seed of codes and ids.
+            **sampling: see `decode`.
+
+        Raises:
+            ConfigError: an argument is wrong, or there is no such prior.
         """
         require(n >= 0, f"n={n} is negative")
         require(0 <= temperature < float("inf"), f"temperature={temperature} must be at least 0")
@@ -204,34 +219,38 @@ class T5VAE(Pretrained):
         metric: str = "cosine",
         codes: Float[np.ndarray, "n L Z"] | None = None,
     ) -> list[tuple[str, float]]:
-        """The texts of a corpus whose codes are nearest.
+        """Return the texts of a corpus whose codes are nearest to a given one.
 
         Examples:
+            Examples:
             >>> vae.nearest("import os", ["return self.x", "import os"], k=1)[0][0]
             'import os'
 
         Args:
             text: a text or a code.
-            corpus: texts.
-            k: how many; of a smaller corpus all.
+            corpus: the texts to search.
+            k: number of texts; of a smaller corpus all are returned.
             metric: "cosine" (1 - cosine) or "euclid".
-            codes: of the corpus, where they are known.
+            codes: codes of the corpus; None: they are computed.
 
         Returns:
-            (text, distance), nearest first; none of an empty corpus.
+            Up to k pairs (text, distance), nearest first.
+
+        Raises:
+            ConfigError: an argument is wrong.
         """
         require(k >= 1, f"k={k} must be at least 1")
-        here = self._codes([text])[0].ravel()
+        query = self._codes([text])[0].ravel()
         if codes is None:
             codes = self.encode(corpus)
-        there = checks.codes(codes, self.num_latents, self.dim)
-        there = there.reshape(len(there), self.num_latents * self.dim)
-        require(len(there) == len(corpus), f"{len(there)} codes of {len(corpus)} texts")
+        keys = checks.codes(codes, self.num_latents, self.dim)
+        keys = keys.reshape(len(keys), self.num_latents * self.dim)  # (n, L * Z)
+        require(len(keys) == len(corpus), f"{len(keys)} codes of {len(corpus)} texts")
         if metric == "cosine":
-            norms = np.linalg.norm(there, axis=1) * np.linalg.norm(here)
-            distance = 1 - there @ here / np.maximum(norms, 1e-12)
+            norms = np.linalg.norm(keys, axis=1) * np.linalg.norm(query)
+            distance = 1 - keys @ query / np.maximum(norms, 1e-12)
         elif metric == "euclid":
-            distance = np.linalg.norm(there - here[None], axis=1)
+            distance = np.linalg.norm(keys - query[None], axis=1)
         else:
             raise ConfigError(f"metric={metric!r} is neither 'cosine' nor 'euclid'")
         best = np.argsort(distance, kind="stable")[:k]
@@ -240,7 +259,7 @@ class T5VAE(Pretrained):
     def traverse(
         self, text: str | Code, dim: int, values: Sequence[float], **sampling: Any
     ) -> list[str]:
-        """Texts of a code with one of its numbers set to each value.
+        """Decode a code with one of its numbers set to each of several values.
 
         >>> mean, std = (float(x.ravel()[0]) for x in vae.statistics[:2])
         >>> len(vae.traverse("import os", 0, [mean - 2 * std, mean, mean + 2 * std]))
@@ -248,9 +267,12 @@ class T5VAE(Pretrained):
 
         Args:
             text: a text or a code.
-            dim: which number, of all latents in one row.
-            values: what it is set to; `statistics` tells what is usual.
-            sampling: see `decode`.
+            dim: index of the number in the flattened code.
+            values: values of that number; see `statistics` for its mean and standard deviation.
+            **sampling: see `decode`.
+
+        Raises:
+            ConfigError: there is no such number.
         """
         size = self.num_latents * self.dim
         require(0 <= dim < size, f"dim={dim}: a code has the numbers 0 to {size - 1}")
@@ -258,38 +280,8 @@ class T5VAE(Pretrained):
         codes[:, dim] = values
         return self.decode(codes, **sampling)
 
-    def training_texts(self) -> list[str]:
-        """Texts that it was trained on.
-
-        >>> "import os = 0" in vae.training_texts()
-        True
-
-        Raises:
-            ConfigError: it was saved without them.
-        """
-        if self._lines is None:
-            raise ConfigError(f"{self._source or 'this model'} came without its training texts")
-        return list(self._lines())
-
-    def training_labels(self) -> list[str] | None:
-        """The labels of `training_texts`; None where the run's data have none.
-
-        >>> vae.training_labels() is None
-        True
-        """
-        return self._labels() if self._labels is not None else None
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of parameters and tokenizer.
-
-        >>> len(vae.fingerprint)
-        16
-        """
-        return digest([fingerprint(self._codec.state), str(self.tokenizer.fingerprint)])
-
     def _codes(self, given: Sequence[str | Code]) -> Float[np.ndarray, "n L Z"]:
-        """A code each; texts are encoded in one call."""
+        """Return one code per text or code; texts are encoded in one call."""
         texts = [x for x in given if isinstance(x, str)]
         encoded = iter(self.encode(texts))
         rows = [
@@ -302,6 +294,7 @@ class T5VAE(Pretrained):
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:
+    """Return checked options of decoding."""
     known = {f.name for f in dataclasses.fields(Sampling)}
     wrong = sorted(options.keys() - known)
     require(not wrong, f"{', '.join(wrong)}: decoding has {', '.join(sorted(known))}, seed")

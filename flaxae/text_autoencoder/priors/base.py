@@ -1,0 +1,149 @@
+"""The interface of priors, the map between codes and noise, and their files.
+
+A prior maps codes to standard normal noise and back. Sampling decodes fresh noise. A path between
+two codes is taken through their noise, where all points of a slerp are likely ones.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from flaxae.errors import ConfigError
+from flaxae.text_autoencoder.interpolation import slerp
+
+JSON, ARRAYS = "prior.json", "prior.safetensors"
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """A density of clean codes, given by a map between codes and noise.
+
+    All latents of a code are flattened to one vector of D numbers.
+
+    Attributes:
+        kind: the name of the class in prior.json, by which `load_prior` finds it.
+        dim: D.
+    """
+
+    kind: ClassVar[str]
+    dim: int
+
+    def to_noise(self, z: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
+        """Return the noise of codes: N(0, I) if the prior fits them."""
+        ...
+
+    def from_noise(self, e: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
+        """Return the codes of noise, float32."""
+        ...
+
+    def save(self, folder: str | Path) -> None:
+        """Write prior.json and prior.safetensors into a folder."""
+        ...
+
+    def sample(self, n: int, seed: int = 0, temperature: float = 1.0) -> Float[np.ndarray, "n D"]:
+        """Draw codes, float32.
+
+        Args:
+            n: number of codes.
+            seed: equal seeds draw equal codes.
+            temperature: standard deviation of the noise.
+        """
+        noise = np.random.default_rng(seed).normal(size=(n, self.dim))
+        return self.from_noise((temperature * noise).astype(np.float32))
+
+    def interpolate(
+        self, a: Float[np.ndarray, "... D"], b: Float[np.ndarray, "... D"], steps: int
+    ) -> Float[np.ndarray, "... steps D"]:
+        """Return the codes from a to b, both included, whose noise is a slerp between theirs.
+
+        Args:
+            a, b: one code each (D,), or equally many (n, D).
+            steps: codes per path.
+        """
+        first, last = rows_of(np.atleast_2d(a), self.dim), rows_of(np.atleast_2d(b), self.dim)
+        paths = self._paths(first, last, steps)
+        return paths.reshape(*np.shape(a)[:-1], steps, self.dim)
+
+    def _paths(
+        self, a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "n D"], steps: int
+    ) -> Float[np.ndarray, "m D"]:
+        """Return the codes of all paths, one path after another: m = n * steps."""
+        return self.from_noise(slerps(self.to_noise(a), self.to_noise(b), steps))
+
+
+def slerps(
+    a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "n D"], steps: int
+) -> Float[np.ndarray, "m D"]:
+    """Return the slerp of each pair, one path after another: m = n * steps."""
+    return np.concatenate([slerp(x, y, steps) for x, y in zip(a, b, strict=True)])
+
+
+def rows_of(x: Any, dim: int) -> Float[np.ndarray, "n D"]:
+    """Return codes or noise as float32 rows; (n, L, Z) is flattened.
+
+    Args:
+        x: codes or noise.
+        dim: D.
+
+    Raises:
+        ConfigError: a row has not D numbers.
+    """
+    x = np.asarray(x, np.float32)
+    if x.ndim < 2 or int(np.prod(x.shape[1:])) != dim:
+        raise ConfigError(f"codes of shape {x.shape}: this prior is of (n, {dim})")
+    return x.reshape(len(x), dim)
+
+
+def codes_to_fit(codes: Any) -> Float[np.ndarray, "n D"]:
+    """Return codes, flattened, as float64.
+
+    Raises:
+        ConfigError: there are fewer than two, they are all equal, or a number is not finite.
+    """
+    codes = np.asarray(codes, np.float64)
+    codes = codes.reshape(len(codes), -1)  # (n, D)
+    if len(codes) < 2 or not np.isfinite(codes).all():
+        raise ConfigError(f"{len(codes)} codes: a prior is fitted to two or more, all finite")
+    if not codes.var(0).any():
+        raise ConfigError("all codes are equal: no prior can be fitted to a collapsed code")
+    return codes
+
+
+def write(folder: str | Path, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Write the two files of a prior.
+
+    Args:
+        folder: created if it does not exist.
+        about: the content of prior.json.
+        arrays: the content of prior.safetensors.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / ARRAYS)
+        (folder / JSON).write_text(json.dumps(about, indent=2) + "\n")
+    except OSError as e:
+        raise ConfigError(f"cannot write a prior into {folder}: {e.strerror}") from None
+
+
+def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the content of a prior's two files.
+
+    Raises:
+        ConfigError: a file is missing or damaged.
+    """
+    folder = Path(folder)
+    try:
+        return json.loads((folder / JSON).read_text()), load_file(folder / ARRAYS)
+    except OSError:
+        raise ConfigError(f"{folder} contains no prior: it needs {JSON} and {ARRAYS}") from None
+    except (ValueError, SafetensorError) as e:
+        raise ConfigError(f"the prior in {folder} cannot be read: {e}") from None
