@@ -1,4 +1,4 @@
-"""Where a step's time goes on an accelerator, by a trace of JAX's own profiler."""
+"""Time per kernel of a step on an accelerator, from a trace of JAX's profiler."""
 
 import tempfile
 from collections import Counter
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def operations(run: Callable[[], None]) -> tuple[Counter[str], Counter[str]]:
-    """Seconds by kernel and how often each ran, while `run` ran.
+    """Return the seconds and the number of executions of each kernel while `run` runs.
 
-    All devices and streams are added up: where some ran side by side, more than passed.
+    Devices and streams are added up, so concurrent kernels count more than the elapsed time.
     """
     import jax
 
@@ -31,11 +31,11 @@ def operations(run: Callable[[], None]) -> tuple[Counter[str], Counter[str]]:
 
 
 def table(run: Callable[[], None], steps: int, rows: int = 25) -> str:
-    """The kernels that took longest, as lines of text, a step's share each."""
+    """Return the slowest kernels as lines of text, in milliseconds per step."""
     seconds, count = operations(run)
     whole = sum(seconds.values())
     kernels = sum(count.values()) // steps
-    lines = [f"busy {whole / steps * 1e3:.1f} ms a step in {kernels} kernels"]
+    lines = [f"busy {whole / steps * 1e3:.1f} ms per step in {kernels} kernels"]
     for name, spent in seconds.most_common(rows):
         times, part = count[name] / steps, spent / steps * 1e3
         lines.append(f"{part:9.2f} ms {spent / whole:6.1%} x {times:6.4g} {name[:110]}")

@@ -1,14 +1,15 @@
-"""What benchmarks share: as many threads for one side as for the other, and one allocator."""
+"""The same number of threads and the same memory allocator for both sides of a benchmark."""
 
 import os
 import sys
 
 
 def pin(count: int) -> None:
-    """Leaves this process so many cores, which XLA counts its threads by.
+    """Limit this process to `count` cores, from which XLA derives its number of threads.
 
-    To be called before jax and torch start their threads. The process starts again with glibc's
-    allocator as train.py has it, for both sides, unless GLIBC_TUNABLES is set or a test calls.
+    Call it before jax and torch start their threads. A script that calls it starts once more with
+    train.py's allocator settings for glibc, which then hold for both sides (see
+    `flaxae.hugepages`). Setting GLIBC_TUNABLES prevents that.
     """
     from flaxae import hugepages
 
@@ -16,5 +17,5 @@ def pin(count: int) -> None:
         hugepages.restart()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < count:
-        sys.exit(f"--threads={count}: this process may use {len(cores)} cores only")
+        sys.exit(f"--threads={count}: this process may use only {len(cores)} cores")
     os.sched_setaffinity(0, set(cores[:count]))

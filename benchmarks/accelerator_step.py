@@ -6,12 +6,12 @@
     python benchmarks/accelerator_step.py --tiny --platform=cpu   # the code path, on any machine
     FLAXAE_GPU_KERNELS=off python benchmarks/accelerator_step.py  # without the kernels of nn/gpu
 
-Needs no data: parameters are drawn and ids are random, as many as the config's batch has places,
-none of them padding. Batch sizes grow until one does not fit; the best is that of the highest MFU
-(of the most tokens a second where the device's peak is not known). A step is the loop's own: loss,
-gradients, clipping, optimizer, state donated. FLOPs are the task's own count, recomputation left
-out. GB: arguments, temporaries and new outputs of the compiled step. Without an accelerator it says
-so and ends well: nothing is measured.
+It needs no data: parameters and ids are random, and batches contain no padding. Batch sizes grow
+until one does not fit; the best has the highest MFU, or the most tokens per second if the device's
+peak is unknown. A step is the training loop's own step: loss, gradients, clipping and optimizer,
+with donated state. FLOPs are the task's own count, without recomputation. GB are arguments,
+temporaries and new outputs of the compiled step. Without an accelerator nothing is measured, and
+the exit code is 0.
 """
 
 import argparse
@@ -38,23 +38,23 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 GOAL = 0.45  # MFU; in the JSON, "theirs" is the time of a step that reaches it
-WARM_UP = 3  # steps, the compiled one among them
+WARM_UP = 3  # steps before the measurement
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A family's full-size step.
+    """A full-size training step of a model family.
 
     Attributes:
-        config: a file of configs/, with its preset behind a colon.
-        batches: data.batch_size, ascending.
-        overrides: dotted fields of the config, for all that is measured.
-        variants: name -> more overrides; each is measured, the fastest counts.
-        tiny: overrides that make it small enough for a CPU.
-        tokens: names of the batch's leaves whose places are counted as tokens.
-        places: names of those that hold 0, 1, 2, ... along a row instead of ids.
-        ones: names of those that hold 1.
-        precision: of the computation, for the JSON.
+        config: config file with its preset after a colon.
+        batches: values of data.batch_size in ascending order.
+        overrides: config fields for all measurements.
+        variants: additional overrides by name; all variants are measured and the fastest counts.
+        tiny: overrides that make the model small enough for a CPU.
+        tokens: names of the batch's leaves whose elements count as tokens.
+        places: names of leaves that contain 0, 1, 2, ... along a row instead of ids.
+        ones: names of leaves that contain ones.
+        precision: precision of the computation, for the JSON.
     """
 
     config: str
@@ -79,67 +79,92 @@ CASES = {
             "remat": {"task.t5.scan_unroll": 1, "task.t5.remat": True},
         },
         tiny={
-            "task.t5.d_model": 32, "task.t5.d_ff": 64, "task.t5.d_kv": 16, "task.t5.num_heads": 2,
-            "task.t5.num_layers": 1, "task.t5.num_decoder_layers": 1, "task.t5.vocab_size": 256,
-            "data.vocab_size": 256, "data.max_length": 16, "data.num_buckets": 1,
+            "task.t5.d_model": 32,
+            "task.t5.d_ff": 64,
+            "task.t5.d_kv": 16,
+            "task.t5.num_heads": 2,
+            "task.t5.num_layers": 1,
+            "task.t5.num_decoder_layers": 1,
+            "task.t5.vocab_size": 256,
+            "data.vocab_size": 256,
+            "data.max_length": 16,
+            "data.num_buckets": 1,
             "data.bucket_edges": (),
         },
     ),
-    # LoRA: the base is drawn, frozen and bfloat16; one example a row, every place a target.
+    # LoRA on a random frozen base in bfloat16, with one example per row and all tokens as targets.
     "smollm2_lora": Case(
         config="configs/causal_lm/smollm2_lora.py:lora",
         batches=(16, 32, 64, 128, 256),
         overrides={
-            "pretrained": "", "task.sizes": "smollm2-135m", "task.weights": "bfloat16",
-            "task.dtype": "bfloat16", "data.max_length": 512, "data.vocab_size": 49152,
+            "pretrained": "",
+            "task.sizes": "smollm2-135m",
+            "task.weights": "bfloat16",
+            "task.dtype": "bfloat16",
+            "data.max_length": 512,
+            "data.vocab_size": 49152,
         },
         variants={"plain": {}, "remat": {"task.remat": True}},
         tiny={"task.sizes": "llama-tiny", "data.vocab_size": 256, "data.max_length": 16},
-        places=("positions", "where"), ones=("segment_ids",),
+        places=("positions", "where"),
+        ones=("segment_ids",),
     ),
     "phi2_lora": Case(
         config="configs/causal_lm/phi2_lora.py:scratch",
         batches=(16, 32, 64, 128),
         overrides={"data.vocab_size": 51200},
         tiny={"task.sizes": "phi-tiny", "data.vocab_size": 256, "data.max_length": 16},
-        places=("positions", "where"), ones=("segment_ids",),
+        places=("positions", "where"),
+        ones=("segment_ids",),
     ),
-    # It draws its prompts, 2 tokens a point, on the device. b is 20 from the first step on: the
-    # FLOPs counted are those of so many loops. float32, as the device multiplies it by default.
+    # Prompts, 2 tokens per point, are drawn on the device. b is 20 from the first step, so that the
+    # FLOPs are those of 20 loops. Products use the device's default precision for float32.
     "looped": Case(
         config="configs/looped/linear.py:full",
         batches=(64, 256, 1024, 4096, 16384),
         overrides={"task.loops_every": 0, "steps_per_call": 1},
         variants={"remat": {}, "plain": {"task.model.remat": False}},
         tiny={
-            "task.model.width": 8, "task.model.num_heads": 2, "task.model.dims": 2,
-            "task.model.points": 4, "task.loops": 3, "task.grad_loops": 2,
+            "task.model.width": 8,
+            "task.model.num_heads": 2,
+            "task.model.dims": 2,
+            "task.model.points": 4,
+            "task.loops": 3,
+            "task.grad_loops": 2,
         },
         precision="float32",
     ),
-}  # fmt: skip
+}
 TINY_BATCHES = (32,)
 
 
-def arguments(argv: list[str]) -> argparse.Namespace:
+def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--variants", nargs="+", default=[], help="of the cases; tiny: the first")
-    parser.add_argument("--batches", nargs="+", type=int, default=[], help="instead of the case's")
-    parser.add_argument("--rounds", type=int, default=7, help="the median is over these")
-    parser.add_argument("--steps", type=int, default=5, help="of a round")
-    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="of the config")
     parser.add_argument(
-        "--profile", action="store_true", help="which kernels take each step's time"
+        "--variants",
+        nargs="+",
+        default=[],
+        help="variants to measure; default: all, with --tiny the first",
     )
-    parser.add_argument("--platform", default="", help="cpu: measure on the CPU all the same")
-    parser.add_argument("--tiny", action="store_true", help="small sizes: tries the code only")
+    parser.add_argument(
+        "--batches", nargs="+", type=int, default=[], help="batch sizes; default: those of the case"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of the median")
+    parser.add_argument("--steps", type=int, default=5, help="steps per round")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="config fields")
+    parser.add_argument(
+        "--profile", action="store_true", help="print the slowest kernels of each step"
+    )
+    parser.add_argument("--platform", default="", help="cpu: measure on the CPU")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to test the code")
     return parser.parse_args(argv)
 
 
 def make_config(case: Case, batch: int, more: dict[str, Any], tiny: bool) -> Any:
+    """Return a case's config with a batch size and more overrides."""
     from flaxae.config import copy_config
 
     file, _, preset = case.config.partition(":")
@@ -149,8 +174,8 @@ def make_config(case: Case, batch: int, more: dict[str, Any], tiny: bool) -> Any
     return copy_config(config, fields | {"data.batch_size": batch})
 
 
-def given(texts: list[str]) -> dict[str, Any]:
-    """{"a.b": value} of "a.b=value"; a value that is no Python literal is a string."""
+def _overrides(texts: list[str]) -> dict[str, Any]:
+    """Parse "a.b=value"; a value that is not a Python literal is a string."""
     out = {}
     for text in texts:
         name, _, value = text.partition("=")
@@ -162,7 +187,7 @@ def given(texts: list[str]) -> dict[str, Any]:
 
 
 def random_batch(spec: Any, high: int, case: Case) -> Any:
-    """Random ids without padding; whatever is neither an id nor a place is 1."""
+    """Return random ids without padding; leaves that are neither ids nor positions are 1."""
     import jax
     import numpy as np
 
@@ -179,7 +204,8 @@ def random_batch(spec: Any, high: int, case: Case) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, spec)
 
 
-def count_tokens(spec: Any, names: tuple[str, ...]) -> int:
+def _count_tokens(spec: Any, names: tuple[str, ...]) -> int:
+    """Return the number of elements of the named leaves."""
     import jax
 
     leaves = jax.tree_util.tree_leaves_with_path(spec)
@@ -187,7 +213,7 @@ def count_tokens(spec: Any, names: tuple[str, ...]) -> int:
 
 
 def measure(case: Case, config: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """One step's numbers. Raises JAX's own error where it does not fit."""
+    """Measure one step; raise JAX's own error if it does not fit."""
     import jax
 
     from flaxae.machine import sharding
@@ -226,26 +252,35 @@ def measure(case: Case, config: Any, args: argparse.Namespace) -> dict[str, Any]
             import _profile
 
             print(_profile.table(lambda: run(args.steps) and None, args.steps), flush=True)
-    seconds, tokens = statistics.median(times), count_tokens(spec, case.tokens)
-    tokens = tokens or 2 * config.data.batch_size * config.task.model.points  # drawn in the step
+    seconds, tokens = statistics.median(times), _count_tokens(spec, case.tokens)
+    tokens = (
+        tokens or 2 * config.data.batch_size * config.task.model.points
+    )  # the step draws its data
     flops, peak = task.flops(spec, {}), metrics.peak_memory_bytes()
     memory = step.memory_analysis()
     return {
-        "batch": config.data.batch_size, "seconds": seconds, "fastest": min(times),
-        "tokens": tokens, "tokens_per_second": tokens / seconds, "tflop": flops / 1e12,
-        "mfu": metrics.mfu(flops, seconds, mesh.size),  # 0: the peak is not known
-        # Of a device by the compiler's count, and as allocated: the largest so far in this process,
-        # so it is this step's only where it has grown.
-        "program_bytes": memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "batch": config.data.batch_size,
+        "seconds": seconds,
+        "fastest": min(times),
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+        "tflop": flops / 1e12,
+        "mfu": metrics.mfu(flops, seconds, mesh.size),  # 0: the peak is unknown
+        # Per device, by the compiler's count and as allocated. The latter is the largest of the
+        # process so far, so it is this step's only if it has grown.
+        "program_bytes": memory.argument_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes,
         "peak_memory_bytes": peak if peak > peak_before else None,
-        "compile_seconds": compile_seconds, "devices": mesh.size,
+        "compile_seconds": compile_seconds,
+        "devices": mesh.size,
         "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(abstract["params"])),
-    }  # fmt: skip
+    }
 
 
 def draw_frozen(task: Any, config: Any, mesh: Any) -> Any:
-    """What the step does not train, over the mesh; {} of most families."""
+    """Return random frozen parameters on the mesh; {} for families without any."""
     import jax
 
     from flaxae.machine import sharding
@@ -253,78 +288,88 @@ def draw_frozen(task: Any, config: Any, mesh: Any) -> Any:
     def make() -> Any:
         return init_model(task, jax.numpy.uint32(0), config.frozen_seed)["frozen"]
 
-    places = sharding.infer_sharding(jax.eval_shape(make), mesh, task.sharding_rules)
-    return jax.jit(make, out_shardings=places)()
+    shardings = sharding.infer_sharding(jax.eval_shape(make), mesh, task.sharding_rules)
+    return jax.jit(make, out_shardings=shardings)()
 
 
-def out_of_memory(error: Exception) -> bool:
+def _out_of_memory(error: Exception) -> bool:
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
 def run_case(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Prints a case's table; its entry for the JSON line."""
+    """Print a case's table and return its entry for the JSON line."""
     import jax
 
     case = CASES[name]
     batches = args.batches or (TINY_BATCHES if args.tiny else case.batches)
     print(f"\n{name}: {case.config}{' (tiny)' if args.tiny else ''}")
-    print(f"{'variant':10}{'batch':>7}{'tokens':>9}{'ms/step':>10}{'tokens/s':>12}{'TFLOP/s':>9}"
-          f"{'MFU':>9}{'GB':>9}{'peak GB':>9}{'compile s':>11}")  # fmt: skip
+    print(
+        f"{'variant':10}{'batch':>7}{'tokens':>9}{'ms/step':>10}{'tokens/s':>12}{'TFLOP/s':>9}"
+        f"{'MFU':>9}{'GB':>9}{'peak GB':>9}{'compile s':>11}"
+    )
     found: list[dict[str, Any]] = []
     for variant in args.variants or list(case.variants)[: 1 if args.tiny else None]:
         overrides = case.variants[variant]
         for batch in batches:
-            config = make_config(case, batch, overrides | given(args.set), args.tiny)
-            gc.collect()  # the arrays of the size before
+            config = make_config(case, batch, overrides | _overrides(args.set), args.tiny)
+            gc.collect()  # frees the arrays of the previous size
             try:
                 row = measure(case, config, args)
             except (jax.errors.JaxRuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
+                if not _out_of_memory(error):
                     raise
                 print(f"{variant:10}{batch:7}  does not fit", flush=True)
                 break
             found.append({"variant": variant, **row})
-            print(line(found[-1]), flush=True)
+            print(_line(found[-1]), flush=True)
     if not found:
         return {"name": name, "ours": None, "theirs": None, "unit": "s/step", "ratio": None}
     best = max(found, key=lambda row: (row["mfu"], row["tokens_per_second"]))
     goal = best["seconds"] * best["mfu"] / GOAL or None
     where = "the process" if jax.default_backend() == "cpu" else "a device"
-    print(f"best: {best['variant']}, batch {best['batch']}: {best['tokens_per_second']:.0f} "
-          f"tokens/s, MFU {share(best)}, {best['program_bytes'] / 1e9:.2f} GB a device, at most "
-          f"{peak_of(best)} GB allocated by {where}, "
-          f"{best['parameters'] / 1e6:.1f} M parameters")  # fmt: skip
+    print(
+        f"best: {best['variant']}, batch {best['batch']}: {best['tokens_per_second']:.0f} "
+        f"tokens/s, MFU {_mfu(best)}, {best['program_bytes'] / 1e9:.2f} GB a device, at most "
+        f"{_peak(best)} GB allocated by {where}, "
+        f"{best['parameters'] / 1e6:.1f} M parameters"
+    )
     return {
-        "name": f"{name} step, {case.precision}", "ours": best["seconds"], "theirs": goal,
-        "unit": "s/step", "ratio": goal and round(goal / best["seconds"], 3),
-        "theirs_is": f"a step of {GOAL:.0%} MFU", **best,
-        "mfu": round(best["mfu"], 4) or None, "all": found,
-    }  # fmt: skip
+        "name": f"{name} step, {case.precision}",
+        "ours": best["seconds"],
+        "theirs": goal,
+        "unit": "s/step",
+        "ratio": goal and round(goal / best["seconds"], 3),
+        "theirs_is": f"a step of {GOAL:.0%} MFU",
+        **best,
+        "mfu": round(best["mfu"], 4) or None,
+        "all": found,
+    }
 
 
-def share(row: dict[str, Any]) -> str:
+def _mfu(row: dict[str, Any]) -> str:
     return f"{row['mfu']:.1%}" if row["mfu"] else "unknown peak"
 
 
-def peak_of(row: dict[str, Any]) -> str:
-    """Nothing has told it where an earlier step needed more."""
+def _peak(row: dict[str, Any]) -> str:
+    """Return the allocated GB; they are unknown if an earlier step needed more."""
     peak = row["peak_memory_bytes"]
     return f"{peak / 1e9:.2f}" if peak else "unknown"
 
 
-def line(row: dict[str, Any]) -> str:
+def _line(row: dict[str, Any]) -> str:
     rate = row["tflop"] / row["seconds"] / row["devices"]
     mfu = f"{row['mfu']:9.1%}" if row["mfu"] else f"{'unknown':>9}"
     return (
         f"{row['variant']:10}{row['batch']:7}{row['tokens']:9}{row['seconds'] * 1e3:10.1f}"
         f"{row['tokens_per_second']:12.0f}{rate:9.2f}{mfu}"
-        f"{row['program_bytes'] / 1e9:9.2f}{peak_of(row):>9}{row['compile_seconds']:11.1f}"
+        f"{row['program_bytes'] / 1e9:9.2f}{_peak(row):>9}{row['compile_seconds']:11.1f}"
     )
 
 
 def main(argv: list[str]) -> int:
-    args = arguments(argv)
-    # Before jax is imported: all of the GPU's memory but what the driver and libraries need.
+    """Measure all cases and print the JSON line."""
+    args = _arguments(argv)
+    # Before jax is imported: use almost all GPU memory; the driver and libraries need the rest.
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.94")
     import jax
 
@@ -334,10 +379,13 @@ def main(argv: list[str]) -> int:
         jax.config.update("jax_platforms", args.platform)
     device = jax.devices()[0]
     about = {
-        "name": "accelerator_step", "device": device.device_kind, "devices": jax.device_count(),
-        "jax": jax.__version__, "machine": platform.processor() or platform.machine(),
+        "name": "accelerator_step",
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "jax": jax.__version__,
+        "machine": platform.processor() or platform.machine(),
         "gpu_kernels": gpu.mode(),
-    }  # fmt: skip
+    }
     if device.platform == "cpu" and args.platform != "cpu":
         print("no accelerator: not measured")
         print(json.dumps(about | {"measured": False, "cases": []}))

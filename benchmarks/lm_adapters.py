@@ -1,18 +1,25 @@
 """Adapters of SmolLM2-135M beside PyTorch with HF peft (needs `make env-parity`).
 
-Four cases: `train` (a LoRA on docstrings, completion-only loss), `collect` (hidden states of base
-and adapter at the last token, all layers but the last, whose states torch gives after the final
-norm only), `collect_prefix` (the same, where theirs too reads once what all prompts begin with, the
-chat's system message and the question), `generate` (greedy, one prompt, with the adapter).
-Same rows, weights, adapter, float32 and threads; each side batches as is best for it. Both sort by
-length. Ours packs (train), or is `activations.collect.Collector` (collect): base and adapter rows
-in one batch, at most four lengths, no layer after the last that is wanted. As in `smollm2_lora.py`
-and by default it reads what all prompts begin with once (a row, a collection), and beside it whole
-prompts. Theirs pads to the longest row, runs base and adapter in turn and makes no scores but the
-last position's. Examples a batch are the best of `--batches` for theirs, and for ours where it
-collects. In training `--rows` packed rows make a step here, and a batch of examples there. States
-must agree within 1e-3 of the largest. Sides take turns in one process, after a round that warms up
-and compiles; medians over the rounds.
+There are four cases:
+
+- `train`: LoRA on docstrings with a loss of completions only.
+- `collect`: hidden states of base and adapter at the last token, of all layers but the last, whose
+  states torch returns only after the final norm.
+- `collect_prefix`: the same, but torch's side, too, reads the common beginning of all prompts (the
+  chat's system message and the question) only once.
+- `generate`: greedy decoding of one prompt with the adapter.
+
+Both sides use the same rows, weights, adapter, float32 and threads, and sort by length; each side
+uses its best batches. Ours packs examples (train) or uses `activations.collect.Collector`
+(collect): base and adapter rows in one batch, up to four lengths, and no layer after the last
+collected one.
+By default, and in `smollm2_lora.py`, it reads the common beginning of prompts once per row or
+collection; it is also measured with whole prompts. Torch's side pads to the longest row, runs base
+and adapter one after the other, and computes scores only for the last position. The number of
+examples per batch is the best of `--batches`, for our side in collecting only. In training, a step
+takes `--rows` packed rows on our side and one batch of examples on torch's. States must agree
+within 1e-3 of the largest. The sides alternate in one process after a warm-up round; times are
+medians over the rounds.
 """
 
 import argparse
@@ -26,31 +33,32 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import _threads
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 CASES = ("train", "collect", "collect_prefix", "generate")
+WHOLE_PROMPTS = "ours, whole prompts"
 
 
-def arguments() -> argparse.Namespace:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--examples", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", nargs="+", type=int, default=[8, 16])
-    parser.add_argument("--length", type=int, default=256, help="of packed rows")
-    parser.add_argument("--rows", type=int, default=4, help="packed rows a batch")
+    parser.add_argument("--length", type=int, default=256, help="tokens per packed row")
+    parser.add_argument("--rows", type=int, default=4, help="packed rows per batch")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
 
 class Ours:
-    """The same model and adapter here."""
+    """Our side: model, adapter, and their training, collection and generation."""
 
     def __init__(self, args: Any):
         import jax
@@ -67,12 +75,13 @@ class Ours:
         opened = lm.load(args.model)
         self.lm, self.config = opened, opened.config
         pairs = data_lib.read(TextDataConfig(name="signatures")).splits["train"]
-        examples = data_lib.encoded(pairs[: 2 * args.examples], opened.tokenizer,
-                                    self.config.eos_ids[0])  # fmt: skip
+        examples = data_lib.encoded(
+            pairs[: 2 * args.examples], opened.tokenizer, self.config.eos_ids[0]
+        )
         fits = [e for e in examples if len(e.prompt) + len(e.completion) <= args.length]
         self.examples = sorted(fits[: args.examples], key=lambda e: len(e.prompt + e.completion))
         adapter = peft.LoRAConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
-        self.model = _moved(peft.add_adapter(opened.model, adapter))
+        self.model = _randomized(peft.add_adapter(opened.model, adapter))
         shared = shared_prefix([e.prompt for e in self.examples])
         self.packed = {n: pack(self.examples, args.length, shared=n).arrays for n in (shared, 0)}
         graphdef, self.params, self.frozen = nnx.split(self.model, peft.trainable(), ...)
@@ -106,35 +115,43 @@ class Ours:
         return optax.apply_updates(params, updates), opt, total
 
     def train(self, shared: int) -> list[float]:
-        """One pass over the examples, packed with so much at a row's start; the batches' losses."""
+        """Train one pass over the examples, with `shared` tokens at each row's start.
+
+        Returns:
+            The summed loss of each batch.
+        """
         import numpy as np
 
         rows, out, params, opt = self.args.rows, [], self.params, self.opt
         packed = self.packed[shared]
         for start in range(0, len(packed["ids"]), rows):
             batch = {k: v[start : start + rows] for k, v in packed.items()}
-            short = rows - len(batch["ids"])
-            batch = {k: np.pad(v, ((0, short), (0, 0))) for k, v in batch.items()}
+            missing = rows - len(batch["ids"])
+            batch = {k: np.pad(v, ((0, missing), (0, 0))) for k, v in batch.items()}
             params, opt, total = self._step(params, opt, self.frozen, batch)
             out.append(total)
         self.params, self.opt = params, opt
         return [float(x) for x in out]
 
     def collect(self, rows: int, share_prefix: bool) -> Any:
-        """(2, examples, layers, width): base and adapter, of the last token, sorted by length."""
+        """Collect the last token's states, (base and adapter, examples, layers, width)."""
         from flaxae.activations.collect import Collector
 
         key = (rows, share_prefix)
         if key not in self._collectors:
             self._collectors[key] = Collector(
-                self.merge(self.start, self.frozen), ["resid_out"],
-                range(self.config.num_layers - 1), sides=({}, {"default": 1.0}),
-                rows=rows, share_prefix=share_prefix,
-            )  # fmt: skip
+                self.merge(self.start, self.frozen),
+                ["resid_out"],
+                range(self.config.num_layers - 1),
+                sides=({}, {"default": 1.0}),
+                rows=rows,
+                share_prefix=share_prefix,
+            )
         texts = [[*e.prompt, *e.completion] for e in self.examples]
         return self._collectors[key](texts)["resid_out"]
 
     def generate(self, prompt: list[int], tokens: int) -> list[int]:
+        """Return greedy tokens after a prompt, regardless of an end of text."""
         import dataclasses
 
         import jax
@@ -144,24 +161,23 @@ class Ours:
         from flaxae.lm import generation
         from flaxae.task import Context
 
-        if self._generate is None:  # no end: as many tokens as theirs
-            never = dataclasses.replace(self.config, eos_ids=(self.config.vocab_size,))
+        if self._generate is None:  # without an end: as many tokens as torch's side
+            endless = dataclasses.replace(self.config, eos_ids=(self.config.vocab_size,))
 
-            def go_on(params: Any, frozen: Any, ids: Any, mask: Any) -> Any:
+            def complete(params: Any, frozen: Any, ids: Any, mask: Any) -> Any:
                 model = self.merge(params, frozen)
-                model.config = never
+                model.config = endless
                 ctx = Context(jax.random.key(0), jnp.int32(0))
                 return generation.generate(model, ids, mask, ctx, tokens, unroll=True)
 
-            self._generate = jax.jit(go_on)
+            self._generate = jax.jit(complete)
         ids = np.asarray([prompt], np.int32)
-        return np.asarray(self._generate(self.start, self.frozen, ids, np.ones(ids.shape, "f")))[
-            0
-        ].tolist()
+        mask = np.ones(ids.shape, "f")
+        return np.asarray(self._generate(self.start, self.frozen, ids, mask))[0].tolist()
 
 
-def _moved(model: Any) -> Any:
-    """An adapter as after training: B is not 0."""
+def _randomized(model: Any) -> Any:
+    """Return the model with a random adapter, so that B is not 0, as after training."""
     import jax
     from flax import nnx
 
@@ -175,7 +191,7 @@ def _moved(model: Any) -> Any:
 
 
 def alternate(sides: dict[str, Callable], rounds: int) -> dict[str, float]:
-    """Median seconds of each side; the first round warms up."""
+    """Return the median seconds of each side; the first round warms up."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for i in range(rounds + 1):
         for name, run in sides.items():
@@ -187,9 +203,9 @@ def alternate(sides: dict[str, Callable], rounds: int) -> dict[str, float]:
 
 
 def llama_cpp(args: Any, prompt: str) -> None:
-    """Prints, for information, how fast llama.cpp goes on from the prompt, where it is installed.
+    """Print the speed of llama.cpp for information, if it is installed.
 
-    It reads the package's file as it is, 4 bits a weight, and has no adapter.
+    It reads the package's file with 4 bits per weight, and without an adapter.
     """
     try:
         from cyllama import LLM, GenerationConfig
@@ -206,12 +222,98 @@ def llama_cpp(args: Any, prompt: str) -> None:
         made = llm(prompt).stats.generated_tokens
         rates.append(made / (time.perf_counter() - began))
     print(
-        f"llama.cpp, the base in 4 bits: {statistics.median(rates[1:]):.1f} tokens/s, {made} made"
+        f"llama.cpp, the base in 4 bits: {statistics.median(rates[1:]):.1f} tokens/s, {made} tokens"
     )
 
 
-def measure(args: Any, folder: Path) -> list[dict[str, Any]]:
+class Sides(NamedTuple):
+    """The functions to time in one case.
+
+    Attributes:
+        run: functions by name; names begin with "ours" or "torch".
+        amount: number of units that each function processes.
+        unit: unit of the rate.
+    """
+
+    run: dict[str, Callable]
+    amount: int
+    unit: str
+
+
+def train_sides(ours: Ours, torch_sides: dict[int, Any]) -> Sides:
+    """Return the functions that train one pass over the examples."""
     import numpy as np
+
+    shared = max(ours.packed)
+    first = next(iter(torch_sides.values()))
+    losses = ours.train(shared)[0], first.train(ours.examples)[0]
+    assert np.isfinite(losses).all()
+    run: dict[str, Callable] = {"ours": partial(ours.train, shared)}
+    run |= {WHOLE_PROMPTS: partial(ours.train, 0)}
+    run |= {f"torch {n}": partial(side.train, ours.examples) for n, side in torch_sides.items()}
+    return Sides(run, len(ours.examples), "examples/s")
+
+
+def collect_sides(ours: Ours, torch_sides: dict[int, Any], share_prefix: bool) -> Sides:
+    """Return the functions that collect states, after checking that the states agree.
+
+    Args:
+        ours: our side.
+        torch_sides: torch's sides by their number of rows, with the adapter as saved.
+        share_prefix: whether torch's side, too, reads the common prefix only once.
+    """
+    import numpy as np
+
+    rows = next(iter(torch_sides))
+    a = ours.collect(rows, True)
+    b = torch_sides[rows].collect(ours.examples, share_prefix)
+    gap, effect = (np.abs(x).max() / np.abs(b).max() for x in (a - b, a[0] - a[1]))
+    assert gap < 1e-3, f"states differ: {gap}"
+    assert effect > 10 * gap, f"base and adapter do not differ: {effect}"
+    run: dict[str, Callable] = {f"ours {n}": partial(ours.collect, n, True) for n in torch_sides}
+    if not share_prefix:
+        run |= {f"{WHOLE_PROMPTS} {n}": partial(ours.collect, n, False) for n in torch_sides}
+    run |= {
+        f"torch {n}": partial(side.collect, ours.examples, share_prefix)
+        for n, side in torch_sides.items()
+    }
+    return Sides(run, len(ours.examples), "examples/s")
+
+
+def generate_sides(ours: Ours, side: Any, tokens: int) -> Sides:
+    """Return the functions that continue one prompt, after checking that the tokens agree."""
+    prompt = ours.examples[0].prompt
+    a, b = ours.generate(prompt, tokens), side.generate(prompt, tokens)
+    # Both continue after an end of text, but torch's side never writes it: compare up to there.
+    until = next((i for i, x in enumerate(a) if x in ours.config.eos_ids), len(a))
+    assert a[:until] == b[:until], f"the texts differ: {a}, {b}"
+    print(f"generate: the same {until} greedy tokens up to the end, of {tokens}")
+    run: dict[str, Callable] = {"ours": partial(ours.generate, prompt, tokens)}
+    run |= {"torch": partial(side.generate, prompt, tokens)}
+    return Sides(run, tokens, "tokens/s")
+
+
+def result(case: str, sides: Sides, times: dict[str, float]) -> dict[str, Any]:
+    """Print a case's rates and return its entry for the JSON line."""
+    mine = sides.amount / min(t for n, t in times.items() if n.startswith("ours"))
+    best = min((n for n in times if n.startswith("torch")), key=lambda n: times[n])
+    theirs = sides.amount / times[best]
+    found = {"name": case, "ours": mine, "theirs": theirs, "unit": sides.unit}
+    found |= {"ratio": round(mine / theirs, 3), "torch": best}
+    print(
+        f"{case:16}flaxae {mine:8.2f} {sides.unit}, {best:9} {theirs:8.2f}, ratio "
+        f"{mine / theirs:.2f}",
+        flush=True,
+    )
+    if repeated := [t for n, t in times.items() if n.startswith(WHOLE_PROMPTS)]:
+        whole = sides.amount / min(repeated)
+        found["whole_prompts_ratio"] = round(whole / theirs, 3)
+        print(f"{'':16}with whole prompts {whole:8.2f}, ratio {whole / theirs:.2f}", flush=True)
+    return found
+
+
+def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Measure all cases; `folder` is for the base model and the adapter."""
     from torch_lm_adapters import TorchSide
 
     from flaxae import peft
@@ -219,65 +321,26 @@ def measure(args: Any, folder: Path) -> list[dict[str, Any]]:
     ours = Ours(args)
     ours.lm.save(folder / "base")
     peft.save_adapter(ours.model, folder / "adapter")
-    torch_sides = {
-        rows: TorchSide(str(folder / "base"), str(folder / "adapter"), rows)
-        for rows in args.batches
-    }
-    out, whole = [], "ours, whole prompts"
+    paths = str(folder / "base"), str(folder / "adapter")
+    trained = {rows: TorchSide(*paths, rows) for rows in args.batches}
+    out = []
     for case in args.cases:
         if case == "train":
-            shared = max(ours.packed)
-            a, b = ours.train(shared)[0], torch_sides[args.batches[0]].train(ours.examples)[0]
-            assert np.isfinite([a, b]).all()
-            sides = {"ours": partial(ours.train, shared), whole: partial(ours.train, 0)}
-            sides |= {f"torch {n}": (lambda s=s: s.train(ours.examples)) for n, s in
-                      torch_sides.items()}  # fmt: skip
-            amount, unit = len(ours.examples), "examples/s"
+            sides = train_sides(ours, trained)
         elif case.startswith("collect"):
-            share = case == "collect_prefix"
-            fresh = {n: TorchSide(str(folder / "base"), str(folder / "adapter"), n)
-                     for n in args.batches}  # fmt: skip
-            a = ours.collect(args.batches[0], True)
-            b = fresh[args.batches[0]].collect(ours.examples, share)
-            gap, moved = (np.abs(x).max() / np.abs(b).max() for x in (a - b, a[0] - a[1]))
-            assert gap < 1e-3, f"states differ: {gap}"
-            assert moved > 10 * gap, f"base and adapter do not differ: {moved}"
-            sides = {f"ours {n}": (lambda n=n: ours.collect(n, True)) for n in args.batches}
-            if not share:
-                sides |= {f"{whole} {n}": (lambda n=n: ours.collect(n, False))
-                          for n in args.batches}  # fmt: skip
-            sides |= {f"torch {n}": (lambda s=s, x=share: s.collect(ours.examples, x))
-                      for n, s in fresh.items()}  # fmt: skip
-            amount, unit = len(ours.examples), "examples/s"
+            unchanged = {rows: TorchSide(*paths, rows) for rows in args.batches}
+            sides = collect_sides(ours, unchanged, share_prefix=case == "collect_prefix")
         else:
+            sides = generate_sides(ours, TorchSide(*paths, 1), args.tokens)
             prompt = ours.examples[0].prompt
-            side = TorchSide(str(folder / "base"), str(folder / "adapter"), 1)
-            a, b = ours.generate(prompt, args.tokens), side.generate(prompt, args.tokens)
-            # After an end both go on, theirs without it: only what stands before can be the same.
-            until = next((i for i, x in enumerate(a) if x in ours.config.eos_ids), len(a))
-            assert a[:until] == b[:until], f"the texts differ: {a}, {b}"
-            print(f"generate: the same {until} greedy tokens up to the end, of {args.tokens}")
-            sides = {"ours": lambda p=prompt: ours.generate(p, args.tokens)}
-            sides |= {"torch": lambda s=side, p=prompt: s.generate(p, args.tokens)}
-            amount, unit = args.tokens, "tokens/s"
             llama_cpp(args, ours.lm.tokenizer.decode(prompt, special=True))
-        times = alternate(sides, args.rounds)
-        mine = amount / min(t for n, t in times.items() if n.startswith("ours"))
-        best = min((n for n in times if n.startswith("torch")), key=lambda n: times[n])
-        theirs = amount / times[best]
-        print(f"{case:16}flaxae {mine:8.2f} {unit}, {best:9} {theirs:8.2f}, ratio "
-              f"{mine / theirs:.2f}", flush=True)  # fmt: skip
-        out.append({"name": case, "ours": mine, "theirs": theirs, "unit": unit,
-                    "ratio": round(mine / theirs, 3), "torch": best})  # fmt: skip
-        if repeated := [t for n, t in times.items() if n.startswith(whole)]:
-            out[-1]["whole_prompts_ratio"] = round(amount / min(repeated) / theirs, 3)
-            print(f"{'':16}with whole prompts {amount / min(repeated):8.2f}, ratio "
-                  f"{out[-1]['whole_prompts_ratio']:.2f}", flush=True)  # fmt: skip
+        out.append(result(case, sides, alternate(sides.run, args.rounds)))
     return out
 
 
 def main() -> None:
-    args = arguments()
+    """Measure all cases and print the JSON line."""
+    args = _arguments()
     _threads.pin(args.threads)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -287,8 +350,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cases = measure(args, Path(folder))
     machine = {"cpu": platform.processor() or platform.machine(), "threads": args.threads}
-    print(json.dumps({"name": "lm_adapters", "machine": machine, "model": args.model,
-                      "examples": args.examples, "cases": cases}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "name": "lm_adapters",
+                "machine": machine,
+                "model": args.model,
+                "examples": args.examples,
+                "cases": cases,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""N lanes of one program against N runs in turn, for whoever plans a sweep of looped models.
+"""N lanes of one program compared with N consecutive runs, to plan sweeps of looped models.
 
     python benchmarks/looped_lanes.py
     python benchmarks/looped_lanes.py --cases "E=32 b=20" --lanes 3 6 --batch 16
 
-A lane is a seed: all lanes have one b. Blocks of steps of both sides take turns in one process;
-medians over the rounds. Runs in turn share a compiled program here, but a sweep compiles each run
-by itself: their compile time is N times that of one. Temporaries are the compiled programs' own.
+Lanes differ in their seed; all have the same b. Blocks of steps of both sides alternate in one
+process; times are medians over the rounds. Consecutive runs share a compiled program here, but a
+sweep compiles each run separately: their compile time is N times that of one run. Temporaries are
+those of the compiled programs.
 """
 
 import argparse
@@ -31,12 +32,12 @@ CASES = {
     "tiny": (8, 2, 2, 4, 3, 2),
 }
 HEAD = (
-    "| case | lanes | together, ms a step | in turn, ms | in turn / together "
-    "| compiled together, s | in turn, s | temporaries together, MiB | one run, MiB |"
+    "| case | lanes | lanes, ms per step | runs, ms | runs / lanes "
+    "| compile lanes, s | compile runs, s | temporaries of lanes, MiB | of one run, MiB |"
 )
 
 
-def arguments(argv: list[str]) -> argparse.Namespace:
+def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,12 +46,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--lanes", nargs="+", type=int, default=[1, 2, 3, 6], metavar="N")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--block", type=int, default=2, help="steps a side and round")
+    parser.add_argument("--block", type=int, default=2, help="steps per side and round")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args(argv)
 
 
-def config_of(case: str, batch: int) -> Any:
+def make_config(case: str, batch: int) -> Any:
+    """Return the config of a case."""
     from flaxae.config import Config, DataConfig, MeshConfig, OptimConfig, Schedule
     from flaxae.models.looped.modeling import ModelConfig
     from flaxae.models.looped.task import LoopedConfig
@@ -65,8 +67,8 @@ def config_of(case: str, batch: int) -> Any:
     )
 
 
-def in_turn(step: Any, count: int) -> Callable[[], None]:
-    """One step of each of `count` runs, which share the compiled step."""
+def consecutive(step: Any, count: int) -> Callable[[], None]:
+    """Return a function that makes one step of each of `count` runs with one compiled step."""
     import jax
     import jax.numpy as jnp
 
@@ -81,49 +83,67 @@ def in_turn(step: Any, count: int) -> Callable[[], None]:
 
 
 def run_case(case: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each number of lanes."""
+    """Measure each number of lanes; print and return one row per number."""
     from looped_step import OurStep, interleaved
 
-    config, out = config_of(case, args.batch), []
+    config, out = make_config(case, args.batch), []
     single = OurStep(config)
     for count in args.lanes:
         together = OurStep(config, count)
-        sides = {"lanes": together, "turns": in_turn(single, count)}
+        sides = {"lanes": together, "turns": consecutive(single, count)}
         times = interleaved(sides, args.rounds, args.block)
         lanes, turns = (statistics.median(times[k]) for k in ("lanes", "turns"))
-        out.append({
-            "name": f"{count} lanes, {case}", "ours": lanes, "theirs": turns, "unit": "s/step",
-            "ratio": round(turns / lanes, 3), "lanes": count,
-            "compile_seconds": round(together.compile_seconds, 2),
-            "compile_seconds_in_turn": round(count * single.compile_seconds, 2),
-            "temporary_bytes": together.temporaries,
-            "temporary_bytes_of_one": single.temporaries,
-        })  # fmt: skip
-        print(line(case, out[-1]), flush=True)
+        out.append(
+            {
+                "name": f"{count} lanes, {case}",
+                "ours": lanes,
+                "theirs": turns,
+                "unit": "s/step",
+                "ratio": round(turns / lanes, 3),
+                "lanes": count,
+                "compile_seconds": round(together.compile_seconds, 2),
+                "compile_seconds_in_turn": round(count * single.compile_seconds, 2),
+                "temporary_bytes": together.temporaries,
+                "temporary_bytes_of_one": single.temporaries,
+            }
+        )
+        print(_line(case, out[-1]), flush=True)
     return out
 
 
-def line(case: str, row: dict[str, Any]) -> str:
+def _line(case: str, row: dict[str, Any]) -> str:
     cells = [
-        case, f"{row['lanes']}", f"{row['ours'] * 1e3:.1f}", f"{row['theirs'] * 1e3:.1f}",
-        f"{row['ratio']:.2f}", f"{row['compile_seconds']:.1f}",
-        f"{row['compile_seconds_in_turn']:.1f}", f"{row['temporary_bytes'] / 2**20:.1f}",
+        case,
+        f"{row['lanes']}",
+        f"{row['ours'] * 1e3:.1f}",
+        f"{row['theirs'] * 1e3:.1f}",
+        f"{row['ratio']:.2f}",
+        f"{row['compile_seconds']:.1f}",
+        f"{row['compile_seconds_in_turn']:.1f}",
+        f"{row['temporary_bytes'] / 2**20:.1f}",
         f"{row['temporary_bytes_of_one'] / 2**20:.1f}",
-    ]  # fmt: skip
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
 def main(argv: list[str]) -> int:
-    args = arguments(argv)
+    """Measure all cases; print their table and the JSON line."""
+    args = _arguments(argv)
     if min(args.lanes) < 1:
-        sys.exit(f"--lanes: {min(args.lanes)} is no number of lanes")
+        sys.exit(f"--lanes: {min(args.lanes)} must be at least 1")
     _threads.pin(args.threads)
     print(f"batch {args.batch}, T=5 (tiny: 2)\n\n{HEAD}\n{'|---' * 9}|")
     cases = list(itertools.chain.from_iterable(run_case(case, args) for case in args.cases))
-    print(json.dumps({
-        "name": "looped_lanes", "cases": cases, "threads": args.threads,
-        "machine": platform.processor() or platform.machine(),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "name": "looped_lanes",
+                "cases": cases,
+                "threads": args.threads,
+                "machine": platform.processor() or platform.machine(),
+            }
+        )
+    )
     return 0
 
 

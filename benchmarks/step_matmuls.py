@@ -1,4 +1,4 @@
-"""The matmuls of a T5-VAE train step, one by one, outside of the step."""
+"""The matmuls of a T5-VAE's training step, timed one by one outside of the step."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ from jax import lax
 
 
 class Product(NamedTuple):
-    """`count` products (batch, m, k) x (batch, k, n), each with its backward pass."""
+    """The shape of a product (batch, m, k) x (batch, k, n) with its backward pass."""
 
     batch: int
     m: int
@@ -22,17 +22,17 @@ class Product(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Forward and both backward products."""
+        """FLOPs of the forward and both backward products."""
         return 6.0 * self.batch * self.m * self.k * self.n
 
 
 def products(config: Any, vocab_size: int, segments: list[tuple[int, int]]) -> Counter[Product]:
-    """Product -> how often a step has it.
+    """Count the products of a step.
 
     Args:
-        config: of a T5-VAE with the `flatten` bottleneck.
-        vocab_size: of the embedding.
-        segments: (rows, length) of every bucket. Position-wise layers see all tokens at once.
+        config: config of a T5-VAE with the `flatten` bottleneck.
+        vocab_size: size of the vocabulary.
+        segments: (rows, length) of each bucket. Position-wise layers see all tokens at once.
     """
     t5, latent, max_length = config.task.t5, config.task.latent, config.data.max_length
     width, inner, heads = t5.d_model, t5.num_heads * t5.d_kv, t5.num_heads
@@ -66,19 +66,19 @@ def products(config: Any, vocab_size: int, segments: list[tuple[int, int]]) -> C
 
 
 def _dot(a: Any, b: Any, ca: int, cb: int) -> Any:
-    """Contracts axis ca of a with axis cb of b; batched over a leading axis where there is one."""
+    """Contract axis ca of a with axis cb of b, batched over a leading axis if there is one."""
     lead = a.ndim - 2
     axes = ((ca + lead,), (cb + lead,))
     return lax.dot_general(a, b, (axes, ((0,) * lead, (0,) * lead)))
 
 
-def _turned(a: Any, b: Any) -> Any:
-    # The transpose is materialised: XLA would fold it into the product.
+def _transposed(a: Any, b: Any) -> Any:
+    """Multiply a's transpose by b; the barrier keeps XLA from fusing the transpose."""
     return _dot(lax.optimization_barrier(jnp.swapaxes(a, -1, -2)), b, 1, 0)
 
 
 class Isolated:
-    """Times all products of a step; of the ways to write a weight gradient the faster counts."""
+    """Times of all products of a step; the faster form of each weight gradient counts."""
 
     def __init__(self, counts: Counter[Product]):
         self.counts = counts
@@ -87,7 +87,7 @@ class Isolated:
         rng = np.random.default_rng(0)
         for p in counts:
             lead = (p.batch,) if p.batch > 1 else ()
-            # Small products: several in one call, or the dispatch is what is timed.
+            # One call contains several small products, to time more than the dispatch.
             n = max(1, min(8, math.ceil(2e7 / p.flops)))
             draw = lambda *s: jnp.asarray(rng.standard_normal(s, np.float32))  # noqa: E731
             xs, ws, ys = (
@@ -98,7 +98,7 @@ class Isolated:
                 "y": (lambda a, b: _dot(a, b, 1, 0), xs, ws),
                 "dx": (lambda a, b: _dot(a, b, 1, 1), ys, ws),
                 "dw": (lambda a, b: _dot(a, b, 0, 0), xs, ys),
-                "dw, turned": (_turned, xs, ys),
+                "dw, transposed": (_transposed, xs, ys),
             }
             for name, (f, left, right) in forms.items():
                 call = jax.jit(lambda a, b, f=f: [f(x, y) for x, y in zip(a, b, strict=True)])
@@ -107,28 +107,29 @@ class Isolated:
                 jax.block_until_ready(call(left, right))
 
     def measure(self) -> None:
-        """One more time of every product."""
+        """Time each product once more."""
         for key, (call, args, n) in self.cases.items():
             began = time.perf_counter()
             jax.block_until_ready(call(*args))
             self.times[key].append((time.perf_counter() - began) / n)
 
     def rows(self, best: bool = False) -> list[tuple[Product, int, float]]:
-        """(product, count, seconds of all of them, forward and backward), the slowest first."""
+        """Return product, count and total seconds, backward pass included, the slowest first."""
         reduce = min if best else statistics.median
-        of = {key: reduce(values) for key, values in self.times.items()}
+        seconds = {key: reduce(values) for key, values in self.times.items()}
         out = []
         for p, count in self.counts.items():
-            one = of[p, "y"] + of[p, "dx"] + min(of[p, "dw"], of[p, "dw, turned"])
-            out.append((p, count, count * one))
+            weight = min(seconds[p, "dw"], seconds[p, "dw, transposed"])
+            out.append((p, count, count * (seconds[p, "y"] + seconds[p, "dx"] + weight)))
         return sorted(out, key=lambda row: -row[2])
 
     def flops(self) -> float:
+        """Return the FLOPs of all products of a step."""
         return sum(p.flops * count for p, count in self.counts.items())
 
 
 class Peak:
-    """A large square product."""
+    """A large square product, whose speed approximates the machine's peak."""
 
     def __init__(self, n: int = 2048):
         self.n, self.times = n, []
@@ -137,9 +138,11 @@ class Peak:
         self.call(self.x).block_until_ready()
 
     def measure(self) -> None:
+        """Time the product once more."""
         began = time.perf_counter()
         self.call(self.x).block_until_ready()
         self.times.append(time.perf_counter() - began)
 
     def gflops(self) -> float:
+        """Return the median speed in GFLOP/s."""
         return 2e-9 * self.n**3 / statistics.median(self.times)

@@ -1,9 +1,10 @@
-"""Encoding and greedy decoding of 256 texts beside Hugging Face's `generate` (`make env-parity`).
+"""Encoding and greedy decoding compared with Hugging Face's `generate` (`make env-parity`).
 
-The same sizes, weights, texts (lines of Python's standard library), float32 and threads; both sides
-must give the same ids. Two cases: every text is decoded to 32 tokens (drawn weights whose end of
-text is never the best id), and texts that end where they end (`--run`, a trained workdir). Both
-sides take turns in one process; medians over the rounds, ids to ids, without tokenizing.
+Both sides use the same sizes, weights, texts (lines of Python's standard library), float32 and
+threads, and must return the same ids. There are two cases: all texts are decoded to 32 tokens
+(random weights for which EOS is never the best id), and texts end by themselves (`--run`, a trained
+workdir). The sides alternate in one process; times are medians over the rounds, from ids to ids,
+without tokenization.
 """
 
 import argparse
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 
-def arguments() -> argparse.Namespace:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=9)
@@ -32,8 +33,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def forced(config: Any) -> tuple[Any, Any]:
-    """A drawn model that never ends a text, and the lines' own tokenizer."""
+def endless_model(config: Any) -> tuple[Any, Any]:
+    """Return a random model that never ends a text, and the tokenizer of the lines."""
     import jax.numpy as jnp
     from flax import nnx
 
@@ -45,13 +46,13 @@ def forced(config: Any) -> tuple[Any, Any]:
     lines = embedded.corpus("python_lines", 40_000).examples
     tokenizer = load_or_train(lines, config.data.vocab_size, config.data.cache)
     table = model.t5.embedding.table
-    # A tied head: the score of these is 0, and the best of all is above it.
+    # The head is tied, so the score of these ids is 0, below the best score.
     table[...] = table[...].at[jnp.asarray([PAD, EOS])].set(0.0)
     return model, tokenizer
 
 
 def measure(name: str, model: Any, tokenizer: Any, step: int, config: Any, args: Any) -> dict:
-    """One case: both sides, in turn."""
+    """Measure a case, print its times and return its entry for the JSON line."""
     import numpy as np
     from torch_t5_vae_generate import TorchGenerate
 
@@ -93,7 +94,7 @@ def measure(name: str, model: Any, tokenizer: Any, step: int, config: Any, args:
     total = {s: statistics.median([sum(x) for x in t]) for s, t in times.items()}
     theirs = min(("eager", "sdpa"), key=lambda s: total[s])
     tokens = int((made != 0).sum())
-    print(f"\n{name}: {len(ids)} texts, {tokens} tokens made; compiling took {first:.1f} s")
+    print(f"\n{name}: {len(ids)} texts, {tokens} tokens; compilation took {first:.1f} s")
     print(f"{'':24}{'encode ms':>10}{'decode ms':>10}{'both ms':>10}{'best ms':>10}")
     for side, label in (("ours", "flaxae"), (theirs, f"HF generate ({theirs})")):
         best = min(sum(x) for x in times[side])
@@ -105,16 +106,25 @@ def measure(name: str, model: Any, tokenizer: Any, step: int, config: Any, args:
     ratio = total[theirs] / total["ours"]
     print(f"HF / flaxae {ratio:.2f} (same ids: {same:.3f})", flush=True)
     return {
-        "name": f"encode + greedy decode, {name}", "ours": total["ours"], "theirs": total[theirs],
-        "unit": "s", "ratio": round(ratio, 3), "texts": len(ids), "tokens": tokens,
-        "compile_s": round(first, 2), "ours_encode": parts["ours"][0],
-        "ours_decode": parts["ours"][1], "theirs_encode": parts[theirs][0],
-        "theirs_decode": parts[theirs][1], "torch": theirs,
-    }  # fmt: skip
+        "name": f"encode + greedy decode, {name}",
+        "ours": total["ours"],
+        "theirs": total[theirs],
+        "unit": "s",
+        "ratio": round(ratio, 3),
+        "texts": len(ids),
+        "tokens": tokens,
+        "compile_s": round(first, 2),
+        "ours_encode": parts["ours"][0],
+        "ours_decode": parts["ours"][1],
+        "theirs_encode": parts[theirs][0],
+        "theirs_decode": parts[theirs][1],
+        "torch": theirs,
+    }
 
 
 def main() -> None:
-    args = arguments()
+    """Measure all cases and print the JSON line."""
+    args = _arguments()
     _threads.pin(args.threads)
     try:
         import torch
@@ -126,19 +136,26 @@ def main() -> None:
     from flaxae.training.load import load
 
     config = runpy.run_path(str(ROOT / "configs/t5_vae/python_lines.py"))["get_config"]()
-    cases = [measure("forced", *forced(config), 0, config, args)]
+    cases = [measure("forced", *endless_model(config), 0, config, args)]
     if (Path(args.run) / "config.json").is_file():
         loaded = load(args.run)
         tokenizer = read_tokenizer(Path(args.run), loaded.model.vocab_size)
         case = ("trained", loaded.model, tokenizer, loaded.step, loaded.config)
         cases.append(measure(*case, args))
     else:
-        print(f"{args.run}: no trained run, so no case of texts that end")
-    print(json.dumps({
-        "name": "t5_vae_generate", "cases": cases, "threads": args.threads,
-        "torch": torch.__version__, "transformers": transformers.__version__,
-        "machine": platform.processor() or platform.machine(),
-    }))  # fmt: skip
+        print(f"{args.run}: there is no trained run, so the case of texts that end is skipped")
+    print(
+        json.dumps(
+            {
+                "name": "t5_vae_generate",
+                "cases": cases,
+                "threads": args.threads,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "machine": platform.processor() or platform.machine(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

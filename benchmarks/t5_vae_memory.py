@@ -1,12 +1,12 @@
-"""Peak memory of a T5-VAE's train step with and without `jax.checkpoint` on the stacks.
+"""Peak memory of a T5-VAE's training step with and without `jax.checkpoint` on the stacks.
 
     python benchmarks/t5_vae_memory.py                       # T5 base, 16 x 128 tokens, float32
     python benchmarks/t5_vae_memory.py --size t5-v1_1-large --rows 8
 
-Compiled only: nothing is allocated and nothing runs. The numbers are XLA's own buffer assignment
-for this machine's device: what the step holds beside its arguments (temporaries: activations kept
-for the backward pass, gradients, workspace), and the arguments (parameters, optimizer state,
-batch), which the outputs replace. Another device's compiler assigns buffers differently.
+The step is only compiled: nothing is allocated and nothing runs. The numbers are XLA's buffer
+assignment for this machine's device: temporaries (activations saved for the backward pass,
+gradients, workspace) and arguments (parameters, optimizer state, batch), which the outputs replace.
+Compilers of other devices assign buffers differently.
 """
 
 import argparse
@@ -19,18 +19,21 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
-def arguments() -> argparse.Namespace:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", default="t5-base", help="a name of flaxae/lm/t5/sizes.py")
+    parser.add_argument("--size", default="t5-base", help="name of a size in flaxae/lm/t5/sizes.py")
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--loss-chunks", type=int, default=0, help="see T5VAEConfig.loss_chunks")
-    parser.add_argument("--layers", type=int, default=0, help="of each stack; 0: the size's own")
+    parser.add_argument(
+        "--layers", type=int, default=0, help="layers per stack; 0: those of the size"
+    )
     return parser.parse_args()
 
 
 def make_config(args: argparse.Namespace, remat: bool) -> Any:
+    """Return the config, with or without recomputed blocks."""
     from flaxae.config import Config, MeshConfig, OptimConfig
     from flaxae.data.config import TextDataConfig
     from flaxae.lm.t5.sizes import t5_size
@@ -40,7 +43,7 @@ def make_config(args: argparse.Namespace, remat: bool) -> Any:
     t5 = t5_size(args.size, dtype=args.dtype, remat=remat)
     if args.layers:
         t5.num_layers = t5.num_decoder_layers = args.layers
-    # No injection and no noise: the T5 is what is measured.
+    # Without injection and noise, the T5 dominates.
     latent = LatentConfig(
         bottleneck=Bottleneck.MEAN, dim=768, memory_tokens=16, injection=False, positions=False
     )
@@ -53,6 +56,7 @@ def make_config(args: argparse.Namespace, remat: bool) -> Any:
 
 
 def measure(args: argparse.Namespace, remat: bool) -> dict[str, Any]:
+    """Compile the step and return its memory."""
     import jax
 
     from flaxae.tpu_compile import compile_step
@@ -70,11 +74,15 @@ def measure(args: argparse.Namespace, remat: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    args = arguments()
+    """Compile both variants and print the JSON line."""
+    args = _arguments()
     import jax
 
-    print(f"{args.size}, {args.rows} x {args.length} tokens, {args.dtype},"
-          f" {jax.devices()[0].device_kind}, jax {jax.__version__}", flush=True)  # fmt: skip
+    print(
+        f"{args.size}, {args.rows} x {args.length} tokens, {args.dtype},"
+        f" {jax.devices()[0].device_kind}, jax {jax.__version__}",
+        flush=True,
+    )
     results = []
     for remat in (False, True):
         results.append(measure(args, remat))

@@ -1,9 +1,9 @@
-"""The T5-VAE's train step beside PyTorch's (needs `make env-parity`).
+"""The training step of the T5-VAE compared with PyTorch (needs `make env-parity`).
 
-Same sizes, same batches in length buckets, same optimizer (AdamW with clipping), float32, the same
-number of threads. Blocks of steps of both sides, the step's own matmuls outside, and one large
-matmul take turns in one process; medians over the rounds. `share` = time of the step's own matmuls
-in isolation / time of the step.
+Both sides use the same sizes, batches in length buckets, optimizer (AdamW with clipping), float32
+and number of threads. Blocks of steps of both sides, the step's matmuls in isolation, and one large
+matmul alternate in one process; times are medians over the rounds. `share` is the time of the
+step's matmuls in isolation / the time of the step.
 """
 
 import argparse
@@ -28,29 +28,36 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 SIZES = {
     "demo": {},
     "9.4M": {
-        "task.t5.d_model": 256, "task.t5.d_ff": 1024, "task.t5.d_kv": 64, "task.t5.num_heads": 4,
-        "task.t5.num_layers": 3, "task.t5.num_decoder_layers": 3, "task.t5.scan_unroll": 3,
-        "task.latent.dim": 128, "data.vocab_size": 6000, "data.batch_size": 32,
+        "task.t5.d_model": 256,
+        "task.t5.d_ff": 1024,
+        "task.t5.d_kv": 64,
+        "task.t5.num_heads": 4,
+        "task.t5.num_layers": 3,
+        "task.t5.num_decoder_layers": 3,
+        "task.t5.scan_unroll": 3,
+        "task.latent.dim": 128,
+        "data.vocab_size": 6000,
+        "data.batch_size": 32,
         "data.num_buckets": 1,
     },
-}  # fmt: skip
+}
 # The lengths of the demo's buckets (python_lines, Python 3.11, a vocabulary of 4096).
 BUCKETS = {"demo": (8, 12, 16, 32), "9.4M": (32,)}
 
 
-def arguments() -> argparse.Namespace:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--block", type=int, default=3, help="steps a side and round")
+    parser.add_argument("--block", type=int, default=3, help="steps per side and round")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="try torch.compile too (minutes)")
+    parser.add_argument("--compile", action="store_true", help="also try torch.compile (minutes)")
     parser.add_argument("--shapes", action="store_true", help="print the matmuls one by one")
     return parser.parse_args()
 
 
 def make_batch(lengths: tuple[int, ...], rows: int, vocab_size: int) -> dict[str, Any]:
-    """Random ids like the loader's batches: lengths spread over each bucket's own range."""
+    """Return random ids like a loader's batch, with lengths spread over each bucket's range."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -66,7 +73,7 @@ def make_batch(lengths: tuple[int, ...], rows: int, vocab_size: int) -> dict[str
 
 
 class OurStep:
-    """flaxae's own jitted step, as the loop makes it."""
+    """flaxae's jitted step, made as in the training loop."""
 
     def __init__(self, config: Any):
         import jax
@@ -89,21 +96,24 @@ class OurStep:
         self.rows = sharding.batch_sharding(self.mesh)
 
     def num_parameters(self) -> int:
+        """Return the number of trained parameters."""
         return sum(x.size for x in self.jax.tree.leaves(self.state["params"]))
 
     def put(self, batch: Any) -> Any:
+        """Put a batch on the devices."""
         from flaxae.machine import sharding
 
         return sharding.put(batch, self.rows)
 
     def __call__(self, batch: Any) -> float:
+        """Make one step and return its loss."""
         with self.jax.set_mesh(self.mesh):
             self.state, metrics = self.step(self.state, {}, batch, self.hparams)
             return float(metrics["loss"][-1])
 
 
 def timed(step: Any, batch: Any, count: int) -> float:
-    """Seconds a step; every step's loss is read, as a loop does."""
+    """Return the seconds per step; each step's loss is read, as in a training loop."""
     began = time.perf_counter()
     for _ in range(count):
         step(batch)
@@ -111,7 +121,7 @@ def timed(step: Any, batch: Any, count: int) -> float:
 
 
 def fastest_torch(config: Any, batch: Any, compiled: bool) -> tuple[Any, str]:
-    """Of what a good user would try, the fastest by the median of interleaved steps."""
+    """Return the fastest of the options that an experienced user would try, and its name."""
     from torch_t5_vae import TorchStep
 
     sides = {}
@@ -126,7 +136,7 @@ def fastest_torch(config: Any, batch: Any, compiled: bool) -> tuple[Any, str]:
     for i in range(6):
         for name, step in sides.items():
             seconds = timed(step, step.put(batch), 1)
-            if i > 0:  # the first compiles, or fills caches
+            if i > 0:  # the first step compiles or fills caches
                 times[name].append(seconds)
     medians = {name: statistics.median(values) for name, values in times.items()}
     print("torch: " + "; ".join(f"{k} {v * 1e3:.0f} ms" for k, v in medians.items()), flush=True)
@@ -135,6 +145,7 @@ def fastest_torch(config: Any, batch: Any, compiled: bool) -> tuple[Any, str]:
 
 
 def run_size(size: str, args: argparse.Namespace, peak: Any) -> dict[str, Any]:
+    """Measure a size, print its times and return its entry for the JSON line."""
     from step_matmuls import Isolated, products
 
     from flaxae.config import copy_config
@@ -144,8 +155,11 @@ def run_size(size: str, args: argparse.Namespace, peak: Any) -> dict[str, Any]:
     rows = config.data.batch_size // config.data.num_buckets
     batch = make_batch(BUCKETS[size], rows, config.data.vocab_size)
     ours = OurStep(config)
-    print(f"\n{size}: {ours.num_parameters() / 1e6:.2f} M parameters, rows x tokens: " + ", ".join(
-        f"{rows} x {length}" for length in BUCKETS[size]), flush=True)  # fmt: skip
+    print(
+        f"\n{size}: {ours.num_parameters() / 1e6:.2f} M parameters, rows x tokens: "
+        + ", ".join(f"{rows} x {length}" for length in BUCKETS[size]),
+        flush=True,
+    )
     theirs, picked = fastest_torch(config, batch, args.compile)
     assert theirs.num_parameters() == ours.num_parameters(), "the two sides differ in size"
     matmuls = Isolated(
@@ -169,8 +183,10 @@ def run_size(size: str, args: argparse.Namespace, peak: Any) -> dict[str, Any]:
     gflop = matmuls.flops() / 1e9
     print(f"{'':34}{'median ms':>10}{'best ms':>10}{'GFLOP/s':>10}")
     names = {
-        "ours": "flaxae", "torch": f"torch ({picked})", "matmuls": "the step's matmuls, isolated"
-    }  # fmt: skip
+        "ours": "flaxae",
+        "torch": f"torch ({picked})",
+        "matmuls": "the step's matmuls, isolated",
+    }
     for name, label in names.items():
         print(f"{label:34}{ms[name]:10.1f}{low[name]:10.1f}{gflop / ms[name] * 1e3:10.1f}")
     ratio, share = ms["torch"] / ms["ours"], ms["matmuls"] / ms["ours"]
@@ -183,20 +199,31 @@ def run_size(size: str, args: argparse.Namespace, peak: Any) -> dict[str, Any]:
     if args.shapes:
         for p, count, seconds in matmuls.rows():
             rate = count * p.flops / seconds / 1e9
-            print(f"  {count:3} x ({p.batch}) {p.m} x {p.k} x {p.n}: "
-                  f"{seconds * 1e3:.2f} ms, {rate:.0f} GFLOP/s")  # fmt: skip
+            print(
+                f"  {count:3} x ({p.batch}) {p.m} x {p.k} x {p.n}: "
+                f"{seconds * 1e3:.2f} ms, {rate:.0f} GFLOP/s"
+            )
     return {
-        "name": f"t5_vae step, {size}", "ours": ms["ours"] / 1e3, "theirs": ms["torch"] / 1e3,
-        "unit": "s/step", "ratio": round(ratio, 3), "best_ours": low["ours"] / 1e3,
-        "best_theirs": low["torch"] / 1e3, "best_ratio": round(low["torch"] / low["ours"], 3),
-        "matmuls": ms["matmuls"] / 1e3, "share": round(share, 3),
-        "best_share": round(low["matmuls"] / low["ours"], 3), "gflop": round(gflop, 2),
-        "torch": picked, "parameters": ours.num_parameters(),
-    }  # fmt: skip
+        "name": f"t5_vae step, {size}",
+        "ours": ms["ours"] / 1e3,
+        "theirs": ms["torch"] / 1e3,
+        "unit": "s/step",
+        "ratio": round(ratio, 3),
+        "best_ours": low["ours"] / 1e3,
+        "best_theirs": low["torch"] / 1e3,
+        "best_ratio": round(low["torch"] / low["ours"], 3),
+        "matmuls": ms["matmuls"] / 1e3,
+        "share": round(share, 3),
+        "best_share": round(low["matmuls"] / low["ours"], 3),
+        "gflop": round(gflop, 2),
+        "torch": picked,
+        "parameters": ours.num_parameters(),
+    }
 
 
 def main() -> None:
-    args = arguments()
+    """Measure all sizes and print the JSON line."""
+    args = _arguments()
     _threads.pin(args.threads)
     try:
         import torch
@@ -207,11 +234,18 @@ def main() -> None:
 
     peak = Peak()
     cases = [run_size(size, args, peak) for size in args.sizes]
-    print(json.dumps({
-        "name": "t5_vae_step", "cases": cases, "threads": args.threads,
-        "peak_gflops": round(peak.gflops(), 1), "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "name": "t5_vae_step",
+                "cases": cases,
+                "threads": args.threads,
+                "peak_gflops": round(peak.gflops(), 1),
+                "torch": torch.__version__,
+                "machine": platform.processor() or platform.machine(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

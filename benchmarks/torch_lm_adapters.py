@@ -10,25 +10,26 @@ import transformers
 
 
 def padded(examples: list[Any], left: bool = False) -> tuple[torch.Tensor, ...]:
-    """ids, mask and labels of examples, as long as the longest."""
+    """Return ids, mask and labels of examples, padded to the longest."""
     width = max(len(e.prompt) + len(e.completion) for e in examples)
     ids = np.zeros((len(examples), width), np.int64)
     mask, labels = np.zeros_like(ids), np.full_like(ids, -100)
     for row, e in enumerate(examples):
         text = [*e.prompt, *e.completion]
-        place = slice(width - len(text), width) if left else slice(len(text))
-        ids[row, place], mask[row, place] = text, 1
-        labels[row, place] = [-100] * len(e.prompt) + e.completion
+        span = slice(width - len(text), width) if left else slice(len(text))
+        ids[row, span], mask[row, span] = text, 1
+        labels[row, span] = [-100] * len(e.prompt) + e.completion
     return tuple(torch.from_numpy(x) for x in (ids, mask, labels))
 
 
 class TorchSide:
-    """SmolLM2 (or another Llama) with a LoRA of peft.
+    """SmolLM2 (or another Llama) with a LoRA adapter of peft.
 
     Args:
-        base: a directory that holds the model.
-        adapter: a directory that holds the adapter.
-        rows: examples a batch.
+        base: directory of the model.
+        adapter: directory of the adapter.
+        rows: examples per batch.
+        lr: learning rate.
     """
 
     def __init__(self, base: str, adapter: str, rows: int, lr: float = 1e-3):
@@ -39,12 +40,12 @@ class TorchSide:
         self.optimizer = torch.optim.AdamW(mine, lr=lr, weight_decay=0.0)
 
     def batches(self, examples: list[Any]) -> list[list[Any]]:
-        """By length, so that little is padded."""
+        """Return batches of examples, sorted by length to reduce padding."""
         order = sorted(examples, key=lambda e: len(e.prompt) + len(e.completion))
         return [order[i : i + self.rows] for i in range(0, len(order), self.rows)]
 
     def train(self, examples: list[Any]) -> list[float]:
-        """One pass over the examples; the summed losses of the batches."""
+        """Train one pass over the examples; return the summed loss of each batch."""
         self.model.train()
         out = []
         for part in self.batches(examples):
@@ -58,7 +59,7 @@ class TorchSide:
 
     @torch.no_grad()
     def collect(self, examples: list[Any], share_prefix: bool = False) -> np.ndarray:
-        """(2, examples, layers, width): base and adapter, of the last token, sorted by length."""
+        """Collect the last token's states, (base and adapter, examples, layers, width)."""
         self.model.eval()
         if share_prefix:
             return self._collect_after_prefix(examples)
@@ -69,14 +70,17 @@ class TorchSide:
                 context = self.model.disable_adapter() if off else torch.no_grad()
                 with context:
                     states = self.model(
-                        input_ids=ids, attention_mask=mask, output_hidden_states=True,
-                        logits_to_keep=1, use_cache=False,
-                    ).hidden_states  # fmt: skip
+                        input_ids=ids,
+                        attention_mask=mask,
+                        output_hidden_states=True,
+                        logits_to_keep=1,
+                        use_cache=False,
+                    ).hidden_states
                 out.append(torch.stack([s[:, -1] for s in states[1:-1]], 1))
         return np.stack([torch.cat(out).numpy() for out in sides])
 
     def _collect_after_prefix(self, examples: list[Any]) -> np.ndarray:
-        """The same; what all examples begin with is read once, its keys and values are repeated."""
+        """Collect states, reading the common beginning of all examples only once."""
         texts = [[*e.prompt, *e.completion] for e in examples]
         ends = (i for i, ids in enumerate(zip(*texts, strict=False)) if len(set(ids)) > 1)
         skip = next(ends, min(map(len, texts)) - 1)
@@ -94,9 +98,11 @@ class TorchSide:
                     cache = copy.deepcopy(prefix)
                     cache.batch_repeat_interleave(len(part))
                     states = self.model(
-                        input_ids=ids, past_key_values=cache, output_hidden_states=True,
+                        input_ids=ids,
+                        past_key_values=cache,
+                        output_hidden_states=True,
                         logits_to_keep=1,
-                    ).hidden_states  # fmt: skip
+                    ).hidden_states
                     last = torch.tensor([len(t) - 1 for t in part])
                     rows = torch.arange(len(part))
                     out.append(torch.stack([s[rows, last] for s in states[1:-1]], 1))
@@ -104,10 +110,16 @@ class TorchSide:
 
     @torch.no_grad()
     def generate(self, prompt: list[int], tokens: int) -> list[int]:
+        """Return greedy tokens after a prompt, without an end of text."""
         self.model.eval()
         ids = torch.tensor([prompt])
         out = self.model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, num_beams=1,
-            min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=0,
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            num_beams=1,
+            min_new_tokens=tokens,
+            max_new_tokens=tokens,
+            pad_token_id=0,
+        )
         return out[0, len(prompt) :].tolist()

@@ -1,4 +1,4 @@
-"""The T5-VAE's train step in PyTorch, on Hugging Face's T5: what a user would write instead.
+"""The T5-VAE's training step in PyTorch with Hugging Face's T5, as a user would write it.
 
 Only benchmarks import this file; it needs the extra `parity`.
 """
@@ -15,7 +15,7 @@ SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 def imq(x: Tensor, y: Tensor) -> Tensor:
-    """Sum of inverse multiquadric kernels of seven scales, (n, m)."""
+    """Return the sum of inverse multiquadric kernels of seven scales, (n, m)."""
     dots = x @ y.T
     norms = x.square().sum(-1)[:, None] + y.square().sum(-1)[None, :]
     squared = (norms - 2 * dots).clamp_min(0)
@@ -27,7 +27,7 @@ def imq(x: Tensor, y: Tensor) -> Tensor:
 
 
 def mmd(z: Tensor, prior: Tensor) -> Tensor:
-    """The unbiased estimate of MMD^2, as flaxae.losses.mmd."""
+    """Return the unbiased estimate of MMD^2, like flaxae.losses.mmd."""
     n = z.shape[0]
     off = 1 - torch.eye(n)
     pairs = n * (n - 1)
@@ -39,17 +39,34 @@ class TorchT5VAE(nn.Module):
     """T5 encoder, `flatten` bottleneck, memory tokens, per-position injection, T5 decoder."""
 
     def __init__(self, t5: Any, latent: Any, max_length: int, vocab_size: int, attention: str):
-        """Takes flaxae's own T5Config and LatentConfig; `attention` is "sdpa" or "eager"."""
+        """Make the modules from flaxae's T5Config and LatentConfig.
+
+        Args:
+            t5: the T5Config.
+            latent: the LatentConfig.
+            max_length: most tokens per text.
+            vocab_size: size of the vocabulary.
+            attention: "sdpa" or "eager".
+        """
         super().__init__()
         kind = "gated-gelu" if t5.feed_forward.value == "gated-gelu" else "relu"
         config = transformers.T5Config(
-            vocab_size=vocab_size, d_model=t5.d_model, d_kv=t5.d_kv, d_ff=t5.d_ff,
-            num_layers=t5.num_layers, num_decoder_layers=t5.num_decoder_layers,
-            num_heads=t5.num_heads, relative_attention_num_buckets=t5.relative_buckets,
-            relative_attention_max_distance=t5.relative_max_distance, dropout_rate=t5.dropout,
-            feed_forward_proj=kind, tie_word_embeddings=t5.tie_embeddings, use_cache=False,
-            decoder_start_token_id=0, attn_implementation=attention,
-        )  # fmt: skip
+            vocab_size=vocab_size,
+            d_model=t5.d_model,
+            d_kv=t5.d_kv,
+            d_ff=t5.d_ff,
+            num_layers=t5.num_layers,
+            num_decoder_layers=t5.num_decoder_layers,
+            num_heads=t5.num_heads,
+            relative_attention_num_buckets=t5.relative_buckets,
+            relative_attention_max_distance=t5.relative_max_distance,
+            dropout_rate=t5.dropout,
+            feed_forward_proj=kind,
+            tie_word_embeddings=t5.tie_embeddings,
+            use_cache=False,
+            decoder_start_token_id=0,
+            attn_implementation=attention,
+        )
         width, self.max_length, self.tokens = t5.d_model, max_length, latent.memory_tokens
         self.t5 = transformers.T5ForConditionalGeneration(config)
         self.flatten = nn.Linear(max_length * width, latent.dim, bias=False)
@@ -61,15 +78,17 @@ class TorchT5VAE(nn.Module):
         self.scale = width**-0.5 if t5.tie_embeddings else 1.0
 
     def encode(self, ids: Tensor) -> Tensor:
+        """Return the codes of texts."""
         length = ids.shape[1]
         mask = ids != 0
         x = self.t5.shared(ids) + self.encoder_positions[:length]
         hidden = self.t5.encoder(inputs_embeds=x, attention_mask=mask).last_hidden_state
         hidden = (hidden * mask[:, :, None]).flatten(1)
-        # A shorter bucket needs the first columns only: cheaper than padding it.
+        # A shorter bucket needs only the first columns, which is cheaper than padding.
         return hidden @ self.flatten.weight[:, : hidden.shape[1]].T
 
     def decode(self, z: Tensor, ids: Tensor) -> Tensor:
+        """Return the logits of texts given their codes, with teacher forcing."""
         rows, length = ids.shape
         width = self.decoder_positions.shape[1]
         x = self.t5.shared(nn.functional.pad(ids[:, :-1], (1, 0)))
@@ -83,7 +102,7 @@ class TorchT5VAE(nn.Module):
         return self.t5.lm_head(hidden * self.scale)
 
     def forward(self, buckets: list[Tensor], sigma: float, weight: float) -> tuple[Tensor, Tensor]:
-        """Loss a token and the number of hits."""
+        """Return the loss per token and the token accuracy."""
         z = torch.cat([self.encode(ids) for ids in buckets])
         z = z + sigma * torch.randn_like(z)
         distance = mmd(z, torch.randn_like(z))
@@ -102,12 +121,12 @@ class TorchT5VAE(nn.Module):
 
 
 class TorchStep:
-    """A train step: forward, backward, clipping, AdamW."""
+    """A training step: forward, backward, clipping and AdamW."""
 
     def __init__(
         self, config: Any, vocab_size: int, *, attention: str, fused: bool, compiled: bool = False
     ):
-        """Takes flaxae's Config of a T5-VAE."""
+        """Make model, optimizer and schedule from flaxae's config of a T5-VAE."""
         torch.manual_seed(0)
         task = config.task
         self.sigma, self.weight = task.latent.noise_start, task.mmd_weight
@@ -120,10 +139,13 @@ class TorchStep:
         mult = optim.groups[0][1] if optim.groups else 1.0
         self.optimizer = torch.optim.AdamW(
             [{"params": rest}, {"params": tables, "lr": optim.lr * mult}],
-            lr=optim.lr, betas=(optim.b1, optim.b2), eps=optim.eps,
-            weight_decay=optim.weight_decay, fused=fused,
-        )  # fmt: skip
-        # Warm-up and cosine, as the config's schedule.
+            lr=optim.lr,
+            betas=(optim.b1, optim.b2),
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+            fused=fused,
+        )
+        # Warm-up and cosine decay, like the config's schedule.
         warmup, steps = optim.warmup, config.steps
 
         def shape(step: int) -> float:
@@ -134,13 +156,15 @@ class TorchStep:
         self.clip = optim.clip_norm
 
     def num_parameters(self) -> int:
+        """Return the number of parameters."""
         return sum(p.numel() for p in self.model.parameters())
 
     def put(self, batch: dict[str, Any]) -> list[Tensor]:
-        """A batch of the loader as tensors, one a bucket."""
+        """Return a loader's batch as tensors, one per bucket."""
         return [torch.from_numpy(batch[k]["ids"].astype(np.int64)) for k in sorted(batch)]
 
     def __call__(self, buckets: list[Tensor]) -> float:
+        """Make one step and return its loss."""
         loss, _ = self.call(buckets, self.sigma, self.weight)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

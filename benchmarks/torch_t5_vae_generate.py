@@ -1,4 +1,4 @@
-"""Encoding and greedy decoding of a T5-VAE by Hugging Face's `generate`.
+"""Encoding and greedy decoding of a T5-VAE with Hugging Face's `generate`.
 
 Only benchmarks import this file; it needs the extra `parity`.
 """
@@ -20,7 +20,7 @@ from flaxae.weights import hf
 
 
 class Injected(nn.Module):
-    """The decoder's embedding of one position after the other, with what z adds there."""
+    """The decoder's embedding of successive positions, with the code's injection."""
 
     def __init__(self, table: nn.Embedding, positions: Tensor):
         super().__init__()
@@ -28,23 +28,25 @@ class Injected(nn.Module):
         self.added, self.index = positions.data, 0
 
     def start(self, added: Tensor) -> None:
+        """Restart at the first position with a new injection, (B, T, D)."""
         self.added, self.index = added + self.positions, 0
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Embed the next ids."""
         part = slice(self.index, self.index + ids.shape[1])
         self.index += ids.shape[1]
         return self.table(ids) + self.added[:, part]
 
 
 class TorchGenerate:
-    """Host ids -> codes -> host ids, with the weights of one of our models."""
+    """Encoding and decoding with the weights of one of our models, from ids to ids."""
 
     def __init__(self, ours: Any, t5: Any, attention: str):
-        """Copies weights.
+        """Copy the weights.
 
         Args:
-            ours: modeling.T5VAE with a `flatten` bottleneck.
-            t5: its T5Config, `vocab_size` set.
+            ours: our model with a `flatten` bottleneck.
+            t5: its T5Config with `vocab_size`.
             attention: "sdpa" or "eager".
         """
         latent, length = ours.latent, ours.max_length
@@ -72,17 +74,23 @@ class TorchGenerate:
 
     @torch.inference_mode()
     def encode(self, ids: np.ndarray) -> np.ndarray:
+        """Return the codes of texts."""
         return self.model.encode(torch.from_numpy(ids.astype(np.int64))).numpy()
 
     @torch.inference_mode()
     def generate(self, z: np.ndarray, eos: int | None) -> np.ndarray:
-        """Greedy ids of max_length tokens; `eos` None: no row ever ends."""
+        """Return greedy ids, up to max_length per row; with `eos` None, rows never end."""
         model, code = self.model, torch.from_numpy(z)
         memory = model.memory_norm(model.memory(code).view(len(z), model.tokens, -1))
         self.embedding.start(model.injection(code).view(len(z), model.max_length, -1))
         ids = model.t5.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=memory), do_sample=False,
-            num_beams=1, use_cache=True, max_new_tokens=model.max_length, eos_token_id=eos,
-            pad_token_id=0, decoder_start_token_id=0,
-        )[:, 1:]  # fmt: skip
+            encoder_outputs=BaseModelOutput(last_hidden_state=memory),
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            max_new_tokens=model.max_length,
+            eos_token_id=eos,
+            pad_token_id=0,
+            decoder_start_token_id=0,
+        )[:, 1:]
         return nn.functional.pad(ids, (0, model.max_length - ids.shape[1])).numpy()

@@ -3,9 +3,10 @@
     python benchmarks/tpu_batches.py                              # the whole table: hours
     python benchmarks/tpu_batches.py --models base --slices v5e-8 v6e-8
 
-Sentences of 128 tokens, bfloat16, parameters and optimizer state over fsdp. Every cell is found by
-`flaxae.tpu_compile.find_batch`, to an eighth; finished cells are kept in --file and not made again.
-A table that was made before (--near) tells where to begin: fewer programs are compiled.
+Sentences have 128 tokens, the precision is bfloat16, and parameters and optimizer state are sharded
+over fsdp. `flaxae.tpu_compile.find_batch` finds each cell up to an eighth; finished cells are
+stored in --file and not compiled again. An earlier table (--near) gives starting points, which
+saves compilations.
 """
 
 import argparse
@@ -16,12 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from flaxae import tpu_compile
-from flaxae.config import (  # noqa: E402
-    Config,
-    copy_config,
-    flags,  # noqa: E402
-)
+from flaxae import tpu_compile  # noqa: E402
+from flaxae.config import Config, copy_config, flags  # noqa: E402
 
 TOKENS = 128
 MODELS = {
@@ -29,7 +26,7 @@ MODELS = {
     "large": "configs/t5_vae/wikipedia_large.py:scratch",
     "3b": "configs/t5_vae/wikipedia_3b.py:scratch",
 }
-# As Google's names count: v5e by chips, v5p by cores, two a chip.
+# Google's names count chips for v5e and v6e, and cores for v5p, two per chip.
 SLICES = {
     "v5e-8": ("v5e:2x4", 8),
     "v5e-32": ("v5e:4x8", 32),
@@ -37,15 +34,15 @@ SLICES = {
     "v6e-8": ("v6e:2x4", 8),
     "v5p-8": ("v5p:2x2x1", 4),
 }
-START = 64  # rows a chip
+START = 64  # rows per chip
 
 
 def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def sentences(file: str, chips: int, rows: int) -> Config:
-    """The config of a file, with rows of one length and the search's first batch."""
+def make_config(file: str, chips: int, rows: int) -> Config:
+    """Return the config of a file, with rows of one length and the search's first batch."""
     return copy_config(
         flags.load_config(file),
         {
@@ -58,9 +55,9 @@ def sentences(file: str, chips: int, rows: int) -> Config:
 
 
 def cell(model: str, name: str, effort: float, start: int = START) -> dict[str, Any]:
-    """What the table shows of a model on a slice."""
+    """Search the largest batch of a model on a slice."""
     topology, chips = SLICES[name]
-    config = sentences(MODELS[model], chips, start)
+    config = make_config(MODELS[model], chips, start)
     found: dict[str, Any] = {"model": model, "slice": name, "effort": effort}
     try:
         report = tpu_compile.find_batch(config, topology, effort=effort, log=_log)
@@ -70,8 +67,9 @@ def cell(model: str, name: str, effort: float, start: int = START) -> dict[str, 
 
 
 def table(cells: list[dict[str, Any]]) -> str:
+    """Return the Markdown table."""
     lines = [
-        "| T5-VAE | slice | rows a chip | HBM | accessed a token | MFU at best | compile |",
+        "| T5-VAE | slice | rows per chip | HBM | accessed per token | best MFU | compilation |",
         "|---|---|---|---|---|---|---|",
     ]
     for c in cells:
@@ -89,12 +87,13 @@ def table(cells: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+    """Find all cells; print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--slices", nargs="+", default=list(SLICES), choices=SLICES)
     parser.add_argument("--effort", type=float, default=-1.0)
     parser.add_argument("--file", type=Path, default=Path("runs/tpu_batches.jsonl"))
-    parser.add_argument("--near", type=Path, help="a file of earlier cells")
+    parser.add_argument("--near", type=Path, help="file of earlier cells, as starting points")
     args = parser.parse_args()
     near = args.near.read_text().splitlines() if args.near else []
     starts = {(c["model"], c["slice"]): int(0.95 * c["rows_a_chip"]) for c in map(json.loads, near)}
@@ -112,9 +111,16 @@ def main() -> None:
                 file.write(json.dumps(kept[key]) + "\n")
     wanted = [kept[m, s, args.effort] for m in args.models for s in args.slices]
     print(table(wanted))
-    print(json.dumps({"benchmark": "tpu_batches", "cases": {
-        f"{c['model']} {c['slice']}": {"rows": c.get("rows_a_chip", 0)} for c in wanted
-    }}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "benchmark": "tpu_batches",
+                "cases": {
+                    f"{c['model']} {c['slice']}": {"rows": c.get("rows_a_chip", 0)} for c in wanted
+                },
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

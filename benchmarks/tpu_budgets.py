@@ -1,9 +1,9 @@
-"""Takes the budgets of full-size programs anew: compiles each and writes what it needs.
+"""Compile the full-size programs and record their memory and traffic as budgets.
 
     python benchmarks/tpu_budgets.py            # tests/tpu_compile/budgets.json, minutes
     python benchmarks/tpu_budgets.py --names large 3b --dry-run
 
-Which programs there are stands in that file; look at the difference before it is committed.
+The file lists the programs. Review the difference before committing it.
 """
 
 import argparse
@@ -19,9 +19,10 @@ FILE = ROOT / "tests/tpu_compile/budgets.json"
 
 
 def main() -> None:
+    """Compile the programs, print their numbers and write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--names", nargs="+", default=[""], help="parts of programs' names")
-    parser.add_argument("--dry-run", action="store_true", help="print, and write nothing")
+    parser.add_argument("--names", nargs="+", default=[""], help="parts of the programs' names")
+    parser.add_argument("--dry-run", action="store_true", help="print without writing")
     args = parser.parse_args()
     import jax
 
@@ -42,14 +43,24 @@ def main() -> None:
         )
         found = tpu_compile.analyse(config, program["topology"], effort=-1.0)
         program |= {
-            "hbm_bytes": found.hbm_bytes, "bytes_accessed": round(found.bytes_accessed),
-            "tflop": round(found.flops / 1e12, 3), "compile_seconds": round(found.compile_seconds),
-        }  # fmt: skip
-        print(json.dumps({
-            **program, "mfu_bound": round(found.mfu_bound, 3),
-            "of_task_flops": round(found.flops / found.task_flops, 3),
-            "collective_gb": {k: round(v / 1e9, 3) for k, v in found.collective_bytes.items()},
-        }), flush=True)  # fmt: skip
+            "hbm_bytes": found.hbm_bytes,
+            "bytes_accessed": round(found.bytes_accessed),
+            "tflop": round(found.flops / 1e12, 3),
+            "compile_seconds": round(found.compile_seconds),
+        }
+        print(
+            json.dumps(
+                {
+                    **program,
+                    "mfu_bound": round(found.mfu_bound, 3),
+                    "of_task_flops": round(found.flops / found.task_flops, 3),
+                    "collective_gb": {
+                        k: round(v / 1e9, 3) for k, v in found.collective_bytes.items()
+                    },
+                }
+            ),
+            flush=True,
+        )
         if not args.dry_run:
             FILE.write_text(json.dumps(budgets, indent=1) + "\n")
 
