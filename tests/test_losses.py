@@ -1,4 +1,4 @@
-"""Losses: known values, gradients, and what MMD must and must not do."""
+"""Losses: known values, gradients, and properties of MMD."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def reference(x, table, targets, weights):
     return -jnp.sum(logp[jnp.arange(len(targets)), targets] * weights)
 
 
-def test_cross_entropy_is_logsoftmax(head):
+def test_cross_entropy_equals_log_softmax(head):
     x, table, targets, weights = head
     loss, correct = losses.cross_entropy(x @ table.T, targets, weights)
     np.testing.assert_allclose(loss, reference(*head), rtol=1e-6)
@@ -55,7 +55,7 @@ def test_linear_cross_entropy_equals_the_plain_one(head, chunks):
 
 
 def population(dim, kernel, n=4000, gammas=()):
-    """MMD^2 of a point mass at 0 against N(0, I), from many draws."""
+    """Return MMD^2 of a point mass at 0 and N(0, I), from many draws."""
     prior = jax.random.normal(jax.random.key(0), (n, dim))
     zeros = jnp.zeros((2, dim))
     yy = losses.kernel_matrix(losses.squared_distances(prior, prior), dim, kernel, gammas)
@@ -66,17 +66,17 @@ def population(dim, kernel, n=4000, gammas=()):
 
 
 @pytest.mark.parametrize(("dim", "value"), [(2, 0.167), (20, 2.6e-3), (32, 1.0e-3), (128, 6.1e-5)])
-def test_legacy_kernel_hardly_sees_a_collapse(dim, value):
+def test_legacy_kernel_hardly_detects_a_collapse(dim, value):
     assert population(dim, Kernel.LEGACY) == pytest.approx(value, rel=0.1)
 
 
 @pytest.mark.parametrize("dim", [2, 20, 128, 768])
-def test_rbf_sees_a_collapse_at_every_dimension(dim):
+def test_rbf_detects_a_collapse_at_every_dimension(dim):
     assert population(dim, Kernel.RBF, gammas=(1 / (2 * dim),)) == pytest.approx(0.155, abs=0.02)
 
 
 def test_legacy_scores_a_collapse_below_the_prior_itself():
-    """At d = 768, n = 1024: the reason why IMQ is the default."""
+    """Compare at d = 768, n = 1024: the reason why IMQ is the default."""
     a, b = jax.random.normal(jax.random.key(1), (2, 1024, 768))
     collapsed = float(mmd(jnp.zeros((1024, 768)), a, Kernel.LEGACY))
     normal = float(mmd(b, a, Kernel.LEGACY))
@@ -93,9 +93,9 @@ def test_u_statistic_has_mean_zero_under_the_null(kernel):
     assert (draws < 0).any()
 
 
-# RBF_MEDIAN's bandwidth has no gradient, but moves with the points: a finite difference sees that.
+# Not RBF_MEDIAN: its bandwidth has no gradient, but finite differences include its change.
 @pytest.mark.parametrize("kernel", [k for k in Kernel if k is not Kernel.RBF_MEDIAN])
-def test_gradient_by_finite_differences(kernel):
+def test_gradient_equals_finite_differences(kernel):
     z, prior, direction = jax.random.normal(jax.random.key(3), (3, 6, 4))
     step = 1e-2
     slope = (
@@ -114,10 +114,12 @@ def test_rows_that_pad_a_batch_do_not_count():
     )
 
 
-def test_reference_rows_sharpen_the_estimate_and_keep_the_gradients_scale():
-    z, more, prior = (jax.random.normal(k, (n, 4)) + s for k, n, s in zip(
-        jax.random.split(jax.random.key(5), 3), (64, 512, 576), (1.0, 1.0, 0.0), strict=True
-    ))  # fmt: skip
+def test_reference_rows_keep_the_scale_of_the_gradient():
+    keys = jax.random.split(jax.random.key(5), 3)
+    z, more, prior = (
+        jax.random.normal(key, (n, 4)) + shift
+        for key, n, shift in zip(keys, (64, 512, 576), (1.0, 1.0, 0.0), strict=True)
+    )
     alone = jax.grad(lambda z: mmd(z, prior[:64]))(z)
     helped = jax.grad(lambda z: mmd(z, prior, reference=more))(z)
     ratio = float(jnp.linalg.norm(helped.mean(0)) / jnp.linalg.norm(alone.mean(0)))
@@ -127,7 +129,7 @@ def test_reference_rows_sharpen_the_estimate_and_keep_the_gradients_scale():
     assert not jnp.any(jax.grad(lambda more: mmd(z, prior, reference=more))(more))
 
 
-def test_one_device_equals_eight():
+def test_eight_devices_equal_one():
     z, prior = jax.random.normal(jax.random.key(6), (2, 64, 16))
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = NamedSharding(mesh, P("fsdp"))
@@ -138,8 +140,8 @@ def test_one_device_equals_eight():
     np.testing.assert_allclose(np.asarray(split_grad), np.asarray(grad), atol=1e-7)
 
 
-def test_kl_is_the_integral():
-    """Against a numerical integral in one dimension."""
+def test_kl_equals_its_integral():
+    """Compare with a numerical integral in one dimension."""
     mean, log_variance = 0.7, -0.4
     x = np.linspace(-12, 12, 200_001)
     std = np.exp(log_variance / 2)

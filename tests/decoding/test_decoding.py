@@ -13,21 +13,21 @@ EOS = 1
 
 
 def counting(last, cache, index):
-    """Row r counts up from r + 2; the last of `lengths` ids is eos = 1."""
+    """Count up from the last id; the id at a row's length is eos = 1."""
     ends, calls = cache
     new = jnp.where(index + 1 == ends, 1, last + 1)
     return jax.nn.one_hot(new, 32), (ends, calls + 1)
 
 
 def table_step(table):
-    """The next id depends on the last one only: table[last] are its probabilities."""
+    """Return a step whose next id has the probabilities table[last]."""
     logits = jnp.log(jnp.maximum(jnp.asarray(table, jnp.float32), 1e-9))
     return lambda last, cache, index: (logits[last], cache)
 
 
-def test_the_best_id_is_that_of_argmax():
+def test_best_id_equals_argmax():
     scores = jax.random.normal(jax.random.key(0), (7, 300))
-    scores = scores.at[1].set(0.5)  # ties: the first
+    scores = scores.at[1].set(0.5)  # equal scores: the first one counts
     scores = scores.at[2, 5:].set(9.0).at[3, 40].set(jnp.nan).at[3, 30].set(jnp.inf)
     scores = scores.at[4, 299].set(jnp.inf).at[5].set(-jnp.inf).at[6].set(jnp.nan)
     expected = jnp.argmax(scores, axis=-1)
@@ -36,7 +36,7 @@ def test_the_best_id_is_that_of_argmax():
         np.testing.assert_array_equal(find(scores), expected)
 
 
-def test_ids_are_drawn_as_jax_draws_them():
+def test_draw_id_equals_jax_categorical():
     keys = jax.random.split(jax.random.key(3), 50)
     logits = 2 * jax.random.normal(jax.random.key(4), (50, 40))
     logits = decoding.mask_unused(logits, 30)
@@ -46,7 +46,7 @@ def test_ids_are_drawn_as_jax_draws_them():
     assert len(set(drawn.tolist())) > 10 and drawn.max() < 30
 
 
-# 0 starts. Greedy takes 2 (.6), then gets stuck with .3 x .5 a sequence; 3 (.4) ends for sure.
+# Id 0 starts. Greedy takes 2 (.6), whose sequences have at most .6 x .5 x .5; 3 (.4) always ends.
 GARDEN = [
     [0, 0, 0.6, 0.4, 0, 0],
     [0, 1, 0, 0, 0, 0],
@@ -58,16 +58,18 @@ GARDEN = [
 
 
 def random_step(seed=0, size=12):
-    """Peaked random transitions, with a cache that must follow its row: the sum of its ids."""
+    """Return a step of random transitions whose cache must follow its row: the sum of its ids."""
     table = 3 * jax.random.normal(jax.random.key(seed), (size, size))
 
     def step(last, cache, index):
         total = cache["rows"]["total"] + last
         layers = jax.lax.dynamic_update_slice_in_dim(
-            cache["layers"]["seen"], jnp.broadcast_to(last[None, :, None], (2, len(last), 1)),
-            index, 2,
-        )  # fmt: skip
-        # Reading the whole cache: a beam that took another's rows scores differently.
+            cache["layers"]["seen"],
+            jnp.broadcast_to(last[None, :, None], (2, len(last), 1)),
+            index,
+            2,
+        )
+        # The whole cache is read: a beam with the cache of another one has different scores.
         code = total + layers[0].sum(-1) + layers[1].sum(-1)
         return table[code % size], {"layers": {"seen": layers}, "rows": {"total": total}}
 
@@ -83,7 +85,7 @@ def random_step(seed=0, size=12):
 AXES = {"layers": 1, "rows": 0}
 
 
-def test_rows_end_on_their_own_and_are_padded():
+def test_every_row_ends_separately_and_is_padded():
     cache = (jnp.asarray([1, 3, 5]), jnp.int32(0))
     ids = jax.jit(lambda c: greedy(counting, c, jnp.asarray([4, 9, 14]), 8, eos=1))(cache)
     expected = [[1, 0, 0, 0, 0, 0, 0, 0], [10, 11, 1, 0, 0, 0, 0, 0], [15, 16, 17, 18, 1, 0, 0, 0]]
@@ -93,13 +95,13 @@ def test_rows_end_on_their_own_and_are_padded():
 @pytest.mark.parametrize(
     "sampling", [Sampling(), Sampling(temperature=1e-4), Sampling(beams=2)], ids=str
 )
-def test_the_loop_stops_when_all_rows_ended(sampling):
+def test_the_loop_stops_when_all_rows_have_ended(sampling):
     calls = []
 
     def step(last, cache, index):
         jax.debug.callback(lambda i: calls.append(int(i)), index)
         logits, cache = counting(last, (cache["ends"], 0), index)
-        if sampling.beams > 1:  # a second way to end, so that both beams end in the third turn
+        if sampling.beams > 1:  # a second end, so that both beams end in the third iteration
             logits = jnp.where(index == 2, logits.at[:, 1].set(9.0), logits)
         return logits, {"ends": cache[0]}
 
@@ -112,7 +114,7 @@ def test_the_loop_stops_when_all_rows_ended(sampling):
     assert sorted(calls) == [0, 1, 2]
 
 
-def test_a_row_without_end_is_cut():
+def test_a_row_without_end_is_cut_at_max_length():
     cache = (jnp.asarray([99]), jnp.int32(0))
     ids = greedy(counting, cache, jnp.asarray([2]), 4, eos=1)
     np.testing.assert_array_equal(ids, [[3, 4, 5, 6]])
@@ -121,14 +123,14 @@ def test_a_row_without_end_is_cut():
     np.testing.assert_array_equal(ids, [[2, 4, 2, 4]])
 
 
-def test_beams_find_what_greedy_misses():
+def test_beam_search_finds_a_sequence_that_greedy_misses():
     step, start = table_step(GARDEN), jnp.zeros(2, jnp.int32)
     np.testing.assert_array_equal(greedy(step, {}, start, 5, eos=EOS)[0], [2, 4, 1, 0, 0])
     found = beam(step, {}, start, 5, beams=3, length_penalty=0.0, eos=EOS)
     np.testing.assert_array_equal(found, [[3, 1, 0, 0, 0]] * 2)  # .4 against .18, .15, .12
 
 
-def test_the_length_penalty_chooses_the_length():
+def test_the_length_penalty_changes_the_length():
     # 2 1: .5 x .8 = .4, or 3 4 5 1: .5 x .9 x .9 x .9 = .3645.
     table = np.full((6, 6), 1e-9)
     table[0, [2, 3]] = 0.5
@@ -166,7 +168,7 @@ def test_one_beam_is_greedy(greedy_ids):
     ],
     ids=str,
 )
-def test_nothing_to_draw_is_greedy(sampling, greedy_ids):
+def test_sampling_from_one_id_is_greedy(sampling, greedy_ids):
     step, cache = random_step()
     start, key = jnp.zeros(6, jnp.int32), jax.random.key(3)
     ids = generate(step, cache(6), start, 10, sampling, key, eos=EOS, cache_axes=AXES)
@@ -174,7 +176,7 @@ def test_nothing_to_draw_is_greedy(sampling, greedy_ids):
 
 
 def exhaustive(step, cache, length, size):
-    """The best sequence that ends, by log-probability, of one row."""
+    """Return log-probability and ids of one row's best sequence that ends."""
     import itertools
 
     best = (-np.inf, ())
@@ -192,11 +194,19 @@ def exhaustive(step, cache, length, size):
     return best
 
 
-def test_many_beams_find_the_best_sequence_of_all():
-    """The cache must follow its beam: this step reads all of it."""
+def test_many_beams_find_the_best_of_all_sequences():
+    """Check that the cache follows its beam: this step reads all of it."""
     step, cache = random_step(seed=5, size=5)
-    ids = beam(step, cache(3, 3), jnp.zeros(3, jnp.int32), 3, beams=80, length_penalty=0.0,
-               eos=EOS, cache_axes=AXES)  # fmt: skip
+    ids = beam(
+        step,
+        cache(3, 3),
+        jnp.zeros(3, jnp.int32),
+        3,
+        beams=80,
+        length_penalty=0.0,
+        eos=EOS,
+        cache_axes=AXES,
+    )
     for row in range(3):
         own = jax.tree.map(lambda x: x, cache(3, 3))
         own = {
@@ -207,18 +217,19 @@ def test_many_beams_find_the_best_sequence_of_all():
         assert tuple(ids[row][: len(expected)].tolist()) == expected
 
 
-def test_a_row_does_not_depend_on_the_others():
+@pytest.mark.parametrize("sampling", [Sampling(temperature=1.0), Sampling(beams=3)], ids=str)
+def test_a_row_does_not_depend_on_the_others(sampling):
     step, cache = random_step(seed=2)
-    for sampling in (Sampling(temperature=1.0), Sampling(beams=3)):
-        run = lambda rows: generate(  # noqa: E731
-            step, cache(rows), jnp.zeros(rows, jnp.int32), 10, sampling,  # noqa: B023
-            jax.random.key(0), eos=EOS, cache_axes=AXES,
-        )  # fmt: skip
-        np.testing.assert_array_equal(run(6)[:2], run(2))
+
+    def run(rows):
+        start, key = jnp.zeros(rows, jnp.int32), jax.random.key(0)
+        return generate(step, cache(rows), start, 10, sampling, key, eos=EOS, cache_axes=AXES)
+
+    np.testing.assert_array_equal(run(6)[:2], run(2))
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0)], ids=str)
-def test_dropping_rows_that_ended_changes_nothing(sampling):
+def test_dropping_rows_that_ended_does_not_change_ids(sampling):
     inner, cache = random_step(seed=4)
     rows, sizes = 4 * decoding.FEWEST_ROWS, []
 
@@ -232,10 +243,8 @@ def test_dropping_rows_that_ended_changes_nothing(sampling):
 
     def run(call, drop):
         start, key = jnp.zeros(rows, jnp.int32), jax.random.key(0)
-        return jax.jit(
-            lambda: generate(call, cache(rows), start, 10, sampling, key, eos=EOS,
-                             cache_axes=AXES, drop_ended=drop)
-        )()  # fmt: skip
+        options = {"eos": EOS, "cache_axes": AXES, "drop_ended": drop}
+        return jax.jit(lambda: generate(call, cache(rows), start, 10, sampling, key, **options))()
 
     np.testing.assert_array_equal(run(counted, True), run(step, False))
     jax.effects_barrier()
@@ -248,10 +257,8 @@ def test_frequencies_match_the_softmax():
     rows = 4000
 
     def share(sampling):
-        run = jax.jit(
-            lambda s: sample(table_step(table), {}, jnp.zeros(rows, jnp.int32), 2,
-                             key=jax.random.key(1), sampling=s, eos=EOS)
-        )  # fmt: skip
+        step, start, key = table_step(table), jnp.zeros(rows, jnp.int32), jax.random.key(1)
+        run = jax.jit(lambda s: sample(step, {}, start, 2, key=key, sampling=s, eos=EOS))
         return np.bincount(np.asarray(run(sampling)).ravel(), minlength=6) / (2 * rows)
 
     np.testing.assert_allclose(share(Sampling(temperature=1.0)), probabilities, atol=0.02)
@@ -263,7 +270,7 @@ def test_frequencies_match_the_softmax():
     np.testing.assert_allclose(share(Sampling(temperature=1.0, top_p=0.9)), nucleus, atol=0.02)
 
 
-def test_the_nucleus_is_exact():
+def test_the_nucleus_contains_the_fewest_ids_of_its_probability():
     logits = jnp.log(jnp.asarray([[0.5, 0.25, 0.125, 0.125], [0.25, 0.25, 0.25, 0.25]]))
 
     def kept(top_p):
@@ -276,7 +283,7 @@ def test_the_nucleus_is_exact():
     assert kept(0.9999) == [4, 4]
 
 
-def test_other_values_compile_nothing_new():
+def test_other_sampling_values_do_not_recompile():
     step, cache = random_step()
     start, key = jnp.zeros(6, jnp.int32), jax.random.key(3)
     run = jax.jit(lambda s: generate(step, cache(6), start, 5, s, key, eos=EOS, cache_axes=AXES))
@@ -298,13 +305,13 @@ def test_other_values_compile_nothing_new():
     ],
     ids=str,
 )
-def test_bad_sampling_is_one_error(options):
+def test_invalid_sampling_is_an_error(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         Sampling(**options)
 
 
 @pytest.mark.parametrize("temperature", [None, 1.0])
-def test_parts_are_together_what_one_loop_gives(temperature):
+def test_joined_parts_equal_the_ids_of_one_loop(temperature):
     step, cache = random_step()
     start, key = jnp.zeros(6, jnp.int32), jax.random.key(0)
     sampling = Sampling(temperature=temperature)
@@ -321,7 +328,7 @@ def test_parts_are_together_what_one_loop_gives(temperature):
     assert all(x.any() for x in ends) and np.array_equal(ends[0] | ends[1], state["done"])
 
 
-def test_any_of_several_ends_ends_a_row():
+def test_each_of_several_end_ids_ends_a_row():
     def step(last, cache, index):
         return jax.nn.one_hot(last + 1, 32), cache
 

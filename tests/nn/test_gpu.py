@@ -1,4 +1,4 @@
-"""The GPU kernels' own code, interpreted on a CPU, beside the same layers in plain JAX."""
+"""The code of the GPU kernels, interpreted on a CPU, compared with the layers in plain JAX."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -40,15 +40,15 @@ def ctx() -> Context:
 
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the kernels that are called, interpreted."""
+    """Interpret the kernels; return the list of the names of called kernels."""
     names: list[str] = []
 
-    def noted(*args, name, **options):
+    def recorded(*args, name, **options):
         names.append(name)
         return call(*args, name=name, **options)
 
     for module in (attention, gate, loss, norm):
-        monkeypatch.setattr(module, "call", noted)
+        monkeypatch.setattr(module, "call", recorded)
     monkeypatch.setenv("FLAXAE_GPU_KERNELS", "interpret")
     return names
 
@@ -74,7 +74,7 @@ def assert_close(ours, theirs, tolerance=1e-5):
 
 
 def t5_gradients(ctx):
-    """Something of all states of encoder and decoder, differentiated."""
+    """Return a scalar of all states of encoder and decoder, and its gradients."""
     graphdef, params = nnx.split(T5(CONFIG, rngs=nnx.Rngs(params=0)))
 
     def loss(params, x, memory):
@@ -95,7 +95,7 @@ def t5_gradients(ctx):
     return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(params, x, memory)
 
 
-def test_t5_with_the_kernels_is_t5_without(ctx, used, monkeypatch):
+def test_t5_is_the_same_with_and_without_the_kernels(ctx, used, monkeypatch):
     ours = t5_gradients(ctx)
     assert set(used) == KERNELS
     used.clear()
@@ -125,7 +125,9 @@ def plain_attention(q, kv, bias, mask, segments, memory, heads=2, width=16):
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("segments", [((5, 16),), SEGMENTS])
-def test_attention_and_its_gradients(segments, own, biased, masked, monkeypatch):
+def test_fused_attention_and_its_gradients_equal_plain_attention(
+    segments, own, biased, masked, monkeypatch
+):
     monkeypatch.setenv("FLAXAE_GPU_KERNELS", "interpret")
     memory = segments if own else tuple((rows, 16) for rows, _ in segments)
     n, m = positions(segments), positions(memory)
@@ -150,7 +152,7 @@ def test_attention_and_its_gradients(segments, own, biased, masked, monkeypatch)
 
 
 @pytest.mark.parametrize(("kind", "half"), [("gelu", 1024), ("silu", 2048), ("gelu", 3072)])
-def test_gated_and_its_gradient(kind, half, monkeypatch):
+def test_fused_gate_and_its_gradient_equal_the_plain_activation(kind, half, monkeypatch):
     monkeypatch.setenv("FLAXAE_GPU_KERNELS", "interpret")
     assert gate.supported(half)
     x, weight = 2 * normal(3, 2 * half), normal(3, half, seed=1)
@@ -167,7 +169,9 @@ def test_gated_and_its_gradient(kind, half, monkeypatch):
 
 @pytest.mark.parametrize("summed", [False, True])
 @pytest.mark.parametrize(("rows", "width"), [(32, 96), (96, 96), (256, 96), (8, 1024), (2, 4096)])
-def test_the_norms_gradient(rows, width, summed, ctx, used, monkeypatch):
+def test_fused_norm_and_its_gradient_equal_the_plain_norm(
+    rows, width, summed, ctx, used, monkeypatch
+):
     layer = RMSNorm(width)
     layer.scale[...] = normal(width)
     graphdef, state = nnx.split(layer)
@@ -185,7 +189,7 @@ def test_the_norms_gradient(rows, width, summed, ctx, used, monkeypatch):
     assert_close(found, gradient(state, x, plus))
 
 
-def test_what_is_added_has_the_same_shape(ctx, used):
+def test_no_kernel_is_used_if_the_added_array_has_another_shape(ctx, used):
     x = normal(32, 96)
     both, _ = RMSNorm(96).beside(x, ctx, plus=x[:1])
     assert_close(both, x + x[:1])
@@ -193,7 +197,7 @@ def test_what_is_added_has_the_same_shape(ctx, used):
 
 
 @pytest.mark.parametrize("width", [1024, 1152, 3968])
-def test_cross_entropy(width, ctx, used, monkeypatch):
+def test_fused_cross_entropy_equals_the_plain_one(width, ctx, used, monkeypatch):
     logits = (20 * normal(8, width)).at[1, :1024].set(-jnp.inf).at[1, -1].set(0.0)
     targets = jnp.arange(8) * 13
     targets = targets.at[0].set(jnp.argmax(logits[0])).at[1].set(width - 1)
@@ -208,7 +212,7 @@ def test_cross_entropy(width, ctx, used, monkeypatch):
     assert float(sums(logits - 1e4)[0]) == pytest.approx(float(sums(logits)[0]), rel=1e-3)
 
 
-def test_lanes(monkeypatch):
+def test_the_kernels_can_be_vmapped_over_lanes(monkeypatch):
     monkeypatch.setenv("FLAXAE_GPU_KERNELS", "interpret")
     x, table = normal(3, 64, 96), [normal(2, 16, 16)]
     sides = {"queries": ((4, 16),), "keys": ((4, 16),)}
@@ -219,7 +223,7 @@ def test_lanes(monkeypatch):
     assert_close(jax.vmap(run)(x), jnp.stack([run(lane) for lane in x]))
 
 
-def test_where_the_kernels_are_not_used(ctx, used, monkeypatch):
+def test_kernels_are_not_used_for_unsupported_arguments(ctx, used, monkeypatch):
     layer = Attention(32, 2, 16, dropout_rate=0.5, rngs=nnx.Rngs(0))
     x, bias = normal(32, 32), [jnp.zeros((1, 2, 16, 16))]
 
@@ -228,23 +232,23 @@ def test_where_the_kernels_are_not_used(ctx, used, monkeypatch):
         jax.eval_shape(lambda x: layer(x, ctx, segments=segments, bias=bias, **more), x)
         return bool(used)
 
-    assert not run(ctx)  # it drops weights
+    assert not run(ctx)  # the layer drops weights
     layer.dropout_rate, quiet = 0.0, ctx
     assert run(quiet)
     mask, table = jnp.zeros((2, 1, 1, 16)), bias[0]
     assert run(quiet, bias=[(table, mask)])
     assert not run(quiet, bias=[(table, table)])
     assert not run(quiet, segments=((1, 16), (1, 16)), bias=[(table, table), ()])
-    assert not run(Context(key=ctx.key, step=ctx.step))  # no training
+    assert not run(Context(key=ctx.key, step=ctx.step))  # not training
     assert not run(quiet, x=normal(24, 32), segments=((2, 12),), bias=[None])
     assert not run(quiet, x=normal(256, 32), segments=((2, 128),), bias=[None])
-    assert not run(quiet, bias=[jnp.zeros((2, 2, 16, 16))])  # a bias of each row
+    assert not run(quiet, bias=[jnp.zeros((2, 2, 16, 16))])  # one bias per row
     assert not run(quiet, slots=[jnp.zeros((2, 32))])
     for taps in (Taps(collect=lambda path: True), Taps(replace={"weights": lambda x: x})):
         assert not run(Context(key=ctx.key, step=ctx.step, taps=taps, train=True))
     with jax.set_mesh(sharding.make_mesh(MeshConfig(replica=1, fsdp=2), jax.devices()[:2])):
         assert not run(quiet)
-    monkeypatch.setenv("FLAXAE_GPU_KERNELS", "auto")  # on a CPU
+    monkeypatch.setenv("FLAXAE_GPU_KERNELS", "auto")  # not used on a CPU
     assert not run(quiet)
 
 
@@ -258,14 +262,14 @@ def test_only_plain_layers_are_joined():
     assert not joinable(layer, Adapted(4, 4, rngs=nnx.Rngs(0)))
 
 
-def test_where_a_gpu_uses_them(ctx, monkeypatch):
+def test_a_gpu_uses_kernels_for_large_bfloat16_batches_in_training(ctx, monkeypatch):
     monkeypatch.setattr(availability, "hopper", lambda: True)
     assert gpu.usable(ctx, gpu.FEW, jnp.bfloat16)
     assert not gpu.usable(ctx, gpu.FEW - 1, jnp.bfloat16)
     assert not gpu.usable(ctx, gpu.FEW, jnp.float32)
     assert not gpu.usable(Context(key=ctx.key, step=ctx.step), gpu.FEW, jnp.bfloat16)
     with jax.set_mesh(sharding.make_mesh(MeshConfig(), jax.devices("cpu")[:1])):
-        assert not gpu.usable(ctx, gpu.FEW, jnp.bfloat16)  # traced for another device
+        assert not gpu.usable(ctx, gpu.FEW, jnp.bfloat16)  # traced for a CPU
     monkeypatch.setenv("FLAXAE_GPU_KERNELS", "off")
     assert not gpu.usable(ctx, gpu.FEW, jnp.bfloat16)
     monkeypatch.setenv("FLAXAE_GPU_KERNELS", "on")
@@ -273,7 +277,7 @@ def test_where_a_gpu_uses_them(ctx, monkeypatch):
         gpu.usable(ctx, gpu.FEW, jnp.bfloat16)
 
 
-def test_an_adapted_norm_is_not_the_kernels(ctx, used):
+def test_an_adapted_norm_uses_no_kernel(ctx, used):
     model = T5(CONFIG, rngs=nnx.Rngs(params=0))
     model = peft.add_adapter(model, peft.BiasConfig(biases=False, norms=True))
     layer = model.encoder.final_norm
@@ -294,7 +298,7 @@ def test_an_adapted_norm_is_not_the_kernels(ctx, used):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_wrong_shapes(change):
+def test_wrong_shapes_are_an_error(change):
     given = {"joined": [jnp.zeros((32, 96))], "bias": [], "mask": None, "heads": 2, "width": 16}
     given |= {"queries": ((2, 16),), "keys": ((2, 16),)}
     with pytest.raises(ValueError, match="needs"):
@@ -302,7 +306,7 @@ def test_wrong_shapes(change):
 
 
 def an_h100():
-    """What jax 0.11 wants to know to lower for a GPU that is not there; 0.10 does not ask."""
+    """Return a context for lowering to a GPU that is not present; jax 0.10 needs none."""
     try:
         from jax.sharding import AbstractDevice
     except ImportError:
@@ -313,8 +317,8 @@ def an_h100():
     return jax.sharding.use_abstract_mesh(mesh)
 
 
-def test_triton_takes_the_kernels(monkeypatch):
-    """Lowered for a GPU, at the sizes of T5-base; what Triton makes of it needs one."""
+def test_the_kernels_lower_to_triton(monkeypatch):
+    """Lower for a GPU at the sizes of T5-base; compiling by Triton would need one."""
     monkeypatch.setenv("FLAXAE_GPU_KERNELS", "auto")
 
     def shape(*sizes, dtype=jnp.bfloat16):

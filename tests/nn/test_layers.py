@@ -1,4 +1,4 @@
-"""Layers against plain formulas."""
+"""Layers compared with plain formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def normal(*shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def test_linear(ctx):
+def test_linear_is_a_matmul_plus_a_bias(ctx):
     layer = Linear(3, 5, use_bias=True, rngs=nnx.Rngs(0))
     assert layer.bias is not None
     layer.bias[...] = jnp.arange(5.0)
@@ -35,7 +35,7 @@ def test_linear(ctx):
     np.testing.assert_allclose(layer(x, ctx), expected, atol=1e-5)
 
 
-def test_bfloat16_computes_low_and_scores_high(ctx):
+def test_bfloat16_layers_have_float32_parameters_and_scores(ctx):
     table = Embedding(7, 4, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     x = table(jnp.asarray([1, 2]), ctx)
     assert x.dtype == jnp.bfloat16 and table.table[...].dtype == jnp.float32
@@ -43,23 +43,23 @@ def test_bfloat16_computes_low_and_scores_high(ctx):
     assert Linear(4, 3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))(x, ctx).dtype == jnp.bfloat16
 
 
-def test_dropout(ctx):
+def test_dropout_keeps_the_mean_and_depends_on_the_context(ctx):
     x = jnp.ones((200, 50))
     y = dropout(x, 0.25, ctx.at("a"))
     assert float((y == 0).mean()) == pytest.approx(0.25, abs=0.02)
     assert float(y.mean()) == pytest.approx(1, abs=0.02)
-    assert jnp.any(y != dropout(x, 0.25, ctx.at("b")))  # another place, another mask
+    assert jnp.any(y != dropout(x, 0.25, ctx.at("b")))  # another layer, another mask
     assert dropout(x, 0.25, Context(key=ctx.key, step=ctx.step)) is x
 
 
-def test_rms_norm(ctx):
+def test_rms_norm_has_root_mean_square_one(ctx):
     x = 5 * normal(3, 8)
     y = np.asarray(RMSNorm(8)(x, ctx))
     np.testing.assert_allclose(np.sqrt((y**2).mean(-1)), 1, rtol=1e-5)
 
 
 def assert_same_gradients(ours, plain, *args):
-    """Of two functions, by a random projection of what they return."""
+    """Compare the gradients of two functions by a random projection of their outputs."""
     shape = jax.eval_shape(plain, *args).shape
     weight = normal(*shape, seed=9)
     indices = tuple(range(len(args)))
@@ -70,7 +70,7 @@ def assert_same_gradients(ours, plain, *args):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_of_the_norm_are_autodiffs():
+def test_gradients_of_the_rms_norm_equal_autodiff():
     def plain(x, scale):
         inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
         return x * inverse * scale[None, None]
@@ -81,7 +81,7 @@ def test_gradients_of_the_norm_are_autodiffs():
     assert_same_gradients(ours, plain, 3 * normal(2, 5, 8), 1 + normal(8, seed=1))
 
 
-def test_layer_norm_and_its_gradients(ctx):
+def test_layer_norm_and_its_gradients_equal_the_formula(ctx):
     layer = LayerNorm(6, eps=1e-3)
     layer.scale[...], layer.bias[...] = normal(6, seed=1), normal(6, seed=2)
 
@@ -101,7 +101,7 @@ def test_layer_norm_and_its_gradients(ctx):
 
 
 @pytest.mark.parametrize("kind", [FeedForward.GATED_GELU, FeedForward.GATED_SILU])
-def test_gradients_of_the_gated_activation_are_autodiffs(kind):
+def test_gradients_of_the_gated_activation_equal_autodiff(kind):
     def plain(gate, up):
         gelu = kind is FeedForward.GATED_GELU
         return (jax.nn.gelu(gate, approximate=True) if gelu else jax.nn.silu(gate)) * up
@@ -111,7 +111,7 @@ def test_gradients_of_the_gated_activation_are_autodiffs(kind):
     )
 
 
-def test_gradients_of_attention_are_autodiffs(ctx):
+def test_gradients_of_attention_equal_autodiff(ctx):
     attention = Attention(8, 2, 4, rngs=nnx.Rngs(0))
     mask = jnp.asarray([[1.0] * 5, [1, 1, 1, 0, 0]])
     heads = (2, 5, 2, 4)
@@ -130,7 +130,7 @@ def test_gradients_of_attention_are_autodiffs(ctx):
 
 
 @pytest.mark.parametrize("kind", list(FeedForward))
-def test_mlp(ctx, kind):
+def test_mlp_equals_the_formula(ctx, kind):
     mlp = MLP(4, 6, kind=kind, rngs=nnx.Rngs(0))
     x = normal(3, 4)
     if kind is FeedForward.RELU:
@@ -142,7 +142,7 @@ def test_mlp(ctx, kind):
 
 
 def plain_attention(layer, x, memory, bias):
-    """One row: x (S, D), memory (T, D), bias (H, S, T)."""
+    """Attend in one row: x (S, D), memory (T, D), bias (H, S, T)."""
     heads, width = layer.num_heads, layer.d_kv
     q, k, v = (
         np.asarray(a @ part.kernel[...]).reshape(-1, heads, width)
@@ -155,7 +155,7 @@ def plain_attention(layer, x, memory, bias):
     return mixed @ np.asarray(layer.o.kernel[...])
 
 
-def test_attention_over_segments_of_two_lengths(ctx):
+def test_attention_over_segments_equals_attention_row_by_row(ctx):
     layer = Attention(8, 2, 4, rngs=nnx.Rngs(0))
     segments = ((2, 3), (1, 5))
     x = normal(11, 8)
@@ -167,7 +167,7 @@ def test_attention_over_segments_of_two_lengths(ctx):
         np.testing.assert_allclose(y[start:stop], expected, atol=1e-5)
 
 
-def test_cross_attention(ctx):
+def test_cross_attention_reads_the_memory_of_its_row(ctx):
     layer = Attention(8, 2, 4, rngs=nnx.Rngs(0))
     x, memory = normal(6, 8), normal(4, 8, seed=1)
     y = layer(x, ctx, segments=((2, 3),), bias=[None], memory=memory, memory_segments=((2, 2),))
@@ -175,21 +175,21 @@ def test_cross_attention(ctx):
     np.testing.assert_allclose(y[3:], expected, atol=1e-5)
 
 
-def test_split_and_join_are_inverse():
+def test_joining_segments_inverts_splitting():
     x = normal(11, 2)
     parts = split_segments(x, ((2, 3), (1, 5)))
     assert [p.shape for p in parts] == [(2, 3, 2), (1, 5, 2)]
     np.testing.assert_array_equal(join_segments(parts), x)
 
 
-def test_masks():
+def test_masks_allow_earlier_and_real_positions():
     assert (np.asarray(causal_bias(3))[0, 0] == 0).tolist() == np.tri(3, dtype=bool).tolist()
     bias = padding_bias(jnp.asarray([[1.0, 0.0]]))
     assert bias.shape == (1, 1, 1, 2) and bias[0, 0, 0, 0] == 0 and bias[0, 0, 0, 1] < -1e8
 
 
 def torch_buckets(distance, bidirectional, num_buckets=32, max_distance=128):
-    """T5's own definition, one distance (key - query) at a time."""
+    """Return the bucket of one distance (key - query) by T5's definition."""
     out, n = 0, -distance
     if bidirectional:
         num_buckets //= 2
@@ -205,7 +205,7 @@ def torch_buckets(distance, bidirectional, num_buckets=32, max_distance=128):
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_relative_buckets(bidirectional):
+def test_relative_buckets_equal_the_definition_of_t5(bidirectional):
     distance = np.arange(-200, 201)[None]
     got = relative_buckets(distance, 32, 128, bidirectional)[0]
     assert got.tolist() == [torch_buckets(int(d), bidirectional) for d in distance[0]]

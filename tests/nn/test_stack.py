@@ -40,7 +40,7 @@ def test_parameters_are_stacked_and_differ(blocks):
     assert not np.allclose(kernel[0], kernel[1])
 
 
-def test_equals_a_loop(blocks):
+def test_a_scan_equals_a_loop_over_layers(blocks):
     x = jnp.ones((2, 4))
     y, sums = run(blocks, x, context())
     expected, expected_sums = x, []
@@ -57,7 +57,7 @@ KEEPING = {"remat": True, "keep": "products"}
 
 
 @pytest.mark.parametrize("options", [{"remat": True}, KEEPING, {"unroll": 3}, {"unroll": 8}])
-def test_options_change_nothing(blocks, options):
+def test_options_of_the_scan_do_not_change_gradients(blocks, options):
     x = jnp.ones((2, 4))
 
     def loss(state, **options):
@@ -69,7 +69,7 @@ def test_options_change_nothing(blocks, options):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_kept_products_are_not_computed_again():
+def test_kept_products_are_not_recomputed():
     blocks = stacked(lambda rngs: Linear(4, 4, rngs=rngs), 3, nnx.Rngs(0))
     graphdef, state = nnx.split(blocks)
 
@@ -85,11 +85,11 @@ def test_kept_products_are_not_computed_again():
             "dot_general"
         )
 
-    plain, again = products(), products(remat=True)
-    assert again > plain == products(remat=True, keep="products")
+    plain, recomputed = products(), products(remat=True)
+    assert recomputed > plain == products(remat=True, keep="products")
 
 
-def test_taps_collect_all_layers_and_replace(blocks):
+def test_taps_collect_and_replace_states_of_all_layers(blocks):
     taps = Taps(collect=lambda path: path == "stack.state")
     y, _ = run(blocks, jnp.ones((2, 4)), context(train=False, taps=taps).at("stack"))
     assert taps.collected["stack.state"].shape == (3, 2, 4)

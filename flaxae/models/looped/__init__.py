@@ -1,0 +1,1 @@
+"""Looped transformers: blocks that are applied repeatedly to their own output."""

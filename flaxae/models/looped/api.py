@@ -1,4 +1,4 @@
-"""A trained looped transformer to work with: load, save, ask."""
+"""A trained looped transformer for use: loading, saving, prediction."""
 
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,11 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 class LoopedModel:
-    """Predicts the y of a query from examples that it has never seen before.
+    """A regression model that predicts the y of a query from examples in its context.
 
     Attributes:
         model: the network.
-        config: what it was trained with.
+        config: config of its training.
     """
 
     def __init__(self, model: LoopedTransformer, config: Config):
@@ -36,16 +36,26 @@ class LoopedModel:
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> "LoopedModel":
-        """Opens a run's workdir, or what `save_pretrained` wrote.
+        """Open a run's workdir, or a directory written by `save_pretrained`.
+
+        Args:
+            directory: the directory.
+
+        Returns:
+            The model.
 
         Raises:
-            ConfigError, CheckpointError: it is neither, or not of this family, or not whole.
+            ConfigError: the directory contains no looped model, or an incomplete one.
+            CheckpointError: the run's checkpoint cannot be read.
         """
         folder = Path(directory)
         if (folder / WEIGHTS).is_file():
             return cls(*_read(folder))
         found = [kind for kind in ("latest", "best") if checkpoint.steps_on_disk(folder / kind)]
-        require(bool(found), f"{directory} is no looped model: it has neither {WEIGHTS} nor a run")
+        require(
+            bool(found),
+            f"{directory} is not a looped model: it contains neither {WEIGHTS} nor a run",
+        )
         config = workdir_lib.stored_config(folder)
         _check_family(config, folder)
         from flaxae.training.load import load
@@ -54,13 +64,19 @@ class LoopedModel:
         return cls(loaded.model, loaded.config)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Writes config.json and model.safetensors.
+        """Write config.json and model.safetensors.
+
+        Args:
+            directory: the directory, created if needed.
 
         Raises:
-            ConfigError: the directory is a run's workdir, or cannot be written.
+            ConfigError: the directory is a run's workdir, or cannot be written to.
         """
         folder = Path(directory)
-        require(not (folder / "latest").exists(), f"{folder} is a run's workdir: name another")
+        require(
+            not (folder / "latest").exists(),
+            f"{folder} is a run's workdir: choose another directory",
+        )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             workdir_lib.write_json(folder / CONFIG, to_json(self.config))
@@ -76,19 +92,19 @@ class LoopedModel:
         x_query: Float[np.ndarray, "B d"] | Float[np.ndarray, " d"] | Any,
         loops: int = 0,
     ) -> Float[np.ndarray, " B"] | Float[np.ndarray, ""]:
-        """The y of a query, from k examples.
+        """Predict the y of a query from k examples.
 
         Args:
-            xs: the examples' inputs, of one problem or of a batch of them.
-            ys: their values.
-            x_query: the input to answer for.
-            loops: how many; 0: the b of training.
+            xs: inputs of the examples, of one problem or of a batch of problems.
+            ys: values of the examples.
+            x_query: input of the query.
+            loops: number of loops; 0: the b of training.
 
         Returns:
-            A number a problem; without a batch axis where xs has none.
+            One number per problem, without a batch axis if xs has none.
 
         Raises:
-            ConfigError: shapes that do not fit each other or the model, or no positive loops.
+            ConfigError: shapes do not fit each other or the model, or loops is negative.
         """
         task: Any = self.config.task
         try:
@@ -119,8 +135,8 @@ def _answer(graphdef: Any, params: Any, xs: Any, ys: Any, loops: Any) -> Any:
 def _check_shapes(xs: np.ndarray, ys: np.ndarray, query: np.ndarray, model: Any) -> None:
     require(
         xs.ndim == 3 and ys.shape == xs.shape[:2] and query.shape == (len(xs), xs.shape[2]),
-        "predict: xs must be (k, d) or (B, k, d), ys (k,) or (B, k), x_query (d,) or (B, d); of a "
-        f"batch they are {xs.shape}, {ys.shape}, {query.shape}",
+        "predict: xs must be (k, d) or (B, k, d), ys (k,) or (B, k), x_query (d,) or (B, d); with "
+        f"the batch axis they are {xs.shape}, {ys.shape}, {query.shape}",
     )
     require(
         xs.shape[2] == model.dims,
@@ -136,18 +152,18 @@ def _check_shapes(xs: np.ndarray, ys: np.ndarray, query: np.ndarray, model: Any)
 def _check_family(config: Config, folder: Path) -> None:
     require(
         isinstance(config.task, LoopedConfig),
-        f"{folder} holds a {type(config.task).__name__}, not a looped model",
+        f"{folder} contains a run of {type(config.task).__name__}, not a looped model",
     )
 
 
 def _params(model: Any) -> tuple[Any, dict[str, Any]]:
-    """The graph and "a/b/c" -> variable."""
+    """Return the graph and the variables by name, "a/b/c"."""
     graphdef, state = nnx.split(model)
     return graphdef, {"/".join(map(str, p)): v for p, v in nnx.to_flat_state(state)}
 
 
 def _read(folder: Path) -> tuple[LoopedTransformer, Config]:
-    """What `save_pretrained` wrote, strictly: nothing missing, nothing more."""
+    """Read a directory written by `save_pretrained`; missing or unknown weights are errors."""
     config = from_json(workdir_lib.read_config(folder))
     _check_family(config, folder)
     config.freeze()
@@ -157,12 +173,13 @@ def _read(folder: Path) -> tuple[LoopedTransformer, Config]:
         arrays = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as e:
         raise ConfigError(f"{folder / WEIGHTS} cannot be read: {e}") from None
-    if strange := sorted(set(arrays) ^ set(flat)):
-        raise ConfigError(f"{folder / WEIGHTS} is not of its config: {', '.join(strange[:4])}")
+    if different := sorted(set(arrays) ^ set(flat)):
+        names = ", ".join(different[:4])
+        raise ConfigError(f"{folder / WEIGHTS} does not fit its config.json: {names}")
     for name, array in arrays.items():
         require(
             array.shape == flat[name].shape,
-            f"{folder / WEIGHTS}: {name} is {array.shape}, its config says {flat[name].shape}",
+            f"{folder / WEIGHTS}: {name} has shape {array.shape} instead of {flat[name].shape}",
         )
     paths: Any = {
         tuple(int(k) if k.isdigit() else k for k in name.split("/")): name for name in flat

@@ -1,8 +1,9 @@
-"""GPT-2's block: layer norms with bias, causal attention, tanh-GELU; biases everywhere."""
+"""GPT-2's block: layer norms with bias, causal attention, tanh-GELU, and biases everywhere."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -11,21 +12,21 @@ from flaxae.nn.linear import Linear
 from flaxae.nn.norm import LayerNorm
 from flaxae.task import Context
 
-STD = 0.02  # of the initialisation (GPT-2)
-ROOT, CUBIC = (2 / np.pi) ** 0.5, 0.044715  # of the tanh form of GELU
+STD = 0.02  # standard deviation of the initialisation (GPT-2)
+ROOT, CUBIC = (2 / np.pi) ** 0.5, 0.044715  # constants of the tanh form of GELU
 
 
 class Block(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """A pre-norm block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, width: int, num_heads: int, residual_std: float, *, rngs: nnx.Rngs):
-        """Draws the parameters.
+        """Draw the parameters.
 
         Args:
             width: D.
-            num_heads: of D / num_heads numbers each.
-            residual_std: of the two projections into the residual stream.
-            rngs: `rngs.params` is drawn from.
+            num_heads: H; a head has width D / H.
+            residual_std: standard deviation of the two projections into the residual stream.
+            rngs: source of the initial values, its stream `params`.
         """
 
         def linear(inside: int, out: int, std: float = STD) -> Linear:
@@ -37,17 +38,19 @@ class Block(nnx.Module):
         self.num_heads = num_heads
 
     def __call__(self, x: Float[Array, "B S D"], ctx: Context) -> Float[Array, "B S D"]:
+        """Apply the block."""
         heads = self._attend(self.qkv(self.norm_1(x, ctx.at("norm_1")), ctx.at("qkv")))
         x = x + self.out(heads, ctx.at("out"))
         hidden = gelu(self.up(self.norm_2(x, ctx.at("norm_2")), ctx.at("up")))
         return x + self.down(hidden, ctx.at("down"))
 
     def _attend(self, qkv: Float[Array, "B S 3D"]) -> Float[Array, "B S D"]:
-        rows, length, _ = qkv.shape
-        # Heads before positions: with them after, each small product copies its operands (CPU).
-        # The gradient of a split is one concatenation; of slices, three padded arrays and sums.
+        """Return the heads of causal attention, side by side."""
+        length = qkv.shape[1]
+        # Heads before positions: otherwise each small matmul copies its operands (CPU). The
+        # gradient of a split is one concatenation; that of slices is three padded arrays, summed.
         q, k, v = (
-            x.reshape(rows, length, self.num_heads, -1).transpose(0, 2, 1, 3)  # (B, H, S, K)
+            rearrange(x, "B S (H K) -> B H S K", H=self.num_heads)
             for x in jnp.split(qkv, 3, axis=-1)
         )
         scores = jnp.einsum("bhsk,bhtk->bhst", q * q.shape[-1] ** -0.5, k)
@@ -55,13 +58,16 @@ class Block(nnx.Module):
         bias = jnp.asarray(np.where(allowed, 0.0, MASKED).astype(np.float32))
         weights = jax.nn.softmax(scores + bias[None, None], axis=-1)
         heads = jnp.einsum("bhst,bhtk->bhsk", weights, v)
-        return heads.transpose(0, 2, 1, 3).reshape(rows, length, -1)
+        return rearrange(heads, "B H S K -> B S (H K)")
 
 
 # Autodiff would keep the tanh too, an array of x's size.
 @jax.custom_vjp
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x/2 (1 + tanh(sqrt(2/pi) (x + .044715 x^3))), keeping x alone (Hendrycks & Gimpel 2016)."""
+    """Return GELU's tanh form (Hendrycks & Gimpel 2016), keeping only x for the backward pass.
+
+    It is x/2 (1 + tanh(sqrt(2/pi) (x + .044715 x^3))).
+    """
     return jax.nn.gelu(x, approximate=True)
 
 

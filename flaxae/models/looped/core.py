@@ -1,8 +1,8 @@
-"""One set of blocks, applied again and again to its own output: what all looped models share.
+"""The part that all looped models share: one stack of blocks, applied repeatedly to its own output.
 
-Y_0 = 0, Y_{t+1} = LN_f(Blocks(inject(Y_t, P) + wpe)): P is the embedded prompt. One loop of 12
-blocks is the standard transformer. Letters beyond those of `flaxae.nn`: b loops, of which the last
-T carry gradient.
+Y_0 = 0, Y_{t+1} = LN_f(Blocks(inject(Y_t, P) + wpe)), where P is the embedded prompt and wpe are
+learned positions. One loop of 12 blocks is the standard transformer. Letters in addition to those
+of `flaxae.nn`: b loops, of which the last T carry gradient.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from flaxae.nn.norm import LayerNorm
 from flaxae.nn.stack import KEPT, check_kept, scan_blocks, stacked
 from flaxae.task import Context
 
-LARGEST_DECAY = 0.999  # below 1 also where the parameter is so low that exp(-softplus) rounds to 1
+LARGEST_DECAY = 0.999  # keeps the norm below 1 even if exp(-softplus) rounds to 1
 FIRST_DECAY = 0.9
 # (path regex, how the parameter is split): heads and feed-forward units over the axis "model".
 SHARDING_RULES = (
@@ -34,14 +34,14 @@ SHARDING_RULES = (
 
 
 class Injection(enum.Enum):
-    """How a loop gets the prompt P again, beside its state Y."""
+    """The way a loop receives the prompt P in addition to its state Y."""
 
     ADD = "add"  # Y + P
     MULTIPLY = "multiply"  # Y * P, from Y_0 = 1
     SCALED = "scaled"  # Y + s P, s learned from 1
     LINEAR = "linear"  # a linear map of [Y; P]
     STABLE = "stable"  # A Y + B P: A diagonal, its spectral norm below 1; B a learned matrix
-    NONE = "none"  # not at all: Y_0 = P
+    NONE = "none"  # only at the start: Y_0 = P
 
 
 @dataclasses.dataclass
@@ -52,11 +52,12 @@ class LoopSizes(Section):
     num_heads: int = 8
     num_layers: int = 1
     injection: Injection = Injection.ADD
-    remat: bool = True  # recompute a loop in the backward pass; of a single pass, each layer
-    remat_keep: str = "nothing"  # but not this: "products", of matmuls with weights
-    scan_unroll: int = 1  # of the layers
+    remat: bool = True  # recompute each loop (of a single pass, each layer) in the backward pass
+    remat_keep: str = "nothing"  # not recomputed: "products", of matmuls with weights
+    scan_unroll: int = 1  # layers per iteration of the scan
 
     def validate(self) -> None:
+        """Raise ConfigError for sizes that do not fit each other."""
         for name in ("width", "num_heads", "num_layers", "scan_unroll"):
             value = getattr(self, name)
             require(value > 0, f"task.model.{name}={value} must be positive")
@@ -67,27 +68,28 @@ class LoopSizes(Section):
         )
 
 
-class Tail(NamedTuple):
-    """What was read after each of the last loops.
+class LoopReadouts(NamedTuple):
+    """Readouts after each of the last loops.
 
-    read: of each of the last loops, whatever the reader returned, stacked.
-    weight: 1 for a loop that the loss takes, 0 for one before the last min(b, T).
+    Attributes:
+        values: the reader's results, stacked over loops.
+        weight: 1 for a loop that the loss counts, 0 for a loop before the last min(b, T).
     """
 
-    read: Any
+    values: Any
     weight: Float[Array, " T"]
 
 
 class LoopedBlocks(nnx.Module):
-    """Positions, blocks and the final norm, all of them in the loop, and the injection."""
+    """Positions, blocks and the final norm, all inside the loop, and the injection."""
 
     def __init__(self, sizes: LoopSizes, length: int, *, rngs: nnx.Rngs):
-        """Draws the parameters.
+        """Draw the parameters.
 
         Args:
-            sizes: of the blocks.
-            length: of the longest prompt, in tokens.
-            rngs: `rngs.params` is drawn from.
+            sizes: sizes of the blocks.
+            length: tokens of the longest prompt.
+            rngs: source of the initial values, its stream `params`.
         """
         width, layers = sizes.width, sizes.num_layers
         self.injection, self.remat, self.keep = sizes.injection, sizes.remat, sizes.remat_keep
@@ -98,7 +100,7 @@ class LoopedBlocks(nnx.Module):
             lambda r: Block(width, sizes.num_heads, residual, rngs=r), layers, rngs
         )
         self.norm = LayerNorm(width)
-        # All begin as Y + P, or near it, so that they begin alike.
+        # All of these start as Y + P, or close to it, so that they can be compared.
         eye = jnp.eye(width, dtype=jnp.float32)
         match sizes.injection:
             case Injection.SCALED:
@@ -114,11 +116,11 @@ class LoopedBlocks(nnx.Module):
                 self.from_prompt.kernel[...] = eye
 
     def decay(self) -> Float[Array, " D"]:
-        """The diagonal of A, in [0, LARGEST_DECAY]: the state's part of a stable injection."""
+        """Return the diagonal of A in a stable injection, in [0, LARGEST_DECAY]."""
         return LARGEST_DECAY * jnp.exp(-jax.nn.softplus(self.decay_logit[...]))
 
     def initial_state(self, prompt: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        """Y_0."""
+        """Return Y_0."""
         match self.injection:
             case Injection.MULTIPLY:
                 return jnp.ones_like(prompt)
@@ -133,22 +135,27 @@ class LoopedBlocks(nnx.Module):
         ctx: Context,
         remat_layers: bool = False,
     ) -> Float[Array, "B S D"]:
-        """One loop: Y_t to Y_{t+1}."""
+        """Run one loop, from Y_t to Y_{t+1}."""
         x = self.inject(state, prompt, ctx) + self.positions[...][None, : state.shape[1]]
 
         def call(block: Block, x: Any, ctx: Context, _: Any) -> Any:
             return ctx.tap("state", block(x, ctx)), None
 
-        at, unroll = ctx.at("blocks"), self.scan_unroll
         x, _ = scan_blocks(
-            call, self.blocks, x, at, remat=remat_layers, keep=self.keep, unroll=unroll
+            call,
+            self.blocks,
+            x,
+            ctx.at("blocks"),
+            remat=remat_layers,
+            keep=self.keep,
+            unroll=self.scan_unroll,
         )
         return self.norm(x, ctx.at("norm"))
 
     def inject(
         self, state: Float[Array, "B S D"], prompt: Float[Array, "B S D"], ctx: Context
     ) -> Float[Array, "B S D"]:
-        """What the blocks get of the state and the prompt."""
+        """Combine the state and the prompt to the input of the blocks."""
         match self.injection:
             case Injection.ADD:
                 return state + prompt
@@ -164,7 +171,7 @@ class LoopedBlocks(nnx.Module):
             case Injection.NONE:
                 return state
 
-    def tail(
+    def truncated_loops(
         self,
         prompt: Float[Array, "B S D"],
         ctx: Context,
@@ -173,8 +180,10 @@ class LoopedBlocks(nnx.Module):
         loops: Int[Array, ""] | int,
         grad_loops: Int[Array, ""] | int,
         window: int,
-    ) -> Tail:
-        """Runs b loops, the gradient cut before the last min(b, T), in one program for every b, T.
+    ) -> LoopReadouts:
+        """Run b loops with truncated backpropagation, in one program for every b and T.
+
+        The gradient is cut before the last min(b, T) loops.
 
         Args:
             prompt: P.
@@ -182,38 +191,45 @@ class LoopedBlocks(nnx.Module):
             read: (state after a loop, context) -> a pytree.
             loops: b, traced.
             grad_loops: T, traced, at most `window`.
-            window: loops that are compiled to carry gradient. With b < window its first
-                loops do nothing: they cost time, and change nothing.
+            window: number of loops that are compiled to carry gradient. If b < window, its first
+                loops leave the state unchanged; they cost time.
 
         Returns:
-            What was read in the last `window` loops, and which of them the loss takes.
+            Readouts of the last `window` loops, and which of them the loss counts.
         """
         free = jnp.maximum(jnp.asarray(loops) - window, 0)
-        graphdef, params = nnx.split(self)
-        still: Any = nnx.merge(graphdef, jax.tree.map(jax.lax.stop_gradient, params))
-        silent = dataclasses.replace(ctx, taps=ctx.taps.fresh())  # no tap leaves a while loop
-        # Nothing that carries gradient enters: only so may the number of turns be traced.
-        fixed = jax.lax.stop_gradient(prompt)
-        state = jax.lax.fori_loop(
-            0, free, lambda _, y: still.loop(y, fixed, silent), still.initial_state(fixed)
-        )
-        if self.injection is Injection.NONE:  # Y_0 is P: its gradient is P's
+        state = self._loops_without_gradient(prompt, ctx, free)
+        if self.injection is Injection.NONE:  # Y_0 is P, so its gradient is that of P
             state = jnp.where(free > 0, state, prompt)
         idle = jnp.maximum(window - jnp.asarray(loops), 0)
         first = window - jnp.minimum(jnp.asarray(loops), jnp.asarray(grad_loops))
-
         by_layers = self.remat and window == 1 and self.num_layers > 1
 
-        def body(y: Array, turn: Array) -> tuple[Array, Any]:
-            cut = (turn == first) & (turn > idle)
+        def body(y: Array, index: Array) -> tuple[Array, Any]:
+            cut = (index == first) & (index > idle)
             y = jnp.where(cut, jax.lax.stop_gradient(y), y)
             fresh = dataclasses.replace(ctx, taps=ctx.taps.fresh())
             after = self.loop(y, prompt, fresh, remat_layers=by_layers)
-            y = jnp.where(turn >= idle, after, y)
+            y = jnp.where(index >= idle, after, y)
             return y, read(y, fresh)
 
         if self.remat and window > 1:
             body = jax.checkpoint(body, prevent_cse=False, policy=KEPT[self.keep])
-        turns = jnp.arange(window)
-        _, out = jax.lax.scan(body, state, turns)
-        return Tail(out, (turns >= first).astype(jnp.float32))
+        indices = jnp.arange(window)
+        _, out = jax.lax.scan(body, state, indices)
+        return LoopReadouts(out, (indices >= first).astype(jnp.float32))
+
+    def _loops_without_gradient(
+        self, prompt: Float[Array, "B S D"], ctx: Context, count: Int[Array, ""]
+    ) -> Float[Array, "B S D"]:
+        """Return the state after `count` loops, a traced number.
+
+        Nothing that carries gradient enters the loop: only then may its number be traced.
+        """
+        graphdef, params = nnx.split(self)
+        fixed: Any = nnx.merge(graphdef, jax.tree.map(jax.lax.stop_gradient, params))
+        untapped = dataclasses.replace(ctx, taps=ctx.taps.fresh())  # no tap leaves a while loop
+        prompt = jax.lax.stop_gradient(prompt)
+        return jax.lax.fori_loop(
+            0, count, lambda _, y: fixed.loop(y, prompt, untapped), fixed.initial_state(prompt)
+        )

@@ -1,15 +1,15 @@
-"""Figures of runs and reports, each as PNG and SVG; colours that the colour-blind can tell."""
+"""Figures of runs and reports, as PNG and SVG, in colours for colour-blind readers."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# Okabe and Ito's palette; line styles repeat the distinction, for a print without colours.
+# Okabe and Ito's palette; line styles differ too, for prints without colours.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 STYLES = ("-", "--", "-.", ":")
 ERROR = "error of the last point / variance of y"
-Runs = dict[str, list[dict[str, Any]]]  # name -> what was measured on each seed
+Runs = dict[str, list[dict[str, Any]]]  # name -> a measure of each seed
 
 
 def _new(columns: int = 1) -> tuple[Any, Any]:
@@ -30,7 +30,7 @@ def _style(index: int) -> dict[str, Any]:
 
 
 def _line(axis: Any, x: Any, seeds: list[Any], name: str, index: int) -> None:
-    """The geometric mean over the seeds, and a band from the smallest to the largest."""
+    """Draw the geometric mean over the seeds, and a band from the smallest to the largest."""
     values = np.maximum(np.asarray(seeds, np.float64), 1e-12)
     style = _style(index)
     axis.plot(x, np.exp(np.log(values).mean(0)), label=name, **style)
@@ -54,12 +54,15 @@ def _finish(figure: Any, axes: Any, path: Path, note: str, log: bool = True) -> 
 
 
 def learning_curves(runs: Runs, path: Path, note: str = "") -> list[Path]:
-    """Training error against steps.
+    """Draw the training error by step.
 
     Args:
         runs: measures "curve".
-        path: of both files, without suffix.
-        note: one line below the figure.
+        path: path of both files, without suffix.
+        note: one line below the figure; "": none.
+
+    Returns:
+        The files, PNG first.
     """
     figure, axes = _new()
     for i, (name, seeds) in enumerate(runs.items()):
@@ -74,7 +77,7 @@ def learning_curves(runs: Runs, path: Path, note: str = "") -> list[Path]:
 
 
 def by_loop(runs: Runs, path: Path, note: str = "") -> list[Path]:
-    """Error after each loop, trained b marked by a dot; measures "loops"."""
+    """Draw the error after each loop, with a dot at the b of training; measures "loops"."""
     figure, axes = _new()
     for i, (name, seeds) in enumerate(runs.items()):
         loops = np.arange(1, len(seeds[0]["by_loop"]) + 1)
@@ -88,28 +91,28 @@ def by_loop(runs: Runs, path: Path, note: str = "") -> list[Path]:
 
 
 def by_kept_tokens(runs: Runs, path: Path, note: str = "") -> list[Path]:
-    """Error against the number of tokens whose states are carried on; measures "masks"."""
+    """Draw the error by number of tokens that pass their states on; measures "masks"."""
     figure, axes = _new(len(runs))
     for axis, (name, seeds) in zip(axes, runs.items(), strict=True):
         kinds = [("first", "first n"), ("last", "last n"), ("first_and_query", "first n + query")]
         for i, (kind, label) in enumerate(kinds):
             for j, (key, loops) in enumerate([("error", "b"), ("error_3b", "3 b")]):
-                _line(axis, seeds[0]["counts"], [s[kind][key] for s in seeds],
-                      f"{label}, {loops} loops", 2 * i + j)  # fmt: skip
-        axis.axhline(np.mean([s["one_loop"] for s in seeds]), color="gray", linestyle=":",
-                     linewidth=1, label="one loop")  # fmt: skip
+                values = [s[kind][key] for s in seeds]
+                _line(axis, seeds[0]["counts"], values, f"{label}, {loops} loops", 2 * i + j)
+        one_loop = np.mean([s["one_loop"] for s in seeds])
+        axis.axhline(one_loop, color="gray", linestyle=":", linewidth=1, label="one loop")
         axis.set_title(name, fontsize=10)
-        axis.set_xlabel("tokens carried from loop to loop (prompt whole)")
+        axis.set_xlabel("tokens that pass their states on (prompt complete)")
         axis.set_ylabel(ERROR)
     return _finish(figure, axes, path, note)
 
 
 def by_depth(runs: Runs, path: Path, note: str = "") -> list[Path]:
-    """A linear probe's error against depth; measures "probes"."""
+    """Draw a linear probe's error by depth; measures "probes"."""
     figure, axes = _new()
     for i, (name, seeds) in enumerate(runs.items()):
         depth = np.arange(1, len(seeds[0]["by_depth"]) + 1)
-        label = f"{name} (a {seeds[0]['unit']} a step)"
+        label = f"{name} (depth in {seeds[0]['unit']}s)"
         _line(axes[0], depth, [s["by_depth"] for s in seeds], label, i)
     axes[0].set_xlabel("depth: loops, or layers of a single pass")
     axes[0].set_ylabel("w_OLS read by a linear probe: squared error / |w|²")
@@ -117,14 +120,14 @@ def by_depth(runs: Runs, path: Path, note: str = "") -> list[Path]:
 
 
 def by_halting(runs: Runs, path: Path, note: str = "") -> list[Path]:
-    """Error against the loops used where each prompt stops by itself; measures "halting"."""
+    """Draw the error by mean number of loops if each prompt stops on convergence."""
     figure, axes = _new()
     for i, (name, seeds) in enumerate(runs.items()):
         rows = np.asarray([s["rows"] for s in seeds]).mean(0)
         axes[0].plot(rows[:, 2], rows[:, 1], marker="o", label=name, **_style(i))
         b, whole = seeds[0]["loops"], np.mean([s["whole"] for s in seeds])
         axes[0].plot([b], [whole], "*", color=_style(i)["color"], markersize=11)
-    axes[0].set_xlabel("mean loops of a prompt (star: all b)")
+    axes[0].set_xlabel("mean loops per prompt (star: all b)")
     axes[0].set_ylabel(ERROR)
     return _finish(figure, axes, path, note)
 
@@ -132,13 +135,16 @@ def by_halting(runs: Runs, path: Path, note: str = "") -> list[Path]:
 def bits_by_loop(
     splits: dict[str, list[dict[str, float]]], path: Path, mean_loops: int, deepest: int
 ) -> list[Path]:
-    """A language model's bits per byte after each loop.
+    """Draw a language model's bits per byte after each loop.
 
     Args:
-        splits: name -> for each loop, value with "low" and "high".
-        path: of both files, without suffix.
-        mean_loops: of training.
-        deepest: 99 % of the training steps ran so many loops or fewer.
+        splits: name -> one dict per loop of "value", "low" and "high".
+        path: path of both files, without suffix.
+        mean_loops: mean number of loops in training.
+        deepest: number of loops that 99 % of the training steps did not exceed.
+
+    Returns:
+        The files, PNG first.
     """
     figure, axes = _new()
     for i, (name, found) in enumerate(splits.items()):
@@ -150,7 +156,7 @@ def bits_by_loop(
     axes[0].axvline(deepest, color="gray", linestyle=":", label="99 % of training steps")
     axes[0].set_xscale("log", base=2)
     axes[0].set_xlabel("loops")
-    axes[0].set_ylabel("bits per byte, newline counted (band: 95 % over lines)")
+    axes[0].set_ylabel("bits per byte, newline included (band: 95 % over lines)")
     return _finish(figure, axes, path, "", log=False)
 
 
@@ -164,7 +170,7 @@ FIGURES = {
 
 
 def pixels(file: Path) -> np.ndarray:
-    """A PNG as uint8 (height, width, 3), for TensorBoard."""
+    """Read a PNG as uint8 (height, width, 3), for TensorBoard."""
     from matplotlib import image
 
     return (image.imread(file)[..., :3] * 255).astype(np.uint8)

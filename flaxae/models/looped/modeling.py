@@ -1,7 +1,7 @@
-"""A looped transformer for in-context regression (arXiv 2311.12424), and the standard one.
+"""A looped transformer for in-context regression (arXiv 2311.12424); one loop is the standard one.
 
-Letters beyond those of `core`: n points · d their dimensions · S = 2n tokens x_1, y_1, ..., x_n,
-y_n.
+Letters in addition to those of `core`: n points · d dimensions per point · S = 2n tokens
+x_1, y_1, ..., x_n, y_n.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -25,9 +26,10 @@ class ModelConfig(LoopSizes):
     """Sizes of the transformer."""
 
     dims: int = 20
-    points: int = 41  # of the longest prompt, the query among them
+    points: int = 41  # points of the longest prompt, including the query
 
     def validate(self) -> None:
+        """Raise ConfigError for sizes that are not positive or do not fit each other."""
         super().validate()
         for name in ("dims", "points"):
             value = getattr(self, name)
@@ -37,8 +39,9 @@ class ModelConfig(LoopSizes):
 class LastLoops(NamedTuple):
     """Predictions of the loops that may carry gradient.
 
-    predictions: of each of the last loops.
-    weight: 1 for a loop that the loss takes, 0 for one before the last min(b, T).
+    Attributes:
+        predictions: y of all points after each of the last loops.
+        weight: 1 for a loop that the loss counts, 0 for a loop before the last min(b, T).
     """
 
     predictions: Float[Array, "T B n"]
@@ -46,24 +49,30 @@ class LastLoops(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What every loop made."""
+    """Results of every loop.
+
+    Attributes:
+        predictions: y of all points.
+        query_states: the state at the last x.
+    """
 
     predictions: Float[Array, "loops B n"]
-    query_states: Float[Array, "loops B D"]  # the state at the last x
+    query_states: Float[Array, "loops B D"]
 
 
 class LoopedTransformer(LoopedBlocks):
-    """Linear read-in, one set of blocks for all loops, linear readout at the x tokens."""
+    """A linear read-in, one stack of blocks for all loops, and a linear readout at the x tokens."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Draws the parameters.
+        """Draw the parameters.
 
         Args:
             config: sizes.
-            rngs: `rngs.params` is drawn from.
+            rngs: source of the initial values, its stream `params`.
         """
         width = config.width
-        # As wide as torch's default for a Linear: at .02 prompts would drown in the positions.
+        # The spread of torch's default for a Linear: with .02, prompts would be small next to the
+        # positions.
         self.read_in = Linear(
             config.dims, width, use_bias=True, std=(3 * config.dims) ** -0.5, rngs=rngs
         )
@@ -73,14 +82,13 @@ class LoopedTransformer(LoopedBlocks):
     def prompt(
         self, xs: Float[Array, "B n d"], ys: Float[Array, "B n"], ctx: Context
     ) -> Float[Array, "B S D"]:
-        """The embedded prompt P: each y, padded with zeros to d, follows its x."""
-        rows, points, dims = xs.shape
-        ys = jnp.pad(ys[..., None], ((0, 0), (0, 0), (0, dims - 1)))
-        tokens = jnp.stack([xs, ys], axis=2).reshape(rows, 2 * points, dims)  # (B, n, 2, d)
+        """Embed the prompt as P: each y, padded with zeros to d dimensions, follows its x."""
+        ys = jnp.pad(ys[..., None], ((0, 0), (0, 0), (0, xs.shape[2] - 1)))
+        tokens = rearrange(jnp.stack([xs, ys], axis=2), "B n two d -> B (n two) d")
         return self.read_in(tokens, ctx.at("read_in"))
 
     def readout(self, state: Float[Array, "B S D"], ctx: Context) -> Float[Array, "B n"]:
-        """Predictions of each y at its x."""
+        """Return the prediction of each y, read at its x."""
         return self.read_out(state[:, ::2], ctx.at("read_out"))[..., 0]
 
     def last_loops(
@@ -92,19 +100,19 @@ class LoopedTransformer(LoopedBlocks):
         grad_loops: Int[Array, ""] | int,
         window: int,
     ) -> LastLoops:
-        """Predictions of the last loops, whose gradient is cut before the last min(b, T).
+        """Return the predictions of the last loops; see `LoopedBlocks.truncated_loops`.
 
         Args:
             prompt: P.
             ctx: the context.
             loops: b, traced.
             grad_loops: T, traced, at most `window`.
-            window: see `LoopedBlocks.tail`.
+            window: number of loops that are compiled to carry gradient.
 
         Returns:
-            Predictions of the last `window` loops, and which of them the loss takes.
+            Predictions of the last `window` loops, and which of them the loss counts.
         """
-        out = self.tail(
+        out = self.truncated_loops(
             prompt, ctx, self.readout, loops=loops, grad_loops=grad_loops, window=window
         )
         return LastLoops(*out)
@@ -116,24 +124,24 @@ class LoopedTransformer(LoopedBlocks):
         num_loops: int,
         keep: Bool[Array, " S"] | None = None,
     ) -> Trace:
-        """Runs loops and reads out after each; for evaluation.
+        """Run loops and read out after each; for evaluation.
 
         Args:
             prompt: P.
             ctx: the context.
-            num_loops: how many.
-            keep: which tokens' states are carried on to the next loop; the others' are Y_0 again
-                (P is whole at every loop). None: all.
+            num_loops: number of loops.
+            keep: True for tokens whose states are passed to the next loop; those of other tokens
+                are reset to Y_0 (P is complete in every loop). None: all are passed.
 
         Returns:
-            Predictions and the state at the last x, of every loop.
+            Predictions and the state at the last x of every loop.
         """
         start = self.initial_state(prompt)
-        silent = dataclasses.replace(ctx, taps=ctx.taps.fresh())
+        untapped = dataclasses.replace(ctx, taps=ctx.taps.fresh())
 
         def body(y: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
-            y = self.loop(y, prompt, silent)
-            out = self.readout(y, silent), y[:, -2]
+            y = self.loop(y, prompt, untapped)
+            out = self.readout(y, untapped), y[:, -2]
             return (y if keep is None else jnp.where(keep[None, :, None], y, start)), out
 
         _, out = jax.lax.scan(body, start, None, length=num_loops)
@@ -142,46 +150,60 @@ class LoopedTransformer(LoopedBlocks):
     def halting(
         self, prompt: Float[Array, "B S D"], ctx: Context, tolerance: Any, max_loops: int
     ) -> tuple[Float[Array, " B"], Int[Array, " B"]]:
-        """Each row stops where its state at the query moves less than `tolerance` times itself.
+        """Run loops until each row's state at the query has converged.
+
+        A row stops when the norm of the state's change is below `tolerance` times its norm.
+
+        Args:
+            prompt: P.
+            ctx: the context.
+            tolerance: relative change below which a row stops.
+            max_loops: maximum number of loops.
 
         Returns:
-            The prediction at the last x, and the loops that each row ran.
+            The prediction at the last x, and the number of loops of each row.
         """
-        silent = dataclasses.replace(ctx, taps=ctx.taps.fresh())
+        untapped = dataclasses.replace(ctx, taps=ctx.taps.fresh())
         rows = prompt.shape[0]
 
-        def going(carry: Any) -> Array:
-            turn, _, _, _, active = carry
-            return (turn < max_loops) & jnp.any(active)
+        def unfinished(carry: Any) -> Array:
+            done, _, _, _, active = carry
+            return (done < max_loops) & jnp.any(active)
 
         def body(carry: Any) -> Any:
-            turn, y, answer, used, active = carry
-            after = self.loop(y, prompt, silent)
-            answer = jnp.where(active, self.readout(after, silent)[:, -1], answer)
+            done, y, answer, used, active = carry
+            after = self.loop(y, prompt, untapped)
+            answer = jnp.where(active, self.readout(after, untapped)[:, -1], answer)
             moved = jnp.linalg.norm(after[:, -2] - y[:, -2], axis=-1)
             small = moved < tolerance * jnp.linalg.norm(after[:, -2], axis=-1)
-            return turn + 1, after, answer, used + active.astype(jnp.int32), active & ~small
+            return done + 1, after, answer, used + active.astype(jnp.int32), active & ~small
 
         zero, none = jnp.zeros(rows, jnp.float32), jnp.zeros(rows, jnp.int32)
         carry = (jnp.int32(0), self.initial_state(prompt), zero, none, jnp.ones(rows, bool))
-        _, _, answer, used, _ = jax.lax.while_loop(going, body, carry)
+        _, _, answer, used, _ = jax.lax.while_loop(unfinished, body, carry)
         return answer, used
 
 
 def keep_tokens(points: int, count: int, side: str, query: bool = False) -> Bool[np.ndarray, " S"]:
-    """Which tokens' states are carried: `count` of the 2n - 1 up to the query.
+    """Return which tokens pass their states on: `count` of the 2n - 1 up to the query.
 
-    The last token, y_n, stands after all that is read out, so that it never matters; it is kept.
+    The last token, y_n, comes after the last readout, so its state never matters; it is kept.
 
     Args:
         points: n.
-        count: how many tokens are kept; 2n - 1 is all of them.
-        side: "last" counts back from the query, "first" from the prompt's beginning.
-        query: keep the query too, whatever the count.
+        count: number of kept tokens; 2n - 1 is all of them.
+        side: "first" counts from the start of the prompt, "last" back from the query.
+        query: whether the query is kept in any case.
+
+    Returns:
+        True for kept tokens, (2n,).
+
+    Raises:
+        ConfigError: the side or the count is invalid.
     """
     visible = 2 * points - 1
-    require(side in ("first", "last"), f"side={side!r} is neither first nor last")
-    require(0 <= count <= visible, f"count={count} is not in 0..{visible}")
+    require(side in ("first", "last"), f"side={side!r} must be first or last")
+    require(0 <= count <= visible, f"count={count} must be from 0 to {visible}")
     keep = np.zeros(2 * points, bool)
     keep[:visible] = (
         np.arange(visible) < count if side == "first" else (np.arange(visible) >= visible - count)

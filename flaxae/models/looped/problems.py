@@ -1,8 +1,7 @@
-"""Regression problems, drawn on the device: what a model learns in its context.
+"""Regression problems that a model learns in its context, drawn on the device.
 
-The classes of functions are those of Garg et al. 2022 and of arXiv 2311.12424. A problem's error is
-stated over the variance of y (`scale`): d for linear regression, so that 1 is what answering 0
-gets.
+The classes of functions are those of Garg et al. 2022 and of arXiv 2311.12424. Errors are divided
+by the variance of y (`scale`), which is d for linear regression: predicting 0 has error 1.
 """
 
 import enum
@@ -13,13 +12,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-NOISE = 0.1  # standard deviation, noisy linear regression
-NONZERO = 3  # weights of sparse linear regression
-HIDDEN = 100  # of the two-layer network
-DEPTH = 4  # of the decision tree
+NOISE = 0.1  # standard deviation in noisy linear regression
+NONZERO = 3  # nonzero weights of sparse linear regression
+HIDDEN = 100  # hidden units of the two-layer network
+DEPTH = 4  # depth of the decision tree
 
 
 class Problem(enum.Enum):
+    """A class of functions."""
+
     LINEAR = "linear"
     NOISY = "noisy"
     SPARSE = "sparse"
@@ -29,8 +30,8 @@ class Problem(enum.Enum):
     TABLE = "table"  # tables from local files
 
 
-class Drawn(NamedTuple):
-    """A batch of problems: all points of a row are of one function."""
+class ProblemBatch(NamedTuple):
+    """A batch of problems; all points of a row belong to one function."""
 
     xs: Float[Array, "B n d"]
     ys: Float[Array, "B n"]
@@ -39,7 +40,18 @@ class Drawn(NamedTuple):
 def inputs(
     key: Key[Array, ""], rows: int, points: int, dims: int, active: Array | int | None = None
 ) -> Float[Array, "B n d"]:
-    """X ~ N(0, I), 0 from dimension `active` on (a curriculum; may be traced)."""
+    """Draw x ~ N(0, I).
+
+    Args:
+        key: random key.
+        rows: B.
+        points: n.
+        dims: d.
+        active: number of dimensions that are not 0 (a curriculum; may be traced); None: all.
+
+    Returns:
+        x, (B, n, d).
+    """
     xs = jax.random.normal(key, (rows, points, dims), jnp.float32)
     if active is None:
         return xs
@@ -47,6 +59,7 @@ def inputs(
 
 
 def linear_weights(key: Key[Array, ""], rows: int, dims: int) -> Float[Array, "B d"]:
+    """Draw the weights of linear functions from N(0, I)."""
     return jax.random.normal(key, (rows, dims), jnp.float32)
 
 
@@ -79,15 +92,15 @@ def _relu(key: Array, xs: Array) -> Array:
 
 
 def _tree(key: Array, xs: Array) -> Array:
-    """A full binary tree: a node asks for the sign of one coordinate, a leaf's value is N(0, 1)."""
+    """Evaluate full binary trees: a node tests the sign of one coordinate, leaves are N(0, 1)."""
     rows, _, dims = xs.shape
     nodes = 2**DEPTH - 1
     coordinate = jax.random.randint(key, (rows, nodes), 0, dims)
     leaves = jax.random.normal(jax.random.fold_in(key, 1), (rows, nodes + 1), jnp.float32)
     node = jnp.zeros(xs.shape[:2], jnp.int32)
     for _ in range(DEPTH):
-        asked = jnp.take_along_axis(coordinate, node, axis=1)  # (B, n)
-        value = jnp.take_along_axis(xs, asked[..., None], axis=2)[..., 0]
+        tested = jnp.take_along_axis(coordinate, node, axis=1)  # (B, n)
+        value = jnp.take_along_axis(xs, tested[..., None], axis=2)[..., 0]
         node = 2 * node + 1 + (value > 0).astype(jnp.int32)
     return jnp.take_along_axis(leaves, node - nodes, axis=1)
 
@@ -103,16 +116,19 @@ FUNCTIONS: dict[Problem, Callable[[Array, Array], Array]] = {
 
 
 def scale(problem: Problem, dims: int, active: Array | int | None = None) -> Any:
-    """The variance of y, noise left out: what errors are divided by.
+    """Return the variance of y without noise, by which errors are divided.
 
     Args:
-        problem: what y is of x.
-        dims: of x.
-        active: of them are not 0 (see `inputs`); None: all.
+        problem: class of functions.
+        dims: d.
+        active: number of dimensions that are not 0 (see `inputs`); None: all.
+
+    Returns:
+        The variance.
     """
     varying = float(dims) if active is None else jnp.asarray(active).astype(jnp.float32)
     match problem:
-        case Problem.SPARSE:  # its weights may stand at dimensions that are 0
+        case Problem.SPARSE:  # nonzero weights may belong to dimensions that are 0
             return varying * (NONZERO / dims)
         case Problem.TREE | Problem.TABLE:
             return 1.0
@@ -126,18 +142,20 @@ def draw(
     points: int,
     dims: int,
     active: Array | int | None = None,
-) -> Drawn:
-    """A batch of problems.
+) -> ProblemBatch:
+    """Draw a batch of problems.
 
     Args:
-        problem: the class of functions; not TABLE (see `tables`).
-        key: drawn from.
-        rows, points, dims: B, n, d.
-        active: dimensions that are not 0; None: all.
+        problem: class of functions; not TABLE (see `tables`).
+        key: random key.
+        rows: B.
+        points: n.
+        dims: d.
+        active: number of dimensions that are not 0; None: all.
 
     Returns:
         xs (B, n, d) and ys (B, n).
     """
     function_key, input_key = jax.random.split(key)
     xs = inputs(input_key, rows, points, dims, active)
-    return Drawn(xs, FUNCTIONS[problem](function_key, xs))
+    return ProblemBatch(xs, FUNCTIONS[problem](function_key, xs))

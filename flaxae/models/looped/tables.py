@@ -1,7 +1,8 @@
-"""Tables from local files as regression problems: each prompt is points of one table.
+"""Tables from local files as regression problems: each prompt consists of points of one table.
 
-A file is a CSV or a .parquet of numbers whose last column is the target. Columns are standardised
-over the table; where it has more than d, each prompt takes d at random; fewer are padded with 0.
+A file is a CSV or .parquet file of numbers whose last column is the target. Columns are
+standardised over the table. If a table has more than d columns, each prompt takes d at random;
+fewer are padded with 0.
 """
 
 from pathlib import Path
@@ -19,12 +20,13 @@ SUFFIXES = (".csv", ".parquet")
 
 
 class Tables(NamedTuple):
-    """All tables of a folder as one array, rows beyond a table's own unused.
+    """All tables of a folder as one array, padded to the largest table.
 
     Attributes:
-        values: standardised; the target is column 0.
-        rows, columns: of each table, its target not counted among the columns.
-        fingerprint: of names and values.
+        values: standardised values; the target is column 0.
+        rows: number of rows of each table.
+        columns: number of columns of each table without the target.
+        fingerprint: hash of names and values.
     """
 
     values: Float[np.ndarray, "tables rows columns"]
@@ -34,23 +36,28 @@ class Tables(NamedTuple):
 
 
 def read(path: str, points: int) -> Tables:
-    """Reads a file or a folder of files.
+    """Read a file or a folder of files.
 
     Args:
         path: the file or folder.
-        points: a prompt's: a table needs as many rows.
+        points: points per prompt, the least number of rows of a table.
+
+    Returns:
+        The tables.
 
     Raises:
-        ConfigError: nothing there, or a table that is no table of numbers.
+        ConfigError: there is no file, or a table has too few rows or values that are not numbers.
     """
-    where = Path(path)
-    files = [where] if where.is_file() else sorted(p for p in where.glob("*")
-                                                   if p.suffix in SUFFIXES)  # fmt: skip
+    location = Path(path)
+    if location.is_file():
+        files = [location]
+    else:
+        files = sorted(p for p in location.glob("*") if p.suffix in SUFFIXES)
     if not path or not files:
         raise ConfigError(
-            f"task.tables={path!r}: no {' or '.join(SUFFIXES)} files; name one, or a folder of them"
+            f"task.tables={path!r}: no {' or '.join(SUFFIXES)} file found; name a file or a folder"
         )
-    tables = [_one(file, points) for file in files]
+    tables = [_read_table(file, points) for file in files]
     most = max(len(t) for t in tables), max(t.shape[1] for t in tables)
     values = np.zeros((len(tables), *most), np.float32)
     for i, table in enumerate(tables):
@@ -60,17 +67,18 @@ def read(path: str, points: int) -> Tables:
     return Tables(values, rows, columns, digest([*names, values.tobytes().hex()]))
 
 
-def _one(file: Path, points: int) -> np.ndarray:
+def _read_table(file: Path, points: int) -> Float[np.ndarray, "rows columns"]:
+    """Read one table, standardise it, and move the target to column 0."""
     table = load_local(str(file))
     try:
         columns = [np.asarray(table[name][:], np.float64) for name in table.column_names]
     except (TypeError, ValueError) as e:
-        raise ConfigError(f"task.tables: {file} is no table of numbers: {e}") from None
+        raise ConfigError(f"task.tables: {file} has values that are not numbers: {e}") from None
     whole = np.stack(columns, axis=1)
     if whole.shape[1] < 2 or len(whole) < points or not np.isfinite(whole).all():
         raise ConfigError(
-            f"task.tables: {file} is {len(whole)} rows x {whole.shape[1]} columns; it needs a "
-            f"target beside an input, task.model.points={points} rows, and no gaps"
+            f"task.tables: {file} has {len(whole)} rows x {whole.shape[1]} columns; it needs at "
+            f"least 2 columns, task.model.points={points} rows, and no missing values"
         )
     spread = whole.std(0)
     whole = (whole - whole.mean(0)) / np.where(spread > 0, spread, 1.0)
@@ -78,7 +86,7 @@ def _one(file: Path, points: int) -> np.ndarray:
 
 
 class TableSource:
-    """Batches of prompts, each of points of one table, none twice: {"xs", "ys"} as numpy arrays."""
+    """Batches of prompts {"xs", "ys"}, numpy arrays; a prompt has distinct points of one table."""
 
     def __init__(
         self, tables: Tables, rows: int, points: int, dims: int, seed: int, num_batches: int | None
@@ -90,13 +98,15 @@ class TableSource:
 
     @property
     def batch_spec(self) -> dict[str, Any]:
+        """The shapes of a batch."""
         rows, points, dims = self.shape
         shapes = {"xs": (rows, points, dims), "ys": (rows, points)}
         return {k: jax.ShapeDtypeStruct(v, np.dtype(np.float32)) for k, v in shapes.items()}
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
+        """Return the batch of a step."""
         rows, points, dims = self.shape
-        # Evaluation draws other prompts than training, also of the same tables.
+        # Evaluation draws different prompts than training, even if the tables are the same.
         rng = np.random.default_rng([self.seed, step, self.num_batches or 0])
         out = {k: np.zeros(v.shape, np.float32) for k, v in self.batch_spec.items()}
         for row in range(rows):

@@ -1,4 +1,4 @@
-"""The looped transformer as a Task: problems drawn on the device, curricula, exact sums."""
+"""The looped transformer as a Task: problems drawn on the device, curricula, and its evaluation."""
 
 import dataclasses
 from typing import Any
@@ -14,46 +14,48 @@ from flaxae.models.looped import problems, tables
 from flaxae.models.looped.core import SHARDING_RULES
 from flaxae.models.looped.depth import grown, random_loops
 from flaxae.models.looped.modeling import LoopedTransformer, ModelConfig
-from flaxae.models.looped.problems import Drawn, Problem
+from flaxae.models.looped.problems import Problem, ProblemBatch
 from flaxae.task import Context, Loss, Source, Task
 
 
 @dataclasses.dataclass
 class LoopedConfig(TaskConfig):
-    """What is learned, with how many loops, and how both grow.
+    """The problems, the numbers of loops, and curricula of both.
 
     A curriculum starts at `..._start` and adds `..._by` every `..._every` steps up to the model's
-    own size (`loops`: up to b); `..._every` = 0: off.
+    size (`loops`: up to b); `..._every` = 0 turns it off.
     """
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     problem: Problem = Problem.LINEAR
     tables: str = ""  # problem=table: a CSV or parquet file, or a folder of them
-    held_out_tables: str = ""  # the same for evaluation; "": other prompts of the same tables
+    held_out_tables: str = ""  # tables of evaluation; "": other prompts of the same tables
     loops: int = 20  # b
-    grad_loops: int = 10  # T: of the last min(b, T) loops the loss and its gradient are taken
-    max_grad_loops: int = 0  # compiled for any T up to this, so that lanes may differ; 0: T
+    grad_loops: int = 10  # T: the loss and its gradient are those of the last min(b, T) loops
+    max_grad_loops: int = 0  # the program takes any T up to this, so that lanes may differ; 0: T
     loops_start: int = 1
     loops_by: int = 2
     loops_every: int = 0
-    random_loops: bool = False  # b drawn anew at each step, Poisson-lognormal of mean `loops`
+    random_loops: bool = False  # a new b at each step, Poisson-lognormal with mean `loops`
     random_sigma: float = 0.5
-    max_loops: int = 0  # of a random b; 0: 3 b
+    max_loops: int = 0  # largest random b; 0: 3 b
     dims_start: int = 5
     dims_by: int = 1
     dims_every: int = 0
     points_start: int = 11
     points_by: int = 2
     points_every: int = 0
-    eval_loops: int = 0  # evaluation reads out at each of so many loops too; 0: at b only
+    eval_loops: int = 0  # evaluation also reads out after each of these loops; 0: only after b
     eval_batches: int = 20
 
     def make(self, config: Config) -> "LoopedTask":
+        """Make the task."""
         return LoopedTask(config)
 
     def validate(self) -> None:
-        for name in ("loops", "grad_loops", "loops_start", "dims_start", "points_start",
-                     "eval_batches"):  # fmt: skip
+        """Raise ConfigError for numbers out of range and options that exclude each other."""
+        counts = ("loops", "grad_loops", "loops_start", "dims_start", "points_start")
+        for name in (*counts, "eval_batches"):
             require(getattr(self, name) > 0, f"task.{name}={getattr(self, name)} must be positive")
         for name in ("loops_every", "dims_every", "points_every", "max_loops", "eval_loops"):
             value = getattr(self, name)
@@ -66,17 +68,15 @@ class LoopedConfig(TaskConfig):
         need = problems.NONZERO if self.problem is Problem.SPARSE else 1
         require(
             self.model.dims >= need,
-            f"task.problem=sparse has {need} weights: task.model.dims={self.model.dims} is less",
+            f"task.problem=sparse needs task.model.dims of at least {need}, not {self.model.dims}",
         )
         table = self.problem is Problem.TABLE
         require(not table or self.tables != "", "task.problem=table needs task.tables=FILE")
-        require(
-            not (table and self.dims_every), "task.dims_every: tables have no curriculum of dims"
-        )
+        require(not (table and self.dims_every), "task.dims_every must be 0 for task.problem=table")
 
 
-class Endless:
-    """No data: the step draws its own from the context's key."""
+class EmptySource:
+    """A source of empty batches, for a step that draws its data from the context's key."""
 
     batch_spec: Any = {}
 
@@ -84,12 +84,15 @@ class Endless:
         self.num_batches, self.fingerprint = num_batches, fingerprint
 
     def batch(self, step: int) -> dict[str, Any]:
+        """Return an empty batch."""
         return {}
 
 
 class LoopedTask(Task):
+    """In-context regression."""
+
     sharding_rules = SHARDING_RULES
-    # A vmapped program runs as many loops as its deepest lane: a sweep keeps such runs apart.
+    # A vmapped program runs as many loops as its deepest lane, so sweeps separate such runs.
     lanes_apart = ("task.loops", "task.grad_loops", "task.loops_start")
 
     def __init__(self, config: Config):
@@ -100,74 +103,91 @@ class LoopedTask(Task):
         self.hparams = {name: f"task.{name}" for name in names}
 
     def data(self, split: str) -> Source:
+        """Return the batches of a split."""
         options, train = self.options, split == "train"
         if options.problem is Problem.TABLE:
             model = options.model
             path = options.tables if train else options.held_out_tables or options.tables
             return tables.TableSource(
-                tables.read(path, model.points), self.config.data.batch_size, model.points,
-                model.dims, self.config.data.seed, None if train else options.eval_batches,
-            )  # fmt: skip
-        return Endless(None if train else options.eval_batches, options.problem.value)
+                tables.read(path, model.points),
+                self.config.data.batch_size,
+                model.points,
+                model.dims,
+                self.config.data.seed,
+                None if train else options.eval_batches,
+            )
+        return EmptySource(None if train else options.eval_batches, options.problem.value)
 
     def batch_spec(self) -> Any:
+        """Return the shapes of a batch."""
         return {} if self.options.problem is not Problem.TABLE else self.data("train").batch_spec
 
     def init(self, rngs: nnx.Rngs) -> LoopedTransformer:
+        """Draw a model."""
         return LoopedTransformer(self.options.model, rngs=rngs)
 
     def loss(self, model: LoopedTransformer, batch: Any, ctx: Context) -> Loss:
-        """(prediction - y)^2, its mean over the last min(b, T) loops, summed over rows and points.
+        """Return the loss: (prediction - y)^2, averaged over the last min(b, T) loops.
 
-        The last loops' error at the last point, over the variance of y, is the metric "error".
+        It is summed over rows and points. The metric "error" is that of the last loop at the last
+        point, divided by the variance of y.
         """
         options, step = self.options, ctx.step
         active = points = None
-        if options.dims_every:
-            active = grown(step, options.dims_start, options.model.dims, options.dims_by,
-                           options.dims_every)  # fmt: skip
-        if options.points_every:
-            points = grown(step, options.points_start, options.model.points, options.points_by,
-                           options.points_every)  # fmt: skip
+        if every := options.dims_every:
+            active = grown(step, options.dims_start, options.model.dims, options.dims_by, every)
+        if every := options.points_every:
+            end = options.model.points
+            points = grown(step, options.points_start, end, options.points_by, every)
         drawn = self.draw(batch, ctx, active)
         loops = self.loops(ctx)
         grad_loops: Any = ctx.hparams.get("grad_loops", options.grad_loops)
         window = options.max_grad_loops or options.grad_loops
-        out = model.last_loops(
-            model.prompt(drawn.xs, drawn.ys, ctx), ctx, loops=loops, grad_loops=grad_loops,
-            window=window,
-        )  # fmt: skip
+        prompt = model.prompt(drawn.xs, drawn.ys, ctx)
+        out = model.last_loops(prompt, ctx, loops=loops, grad_loops=grad_loops, window=window)
         squares = jnp.square(out.predictions - drawn.ys[None])  # (T, B, n)
         return regression_loss(squares, out.weight, points, loops, self.scale(active))
 
     def loops(self, ctx: Context) -> Array:
-        """B of this step."""
+        """Return b of this step."""
         options = self.options
         whole = jnp.asarray(ctx.hparams.get("loops", options.loops))
         start = jnp.asarray(ctx.hparams.get("loops_start", options.loops_start))
         loops = grown(ctx.step, start, whole, options.loops_by, options.loops_every)
         if options.random_loops and ctx.train:
-            most = options.max_loops or 3 * whole  # a lane's own
+            most = options.max_loops or 3 * whole  # depends on the lane
             loops = random_loops(ctx.at("loops").key, loops, options.random_sigma, most)
         return loops
 
-    def draw(self, batch: Any, ctx: Context, active: Any = None) -> Drawn:
-        """The batch's problems: the source's, or drawn from the context's key."""
+    def draw(self, batch: Any, ctx: Context, active: Any = None) -> ProblemBatch:
+        """Return the problems of the batch, or draw problems from the context's key.
+
+        Args:
+            batch: batch of the source.
+            ctx: the context.
+            active: number of dimensions that are not 0; None: all.
+
+        Returns:
+            The problems.
+        """
         if self.options.problem is Problem.TABLE:
-            return Drawn(batch["xs"], batch["ys"])
+            return ProblemBatch(batch["xs"], batch["ys"])
         rows = self.config.data.batch_size // (self.config.accumulate if ctx.train else 1)
         model = self.options.model
         drawn = problems.draw(
             self.options.problem, ctx.at("problems").key, rows, model.points, model.dims, active
         )
-        return Drawn(*map(split_rows, drawn))
+        return ProblemBatch(*map(split_rows, drawn))
 
     def scale(self, active: Any = None) -> Any:
-        """What errors are divided by; fewer dimensions vary less."""
+        """Return the variance of y, by which errors are divided; see `problems.scale`."""
         return problems.scale(self.options.problem, self.options.model.dims, active)
 
     def eval_step(self, model: LoopedTransformer, batch: Any, ctx: Context) -> dict[str, Any]:
-        """After b loops, whatever b a curriculum has reached: error by point, and over loops."""
+        """Return the sums of a batch after the b loops of the config: error by point and by loop.
+
+        Curricula and random b are not used.
+        """
         options = self.options
         drawn = self.draw(batch, ctx)
         prompt = model.prompt(drawn.xs, drawn.ys, ctx)
@@ -187,6 +207,7 @@ class LoopedTask(Task):
         return sums
 
     def finalize(self, sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
+        """Return the measures of a split from its sums."""
         out = super().finalize(sums)
         if "error_by_loop" in sums:
             total, weight = sums["error_by_loop"]
@@ -194,32 +215,36 @@ class LoopedTask(Task):
         return out
 
     def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
+        """Evaluate a run; see `evaluation.report`."""
         from flaxae.models.looped import evaluation
 
         return evaluation.report(loaded, outdir)
 
     def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
-        """Of b loops forward and the last min(b, T) backward; curricula and random b left out."""
+        """Count one step: b loops forward, the last min(b, T) backward; curricula are ignored."""
         options, model = self.options, self.options.model
         tokens = 2 * model.points
-        layer = 24 * model.width**2 + 4 * tokens * model.width  # a token, matmuls
-        loop = layer * model.num_layers + 2 * model.width  # and the readout
-        turns = options.loops + 2 * min(options.loops, options.grad_loops)
+        layer = 24 * model.width**2 + 4 * tokens * model.width  # per token, matmuls
+        loop = layer * model.num_layers + 2 * model.width  # with the readout
+        passes = options.loops + 2 * min(options.loops, options.grad_loops)
         read_in = 3 * 2 * model.dims * model.width
-        return float(self.config.data.batch_size * tokens * (loop * turns + read_in))
+        return float(self.config.data.batch_size * tokens * (loop * passes + read_in))
 
 
 def regression_loss(
     squares: Float[Array, "T B n"], weight: Float[Array, " T"], points: Any, loops: Any, scale: Any
 ) -> Loss:
-    """The loss of squared errors of the last loops.
+    """Return the loss of the squared errors of the last loops.
 
     Args:
-        squares: of each of the last loops.
-        weight: which loops the loss takes.
-        points: only the first so many count (traced); None: all.
+        squares: squared errors after each of the last loops.
+        weight: 1 for loops that the loss counts, else 0.
+        points: number of points that count, the first ones (traced); None: all.
         loops: b, for the log.
-        scale: what the metric "error" is divided by.
+        scale: divisor of the metric "error".
+
+    Returns:
+        The loss, summed over rows and points, and the metrics "error" and "loops".
     """
     rows, most = squares.shape[1:]
     mean = jnp.einsum("tbn,t->bn", squares, weight) / jnp.sum(weight)

@@ -1,7 +1,7 @@
 """Claims about trained runs, with intervals over seeds: confirmed, refuted or unclear.
 
-Errors differ by factors, so everything is taken on a logarithmic scale: a mean is a geometric mean,
-a claim is about a ratio, and the interval is Student's at 95 %.
+Errors differ by factors, so all statistics are on a logarithmic scale: means are geometric, claims
+are about ratios, and intervals are t intervals at 95 %.
 """
 
 import dataclasses
@@ -13,12 +13,20 @@ import numpy as np
 from flaxae.measures import stats
 
 EQUAL_STEPS = "curve at equal steps"  # a claim's path: see `at_step`
-WINDOW = 0.1  # of the steps so far: a training batch by itself is too noisy
-Results = dict[str, list[dict[str, Any]]]  # run -> for each seed, measure -> what was measured
+WINDOW = 0.1  # share of the steps to average over: one training batch is too noisy
+Results = dict[str, list[dict[str, Any]]]  # run -> one dict of measures per seed
 
 
 def look_up(found: dict[str, Any], path: str) -> float:
-    """A measure's number by its dotted path, nan where it has none; "a over b" is a ratio."""
+    """Return a number of the measures.
+
+    Args:
+        found: the measures of one run.
+        path: dotted path of the number; "a over b" is the ratio of two.
+
+    Returns:
+        The number, nan if there is none.
+    """
     if " over " in path:
         top, bottom = (look_up(found, part) for part in path.split(" over "))
         return top / bottom if bottom else math.nan
@@ -34,14 +42,22 @@ def look_up(found: dict[str, Any], path: str) -> float:
 
 
 def at_step(curve: dict[str, Any], steps: int) -> float:
-    """Mean training error of the last tenth of the first `steps` steps; of a measure "curve"."""
+    """Return the mean training error over the last tenth of the first steps.
+
+    Args:
+        curve: a measure "curve".
+        steps: number of first steps.
+
+    Returns:
+        The mean, nan if nothing was logged there.
+    """
     at, error = np.asarray(curve["steps"]), np.asarray(curve["error"], np.float64)
     taken = error[(at > steps * (1 - WINDOW)) & (at <= steps)]
     return float(taken.mean()) if len(taken) else math.nan
 
 
 def mean_interval(values: list[float]) -> tuple[float, float, float]:
-    """Geometric mean of positive numbers, and its interval; one number has none (nan)."""
+    """Return the geometric mean of positive numbers and its interval (nan for one number)."""
     found = stats.t_interval(np.log(np.asarray(values, np.float64)))
     return math.exp(found.value), math.exp(found.low), math.exp(found.high)
 
@@ -49,7 +65,16 @@ def mean_interval(values: list[float]) -> tuple[float, float, float]:
 def ratio_interval(
     top: list[float], bottom: list[float], paired: bool
 ) -> tuple[float, float, float]:
-    """Ratio of geometric means and its interval: paired by seed, or Welch's."""
+    """Return a ratio of geometric means and its interval.
+
+    Args:
+        top: numerators, one per seed.
+        bottom: denominators, one per seed.
+        paired: whether both belong to the same runs; otherwise the interval is Welch's.
+
+    Returns:
+        Ratio, lower and upper end.
+    """
     a, b = (np.log(np.asarray(x, np.float64)) for x in (top, bottom))
     if paired:
         return mean_interval(list(np.exp(a - b)))
@@ -67,14 +92,15 @@ def ratio_interval(
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """top / bottom is below (or above) a bound.
+    """A claim that top / bottom is below (or above) a bound.
 
     Attributes:
         text: the claim in words.
-        top, bottom: (run, path of a measure). EQUAL_STEPS is the training error after as many steps
-            as the shorter of both runs has.
-        bound: of the ratio.
-        below: the ratio is claimed to be below the bound, else above.
+        top: (run, path of a number); the path EQUAL_STEPS means the training error after the number
+            of steps of the shorter run.
+        bottom: the same of the denominator.
+        bound: bound of the ratio.
+        below: whether the ratio is claimed to be below the bound, or above.
     """
 
     text: str
@@ -83,23 +109,28 @@ class Claim:
     bound: float = 1.0
     below: bool = True
 
-    def judge(self, results: Results) -> dict[str, Any]:
-        """The ratio with its interval, and the verdict: where the bound lies outside of it."""
+    def evaluate(self, results: Results) -> dict[str, Any]:
+        """Return the ratio with its interval, and the verdict.
+
+        A claim is confirmed or refuted if the bound is outside of the interval, else unclear.
+        """
         ends = (self.top, self.bottom)
         steps = min(
             (f["curve"]["trained"] for run, _ in ends for f in results[run] if "curve" in f),
             default=0,
         )
-        top, bottom = (
-            [at_step(found["curve"], steps) if path == EQUAL_STEPS else look_up(found, path)
-             for found in results[run]]
-            for run, path in ends
-        )  # fmt: skip
+
+        def number_of(found: dict[str, Any], path: str) -> float:
+            if path == EQUAL_STEPS:
+                return at_step(found["curve"], steps)
+            return look_up(found, path)
+
+        top, bottom = ([number_of(found, path) for found in results[run]] for run, path in ends)
         paired = self.top[0] == self.bottom[0]
         out: dict[str, Any] = {"claim": self.text, "bound": self.bound, "below": self.below}
         if not all(math.isfinite(x) and x > 0 for x in top + bottom):
-            return out | {"ratio": math.nan, "low": math.nan, "high": math.nan,
-                          "verdict": "unclear"}  # fmt: skip
+            nothing = dict.fromkeys(("ratio", "low", "high"), math.nan)
+            return out | nothing | {"verdict": "unclear"}
         ratio, low, high = ratio_interval(top, bottom, paired)
         verdict = "unclear"
         if high < self.bound:
@@ -110,12 +141,12 @@ class Claim:
 
 
 def number(x: float) -> str:
-    """Three digits; "-" where there is none."""
+    """Format a number with three digits, or "-" if it is not finite."""
     return "-" if not math.isfinite(x) else f"{x:.3g}" if x < 1000 else f"{x:.0f}"
 
 
 def cell(values: list[float]) -> str:
-    """A table's cell: geometric mean [interval]; counts the seeds that have no such number."""
+    """Format the geometric mean and [interval]; seeds without a number are counted."""
     known = [x for x in values if math.isfinite(x) and x > 0]
     if not known:
         return "-"
@@ -124,10 +155,10 @@ def cell(values: list[float]) -> str:
     return text + (f" ({len(values) - len(known)} never)" if len(known) < len(values) else "")
 
 
-def claims_table(judged: list[dict[str, Any]]) -> str:
-    """Markdown: a row a claim."""
+def claims_table(verdicts: list[dict[str, Any]]) -> str:
+    """Format verdicts as a Markdown table, one row per claim."""
     lines = ["| claim | ratio, 95 % interval over seeds | bound | verdict |", "|---|---|---|---|"]
-    for row in judged:
+    for row in verdicts:
         sign = "<" if row["below"] else ">"
         interval = f"{number(row['ratio'])} [{number(row['low'])}, {number(row['high'])}]"
         lines.append(

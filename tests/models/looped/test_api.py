@@ -67,7 +67,7 @@ def test_shapes_that_do_not_fit(workdir, arguments, word):
 
 
 def test_directories_that_are_none(workdir, tmp_path):
-    with pytest.raises(ConfigError, match="no looped model"):
+    with pytest.raises(ConfigError, match="not a looped model"):
         LoopedModel.from_pretrained(tmp_path)
     looped = LoopedModel.from_pretrained(workdir)
     with pytest.raises(ConfigError, match="workdir"):

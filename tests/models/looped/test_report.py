@@ -106,7 +106,7 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="report_losses"):
         report.main(["report", f"--workdir={tmp_path}", "--only", "none"])
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="own folder"):
+    with pytest.raises(ConfigError, match="repository"):
         report.main(["report", f"--workdir={tmp_path}"])
 
 

@@ -14,7 +14,7 @@ from flaxae.errors import ConfigError
 from flaxae.models.looped import problems
 from flaxae.models.looped.depth import grown, random_loops
 from flaxae.models.looped.modeling import LoopedTransformer
-from flaxae.models.looped.problems import Drawn
+from flaxae.models.looped.problems import ProblemBatch
 from flaxae.models.looped.task import LoopedTask
 from flaxae.sweep import group_by_shape
 from flaxae.task import Context
@@ -145,7 +145,7 @@ def loss_and_gradient(config, step, cut=0):
                 dims = 2 if limit is None else limit
                 xs = jnp.where((jnp.arange(4) < dims)[None, None], xs, 0.0)
             xs = xs[:, : model.points]
-            return Drawn(xs[..., : model.dims], jnp.einsum("bnd,bd->bn", xs, weights))
+            return ProblemBatch(xs[..., : model.dims], jnp.einsum("bnd,bd->bn", xs, weights))
 
     task = Fixed(config)
 

@@ -38,7 +38,7 @@ def test_ratios_are_paired_or_welchs():
 
 def judge(top, bottom, **options):
     results = {"a": [{"m": {"x": x}} for x in top], "b": [{"m": {"x": x}} for x in bottom]}
-    return Claim("c", ("a", "m.x"), ("b", "m.x"), **options).judge(results)["verdict"]
+    return Claim("c", ("a", "m.x"), ("b", "m.x"), **options).evaluate(results)["verdict"]
 
 
 def test_verdicts():
@@ -61,7 +61,7 @@ def test_runs_of_unequal_length_are_compared_after_equal_steps():
     assert at_step(long, 100) == 1.0 and at_step(long, 200) == pytest.approx(0.1)
     assert math.isnan(at_step(short | {"steps": [], "error": []}, 100))
     results = {"a": [{"curve": long}] * 2, "b": [{"curve": short}] * 2}
-    row = Claim("c", ("a", EQUAL_STEPS), ("b", EQUAL_STEPS)).judge(results)
+    row = Claim("c", ("a", EQUAL_STEPS), ("b", EQUAL_STEPS)).evaluate(results)
     # At the end the longer run is the better one; after 100 steps it is the worse.
     assert row["ratio"] == pytest.approx(2.0) and row["verdict"] == "refuted"
 
@@ -74,7 +74,7 @@ def test_paths_and_cells():
     assert cell([0.5]) == "0.5" and cell([math.nan]) == "-"
     assert cell([100.0, math.nan]) == "100 (1 never)"
     assert cell([0.5, 0.5]) == "0.5 [0.5, 0.5]"
-    row = Claim("less", ("a", "m.x"), ("b", "m.x")).judge(
+    row = Claim("less", ("a", "m.x"), ("b", "m.x")).evaluate(
         {"a": [{"m": {"x": 1.0}}] * 2, "b": [{"m": {"x": 2.0}}] * 2}
     )
     assert "| less | 0.5 [0.5, 0.5] | < 1 | **confirmed** |" in claims_table([row])

@@ -1,0 +1,1 @@
+"""The looped blocks as a language model of bytes."""

@@ -1,4 +1,4 @@
-"""Bits per byte against the number of loops, in training and beyond, with intervals over lines."""
+"""Bits per byte by number of loops, in training and beyond, with intervals over lines."""
 
 import json
 import math
@@ -19,8 +19,8 @@ from flaxae.models.looped.text.data import targets_and_weights
 from flaxae.task import Context
 
 SPLITS = ("dev", "test_file", "test_line")
-MAX_LINES = 1024  # of a split
-FLAT = 1.05  # bits after the most loops over those after the mean of training
+MAX_LINES = 1024  # per split
+FLAT = 1.05  # bound of the ratio of bits after the most loops and after the mean of training
 
 
 @partial(jax.jit, static_argnums=(0, 3))
@@ -34,13 +34,16 @@ def _nats(graphdef: Any, params: Any, batch: Any, loops: int) -> Any:
 def line_bits(
     model: Any, source: Any, loops: int, most: int = MAX_LINES
 ) -> tuple[Float[np.ndarray, "loops n"], Float[np.ndarray, " n"]]:
-    """Bits of each line after each of so many loops, and its bytes.
+    """Return the bits of each line after each loop, and its number of bytes.
 
     Args:
         model: a LoopedText.
-        source: a held-out split's.
-        loops: how many.
-        most: lines, the split's first ones.
+        source: batches of a held-out split.
+        loops: number of loops.
+        most: maximum number of lines; the first ones are used.
+
+    Returns:
+        Bits (loops, n), and bytes (n,).
     """
     graphdef, params = nnx.split(model)
     found = []
@@ -58,7 +61,17 @@ def line_bits(
 def by_loop(
     bits: Float[np.ndarray, "loops n"], count: Float[np.ndarray, " n"], mean_loops: int
 ) -> dict[str, Any]:
-    """Bits per byte after each loop with intervals over lines, and how flat they stay."""
+    """Return bits per byte after each loop with intervals over lines, and their growth.
+
+    Args:
+        bits: bits of each line after each loop.
+        count: bytes of each line.
+        mean_loops: mean number of loops of training.
+
+    Returns:
+        JSON-serialisable measures; "last_over_mean" is the ratio of bits after all loops and after
+        `mean_loops`.
+    """
     curve = [stats.bootstrap(np.stack([row, count], 1)) for row in bits]
     first, last = (np.stack([bits[i], count], 1) for i in (mean_loops - 1, -1))
 
@@ -71,23 +84,41 @@ def by_loop(
         "bytes": int(count.sum()),
         "by_loop": [x.as_dict() for x in curve],
         "best_loop": best + 1,
-        # Both on the same lines: resampled together.
+        # Both are of the same lines, so they are resampled together.
         "last_over_mean": stats.bootstrap(np.concatenate([first, last], 1), growth).as_dict(),
     }
 
 
 def trained_share(options: Any, draws: int = 20_000) -> Float[np.ndarray, " most"]:
-    """How often training drew each number of loops, from 1 on."""
+    """Return the share of training steps with each number of loops, from 1 on.
+
+    Args:
+        options: a TextConfig.
+        draws: random numbers of loops to draw.
+
+    Returns:
+        Shares, whose sum is 1.
+    """
     most = options.max_loops or 3 * options.loops
     if not options.random_loops:
         return np.eye(options.loops)[-1]
     keys = jax.random.split(jax.random.key(0), draws)
-    one = jax.vmap(lambda k: random_loops(k, options.loops, options.random_sigma, most))
-    return np.bincount(np.asarray(one(keys)), minlength=most + 1)[1:] / draws
+    draw = jax.vmap(lambda k: random_loops(k, options.loops, options.random_sigma, most))
+    return np.bincount(np.asarray(draw(keys)), minlength=most + 1)[1:] / draws
 
 
 def report(loaded: Any, outdir: str) -> dict[str, Any]:
-    """Bits per byte against loops on every held-out split, a figure, and a few lines of text."""
+    """Measure bits per byte by loop on every held-out split.
+
+    Writes report.json and a figure, and prints a summary.
+
+    Args:
+        loaded: a trained run.
+        outdir: folder of the results.
+
+    Returns:
+        The content of report.json.
+    """
     loaded.check_data()
     options, task = loaded.config.task, loaded.task
     most = max(max(options.report_loops), options.loops)
@@ -108,13 +139,16 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
     (Path(outdir) / "report.json").write_text(json.dumps(out, indent=1) + "\n")
     curves = {name: found["by_loop"] for name, found in out["splits"].items()}
     figures.bits_by_loop(curves, Path(outdir) / "bits_by_loop", options.loops, deepest)
-    _tell(out, options)
+    _print_summary(out, options)
     return out
 
 
-def _tell(out: dict[str, Any], options: Any) -> None:
-    print(f"step {out['step']}; bits per byte (newline counted) with 95 % intervals over lines")
-    print(f"training drew b about {out['mean_loops']}, {out['trained_99']} or fewer in 99 %")
+def _print_summary(out: dict[str, Any], options: Any) -> None:
+    print(f"step {out['step']}; bits per byte (newline included) with 95 % intervals over lines")
+    print(
+        f"training: {out['mean_loops']} loops on average, at most {out['trained_99']} in 99 % of "
+        "the steps"
+    )
     splits = out["splits"]
     print("| loops | " + " | ".join(f"{s} ({x['lines']} lines)" for s, x in splits.items()) + " |")
     print("|---" * (len(splits) + 1) + "|")
@@ -124,9 +158,10 @@ def _tell(out: dict[str, Any], options: Any) -> None:
     for name, found in splits.items():
         last = found["last_over_mean"]
         word = "flat" if last["high"] < FLAT else "drifts" if last["low"] > FLAT else "unclear"
-        print(f"{name}: after {len(found['by_loop'])} loops {stats.Interval(**last)} times what it "
-              f"is after {out['mean_loops']} ({word}, bound {FLAT}); best after "
-              f"{found['best_loop']}")  # fmt: skip
+        print(
+            f"{name}: ratio of bits after {len(found['by_loop'])} and {out['mean_loops']} loops "
+            f"{stats.Interval(**last)} ({word}, bound {FLAT}); best after {found['best_loop']}"
+        )
     if "decay" in out:
-        print("decay of the state, smallest and largest: "
-              f"{out['decay']['smallest']:.3f}, {out['decay']['largest']:.3f}")  # fmt: skip
+        smallest, largest = out["decay"]["smallest"], out["decay"]["largest"]
+        print(f"decay of the state, smallest and largest: {smallest:.3f}, {largest:.3f}")

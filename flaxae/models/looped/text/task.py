@@ -1,4 +1,4 @@
-"""The looped language model as a Task: rows of bytes, b drawn anew at each step."""
+"""The looped language model as a Task: rows of bytes, and a new random b at each step."""
 
 import dataclasses
 import math
@@ -26,27 +26,29 @@ from flaxae.task import Context, Loss, Source, Task
 
 @dataclasses.dataclass
 class TextConfig(TaskConfig):
-    """The model, and how many loops a step runs."""
+    """The model, and the number of loops."""
 
     data_class: ClassVar[type[DataConfig]] = TextDataConfig
 
     model: TextModelConfig = dataclasses.field(default_factory=TextModelConfig)
-    loops: int = 6  # the mean of b, Poisson-lognormal; evaluation runs so many
-    grad_loops: int = 3  # T: of the last min(b, T) loops the loss and its gradient are taken
+    loops: int = 6  # mean of b (Poisson-lognormal), and b of evaluation
+    grad_loops: int = 3  # T: the loss and its gradient are those of the last min(b, T) loops
     random_loops: bool = True
     random_sigma: float = 0.5
-    max_loops: int = 0  # of a random b; 0: 3 times the mean
+    max_loops: int = 0  # largest random b; 0: 3 times the mean
     report_loops: tuple = (1, 2, 4, 8, 12, 16, 24, 32)
-    temperature: float = 0.7  # of samples
+    temperature: float = 0.7  # temperature of samples
 
     def make(self, config: Config) -> "TextTask":
+        """Make the task."""
         return TextTask(config)
 
     def validate(self) -> None:
+        """Raise ConfigError for numbers out of range."""
         for name in ("loops", "grad_loops"):
             require(getattr(self, name) > 0, f"task.{name}={getattr(self, name)} must be positive")
         require(self.max_loops >= 0, f"task.max_loops={self.max_loops} must not be negative")
-        require(self.temperature >= 0, f"task.temperature={self.temperature} is negative")
+        require(self.temperature >= 0, f"task.temperature={self.temperature} must not be negative")
         loops = self.report_loops
         whole = all(isinstance(n, int) and n > 0 for n in loops)
         require(
@@ -56,6 +58,8 @@ class TextConfig(TaskConfig):
 
 
 class TextTask(Task):
+    """Language modelling of bytes."""
+
     sharding_rules = SHARDING_RULES
     hparams = {"loops": "task.loops"}
     lanes_apart = ("task.loops",)
@@ -69,11 +73,13 @@ class TextTask(Task):
 
     @cached_property
     def splits(self) -> Splits:
+        """The lines of each split."""
         return split_corpus(load_examples(self.data_config), self.data_config.seed)
 
     def data(self, split: str) -> Source:
+        """Return the batches of a split."""
         if split not in self.splits:
-            raise ConfigError(f"no split {split!r}: this data has {', '.join(self.splits)}")
+            raise ConfigError(f"no split {split!r}: these data have {', '.join(self.splits)}")
         if split not in self._sources:
             data = self.data_config
             arrays = encode_lines(self.splits[split], data.max_length, data.long_lines)
@@ -82,6 +88,7 @@ class TextTask(Task):
         return self._sources[split]
 
     def batch_spec(self) -> Any:
+        """Return the shapes of a batch."""
         data = self.data_config
         return {
             "bytes": jax.ShapeDtypeStruct((data.batch_size, data.max_length), np.uint8),
@@ -90,46 +97,53 @@ class TextTask(Task):
         }
 
     def init(self, rngs: nnx.Rngs) -> LoopedText:
+        """Draw a model."""
         return LoopedText(self.options.model, self.data_config.max_length, rngs=rngs)
 
     def loops(self, ctx: Context) -> Array:
-        """B of this step."""
+        """Return b of this step."""
         options = self.options
         loops = jnp.asarray(ctx.hparams.get("loops", options.loops))
         if options.random_loops and ctx.train:
-            most = options.max_loops or 3 * loops  # a lane's own
+            most = options.max_loops or 3 * loops  # depends on the lane
             loops = random_loops(ctx.at("loops").key, loops, options.random_sigma, most)
         return loops
 
     def loss(self, model: LoopedText, batch: Any, ctx: Context) -> Loss:
-        """Nats a byte, their mean over the last min(b, T) loops; the log's bits are the last's."""
+        """Return the loss: nats, averaged over the last min(b, T) loops.
+
+        The metrics are those of the last loop.
+        """
         options, (rows, weight) = self.options, targets_and_weights(batch)
         loops = self.loops(ctx)
         grad_loops: Any = options.grad_loops
-        (nats, hits), taken = model.last_loops(
+        (nats, correct), taken = model.last_loops(
             rows, weight, ctx, loops=loops, grad_loops=grad_loops, window=grad_loops
         )
         count, depth = jnp.sum(weight), loops.astype(jnp.float32)
         metrics = {
             "bits_per_byte": (nats[-1] / math.log(2), count),
-            "accuracy": (jax.lax.stop_gradient(hits[-1]), count),
+            "accuracy": (jax.lax.stop_gradient(correct[-1]), count),
             "loops": (depth * count, count),
         }
         return Loss(jnp.sum(nats * taken) / jnp.sum(taken), count, metrics)
 
     def eval_step(self, model: LoopedText, batch: Any, ctx: Context) -> dict[str, Any]:
-        """After the mean number of loops."""
+        """Return the sums of a batch after the mean number of loops."""
         rows, weight = targets_and_weights(batch)
         loops = self.loops(ctx)
-        (nats, hits), _ = model.last_loops(rows, weight, ctx, loops=loops, grad_loops=1, window=1)
+        (nats, correct), _ = model.last_loops(
+            rows, weight, ctx, loops=loops, grad_loops=1, window=1
+        )
         count = jnp.sum(weight)
         return {
             "loss": (nats[0], count),
             "bits_per_byte": (nats[0] / math.log(2), count),
-            "accuracy": (hits[0], count),
+            "accuracy": (correct[0], count),
         }
 
     def sample(self, model: LoopedText, ctx: Context, n: int) -> dict[str, Any]:
+        """Draw texts."""
         graphdef, params = nnx.split(model)
         length, temperature = self.data_config.max_length, self.options.temperature
 
@@ -141,16 +155,17 @@ class TextTask(Task):
         return {"samples": [decode_row(row) for row in np.asarray(draw(params, loops))]}
 
     def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
+        """Evaluate a run; see `evaluation.report`."""
         from flaxae.models.looped.text import evaluation
 
         return evaluation.report(loaded, outdir)
 
     def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
-        """Of the mean b, forward, and the last T backward; padding is counted too."""
+        """Count one step: the mean b forward, the last T backward; padding is included."""
         options, data = self.options, self.data_config
         width, read_out = options.model.width, 2 * BYTES * options.model.width
         stable = 2 * width**2 if options.model.injection.value == "stable" else 0
-        layer = 24 * width**2 + 4 * data.max_length * width  # a token, matmuls
+        layer = 24 * width**2 + 4 * data.max_length * width  # per token, matmuls
         loop = layer * options.model.num_layers + stable
         last = min(options.loops, options.grad_loops)
         token = loop * (options.loops + 2 * last) + 3 * read_out * options.grad_loops
