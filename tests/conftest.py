@@ -1,4 +1,4 @@
-"""Every test sees 8 fake CPU devices, strict dtype promotion, and no silent rank promotion."""
+"""Settings of all tests: 8 fake CPU devices, strict dtype promotion, no rank promotion."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ for flag in (f"{DEVICES}=8", *COMPILE_FAST):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-# Tests must not reach for a hub, and pytest-xdist's workers must not fight over threads.
+# No test may ask a hub, and pytest-xdist's workers must not compete for threads.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -28,12 +28,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture
 def split_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parameters of any size are split over fsdp; those of small models otherwise never are."""
+    """Split parameters of any size over fsdp; those of small models otherwise never are."""
     monkeypatch.setattr("flaxae.machine.sharding.MIN_SPLIT", 1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Parity tests are skipped where torch is not installed, and only there."""
+    """Skip parity tests if torch is not installed."""
     import importlib.util
 
     if importlib.util.find_spec("torch") is not None:

@@ -1,7 +1,7 @@
 """A small Google Cloud Storage in a thread: the part of its JSON API that a run uses.
 
 gcsfs and google-cloud-storage find it by STORAGE_EMULATOR_HOST, tensorstore by its own variable:
-`Server.environment` has them all. Objects are kept in memory; there are no folders.
+`Server.environment` contains all of them. Objects are kept in memory; there are no folders.
 """
 
 import base64
@@ -20,8 +20,9 @@ DATE = "2026-01-01T00:00:00.000Z"
 class Server:
     """Serves one bucket, `bucket`, at a free port of this machine.
 
-    objects: name -> (content, generation).
-    failing: says of a (method, name) whether it is answered by 503; for tests.
+    Attributes:
+        objects: name -> (content, generation).
+        failing: predicate on (method, name); if true the answer is 503.
     """
 
     def __init__(self) -> None:
@@ -68,7 +69,7 @@ class Server:
 
         class Http(ThreadingHTTPServer):
             def handle_error(self, *_: Any) -> None:
-                pass  # a client that was killed
+                pass  # a killed client
 
         self.http = Http(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
@@ -77,7 +78,7 @@ class Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes all three clients use this server, without credentials."""
+        """The variables that make all three clients use this server, without credentials."""
         return {
             "STORAGE_EMULATOR_HOST": self.url,
             "TENSORSTORE_GCS_HTTP_URL": self.url,
@@ -85,7 +86,7 @@ class Server:
             "NO_GCE_CHECK": "true",
             "FSSPEC_GCS_TOKEN": "anon",
             "FSSPEC_GS_TOKEN": "anon",
-            # Asks by gRPC what kind of bucket it is.
+            # gcsfs otherwise asks by gRPC for the kind of the bucket.
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         }
 
@@ -110,12 +111,20 @@ class Server:
     def about(self, name: str) -> dict[str, Any]:
         content, generation = self.objects[name]
         return {
-            "kind": "storage#object", "id": f"bucket/{name}/{generation}", "bucket": "bucket",
-            "name": name, "generation": str(generation), "metageneration": "1",
-            "size": str(len(content)), "contentType": "application/octet-stream",
+            "kind": "storage#object",
+            "id": f"bucket/{name}/{generation}",
+            "bucket": "bucket",
+            "name": name,
+            "generation": str(generation),
+            "metageneration": "1",
+            "size": str(len(content)),
+            "contentType": "application/octet-stream",
             "md5Hash": base64.b64encode(hashlib.md5(content).digest()).decode(),
-            "timeCreated": DATE, "updated": DATE, "storageClass": "STANDARD", "etag": "x",
-        }  # fmt: skip
+            "timeCreated": DATE,
+            "updated": DATE,
+            "storageClass": "STANDARD",
+            "etag": "x",
+        }
 
     def answer(
         self, method: str, path: str, query: dict[str, str], headers: Any, body: bytes
@@ -152,7 +161,7 @@ class Server:
         if not _matches(query, generation):
             if "ifGenerationMatch" in query:
                 return _error(412, "precondition")
-            return 304, {}, b""  # with a content, the client takes it for its next answer
+            return 304, {}, b""  # the client would take a content for its next answer
         if method == "DELETE":
             del self.objects[name]
             return 204, {}, b""
@@ -205,7 +214,7 @@ class Server:
 
 
 def _two_parts(content_type: str, body: bytes) -> tuple[str, bytes]:
-    """An object's name and content, of a multipart upload."""
+    """Return the name and the content of the object of a multipart upload."""
     mark = content_type.split("boundary=")[1].strip("\"'").encode()
     about, content = body.split(b"--" + mark, 2)[1:]
     content = content[: content.rindex(b"--" + mark)]

@@ -1,4 +1,4 @@
-"""What several test files use: comparing runs, and processes of their own."""
+"""Helpers of several test files: comparing runs, and starting processes."""
 
 import json
 import os
@@ -18,14 +18,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def log_of(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without wall-clock values."""
+    """Return the lines of metrics.jsonl without wall-clock values."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 
 def arrays_of(workdir: Path) -> dict[str, np.ndarray]:
-    """Path -> array of the latest checkpoint."""
+    """Return path -> array of the latest checkpoint."""
     tree, _, _ = checkpoint.read_arrays(workdir)
     return flat(tree)
 
@@ -36,9 +36,13 @@ def flat(tree: Any) -> dict[str, np.ndarray]:
 
 
 def assert_same(a: Any, b: Any, atol: float = 0.0) -> None:
-    """Equal trees: bit for bit, or within atol."""
-    a, b = (x if isinstance(x, dict) and x and isinstance(next(iter(x.values())), np.ndarray)
-            else flat(x) for x in (a, b))  # fmt: skip
+    """Assert that two trees are equal, bit for bit or within atol."""
+    a, b = (
+        x
+        if isinstance(x, dict) and x and isinstance(next(iter(x.values())), np.ndarray)
+        else flat(x)
+        for x in (a, b)
+    )
     assert a.keys() == b.keys()
     for name in a:
         if atol:
@@ -48,7 +52,7 @@ def assert_same(a: Any, b: Any, atol: float = 0.0) -> None:
 
 
 def environment(devices: int = 1, **extra: str) -> dict[str, str]:
-    """For a child: its own number of fake devices, the shared compilation cache."""
+    """Return a child's environment: its number of fake devices, the shared compilation cache."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
     flags = (f"--xla_force_host_platform_device_count={devices}", *COMPILE_FAST)
     env |= {"XLA_FLAGS": " ".join(flags)}
@@ -61,9 +65,14 @@ def environment(devices: int = 1, **extra: str) -> dict[str, str]:
 def start(command: list[str], **kwargs: Any) -> subprocess.Popen:
     env = kwargs.pop("env", None) or environment()
     return subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs,
-    )  # fmt: skip
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **kwargs,
+    )
 
 
 def start_tiny(options: dict[str, Any], **env: str) -> subprocess.Popen:
@@ -72,14 +81,17 @@ def start_tiny(options: dict[str, Any], **env: str) -> subprocess.Popen:
 
 
 def start_pair(options: dict[str, Any], devices: int = 1) -> list[subprocess.Popen]:
-    """The tiny family in two jax.distributed processes."""
+    """Start the tiny family in two jax.distributed processes."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     return [
         start_tiny(
-            options, devices=str(devices), JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
-            JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(i),
+            options,
+            devices=str(devices),
+            JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(i),
         )
         for i in range(2)
-    ]  # fmt: skip
+    ]

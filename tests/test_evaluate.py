@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind, whatever the family."""
+"""The files that an evaluation writes, for any family."""
 
 import os
 from pathlib import Path
@@ -31,13 +31,13 @@ def events(workdir):
     return b"".join(f.read_bytes() for f in (workdir / "tensorboard").glob("*tfevents*"))
 
 
-def test_figures_of_the_report_are_in_tensorboard_too(tmp_path, monkeypatch, capsys):
+def test_figures_of_the_report_also_go_to_tensorboard(tmp_path, monkeypatch, capsys):
     log = LogConfig()
     loaded = SimpleNamespace(task=Drawer(), step=7, config=SimpleNamespace(log=log))
     monkeypatch.setattr(loading, "load", lambda *_: loaded)
     old = tmp_path / "report" / "old.png"
     draw(old)
-    os.utime(old, (1e9, 1e9))  # of an evaluation long ago
+    os.utime(old, (1e9, 1e9))  # from an evaluation long ago
     assert evaluate.evaluate(tmp_path) == {"step": 7}
     found = events(tmp_path)
     assert b"report/loops/by_loop" in found and b"report/old" not in found and b"\x89PNG" in found

@@ -1,4 +1,4 @@
-"""Generation of the language models, part by part and whole, and the command."""
+"""Generation by language models, whole and in parts, and the command."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ TEMPLATE = (
 
 
 def naive(model, ids, count):
-    """Greedy without a cache: the whole row again for every id."""
+    """Generate greedily without a cache: the whole row again for every id."""
     call = jax.jit(lambda m, x, n: jnp.argmax(m(x, context())[0, n - 1]))
     ids, new = list(ids), []
     for _ in range(count):
@@ -42,17 +42,17 @@ def naive(model, ids, count):
 
 
 def prompts(side):
-    """Three of 6, 3 and 1 ids."""
+    """Make three prompts of 6, 3 and 1 ids."""
     ids, mask = np.zeros((3, 6), np.int32), np.zeros((3, 6), np.float32)
     rows = [np.asarray(random_ids(1, n, n))[0] for n in (6, 3, 1)]
     for row, part in enumerate(rows):
-        where = slice(0, len(part)) if side == "right" else slice(6 - len(part), 6)
-        ids[row, where], mask[row, where] = part, 1
+        positions = slice(0, len(part)) if side == "right" else slice(6 - len(part), 6)
+        ids[row, positions], mask[row, positions] = part, 1
     return rows, jnp.asarray(ids), jnp.asarray(mask)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_greedy_equals_the_whole_row_again_and_again(kind):
+def test_greedy_generation_equals_generation_without_a_cache(kind):
     model = tiny(kind, eos_ids=(49,))
     rows, *_ = prompts("left")
     want = [naive(model, row, 10) for row in rows]
@@ -65,7 +65,7 @@ def test_greedy_equals_the_whole_row_again_and_again(kind):
             assert have[row, : len(ids_of_row)].tolist() == ids_of_row
 
 
-def test_a_row_ends_at_any_of_the_ends_and_others_go_on():
+def test_a_row_ends_at_any_end_id_and_the_others_continue():
     rows, ids, mask = prompts("left")
     new = [naive(tiny("llama", eos_ids=(49,)), row, 10) for row in rows]
     ends = (new[0][2], new[1][4])
@@ -78,7 +78,7 @@ def test_a_row_ends_at_any_of_the_ends_and_others_go_on():
         assert set(have[row, stop:].tolist()) <= {ends[0]}
 
 
-def test_rows_move_to_end_with_a_real_id():
+def test_left_padding_moves_rows_to_end_with_a_real_id():
     ids, mask = left_padded(
         jnp.asarray([[5, 6, 0], [0, 7, 8]]), jnp.asarray([[1, 1, 0], [0, 1, 1]])
     )
@@ -87,7 +87,7 @@ def test_rows_move_to_end_with_a_real_id():
 
 @pytest.mark.parametrize("unroll", [False, True])
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_parts_together_are_the_whole(unroll, temperature, monkeypatch):
+def test_streamed_parts_equal_the_whole(unroll, temperature, monkeypatch):
     monkeypatch.setattr(generation, "BUCKET", 16)
     model, sampling = tiny("llama", eos_ids=(49,)), Sampling(temperature=temperature, top_k=20)
     ids = np.asarray(random_ids(1, 5))
@@ -104,7 +104,7 @@ def test_parts_together_are_the_whole(unroll, temperature, monkeypatch):
         assert list(streamer(ids[0].tolist(), 13, seed=8)) != parts
 
 
-def test_streaming_compiles_once_for_prompts_of_a_bucket():
+def test_streaming_compiles_once_for_prompts_of_one_bucket():
     streamer = Streamer(tiny("llama", eos_ids=(49,)), Sampling(), num_tokens=49)
     for length in (3, 9, 20):
         assert len(sum(streamer(list(range(3, 3 + length)), 9), [])) == 9
@@ -125,7 +125,7 @@ def test_ids_that_the_tokenizer_lacks_are_never_drawn():
     assert int(jnp.sum(draw(model, 0) >= 20)) > 0
 
 
-def test_a_character_is_shown_when_all_its_bytes_are_there():
+def test_a_character_is_shown_when_all_its_bytes_have_arrived():
     class Bytes:
         def decode(self, ids):
             return bytes(ids).decode("utf-8", errors="replace")
@@ -136,7 +136,7 @@ def test_a_character_is_shown_when_all_its_bytes_are_there():
 
 
 def letters():
-    """A tokenizer whose tokens are letters, with two specials."""
+    """Make a tokenizer whose tokens are letters, with two special tokens."""
     vocab = {"<s>": 0, "</s>": 1} | {
         c: i + 2 for i, c in enumerate("abcdefghijklmnopqrstuvwxyz<>Ġ")
     }
@@ -158,11 +158,13 @@ def directory(tmp_path_factory):
     return folder
 
 
-def test_a_prompt_gets_the_template_or_the_tokenizers_own_start(directory):
+def test_a_prompt_gets_the_chat_template_or_the_start_token(directory):
     tokenizer = open_tokenizer(directory)
     lm = LoadedModel(None, tokenizer, ())
-    show = [tokenizer.decode(command.prompt_ids(lm, "hi", **kwargs), special=True)
-            for kwargs in ({}, {"system": "x"}, {"chat": False})]  # fmt: skip
+    show = [
+        tokenizer.decode(command.prompt_ids(lm, "hi", **kwargs), special=True)
+        for kwargs in ({}, {"system": "x"}, {"chat": False})
+    ]
     assert show == ["<user>hi<a>", "<system>x<user>hi<a>", "<s>hi"]
     with pytest.raises(ConfigError, match="needs a chat template"):
         command.prompt_ids(lm, "hi", chat=False, system="x")
@@ -174,7 +176,7 @@ def test_a_prompt_gets_the_template_or_the_tokenizers_own_start(directory):
         command.prompt_ids(lm, "hi")
 
 
-def test_templates_of_either_place_are_read(directory, tmp_path):
+def test_templates_are_read_from_both_files(directory, tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_text((directory / name).read_text())
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
@@ -189,7 +191,7 @@ def test_templates_of_either_place_are_read(directory, tmp_path):
         open_tokenizer(tmp_path)
 
 
-def test_a_hub_ids_template_is_fetched(directory, tmp_path, monkeypatch):
+def test_the_template_of_a_hub_id_is_fetched(directory, tmp_path, monkeypatch):
     def download(name, allow_patterns):
         for file in directory.iterdir():
             if any(file.match(pattern) for pattern in allow_patterns):
@@ -206,7 +208,7 @@ def run(capsys, *argv):
     return code, out, err
 
 
-def test_the_command_prints_what_the_model_says(directory, capsys):
+def test_the_command_prints_the_same_text_for_the_same_seed(directory, capsys):
     argv = ["--model", str(directory), "--max-new-tokens", "12", "hello"]
     code, out, err = run(capsys, *argv)
     assert (code, err) == (0, "") and out.endswith("\n") and out.strip()
@@ -226,7 +228,7 @@ def test_the_command_prints_what_the_model_says(directory, capsys):
         (["--max-new-tokens=500", "x"], "positions for 200"),
     ],
 )
-def test_the_users_mistakes_are_one_message(argv, message, directory, capsys):
+def test_a_mistake_of_the_user_is_one_message(argv, message, directory, capsys):
     model = [] if any(a.startswith("--model") for a in argv) else [f"--model={directory}"]
     code, out, err = run(capsys, *model, *argv)
     assert code == 2 and out == "" and err.count("\n") == 1 and message in err

@@ -1,4 +1,4 @@
-"""A command starts itself again with glibc's allocator set up, once, and nothing else does."""
+"""A command that trains starts itself again once, with glibc's allocator set up."""
 
 import json
 import os
@@ -38,7 +38,7 @@ if __name__ == "__main__":
 
 
 def run(*command: str, **variables: str) -> tuple[int, list]:
-    """How often it started, and what main saw."""
+    """Run a command; return how often it started, and what main saw."""
     inherited = {k: v for k, v in os.environ.items() if k != hugepages.VARIABLE}
     env = {**inherited, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **variables}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
@@ -47,7 +47,7 @@ def run(*command: str, **variables: str) -> tuple[int, list]:
     return len(starts), json.loads(last)
 
 
-def test_a_command_starts_again_once_and_faults_fewer_pages(tmp_path):
+def test_a_training_command_starts_again_once_and_faults_fewer_pages(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     starts, (argv, variable, faults) = run(sys.executable, str(script), "--a=b c", "d")
@@ -60,6 +60,13 @@ def test_a_command_starts_again_once_and_faults_fewer_pages(tmp_path):
         assert faults * 5 < without, "40 MB are 9,766 pages of 4 KiB"
 
 
+def test_a_command_that_does_not_train_does_not_start_again(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("huge_pages=True", "huge_pages=False"))
+    starts, (_, variable, _) = run(sys.executable, str(script))
+    assert starts == 1 and variable is None
+
+
 def test_a_module_starts_again_too(tmp_path):
     (tmp_path / "as_module.py").write_text(SCRIPT)
     path = os.pathsep.join([str(ROOT), str(tmp_path)])
@@ -67,23 +74,23 @@ def test_a_module_starts_again_too(tmp_path):
     assert starts == 2 and argv[1:] == ["x"]
 
 
-def test_what_python_was_not_started_for_does_not_start_again(tmp_path):
+def test_a_script_that_other_code_runs_does_not_start_again(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     code = f"import runpy, sys; sys.argv = [{str(script)!r}]; "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
     starts, (_, variable, _) = run(sys.executable, "-c", code)
-    assert starts == 1 and variable is None, "as a notebook runs a script"
+    assert starts == 1 and variable is None, "a notebook runs a script like this"
 
 
-def test_nothing_under_a_debugger(tmp_path):
+def test_a_command_under_a_debugger_does_not_start_again(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("import sys\nsys.settrace(lambda *_: None)\n" + SCRIPT)
     starts, (_, variable, _) = run(sys.executable, str(script))
     assert starts == 1 and variable is None
 
 
-def test_only_for_a_cpu_and_where_nobody_chose(monkeypatch):
+def test_huge_pages_are_wanted_on_a_cpu_if_the_variable_is_not_set(monkeypatch):
     monkeypatch.delenv(hugepages.VARIABLE, raising=False)
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setattr(hugepages, "ACCELERATORS", ())

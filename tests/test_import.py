@@ -1,4 +1,4 @@
-"""What importing flaxae must not do."""
+"""Importing flaxae: what it must not import, and what it must not change."""
 
 import subprocess
 import sys
@@ -7,37 +7,56 @@ import pytest
 
 from tests.helpers import ROOT, environment
 
+
+def printed(code: str) -> str:
+    """Run code in a process of its own; return what it printed."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 MODULES = ["flaxae", "flaxae.config.flags", "flaxae.training.loop", "flaxae.models.t5_vae.task"]
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_neither_torch_nor_tensorflow(module):
-    code = (
-        f"import sys, {module}; "
-        "print([m for m in ('torch', 'tensorflow') if m in sys.modules])"
-    )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True
-    )
-    assert done.stdout.strip() == "[]", done.stderr
+def test_importing_loads_neither_torch_nor_tensorflow(module):
+    code = f"import sys, {module}; "
+    code += "print([m for m in ('torch', 'tensorflow') if m in sys.modules])"
+    assert printed(code).strip() == "[]"
 
 
-def test_no_device_is_used_by_importing():
-    """jax.distributed must come before any use of a device, and imports come before it."""
+def test_importing_uses_no_device():
+    """jax.distributed must be initialized before any use of a device, and after the imports."""
     code = (
         "import flaxae.training.loop, flaxae.models.t5_vae.task\n"
         "from jax._src import xla_bridge\n"
         "print(xla_bridge.backends_are_initialized())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True
-    )
-    assert done.stdout.strip() == "False", done.stderr
+    assert printed(code).strip() == "False"
 
 
-def test_facade_is_lazy():
+def test_the_facade_imports_no_jax():
     code = "import sys, flaxae; print('jax' in sys.modules, sorted(flaxae.__all__))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True
+    assert printed(code).startswith("False ['Config', ")
+
+
+def test_opening_a_run_imports_neither_the_optimizer_nor_the_resume_logic():
+    code = "import sys, flaxae.training.load\n"
+    code += "print(sorted(m for m in sys.modules if m.startswith('flaxae.training.')))"
+    parts = [f"flaxae.training.{name}" for name in ("frozen", "layout", "load")]
+    assert printed(code).strip() == str(parts)
+
+
+def test_importing_changes_no_log_filter_and_no_hook():
+    code = (
+        "import sys, logging\n"
+        "before = sys.unraisablehook\n"
+        "import flaxae.training.loop, flaxae.command, flaxae.storage.checkpoint\n"
+        "def filters(): return [logging.getLogger(n).filters for n in ('absl', 'asyncio')]\n"
+        "print(sys.unraisablehook is before, filters())\n"
+        "flaxae.command.run_main(lambda argv: 0, [])\n"
+        "flaxae.command.run_main(lambda argv: 0, [])\n"
+        "print(sys.unraisablehook is before, [len(f) for f in filters()])"
     )
-    assert done.stdout.startswith("False ['Config', "), done.stderr
+    assert printed(code).splitlines() == ["True [[], []]", "False [1, 1]"]

@@ -1,4 +1,4 @@
-"""Flags for XLA's TPU compiler where its default costs more than it saves."""
+"""Flags for XLA's TPU compiler that replace defaults which cost more than they save."""
 
 import os
 

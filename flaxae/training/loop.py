@@ -257,7 +257,7 @@ class Loop:
 
 
 def _description(setup: Setup, start: int) -> str:
-    """Return one line on what is trained, and where."""
+    """Return a line that names the task, its size, the mesh, the steps and the workdir."""
     params = sum(x.size for x in jax.tree.leaves(setup.shapes["params"])) // max(setup.lanes, 1)
     mesh = " x ".join(f"{k}={v}" for k, v in setup.mesh.shape.items())
     lanes = f", {setup.lanes} lanes" if setup.lanes else ""

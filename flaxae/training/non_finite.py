@@ -1,4 +1,4 @@
-"""What happens when a loss or gradient is not finite more often than `max_bad_steps` allows."""
+"""Stopping a run whose loss or gradient is not finite more often than `max_bad_steps` allows."""
 
 import io
 from typing import Any

@@ -1,4 +1,4 @@
-"""Noticing preemption, in one process and in two."""
+"""Noticing preemption and joining, in one process and in two."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from flaxae.machine import distributed
 from flaxae.machine.preemption import Preemption
 
 
-def test_sigterm_and_ctrl_c_set_a_flag_and_handlers_come_back():
+def test_sigterm_and_ctrl_c_set_a_flag_and_handlers_are_restored():
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     for number, name in ((signal.SIGTERM, "sigterm"), (signal.SIGINT, "sigint")):
         with Preemption() as preemption:
@@ -34,14 +34,14 @@ def test_the_second_ctrl_c_interrupts():
     assert signal.getsignal(signal.SIGINT) is not preemption._notice
 
 
-def test_handlers_come_back_after_an_exception():
+def test_handlers_are_restored_after_an_exception():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RuntimeError), Preemption():
         raise RuntimeError
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_outside_of_the_main_thread_nothing_is_installed():
+def test_no_handler_is_installed_outside_of_the_main_thread():
     seen = []
 
     def body():
@@ -55,7 +55,7 @@ def test_outside_of_the_main_thread_nothing_is_installed():
     assert seen == [(None, before)]
 
 
-def test_one_process_does_not_initialize(monkeypatch):
+def test_a_single_process_does_not_initialize(monkeypatch):
     for name in (*distributed.VARIABLES, "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(distributed, "_tpu_vm", lambda: False)
@@ -73,7 +73,7 @@ def test_one_process_does_not_initialize(monkeypatch):
         distributed.initialize()
 
 
-def test_half_of_the_variables_is_an_error(monkeypatch):
+def test_some_of_the_variables_without_the_others_is_an_error(monkeypatch):
     for name in distributed.VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
@@ -144,11 +144,14 @@ def test_two_processes_restore_together_and_stop_at_the_same_step(tmp_path):
         children.append(
             subprocess.Popen(
                 [sys.executable, "-c", textwrap.dedent(TWO), str(tmp_path)],
-                env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
-        )  # fmt: skip
+        )
     try:
-        # Gloo prints lines of its own; the loop below ends where a child does.
+        # Gloo prints its own lines; the iteration ends if the child does.
         if any(line.strip() == "ready" for line in iter(children[1].stdout.readline, "")):
             children[1].send_signal(signal.SIGTERM)
         results = [child.communicate(timeout=90) for child in children]

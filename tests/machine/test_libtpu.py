@@ -1,4 +1,4 @@
-"""What libtpu is told before it is loaded."""
+"""The flags that libtpu reads when it is loaded."""
 
 import os
 
@@ -18,7 +18,7 @@ def test_flags_are_added(given, monkeypatch):
     assert os.environ["LIBTPU_INIT_ARGS"] == f"{given} {flags}".strip()
 
 
-def test_what_is_given_stays(monkeypatch):
+def test_a_flag_that_is_set_already_stays(monkeypatch):
     monkeypatch.setenv("LIBTPU_INIT_ARGS", f"{NAME}=3")
     libtpu.set_flags()
     assert os.environ["LIBTPU_INIT_ARGS"] == f"{NAME}=3"

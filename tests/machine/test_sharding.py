@@ -1,4 +1,4 @@
-"""Shardings of whole states, of the demo's full-size config; nothing is materialised."""
+"""Shardings of whole states for the demo's full-size config; no array is made."""
 
 import math
 import runpy
@@ -27,7 +27,7 @@ def demo(**overrides: object) -> Config:
 @pytest.mark.parametrize("mesh", [MeshConfig(1, 8, 1), MeshConfig(2, 2, 2)])
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "muon", "lion", "sgd"])
 @pytest.mark.parametrize("lanes", [0, 2])
-def test_nothing_large_is_replicated(mesh: MeshConfig, optimizer: str, lanes: int) -> None:
+def test_no_large_leaf_is_replicated(mesh: MeshConfig, optimizer: str, lanes: int) -> None:
     config = demo(optim__name=optimizer, optim__ema=0.9)
     made = sharding.make_mesh(mesh)
     state = abstract_state(config.task.make(config), config, made, lanes)
@@ -56,7 +56,7 @@ def test_moments_are_sharded_like_their_parameters() -> None:
     assert any("model" in spec for spec in names.values())
 
 
-def test_rules_then_the_largest_free_dimension() -> None:
+def test_rules_apply_first_then_the_largest_free_dimension_is_split() -> None:
     mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
     rules = (("w$", P(None, "model")),)
     assert sharding.leaf_spec("a/w", (256, 512), mesh, rules) == P("fsdp", "model")
@@ -65,7 +65,7 @@ def test_rules_then_the_largest_free_dimension() -> None:
     assert sharding.leaf_spec("a/b", (16,), mesh, rules) == P()
 
 
-def test_meshes_that_do_not_fit() -> None:
+def test_a_mesh_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(ConfigError, match="needs 16 devices"):
         sharding.make_mesh(MeshConfig(2, 8, 1))
     with pytest.raises(ConfigError, match="cannot be divided"):

@@ -1,4 +1,4 @@
-"""Checkpoints: bit-exact, best beside latest, and every way in which one can be torn."""
+"""Checkpoints: bit-exact, best and latest, and all ways in which one can be torn."""
 
 import os
 import resource
@@ -19,6 +19,12 @@ from jax.sharding import PartitionSpec as P
 from flaxae.config import Mode, SaveConfig
 from flaxae.errors import CheckpointError
 from flaxae.storage.checkpoint import Checkpointer, read_arrays
+from flaxae.storage.quiet import quiet_backends
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    quiet_backends()
 
 
 def mesh(devices):
@@ -27,7 +33,7 @@ def mesh(devices):
 
 
 def make(value, devices=1, rows=16):
-    """A state with empty dicts, bfloat16, a split and a replicated leaf, and odd bits."""
+    """Make a state with empty dicts, bfloat16, a split and a replicated leaf, and random bits."""
     rng = np.random.default_rng(value)
     wide = rng.integers(0, 2**32, (rows, 8), dtype=np.uint32).view(np.float32)
     split, whole = NamedSharding(mesh(devices), P("x")), NamedSharding(mesh(devices), P())
@@ -74,7 +80,7 @@ def test_round_trip_is_bit_exact_and_keeps_empty_dicts(tmp_path):
     checkpointer.close()
 
 
-def test_nothing_saved_is_none(tmp_path):
+def test_restoring_from_an_empty_workdir_is_none(tmp_path):
     checkpointer = Checkpointer(tmp_path / "new", SaveConfig())
     assert checkpointer.restore(abstract()) is None
     assert checkpointer.restore_best(abstract()) is None
@@ -109,13 +115,13 @@ def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
         np.testing.assert_array_equal(read_arrays(tmp_path, which)[0]["x"], want)
 
 
-def test_keep_and_keep_every(tmp_path):
+def test_keep_and_keep_every_decide_which_steps_stay(tmp_path):
     checkpointer = saved(tmp_path, 10, 20, 30, 40, 50, 60, keep=2, keep_every=20)
     assert checkpointer.steps() == [20, 40, 50, 60]
     checkpointer.close()
 
 
-def test_best_is_kept_apart_and_its_value_remembered(tmp_path):
+def test_the_best_is_kept_apart_and_its_value_is_remembered(tmp_path):
     config = SaveConfig(best_mode=Mode.MAX)
     checkpointer = Checkpointer(tmp_path, config)
     assert not checkpointer.save_best(1, make(1), {}, float("nan"))
@@ -161,7 +167,7 @@ def tear(folder, how):
 
 
 @pytest.mark.parametrize("how", ["empty", "truncated", "no state", "no extra", "foreign"])
-def test_falls_back_over_a_torn_step_and_saves_again_from_there(tmp_path, how, capfd):
+def test_a_torn_step_is_skipped_and_saving_continues_from_there(tmp_path, how, capfd):
     checkpointer = saved(tmp_path, 10, 20)
     checkpointer.save_best(15, make(15), {}, 1.0)
     checkpointer.save(30, make(30), {}, wait=True)
@@ -202,7 +208,7 @@ def test_none_readable_is_an_error_not_a_fresh_start(tmp_path):
     checkpointer.close()
 
 
-def test_the_best_checkpoint_helps_where_no_latest_is_readable(tmp_path):
+def test_the_best_checkpoint_is_restored_if_no_latest_is_readable(tmp_path):
     checkpointer = saved(tmp_path, 10)
     checkpointer.save_best(8, make(8), {}, 1.0)
     checkpointer.close()
@@ -223,7 +229,7 @@ def test_a_state_that_does_not_fit_names_the_leaves(tmp_path):
     checkpointer.close()
 
 
-def test_a_best_before_the_first_save_is_gone_on_from(tmp_path, capsys):
+def test_a_run_continues_from_a_best_before_the_first_save(tmp_path, capsys):
     checkpointer = Checkpointer(tmp_path, SaveConfig())
     checkpointer.save_best(5, make(5), {"a": 1}, 1.0)
     checkpointer.close()
@@ -270,13 +276,15 @@ KILLED = """
 """
 
 
-def test_killed_while_saving(tmp_path):
+def test_a_process_killed_while_saving_leaves_a_readable_checkpoint(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.getcwd(), "JAX_PLATFORMS": "cpu"}
     for attempt in range(2):
         child = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / str(attempt))],
-            stdout=subprocess.PIPE, env=environment, text=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
         assert child.stdout is not None
         for _ in range(3):
             child.stdout.readline()
@@ -287,7 +295,7 @@ def test_killed_while_saving(tmp_path):
         arrays, extra, step = read_arrays(tmp_path / str(attempt))
         assert step >= 2 and extra == {"at": step} and int(arrays["step"]) == step
         assert np.all(arrays["x"] == step)
-        # The next run cleans up what the killed save left, and saves on.
+        # The next run removes what the killed save left, and continues to save.
         checkpointer = Checkpointer(tmp_path / str(attempt), SaveConfig(keep=1))
         checkpointer.save(step + 1, {"x": jnp.ones(3)}, {}, wait=True)
         checkpointer.close()

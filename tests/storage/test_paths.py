@@ -1,7 +1,7 @@
 """Paths of a bucket and of a local folder; runs in a bucket equal runs in a folder.
 
-The bucket is `tests.fake_gcs`: gcsfs and tensorstore talk to it as to the real one, but it was
-never compared with that.
+The bucket is `tests.fake_gcs`. gcsfs and tensorstore use it like the real service, but it was never
+compared with that.
 """
 
 import importlib.util
@@ -33,8 +33,10 @@ OPTIONS = {"steps": 20, "save__every": 4, "save__keep": 2, "save__best_metric": 
 
 @pytest.fixture(scope="module")
 def one_server() -> Iterator[Server]:
-    """One a process: the clients keep the address that they began with."""
-    if importlib.util.find_spec("gcsfs") is None:  # not imported: it reads the environment then
+    """One server per process: the clients keep the address that they began with."""
+    if (
+        importlib.util.find_spec("gcsfs") is None
+    ):  # not imported: it reads the environment when it is
         pytest.skip("needs gcsfs")
     server, old = Server(), dict(os.environ)
     os.environ.update(server.environment)
@@ -54,14 +56,14 @@ def bucket(one_server: Server) -> Iterator[Server]:
 @pytest.mark.parametrize(
     "path", ["s3://b/x", "http://h/x", "gs:/b/x", "gs://", "gs://b", "gs://b/", Path("gs://b/x")]
 )
-def test_what_is_no_folder_is_refused_before_anything(path, tmp_path, monkeypatch):
+def test_a_path_that_is_not_a_folder_is_refused_first(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="gs://BUCKET/FOLDER"):
         run(tiny_config(), path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_package_is_one_error_with_the_way_out(tmp_path, monkeypatch):
+def test_a_missing_package_is_one_error_that_names_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(ConfigError, match=r"pip install .*'\.\[gcs\]'"):
@@ -69,7 +71,7 @@ def test_a_missing_package_is_one_error_with_the_way_out(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_local_paths_are_plain_ones(tmp_path):
+def test_local_paths_are_plain_paths(tmp_path):
     for text in ("runs/x", "/a/b", "x", "~/y", "a:b"):
         assert paths.as_path(text) == Path(text) and type(paths.as_path(text)) is type(Path())
     assert not paths.is_remote(paths.as_path(tmp_path))
@@ -79,13 +81,13 @@ def test_local_paths_are_plain_ones(tmp_path):
         assert folder == tmp_path
 
 
-def test_a_log_in_a_bucket_is_one_on_disk(bucket, tmp_path):
+def test_a_log_in_a_bucket_equals_a_log_on_disk(bucket, tmp_path):
     for folder in (tmp_path, "gs://bucket/run"):
         writer = Writer(folder, LogConfig(tensorboard=False))
         for step in (1, 2, 3):
             writer.write(step, "train", {"loss": step}, texts={"t": ["é\u2028x"]})
         writer.flush()
-        writer = Writer(folder, LogConfig(tensorboard=False))  # a run that goes on
+        writer = Writer(folder, LogConfig(tensorboard=False))  # a run that continues
         writer.cut(2)
         writer.write(3, "train", {"loss": 30})
         writer.cut(2)
@@ -96,12 +98,12 @@ def test_a_log_in_a_bucket_is_one_on_disk(bucket, tmp_path):
     assert len(bucket.text("run/metrics.jsonl").splitlines()) == 3
     assert bucket.text("run/samples.jsonl").count("\n") == 2
     writer = Writer("gs://bucket/run", LogConfig(tensorboard=False))
-    writer.write(4, "train", {"loss": 4})  # without a cut: what is there stays
+    writer.write(4, "train", {"loss": 4})  # without a cut: the lines stay
     writer.close()
     assert len(bucket.text("run/metrics.jsonl").splitlines()) == 4
 
 
-def test_a_log_is_not_written_anew_for_every_line(bucket):
+def test_a_log_is_not_uploaded_for_every_line(bucket):
     lines = LineFile(paths.as_path("gs://bucket/log"))
     before = len(bucket.requests)
     for i in range(200):
@@ -143,7 +145,7 @@ def test_folders_are_renamed_copied_and_removed(bucket):
     assert bucket.names() == [f"other/deep/{x}" for x in moved]
 
 
-def test_what_wants_a_local_folder_gets_one(bucket):
+def test_code_that_needs_a_local_folder_gets_one(bucket):
     folder = paths.as_path("gs://bucket/run")
     with paths.local_for_writing(folder) as local:
         (local / "tokenizer.json").write_text("{}")
@@ -159,7 +161,7 @@ def test_what_wants_a_local_folder_gets_one(bucket):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run in a local folder, without a stop."""
+    """Train the run in a local folder, without interruption."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     child = start_tiny({"workdir": str(workdir), "overrides": OPTIONS})
     assert child.wait(180) == 0, child.communicate()
@@ -176,12 +178,12 @@ def assert_equal_runs(bucket: Server, folder: str, whole: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_torn_and_resumed_in_a_bucket_it_is_the_run_in_a_folder(bucket, whole):
+def test_a_run_killed_and_resumed_in_a_bucket_equals_the_run_in_a_folder(bucket, whole):
     options = {"workdir": "gs://bucket/run", "overrides": OPTIONS}
     for death in ({"die_at": 6}, {"die_in_save": 20, "die_from": 8}):
         child = start_tiny(options | death)
         assert child.wait(180) == -signal.SIGKILL, child.communicate()
-    # As a save leaves it that was killed before its last object.
+    # What a save leaves that was killed before its last object.
     bucket.put("run/latest/18/state/d/half", b"...")
     child = start_tiny(options)
     out, err = child.communicate(timeout=180)
@@ -192,7 +194,7 @@ def test_killed_torn_and_resumed_in_a_bucket_it_is_the_run_in_a_folder(bucket, w
     assert loaded.step == here.step and loaded.config == here.config
     np.testing.assert_array_equal(loaded.model.head[...], here.model.head[...])
     before = {name: bucket.objects[name] for name in bucket.names("run/latest")}
-    child = start_tiny(options)  # it is done already
+    child = start_tiny(options)  # the run is done already
     assert child.wait(180) == 0, child.communicate()
     assert {name: bucket.objects[name] for name in bucket.names("run/latest")} == before
     for name in bucket.names("run/latest/20/state/"):
@@ -208,7 +210,7 @@ def test_killed_torn_and_resumed_in_a_bucket_it_is_the_run_in_a_folder(bucket, w
     assert log_of(there) == log_of(whole)
 
 
-def test_two_processes_in_a_bucket(bucket, whole):
+def test_two_processes_write_into_a_bucket(bucket, whole):
     options = {"workdir": "gs://bucket/two", "overrides": OPTIONS, "slow": 0.05}
     pair = start_pair(options)
     codes = [child.wait(240) for child in pair]
@@ -226,8 +228,8 @@ def test_a_bucket_that_cannot_be_opened_is_one_message_before_training(bucket):
     assert "Traceback" not in err
 
 
-def test_everything_else_that_a_run_writes(bucket, tmp_path):
-    """TensorBoard, a profile and lanes; a bad batch."""
+def test_all_other_files_of_a_run_go_into_the_bucket(bucket, tmp_path):
+    """TensorBoard, a profile, a bad batch."""
     overrides = {"log__tensorboard": True, "profile": (2, 4), "steps": 6, "save__every": 3}
     child = start_tiny({"workdir": "gs://bucket/all", "overrides": overrides})
     assert child.wait(180) == 0, child.communicate()
@@ -241,7 +243,7 @@ def test_everything_else_that_a_run_writes(bucket, tmp_path):
     assert set(np.load(file)) == {"x", "y", "weight"}
 
 
-def test_a_sweep_in_a_bucket(bucket, tmp_path):
+def test_a_sweep_in_a_bucket_equals_a_sweep_in_a_folder(bucket, tmp_path):
     grid = sweep_plan.expand({"optim.lr": [1e-2, 1e-3]})
     config = tiny_config(steps=4, save__every=2, save__best_metric="dev/loss")
     here, there = (sweep.sweep(config, grid, outdir) for outdir in (tmp_path, "gs://bucket/sweep"))
@@ -259,7 +261,7 @@ def test_a_sweep_in_a_bucket(bucket, tmp_path):
     )
 
 
-def test_a_report_on_a_run_in_a_bucket_goes_there(bucket, monkeypatch):
+def test_the_report_on_a_run_in_a_bucket_goes_there(bucket, monkeypatch):
     run(tiny_config(steps=2), "gs://bucket/run")
 
     def report(task, loaded, outdir):

@@ -1,4 +1,4 @@
-"""What a run's folder says of the code that made it."""
+"""The record of the code version in a run's folder."""
 
 import subprocess
 
@@ -8,7 +8,7 @@ from flaxae.storage import workdir
 
 
 @pytest.mark.parametrize("git, commit", [("abc\n", "abc"), ("", "sent")])
-def test_the_commit_is_gits_or_else_the_senders(
+def test_the_commit_comes_from_git_or_else_from_the_sender(
     git: str, commit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(*args, **_):

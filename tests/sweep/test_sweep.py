@@ -1,4 +1,4 @@
-"""What a sweep runs, in which programs, and what a config file adds; training itself is faked."""
+"""The runs and programs of a sweep, and its config file; training itself is faked."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def finish(rows, workdir, outdir):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The calls that would have trained: (steps, number of runs)."""
+    """Record the calls that would have trained: (steps, number of runs)."""
     calls = []
 
     def fake(config, workdir, lanes=None):
@@ -37,14 +37,14 @@ def trained(monkeypatch):
     return calls
 
 
-def test_runs_of_unequal_cost_are_kept_apart(monkeypatch):
+def test_runs_of_unequal_cost_are_not_grouped(monkeypatch):
     runs = [{"task.penalty": p, "seed": s} for p in (0.1, 0.2) for s in (0, 1)]
     assert group_by_shape(tiny_config(), runs) == [[0, 1, 2, 3]]
     monkeypatch.setattr(TinyTask, "lanes_apart", ("task.penalty",))
     assert group_by_shape(tiny_config(), runs) == [[0, 1], [2, 3]]
 
 
-def test_two_names_of_one_run_are_trained_once(trained, tmp_path):
+def test_a_run_with_two_names_is_trained_once(trained, tmp_path):
     runs = [{"seed": 1}, {"seed": 1}, {"seed": 1, "steps": 20}, {"seed": 2}]
     rows = sweep(tiny_config(), runs, tmp_path)
     assert sum(count for _, count in trained) == 2
@@ -53,7 +53,7 @@ def test_two_names_of_one_run_are_trained_once(trained, tmp_path):
     assert [row["dev/loss"] for row in rows] == [1.0] * 4
 
 
-def test_a_config_file_names_its_runs_and_its_end(trained, tmp_path, capsys):
+def test_a_config_file_names_its_runs_and_makes_its_own_tables(trained, tmp_path, capsys):
     file = tmp_path / "mine.py"
     file.write_text(FILE + FINISH)
     work = tmp_path / "w"
@@ -61,19 +61,19 @@ def test_a_config_file_names_its_runs_and_its_end(trained, tmp_path, capsys):
     assert trained == [(20, 2)]
     assert "2 runs of 20 steps, tables in mine" in capsys.readouterr().out
     assert (work / "tables" / "mine" / "table.csv").exists()
-    # A grid on the command line is what it always was.
-    grid = ["sweep", f"--config={file}", f"--workdir={work}", "--grid=seed=0,1", "--config.steps=20"]
-    assert main(grid) == 0
+    # A grid on the command line replaces the file's runs.
+    command = ["sweep", f"--config={file}", f"--workdir={work}"]
+    assert main([*command, "--grid=seed=0,1", "--config.steps=20"]) == 0
     assert len(trained) == 1 and (work / "table.md").exists()
 
 
-def test_the_preset_reaches_the_runs(tmp_path):
+def test_get_runs_gets_the_preset(tmp_path):
     (tmp_path / "mine.py").write_text(FILE)
     plan = Plan.of(f"{tmp_path / 'mine.py'}:short", [])
     assert plan.runs[0]["steps"] == 10 and plan.finish is None
 
 
-def test_a_file_without_runs_needs_a_grid(tmp_path):
+def test_a_config_file_without_runs_needs_a_grid(tmp_path):
     (tmp_path / "mine.py").write_text("from tests.tiny.family import tiny_config as get_config\n")
     with pytest.raises(ConfigError, match="--grid is missing"):
         Plan.of(str(tmp_path / "mine.py"), [])

@@ -1,4 +1,4 @@
-"""Calls side by side: each has its own cores, its own log, and ends by itself."""
+"""Calls side by side: each has its own cores and its own log, and ends by itself."""
 
 import json
 import signal
@@ -13,7 +13,7 @@ from flaxae.errors import ConfigError
 from flaxae.sweep.workers import Call, cores, run_all
 from tests.helpers import ROOT, arrays_of, assert_same, environment, log_of
 
-pytestmark = pytest.mark.skipif(len(cores()) < 2, reason="needs two cores to share out")
+pytestmark = pytest.mark.skipif(len(cores()) < 2, reason="needs two cores")
 POISON = "'task.poison'", 1.0
 SWEEP = """
 from tests.tiny.family import tiny_config
@@ -27,40 +27,46 @@ def get_runs(preset):
 
 
 def note(folder: Path, code: int) -> int:
-    """What a call finds: its cores."""
-    print("said in the call")
+    """Write the cores of this call; return or raise."""
+    print("printed by the call")
     (folder / f"{code}.json").write_text(json.dumps(cores()))
     if code == 9:
         raise RuntimeError("a fault of the call")
     return code
 
 
-def test_calls_share_the_cores_and_one_that_fails_stops_no_other(tmp_path):
+def test_calls_share_the_cores_and_a_failure_stops_no_other_call(tmp_path):
     codes, ends = (0, 9, 3), {}
     calls = [Call(str(c), note, (tmp_path, c), tmp_path / "logs" / f"{c}.log") for c in codes]
-    assert run_all(calls, 2, lambda how: ends.update({codes[how.index]: how.code})) is None
+    assert run_all(calls, 2, lambda end: ends.update({codes[end.index]: end.code})) is None
     assert ends == {0: 0, 9: 1, 3: 3}
     found = [json.loads((tmp_path / f"{c}.json").read_text()) for c in codes]
     assert set(found[0]).isdisjoint(found[1])
     assert set(found[0]) | set(found[1]) == set(cores())
     logs = [(tmp_path / "logs" / f"{c}.log").read_text() for c in codes]
-    assert all("said in the call" in log for log in logs)
+    assert all("printed by the call" in log for log in logs)
     assert "a fault of the call" in logs[1]
 
 
 @pytest.mark.parametrize("jobs", [0, 10_000])
-def test_more_jobs_than_cores_are_refused(jobs):
+def test_a_wrong_number_of_jobs_is_refused(jobs):
     with pytest.raises(ConfigError, match=f"jobs={jobs}: this process may use"):
         run_all([], jobs)
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "flaxae.sweep", f"--config={folder / 'mine.py'}", *options]
-    return subprocess.Popen(command, cwd=ROOT, env=environment(), text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
-def test_a_sweep_side_by_side_equals_one_in_turn(tmp_path):
+def test_a_sweep_side_by_side_equals_a_sweep_in_sequence(tmp_path):
     (tmp_path / "mine.py").write_text(SWEEP % (20, *POISON))
     out = {}
     for name, options in (("two", ["--jobs=2"]), ("one", [])):
@@ -80,7 +86,7 @@ def test_a_sweep_side_by_side_equals_one_in_turn(tmp_path):
         assert log_of(tmp_path / "one" / run) == log_of(tmp_path / "two" / run)
 
 
-def test_a_sweep_that_is_told_to_stop_saves_and_goes_on(tmp_path):
+def test_a_sweep_saves_after_ctrl_c_and_continues(tmp_path):
     steps = 3000
     (tmp_path / "mine.py").write_text(SWEEP % (steps, *POISON))
     work, command = tmp_path / "w", [f"--workdir={tmp_path / 'w'}", "--jobs=2", "--no-lanes"]
@@ -111,13 +117,13 @@ def test_a_single_call_has_all_cores(tmp_path):
     assert json.loads((tmp_path / "0.json").read_text()) == cores()
 
 
-def test_a_call_that_cannot_begin_is_told_of(tmp_path):
+def test_a_call_that_cannot_begin_is_reported(tmp_path):
     ends = []
     assert run_all([Call("lost", note, (tmp_path, 0), tmp_path)], 1, ends.append) is None
     assert ends[0].code == 1  # its log is a folder
 
 
-def test_a_wrong_config_side_by_side_is_an_error_as_in_turn(tmp_path):
+def test_a_wrong_config_is_an_error_side_by_side_and_in_sequence(tmp_path):
     (tmp_path / "mine.py").write_text(SWEEP % (20, "'mesh.replica'", 7))
     for jobs in (1, 2):
         options = [f"--workdir={tmp_path / str(jobs)}", "--no-lanes", f"--jobs={jobs}"]

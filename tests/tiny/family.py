@@ -1,4 +1,4 @@
-"""A family that flaxae has never heard of: all that a Task may use, in a few lines."""
+"""A family outside flaxae that uses all parts of a Task, in a few lines."""
 
 import dataclasses
 from typing import Any
@@ -49,7 +49,7 @@ class Tiny(nnx.Module):
 @dataclasses.dataclass
 class TinyConfig(TaskConfig):
     penalty: float = 0.1  # a loss weight that lanes may vary
-    poison: float = 0.0  # not finite from step 5 on where this is above 0
+    poison: float = 0.0  # above 0: the loss is not finite from step 5 on
     dropout: bool = True
 
     def make(self, config: Config) -> "TinyTask":
@@ -96,7 +96,7 @@ class TinyTask(Task):
         weight = jnp.sum(batch["weight"])
         ramp = jnp.minimum(ctx.step.astype(jnp.float32) / 10, 1)
         drift = jnp.square(y.mean(0) - model.queue[...].mean(0)).sum()
-        # A queue row a step: the mean output.
+        # One queue row per step: the mean output.
         model.queue[...] = (
             jnp.roll(model.queue[...], 1, 0).at[0].set(jax.lax.stop_gradient(y.mean(0)))
         )
@@ -106,7 +106,7 @@ class TinyTask(Task):
 
 
 def tiny_config(**overrides: Any) -> Config:
-    """A config of the tiny family; overrides are dotted fields with "__" for the dot."""
+    """Make a config of the tiny family; overrides are dotted fields with "__" for the dot."""
     from flaxae.config import set_field
 
     config = Config(

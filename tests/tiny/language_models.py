@@ -1,4 +1,4 @@
-"""Tiny language models that several tests use."""
+"""Tiny language models of several tests."""
 
 import dataclasses
 
@@ -16,25 +16,41 @@ KINDS = {
     "llama": (
         Llama,
         LlamaConfig(
-            d_model=16, d_ff=24, num_heads=4, num_kv_heads=2, head_dim=4, num_layers=3,
-            vocab_size=50, max_length=200, tie_embeddings=True, rope_theta=100.0,
+            d_model=16,
+            d_ff=24,
+            num_heads=4,
+            num_kv_heads=2,
+            head_dim=4,
+            num_layers=3,
+            vocab_size=50,
+            max_length=200,
+            tie_embeddings=True,
+            rope_theta=100.0,
         ),
     ),
     "phi": (
         Phi,
         PhiConfig(
-            d_model=16, d_ff=24, num_heads=2, num_kv_heads=2, head_dim=8, num_layers=3,
-            vocab_size=50, max_length=200, rotary_dim=4, rope_theta=100.0,
+            d_model=16,
+            d_ff=24,
+            num_heads=2,
+            num_kv_heads=2,
+            head_dim=8,
+            num_layers=3,
+            vocab_size=50,
+            max_length=200,
+            rotary_dim=4,
+            rope_theta=100.0,
         ),
     ),
-}  # fmt: skip
+}
 LLAMA3 = dict(
     rope_scaling=RopeScaling.LLAMA3, rope_factor=4.0, rope_original_length=16, tie_embeddings=False
 )
 
 
 def tiny(kind, **fields):
-    """A model whose biases and norms are not at their start."""
+    """Make a model whose biases and norms are not at their initial values."""
     model_class, config = KINDS[kind]
     model = model_class(dataclasses.replace(config, **fields), rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(model)

@@ -1,9 +1,10 @@
 """Runs the tiny family in a process of its own: `python -m tests.tiny.main '{"workdir": ...}'`.
 
-Keys: workdir, overrides, lanes, and what to do to itself: die_at (SIGKILL after that step's log),
-die_in_save (SIGKILL so many milliseconds after a save has begun), slow (seconds a step), stop_at
-(SIGSTOP after that step's log), hang_at (the training batch of that step never comes). Under
-"only": [process, {key: value}], keys for one of several processes.
+Keys: workdir, overrides, lanes, and faults: die_at (SIGKILL after that step's log), die_in_save
+(SIGKILL that many milliseconds after the beginning of a save), die_from (the first step of such a
+save), slow (seconds per step), stop_at (SIGSTOP after that step's log), hang_at (the training batch
+of that step never arrives). Under "only": [process, {key: value}], keys for one of several
+processes.
 """
 
 import json

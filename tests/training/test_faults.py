@@ -1,4 +1,4 @@
-"""What becomes of the other process where one of two is told to stop, killed, hangs or fails."""
+"""The other process if one of two gets a signal, is killed, hangs or fails."""
 
 import shutil
 import signal
@@ -16,14 +16,14 @@ from flaxae.errors import ConfigError
 from flaxae.machine import watchdog
 from tests.helpers import arrays_of, assert_same, environment, log_of, start, start_pair, start_tiny
 
-BOUND = 60  # seconds for what must end by itself; it takes far less
+BOUND = 60  # seconds for a process that must end by itself; it takes far less
 RUN = {"steps": 40, "save__every": 4, "accumulate": 2, "optim__ema": 0.9, "eval__every": 0}
 Pair = list[subprocess.Popen]
 
 
 @contextmanager
 def pair_of(workdir: Path, **options: Any) -> Iterator[Pair]:
-    """Two processes that are gone afterwards, whatever happens."""
+    """Start two processes; kill them at the end, whatever happens."""
     overrides = RUN | options.pop("overrides", {})
     pair = start_pair({"workdir": str(workdir), "overrides": overrides, **options})
     try:
@@ -35,7 +35,7 @@ def pair_of(workdir: Path, **options: Any) -> Iterator[Pair]:
 
 
 def end_of(child: subprocess.Popen, code: int) -> str:
-    """The one message that a process ends with; no traceback, and no hang."""
+    """Return the only message of a process that ends with this code, without a traceback."""
     _, err = child.communicate(timeout=BOUND)
     assert child.returncode == code, err[-3000:]
     assert "Traceback" not in err, err[-3000:]
@@ -57,7 +57,7 @@ def test_a_run_whose_processes_die_in_turn_is_bit_exact(tmp_path: Path) -> None:
     assert whole.wait(180) == 0, whole.communicate()[1][-2000:]
     workdir = tmp_path / "run"
 
-    with pair_of(workdir, slow=0.05) as pair:  # process 0 is told to stop
+    with pair_of(workdir, slow=0.05) as pair:  # process 0 gets SIGTERM
         wait_for(workdir / "latest" / "4", pair)
         pair[0].send_signal(signal.SIGTERM)
         assert [child.wait(BOUND) for child in pair] == [75, 75]
@@ -80,9 +80,7 @@ def test_a_run_whose_processes_die_in_turn_is_bit_exact(tmp_path: Path) -> None:
     assert log_of(workdir) == log_of(tmp_path / "whole")
 
 
-def test_a_process_that_is_stopped_ends_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_process_ends_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(watchdog.STALL, "4")
     with pair_of(tmp_path, overrides={"save__every": 10}, only=[1, {"stop_at": 15}]) as pair:
         message = end_of(pair[0], watchdog.GONE)
@@ -91,19 +89,21 @@ def test_a_process_that_is_stopped_ends_the_other(
     assert any((tmp_path / "latest").iterdir())
 
 
-def test_data_that_never_come_end_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_never_arrives_ends_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(watchdog.STALL, "4")
     with pair_of(tmp_path, overrides={"save__every": 10}, only=[1, {"hang_at": 15}]) as pair:
         hanging = end_of(pair[1], watchdog.GONE)
         waiting = end_of(pair[0], watchdog.GONE)
-    # Whichever notices first: its own clock, or what the other told it.
+    # Either its own clock notices first, or the message of the other process.
     assert "at: the batch of step 16" in hanging or "process 0 ended with" in hanging
     assert "process 1" in waiting and "the batch of step 16" in waiting
 
 
 @contextmanager
 def mounted(folder: Path) -> Iterator[None]:
-    """A file system of its own, where this user may mount one."""
+    """Mount a new file system, if this user may."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "tmpfs", str(folder)]
     if sys.platform != "linux" or not shutil.which("mount"):
@@ -116,7 +116,7 @@ def mounted(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_file_system_gone_read_only_is_told_by_both(tmp_path: Path) -> None:
+def test_both_report_a_file_system_that_became_read_only(tmp_path: Path) -> None:
     folder = tmp_path / "disk"
     with mounted(folder):
         workdir, overrides = folder / "run", {"log__every": 1000, "steps": 4000, "save__every": 10}
@@ -134,7 +134,7 @@ def test_a_file_system_gone_read_only_is_told_by_both(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_folder_that_is_gone_is_told_by_both(tmp_path: Path) -> None:
+def test_both_report_a_checkpoint_folder_that_is_gone(tmp_path: Path) -> None:
     overrides = {"steps": 4000, "save__every": 10}
     with pair_of(tmp_path, overrides=overrides, slow=0.1) as pair:
         wait_for(tmp_path / "latest" / "10", pair)
@@ -152,14 +152,16 @@ JOIN = (
 )
 
 
-def test_a_process_that_never_comes_ends_the_others() -> None:
+def test_a_process_that_never_joins_ends_the_others() -> None:
     code = JOIN.format("distributed.initialize()")
     children = []
     for i in range(2):
         env = environment(
-            JAX_COORDINATOR_ADDRESS="127.0.0.1:29471", JAX_NUM_PROCESSES="3",
-            JAX_PROCESS_ID=str(i), FLAXAE_JOIN_TIMEOUT=str(6 + i),
-        )  # fmt: skip
+            JAX_COORDINATOR_ADDRESS="127.0.0.1:29471",
+            JAX_NUM_PROCESSES="3",
+            JAX_PROCESS_ID=str(i),
+            FLAXAE_JOIN_TIMEOUT=str(6 + i),
+        )
         children.append(start(["-c", code], env=env))
     first, second = (end_of(child, watchdog.GONE) for child in children)
     assert "2 of 3 processes have joined at 127.0.0.1:29471 in 6 s" in first
@@ -181,20 +183,22 @@ with Watchdog() as dog:
 """
 
 
-def test_one_process_is_watched_where_it_is_asked_for() -> None:
+def test_a_single_process_is_watched_if_the_variable_is_set() -> None:
     child = start(["-c", WATCHED], env=environment(FLAXAE_STALL_TIMEOUT="1"))
     message = end_of(child, watchdog.GONE)
     assert message.startswith("error: nothing has moved for 1 s at: step 19. Start all")
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])
-def test_a_time_out_that_is_none_is_an_error(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_out_that_is_not_a_number_is_an_error(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(watchdog.STALL, text)
     with pytest.raises(ConfigError, match=f"{watchdog.STALL}={text} is not a number of seconds"):
         watchdog.Watchdog()
 
 
-def test_in_one_process_errors_go_their_usual_way() -> None:
+def test_in_a_single_process_errors_are_raised_as_usual() -> None:
     with pytest.raises(RuntimeError, match="its own"), watchdog.Watchdog() as dog:
         assert not dog.failed(RuntimeError("returns"))
         raise RuntimeError("its own")

@@ -1,4 +1,4 @@
-"""Lanes are single runs; a family outside flaxae runs through the loop unchanged."""
+"""Lanes equal single runs; a family outside flaxae runs through the loop unchanged."""
 
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,11 @@ LANES: list[dict[str, Any]] = [
 
 def one(tmp_path: Path, overrides: dict[str, Any], name: str) -> dict[str, np.ndarray]:
     config = tiny_config()
-    flaxae.config.copy_config(config)
     run(flaxae.config.copy_config(config, overrides), tmp_path / name)
     return arrays_of(tmp_path / name)
 
 
-def test_four_lanes_are_four_runs(tmp_path: Path) -> None:
+def test_four_lanes_equal_four_runs(tmp_path: Path) -> None:
     result = run(tiny_config(), tmp_path / "lanes", LANES)
     assert result.status == "done"
     for i, overrides in enumerate(LANES):
@@ -46,7 +45,7 @@ def test_four_lanes_are_four_runs(tmp_path: Path) -> None:
     assert run(longer, tmp_path / "lanes" / "lanes" / "02").status == "done"
 
 
-def test_lanes_without_decay_do_not_have_the_base_config_s(tmp_path: Path) -> None:
+def test_lanes_without_decay_do_not_take_the_base_configs_decay(tmp_path: Path) -> None:
     none = {"optim.weight_decay": 0.0}
     base = tiny_config(steps=3, optim__weight_decay=0.5)
     run(base, tmp_path / "lanes", [none, none | {"seed": 1}])
@@ -66,7 +65,7 @@ def test_lanes_resume_bit_exactly(tmp_path: Path) -> None:
     assert_same(flat(resumed.state), flat(whole.state))
 
 
-def test_a_lane_of_nan_touches_no_other(tmp_path: Path) -> None:
+def test_a_lane_of_nan_changes_no_other_lane(tmp_path: Path) -> None:
     clean = run(tiny_config(), tmp_path / "clean", LANES)
     poisoned = [*LANES[:1], {**LANES[1], "task.poison": 1.0}, *LANES[2:]]
     result = run(tiny_config(), tmp_path / "poisoned", poisoned)
@@ -83,7 +82,7 @@ def test_a_lane_of_nan_touches_no_other(tmp_path: Path) -> None:
     assert all(np.isfinite(x).all() for x in flat(result.state["params"]).values())
 
 
-def test_all_lanes_nan_stops(tmp_path: Path) -> None:
+def test_the_run_stops_when_all_lanes_are_nan(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match="step 5"):
         run(tiny_config(), tmp_path / "w", [{"task.poison": 1.0}, {"task.poison": 2.0}])
 
@@ -93,14 +92,14 @@ def test_lanes_may_not_change_shapes(tmp_path: Path) -> None:
         run(tiny_config(), tmp_path / "w", [{"accumulate": 2}])
 
 
-def test_lanes_with_data_of_their_own(tmp_path: Path) -> None:
+def test_lanes_with_different_data_equal_single_runs(tmp_path: Path) -> None:
     lanes = [{"data.seed": 0}, {"data.seed": 5}]
     run(tiny_config(), tmp_path / "lanes", lanes)
     for i, overrides in enumerate(lanes):
         single = one(tmp_path, overrides, f"single{i}")
         lane = tmp_path / "lanes" / "lanes" / f"{i:02d}"
         assert_same(arrays_of(lane), single, atol=1e-5)
-        # Evaluated on what the lane itself holds out.
+        # Evaluated on what the lane itself has held out.
         dev, expected = (
             [r["error"] for r in log_of(folder) if r["split"] == "dev"]
             for folder in (lane, tmp_path / f"single{i}")
@@ -110,7 +109,7 @@ def test_lanes_with_data_of_their_own(tmp_path: Path) -> None:
         assert run(config, lane).status == "done"
 
 
-def test_sweep_groups_names_resumes_and_writes_tables(tmp_path: Path) -> None:
+def test_a_sweep_groups_runs_resumes_and_writes_tables(tmp_path: Path) -> None:
     runs = [{"optim.lr": lr, "accumulate": a} for a in (1, 2) for lr in (1e-3, 1e-2)]
     rows = sweep(tiny_config(), runs, tmp_path)
     assert [row["status"] for row in rows] == ["done"] * 4

@@ -1,4 +1,4 @@
-"""The loop on the tiny family: compiles, donation, accumulation, shardings, NaN, errors."""
+"""The loop on the tiny family: compilation, donation, accumulation, shardings, NaN, errors."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from tests.helpers import arrays_of, assert_same, flat, log_of, start_pair
 from tests.tiny.family import TinyConfig, tiny_config
 
 
-def test_one_compile_in_20_steps_and_no_hidden_transfer(
+def test_20_steps_compile_once_without_hidden_transfers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     early = []  # device-to-host reads of a step's metrics before the next step was dispatched
@@ -52,7 +52,7 @@ def test_one_compile_in_20_steps_and_no_hidden_transfer(
     assert all(id(x) in seen for _, m in calls[:-1] for x in jax.tree.leaves(m))  # it does look
 
 
-def test_state_is_donated(tmp_path: Path) -> None:
+def test_the_state_is_donated(tmp_path: Path) -> None:
     with _loop(tmp_path) as loop, jax.set_mesh(loop.setup.mesh):
         state, _ = restore_or_init(loop.setup)
         batch = sharding.put(
@@ -84,7 +84,7 @@ FIVE = {"steps": 5, "save__every": 5, "eval__every": 5}
 
 
 @pytest.mark.usefixtures("split_small")
-def test_eight_devices_are_one(tmp_path: Path) -> None:
+def test_eight_devices_equal_one(tmp_path: Path) -> None:
     for name, mesh in MESHES.items():
         run(tiny_config(**FIVE, **mesh), tmp_path / name)
     loop = _loop(tmp_path / "eight", **FIVE, **MESHES["eight"])
@@ -96,7 +96,7 @@ def test_eight_devices_are_one(tmp_path: Path) -> None:
     np.testing.assert_allclose(*losses, atol=1e-5)
 
 
-def test_two_processes_are_one(tmp_path: Path) -> None:
+def test_two_processes_equal_one(tmp_path: Path) -> None:
     run(tiny_config(**FIVE, **MESHES["one"]), tmp_path / "one")
     pair = start_pair({"workdir": str(tmp_path / "two"), "overrides": FIVE}, devices=2)
     ends = [child.communicate(timeout=180) for child in pair]
@@ -109,7 +109,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("split_small")
-def test_saved_on_eight_resumed_on_four_and_one(tmp_path: Path) -> None:
+def test_a_run_saved_on_eight_devices_resumes_on_four_and_one(tmp_path: Path) -> None:
     more = {"steps": 10, "save__every": 5, "eval__every": 5, "optim__decay_steps": 10}
     run(tiny_config(**more, **MESHES["one"]), tmp_path / "whole")
     run(tiny_config(**(more | {"steps": 5}), **MESHES["eight"]), tmp_path / "eight")
@@ -120,13 +120,18 @@ def test_saved_on_eight_resumed_on_four_and_one(tmp_path: Path) -> None:
         assert_same(arrays_of(tmp_path / f"{fsdp}"), arrays_of(tmp_path / "whole"), atol=1e-5)
 
 
-def test_accumulation_is_the_whole_batch_with_padding(tmp_path: Path) -> None:
-    plain = {**FIVE, "data__batch_size": 32, "task__dropout": False, "task__penalty": 0.0,
-             "mesh__fsdp": 1}  # fmt: skip
+def test_accumulation_equals_the_whole_batch_with_padding(tmp_path: Path) -> None:
+    plain = {
+        **FIVE,
+        "data__batch_size": 32,
+        "task__dropout": False,
+        "task__penalty": 0.0,
+        "mesh__fsdp": 1,
+    }
     run(tiny_config(**plain), tmp_path / "whole")
     run(tiny_config(**plain, accumulate=4), tmp_path / "parts")
     a, b = arrays_of(tmp_path / "whole"), arrays_of(tmp_path / "parts")
-    keep = {k for k in a if "queue" not in k}  # the queue takes one row a micro-batch
+    keep = {k for k in a if "queue" not in k}  # the queue takes one row per micro-batch
     assert_same({k: a[k] for k in keep}, {k: b[k] for k in keep}, atol=1e-5)
 
 
@@ -134,11 +139,24 @@ def test_accumulation_is_the_whole_batch_with_padding(tmp_path: Path) -> None:
 def test_the_update_is_the_gradient_of_the_sum_over_the_weight(
     tmp_path: Path, accumulate: int
 ) -> None:
-    """Against jax.grad of total / weight: Adam would hide a wrong divisor, SGD does not."""
-    sgd = {"optim__name": "sgd", "optim__momentum": 0.0, "optim__clip_norm": 0.0,
-           "optim__warmup": 0, "optim__schedule": "constant", "optim__lr": 0.1}  # fmt: skip
-    plain = {"steps": 1, "save__every": 1, "data__batch_size": 32, "task__dropout": False,
-             "task__penalty": 0.0, "mesh__fsdp": 1, "accumulate": accumulate}  # fmt: skip
+    """Compared with jax.grad of total / weight: Adam would hide a wrong divisor, SGD does not."""
+    sgd = {
+        "optim__name": "sgd",
+        "optim__momentum": 0.0,
+        "optim__clip_norm": 0.0,
+        "optim__warmup": 0,
+        "optim__schedule": "constant",
+        "optim__lr": 0.1,
+    }
+    plain = {
+        "steps": 1,
+        "save__every": 1,
+        "data__batch_size": 32,
+        "task__dropout": False,
+        "task__penalty": 0.0,
+        "mesh__fsdp": 1,
+        "accumulate": accumulate,
+    }
     with _loop(tmp_path / "w", **sgd, **plain) as loop, jax.set_mesh(loop.setup.mesh):
         state, _ = restore_or_init(loop.setup)
         before = jax.device_get(state)
@@ -157,13 +175,13 @@ def test_the_update_is_the_gradient_of_the_sum_over_the_weight(
         assert_same(flat(state["params"]), flat(expected), atol=1e-6)
 
 
-def test_steps_per_call_is_the_same_run(tmp_path: Path) -> None:
+def test_steps_per_call_does_not_change_the_run(tmp_path: Path) -> None:
     run(tiny_config(), tmp_path / "one")
     run(tiny_config(steps_per_call=5, log__every=5), tmp_path / "five")
     assert_same(arrays_of(tmp_path / "five"), arrays_of(tmp_path / "one"), atol=1e-6)
 
 
-def test_evaluation_has_new_streams_and_the_trainings_queue(tmp_path: Path) -> None:
+def test_evaluation_starts_with_new_streams_and_the_trainings_queue(tmp_path: Path) -> None:
     with _loop(tmp_path / "w") as loop:
         loop.train()
         state, _ = restore_or_init(loop.setup)
@@ -174,7 +192,7 @@ def test_evaluation_has_new_streams_and_the_trainings_queue(tmp_path: Path) -> N
         assert not any(np.any(x) for x in jax.tree.leaves(carry["stream"]))
 
 
-def test_frozen_is_neither_saved_nor_changed(tmp_path: Path) -> None:
+def test_the_frozen_part_is_neither_saved_nor_changed(tmp_path: Path) -> None:
     with _loop(tmp_path / "w") as loop:
         before = flaxae.storage.fingerprint.fingerprint(loop.setup.frozen.values)
         loop.train()
@@ -187,7 +205,7 @@ def test_frozen_is_neither_saved_nor_changed(tmp_path: Path) -> None:
         flaxae.load(tmp_path / "w")
 
 
-def test_done_extended_and_resume_from(tmp_path: Path) -> None:
+def test_a_finished_run_is_extended_and_gives_its_parameters_to_another(tmp_path: Path) -> None:
     first = run(tiny_config(), tmp_path / "w")
     again = run(tiny_config(), tmp_path / "w")
     assert again.status == "already_done"
@@ -196,12 +214,14 @@ def test_done_extended_and_resume_from(tmp_path: Path) -> None:
     assert longer.status == "done" and int(longer.state["step"]) == 30
     stored = json.loads((tmp_path / "w" / "config.json").read_text())
     assert stored["optim"]["decay_steps"] == 20  # extending never moves the schedule
-    new = run(tiny_config(steps=1, save__every=1, optim__lr=0.0, resume_from=str(tmp_path / "w")),
-              tmp_path / "new")  # fmt: skip
+    new = run(
+        tiny_config(steps=1, save__every=1, optim__lr=0.0, resume_from=str(tmp_path / "w")),
+        tmp_path / "new",
+    )
     assert_same(flat(new.state["params"]), flat(longer.state["params"]))
 
 
-def test_best_checkpoint_is_the_best(tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_that_of_the_best_evaluation(tmp_path: Path) -> None:
     config = tiny_config(save__best_metric="dev/error", eval__every=2, optim__lr=0.5)
     run(config, tmp_path / "w")
     rows = [r for r in log_of(tmp_path / "w") if r["split"] == "dev"]
@@ -209,7 +229,9 @@ def test_best_checkpoint_is_the_best(tmp_path: Path) -> None:
     assert flaxae.load(tmp_path / "w", config_class=TinyConfig).step == best["step"]
 
 
-def test_not_finite_stops_names_the_step_and_keeps_the_last_good(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_step(
+    tmp_path: Path,
+) -> None:
     config = tiny_config(task__poison=1.0, save__every=2, eval__every=2)
     with pytest.raises(NonFiniteError, match=r"step 5.*batch\(5\)"):
         run(config, tmp_path / "w")
@@ -235,7 +257,7 @@ def test_another_config_is_an_error_that_names_the_fields(tmp_path: Path) -> Non
     assert_same(arrays_of(tmp_path / "w"), before)
 
 
-def test_a_torn_checkpoint_falls_back_and_saves_again(
+def test_a_run_falls_back_over_a_torn_checkpoint_and_saves_again(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     options = {"save__every": 5, "save__keep": 4, "eval__every": 5}
@@ -246,13 +268,13 @@ def test_a_torn_checkpoint_falls_back_and_saves_again(
         if file.is_file():
             file.write_bytes(b"")
     result = run(tiny_config(**options), tmp_path / "w")
-    said = "".join(capsys.readouterr())
-    assert result.status == "done" and "20" in said and "15" in said
+    printed = "".join(capsys.readouterr())
+    assert result.status == "done" and "20" in printed and "15" in printed
     assert_same(arrays_of(tmp_path / "w"), arrays_of(tmp_path / "whole"))
     assert log_of(tmp_path / "w") == log_of(tmp_path / "whole")
 
 
-def test_no_readable_checkpoint_is_no_fresh_start(tmp_path: Path) -> None:
+def test_a_run_without_a_readable_checkpoint_does_not_start_again(tmp_path: Path) -> None:
     run(tiny_config(), tmp_path / "w")
     for file in (tmp_path / "w" / "latest").rglob("*"):
         if file.is_file():
@@ -271,7 +293,7 @@ def test_no_readable_checkpoint_is_no_fresh_start(tmp_path: Path) -> None:
         ({"pretrained": "x"}, "pretrained"),
     ],
 )
-def test_bad_configs(tmp_path: Path, overrides: dict, message: str) -> None:
+def test_a_bad_config_is_an_error(tmp_path: Path, overrides: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(tiny_config(**overrides), tmp_path / "w")
 
@@ -284,7 +306,7 @@ def test_a_failed_start_claims_no_workdir(tmp_path: Path) -> None:
         run(tiny_config(**FIVE, seed=7), tmp_path)
 
 
-def test_a_run_older_than_a_field_resumes(tmp_path: Path) -> None:
+def test_a_run_older_than_a_config_field_resumes(tmp_path: Path) -> None:
     run(tiny_config(**FIVE), tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     del stored["data"]["max_lines"]

@@ -1,4 +1,4 @@
-"""Logs that can be cut back, progress lines, goodput, peaks."""
+"""Logs that are cut back on resume, progress lines, goodput, peaks."""
 
 import json
 import time
@@ -22,7 +22,7 @@ def rows(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_writes_plain_numbers(tmp_path):
+def test_arrays_are_logged_as_plain_numbers(tmp_path):
     writer = Writer(tmp_path / "w", PLAIN)
     writer.write(5, "train", {"loss": jnp.float32(0.5), "bad": np.int32(0), "worse": float("nan")})
     writer.write(5, "sample", {}, texts={"lines": ["é", "x = 1"]})
@@ -34,7 +34,7 @@ def test_writes_plain_numbers(tmp_path):
     ]
 
 
-def test_cut_removes_what_is_later_and_half_lines(tmp_path):
+def test_cut_removes_later_lines_and_half_lines(tmp_path):
     writer = Writer(tmp_path, PLAIN)
     for step in (1, 2, 3):
         writer.write(step, "train", {"loss": step}, texts={"t": [str(step)]})
@@ -94,7 +94,7 @@ def test_progress_without_a_terminal(capsys, monkeypatch):
     assert lines[-1].startswith("step 100/100 (100 %)") and len(lines) == 4
 
 
-def test_progress_on_a_terminal_and_off(capsys, monkeypatch):
+def test_progress_on_a_terminal_and_disabled(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     progress = metrics.Progress(10, 2, True, 1, "examples")
     progress.update(6, {"loss": 1.5})
@@ -110,7 +110,7 @@ def test_progress_on_a_terminal_and_off(capsys, monkeypatch):
     assert not shown.out and not shown.err
 
 
-def test_goodput():
+def test_goodput_leaves_out_what_is_tracked():
     goodput = metrics.Goodput()
     assert goodput.share() > 0.9
     for _ in range(2):
@@ -129,25 +129,21 @@ def test_compile_time_counts_until_it_is_closed():
     assert 0 < first == compiled.seconds
 
 
-def test_peaks_and_mfu(monkeypatch):
+def test_peak_flops_and_mfu(monkeypatch):
     for kind, flops in (
-        ("TPU v4", 275e12), ("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("TPU v6 lite", 918e12),
-        ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA A100-SXM4-40GB", 312e12), ("cpu", 0.0),
-    ):  # fmt: skip
+        ("TPU v4", 275e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("cpu", 0.0),
+    ):
         assert metrics.peak_flops(SimpleNamespace(device_kind=kind)) == flops
-    assert metrics.mfu(1e9, 1.0, 1) == 0.0  # a CPU's peak is not known
+    assert metrics.mfu(1e9, 1.0, 1) == 0.0  # the peak of a CPU is unknown
     monkeypatch.setattr(metrics.jax, "devices", lambda: [SimpleNamespace(device_kind="TPU v4")])
     assert metrics.mfu(275e12, 2.0, 4) == pytest.approx(0.125)
     assert metrics.peak_memory_bytes() > 10**6
-
-
-def test_figure_to_image():
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2, 1), dpi=50)
-    figure.add_subplot().plot([0, 1])
-    image = metrics.figure_to_image(figure)
-    assert image.shape == (50, 100, 3) and image.dtype == np.uint8 and image.min() < 128
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")

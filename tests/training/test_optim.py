@@ -38,7 +38,7 @@ def schedule(step, horizon=100, **fields):
     return float(optim.learning_rate(OptimConfig(**fields), 2.0, step, horizon))
 
 
-def test_schedules_at_their_ends():
+def test_schedules_reach_their_ends():
     for kind in Schedule:
         assert schedule(0, schedule=kind, warmup=10) == 0
         assert schedule(5, schedule=kind, warmup=10) == pytest.approx(1.0)
@@ -47,14 +47,14 @@ def test_schedules_at_their_ends():
         for warmup in (0, 10):
             at_end = schedule(100, schedule=kind, warmup=warmup, final_lr=0.1)
             assert at_end == pytest.approx(0.2)
-            # A run that is extended stays at the last learning rate.
+            # An extended run stays at the last learning rate.
             assert schedule(500, schedule=kind, warmup=warmup, final_lr=0.1) == pytest.approx(0.2)
     assert schedule(80, schedule=Schedule.WSD, wsd_decay=0.2) == pytest.approx(2.0)
     assert schedule(90, schedule=Schedule.WSD, wsd_decay=0.2) == pytest.approx(1.0)
     assert schedule(400, schedule=Schedule.RSQRT, warmup=100) == pytest.approx(1.0)
 
 
-def test_cosine_is_optax_s():
+def test_cosine_equals_optax():
     theirs = optax.warmup_cosine_decay_schedule(0.0, 2.0, 10, 100, 0.2)
     for step in range(0, 120, 7):
         ours = schedule(step, schedule=Schedule.COSINE, warmup=10, final_lr=0.1)
@@ -62,7 +62,7 @@ def test_cosine_is_optax_s():
 
 
 def steps(config, n=3, hparams=None):
-    """N updates through pack and unpack, jitted, with lr and step traced."""
+    """Make n updates through pack and unpack, jitted, with lr and step traced."""
     hparams = {"lr": jnp.float32(config.lr)} if hparams is None else hparams
     template = jax.eval_shape(lambda p: optim.make_tx(config, {}, 0, 10).init(p), params())
 
@@ -100,7 +100,7 @@ def test_every_optimizer_descends_under_strict_promotion(name):
 
 
 @pytest.mark.parametrize("theirs", ["adamw", "lion", "sgd", "adafactor"])
-def test_updates_are_optax_s(theirs):
+def test_updates_equal_those_of_optax(theirs):
     lr, wd = 1e-2, 0.1
     blocks = {"mlp": {"kernel": True, "bias": False}, "norm": {"scale": False}}
     decayed = {"encoder": {"blocks": blocks}, "embed": {"embedding": True}}
@@ -111,13 +111,19 @@ def test_updates_are_optax_s(theirs):
         "sgd": optax.chain(optax.trace(0.9), decay, optax.scale(-lr)),
         "adafactor": optax.chain(
             optax.adafactor(multiply_by_parameter_scale=False),
-            optax.scale(-1), decay, optax.scale(-lr),
+            optax.scale(-1),
+            decay,
+            optax.scale(-lr),
         ),
-    }[theirs]  # fmt: skip
+    }[theirs]
     config = OptimConfig(
-        name=Optimizer(theirs), lr=lr, b2=0.99, weight_decay=wd, clip_norm=0.0,
+        name=Optimizer(theirs),
+        lr=lr,
+        b2=0.99,
+        weight_decay=wd,
+        clip_norm=0.0,
         schedule=Schedule.CONSTANT,
-    )  # fmt: skip
+    )
     ours, _ = steps(config)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         p, state = params(), tx.init(params())
@@ -129,8 +135,8 @@ def test_updates_are_optax_s(theirs):
 
 
 @pytest.mark.parametrize("name", [Optimizer.ADAMW, Optimizer.LION])
-def test_the_loop_s_update_is_that_of_optax_and_of_a_bad_step_none(name):
-    """AdamW's is taken from the moments that are kept."""
+def test_the_loops_update_equals_optax_and_a_bad_step_changes_nothing(name):
+    """AdamW's update is computed from the moments that are kept."""
     config = OptimConfig(
         name=name, lr=0.01, b2=0.99, weight_decay=0.1, groups=(("embed", 2.0, 0.5),)
     )
@@ -168,7 +174,7 @@ def test_clipping_and_traced_hyperparameters():
     a, _ = steps(dataclasses.replace(base, lr=0.5, weight_decay=0.3), hparams={})
     hparams = {"lr": jnp.float32(0.5), "weight_decay": jnp.float32(0.3)}
     b, _ = steps(base, hparams=hparams)
-    # Programs of constants round otherwise.
+    # Programs with constants round differently.
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), a, b)
 
 
@@ -187,25 +193,25 @@ def test_groups_multiply_and_the_first_match_wins():
     assert not np.any(blocks["mlp"]["kernel"]) and not np.any(blocks["mlp"]["bias"])
 
 
-def test_groups_that_are_mistakes():
+def test_a_wrong_group_is_an_error():
     for regex, message in (("nothing", "matches no parameter"), ("(", "not a reg")):
         tx = optim.make_tx(OptimConfig(groups=((regex, 1, 1),)), {}, 0, 10)
         with pytest.raises(ConfigError, match=message):
             tx.init(params())
 
 
-def test_muon_orthogonalises_stacked_layers_apart():
+def test_muon_orthogonalises_each_stacked_layer():
     config = OptimConfig(name=Optimizer.MUON, lr=1.0, schedule=Schedule.CONSTANT, clip_norm=0.0)
     tx = optim.make_tx(config, {}, 0, 10)
     updates, _ = tx.update(grads(), tx.init(params()), params())
     for layer in updates["encoder"]["blocks"]["mlp"]["kernel"]:  # (8, 16)
         singular = np.linalg.svd(layer, compute_uv=False)
-        # Newton-Schulz brings singular values near 1; then RMS .2 as AdamW's.
+        # Newton-Schulz brings singular values near 1; they are scaled to AdamW's RMS of 0.2.
         assert np.all((singular > 0.5 * 0.8) & (singular < 1.4 * 0.8)), singular
         assert float(jnp.sqrt(jnp.mean(layer**2))) == pytest.approx(0.2, rel=0.3)
 
 
-def test_unpack_names_what_is_missing():
+def test_unpack_names_the_missing_leaf():
     config = OptimConfig()
     state = optim.make_tx(config, {}, 0, 10).init(params())
     packed = optim.pack(state)

@@ -1,4 +1,4 @@
-"""Which steps are traced; the profiler itself is faked, and run for real by test_paths.py."""
+"""The traced steps; the profiler is faked here, and really runs in test_paths.py."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from tests.tiny.family import tiny_config
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the profiler was asked to do; it refuses what JAX's refuses."""
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record the calls of a fake profiler, which refuses the same calls as JAX's."""
     out: list[str] = []
 
     def start(folder: str) -> None:
@@ -42,7 +42,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
 )
 def test_the_calls_with_a_step_of_the_window_are_traced(
-    tmp_path: Path, told: list[str], window: tuple, begin: int, each: int, traced: list[int]
+    tmp_path: Path, calls: list[str], window: tuple, begin: int, each: int, traced: list[int]
 ) -> None:
     trace, found = Trace(window, tmp_path), []
     for start in range(begin, 20, each):
@@ -52,12 +52,12 @@ def test_the_calls_with_a_step_of_the_window_are_traced(
         trace.after(start + each, None)
     trace.stop()
     assert found == traced
-    assert told == ["start", "stop"] * bool(traced)
+    assert calls == ["start", "stop"] * bool(traced)
 
 
-def test_a_run_that_ends_and_goes_on_inside_the_window(tmp_path: Path, told: list[str]) -> None:
+def test_a_run_that_ends_and_continues_inside_the_window(tmp_path: Path, calls: list[str]) -> None:
     plain = {"save__every": 3, "eval__every": 3, "optim__decay_steps": 6, "profile": (2, 5)}
     run(tiny_config(steps=3, **plain), tmp_path / "w")
-    assert told == ["start", "stop"]
+    assert calls == ["start", "stop"]
     assert run(tiny_config(steps=6, **plain), tmp_path / "w").status == "done"
-    assert told == ["start", "stop"] * 2
+    assert calls == ["start", "stop"] * 2

@@ -1,4 +1,4 @@
-"""A killed run, resumed, is the run that was never stopped; SIGTERM saves and exits with 75."""
+"""A killed and resumed run equals an uninterrupted one; SIGTERM saves and exits with 75."""
 
 import signal
 import time
@@ -13,7 +13,7 @@ HARD = {"steps": 40, "save__every": 4, "accumulate": 2, "optim__ema": 0.9, "data
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 steps without a stop."""
+    """Train 40 steps without interruption."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     child = start_tiny({"workdir": str(workdir), "overrides": HARD})
     assert child.wait(180) == 0, child.communicate()
@@ -79,7 +79,7 @@ def test_two_processes_sigterm_and_resume(whole: Path, tmp_path: Path) -> None:
     assert_same(arrays_of(tmp_path / "run"), arrays_of(whole), atol=1e-5)
 
 
-def test_a_signal_during_evaluation_owes_it(
+def test_an_evaluation_that_a_signal_stopped_is_done_on_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import os
