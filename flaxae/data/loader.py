@@ -10,14 +10,11 @@ import jax
 import numpy as np
 
 from flaxae.data.config import LongLines
-from flaxae.data.prefetch import Prefetcher
 from flaxae.data.tokenizer import EOS, PAD
 from flaxae.data.tokens import TokenTable
 from flaxae.errors import ConfigError
 
 _HASHED = 65536  # rows padded at once for the fingerprint
-
-__all__ = ["ArraySource", "IndexStream", "Prefetcher", "TextSource"]
 
 
 class IndexStream:

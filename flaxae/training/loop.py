@@ -13,7 +13,6 @@ from typing import Any
 import jax
 
 from flaxae.config import Config
-from flaxae.data.loader import Prefetcher
 from flaxae.machine import distributed, sharding
 from flaxae.machine.preemption import Preemption
 from flaxae.machine.watchdog import Watchdog
@@ -22,6 +21,7 @@ from flaxae.storage import workdir as workdir_lib
 from flaxae.storage.quiet import quiet_backends
 from flaxae.training import metrics as metrics_lib
 from flaxae.training.evaluator import Evaluator, Metrics
+from flaxae.training.feed import Prefetcher
 from flaxae.training.lanes import write_lane
 from flaxae.training.non_finite import check_finite
 from flaxae.training.profiling import Trace

@@ -5,7 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from flaxae.data.loader import ArraySource, Prefetcher
+from flaxae.data.loader import ArraySource
+from flaxae.training.feed import Prefetcher
 
 
 def _source(train=False):
