@@ -1,4 +1,4 @@
-"""A saved model answers as the trained one; shapes that do not fit are named."""
+"""A saved model predicts like the trained one; shapes that do not fit are named."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def workdir(tmp_path_factory):
     return folder
 
 
-def test_saved_and_loaded_it_answers_the_same(workdir, tmp_path):
+def test_a_saved_and_loaded_model_predicts_the_same(workdir, tmp_path):
     trained = LoopedModel.from_pretrained(workdir)
     trained.save_pretrained(tmp_path / "m")
     loaded = LoopedModel.from_pretrained(tmp_path / "m")
@@ -32,13 +32,13 @@ def test_saved_and_loaded_it_answers_the_same(workdir, tmp_path):
             trained.predict(XS, YS, QUERY, loops), loaded.predict(XS, YS, QUERY, loops)
         )
     assert not np.allclose(loaded.predict(XS, YS, QUERY, 1), loaded.predict(XS, YS, QUERY, 7))
-    # One problem, and fewer examples than there are positions.
+    # One problem, with fewer examples than positions.
     one = loaded.predict(XS[0, :2], YS[0, :2], QUERY[0])
     assert one.shape == ()
     np.testing.assert_allclose(one, loaded.predict(XS[:, :2], YS[:, :2], QUERY)[0], atol=1e-6)
 
 
-def test_predict_is_the_models_own_readout(workdir):
+def test_predict_equals_the_models_readout(workdir):
     looped = LoopedModel.from_pretrained(workdir)
     model, ctx = looped.model, Context(jax.random.key(0), jnp.int32(0))
     xs = jnp.asarray(np.concatenate([XS, QUERY[:, None]], 1), jnp.float32)
@@ -61,21 +61,21 @@ def test_predict_is_the_models_own_readout(workdir):
         (("a", YS, QUERY), "numbers"),
     ],
 )
-def test_shapes_that_do_not_fit(workdir, arguments, word):
+def test_shapes_that_do_not_fit_are_errors(workdir, arguments, word):
     with pytest.raises(ConfigError, match=word):
         LoopedModel.from_pretrained(workdir).predict(*arguments)
 
 
-def test_directories_that_are_none(workdir, tmp_path):
+def test_invalid_directories_are_errors(workdir, tmp_path):
     with pytest.raises(ConfigError, match="not a looped model"):
         LoopedModel.from_pretrained(tmp_path)
     looped = LoopedModel.from_pretrained(workdir)
     with pytest.raises(ConfigError, match="workdir"):
         looped.save_pretrained(workdir)
     looped.save_pretrained(tmp_path / "m")
-    arrays = load_file(tmp_path / "m" / "model.safetensors")
-    save_file({k: v for k, v in arrays.items() if k != "positions"},
-              tmp_path / "m" / "model.safetensors")  # fmt: skip
+    weights = tmp_path / "m" / "model.safetensors"
+    arrays = {k: v for k, v in load_file(weights).items() if k != "positions"}
+    save_file(arrays, weights)
     with pytest.raises(ConfigError, match="positions"):
         LoopedModel.from_pretrained(tmp_path / "m")
     assert isinstance(nnx.split(looped.model)[0], nnx.GraphDef)

@@ -1,4 +1,4 @@
-"""Every config file builds; the report's experiments share their runs."""
+"""Every config file is valid; the experiments of the report share their runs."""
 
 import importlib
 import math
@@ -21,7 +21,7 @@ def module(name):
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_full_sizes_have_their_size(name):
+def test_full_configs_have_their_number_of_parameters(name):
     file, _, preset = name.partition(":")
     config = module(file).get_config(*[preset] * bool(preset))
     config.freeze()
@@ -36,7 +36,7 @@ def test_full_sizes_have_their_size(name):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 @pytest.mark.parametrize("preset", ["", "quick"])
-def test_experiments_are_whole(name, preset):
+def test_experiments_refer_to_their_runs_and_measures(name, preset):
     experiment = module(f"report_{name}").EXPERIMENT
     names = set(experiment.runs(preset == "quick"))
     for overrides in experiment.get_runs(preset):
@@ -50,7 +50,7 @@ def test_experiments_are_whole(name, preset):
         assert FIGURES[figure][1] in (*experiment.measures, "curve") and set(shown) <= names
 
 
-def test_runs_are_shared():
+def test_experiments_share_runs():
     hashes = {}
     for name in EXPERIMENTS:
         experiment = module(f"report_{name}").EXPERIMENT
@@ -61,14 +61,14 @@ def test_runs_are_shared():
     assert len(hashes) == 3 * len(module("shared").RUNS) and asked > len(hashes)
 
 
-def test_the_reports_runs_fit_two_hours_by_their_count():
+def test_the_runs_of_the_report_fit_two_hours_by_their_cost():
     shared = module("shared")
-    known = ["b=5", "b=10 T=5", "b=20 T=5", "no re-injection, b=20 T=5", "one pass, L=1",
-             "one pass, L=4", "b=10", "b=20 T=10"]  # fmt: skip
-    assert {shared.RUNS[name]["steps"] for name in known} == {6000}
+    looped = ["b=5", "b=10", "b=10 T=5", "b=20 T=5", "b=20 T=10", "no re-injection, b=20 T=5"]
+    for name in (*looped, "one pass, L=1", "one pass, L=4"):
+        assert shared.RUNS[name]["steps"] == 6000
     quick = shared.pick(["b=5", "b=20 T=20"], True)
     assert [run["steps"] for run in quick.values()] == [1000, 660]
     assert report.passes(shared.RUNS["L=2 b=20 T=5"]) == 2000 * 2 * 35
-    # 3 seeds, two at a time: .9 ms a pass on a core each, as one run took on two slow cores.
+    # 3 seeds, two runs at a time: .9 ms per pass on one core, measured on a slow machine.
     seconds = 3 * 0.9e-3 / 2 * sum(map(report.passes, shared.RUNS.values()))
     assert seconds < 2 * 3600

@@ -1,11 +1,13 @@
-"""Figures are readable alone: units and normalisation on the axes, a mark at b, two formats."""
+"""Figures have units and normalisation on their axes, a mark at b, and two formats."""
 
 import numpy as np
 
 from flaxae.models.looped import figures
 
-LOOPS = [{"by_loop": [1.0, 0.5, 0.4, 0.45], "loops": 3}, {"by_loop": [1.0, 0.6, 0.2, 0.3],
-                                                         "loops": 3}]  # fmt: skip
+LOOPS = [
+    {"by_loop": [1.0, 0.5, 0.4, 0.45], "loops": 3},
+    {"by_loop": [1.0, 0.6, 0.2, 0.3], "loops": 3},
+]
 CURVE = [{"steps": list(range(10, 110, 10)), "error": [1.0] * 5 + [0.1] * 5}] * 2
 
 
@@ -13,7 +15,7 @@ def texts(path):
     return path.with_suffix(".svg").read_text()
 
 
-def test_loops_have_a_mark_and_a_band(tmp_path):
+def test_errors_by_loop_have_a_mark_and_a_band(tmp_path):
     files = figures.by_loop({"b=3": LOOPS, "other": LOOPS}, tmp_path / "f", "QUICK")
     assert [f.suffix for f in files] == [".png", ".svg"]
     image = figures.pixels(files[0])
@@ -23,8 +25,8 @@ def test_loops_have_a_mark_and_a_band(tmp_path):
 
 
 def test_every_figure_draws(tmp_path):
-    masks = {kind: {"error": [1.0, 0.5], "error_3b": [1.0, 0.6]}
-             for kind in ("first", "last", "first_and_query")}  # fmt: skip
+    kinds = ("first", "last", "first_and_query")
+    masks = {kind: {"error": [1.0, 0.5], "error_3b": [1.0, 0.6]} for kind in kinds}
     samples = {
         "loops": LOOPS,
         "curve": CURVE,
@@ -37,6 +39,6 @@ def test_every_figure_draws(tmp_path):
         assert "a run" in texts(tmp_path / name), name
 
 
-def test_no_two_of_sixteen_lines_look_alike():
+def test_sixteen_lines_have_different_styles():
     styles = {(s["color"], s["linestyle"]) for s in map(figures._style, range(16))}
     assert len(styles) == 16

@@ -1,4 +1,4 @@
-"""The loop against its definition: gradients, masks, one program for every b, injections."""
+"""The loop compared with its definition: gradients, masks, injections, one program for every b."""
 
 from functools import partial
 
@@ -30,8 +30,8 @@ def make(**overrides) -> LoopedTransformer:
 
 
 def problems(seed: int = 0):
-    xs, w = (jax.random.normal(jax.random.key(seed + i), s) for i, s in
-             enumerate([(B, N, DIMS), (B, DIMS)]))  # fmt: skip
+    xs = jax.random.normal(jax.random.key(seed), (B, N, DIMS))
+    w = jax.random.normal(jax.random.key(seed + 1), (B, DIMS))
     return xs, jnp.einsum("bnd,bd->bn", xs, w)
 
 
@@ -49,12 +49,12 @@ def one_loop(params, graphdef, y, prompt):
 
 
 def unrolled(params, graphdef, loops, grad_loops):
-    """The definition, loop after loop."""
+    """Return the loss by its definition, loop after loop."""
     model, (xs, ys) = nnx.merge(graphdef, params), problems()
     prompt = model.prompt(xs, ys, CTX)
     y, errors = model.initial_state(prompt), []
-    for turn in range(loops):
-        if turn < loops - min(loops, grad_loops):
+    for loop in range(loops):
+        if loop < loops - min(loops, grad_loops):
             y = jax.lax.stop_gradient(one_loop(params, graphdef, y, prompt))
             continue
         y = one_loop(params, graphdef, y, prompt)
@@ -66,7 +66,7 @@ CASES = [(6, 2, 2), (6, 2, 4), (3, 3, 4), (2, 3, 4), (1, 1, 4)]  # b, T, window
 
 
 @pytest.mark.parametrize("injection", list(Injection))
-def test_value_and_gradient_are_those_of_the_unrolled_loops(injection):
+def test_value_and_gradient_equal_those_of_unrolled_loops(injection):
     cases = CASES if injection is Injection.ADD else CASES[1:2]
     layers = 2 if injection is Injection.ADD else 1
     graphdef, params = nnx.split(make(injection=injection, num_layers=layers))
@@ -78,11 +78,11 @@ def test_value_and_gradient_are_those_of_the_unrolled_loops(injection):
         scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected))
         for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-5 * scale)
-    # A program for each window, whatever b and T.
+    # One program per window, for every b and T.
     assert ours._cache_size() == len({window for _, _, window in cases})
 
 
-def test_cut_loops_give_no_gradient_but_change_the_value():
+def test_loops_before_the_cut_change_the_value_but_have_no_gradient():
     graphdef, params = nnx.split(make())
     grads = jax.jit(jax.value_and_grad(loss), static_argnums=(1, 4))
     (one, _), (five, cut), (_, whole) = (
@@ -93,7 +93,7 @@ def test_cut_loops_give_no_gradient_but_change_the_value():
     assert any(not np.allclose(a, b) for a, b in pairs)
 
 
-def test_recomputing_changes_nothing():
+def test_recomputing_does_not_change_gradients():
     grads, products = [], []
     for fields in ({"remat": False}, {"remat": True}, {"remat": True, "remat_keep": "products"}):
         graphdef, params = nnx.split(make(**fields))
@@ -106,15 +106,17 @@ def test_recomputing_changes_nothing():
     assert products[1] - products[2] == 4, "qkv, output, up and down are kept, attention is not"
 
 
-def test_gelu_is_the_tanh_form_and_keeps_its_input_alone():
+def test_gelu_is_the_tanh_form_and_keeps_only_its_input():
     x = jnp.linspace(-6, 6, 1001)
     y, back = jax.vjp(gelu, x)
     np.testing.assert_array_equal(y, jax.nn.gelu(x))
     assert [leaf.size for leaf in jax.tree.leaves(back)] == [x.size]
     wide, h = np.asarray(x, np.float64), 1e-5
-    half = [0.5 * at * (1 + np.tanh((2 / np.pi) ** 0.5 * (at + 0.044715 * at**3)))
-            for at in (wide + h, wide - h)]  # fmt: skip
-    slope = (half[0] - half[1]) / (2 * h)
+
+    def formula(x):
+        return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+    slope = (formula(wide + h) - formula(wide - h)) / (2 * h)
     np.testing.assert_allclose(back(jnp.ones_like(x))[0], slope, atol=1e-5)
 
 
@@ -131,7 +133,7 @@ def test_a_single_pass_of_many_layers_recomputes_them_one_by_one():
     assert temporaries[0] < 0.5 * temporaries[1], temporaries
 
 
-def test_every_loop_continues_last_loops():
+def test_every_loop_agrees_with_last_loops():
     model, (xs, ys) = make(), problems()
     prompt = model.prompt(xs, ys, CTX)
     trace = model.every_loop(prompt, CTX, 6)
@@ -140,7 +142,7 @@ def test_every_loop_continues_last_loops():
     assert trace.query_states.shape == (6, B, 8)
 
 
-def test_a_later_point_changes_no_earlier_prediction():
+def test_a_later_point_does_not_change_earlier_predictions():
     model, (xs, ys) = make(), problems()
     before = model.every_loop(model.prompt(xs, ys, CTX), CTX, 3).predictions
     other = model.prompt(xs.at[:, -1].set(9.0), ys.at[:, -2].set(9.0), CTX)
@@ -151,7 +153,7 @@ def test_a_later_point_changes_no_earlier_prediction():
 
 @pytest.mark.parametrize("side", ["first", "last"])
 @pytest.mark.parametrize("injection", list(Injection))
-def test_masks_full_is_bit_exact_and_none_is_one_loop(side, injection):
+def test_keeping_all_tokens_is_bit_exact_and_keeping_none_is_one_loop(side, injection):
     model, (xs, ys) = make(injection=injection), problems()
     prompt = model.prompt(xs, ys, CTX)
     whole = model.every_loop(prompt, CTX, 5).predictions
@@ -165,7 +167,7 @@ def test_masks_full_is_bit_exact_and_none_is_one_loop(side, injection):
     assert not np.allclose(kept[3][-1, :, -1], whole[-1, :, -1], atol=1e-4)
 
 
-def test_which_tokens_are_kept():
+def test_kept_tokens_are_the_first_or_last_ones():
     assert keep_tokens(3, 2, "first").astype(int).tolist() == [1, 1, 0, 0, 0, 1]
     assert keep_tokens(3, 2, "last").astype(int).tolist() == [0, 0, 0, 1, 1, 1]
     assert keep_tokens(3, 2, "first", query=True).astype(int).tolist() == [1, 1, 0, 0, 1, 1]
@@ -175,7 +177,7 @@ def test_which_tokens_are_kept():
 
 
 @pytest.mark.slow
-def test_halting_is_the_fixed_number_of_loops_where_it_never_stops_early():
+def test_halting_stops_each_row_on_convergence():
     model, (xs, ys) = make(), problems()
     prompt = model.prompt(xs, ys, CTX)
     trace = model.every_loop(prompt, CTX, 9)
@@ -192,7 +194,7 @@ def test_halting_is_the_fixed_number_of_loops_where_it_never_stops_early():
         np.testing.assert_allclose(answer[row], trace.predictions[expected - 1, row, -1], atol=1e-6)
 
 
-def test_blocks_record_their_states_layer_by_layer():
+def test_taps_record_the_states_of_each_layer():
     from flaxae.task import Taps
 
     model, (xs, ys) = make(num_layers=3), problems()

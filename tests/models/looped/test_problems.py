@@ -1,4 +1,4 @@
-"""Problems are what they say, and baselines meet closed forms and scikit-learn."""
+"""Properties of problems; baselines compared with closed forms and scikit-learn."""
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +23,14 @@ KEY = jax.random.key(0)
 
 
 def errors(baseline, problem: Problem, points: int, dims: int, rows: int) -> np.ndarray:
-    """Squared errors at the last of `points` + 1 points."""
+    """Return squared errors at the last of `points` + 1 points."""
     xs, ys = draw(problem, KEY, rows, points + 1, dims)
     answer = baseline(xs[:, :-1], ys[:, :-1], xs[:, -1])
     return np.square(np.asarray(answer) - np.asarray(ys[:, -1]))
 
 
 def assert_mean(values: np.ndarray, expected: float) -> None:
-    """Within four standard errors."""
+    """Check that a mean is within four standard errors."""
     assert abs(values.mean() - expected) < 4 * values.std() / len(values) ** 0.5
 
 
@@ -42,25 +42,25 @@ def test_scale_is_the_variance_of_y(problem):
 
 
 @pytest.mark.parametrize("problem", [Problem.LINEAR, Problem.SPARSE, Problem.RELU, Problem.TREE])
-def test_scale_of_fewer_dimensions(problem):
+def test_scale_with_fewer_active_dimensions_is_the_variance_of_y(problem):
     _, ys = draw(problem, KEY, 8000, 4, 6, active=2)
     assert_mean(np.square(np.asarray(ys)).mean(1), float(scale(problem, 6, 2)))
 
 
-def test_least_squares_learns_a_dimension_a_point():
+def test_least_squares_explains_one_dimension_per_point():
     for k in (1, 3, 5):
         values = errors(baselines.least_squares, Problem.LINEAR, k, 6, 3000) / 6
         assert_mean(values, 1 - k / 6)
     assert errors(baselines.least_squares, Problem.LINEAR, 7, 6, 200).max() < 1e-3
 
 
-def test_averaging_has_its_closed_form():
+def test_the_error_of_averaging_equals_its_closed_form():
     for k in (2, 10):
         values = errors(baselines.averaging, Problem.LINEAR, k, 5, 4000) / 5
         assert_mean(values, (5 + 1) / k)
 
 
-def test_noisy_least_squares_has_its_closed_form_and_ridge_is_better():
+def test_the_error_of_noisy_least_squares_equals_its_closed_form_and_ridge_is_better():
     k, d = 12, 5
     xs, ys = draw(Problem.NOISY, KEY, 4000, k + 1, d)
     clean = np.asarray(baselines.least_squares(*draw_clean(k, d)))
@@ -72,14 +72,14 @@ def test_noisy_least_squares_has_its_closed_form_and_ridge_is_better():
 
 
 def draw_clean(k, d):
-    """The same problems without noise: their exact answer is least squares'."""
+    """Draw the same problems without noise, which least squares solves exactly."""
     function_key, input_key = jax.random.split(KEY)
     xs = inputs(input_key, 4000, k + 1, d)
     ys = FUNCTIONS[Problem.LINEAR](function_key, xs)
     return xs[:, :-1], ys[:, :-1], xs[:, -1]
 
 
-def test_sparse_problems_have_three_weights():
+def test_sparse_problems_have_three_nonzero_weights():
     xs = jnp.broadcast_to(jnp.eye(8)[None], (50, 8, 8))
     ys = FUNCTIONS[Problem.SPARSE](KEY, xs)
     assert (np.asarray(ys != 0).sum(1) == NONZERO).all()
@@ -95,14 +95,14 @@ def test_a_tree_is_a_function_of_signs_with_sixteen_leaves():
     assert max(leaves) <= 2**DEPTH and max(leaves) > 8
 
 
-def test_dimensions_that_are_off_are_zero():
+def test_inactive_dimensions_are_zero():
     xs, ys = draw(Problem.LINEAR, KEY, 3, 4, 6, jnp.int32(2))
     assert not np.asarray(xs[..., 2:]).any() and np.asarray(xs[..., :2]).all()
     whole, _ = draw(Problem.LINEAR, KEY, 3, 4, 6)
     np.testing.assert_array_equal(xs[..., :2], whole[..., :2])
 
 
-def test_ridge_lasso_and_neighbours_are_scikit_learns():
+def test_ridge_lasso_and_neighbours_equal_scikit_learns():
     from sklearn.linear_model import Lasso, Ridge
     from sklearn.neighbors import KNeighborsRegressor
 
@@ -110,35 +110,36 @@ def test_ridge_lasso_and_neighbours_are_scikit_learns():
     prompt = (xs[:, :-1], ys[:, :-1], xs[:, -1])
     makers = {
         "ridge": (
-            lambda *p: baselines.ridge(*p, penalty=0.7), lambda: Ridge(0.7, fit_intercept=False)
+            lambda *p: baselines.ridge(*p, penalty=0.7),
+            lambda: Ridge(0.7, fit_intercept=False),
         ),
         "lasso": (
             lambda *p: baselines.lasso(*p, penalty=0.2),
             lambda: Lasso(0.2, fit_intercept=False, tol=1e-8, max_iter=10000),
         ),
         "nearest": (baselines.nearest, lambda: KNeighborsRegressor(3)),
-    }  # fmt: skip
+    }
+    rows = list(zip(*map(np.asarray, prompt), strict=True))
     for name, (ours, theirs) in makers.items():
-        expected = [theirs().fit(x, y).predict(q[None])[0]
-                    for x, y, q in zip(*map(np.asarray, prompt), strict=True)]  # fmt: skip
+        expected = [theirs().fit(x, y).predict(q[None])[0] for x, y, q in rows]
         np.testing.assert_allclose(ours(*prompt), expected, atol=2e-4, err_msg=name)
 
 
-def test_trees_and_boosting_answer_a_known_point():
+def test_trees_and_boosting_predict_a_known_point():
     xs, ys = draw(Problem.TREE, KEY, 3, 9, 4)
     for baseline in (baselines.greedy_tree, baselines.boosting):
         answer = baseline(xs, ys, xs[:, 2])
         np.testing.assert_allclose(answer, ys[:, 2], atol=0.1)
 
 
-def test_the_network_learns_its_prompt():
+def test_the_network_fits_its_prompt():
     xs, ys = draw(Problem.RELU, KEY, 3, 6, 3)
     answer = baselines.network(xs, ys, xs[:, 1], steps=300)
     np.testing.assert_allclose(answer, ys[:, 1], atol=0.2)
 
 
 @pytest.mark.parametrize("shift", list(Shift))
-def test_shifts_are_what_they_say(shift):
+def test_shifts_have_their_distributions(shift):
     (xs, ys), unit = draw_shifted(shift, KEY, 2000, 7, 4)
     xs, ys = np.asarray(xs), np.asarray(ys)
     query, prompt = xs[:, -1], xs[:, :-1]
@@ -153,14 +154,14 @@ def test_shifts_are_what_they_say(shift):
         case Shift.HALF_SUBSPACE:
             assert (np.linalg.matrix_rank(xs, tol=1e-3) == 2).all()
         case Shift.SKEWED:
-            # Summed over dimensions, x varies as much as in training.
+            # The variance summed over dimensions equals that of training.
             assert_mean(np.square(xs).sum(-1).mean(1), 4.0)
         case Shift.NOISE:
             exact = np.asarray(baselines.least_squares(prompt, ys[:, :-1], query))
             assert 0.5 < np.square(exact - ys[:, -1]).mean()
 
 
-def test_tables_from_files(tmp_path):
+def test_prompts_are_read_from_table_files(tmp_path):
     rng = np.random.default_rng(0)
     for name, columns in (("a", 2), ("b", 6)):
         x = rng.normal(size=(30, columns))
@@ -177,13 +178,13 @@ def test_tables_from_files(tmp_path):
     assert {k: v.shape for k, v in batch.items()} == {"xs": (16, 8, 4), "ys": (16, 8)}
     narrow = ~batch["xs"][..., 2:].any((1, 2))
     assert 0 < narrow.sum() < 16
-    # The narrow table is exactly linear: nothing was mixed up.
+    # The narrow table is exactly linear, so no rows or columns were mixed.
     xs, ys = batch["xs"][narrow][..., :2], batch["ys"][narrow]
     answer = baselines.least_squares(jnp.asarray(xs), jnp.asarray(ys), jnp.asarray(xs[:, 0]))
     np.testing.assert_allclose(answer, ys[:, 0], atol=1e-4)
 
 
-def test_tables_that_are_none_are_named(tmp_path):
+def test_invalid_tables_are_named(tmp_path):
     with pytest.raises(ConfigError, match="no .csv"):
         tables.read(str(tmp_path), 4)
     (tmp_path / "a.csv").write_text("x,y\n1,2\n3,4\n")

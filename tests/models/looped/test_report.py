@@ -1,4 +1,4 @@
-"""An experiment from runs to page: measures, tables, figures; every run trained once."""
+"""An experiment from its runs to its page: measures, tables, figures; runs are trained once."""
 
 import json
 
@@ -25,7 +25,7 @@ def base(quick: bool):
 
 
 def runs(quick: bool):
-    # The second is the first, said otherwise.
+    # Both are the same run, with different overrides.
     return {"b=3": {"task.loops": 3}, "the same": {"task.loops": 3, "task.grad_loops": 2}}
 
 
@@ -68,7 +68,7 @@ def test_measures_agree_with_each_other(loaded, monkeypatch):
     assert found["curve"]["trained"] == 4
 
 
-def test_a_probe_reads_what_is_there_and_nothing_else():
+def test_a_probe_reads_linear_states_but_not_random_ones():
     rng = np.random.default_rng(0)
     states = rng.normal(size=(400, 6))
     weights = states @ rng.normal(size=(6, 2)) + 3.0
@@ -77,7 +77,7 @@ def test_a_probe_reads_what_is_there_and_nothing_else():
 
 
 @pytest.mark.slow
-def test_an_experiment_trains_each_run_once_and_goes_on(tmp_path, capsys, monkeypatch):
+def test_an_experiment_trains_each_run_once_and_can_be_repeated(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluation, "ROWS", 64)
     (tmp_path / "report_tiny.py").write_text(CONFIG)
     work = tmp_path / "w"
@@ -100,7 +100,7 @@ def test_an_experiment_trains_each_run_once_and_goes_on(tmp_path, capsys, monkey
     assert (tables / "report.md").read_text() == page
 
 
-def test_mistakes_are_named(tmp_path, monkeypatch):
+def test_mistakes_on_the_command_line_are_named(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="quick"):
         EXPERIMENT.get_config("full")
     with pytest.raises(ConfigError, match="report_losses"):
@@ -110,7 +110,7 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
         report.main(["report", f"--workdir={tmp_path}"])
 
 
-def test_one_runs_report(loaded, tmp_path, monkeypatch, capsys):
+def test_the_report_of_one_run(loaded, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluation, "ROWS", 64)
     found = loaded.task.report(loaded, str(tmp_path))
     assert json.loads((tmp_path / "report.json").read_text()).keys() == found.keys()

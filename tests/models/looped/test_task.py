@@ -1,4 +1,4 @@
-"""The task through the loop: lanes, curricula, random depth, meshes, one compile."""
+"""The task in the training loop: lanes, curricula, random depth, meshes, one compilation."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ def context(step: int = 0, train: bool = True, **hparams) -> Context:
     return Context(jax.random.key(3), jnp.int32(step), hparams=named, train=train)
 
 
-def test_lanes_of_other_b_and_t_are_single_runs(tmp_path):
+def test_lanes_with_different_b_and_t_equal_single_runs(tmp_path):
     config = tiny_config(task__max_grad_loops=3)
     result = run(config, tmp_path / "lanes", LANES)
     for i, overrides in enumerate(LANES):
@@ -52,35 +52,35 @@ def test_lanes_of_other_b_and_t_are_single_runs(tmp_path):
     assert flaxae.load(lane).config.task.grad_loops == 3
 
 
-def test_a_lane_cannot_ask_for_more_than_is_compiled(tmp_path):
+def test_a_lane_cannot_have_more_gradient_loops_than_are_compiled(tmp_path):
     with pytest.raises(ConfigError, match="max_grad_loops=3"):
         run(tiny_config(task__max_grad_loops=3), tmp_path / "a", [{}, {"task.grad_loops": 4}])
     with pytest.raises(ConfigError, match="grad_loops"):
         run(tiny_config(), tmp_path / "b", [{"task.grad_loops": 4}])
 
 
-def test_a_sweep_keeps_unequal_depths_apart():
+def test_a_sweep_separates_runs_of_different_depth():
     runs = [{"task.loops": b, "seed": s} for b in (3, 5) for s in (0, 1)]
     assert group_by_shape(tiny_config(), runs) == [[0, 1], [2, 3]]
 
 
-def test_b_grows_in_one_program(tmp_path):
+def test_growing_b_needs_one_program(tmp_path):
     config = tiny_config(steps=6, task__loops=9, task__loops_every=2, log__every=1)
     config.freeze()
     with Loop(make_setup(config, tmp_path / "w")) as loop:
         loop.train()
         assert loop.step_fn._cache_size() == 1
-    rows = [r["loops"] for r in log_of(tmp_path / "w") if r["split"] == "train"]
-    assert rows == [1, 1, 3, 3, 5, 5]
+    loops = [r["loops"] for r in log_of(tmp_path / "w") if r["split"] == "train"]
+    assert loops == [1, 1, 3, 3, 5, 5]
 
 
-def test_growth_stops_at_its_end():
+def test_grown_numbers_stop_at_their_end():
     values = [int(grown(jnp.int32(s), 5, 8, 2, 10)) for s in (0, 9, 10, 19, 20, 500)]
     assert values == [5, 5, 7, 7, 8, 8]
     assert int(grown(jnp.int32(0), 5, 8, 2, 0)) == 8
 
 
-def test_random_depth_has_its_mean_and_bounds():
+def test_random_loops_have_their_mean_and_bounds():
     keys = jax.random.split(jax.random.key(0), 4000)
     drawn = np.asarray(jax.vmap(lambda k: random_loops(k, 12, 0.5, 60))(keys))
     assert abs(drawn.mean() - 12) < 5 * drawn.std() / 4000**0.5
@@ -89,7 +89,7 @@ def test_random_depth_has_its_mean_and_bounds():
     assert few.max() == 8
 
 
-def test_random_depth_trains_and_is_not_evaluated_with(tmp_path):
+def test_random_depth_is_used_in_training_but_not_in_evaluation(tmp_path):
     run(tiny_config(task__random_loops=True, log__every=1), tmp_path / "w")
     rows = [r["loops"] for r in log_of(tmp_path / "w") if r["split"] == "train"]
     assert len(set(rows)) > 1
@@ -97,7 +97,7 @@ def test_random_depth_trains_and_is_not_evaluated_with(tmp_path):
     assert int(task.loops(context(train=False, loops=3))) == 3
 
 
-def test_a_lane_of_another_depth_draws_as_a_run_of_its_own():
+def test_a_lane_of_another_depth_draws_the_same_b_as_a_single_run():
     options = {"task__random_loops": True, "task__random_sigma": 1.5}
     base, own = tiny_config(task__loops=3, **options), tiny_config(task__loops=9, **options)
     for seed in range(20):
@@ -105,7 +105,7 @@ def test_a_lane_of_another_depth_draws_as_a_run_of_its_own():
         assert int(base.task.make(base).loops(ctx)) == int(own.task.make(own).loops(ctx))
 
 
-def test_fewer_points_are_a_shorter_prompt():
+def test_a_curriculum_of_points_equals_a_shorter_prompt():
     config = tiny_config(task__points_start=2, task__points_by=1, task__points_every=10)
     value, grads = loss_and_gradient(config, step=0)
     short = tiny_config(task__model__points=2)
@@ -113,11 +113,11 @@ def test_fewer_points_are_a_shorter_prompt():
     assert value == pytest.approx(expected, rel=1e-5)
     for name, grad in wanted.items():
         np.testing.assert_allclose(grads[name][: len(grad)], grad, atol=1e-5, err_msg=name)
-    # What stands after the prompt's end is not trained at all.
+    # Positions after the prompt's end are not trained.
     assert not np.asarray(grads["positions"][4:]).any()
 
 
-def test_fewer_dimensions_are_a_narrower_problem():
+def test_a_curriculum_of_dimensions_equals_a_narrower_problem():
     config = tiny_config(task__model__dims=4, task__dims_start=2, task__dims_every=10)
     value, grads = loss_and_gradient(config, step=0)
     expected, wanted = loss_and_gradient(tiny_config(), step=0, cut=2)
@@ -128,7 +128,7 @@ def test_fewer_dimensions_are_a_narrower_problem():
 
 
 def loss_and_gradient(config, step, cut=0):
-    """Of one model cut to the config's sizes, on the same problems cut alike."""
+    """Return loss and gradient of one model and one batch, both cut to the config's sizes."""
     model = config.task.model
     wide = LoopedTransformer(tiny_config(task__model__dims=4).task.model, rngs=nnx.Rngs(0))
     whole = dict(nnx.to_flat_state(nnx.split(wide)[1]))
@@ -159,19 +159,19 @@ def loss_and_gradient(config, step, cut=0):
 
 
 @pytest.mark.usefixtures("split_small")
-def test_eight_devices_are_one(tmp_path):
+def test_eight_devices_equal_one(tmp_path):
     one, eight = tiny_config(), tiny_config(mesh__replica=2, mesh__fsdp=4)
     a, b = run(one, tmp_path / "one"), run(eight, tmp_path / "eight")
     assert_same(arrays_of(tmp_path / "one"), arrays_of(tmp_path / "eight"), atol=1e-5)
     assert a.metrics["dev/error"] == pytest.approx(b.metrics["dev/error"], rel=1e-4)
 
 
-def test_accumulation_draws_other_problems_for_each_part(tmp_path):
+def test_training_with_accumulation_is_finite(tmp_path):
     result = run(tiny_config(accumulate=2), tmp_path / "w")
     assert np.isfinite(result.metrics["dev/error"])
 
 
-def test_evaluation_is_of_b_loops_and_beyond():
+def test_evaluation_measures_errors_by_point_and_by_loop():
     config = tiny_config()
     task = config.task.make(config)
     model = task.init(nnx.Rngs(0))
@@ -184,18 +184,16 @@ def test_evaluation_is_of_b_loops_and_beyond():
     np.testing.assert_allclose(sums["error_by_point"][0][-1], sums["error"][0], rtol=1e-5)
 
 
-def test_flops_are_those_of_the_compiled_step():
-    config = tiny_config(
-        data__batch_size=64, task__model__width=64, task__model__points=16, task__loops=1,
-        task__grad_loops=1,
-    )  # fmt: skip
+def test_flops_equal_those_of_the_compiled_step():
+    sizes = {"data__batch_size": 64, "task__model__width": 64, "task__model__points": 16}
+    config = tiny_config(**sizes, task__loops=1, task__grad_loops=1)
     task = config.task.make(config)
     layout = make_layout(task, config)
     update = train_step.make_update(task, config, layout)
     hparams = make_hparams(task, [config], False)
     state = jax.eval_shape(lambda: make_state(task, config, hparams))
     compiled = jax.jit(update).lower(state, {}, {}, hparams).compile()
-    # The compiler counts the cut loops' body once, though it runs b - T = 0 times.
+    # XLA counts the body of the loops without gradient once, but it runs b - T = 0 times.
     counted = compiled.cost_analysis()["flops"] * 3 / 4
     assert task.flops({}, {}) == pytest.approx(counted, rel=0.1)
 
@@ -210,7 +208,7 @@ def test_flops_are_those_of_the_compiled_step():
         ({"task__model__num_heads": 3}, "num_heads"),
     ],
 )
-def test_mistakes_are_named(overrides, word):
+def test_mistakes_in_the_config_are_named(overrides, word):
     with pytest.raises(ConfigError, match=word):
         tiny_config(**overrides).freeze()
     assert dataclasses.is_dataclass(tiny_config())

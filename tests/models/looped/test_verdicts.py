@@ -1,4 +1,4 @@
-"""Intervals and verdicts on numbers whose answers are known."""
+"""Intervals and verdicts for numbers with known answers."""
 
 import math
 
@@ -18,7 +18,7 @@ from flaxae.models.looped.verdicts import (
 )
 
 
-def test_intervals_are_students_on_logarithms():
+def test_mean_intervals_are_t_intervals_of_logarithms():
     values = [0.1, 0.2, 0.15]
     logs = np.log(values)
     expected = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
@@ -27,7 +27,7 @@ def test_intervals_are_students_on_logarithms():
     assert (low, high) == pytest.approx(tuple(np.exp(expected)))
 
 
-def test_ratios_are_paired_or_welchs():
+def test_ratio_intervals_are_paired_or_welchs():
     a, b = [0.2, 0.4, 0.8], [0.1, 0.2, 0.4]
     assert ratio_interval(a, b, paired=True) == pytest.approx((2.0, 2.0, 2.0))
     test = stats.ttest_ind(np.log(a), np.log(b), equal_var=False).confidence_interval()
@@ -36,22 +36,22 @@ def test_ratios_are_paired_or_welchs():
     assert (low, high) == pytest.approx((math.exp(test.low), math.exp(test.high)))
 
 
-def judge(top, bottom, **options):
+def verdict_of(top, bottom, **options):
     results = {"a": [{"m": {"x": x}} for x in top], "b": [{"m": {"x": x}} for x in bottom]}
     return Claim("c", ("a", "m.x"), ("b", "m.x"), **options).evaluate(results)["verdict"]
 
 
-def test_verdicts():
+def test_a_verdict_depends_on_the_bound_and_the_interval():
     low, high = [0.10, 0.11, 0.12], [1.0, 1.1, 1.2]
-    assert judge(low, high) == "confirmed"
-    assert judge(high, low) == "refuted"
-    assert judge(high, low, below=False) == "confirmed"
-    assert judge(low, high, below=False) == "refuted"
-    assert judge([0.1, 1.0, 3.0], high) == "unclear"
-    assert judge(low, high, bound=0.1) == "unclear"
-    # A seed without the number (a plateau that was never left) decides nothing.
-    assert judge([0.1, 0.1, None], high) == "unclear"
-    assert judge([0.1], [1.0]) == "unclear"
+    assert verdict_of(low, high) == "confirmed"
+    assert verdict_of(high, low) == "refuted"
+    assert verdict_of(high, low, below=False) == "confirmed"
+    assert verdict_of(low, high, below=False) == "refuted"
+    assert verdict_of([0.1, 1.0, 3.0], high) == "unclear"
+    assert verdict_of(low, high, bound=0.1) == "unclear"
+    # If a seed has no such number (the plateau was never left), the verdict is unclear.
+    assert verdict_of([0.1, 0.1, None], high) == "unclear"
+    assert verdict_of([0.1], [1.0]) == "unclear"
 
 
 def test_runs_of_unequal_length_are_compared_after_equal_steps():
@@ -62,11 +62,11 @@ def test_runs_of_unequal_length_are_compared_after_equal_steps():
     assert math.isnan(at_step(short | {"steps": [], "error": []}, 100))
     results = {"a": [{"curve": long}] * 2, "b": [{"curve": short}] * 2}
     row = Claim("c", ("a", EQUAL_STEPS), ("b", EQUAL_STEPS)).evaluate(results)
-    # At the end the longer run is the better one; after 100 steps it is the worse.
+    # At its end the longer run is better; after 100 steps it is worse.
     assert row["ratio"] == pytest.approx(2.0) and row["verdict"] == "refuted"
 
 
-def test_paths_and_cells():
+def test_paths_look_up_numbers_and_cells_format_them():
     found = {"loops": {"by_loop": [1.0, 0.5], "none": None}}
     assert look_up(found, "loops.by_loop.1") == 0.5
     assert look_up(found, "loops.by_loop.0 over loops.by_loop.1") == 2.0

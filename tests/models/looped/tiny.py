@@ -17,7 +17,7 @@ from flaxae.models.looped.task import LoopedConfig
 
 
 def tiny_config(**overrides: Any) -> Config:
-    """Overrides are dotted fields with "__" for the dot."""
+    """Return a config with overrides: dotted fields, with "__" for the dot."""
     config = Config(
         task=LoopedConfig(
             model=ModelConfig(dims=2, points=4, width=8, num_heads=2),

@@ -1,4 +1,4 @@
-"""The language model against its definition: bits, causality, padding, gradients, depth."""
+"""The language model compared with its definition: bits, causality, padding, gradients, depth."""
 
 import math
 from functools import partial
@@ -35,10 +35,10 @@ def nats_of(graphdef, params, rows, weight, loops, window=2):
     out = nnx.merge(graphdef, params).last_loops(
         rows, weight, CTX, loops=loops, grad_loops=window, window=window
     )
-    return jnp.sum(out.read[0] * out.weight) / jnp.sum(out.weight)
+    return jnp.sum(out.values[0] * out.weight) / jnp.sum(out.weight)
 
 
-def test_a_uniform_predictor_has_eight_bits_a_byte():
+def test_a_uniform_predictor_has_eight_bits_per_byte():
     model = make()
     for parameter in (model.read_out.kernel, model.read_out.bias):
         assert parameter is not None
@@ -50,7 +50,7 @@ def test_a_uniform_predictor_has_eight_bits_a_byte():
 
 
 @pytest.mark.parametrize("injection", KINDS)
-def test_a_later_byte_changes_no_earlier_scores(injection):
+def test_a_later_byte_does_not_change_earlier_scores(injection):
     model = make(injection)
 
     def scores(rows):
@@ -61,26 +61,26 @@ def test_a_later_byte_changes_no_earlier_scores(injection):
         return np.asarray(model.logits(y, CTX))
 
     before, after = scores(ROWS), scores(ROWS.at[:, 3].add(1) % 256)
-    # A byte is predicted from those before it, so its own place is unchanged too.
+    # A byte is predicted from those before it, so the scores at its position are unchanged too.
     np.testing.assert_array_equal(before[:, :4], after[:, :4])
     assert np.abs(before[:, 4:] - after[:, 4:]).max() > 1e-3
 
 
-def test_padding_adds_nothing():
+def test_padding_does_not_change_gradients_or_bits():
     graphdef, params = nnx.split(make())
     other = jnp.where(WEIGHT > 0, ROWS, 77)
     gradient = jax.jit(jax.grad(lambda p, rows: nats_of(graphdef, p, rows, WEIGHT, 3)))
     grads = [gradient(params, rows) for rows in (ROWS, other)]
     for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
         np.testing.assert_array_equal(a, b)
-    # A shorter row by itself is what it is in the batch.
+    # A shorter row has the same bits alone and in the batch.
     whole = nnx.merge(graphdef, params).nats_by_loop(ROWS, WEIGHT, CTX, 2)
     alone = nnx.merge(graphdef, params).nats_by_loop(ROWS[1:2, :4], WEIGHT[1:2, :4], CTX, 2)
     np.testing.assert_allclose(whole[:, 1], alone[:, 0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("injection", KINDS)
-def test_gradient_is_that_of_the_unrolled_loops_in_one_program(injection):
+def test_gradient_equals_that_of_unrolled_loops_in_one_program(injection):
     graphdef, params = nnx.split(make(injection))
 
     @partial(jax.jit, static_argnums=(1, 2))
@@ -89,9 +89,9 @@ def test_gradient_is_that_of_the_unrolled_loops_in_one_program(injection):
         model, nats = nnx.merge(graphdef, params), []
         prompt = model.prompt(ROWS, CTX)
         y = model.initial_state(prompt)
-        for turn in range(loops):
-            y = jax.lax.stop_gradient(y) if turn == loops - last else y
-            frozen = turn < loops - last
+        for loop in range(loops):
+            y = jax.lax.stop_gradient(y) if loop == loops - last else y
+            frozen = loop < loops - last
             y = model.loop(y, jax.lax.stop_gradient(prompt) if frozen else prompt, CTX)
             if not frozen:
                 nats.append(row_nats(model.logits(y, CTX), ROWS, WEIGHT).sum())
@@ -105,12 +105,12 @@ def test_gradient_is_that_of_the_unrolled_loops_in_one_program(injection):
         scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected))
         for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-5 * scale)
-    value, _ = ours(params, 40)  # more loops than anything was compiled with
+    value, _ = ours(params, 40)  # more loops than before, in the same program
     assert np.isfinite(value) and ours._cache_size() == 1
 
 
 @pytest.mark.parametrize("level", [-1e30, -200.0, -2.0, 0.0, 3.0, 1e30])
-def test_the_states_part_of_a_stable_injection_has_a_norm_below_one(level):
+def test_a_stable_injection_multiplies_the_state_by_a_norm_below_one(level):
     model = make()
     model.decay_logit[...] = jnp.full(8, level)
     state, prompt = jnp.eye(8)[None], jnp.zeros((1, 8, 8))
@@ -119,7 +119,7 @@ def test_the_states_part_of_a_stable_injection_has_a_norm_below_one(level):
     assert norm < 1 and norm == pytest.approx(float(model.decay().max()), abs=1e-6)
 
 
-def test_samples_follow_the_scores():
+def test_samples_at_temperature_0_are_the_most_likely_bytes():
     model = make()
     draw = jax.jit(lambda loops: model.sample(CTX, 2, L, loops, 0.0))
     rows = draw(2)

@@ -1,4 +1,4 @@
-"""The language model through the loop: one compile, random depth, its evaluation."""
+"""The language model in the training loop: one compilation, random depth, its evaluation."""
 
 import json
 
@@ -30,16 +30,16 @@ def workdir(tmp_path_factory):
     config = workdir_lib.prepare(config, folder / "w", None, True)
     with Loop(make_setup(config, folder / "w")) as loop:
         loop.train()
-        assert loop.step_fn._cache_size() == 1  # whatever the depth
+        assert loop.step_fn._cache_size() == 1  # for every number of loops
     return folder / "w"
 
 
-def test_depth_is_drawn_anew_at_each_step(workdir):
+def test_each_step_draws_a_new_number_of_loops(workdir):
     depths = {row["loops"] for row in log_of(workdir) if row["split"] == "train"}
     assert len(depths) > 1 and all(1 <= n <= 9 for n in depths)
 
 
-def test_rows_are_bytes_with_a_newline():
+def test_lines_become_rows_of_bytes_and_back():
     lines = ["ab", "é", "abcdefgh"]
     rows = encode_lines(lines, 4, LongLines.SKIP)
     np.testing.assert_array_equal(rows["bytes"][0], [97, 98, 10, 0])
@@ -55,7 +55,7 @@ def test_rows_are_bytes_with_a_newline():
         encode_lines(["abcdefgh"], 4, LongLines.SKIP)
 
 
-def test_evaluation_is_the_definition_and_tells_it(workdir, tmp_path, capsys):
+def test_the_report_agrees_with_the_training_log(workdir, tmp_path, capsys):
     loaded = flaxae.load(workdir)
     found = loaded.task.report(loaded, str(tmp_path))
     assert json.loads((tmp_path / "report.json").read_text()) == found
@@ -68,20 +68,20 @@ def test_evaluation_is_the_definition_and_tells_it(workdir, tmp_path, capsys):
     assert len(dev["by_loop"]) == 4 and dev["lines"] == len(loaded.task.splits["dev"])
     low, value, high = (dev["by_loop"][2][k] for k in ("low", "value", "high"))
     assert low <= value <= high
-    # The loop's own evaluation after the mean number of loops says the same.
+    # The training loop's evaluation after the mean number of loops agrees.
     logged = [r for r in log_of(workdir) if r["split"] == "dev"][-1]
     assert logged["bits_per_byte"] == pytest.approx(value, rel=1e-4)
     assert logged["bits_per_byte"] == pytest.approx(logged["loss"] / np.log(2), rel=1e-4)
 
 
-def test_the_share_of_depths_is_the_draws(workdir):
+def test_the_shares_of_numbers_of_loops_have_their_mean(workdir):
     options = flaxae.load(workdir).config.task
     share = evaluation.trained_share(options)
     assert share.sum() == pytest.approx(1) and len(share) == 9
     assert (share * np.arange(1, 10)).sum() == pytest.approx(3, abs=0.2)
 
 
-def test_samples_are_texts(tmp_path):
+def test_samples_are_single_lines_of_text(tmp_path):
     config = tiny_config(tmp_path)
     task = config.task.make(config)
     ctx = Context(jax.random.key(0), jnp.int32(0))
@@ -90,7 +90,7 @@ def test_samples_are_texts(tmp_path):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_configs_are_whole(preset):
+def test_config_files_are_valid(preset):
     config = get_config(preset)
     config.freeze()
     assert to_json(from_json(to_json(config))) == to_json(config)
@@ -100,7 +100,7 @@ def test_configs_are_whole(preset):
     assert task.flops(task.batch_spec(), {}) > 1e9
 
 
-def test_mistakes_are_named(tmp_path):
+def test_mistakes_in_the_config_are_named(tmp_path):
     for overrides, word in [
         ({"task__loops": 0}, "task.loops=0"),
         ({"task__report_loops": (4, 1)}, "report_loops"),

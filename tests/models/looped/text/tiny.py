@@ -1,4 +1,4 @@
-"""A language model small enough for tests, on a file of its own."""
+"""A config of a language model small enough for tests, and its text file."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from flaxae.models.looped.text.task import TextConfig
 
 
 def tiny_config(folder: Path, **overrides: Any) -> Config:
-    """Overrides are dotted fields with "__" for the dot."""
+    """Return a config with overrides: dotted fields, with "__" for the dot."""
     path = folder / "lines.txt"
     path.write_text("".join(f"x{i % 7} = {i}\n" for i in range(64)))
     config = Config(
