@@ -1,12 +1,14 @@
-"""The latent-space explorer: one app over any autoencoder, in a notebook and in a browser.
+"""The latent-space explorer: one app for any text autoencoder, in a notebook and in a browser.
 
-protocol         what the app asks of an autoencoder; opening one
-corpus           the texts that are explored: the model's own, or a file
+corpus           the texts to explore: the model's training texts, or a file
 space            the model, the texts and their codes
-backend          `Explorer`: every question the app can ask, as plain data; knows nothing of Panel
-worker           device work one by one, slider moves that are overtaken dropped
+backend          `Explorer`: the answer to every question as plain data, without Panel
+worker           device work one job at a time; outdated slider moves are dropped
 app, views       the page
-notebook, serve  the page in a cell, and by `python -m flaxae.explore WORKDIR`
+notebook, serve  the page in a notebook cell, and behind `python -m flaxae.explore WORKDIR`
+
+`flaxae.text_autoencoder.protocol` says which methods a model needs, and how a trained run is
+opened.
 """
 
 from typing import Any

@@ -1,28 +1,29 @@
-"""What the explorer answers with: plain data that a view shows and a cell prints."""
+"""The answers of `Explorer`: plain data that a view shows and a notebook cell prints."""
 
 from typing import NamedTuple
 
-from flaxae.explore.texts import Piece
+from flaxae.explore.texts import DiffPart
 
 
-class Near(NamedTuple):
-    """A text of the corpus and how far its code is."""
+class Neighbour(NamedTuple):
+    """A text of the corpus and the distance of its code."""
 
     index: int
     text: str
     distance: float
 
 
-class Way(NamedTuple):
-    """Texts between two texts.
+class Interpolation(NamedTuple):
+    """The texts decoded along a path between the codes of two texts.
 
     Attributes:
-        texts: both ends included, as they are decoded.
-        parses: whether each is Python; None: the corpus is not.
-        repeats: whether each is the one before it.
-        path_ratio: d(first, last) / sum of steps, d the edit distance: 1 has no detours.
-        largest_step: the largest step over that sum: 1 is one jump.
-        distinct: different texts over texts.
+        texts: decoded texts, both ends included.
+        parses: whether each text is valid Python; None if the corpus is not Python.
+        repeats: whether each text equals the one before it.
+        path_ratio: d(first, last) / sum of steps, where d is the edit distance; 1 means that there
+            are no detours.
+        largest_step: largest step as a share of that sum; 1 means a single jump.
+        distinct: share of the texts that differ.
     """
 
     texts: list[str]
@@ -34,27 +35,27 @@ class Way(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A place of the map.
+    """A point of the map.
 
     Attributes:
-        text: of the corpus that stands there; None: the place is empty.
-        decoded: from its code.
-        near: the nearest texts of the corpus.
+        text: text of the corpus at this point; None if the point was chosen by its coordinates.
+        decoded: text decoded from the point's code.
+        near: nearest texts of the corpus.
     """
 
     text: str | None
     decoded: str
-    near: list[Near]
+    near: list[Neighbour]
 
 
 class Copy(NamedTuple):
-    """What one of the given texts would be as an answer.
+    """A given text, compared with the answer of an arithmetic.
 
     Attributes:
         name: "a", "b" or "c".
-        text: of it.
-        edits: from the answer, in characters.
-        cosine: of its code with the answer's.
+        text: the given text.
+        edits: edit distance to the answer, in characters.
+        cosine: cosine similarity between its code and the answer's.
     """
 
     name: str
@@ -64,22 +65,29 @@ class Copy(NamedTuple):
 
 
 class Arithmetic(NamedTuple):
-    """The text of a - b + c, the corpus's nearest, and the three copies."""
+    """The text of the code a - b + c, and what to compare it with.
+
+    Attributes:
+        text: decoded text.
+        near: nearest texts of the corpus.
+        copies: the three given texts; an answer that equals one of them is only a copy.
+        parses: whether the text is valid Python.
+    """
 
     text: str
-    near: list[Near]
+    near: list[Neighbour]
     copies: list[Copy]
     parses: bool
 
 
 class Samples(NamedTuple):
-    """Texts drawn from a prior.
+    """Texts decoded from codes that were drawn from a prior.
 
     Attributes:
-        texts: of them.
-        parses: whether each is Python; None: the corpus is not.
-        distinct: different texts over texts.
-        known: share that stands in the corpus.
+        texts: decoded texts.
+        parses: whether each text is valid Python; None if the corpus is not Python.
+        distinct: share of the texts that differ.
+        known: share of the texts that are in the corpus.
     """
 
     texts: list[str]
@@ -89,26 +97,28 @@ class Samples(NamedTuple):
 
     @property
     def valid(self) -> float | None:
-        """The share that parses."""
+        """The share of the texts that are valid Python; None if the corpus is not Python."""
         return sum(self.parses) / len(self.parses) if self.parses is not None else None
 
 
 class Reconstruction(NamedTuple):
-    """A text, what came back, and how usual its code is.
+    """A text, the text decoded from its code, and the likelihood of the code.
 
     Attributes:
-        text, made: given and decoded.
-        pieces: where they agree and differ.
-        edits: between them, in characters.
+        text: given text.
+        decoded: text decoded from its code.
+        diff: equal and different parts of the two.
+        edits: edit distance between the two, in characters.
         percentile: share of the corpus's codes that are less likely than this one.
-        log_likelihood, median: of this code and of the corpus's middle one, in nats.
-        far: whether it is far from the corpus.
-        lost: what the tokenizer cannot read of it; "" where it reads all.
+        log_likelihood: log density of this code, in nats.
+        median: median log density of the corpus's codes, in nats.
+        far: whether nearly all codes of the corpus are more likely than this one.
+        lost: sentence about characters that the tokenizer cannot represent; "" if there are none.
     """
 
     text: str
-    made: str
-    pieces: list[Piece]
+    decoded: str
+    diff: list[DiffPart]
     edits: int
     percentile: float
     log_likelihood: float
@@ -118,4 +128,5 @@ class Reconstruction(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        return self.text == self.made
+        """Whether the decoded text equals the given one."""
+        return self.text == self.decoded

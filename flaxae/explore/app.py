@@ -1,4 +1,4 @@
-"""The page: one a person, over one explorer that all share."""
+"""The page: one per user, over one explorer that all users share."""
 
 import asyncio
 import itertools
@@ -25,48 +25,55 @@ from flaxae.explore.views import VIEWS
 log = logging.getLogger(__name__)
 _NUMBERS = itertools.count()
 ACTIVE = "#0072B2"
-MODEL = 8  # characters of a fingerprint in a link
+FINGERPRINT = 8  # characters of the model's fingerprint in a link
 
 
-class Hub:
-    """What all pages share: the explorer, its worker, and slow work in the background."""
+class AppState:
+    """The state that all pages share.
+
+    Attributes:
+        explorer: answers every question.
+        worker: runs device work, one job at a time.
+    """
 
     def __init__(self, explorer: Explorer):
+        """Start the worker of an explorer."""
         self.explorer, self.worker = explorer, Worker()
         self._slow = ThreadPoolExecutor(1, thread_name_prefix="flaxae-slow")
         self._background: dict[str, Future] = {}
 
     def background(self, name: str, call: Callable[[], Any]) -> Future:
-        """Slow work that all pages wait for together; what failed is tried again when asked."""
+        """Start slow work once for all pages; failed work is started again on the next call."""
         found = self._background.get(name)
         if found is None or (found.done() and found.exception() is not None):
             found = self._background[name] = self._slow.submit(call)
         return found
 
     def close(self) -> None:
+        """End the worker and the background thread."""
         self.worker.close()
         self._slow.shutdown(wait=False, cancel_futures=True)
 
 
 class Page:
-    """One person's state.
+    """The page of one user.
 
     Attributes:
-        hub: what is shared.
-        views: name -> view, made when first opened.
+        state: the state that all pages share.
+        views: name -> view, made when it is first opened.
         current: the view that is shown.
-        layout: what Panel shows.
+        layout: the page as a Panel object.
     """
 
-    def __init__(self, hub: Hub, query: Mapping[str, str] | None = None, dark: bool = False):
-        """Makes the page.
+    def __init__(self, state: AppState, query: Mapping[str, str] | None = None, dark: bool = False):
+        """Build the page.
 
         Args:
-            hub: what is shared.
-            query: of the address: restores a view.
-            dark: colours for a dark page.
+            state: the state that all pages share.
+            query: parameters of the address, which restore a view.
+            dark: use colours for a dark page.
         """
-        self.hub, self.explorer, self.dark = hub, hub.explorer, dark
+        self.state, self.explorer, self.dark = state, state.explorer, dark
         self.id = next(_NUMBERS)
         doc: Any = pn.state.curdoc
         self._doc: Any = doc if doc is not None and doc.session_context else None
@@ -80,7 +87,7 @@ class Page:
         self._buttons = {}
         for name, view in VIEWS.items():
             button = pn.widgets.Button(label=view.title, css_classes=[f"to-{name}"], margin=3)
-            button.on_click(partial(self._clicked, name))
+            button.on_click(partial(self._on_click, name))
             self._buttons[name] = button
         self.layout = pn.Column(
             self._head(),
@@ -100,39 +107,45 @@ class Page:
 
     @property
     def has_address(self) -> bool:
-        """Whether a link can restore it: in a notebook the address is the notebook's."""
+        """Whether the page has an address; in a notebook the address is the notebook's."""
         return self._doc is not None
 
     def show(self, name: str) -> None:
-        """Opens a view."""
+        """Show a view."""
         if name not in self.views:
             self.views[name] = VIEWS[name](self)
         self.current = self.views[name]
         for other, button in self._buttons.items():
-            # Another button_type would draw it anew, and take the keyboard's focus away.
+            # Another button_type would replace the button, and it would lose the keyboard focus.
             color = ACTIVE if other == name else "transparent"
             button.styles = {"border-bottom": f"4px solid {color}"}
         self._body[:] = [self.current.layout]
-        self.current.opened()
-        self.linked()
+        self.current.on_open()
+        self.update_address()
 
-    def ask(self, call: Callable[[], Any], show: Callable[[Any], None],
-            fail: Callable[[str], None], slot: str) -> None:  # fmt: skip
-        """Has device work done, and shows its answer unless the same slot asked again meanwhile.
+    def request(
+        self,
+        call: Callable[[], Any],
+        show: Callable[[Any], None],
+        fail: Callable[[str], None],
+        slot: str,
+    ) -> None:
+        """Run device work, and show its result unless a later request of the same slot exists.
 
         Args:
             call: the work.
-            show, fail: take the answer, or what went wrong in words; run on the page's own thread.
-            slot: which of the page's questions it is.
+            show: takes the result, on the page's own thread.
+            fail: takes an error message, on the page's own thread.
+            slot: name of the place on the page that shows the result.
         """
         number = self._latest[slot] = self._latest.get(slot, 0) + 1
 
         def if_latest(then: Callable[[Any], None]) -> Callable[[Any], None]:
-            # Answers may be delivered in another order than they were found in.
+            # Results may be delivered in another order than they were computed in.
             return lambda answer: then(answer) if self._latest[slot] == number else None
 
         try:
-            future = self.hub.worker.submit(call, (self.id, slot))
+            future = self.state.worker.submit(call, (self.id, slot))
         except ConfigError as e:
             fail(str(e))
             return
@@ -141,71 +154,83 @@ class Page:
     def when_done(
         self, future: Future, show: Callable[[Any], None], fail: Callable[[str], None]
     ) -> None:
-        """Calls back on the page's thread; without an event loop (a test) waits right here."""
-        # JupyterLab has a page's events handled beside the cells, by a thread with its own loop;
-        # what an event asked for is answered there, also while a cell runs.
+        """Pass a result to a callback on the page's thread.
+
+        Without an event loop, as in a test, it waits for the result.
+
+        Args:
+            future: the result.
+            show: takes the result.
+            fail: takes an error message.
+        """
+        # JupyterLab handles a page's events in a thread with its own loop; its requests are
+        # answered there, also while a cell runs.
         loop = _running_loop() or self._loop
         if loop is None:
             _deliver(future, show, fail)
         elif self._doc is not None:
             doc = self._doc
 
-            def next_tick() -> None:
+            def deliver() -> None:
                 with set_curdoc(doc):
                     _deliver(future, show, fail)
 
-            # Also by the page's thread: two are not to change a document. (On a busy machine two
-            # browser tests had waited for an answer that never came.)
+            # The callback is added by the page's thread too, because two threads must not change a
+            # document: on a busy machine answers were lost.
             future.add_done_callback(
-                lambda _: loop.call_soon_threadsafe(doc.add_next_tick_callback, next_tick)
+                lambda _: loop.call_soon_threadsafe(doc.add_next_tick_callback, deliver)
             )
         else:
             later = partial(_deliver, future, show, fail)
             future.add_done_callback(lambda _: loop.call_soon_threadsafe(later))
 
-    def later(self, call: Callable[[], None]) -> None:
-        """Changes Bokeh's own models, for which Panel's callbacks do not hold the lock."""
+    def next_tick(self, call: Callable[[], None]) -> None:
+        """Run a change of Bokeh models, for which Panel's callbacks do not hold the lock."""
         if self._doc is not None:
             self._doc.add_next_tick_callback(call)
         else:
             call()
-            pn.io.push_notebook(self.layout)  # Panel tells a notebook of its own models only
+            pn.io.push_notebook(self.layout)  # Panel sends a notebook only its own models
 
     @property
     def query(self) -> dict[str, str]:
-        """What restores the current view."""
-        model = str(self.explorer.model.fingerprint)[:MODEL]
-        return {"model": model, "view": self.current.name, **self.current.query}
+        """The address parameters that restore the current view."""
+        return {"model": self._model, "view": self.current.name, **self.current.query}
 
     @property
     def link(self) -> str:
+        """The end of an address that restores the current view."""
         return f"?{urlencode(self.query)}"
 
-    def linked(self) -> None:
-        """Puts the current view's link into the address bar."""
+    def update_address(self) -> None:
+        """Put the current view's link into the address bar."""
         location = pn.state.location if self.has_address else None
         if location is not None:
             theme = {"theme": "dark"} if self.dark else {}
             location.search = f"?{urlencode({**self.query, **theme})}"
 
+    @property
+    def _model(self) -> str:
+        return str(self.explorer.model.fingerprint)[:FINGERPRINT]
+
     def _restore(self, query: dict[str, str]) -> None:
-        """Sets the view's inputs; what does not fit is told."""
-        told = []
-        model = str(self.explorer.model.fingerprint)[:MODEL]
-        if query.get("model", model) != model:
-            told.append(
-                f"This link was made with another model ({query['model'][:40]}; this one is "
-                f"{model}): the inputs are restored, the answers are this model's."
+        """Set the view's inputs from a link, and show which of its parts could not be used."""
+        messages = []
+        model = query.get("model", self._model)
+        if model != self._model:
+            messages.append(
+                f"This link was made with another model ({model[:40]}; this one is "
+                f"{self._model}): the inputs are restored, the answers are of this model."
             )
         if query.get("view", self.current.name) not in VIEWS:
-            told.append(f"The link asks for a view {query['view'][:40]!r}, which there is not.")
+            messages.append(f"The link names a view {query['view'][:40]!r}, which does not exist.")
         wrong = self.current.restore(query)
         if wrong:
-            told.append(f"The link's {', '.join(wrong)} cannot be used here and is left out.")
-        self._notice.object = "".join(render.alert(text, "warning") for text in told)
-        self.linked()
+            messages.append(f"The link's {', '.join(wrong)} cannot be used here and is ignored.")
+        self._notice.object = "".join(render.alert(text, "warning") for text in messages)
+        self.update_address()
 
-    def _clicked(self, name: str, event: Any) -> None:
+    def _on_click(self, name: str, event: Any) -> None:
         self._notice.object = ""
         self.show(name)
 
@@ -217,8 +242,9 @@ class Page:
         text += f"; {notes}" if notes else ""
         return pn.pane.HTML(
             f"<h1>Latent-space explorer</h1>{render.note(text)}",
-            sizing_mode="stretch_width", stylesheets=[render.CSS],
-        )  # fmt: skip
+            sizing_mode="stretch_width",
+            stylesheets=[render.CSS],
+        )
 
     def _strip(self) -> Any:
         items = "".join(
@@ -228,14 +254,20 @@ class Page:
         )
         return pn.pane.HTML(
             f'<div class="strip" role="note" aria-label="about this model">{items}</div>',
-            sizing_mode="stretch_width", stylesheets=[render.CSS], css_classes=["honesty"],
-            styles={"position": "sticky", "top": "0", "z-index": "5",
-                    "background": "var(--panel-background-color, #fff)"},
-        )  # fmt: skip
+            sizing_mode="stretch_width",
+            stylesheets=[render.CSS],
+            css_classes=["honesty"],
+            styles={
+                "position": "sticky",
+                "top": "0",
+                "z-index": "5",
+                "background": "var(--panel-background-color, #fff)",
+            },
+        )
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
-    """Of this thread."""
+    """Return the event loop of this thread, if it has one."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -244,13 +276,13 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 def _deliver(future: Future, show: Callable[[Any], None], fail: Callable[[str], None]) -> None:
     if future.cancelled():
-        return  # overtaken by a later move
+        return  # a later move replaced this request
     try:
         answer = future.result()
     except ConfigError as e:
         fail(str(e))
-    except Exception as e:  # the page stays up, whatever it is
+    except Exception as e:  # the page must survive any error
         log.exception("a request failed")
-        fail(f"something inside failed ({type(e).__name__}: {e}); the app goes on")
+        fail(f"internal error ({type(e).__name__}: {e}); the app keeps running")
     else:
         show(answer)

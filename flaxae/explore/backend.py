@@ -1,4 +1,4 @@
-"""`Explorer`: every question that the app can ask of an autoencoder, answered as plain data."""
+"""`Explorer`: answers, as plain data, to every question that the app asks about a model."""
 
 from collections.abc import Mapping
 
@@ -7,17 +7,17 @@ from jaxtyping import Float
 
 from flaxae.errors import require
 from flaxae.explore import answers, texts
-from flaxae.explore.space import MOST_SAMPLES, Space
+from flaxae.explore.space import MAX_SAMPLES, LatentSpace
 from flaxae.measures.text import edit_distance, is_valid, path_lengths
 from flaxae.text_autoencoder.interpolation import lerp_at, slerp_at
 
-FAR = 0.01  # less likely than this share of the corpus: far from it
-STEPS = 100  # of a slider between two texts
-WAYS = {"slerp": slerp_at, "lerp": lerp_at}
-DIRECTIONS = 8  # principal directions that have sliders
+FAR = 0.01  # a code is far from the corpus if at most this share of its codes is less likely
+STEPS = 100  # positions of the slider between two texts
+PATHS = {"slerp": slerp_at, "lerp": lerp_at}
+DIRECTIONS = 8  # principal directions that a page offers
 
 
-class Explorer(Space):
+class Explorer(LatentSpace):
     """A model, the texts it is explored with, and their codes.
 
     >>> from flaxae.explore import Explorer
@@ -25,40 +25,54 @@ class Explorer(Space):
     >>> explorer.between("import os", "return self.x").texts  # doctest: +SKIP
     """
 
-    def between(self, a: str, b: str, how: str = "slerp", steps: int = 11) -> answers.Way:
-        """The texts on the way from a to b.
+    def between(self, a: str, b: str, how: str = "slerp", steps: int = 11) -> answers.Interpolation:
+        """Decode the codes along the path from a to b.
 
         Args:
-            a, b: texts.
+            a: first text.
+            b: last text.
             how: "slerp" or "lerp".
-            steps: how many, both ends included.
+            steps: number of texts, both ends included.
         """
-        require(2 <= steps <= MOST_SAMPLES, f"steps={steps} must be 2 to {MOST_SAMPLES}")
+        require(2 <= steps <= MAX_SAMPLES, f"steps={steps} must be 2 to {MAX_SAMPLES}")
         za, zb = self._ends(a, b, how)
-        made = self._decode(WAYS[how](za, zb, np.linspace(0, 1, steps)))
-        way = path_lengths(made)
-        repeats = [i > 0 and text == made[i - 1] for i, text in enumerate(made)]
-        return answers.Way(
-            made, self._parse(made), repeats, way.ratio, way.largest_share,
-            way.distinct / way.texts,
-        )  # fmt: skip
+        decoded = self._decode(PATHS[how](za, zb, np.linspace(0, 1, steps)))
+        lengths = path_lengths(decoded)
+        return answers.Interpolation(
+            texts=decoded,
+            parses=self._parse(decoded),
+            repeats=[i > 0 and text == decoded[i - 1] for i, text in enumerate(decoded)],
+            path_ratio=lengths.ratio,
+            largest_step=lengths.largest_share,
+            distinct=lengths.distinct / lengths.texts,
+        )
 
     def between_at(self, a: str, b: str, step: int, how: str = "slerp") -> str:
-        """The text at step / 100 of the way from a to b."""
+        """Decode the code at step / 100 of the path from a to b."""
         require(0 <= step <= STEPS, f"step={step} must be 0 to {STEPS}")
         za, zb = self._ends(a, b, how)
-        return self._decode(WAYS[how](za, zb, np.asarray([step / STEPS])))[0]
+        return self._decode(PATHS[how](za, zb, np.asarray([step / STEPS])))[0]
 
     def point(self, index: int, k: int = 5) -> answers.Point:
-        """A text of the corpus: decoded from its code, with its neighbours."""
-        require(
-            0 <= index < len(self.texts), f"point {index}: there are 0 to {len(self.texts) - 1}"
-        )
+        """Decode the code of a text of the corpus, and find its neighbours.
+
+        Args:
+            index: number of the text.
+            k: number of neighbours.
+        """
+        last = len(self.texts) - 1
+        require(0 <= index <= last, f"point {index}: points are numbered 0 to {last}")
         return self._point(self.codes[index], k, self.texts[index])
 
     def place(self, x: float, y: float, k: int = 5) -> answers.Point:
-        """A place of the PCA map: what is decoded there, and the nearest texts."""
-        return self._point(self.shape.place(np.asarray([x, y])), k, None)
+        """Decode a place of the PCA map, and find the nearest texts.
+
+        Args:
+            x: coordinate along the first principal direction.
+            y: coordinate along the second principal direction.
+            k: number of neighbours.
+        """
+        return self._point(self.gaussian.place(np.asarray([x, y])), k, None)
 
     def around(
         self,
@@ -66,118 +80,140 @@ class Explorer(Space):
         directions: Mapping[int, float] | None = None,
         dims: Mapping[int, float] | None = None,
     ) -> str:
-        """A text's neighbourhood: its code, moved and decoded.
+        """Move the code of a text, and decode it.
 
         Args:
-            text: where it begins.
+            text: the text whose code is moved.
             directions: number of a principal direction -> standard deviations to move along it.
-            dims: number of a code's number -> its standard deviations to add.
+            dims: index into the flat code -> standard deviations of that number to add to it.
         """
-        code = self.encode(text) + self._moved(directions or {}, dims or {})
+        code = self.encode(text) + self._offset(directions or {}, dims or {})
         return self._decode(code[None])[0]
 
     def grid(
         self, text: str, across: int, down: int, span: float = 2.0, size: int = 5
     ) -> list[list[str]]:
-        """Texts around a text, along two principal directions.
+        """Decode a grid of codes around a text, along two principal directions.
 
         Args:
-            text: the one in the middle.
-            across, down: numbers of the directions.
-            span: standard deviations to each side.
-            size: of a row and a column.
+            text: the text in the middle.
+            across: number of the direction of the columns.
+            down: number of the direction of the rows.
+            span: standard deviations from the middle to an edge.
+            size: number of rows and of columns.
 
         Returns:
-            Rows from -span to span.
+            Rows of texts, from -span to span.
         """
-        require(across != down, "across and down are one direction: choose two")
+        require(across != down, "across and down are the same direction: choose two")
         require(2 <= size <= 8, f"size={size} must be 2 to 8")
-        code, shares = self.encode(text), np.linspace(-span, span, size)
-        points = [code + self._moved({down: y}, {}) + self._moved({across: x}, {})
-                  for y in shares for x in shares]  # fmt: skip
-        made = self._decode(np.stack(points))
-        return [made[i : i + size] for i in range(0, len(made), size)]
+        code, amounts = self.encode(text), np.linspace(-span, span, size)
+        codes = [
+            code + self._offset({down: y}, {}) + self._offset({across: x}, {})
+            for y in amounts
+            for x in amounts
+        ]
+        decoded = self._decode(np.stack(codes))
+        return [decoded[i : i + size] for i in range(0, len(decoded), size)]
 
     def arithmetic(self, a: str, b: str, c: str, k: int = 5) -> answers.Arithmetic:
-        """The text of a - b + c, beside what copying would give."""
+        """Decode the code a - b + c, and compare the text with its neighbours and with a, b and c.
+
+        Args:
+            a: text whose code is added.
+            b: text whose code is subtracted.
+            c: text whose code is added.
+            k: number of neighbours.
+        """
         given = [self.check(text) for text in (a, b, c)]
         za, zb, zc = self._encode(given)
         code = (za - zb) + zc
-        made = self._decode(code[None])[0]
+        decoded = self._decode(code[None])[0]
         copies = [
-            answers.Copy(name, text, edit_distance(made, text), _cosine(code, z))
+            answers.Copy(name, text, edit_distance(decoded, text), _cosine(code, z))
             for name, text, z in zip("abc", given, (za, zb, zc), strict=True)
         ]
-        return answers.Arithmetic(made, self._near(code, k), copies, is_valid(made))
+        return answers.Arithmetic(decoded, self._near(code, k), copies, is_valid(decoded))
 
     def samples(
         self, prior: str = "normal", n: int = 16, temperature: float = 1.0, seed: int = 0
     ) -> answers.Samples:
-        """Texts of codes drawn from a prior.
+        """Decode codes drawn from a prior.
 
         Args:
             prior: "normal" (N(0, I)), "gaussian", "gmm" or "flow".
-            n: how many.
-            temperature: standard deviation of the noise that codes are made of.
-            seed: the same seed, the same texts.
+            n: number of codes.
+            temperature: standard deviation of the noise that codes are made from.
+            seed: seed of the random draw.
         """
-        require(1 <= n <= MOST_SAMPLES, f"n={n} must be 1 to {MOST_SAMPLES}")
+        require(1 <= n <= MAX_SAMPLES, f"n={n} must be 1 to {MAX_SAMPLES}")
         require(0 <= temperature <= 10, f"temperature={temperature} must be 0 to 10")
         drawn = np.asarray(self.model.prior(prior).sample(n, seed, temperature), np.float32)
-        made = self._decode(drawn.reshape(n, self.size))
-        known = set(self.texts)
+        decoded = self._decode(drawn.reshape(n, self.size))
+        corpus = set(self.texts)
         return answers.Samples(
-            made, self._parse(made), len(set(made)) / n, sum(text in known for text in made) / n
+            texts=decoded,
+            parses=self._parse(decoded),
+            distinct=len(set(decoded)) / n,
+            known=sum(text in corpus for text in decoded) / n,
         )
 
-    def neighbours(self, text: str, k: int = 10, metric: str = "cosine") -> list[answers.Near]:
-        """The corpus's texts whose codes are nearest to a text's."""
+    def neighbours(self, text: str, k: int = 10, metric: str = "cosine") -> list[answers.Neighbour]:
+        """Find the texts of the corpus whose codes are nearest to the code of a text.
+
+        Args:
+            text: any text.
+            k: number of neighbours.
+            metric: "cosine" (1 - cosine similarity) or "euclid".
+        """
         require(1 <= k <= 100, f"k={k} must be 1 to 100")
         require(metric in ("cosine", "euclid"), f"{metric!r} is neither 'cosine' nor 'euclid'")
         return self._near(self.encode(text), k, metric)
 
     def reconstruct(self, text: str) -> answers.Reconstruction:
-        """A text encoded and decoded freely, and how usual its code is among the corpus's."""
+        """Encode and decode a text, and rate the likelihood of its code among the corpus's."""
         code = self.encode(text)
-        made = self._decode(code[None])[0]
-        share = self.shape.percentile(code)
+        decoded = self._decode(code[None])[0]
+        percentile = self.gaussian.percentile(code)
         return answers.Reconstruction(
-            text,
-            made,
-            texts.differences(text, made),
-            edit_distance(text, made),
-            share,
-            float(self.shape.log_likelihood(code[None])[0]),
-            float(np.median(self.shape.log_likelihoods)),
-            share < FAR,
-            self.lost(text),
+            text=text,
+            decoded=decoded,
+            diff=texts.diff(text, decoded),
+            edits=edit_distance(text, decoded),
+            percentile=percentile,
+            log_likelihood=float(self.gaussian.log_likelihood(code[None])[0]),
+            median=float(np.median(self.gaussian.log_likelihoods)),
+            far=percentile < FAR,
+            lost=self.lost(text),
         )
 
     def _ends(self, a: str, b: str, how: str) -> Float[np.ndarray, "2 D"]:
-        require(how in WAYS, f"{how!r} is neither 'slerp' nor 'lerp'")
+        require(how in PATHS, f"{how!r} is neither 'slerp' nor 'lerp'")
         return self._encode([self.check(a), self.check(b)])
 
-    def _moved(
+    def _offset(
         self, directions: Mapping[int, float], dims: Mapping[int, float]
     ) -> Float[np.ndarray, " D"]:
+        """Return the sum of moves along principal directions and of changes of single numbers."""
         out = np.zeros(self.size, np.float32)
         std = np.asarray(self.model.statistics.std, np.float32).ravel()
+        last = self.size - 1
         for number, amount in directions.items():
-            require(0 <= number < self.size, f"direction {number}: there are 0 to {self.size - 1}")
-            length = np.float32(amount * self.shape.variances[number] ** 0.5)
-            out += length * self.shape.directions[number]
+            require(0 <= number <= last, f"direction {number}: directions are 0 to {last}")
+            length = np.float32(amount * self.gaussian.variances[number] ** 0.5)
+            out += length * self.gaussian.directions[number]
         for number, amount in dims.items():
-            require(0 <= number < self.size, f"number {number}: there are 0 to {self.size - 1}")
+            require(0 <= number <= last, f"number {number} of the code: numbers are 0 to {last}")
             out[number] += np.float32(amount) * std[number]
         return out
 
-    def _point(self, code: np.ndarray, k: int, text: str | None) -> answers.Point:
+    def _point(self, code: Float[np.ndarray, " D"], k: int, text: str | None) -> answers.Point:
         return answers.Point(text, self._decode(code[None])[0], self._near(code, k))
 
-    def _parse(self, made: list[str]) -> list[bool] | None:
-        """Whether each parses; None where the corpus is not Python."""
-        return [is_valid(text) for text in made] if self.python else None
+    def _parse(self, decoded: list[str]) -> list[bool] | None:
+        """Return whether each text is valid Python; None if the corpus is not Python."""
+        return [is_valid(text) for text in decoded] if self.python else None
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+def _cosine(a: Float[np.ndarray, " D"], b: Float[np.ndarray, " D"]) -> float:
     return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))

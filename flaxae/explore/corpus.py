@@ -1,28 +1,28 @@
-"""The texts that are explored: a model's own, or the lines of a file."""
+"""The texts to explore a model with: its training texts, or the lines of a file."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flaxae.data.files import read_path
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError
+from flaxae.text_autoencoder.protocol import Autoencoder
 
-MOST = 10_000  # texts of a map
+MAX_TEXTS = 10_000  # texts of a map
 
 
 @dataclasses.dataclass
 class Corpus:
-    """Distinct texts that the model can read.
+    """Texts, with labels if they have any.
 
     Attributes:
-        name: what to call it.
-        texts: of them.
-        labels: of each text; None: it has none.
-        notes: what was left out, in words.
+        name: name to show.
+        texts: the texts.
+        labels: one label per text; None if there are none.
+        notes: messages about texts that were left out.
     """
 
     name: str
@@ -32,48 +32,56 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
+        """A hash of texts and labels."""
         return digest([*self.texts, "labels", *(self.labels or [])])
 
 
-def of_file(path: str | Path, labels: bool = False) -> Corpus:
-    """The lines of a UTF-8 text file.
+def read_corpus(path: str | Path, labels: bool = False) -> Corpus:
+    """Read the lines of a UTF-8 text file.
 
     Args:
-        path: one text a line.
-        labels: lines are label<tab>text.
+        path: file of texts, one per line.
+        labels: whether the lines are label<tab>text.
 
     Raises:
-        ConfigError: it is missing, a directory without shards, empty, binary or not UTF-8.
+        ConfigError: if the file is missing, empty, binary or not UTF-8, or is a directory without
+            shards.
     """
     try:
         parts = list(read_path(str(path), labels))
     except ConfigError as e:
-        told = str(e).replace("data.path=", "--corpus=").replace("data.labels=True", "--labels")
-        raise ConfigError(told) from None
+        message = str(e).replace("data.path=", "--corpus=").replace("data.labels=True", "--labels")
+        raise ConfigError(message) from None
     texts = [text for part in parts for text in part.texts]
     found = [label for part in parts for label in part.labels or []] if labels else None
     return Corpus(str(path), texts, found)
 
 
-def of_model(model: Any) -> Corpus:
-    """The texts that a model was trained on, with their labels where it has some.
+def training_corpus(model: Autoencoder) -> Corpus:
+    """Return the texts that a model was trained on, with their labels if it has any.
 
     Raises:
-        ConfigError: they did not come with it.
+        ConfigError: if the model was saved without its training texts.
     """
+    training_labels = getattr(model, "training_labels", lambda: None)
     try:
-        found = model.training_labels() if hasattr(model, "training_labels") else None
-        labels = list(found) if found is not None else None
-        return Corpus("training texts", list(model.training_texts()), labels)
+        labels = training_labels()
+        texts = list(model.training_texts())
     except ConfigError as e:
         raise ConfigError(f"{e}; or give texts to explore: --corpus=FILE") from None
+    return Corpus("training texts", texts, list(labels) if labels is not None else None)
 
 
-def readable(corpus: Corpus, model: Any, most: int = MOST) -> Corpus:
-    """The distinct texts that are not too long for the model; of more than `most` a fixed draw.
+def select_readable(corpus: Corpus, model: Autoencoder, most: int = MAX_TEXTS) -> Corpus:
+    """Select the distinct texts that the model can read.
+
+    Args:
+        corpus: the texts to select from.
+        model: its tokenizer and maximum length decide.
+        most: maximum number of texts; of more texts, always the same random ones are selected.
 
     Raises:
-        ConfigError: fewer than two are left.
+        ConfigError: if fewer than two texts are left.
     """
     labels: Sequence[str | None] = corpus.labels or [None] * len(corpus.texts)
     first = dict(zip(reversed(corpus.texts), reversed(labels), strict=True))
@@ -81,22 +89,22 @@ def readable(corpus: Corpus, model: Any, most: int = MOST) -> Corpus:
     notes = list(corpus.notes)
     order = np.random.default_rng(0).permutation(len(pairs))
     kept: list[int] = []
-    long = 0
+    too_long = 0
     for start in range(0, len(order), most):  # usually the first part is enough
         part = order[start : start + most]
         ids = model.tokenizer.encode([pairs[i][0] for i in part])
         fits = [int(i) for i, row in zip(part, ids, strict=True) if len(row) < model.max_length]
-        long += len(part) - len(fits)
+        too_long += len(part) - len(fits)
         kept += fits[: most - len(kept)]
         if len(kept) >= most:
             break
-    if long:
-        notes.append(f"{long} texts of more than {model.max_length} tokens left out")
+    if too_long:
+        notes.append(f"{too_long} texts of more than {model.max_length} tokens left out")
     if len(pairs) > most:
         notes.append(f"{len(kept)} of {len(pairs)} texts, drawn at random")
     if len(kept) < 2:
         raise ConfigError(
-            f"{corpus.name} has {len(kept)} texts that the model can read (at most "
+            f"{corpus.name} has {len(kept)} texts that the model can read (up to "
             f"{model.max_length} tokens): give at least 2"
         )
     kept.sort()

@@ -1,14 +1,15 @@
-"""What is known of a model, for the strip that is always in view."""
+"""The quality of a model, read from its run's files, for the strip at the top of the page."""
 
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-NONE = "not evaluated"
+NOT_EVALUATED = "not evaluated"
+SPLITS = {"test_file": "held-out files", "test_line": "held-out lines", "dev": "dev lines"}
 
 
 class Fact(NamedTuple):
-    """One number of the strip."""
+    """One number of the strip, with its meaning in words."""
 
     name: str
     value: str
@@ -16,7 +17,15 @@ class Fact(NamedTuple):
 
 
 def read(directory: Path | None) -> dict[str, Any]:
-    """What a directory's files say: {"report", "config", "log"}, each empty where there is none."""
+    """Read the files of a run.
+
+    Args:
+        directory: workdir or directory of a saved model; None: there is none.
+
+    Returns:
+        {"report": evaluation, "config": config, "log": rows of the training log}, each empty if
+        its file is missing.
+    """
     out: dict[str, Any] = {"report": {}, "config": {}, "log": []}
     if directory is None:
         return out
@@ -34,50 +43,61 @@ def read(directory: Path | None) -> dict[str, Any]:
 
 
 def facts(about: dict[str, Any], step: int) -> list[Fact]:
-    """The strip's contents.
+    """Return the contents of the strip.
 
     Args:
         about: see `read`.
-        step: of the model.
+        step: train step of the model's parameters.
     """
     report = about["report"] if isinstance(about["report"], dict) else {}
-    splits = _get(report, "splits") or {}
-    split = next((s for s in ("test_file", "test_line", "dev") if s in splits), "")
-    exact = _get(splits, split, "exact_match")
-    validity = _get(report, "samples", "validity")
-    real = _get(report, "samples", "others", "real_lines", "validity")
-    mmd, null = _get(report, "latent", "mmd"), _get(report, "latent", "null_p95")
-    where = {"test_file": "held-out files", "test_line": "held-out lines", "dev": "dev lines"}
-    beside = f" (real texts {real:.0%})" if _number(real) else ""
-    against = f"{mmd / null:.3g} × null" if _number(mmd) and _number(null) and null else NONE
     data = _get(about["config"], "data") or {}
     trained = str(data.get("path") or data.get("name") or "unknown")
     out = [
         Fact(
             "exact match",
-            f"{exact:.1%} of {where[split]}" if _number(exact) else NONE,
-            "share of texts that come back exactly when encoded and decoded freely",
+            _exact_match(_get(report, "splits") or {}),
+            "share of texts that are decoded exactly from their codes",
         ),
         Fact(
             "valid samples",
-            f"{validity:.1%}{beside}" if _number(validity) else NONE,
-            "share of texts decoded from N(0, I) that parse as Python",
+            _validity(_get(report, "samples")),
+            "share of texts decoded from N(0, I) that are valid Python",
         ),
         Fact(
             "MMD²",
-            against,
-            "distance of the codes from N(0, I) over what that many draws of N(0, I) reach in one "
-            "of 20 cases: far above 1 means that random codes are not like those of texts",
+            _mmd(_get(report, "latent")),
+            "distance of the codes from N(0, I), divided by the distance that as many draws of "
+            "N(0, I) exceed in 1 of 20 cases: a value far above 1 means that random codes are "
+            "unlike the codes of texts",
         ),
-        Fact("trained on", trained, "the data of the run"),
+        Fact("trained on", trained, "the run's training data"),
         Fact("steps", f"{step}{_examples(data, step)}", "train steps of these parameters"),
-        Fact("time", _time(about["log"]), "of the train steps, from the run's log"),
+        Fact("time", _time(about["log"]), "total time of the train steps, from the run's log"),
     ]
     evaluated = report.get("step")
     if evaluated is not None and evaluated != step:
-        note = "the evaluation is of another step than these parameters"
+        note = "the evaluation is of other parameters than those explored here"
         out.append(Fact("evaluated at", f"step {evaluated}", note))
     return out
+
+
+def _exact_match(splits: dict[str, Any]) -> str:
+    split = next((name for name in SPLITS if name in splits), "")
+    exact = _get(splits, split, "exact_match")
+    return f"{exact:.1%} of {SPLITS[split]}" if _is_number(exact) else NOT_EVALUATED
+
+
+def _validity(samples: Any) -> str:
+    validity, real = _get(samples, "validity"), _get(samples, "others", "real_lines", "validity")
+    if not _is_number(validity):
+        return NOT_EVALUATED
+    return f"{validity:.1%}" + (f" (real texts {real:.0%})" if _is_number(real) else "")
+
+
+def _mmd(latent: Any) -> str:
+    mmd, null = _get(latent, "mmd"), _get(latent, "null_p95")
+    known = _is_number(mmd) and _is_number(null) and null
+    return f"{mmd / null:.3g} × null" if known else NOT_EVALUATED
 
 
 def _examples(data: dict[str, Any], step: int) -> str:
@@ -86,12 +106,12 @@ def _examples(data: dict[str, Any], step: int) -> str:
 
 
 def _time(log: list[dict[str, Any]]) -> str:
-    """Seconds of all logged steps, by the rate of each stretch."""
+    """Sum the time of all logged steps from the rate of each row."""
     seconds, last = 0.0, 0
     for row in log:
         rate: Any = row.get("time/steps_per_second")
         step: Any = row.get("step")
-        if _number(rate) and isinstance(step, int) and rate > 0 and step > last:
+        if _is_number(rate) and isinstance(step, int) and rate > 0 and step > last:
             seconds += (step - last) / rate
             last = step
     if not seconds:
@@ -100,12 +120,13 @@ def _time(log: list[dict[str, Any]]) -> str:
 
 
 def _get(data: Any, *names: str) -> Any:
+    """Look up nested keys; None if one of them is missing."""
     for name in names:
         data = data.get(name) if isinstance(data, dict) else None
     return data
 
 
-def _number(x: Any) -> bool:
+def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and x == x
 
 

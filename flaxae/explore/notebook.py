@@ -1,34 +1,38 @@
-"""The app in a notebook's cell: all that it shows comes through the notebook's own channel."""
+"""The app in a notebook cell; everything that it shows comes through the notebook's own channel.
+
+Two behaviours of Panel are changed for this, see `_send_styles_inline` and `_send_one_by_one`.
+"""
 
 import functools
 import sys
 import threading
 from typing import Any
 
-from flaxae.explore.app import Hub, Page, pn
+from flaxae.explore.app import AppState, Page, pn
 from flaxae.explore.backend import Explorer
 
 
 def notebook_app(explorer: Explorer, dark: bool = False) -> Any:
-    """The app for a notebook's cell: `flaxae.explore.app(explorer)` as the last line shows it.
+    """Return the app for a notebook: `flaxae.explore.app(explorer)` as a cell's last line shows it.
 
     Args:
-        explorer: what is explored.
-        dark: colours for a dark notebook.
+        explorer: the model and its texts.
+        dark: use colours for a dark notebook.
     """
     comms = "colab" if "google.colab" in sys.modules else "default"
     pn.extension(comms=comms, inline=True, theme="dark" if dark else "default")
-    _send_styles_along()
+    _send_styles_inline()
     _send_one_by_one()
     explorer.warm_up()
-    return Page(Hub(explorer), dark=dark).layout
+    return Page(AppState(explorer), dark=dark).layout
 
 
-def _send_styles_along() -> None:
-    """Puts style sheets into what is sent to a notebook's page.
+def _send_styles_inline() -> None:
+    """Make Panel include style sheets in what it sends to a notebook.
 
-    Panel's `inline=True` does so for what is shown first; for what changes later it names addresses
-    at its makers' site, which would be asked at each answer, and where that fails the styles go.
+    Panel's `inline=True` does this only for what is shown first. For later changes Panel sends
+    addresses of its own web site, which the browser would load with each answer; without a
+    connection the styles would be lost.
     """
     from bokeh.models import ImportedStyleSheet
     from panel.reactive import Syncable
@@ -43,7 +47,7 @@ def _send_styles_along() -> None:
         doc: Any = pn.state.curdoc
         if "stylesheets" in out and not (doc and doc.session_context):
             out["stylesheets"] = [
-                _text_of(sheet.url) or sheet if isinstance(sheet, ImportedStyleSheet) else sheet
+                _content(sheet.url) or sheet if isinstance(sheet, ImportedStyleSheet) else sheet
                 for sheet in out["stylesheets"]
             ]
         return out
@@ -52,10 +56,10 @@ def _send_styles_along() -> None:
 
 
 def _send_one_by_one() -> None:
-    """Keeps a message's parts together.
+    """Make Panel send the parts of a message without a break.
 
-    JupyterLab has a cell and the page's events run in threads of their own. Both may send, and the
-    page puts the parts that come in together, whoever sent them.
+    JupyterLab runs cells and the page's events in different threads. Both may send at a time, and
+    the page joins parts in the order in which they arrive.
     """
     from panel.io import notebook
 
@@ -73,8 +77,8 @@ def _send_one_by_one() -> None:
 
 
 @functools.cache
-def _text_of(url: str) -> str:
-    """What stands in one of Panel's own style sheets; "" where it is none of them."""
+def _content(url: str) -> str:
+    """Return the content of one of Panel's own style sheets; "" for any other address."""
     from panel.io.resources import CDN_DIST, DIST_DIR, LOCAL_DIST
 
     for start in (CDN_DIST, LOCAL_DIST):

@@ -1,14 +1,18 @@
-"""UMAP in a process of its own: `python -m flaxae.explore.reduce CODES OUT`.
+"""UMAP in a separate process: `python -m flaxae.explore.reduce CODES OUT`.
 
-Its compiler would hold up whoever answers sliders in the same process.
+UMAP's compiler would delay the answers to sliders if it ran in the same process.
 """
 
+import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from safetensors.numpy import load_file, save_file
 
 from flaxae.errors import ConfigError
@@ -17,41 +21,42 @@ MISSING = "UMAP needs a package that is not installed: pip install umap-learn"
 NEIGHBOURS = 15
 
 
-def umap(codes: np.ndarray) -> np.ndarray:
-    """Two coordinates a code, the same for the same codes.
+def umap(codes: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n 2"]:
+    """Lay codes out in two dimensions by UMAP; equal codes have equal layouts.
 
     Args:
-        codes: (n, D).
+        codes: one code per row.
 
     Returns:
-        (n, 2) float32.
+        Two coordinates per code, float32.
 
     Raises:
-        ConfigError: umap-learn is not installed, or it failed.
+        ConfigError: if umap-learn is not installed, there are too few codes, or UMAP fails.
     """
-    import importlib.util
-
     if importlib.util.find_spec("umap") is None:
         raise ConfigError(MISSING)
     if len(codes) <= NEIGHBOURS + 1:
-        raise ConfigError(f"UMAP needs more than {NEIGHBOURS + 1} texts, these are {len(codes)}")
+        raise ConfigError(
+            f"UMAP needs more than {NEIGHBOURS + 1} texts, and there are {len(codes)}"
+        )
     with tempfile.TemporaryDirectory() as folder:
-        given, made = Path(folder) / "codes.safetensors", Path(folder) / "out.safetensors"
-        save_file({"codes": np.ascontiguousarray(codes, np.float32)}, given)
+        codes_file, out_file = (Path(folder) / f"{x}.safetensors" for x in ("codes", "out"))
+        save_file({"codes": np.ascontiguousarray(codes, np.float32)}, codes_file)
         done = subprocess.run(
-            [sys.executable, "-m", "flaxae.explore.reduce", str(given), str(made)],
-            capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
-        )  # fmt: skip
+            [sys.executable, "-m", "flaxae.explore.reduce", str(codes_file), str(out_file)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[2],
+        )
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise ConfigError(f"UMAP failed: {last}")
-        return load_file(made)["map"]
+        return load_file(out_file)["map"]
 
 
 def main(argv: list[str]) -> None:
-    import os
-    import warnings
-
+    """Read codes from a file, and write their UMAP layout into another."""
     warnings.simplefilter("ignore")
     if hasattr(os, "nice"):
         os.nice(10)

@@ -1,13 +1,13 @@
-"""HTML of answers: whatever comes from a text or a model is escaped here, and nowhere else."""
+"""HTML of answers; every text and every output of a model is escaped here, and only here."""
 
 import html
 from collections.abc import Sequence
 from typing import Any
 
-from flaxae.explore.texts import Piece
+from flaxae.explore.texts import DiffPart
 
-# Okabe & Ito's colours, told apart by the colour-blind; of their black and yellow each page has the
-# one that it shows, and its grey is one that the others are not taken for.
+# The colours of Okabe & Ito, which colour-blind people can distinguish. A light page has their
+# black, a dark page their yellow, and each has a grey that differs from all others.
 _COMMON = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 PALETTE = (*_COMMON, "#000000", "#555555")
 DARK_PALETTE = (*_COMMON, "#F0E442", "#BBBBBB")
@@ -37,7 +37,7 @@ h1 { font-size: 20px; margin: 0; } h2 { font-size: 17px; margin: 0; }
 .rest { opacity: .6; }
 """
 
-# What Panel draws of its widgets in black or white, whatever the page.
+# Parts of Panel's widgets that are otherwise black or white on every page.
 WIDGETS = """
 select.bk-input:not([multiple]) { background-image: url('data:image/svg+xml;utf8,\
 <svg viewBox="0 0 25 20" xmlns="http://www.w3.org/2000/svg">\
@@ -50,32 +50,33 @@ select.bk-input:not([multiple]) { background-image: url('data:image/svg+xml;utf8
 
 
 def palette(dark: bool) -> tuple[str, ...]:
-    """The colours of groups on a page."""
+    """Return the colours of groups on a page."""
     return DARK_PALETTE if dark else PALETTE
 
 
 def escape(text: Any) -> str:
+    """Escape a text for HTML."""
     return html.escape(str(text), quote=True)
 
 
 def text_cell(text: str) -> str:
-    """A text as code; an empty one is said to be empty."""
+    """Return a text in the font of code; "(empty)" for an empty text."""
     if not text:
         return '<span class="note">(empty)</span>'
     return f'<span class="t">{escape(text)}</span>'
 
 
 def big(text: str) -> str:
-    """The answer that a view is about."""
+    """Return the main answer of a view, in large type."""
     return f'<div class="t big" role="status" aria-live="polite">{escape(text)}</div>'
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table.
+    """Return a table.
 
     Args:
         headers: plain text.
-        rows: cells of HTML, made by the functions here.
+        rows: cells of HTML, from the functions of this module.
     """
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in headers)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
@@ -86,26 +87,28 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
+    """Return a number with fixed digits."""
     return f'<span class="n">{value:.{digits}f}</span>'
 
 
 def note(text: str) -> str:
+    """Return a text in small type."""
     return f'<div class="note">{escape(text)}</div>'
 
 
 def alert(text: str, kind: str = "error") -> str:
-    """A message in words and colour."""
-    word = {"error": "Not done", "warning": "Careful", "note": "Note"}[kind]
+    """Return a message, marked by a word and by colour."""
+    word = {"error": "Error", "warning": "Careful"}[kind]
     return f'<div class="{kind}" role="alert"><b>{word}:</b> {escape(text)}</div>'
 
 
-def pieces(given: Sequence[Piece]) -> str:
-    """What was deleted and inserted: struck out and underlined, not by colour alone."""
+def diff(parts: Sequence[DiffPart]) -> str:
+    """Return a text with deletions struck out and insertions underlined (not by colour alone)."""
     out = []
-    for piece in given:
-        if piece.same:
-            out.append(escape(piece.old))
+    for part in parts:
+        if part.same:
+            out.append(escape(part.old))
             continue
-        out += [f"<del>{escape(piece.old)}</del>"] if piece.old else []
-        out += [f"<ins>{escape(piece.new)}</ins>"] if piece.new else []
+        out += [f"<del>{escape(part.old)}</del>"] if part.old else []
+        out += [f"<ins>{escape(part.new)}</ins>"] if part.new else []
     return f'<div class="t big">{"".join(out)}</div>'

@@ -1,4 +1,4 @@
-"""The server: loopback, its own origins only, a password where others may reach it."""
+"""The explorer's server: loopback by default, its own origins only, else a password."""
 
 import ipaddress
 import secrets
@@ -15,6 +15,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach an address."""
     if host == "localhost":
         return True
     try:
@@ -24,17 +25,25 @@ def is_loopback(host: str) -> bool:
 
 
 def check_address(host: str, port: int, password_file: str) -> str:
-    """The password, after all that can be wrong with an address was asked.
+    """Check the address before anything slow is done.
+
+    Args:
+        host: address to listen on.
+        port: port; 0: any free port.
+        password_file: file whose first line is the password; "": no password.
+
+    Returns:
+        The password; "" if there is none.
 
     Raises:
-        ConfigError: another address than loopback without a password, a port in use, ...
+        ConfigError: if the address is not loopback and there is no password, or the port is in use.
     """
     require(0 <= port < 65536, f"--port={port} must be 0 to 65535")
     if not is_loopback(host):
         require(
             bool(password_file),
-            f"--host={host} can be reached by others: give --password-file=FILE too (its first "
-            "line is the password)",
+            f"--host={host} can be reached from other machines: give --password-file=FILE too "
+            "(its first line is the password)",
         )
     password = read_password(password_file) if password_file else ""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
@@ -44,14 +53,14 @@ def check_address(host: str, port: int, password_file: str) -> str:
         except (OSError, OverflowError) as e:
             reason = getattr(e, "strerror", None) or e
             raise ConfigError(
-                f"cannot listen on {host}:{port} ({reason}): give another --port, or 0 for any "
-                "that is free"
+                f"cannot listen on {host}:{port} ({reason}): give another --port, or --port=0 for "
+                "any free port"
             ) from None
     return password
 
 
 def read_password(path: str) -> str:
-    """The first line of a file. Raises ConfigError where it is missing or too short."""
+    """Return the first line of a file. Raises ConfigError if it is missing or too short."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
@@ -59,12 +68,14 @@ def read_password(path: str) -> str:
             f"--password-file={path} cannot be read: {getattr(e, 'strerror', None) or e}"
         ) from None
     password = lines[0].strip() if lines else ""
-    require(len(password) >= 8, f"--password-file={path}: its first line needs 8 characters")
+    require(
+        len(password) >= 8, f"--password-file={path}: its first line needs at least 8 characters"
+    )
     return password
 
 
-def origins(host: str, port: int, more: Sequence[str] = ()) -> list[str]:
-    """Addresses whose pages may talk to this server."""
+def allowed_origins(host: str, port: int, more: Sequence[str] = ()) -> list[str]:
+    """Return the addresses whose pages may open a websocket to this server."""
     names = ["127.0.0.1", "localhost", host]
     if host in ("0.0.0.0", "::"):
         names += [socket.gethostname(), socket.getfqdn()]
@@ -85,36 +96,39 @@ def serve(
     block: bool = True,
     ready: Callable[[str], None] = print,
 ) -> Any:
-    """Serves the app.
+    """Serve the app.
 
     Args:
-        explorer: warmed up here.
-        port: 0: any that is free.
-        host: an address other than loopback needs a password file.
-        password_file: its first line is asked for, whatever the name.
-        allow_origin: HOST:PORT that pages may come from beside the server's own, behind a proxy.
-        show: opens the browser.
-        block: until Ctrl-C; else returns the server, which runs when its io_loop does.
-        ready: is told the address.
+        explorer: the model and its texts; it is warmed up here.
+        port: port; 0: any free port.
+        host: address to listen on; an address other than loopback needs a password file.
+        password_file: file whose first line is the password; "": no password.
+        allow_origin: further addresses (HOST:PORT) that pages may be loaded from, for a proxy.
+        show: open the browser.
+        block: serve until Ctrl-C.
+        ready: called with the server's address.
+
+    Returns:
+        None; if `block` is false, the server, which runs as soon as its `io_loop` is started.
 
     Raises:
-        ConfigError: the address cannot be used.
+        ConfigError: if the address cannot be used.
     """
     password = check_address(host, port, password_file)
-    from flaxae.explore.app import Hub, Page, pn
+    from flaxae.explore.app import AppState, Page, pn
 
     if not port:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
             s.bind((host, 0))
             port = s.getsockname()[1]
     pn.extension(inline=True)
-    explorer.warm_up(lambda text: None)
-    hub = Hub(explorer)
+    explorer.warm_up()
+    state = AppState(explorer)
 
     def page() -> Any:
         query = {k: v[-1].decode("utf-8", "replace") for k, v in pn.state.session_args.items()}
         template: Any = pn.Template((TEMPLATES / "page.html").read_text())
-        template.add_panel("explorer", Page(hub, query, query.get("theme") == "dark").layout)
+        template.add_panel("explorer", Page(state, query, query.get("theme") == "dark").layout)
         template.title, template.location = TITLE, True
         return template
 
@@ -126,10 +140,19 @@ def serve(
             "login_template": str(TEMPLATES / "login.html"),
         }
     server: Any = pn.serve(
-        {"/": page}, address=host, port=port, websocket_origin=origins(host, port, allow_origin),
-        show=show, start=False, title=TITLE, verbose=False, threaded=False, admin=False,
-        use_xheaders=False, **security,
-    )  # fmt: skip
+        {"/": page},
+        address=host,
+        port=port,
+        websocket_origin=allowed_origins(host, port, allow_origin),
+        show=show,
+        start=False,
+        title=TITLE,
+        verbose=False,
+        threaded=False,
+        admin=False,
+        use_xheaders=False,
+        **security,
+    )
     ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
     server.start()
     if not block:
@@ -137,5 +160,5 @@ def serve(
     try:
         server.io_loop.start()
     finally:
-        hub.close()
+        state.close()
     return None

@@ -1,6 +1,6 @@
-"""`Space`: a model, the texts it is explored with, and their codes."""
+"""`LatentSpace`: a model, the texts it is explored with, and their codes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -13,17 +13,28 @@ from flaxae.data.text import digest
 from flaxae.errors import ConfigError, require
 from flaxae.explore import answers, corpus, honesty, texts
 from flaxae.explore.cache import FOLDER, Cache
-from flaxae.explore.geometry import Shape, clusters, nearest
+from flaxae.explore.geometry import FittedGaussian, clusters, nearest
 from flaxae.explore.reduce import umap
 from flaxae.text_autoencoder.protocol import Autoencoder, open_model
 
-LONGEST = 2000  # characters of a text that is looked at at all
+MAX_CHARACTERS = 2000  # per text that is given to the model
 CLUSTERS = 8
-MOST_SAMPLES = 64
+MAX_SAMPLES = 64
 
 
-class Space:
-    """The part of `Explorer` that its questions stand on: codes, the corpus's shape, its groups."""
+class LatentSpace:
+    """Codes of a corpus, their distribution and the groups of its texts; base class of `Explorer`.
+
+    Attributes:
+        model: the autoencoder.
+        source: path or Hub id of the model; "" if it was given as an object.
+        size: numbers per code, D = L * Z.
+        corpus: the texts, with labels and notes.
+        texts: the texts.
+        python: whether the texts are Python.
+        codes: one flat code per text, (n, D).
+        gaussian: a Gaussian fitted to the codes.
+    """
 
     def __init__(
         self,
@@ -32,33 +43,33 @@ class Space:
         *,
         source: str | Path = "",
         folder: Path | None = None,
-        most: int = corpus.MOST,
+        most: int = corpus.MAX_TEXTS,
     ):
-        """Encodes the corpus, or finds its codes where they were kept.
+        """Encode the corpus, or read its codes from the cache.
 
         Args:
-            model: any autoencoder (see `protocol.Autoencoder`).
-            given: texts to explore; None: those it was trained on.
-            source: where it came from: for the copied code, its report and its log.
-            folder: where codes and maps are kept; None: nowhere.
-            most: texts that are used.
+            model: any autoencoder (see `flaxae.text_autoencoder.protocol.Autoencoder`).
+            given: texts to explore; None: the model's training texts.
+            source: path or Hub id of the model, for the copied code and the run's report and log.
+            folder: folder of cached codes and maps; None: nothing is cached.
+            most: maximum number of texts.
 
         Raises:
-            ConfigError: there are no texts, or none that the model can read.
+            ConfigError: if there are no texts, or none that the model can read.
         """
         self.model, self.source = model, str(source)
         self.size = model.num_latents * model.dim
         if given is None:
-            given = corpus.of_model(model)
+            given = corpus.training_corpus(model)
         elif not isinstance(given, corpus.Corpus):
             given = corpus.Corpus("given texts", list(given))
         self.corpus_path, self.config_path, self.most = "", "", most
-        self.corpus = corpus.readable(given, model, most)
+        self.corpus = corpus.select_readable(given, model, most)
         self.texts = self.corpus.texts
         self.python = texts.is_python(self.texts)
         self.cache = Cache(folder, digest([model.fingerprint, self.corpus.fingerprint]))
         self.codes = self.cache.get("codes", len(self.texts), self._encode_all)
-        self.shape = Shape.of(self.codes)
+        self.gaussian = FittedGaussian.fit(self.codes)
 
     @classmethod
     def open(
@@ -68,7 +79,7 @@ class Space:
         *,
         config: str | Path | None = None,
         labels: bool = False,
-        most: int = corpus.MOST,
+        most: int = corpus.MAX_TEXTS,
     ) -> Self:
         """Open a trained model and the texts to explore it with.
 
@@ -84,7 +95,7 @@ class Space:
             ConfigError: if a file is missing or cannot be read, or the run is not one of a text
                 autoencoder.
         """
-        given = corpus.of_file(corpus_file, labels) if corpus_file else None
+        given = corpus.read_corpus(corpus_file, labels) if corpus_file else None
         require(
             not labels or given is not None,
             "--labels describes the lines of --corpus: give both",
@@ -99,15 +110,15 @@ class Space:
 
     @cached_property
     def about(self) -> list[honesty.Fact]:
-        """The honesty strip's facts."""
+        """The facts about the model for the strip at the top of the page."""
         directory = Path(self.source) if self.source and Path(self.source).is_dir() else None
         return honesty.facts(honesty.read(directory), self.model.step)
 
     @property
     def opening(self) -> str:
-        """The lines of Python that open the same explorer."""
+        """Lines of Python that open the same explorer."""
         if not self.source:
-            return "# explorer = Explorer(model, texts), the one of this page\n"
+            return "# explorer = Explorer(model, texts), as this page was opened\n"
         args = [repr(self.source)]
         if self.corpus_path:
             args.append(repr(self.corpus_path))
@@ -115,98 +126,107 @@ class Space:
             args.append(f"config={self.config_path!r}")
         if self.corpus_path and self.corpus.labels:
             args.append("labels=True")
-        if self.most != corpus.MOST:
+        if self.most != corpus.MAX_TEXTS:
             args.append(f"most={self.most}")
         call = f"Explorer.open({', '.join(args)})"
         return f"from flaxae.explore import Explorer\n\nexplorer = {call}\n"
 
-    def warm_up(self, tell: Callable[[str], None] = lambda text: None) -> None:
-        """Runs each shape once, so that nothing is compiled while someone waits."""
-        tell("statistics of the codes")
+    def warm_up(self) -> None:
+        """Run the model once with every shape, so that no later request waits for a compilation."""
         std = np.asarray(self.model.statistics.std)
-        require(std.size == self.size, f"statistics of {std.size} numbers, codes have {self.size}")
-        tell("encoding texts of all lengths")
+        require(
+            std.size == self.size,
+            f"the model's statistics have {std.size} numbers, its codes {self.size}",
+        )
         for text in self._one_of_each_length():
-            for count in (1, 2, 3):  # what the views encode together
+            for count in (1, 2, 3):  # texts that a view encodes at a time
                 self._encode([text] * count)
-        tell("decoding")
-        for rows in (1, 2, 4, 8, 16, 32, MOST_SAMPLES):
+        for rows in (1, 2, 4, 8, 16, 32, MAX_SAMPLES):
             self._decode(np.resize(self.codes, (rows, self.size)))
         self.prepare("normal")
-        tell("clusters")
         _ = self.clusters
 
     def prepare(self, prior: str) -> None:
-        """Fits a prior and draws from it once: seconds to minutes, for another thread."""
-        for n in (1, MOST_SAMPLES):
+        """Fit a prior and draw from it once; this takes seconds to minutes."""
+        for n in (1, MAX_SAMPLES):
             self.model.prior(prior).sample(n)
 
     def check(self, text: str) -> str:
-        """The text, if it can be encoded.
+        """Return the text if it can be encoded.
 
         Raises:
-            ConfigError: it is empty, too long, or no valid Unicode.
+            ConfigError: if the text is empty, too long, or not valid Unicode.
         """
-        require(bool(text.strip()), "The text is empty: type one")
+        require(bool(text.strip()), "The text is empty: type a text")
         require(
-            len(text) <= LONGEST, f"The text has {len(text)} characters, the limit is {LONGEST}"
+            len(text) <= MAX_CHARACTERS,
+            f"The text has {len(text)} characters, the limit is {MAX_CHARACTERS}",
         )
         lone = any("\ud800" <= c <= "\udfff" for c in text)
-        require(not lone, "The text has a lone surrogate: it is no valid Unicode")
+        require(not lone, "The text is not valid Unicode: it has a lone surrogate")
         count = len(self.model.tokenizer.encode([text])[0]) + 1
         limit = self.model.max_length
         require(
             count <= limit,
-            f"The text has {count} tokens with its end, the model's limit is {limit}: shorten it",
+            f"The text has {count} tokens (with its end token), the model's limit is {limit}: "
+            "shorten it",
         )
         return text
 
     def lost(self, text: str) -> str:
-        """What the tokenizer cannot give back of a text, as a sentence; "" where it gives all."""
+        """Return a sentence about the characters that the tokenizer loses; "" if there are none."""
         tokenizer = self.model.tokenizer
         back = tokenizer.decode(tokenizer.encode([text]))[0]
         if back == text:
             return ""
         gone = "".join(dict.fromkeys(c for c in text if c not in back))
-        what = f"the characters {gone!r}" if gone else "all of this text"
-        return f"The tokenizer lacks {what}: the model reads {back!r}"
+        what = f"the characters {gone!r}" if gone else "some of this text"
+        return f"The tokenizer cannot represent {what}: the model reads {back!r}"
 
     def encode(self, text: str) -> Float[np.ndarray, " D"]:
-        """The code of one text. Raises ConfigError where it cannot be encoded."""
+        """Return the code of a text. Raises ConfigError if it cannot be encoded."""
         return self._encode([self.check(text)])[0]
 
     def pca(self) -> Float[np.ndarray, "n 2"]:
-        """The corpus along its two widest directions."""
-        return self.shape.project(self.codes, 2)
+        """Return the corpus's coordinates along the two directions of largest variance."""
+        return self.gaussian.project(self.codes, 2)
 
     def umap(self) -> Float[np.ndarray, "n 2"]:
-        """The corpus laid out by UMAP: minutes the first time, then kept."""
+        """Return the corpus's UMAP layout; it takes minutes the first time, then it is cached."""
         return self.cache.get("map", len(self.texts), lambda: umap(self.codes))
 
     @property
-    def umap_is_kept(self) -> bool:
+    def umap_is_cached(self) -> bool:
+        """Whether the UMAP layout can be read from the cache."""
         return self.cache.find("map", len(self.texts)) is not None
 
     @cached_property
     def clusters(self) -> np.ndarray:
-        """The number of each text's cluster (k-means along the widest directions)."""
-        return clusters(self.shape.project(self.codes, 50), CLUSTERS)
+        """The cluster of each text: k-means along the directions of largest variance, (n,)."""
+        return clusters(self.gaussian.project(self.codes, 50), CLUSTERS)
 
     def groups(self, by: str) -> list[str] | Float[np.ndarray, " n"]:
-        """What the map is coloured by: a name of each text, or for "length" a number."""
+        """Return the groups that the map is coloured by.
+
+        Args:
+            by: "length", "kind", "cluster" or "label".
+
+        Returns:
+            One group name per text; for "length" one number per text.
+        """
         if by == "length":
             return np.asarray([len(text) for text in self.texts], float)
         if by == "kind":
             return [texts.kind(text, self.python) for text in self.texts]
         if by == "label" and self.corpus.labels:
             return self.corpus.labels
-        require(by == "cluster", f"{by!r}: the texts have length, kind or cluster, and no label")
+        require(by == "cluster", f"{by!r}: give length, kind or cluster; these texts have no label")
         return [f"cluster {number + 1}" for number in self.clusters]
 
-    def _near(self, code: np.ndarray, k: int, metric: str = "cosine") -> list[answers.Near]:
+    def _near(self, code: np.ndarray, k: int, metric: str = "cosine") -> list[answers.Neighbour]:
         rows, distances = nearest(code, self.codes, k, metric)
         pairs = zip(rows, distances, strict=True)
-        return [answers.Near(int(i), self.texts[int(i)], float(d)) for i, d in pairs]
+        return [answers.Neighbour(int(i), self.texts[int(i)], float(d)) for i, d in pairs]
 
     def _encode(self, given: list[str]) -> Float[np.ndarray, "n D"]:
         return np.asarray(self.model.encode(given), np.float32).reshape(len(given), self.size)
@@ -214,7 +234,7 @@ class Space:
     def _encode_all(self) -> Float[np.ndarray, "n D"]:
         codes = self._encode(self.texts)
         if not np.isfinite(codes).all():
-            raise ConfigError("the model's codes of these texts are not finite: it is broken")
+            raise ConfigError("the model is broken: its codes of these texts are not finite")
         return codes
 
     def _decode(self, codes: Float[np.ndarray, "n D"]) -> list[str]:
@@ -222,9 +242,9 @@ class Space:
         return self.model.decode(np.ascontiguousarray(codes, np.float32).reshape(shape))
 
     def _one_of_each_length(self) -> list[str]:
-        """A text of each number of tokens, where one is found: of the corpus, or made of a's."""
+        """Return one text per number of tokens, if one is found: made of a's, or of the corpus."""
         tokenizer, limit = self.model.tokenizer, self.model.max_length
-        made = ["a" * count for count in range(1, LONGEST, max(1, limit // 8))]
+        made = ["a" * count for count in range(1, MAX_CHARACTERS, max(1, limit // 8))]
         made += [" ".join(["a"] * count) for count in range(1, limit + 1)]
         found: dict[int, str] = {}
         given = [*made, *self.texts]

@@ -1,4 +1,4 @@
-"""What can be seen of a text without a model."""
+"""Properties of texts that need no model: language, kind, differences."""
 
 import difflib
 import re
@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from flaxae.measures.text import is_valid
 
-PYTHON_SHARE = 0.3  # of lines that parse, from which on a corpus counts as Python's
+PYTHON_SHARE = 0.3  # a corpus counts as Python if more than this share of its lines parses
 
-_PYTHON = (  # name, and what a line of that kind begins with
+# (name of the kind, pattern at the start of such a line)
+_PYTHON = (
     ("comment", r"\s*#"),
     ("string", r"\s*[rbufRBUF]{0,2}[\"']"),
     ("import", r"\s*(import|from)\b"),
@@ -24,26 +25,26 @@ _SENTENCES = (("question", r".*\?\W*$"), ("exclamation", r".*!\W*$"), ("sentence
 
 
 def is_python(texts: Sequence[str]) -> bool:
-    """Whether enough of the first 500 texts parse."""
+    """Return whether enough of the first 500 texts are valid Python."""
     some = texts[:500]
     return bool(some) and sum(map(is_valid, some)) > PYTHON_SHARE * len(some)
 
 
 def kind(text: str, python: bool) -> str:
-    """What sort of line or sentence a text is."""
+    """Return the kind of a line of Python ("import"), or of a sentence ("question")."""
     rules = _PYTHON if python else _SENTENCES
     return next((name for name, pattern in rules if re.match(pattern, text, re.DOTALL)), "other")
 
 
-class Piece(NamedTuple):
-    """A stretch of two texts that are compared; where they agree `old` is `new`."""
+class DiffPart(NamedTuple):
+    """A part of two compared texts; `old` equals `new` if `same` is true."""
 
     same: bool
     old: str
     new: str
 
 
-def differences(old: str, new: str) -> list[Piece]:
-    """The texts cut where they agree and where they differ, by characters."""
+def diff(old: str, new: str) -> list[DiffPart]:
+    """Split two texts into equal and different parts, by characters."""
     blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
-    return [Piece(tag == "equal", old[i:j], new[k:m]) for tag, i, j, k, m in blocks]
+    return [DiffPart(tag == "equal", old[i:j], new[k:m]) for tag, i, j, k, m in blocks]

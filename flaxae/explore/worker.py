@@ -1,22 +1,22 @@
-"""Device work one job at a time; what a slider asked for before its last move is dropped."""
+"""A worker thread that runs device work one job at a time, and drops outdated slider moves."""
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from flaxae.errors import ConfigError
 
-LIMIT = 64
+LIMIT = 64  # waiting jobs
 
 
 class Busy(ConfigError):
-    """Too much waits already."""
+    """The worker accepts no job, because too many wait already or it is closed."""
 
 
 class _Job(NamedTuple):
-    key: Any
+    key: Hashable | None
     call: Callable[[], Any]
     future: Future
 
@@ -24,15 +24,19 @@ class _Job(NamedTuple):
 class Worker:
     """A thread with a bounded queue.
 
-    A job with a key takes the place of the waiting one of the same key, whose future is cancelled:
-    it is never answered late, and its owner loses no place in the queue.
+    A new job replaces a waiting job of the same key and takes its place in the queue. The future of
+    the replaced job is cancelled.
+
+    Attributes:
+        limit: maximum number of waiting jobs.
+        dropped: number of jobs that were replaced.
     """
 
     def __init__(self, limit: int = LIMIT):
-        """Starts the thread.
+        """Start the thread.
 
         Args:
-            limit: of jobs that wait.
+            limit: maximum number of waiting jobs.
         """
         self.limit, self.dropped = limit, 0
         self._jobs: deque[_Job] = deque()
@@ -41,18 +45,19 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name="flaxae-explore", daemon=True)
         self._thread.start()
 
-    def submit(self, call: Callable[[], Any], key: Any = None) -> Future:
-        """Queues a job.
+    def submit(self, call: Callable[[], Any], key: Hashable | None = None) -> Future:
+        """Queue a job.
 
         Args:
             call: the work.
-            key: whose it is and of what, such as (session, "slider"); None: it is never dropped.
+            key: owner and purpose of the job, such as (page, "slider"); None: the job is never
+                replaced.
 
         Returns:
-            Its future; cancelled where a later job of its key overtook it.
+            The job's future. It is cancelled if a later job of the same key replaces the job.
 
         Raises:
-            Busy: the queue is full.
+            Busy: if the queue is full.
         """
         job = _Job(key, call, Future())
         with self._changed:
@@ -65,13 +70,13 @@ class Worker:
                     self.dropped += 1
                     return job.future
             if len(self._jobs) >= self.limit:
-                raise Busy(f"{self.limit} requests wait already: try again in a moment")
+                raise Busy(f"{self.limit} requests are waiting already: try again in a moment")
             self._jobs.append(job)
             self._changed.notify()
         return job.future
 
     def close(self) -> None:
-        """Cancels what waits, and ends."""
+        """Cancel the waiting jobs, and end the thread."""
         with self._changed:
             self._closed = True
             for job in self._jobs:
@@ -93,5 +98,5 @@ class Worker:
                 continue
             try:
                 job.future.set_result(job.call())
-            except BaseException as e:  # it belongs to whoever asked
+            except BaseException as e:  # raised where the future's result is asked for
                 job.future.set_exception(e)

@@ -1,52 +1,61 @@
-"""Between two texts."""
+"""The view of the path between two texts."""
 
 from typing import Any
 
 import panel as pn
 
 from flaxae.explore import render
-from flaxae.explore.answers import Way
+from flaxae.explore.answers import Interpolation
 from flaxae.explore.export import Table
 from flaxae.explore.views.base import View
 
 
 class Between(View):
+    """The text at a position of the path between two texts, and eleven texts of the path."""
+
     name, title = "between", "Between two texts"
-    lesson = (
-        "Type two texts and move the slider. A smooth code changes step by step; one with holes "
-        "keeps the first text, then jumps, or makes nonsense half-way."
+    hint = (
+        "Type two texts and move the slider. If the code is smooth, the text changes step by step; "
+        "if it has holes, the first text stays, then it jumps, or there is nonsense half-way."
     )
 
     def make_inputs(self) -> dict[str, Any]:
+        """Make the fields of the two texts, the choice of the path and the slider."""
         return {
             "a": self.text_input("From", self.example(0)),
             "b": self.text_input("To", self.example(1)),
             "how": pn.widgets.Select(
-                label="Way", options={"slerp (spherical)": "slerp", "lerp (straight)": "lerp"},
-                value="slerp", width=220,
+                label="Path",
+                options={"slerp (spherical)": "slerp", "lerp (straight)": "lerp"},
+                value="slerp",
+                width=220,
             ),
             "at": pn.widgets.IntSlider(
-                label="Per cent of the way", start=0, end=100, value=50,
-                sizing_mode="stretch_width", css_classes=["slider-at"],
+                label="Position on the path (%)",
+                start=0,
+                end=100,
+                value=50,
+                sizing_mode="stretch_width",
+                css_classes=["slider-at"],
             ),
-        }  # fmt: skip
+        }
 
     def make_body(self) -> list[Any]:
-        self._here, self._way = self.html("answer"), self.html("way")
-        return [
-            pn.Column(*self.inputs.values(), sizing_mode="stretch_width"),
-            self._here,
-            self._way,
-        ]
+        """Arrange the inputs, the text at the slider and the table of the path."""
+        self._here, self._path = self.html("answer"), self.html("path")
+        inputs = pn.Column(*self.inputs.values(), sizing_mode="stretch_width")
+        return [inputs, self._here, self._path]
 
     def update(self, name: str) -> None:
+        """Request the text at the slider, and the path if another input changed."""
         a, b, how, at = (self.inputs[x].value for x in ("a", "b", "how", "at"))
         explorer = self.explorer
-        self.ask(lambda: explorer.between_at(a, b, at, how), self._show_here, "here")
+        self.request(lambda: explorer.between_at(a, b, at, how), self._show_here, "here")
         if name != "at":
-            self.ask(lambda: explorer.between(a, b, how), self._show_way, "way")
+            self.request(lambda: explorer.between(a, b, how), self._show_path, "path")
 
     def call(self) -> str:
+        """Return the Python calls."""
         a, b, how, at = (self.inputs[x].value for x in ("a", "b", "how", "at"))
         return (
             f"print(explorer.between_at({a!r}, {b!r}, {at}, {how!r}))\n"
@@ -56,20 +65,20 @@ class Between(View):
     def _show_here(self, text: str) -> None:
         self._here.object = render.big(text)
 
-    def _show_way(self, way: Way) -> None:
-        last = len(way.texts) - 1
+    def _show_path(self, path: Interpolation) -> None:
+        last = len(path.texts) - 1
         rows, plain = [], []
-        for i, text in enumerate(way.texts):
-            marks = ["repeats"] if way.repeats[i] else []
-            if way.parses is not None:
-                marks.append("parses" if way.parses[i] else "does not parse")
-            rows.append([f"{round(100 * i / last)} %", render.text_cell(text),
-                         render.escape(", ".join(marks))])  # fmt: skip
-            plain.append((round(100 * i / last), text, ", ".join(marks)))
-        told = (
-            f"Path ratio {way.path_ratio:.2f} (1: no detours), largest step {way.largest_step:.2f} "
-            f"of all change (1: one jump), {way.distinct:.0%} of the texts differ. A way that only "
-            "copies its ends has path ratio 1 and largest step 1."
+        for i, text in enumerate(path.texts):
+            marks = ["repeats"] if path.repeats[i] else []
+            if path.parses is not None:
+                marks.append("parses" if path.parses[i] else "does not parse")
+            percent, mark = round(100 * i / last), ", ".join(marks)
+            rows.append([f"{percent} %", render.text_cell(text), render.escape(mark)])
+            plain.append((percent, text, mark))
+        note = (
+            f"Path ratio {path.path_ratio:.2f} (1: no detours), largest step "
+            f"{path.largest_step:.2f} of all change (1: a single jump), {path.distinct:.0%} of the "
+            "texts differ. A path that only copies its ends has path ratio 1 and largest step 1."
         )
-        self._way.object = render.table(["", "text", ""], rows) + render.note(told)
-        self.keep(Table(("percent", "text", "marks"), plain))
+        self._path.object = render.table(["", "text", ""], rows) + render.note(note)
+        self.set_export(Table(("percent", "text", "marks"), plain))
