@@ -34,22 +34,22 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def measure_moves(hub: Any, count: int) -> list[float]:
+async def measure_moves(state: Any, count: int) -> list[float]:
     """Return the seconds of each move."""
     import numpy as np
 
     from flaxae.explore.app import Page
 
-    page = Page(hub)
+    page = Page(state)
     view = page.current
     rng = np.random.default_rng(0)
-    texts = hub.explorer.texts
+    texts = state.explorer.texts
     times = []
     for i in range(count):
         if i % 20 == 0:  # other texts, to include all lengths; not timed
             for name in "ab":
                 view.inputs[name].value = texts[int(rng.integers(len(texts)))]
-            await asyncio.wrap_future(hub.worker.submit(lambda: None))
+            await asyncio.wrap_future(state.worker.submit(lambda: None))
             await asyncio.sleep(0.05)
         at = int(rng.integers(100))
         done = asyncio.Event()
@@ -72,7 +72,7 @@ def main() -> None:
     import jax
     import numpy as np
 
-    from flaxae.explore.app import Hub
+    from flaxae.explore.app import AppState
     from flaxae.explore.backend import Explorer
 
     compiled: list[str] = []
@@ -84,7 +84,7 @@ def main() -> None:
         lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
     )
     load = os.getloadavg()[0]
-    times = asyncio.run(measure_moves(Hub(explorer), args.moves))
+    times = asyncio.run(measure_moves(AppState(explorer), args.moves))
     found = {"p50": float(np.median(times)), "p95": float(np.quantile(times, 0.95))}
     print(
         f"{args.moves} moves on {args.threads} cores; warm-up took {warm:.1f} s; "

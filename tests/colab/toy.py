@@ -1,10 +1,10 @@
-"""A T5-VAE as `save_pretrained` writes it, with texts: small, untrained, opened in seconds."""
+"""A saved T5-VAE with texts: small, untrained, opened in seconds."""
 
 LINES = [f"{word} = {i}" for i in range(10) for word in ("x", "y", "name", "import os", "self")]
 
 
 def save_toy(folder):
-    """Writes the model, and `corpus.txt` beside it."""
+    """Write the model, and its texts as `corpus.txt`, into a folder."""
     import flaxae
     from flaxae.data.tokenizer import train
     from tests.models.t5_vae.tiny import tiny_config, tiny_model

@@ -1,4 +1,4 @@
-"""A headless Chromium, and how its pages are read: for the explorer's tests and the notebook's."""
+"""A headless Chromium, and functions that read its pages, for the explorer and the notebook."""
 
 import contextlib
 import os
@@ -9,15 +9,20 @@ import pytest
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+)
 HANDLE = ".noUi-handle"
 
 
 @contextlib.contextmanager
-def launched():
-    """A browser with a fresh profile; its event loop runs in this thread until it is closed."""
+def launch():
+    """Launch a browser; its event loop runs in this thread until it is closed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     if not os.path.exists(CHROMIUM):
         pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
@@ -27,13 +32,13 @@ def launched():
         made.close()
 
 
-class Watched:
-    """A page of its own context; what it asked and what it complained of is kept.
+class WatchedPage:
+    """A page in a browser context of its own, whose requests and errors are recorded.
 
     Attributes:
-        page: Playwright's.
-        hosts: that it sent requests to.
-        errors: of its console, and those that nobody caught.
+        page: Playwright's page.
+        hosts: hosts that the page sent requests to.
+        errors: error messages of its console, and uncaught errors.
     """
 
     def __init__(self, browser, **options):
@@ -43,50 +48,51 @@ class Watched:
         self.hosts, self.errors = set(), []
         self.context.on("request", lambda r: self.hosts.add(urlparse(r.url).netloc))
         self.page.on("websocket", lambda w: self.hosts.add(urlparse(w.url).netloc))
-        self.page.on("console", self._said)
+        self.page.on("console", self._on_console)
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
 
-    def _said(self, message):
+    def _on_console(self, message):
         if message.type == "error":
             self.errors.append(message.text)
 
-    def quiet(self, url):
-        """It asked no other host and reported no error."""
+    def assert_quiet(self, url):
+        """Assert that the page sent requests to its own host only, and had no errors."""
         assert self.hosts - {""} == {urlparse(url).netloc}
         assert self.errors == [], self.errors
 
 
-def until(read, wanted, seconds=30):
-    """Waits until the page shows what is wanted, and fails with what it shows instead."""
+def wait_for(read, expected, seconds=30):
+    """Wait until `read()` returns the expected value; fail with what it returns instead."""
     end = time.monotonic() + seconds
-    while (found := read()) != wanted and time.monotonic() < end:
+    while (found := read()) != expected and time.monotonic() < end:
         time.sleep(0.05)
-    assert found == wanted, f"{found!r}, not {wanted!r}"
+    assert found == expected, f"{found!r}, not {expected!r}"
 
 
-def opened(page, name):
+def open_view(page, name):
     page.click(f".to-{name} button")
     page.wait_for_selector(f".view-{name}")
 
 
-def typed(page, view, number, text):
+def type_text(page, view, number, text):
+    """Type a text into a field of a view."""
     field = page.locator(f".view-{view} .input-text input").nth(number)
     field.fill(text)
     field.press("Enter")
 
 
-def big(page, view):
-    """Reads the answer that a view is about."""
+def answer_of(page, view):
+    """Return a function that reads the main answer of a view."""
     found = page.locator(f".view-{view} .answer .big")
     return lambda: found.first.text_content() if found.count() else None
 
 
-def said(page, css):
-    """The text of a pane; "" where it is empty."""
+def text_of(page, css):
+    """Return the text of a pane; "" if it is empty."""
     found = page.locator(f"{css} div")
     return found.first.inner_text() if found.count() else ""
 
 
-def value(handle):
-    """Where a slider stands."""
+def slider_value(handle):
+    """Return the value of a slider."""
     return float(handle.get_attribute("aria-valuenow"))

@@ -1,21 +1,21 @@
-"""Servers of the explorer, and a browser."""
+"""Fixtures: servers of the explorer, and a browser."""
 
 import os
 import threading
 
 import pytest
 
-from tests.explore.chromium import launched
-from tests.explore.server import explorer_of
+from tests.explore.chromium import launch
+from tests.explore.server import open_explorer
 from tests.explore.tiny import LINES
 from tests.helpers import start
 
 EVIL = "<script>a()"
-WORKDIR = "FLAXAE_EXPLORE_WORKDIR"  # a trained one: the browser's tests use it as well
+WORKDIR = "FLAXAE_EXPLORE_WORKDIR"  # a trained run that the browser tests explore as well
 
 
-def serving(*args):
-    """A server's process and its address."""
+def start_server(*args):
+    """Start a server, and return its process and its address."""
     process = start(["-m", "tests.explore.server", *args])
     threading.Thread(target=lambda: process.stderr.read(), daemon=True).start()
     url = process.stdout.readline().strip()
@@ -23,7 +23,7 @@ def serving(*args):
     return process, url
 
 
-def stop(process):
+def stop_server(process):
     process.kill()
     process.wait(30)
 
@@ -35,17 +35,16 @@ def lines(tmp_path_factory):
     return str(path)
 
 
-# A trained run is explored too where the environment names one.
 @pytest.fixture(scope="session", params=["letters", *["trained"] * bool(os.environ.get(WORKDIR))])
 def served(request, lines):
-    """(address, the same explorer in this process)."""
+    """Serve an explorer; provide its address and the same explorer in this process."""
     source = lines if request.param == "letters" else os.environ[WORKDIR]
-    process, url = serving(source)
-    yield url, explorer_of(source)
-    stop(process)
+    process, url = start_server(source)
+    yield url, open_explorer(source)
+    stop_server(process)
 
 
 @pytest.fixture(scope="module")  # its event loop runs in this thread until it is closed
 def browser():
-    with launched() as made:
+    with launch() as made:
         yield made

@@ -1,8 +1,8 @@
-"""The explorer's server in a process of its own.
+"""The explorer's server in a separate process.
 
 `python -m tests.explore.server LINES [PASSWORD_FILE [FOLDER [SECONDS]]]`: LINES is a file of texts
-for the autoencoder of letters, or the workdir of a trained one; FOLDER is where maps are kept, and
-SECONDS what each decoding takes at least.
+for the autoencoder of letters, or the workdir of a trained run; FOLDER is the folder of cached
+maps, and SECONDS the minimum duration of a decoding.
 """
 
 import sys
@@ -14,7 +14,7 @@ from flaxae.explore.serve import serve
 from tests.explore.tiny import Letters
 
 
-def explorer_of(source: str, folder: str = "") -> Explorer:
+def open_explorer(source: str, folder: str = "") -> Explorer:
     if Path(source).is_dir():
         return Explorer.open(source, most=2000)
     lines = Path(source).read_text().split("\n")
@@ -23,7 +23,7 @@ def explorer_of(source: str, folder: str = "") -> Explorer:
 
 if __name__ == "__main__":
     source, password, folder, seconds = (*sys.argv[1:], "", "", "")[:4]
-    made = explorer_of(source, folder)
+    made = open_explorer(source, folder)
     if seconds:
         decode = made.model.decode
         made.model.decode = lambda z: (time.sleep(float(seconds)), decode(z))[1]

@@ -1,4 +1,4 @@
-"""Explorer: every answer, told by hand on an autoencoder of letters."""
+"""Explorer: every answer, on an autoencoder of letters whose answers are known."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from flaxae.errors import ConfigError
 from flaxae.explore.backend import Explorer
 from flaxae.explore.corpus import Corpus
-from flaxae.explore.space import LONGEST
+from flaxae.explore.space import MAX_CHARACTERS
 from flaxae.text_autoencoder import protocol
 from tests.explore.tiny import LINES, WIDTH, Letters
 
@@ -18,18 +18,18 @@ def explorer():
     return made
 
 
-def test_it_is_the_protocol(explorer):
+def test_the_letters_satisfy_the_protocol(explorer):
     assert isinstance(explorer.model, protocol.Autoencoder)
     assert explorer.texts == list(dict.fromkeys(LINES)) and explorer.python
 
 
-def test_between(explorer):
-    way = explorer.between("aa", "ii", "lerp", 9)
-    assert way.texts == ["aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh", "ii"]
-    assert way.parses == [True] * 9 and way.repeats == [False] * 9
-    assert (way.path_ratio, way.largest_step, way.distinct) == (2 / 16, 2 / 16, 1)
-    still = explorer.between("aa", "aa", "slerp", 3)
-    assert still.repeats == [False, True, True] and still.path_ratio == 0
+def test_the_path_between_two_texts(explorer):
+    path = explorer.between("aa", "ii", "lerp", 9)
+    assert path.texts == ["aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh", "ii"]
+    assert path.parses == [True] * 9 and path.repeats == [False] * 9
+    assert (path.path_ratio, path.largest_step, path.distinct) == (2 / 16, 2 / 16, 1)
+    constant = explorer.between("aa", "aa", "slerp", 3)
+    assert constant.repeats == [False, True, True] and constant.path_ratio == 0
     assert explorer.between_at("aa", "ii", 25, "lerp") == "cc"
     for how in ("slerp", "lerp"):
         eleven = explorer.between("count = 1", "import re", how).texts
@@ -39,7 +39,7 @@ def test_between(explorer):
     assert explorer.between_at("aa", "ii", 100, "slerp") == "ii"
 
 
-def test_arithmetic(explorer):
+def test_arithmetic_finds_the_text_of_the_code(explorer):
     answer = explorer.arithmetic("x = 3", "x = 1", "y = 1", k=2)
     assert answer.text == answer.near[0].text == "y = 3" and answer.near[0].distance < 1e-6
     assert [c.edits for c in answer.copies] == [1, 2, 1]
@@ -49,7 +49,7 @@ def test_arithmetic(explorer):
         assert copy.cosine == pytest.approx(code @ z / np.linalg.norm(code) / np.linalg.norm(z))
 
 
-def test_neighbours_and_points(explorer):
+def test_neighbours_and_points_of_the_map(explorer):
     near = explorer.neighbours("count = 3", 3, "euclid")
     assert near[0] == (explorer.texts.index("count = 3"), "count = 3", 0.0)
     assert {n.text for n in near[1:]} == {"count = 2", "count = 4"}
@@ -61,25 +61,25 @@ def test_neighbours_and_points(explorer):
     assert middle.decoded == explorer.model.decode(mean.reshape(1, 2, -1))[0]
 
 
-def test_pca_is_the_widest_plane(explorer):
+def test_pca_has_the_directions_of_largest_variance(explorer):
     centred = explorer.codes - explorer.codes.mean(0)
     _, _, rows = np.linalg.svd(centred, full_matrices=False)
     np.testing.assert_allclose(abs(explorer.pca()), abs(centred @ rows[:2].T), atol=1e-4)
     x, y = explorer.pca()[3]
     np.testing.assert_allclose(
-        explorer.shape.project(explorer.shape.place(np.asarray([x, y]))[None], 2)[0],
+        explorer.gaussian.project(explorer.gaussian.place(np.asarray([x, y]))[None], 2)[0],
         (x, y),
         atol=1e-4,
     )
 
 
-def test_around(explorer):
+def test_moves_around_a_text(explorer):
     assert explorer.around("count = 1") == "count = 1"
-    # std is .5, so one standard deviation of a number is 16 letters; a quarter of one is 4.
+    # The standard deviation is 0.5, which is 16 letters; a quarter of it is 4 letters.
     assert explorer.around("abc", dims={1: 0.25}) == "afc"
     moved = (
         explorer.encode("abc")
-        + 2 * explorer.shape.variances[1] ** 0.5 * (explorer.shape.directions[1])
+        + 2 * explorer.gaussian.variances[1] ** 0.5 * (explorer.gaussian.directions[1])
     )
     there = explorer.model.decode(moved.reshape(1, 2, -1))[0]
     assert explorer.around("abc", {1: 2.0}) == there
@@ -88,44 +88,46 @@ def test_around(explorer):
     assert grid[2][4] == explorer.around("abc", {0: 2.0})
 
 
-def test_samples(explorer):
+def test_samples_of_each_prior(explorer):
     made = explorer.samples("normal", 5, 0.5, seed=3)
     drawn = explorer.model.prior().sample(5, 3, 0.5)
     assert made.texts == explorer.model.decode(drawn.reshape(5, 2, -1))
     assert made.valid == sum(made.parses) / 5 and made.distinct == len(set(made.texts)) / 5
     same = explorer.samples("gaussian", 4, 0.0)
     assert same.distinct == 0.25 and same.texts == ["P" * WIDTH] * 4
-    with pytest.raises(ConfigError, match="there is none"):
+    with pytest.raises(ConfigError, match="has no prior 'flow'"):
         explorer.samples("flow", 4)
 
 
-def test_reconstruct(explorer):
+def test_reconstructions(explorer):
     exact = explorer.reconstruct("import os")
     assert exact.exact and exact.edits == 0 and not exact.far and not exact.lost
     assert 0 < exact.percentile < 1
     lossy = explorer.reconstruct("a😀b")
-    assert lossy.made == "ab" and "'😀'" in lossy.lost and not lossy.exact
-    assert [p for p in lossy.pieces if not p.same] == [(False, "😀", "")]
+    assert lossy.decoded == "ab" and "'😀'" in lossy.lost and not lossy.exact
+    assert [p for p in lossy.diff if not p.same] == [(False, "😀", "")]
     assert explorer.reconstruct("~~~~~~~~~~~~").far
 
 
-def test_likelihood_is_the_gaussians(explorer):
+def test_likelihood_is_that_of_the_gaussian(explorer):
     from scipy.stats import multivariate_normal
 
-    shape = explorer.shape
-    covariance = (shape.directions.T * shape.variances) @ shape.directions
-    truth = multivariate_normal(shape.mean, covariance).logpdf(explorer.codes[:5])
-    ours = shape.log_likelihood(explorer.codes[:5])
+    gaussian = explorer.gaussian
+    covariance = (gaussian.directions.T * gaussian.variances) @ gaussian.directions
+    truth = multivariate_normal(gaussian.mean, covariance).logpdf(explorer.codes[:5])
+    ours = gaussian.log_likelihood(explorer.codes[:5])
     np.testing.assert_allclose(ours - ours[0], truth - truth[0], atol=1e-2)
 
 
-def test_groups(explorer):
+def test_groups_of_the_map(explorer):
     assert explorer.groups("length")[0] == len(explorer.texts[0])
     kinds = dict(zip(explorer.texts, explorer.groups("kind"), strict=True))
     assert kinds["import os"] == "import" and kinds["x = 1"] == "assignment"
-    assert (kinds["# why"], kinds["for i in y:"], kinds["print(x)"]) == (
-        "comment", "loop, with", "call",
-    )  # fmt: skip
+    assert [kinds[text] for text in ("# why", "for i in y:", "print(x)")] == [
+        "comment",
+        "loop, with",
+        "call",
+    ]
     assert set(explorer.groups("cluster")) == {f"cluster {i}" for i in range(1, 9)}
     with pytest.raises(ConfigError, match="no label"):
         explorer.groups("label")
@@ -133,8 +135,8 @@ def test_groups(explorer):
     assert labelled.groups("label") == ["one", "two"]
 
 
-def test_the_models_own_labels():
-    """A run on label<tab>text brings them along; they are no part of the command."""
+def test_the_labels_of_the_training_texts_are_used():
+    """They come with the model, so that the copied code does not mention them."""
     model = Letters()
     model.training_labels = lambda: [line.split()[0] for line in LINES]
     made = Explorer(model, source="runs/x")
@@ -146,16 +148,16 @@ def test_the_models_own_labels():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "empty"),
         (" \t ", "empty"),
-        ("a" * 13, "14 tokens with its end, the model's limit is 13"),
-        ("a" * (LONGEST + 1), f"{LONGEST + 1} characters"),
+        ("a" * 13, r"14 tokens \(with its end token\), the model's limit is 13"),
+        ("a" * (MAX_CHARACTERS + 1), f"{MAX_CHARACTERS + 1} characters"),
         ("a\ud800", "lone surrogate"),
     ],
 )
-def test_texts_that_cannot_be_encoded(explorer, text, told):
+def test_a_text_that_cannot_be_encoded_is_an_error(explorer, text, message):
     calls = (
         lambda: explorer.between(text, "a"),
         lambda: explorer.between_at("a", text, 1),
@@ -166,11 +168,11 @@ def test_texts_that_cannot_be_encoded(explorer, text, told):
         lambda: explorer.grid(text, 0, 1),
     )
     for call in calls:
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             call()
 
 
-def test_numbers_out_of_range(explorer):
+def test_a_number_out_of_range_is_an_error(explorer):
     for call in (
         lambda: explorer.point(len(LINES)),
         lambda: explorer.point(-1),
@@ -188,7 +190,7 @@ def test_numbers_out_of_range(explorer):
             call()
 
 
-def test_texts_that_are_too_long_are_left_out():
+def test_too_long_texts_are_left_out():
     made = Explorer(Letters(), ["a", "b", "a", "c" * 13, " "])
     assert made.texts == ["a", "b"]
     assert made.corpus.notes == ["1 texts of more than 13 tokens left out"]
@@ -198,28 +200,28 @@ def test_texts_that_are_too_long_are_left_out():
         Explorer(Letters(), ["c" * 13])
 
 
-def test_codes_are_kept(tmp_path):
+def test_codes_are_cached(tmp_path):
     one = Explorer(Letters(), folder=tmp_path)
-    (kept,) = tmp_path.glob("codes-*.safetensors")
+    (file,) = tmp_path.glob("codes-*.safetensors")
     model = Letters()
-    model.encode = None  # not asked again
+    model.encode = None  # it is not called
     two = Explorer(model, folder=tmp_path)
     np.testing.assert_array_equal(one.codes, two.codes)
     model = Letters()
     model.fingerprint = "another"
     assert Explorer(model, folder=tmp_path).cache.key != one.cache.key
     assert Explorer(Letters(), ["a", "b"], folder=tmp_path).cache.key != one.cache.key
-    kept.write_bytes(b"cut off")
+    file.write_bytes(b"truncated")
     np.testing.assert_array_equal(Explorer(Letters(), folder=tmp_path).codes, one.codes)
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+def test_a_note_says_that_the_folder_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     made = Explorer(Letters(), folder=tmp_path / "file")
-    assert "nothing is kept in" in made.cache.note and len(made.codes) == len(made.texts)
+    assert "nothing is cached in" in made.cache.note and len(made.codes) == len(made.texts)
 
 
-def test_broken_codes_are_an_error():
+def test_codes_that_are_not_finite_are_an_error():
     model = Letters()
     model.encode = lambda texts, truncate=False: np.full((len(texts), 2, 6), np.nan)
     with pytest.raises(ConfigError, match="not finite"):

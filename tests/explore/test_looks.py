@@ -1,4 +1,4 @@
-"""The page by keyboard alone, on a narrow screen, in the dark, and to the colour-blind."""
+"""Accessibility of the page: keyboard only, narrow screen, dark colours, colour blindness."""
 
 import itertools
 import os
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from flaxae.explore import render
-from flaxae.explore.app import Hub, Page
+from flaxae.explore.app import AppState, Page
 from flaxae.explore.backend import Explorer
 from flaxae.explore.views import VIEWS
-from tests.explore.chromium import Watched, big, opened, until, value
+from tests.explore.chromium import WatchedPage, answer_of, open_view, slider_value, wait_for
 from tests.explore.tiny import LINES, Letters
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
@@ -26,13 +26,13 @@ BLINDNESS = {
 
 
 def linear(color):
-    """Linear RGB of #rrggbb."""
+    """Return the linear RGB of #rrggbb."""
     value = np.asarray([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
 def lab(rgb):
-    """CIELAB of linear RGB."""
+    """Return the CIELAB of linear RGB."""
     matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
     x = np.asarray(matrix) @ np.clip(rgb, 0, 1) / np.asarray([0.9505, 1.0, 1.089])
     f = np.where(x > 0.008856, np.cbrt(x), 7.787 * x + 16 / 116)
@@ -41,58 +41,61 @@ def lab(rgb):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("name", list(BLINDNESS))
-def test_colours_are_told_apart(name, dark):
-    """By 10 in CIELAB, about four just noticeable differences; and each group has a form."""
+def test_colours_are_distinguishable(name, dark):
+    """They differ by 10 in CIELAB, about four just noticeable differences."""
     palette = render.palette(dark)
     seen = [lab(np.asarray(BLINDNESS[name]) @ linear(color)) for color in palette]
-    close = [(palette[i], palette[j]) for i, j in itertools.combinations(range(8), 2)
-             if np.linalg.norm(seen[i] - seen[j]) < 10]  # fmt: skip
+    close = [
+        (palette[i], palette[j])
+        for i, j in itertools.combinations(range(8), 2)
+        if np.linalg.norm(seen[i] - seen[j]) < 10
+    ]
     assert close == []
     assert len(set(render.MARKERS)) == len(palette) == 8
 
 
-def test_every_form_is_drawn():
-    """Three of the forms are lines only."""
-    hub = Hub(Explorer(Letters(), LINES))
-    page = Page(hub)
+def test_every_marker_is_drawn():
+    """Three of the markers are lines, which need a line colour."""
+    state = AppState(Explorer(Letters(), LINES))
+    page = Page(state)
     page.show("map")
     glyph = page.current._figure.renderers[0].glyph
     assert glyph.line_color == glyph.fill_color == "color"
-    hub.close()
+    state.close()
 
 
 @pytest.fixture(scope="module")
 def narrow(served, browser):
-    """A phone of 360 pixels that prefers dark pages."""
+    """Provide a page on a phone of 360 pixels that prefers dark colours."""
     url, _ = served
-    watched = Watched(browser, viewport={"width": 360, "height": 740}, color_scheme="dark")
+    watched = WatchedPage(browser, viewport={"width": 360, "height": 740}, color_scheme="dark")
     watched.page.goto(url)
     watched.page.wait_for_selector(".view-between .answer .big")
-    until(lambda: "theme=dark" in watched.page.url, True)
+    wait_for(lambda: "theme=dark" in watched.page.url, True)
     watched.page.wait_for_selector(".view-between .answer .big")
     yield watched
-    watched.quiet(url)
+    watched.assert_quiet(url)
     watched.context.close()
 
 
 @pytest.mark.parametrize("name", list(VIEWS))
-def test_a_narrow_dark_page(narrow, name):
-    """Nothing sticks out of 360 pixels, and each text stands out from what is behind it."""
+def test_a_narrow_dark_page_is_readable(narrow, name):
+    """Nothing is wider than the page, and each text has enough contrast."""
     page = narrow.page
-    opened(page, name)
+    open_view(page, name)
     page.wait_for_timeout(300)
     if shots := os.environ.get("FLAXAE_SCREENSHOTS"):
         page.screenshot(path=f"{shots}/narrow_dark_{name}.png", full_page=True)
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
     faint = page.evaluate(CONTRAST)
-    # A sign is a picture, for which WCAG asks less.
+    # WCAG asks for less contrast of a symbol than of a text.
     assert [x for x in faint if x[1] < (3 if len(x[0]) == 1 else 4.5)] == []
 
 
-def test_by_keyboard_alone(served, browser):
-    """Between two texts and the map, without a mouse; where the focus is can be seen."""
+def test_views_can_be_used_by_keyboard(served, browser):
+    """The path between two texts and the map, with a visible focus."""
     url, explorer = served
-    watched = Watched(browser, viewport={"width": 1000, "height": 900})
+    watched = WatchedPage(browser, viewport={"width": 1000, "height": 900})
     page = watched.page
     page.goto(url)
     page.wait_for_selector(".view-between .answer .big")
@@ -112,16 +115,16 @@ def test_by_keyboard_alone(served, browser):
     tab_to("To")
     keys.press("Control+a")
     keys.type("self = 7")
-    tab_to("Way")
+    tab_to("Path")
     tab_to("slider")
     keys.press("PageUp")
     handle = page.locator(".view-between .slider-at .noUi-handle")
-    until(lambda: value(handle) > 50, True)
-    at = int(value(handle))
+    wait_for(lambda: slider_value(handle) > 50, True)
+    at = int(slider_value(handle))
     wanted = explorer.between_at("count = 1", "self = 7", at)
-    until(big(page, "between"), wanted)
+    wait_for(answer_of(page, "between"), wanted)
     keys.press("Home")
-    until(big(page, "between"), explorer.between_at("count = 1", "self = 7", 0))
+    wait_for(answer_of(page, "between"), explorer.between_at("count = 1", "self = 7", 0))
     for _ in range(40):
         keys.press("Shift+Tab")
         if page.evaluate(FOCUS) == "Map":
@@ -132,14 +135,14 @@ def test_by_keyboard_alone(served, browser):
     keys.press("Control+a")
     keys.type("7")
     keys.press("Enter")
-    until(big(page, "map"), explorer.point(7).decoded)
+    wait_for(answer_of(page, "map"), explorer.point(7).decoded)
     tab_to("Select texts with")
     keys.type("import")
     keys.press("Enter")
     count = sum("import" in text for text in explorer.texts)
-    told = page.locator(".view-map .selected div").first
-    until(lambda: told.inner_text().startswith(f"{count} texts selected"), True)
-    watched.quiet(url)
+    note = page.locator(".view-map .selected div").first
+    wait_for(lambda: note.inner_text().startswith(f"{count} texts selected"), True)
+    watched.assert_quiet(url)
     watched.context.close()
 
 
@@ -150,7 +153,7 @@ _DEEP = """
     return el;
   };
 """
-# What a screen reader would call the element that has the focus.
+# The name that a screen reader would say for the element with the focus.
 FOCUS = f"""() => {{ {_DEEP}
   const el = deep();
   if (!el) return "";
@@ -163,7 +166,7 @@ OUTLINE = f"""() => {{ {_DEEP}
   const style = getComputedStyle(deep());
   return style.outlineStyle != "none" || style.boxShadow != "none";
 }}"""
-# (text, contrast as in WCAG 2) of each visible stretch of text.
+# [text, contrast as in WCAG 2] of each visible text.
 CONTRAST = """() => {
   const rgb = (css) => {
     const found = css.match(/[\\d.]+/g).map(Number);

@@ -1,4 +1,4 @@
-"""Small parts: corpora, honesty, HTML, files, opening."""
+"""Parts of the explorer: corpora, facts about a model, HTML, exported files, opening a model."""
 
 import json
 import xml.etree.ElementTree
@@ -13,44 +13,48 @@ from flaxae.explore.reduce import umap
 from flaxae.text_autoencoder import protocol
 
 
-def test_differences():
-    assert texts.differences("abc", "axc") == [
+def test_diff_splits_texts_by_characters():
+    assert texts.diff("abc", "axc") == [
         (True, "a", "a"),
         (False, "b", "x"),
         (True, "c", "c"),
     ]
 
 
-def test_python_or_not():
+def test_python_and_sentences_are_distinguished():
     assert texts.is_python(["x = 1", "The end.", "y"]) and not texts.is_python(["The end."] * 9)
     assert texts.kind("Is it so?", False) == "question" and texts.kind("So.", False) == "sentence"
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
-    [(None, "cannot be read"), (b"", "is empty"), (b"a\0b", "is a binary file"),
-     (b"ok\n\xff\xfe", "is not UTF-8")],
-)  # fmt: skip
-def test_corpora_that_cannot_be_read(tmp_path, content, told):
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"", "is empty"),
+        (b"a\0b", "is a binary file"),
+        (b"ok\n\xff\xfe", "is not UTF-8"),
+    ],
+)
+def test_a_corpus_that_cannot_be_read_is_an_error(tmp_path, content, message):
     path = tmp_path / "lines.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=told) as e:
-        corpus.of_file(path)
+    with pytest.raises(ConfigError, match=message) as e:
+        corpus.read_corpus(path)
     assert "--corpus=" in str(e.value) and "data.path" not in str(e.value)
 
 
-def test_labels(tmp_path):
+def test_labels_are_read_from_the_file(tmp_path):
     (tmp_path / "x.txt").write_text("pos\tgood\nneg\tbad\n")
-    found = corpus.of_file(tmp_path / "x.txt", labels=True)
+    found = corpus.read_corpus(tmp_path / "x.txt", labels=True)
     assert (found.texts, found.labels) == (["good", "bad"], ["pos", "neg"])
-    assert found.fingerprint != corpus.of_file(tmp_path / "x.txt").fingerprint
+    assert found.fingerprint != corpus.read_corpus(tmp_path / "x.txt").fingerprint
     (tmp_path / "x.txt").write_text("good\n")
     with pytest.raises(ConfigError, match="--labels"):
-        corpus.of_file(tmp_path / "x.txt", labels=True)
+        corpus.read_corpus(tmp_path / "x.txt", labels=True)
 
 
-def test_honesty(tmp_path):
+def test_facts_come_from_the_files_of_the_run(tmp_path):
     none = {f.name: f.value for f in honesty.facts(honesty.read(tmp_path), 5)}
     assert none["exact match"] == none["valid samples"] == none["MMD²"] == "not evaluated"
     assert (none["trained on"], none["time"], none["steps"]) == ("unknown", "unknown", "5")
@@ -67,24 +71,33 @@ def test_honesty(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     facts = {f.name: f.value for f in honesty.facts(honesty.read(tmp_path), 5)}
     assert facts == {
-        "exact match": "25.0% of held-out files", "valid samples": "12.5% (real texts 50%)",
-        "MMD²": "20 × null", "trained on": "lines", "steps": "5 (50 texts seen)",
-        "time": "7 min", "evaluated at": "step 4",
-    }  # fmt: skip
+        "exact match": "25.0% of held-out files",
+        "valid samples": "12.5% (real texts 50%)",
+        "MMD²": "20 × null",
+        "trained on": "lines",
+        "steps": "5 (50 texts seen)",
+        "time": "7 min",
+        "evaluated at": "step 4",
+    }
     (tmp_path / "report" / "report.json").write_text("{cut")
     assert honesty.facts(honesty.read(tmp_path), 5)[0].value == "not evaluated"
 
 
-def test_texts_stay_texts():
+def test_texts_are_escaped_in_html():
     evil = "<script>alert('x')</script>&\""
-    piece = texts.Piece(False, evil, evil)
-    made = [render.text_cell(evil), render.big(evil), render.alert(evil), render.note(evil),
-            render.pieces([piece]), render.table([evil], [[render.text_cell(evil)]])]  # fmt: skip
+    made = [
+        render.text_cell(evil),
+        render.big(evil),
+        render.alert(evil),
+        render.note(evil),
+        render.diff([texts.DiffPart(False, evil, evil)]),
+        render.table([evil], [[render.text_cell(evil)]]),
+    ]
     for text in made:
         assert "<script" not in text and "&lt;script&gt;" in text
 
 
-def test_files():
+def test_exported_files_are_valid():
     table = export.Table(("n", "text"), [(1, "=cmd()"), (2, "$a$ <b>, 😀\x00\n")])
     lines = export.as_csv(table).splitlines()
     assert lines[:2] == ["n,text", "1,'=cmd()"]
@@ -96,7 +109,7 @@ def test_files():
         assert len(export.as_picture(drawn, "png", "map")) > 1000
 
 
-def test_umap_says_what_is_missing(monkeypatch):
+def test_umap_without_its_package_or_enough_texts_is_an_error(monkeypatch):
     import importlib.util
 
     with pytest.raises(ConfigError, match="more than 16 texts"):
@@ -106,7 +119,7 @@ def test_umap_says_what_is_missing(monkeypatch):
         umap(np.zeros((50, 3), np.float32))
 
 
-def a_config(folder, name):
+def write_config(folder, name):
     (folder / "config.json").write_text(json.dumps({"task": {"class": name}}))
     return folder
 
@@ -117,16 +130,16 @@ def test_opening_what_is_not_an_autoencoder_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="no such directory"):
         protocol.open_model(tmp_path / "nothing")
     with pytest.raises(ConfigError, match="not part of flaxae"):
-        protocol.open_model(a_config(tmp_path, "os:system"))
+        protocol.open_model(write_config(tmp_path, "os:system"))
     for name in (
         "flaxae.training.optim:Config",
         "flaxae.nowhere.task:Config",
         "flaxae.config:Config",
     ):
         with pytest.raises(ConfigError, match="flaxae has no task config of that name"):
-            protocol.open_model(a_config(tmp_path, name))
+            protocol.open_model(write_config(tmp_path, name))
     with pytest.raises(ConfigError, match="FlowConfig, which is not a text autoencoder"):
-        protocol.open_model(a_config(tmp_path, "flaxae.models.t5_vae.prior.task:FlowConfig"))
+        protocol.open_model(write_config(tmp_path, "flaxae.models.t5_vae.prior.task:FlowConfig"))
 
 
 def test_the_explorer_imports_no_family():

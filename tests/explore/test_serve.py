@@ -1,4 +1,4 @@
-"""The server's doors, many people at once, and the command line."""
+"""The server's access rules, many users at the same time, and the command line."""
 
 import asyncio
 import contextlib
@@ -16,11 +16,12 @@ import pytest
 
 from flaxae.errors import ConfigError
 from flaxae.explore import __main__ as command
+from flaxae.explore import render
 from flaxae.explore import serve as serve_lib
-from flaxae.explore.app import Hub, Page
+from flaxae.explore.app import AppState, Page
 from flaxae.explore.backend import Explorer
 from flaxae.explore.views import VIEWS
-from tests.explore.conftest import serving, stop
+from tests.explore.conftest import start_server, stop_server
 from tests.explore.tiny import LINES, Letters
 from tests.helpers import ROOT, environment
 
@@ -34,12 +35,12 @@ def secret(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def guarded(lines, secret):
-    process, url = serving(lines, secret)
+    process, url = start_server(lines, secret)
     yield url
-    stop(process)
+    stop_server(process)
 
 
-def test_addresses(secret, tmp_path):
+def test_addresses_are_checked(secret, tmp_path):
     assert serve_lib.check_address("127.0.0.1", 0, "") == ""
     assert serve_lib.check_address("localhost", 0, secret) == "open sesame"
     with pytest.raises(ConfigError, match="--password-file"):
@@ -53,11 +54,15 @@ def test_addresses(secret, tmp_path):
         assert serve_lib.is_loopback(host)
     for host in ("0.0.0.0", "::", "192.168.0.2", "example.org"):
         assert not serve_lib.is_loopback(host)
-    assert serve_lib.origins("127.0.0.1", 5, ["x:1"]) == ["127.0.0.1:5", "localhost:5", "x:1"]
-    assert "0.0.0.0:5" not in serve_lib.origins("0.0.0.0", 5)
+    assert serve_lib.allowed_origins("127.0.0.1", 5, ["x:1"]) == [
+        "127.0.0.1:5",
+        "localhost:5",
+        "x:1",
+    ]
+    assert "0.0.0.0:5" not in serve_lib.allowed_origins("0.0.0.0", 5)
 
 
-def test_a_port_in_use():
+def test_a_port_in_use_is_an_error():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         s.listen()
@@ -66,7 +71,7 @@ def test_a_port_in_use():
             command.main(["explore", "nowhere", f"--port={port}"])
 
 
-def test_a_password_is_asked(guarded):
+def test_the_server_asks_for_the_password(guarded):
     with urllib.request.urlopen(guarded) as answer:
         html = answer.read().decode()
         assert "/login" in answer.url and "http://" not in html and "https://" not in html
@@ -79,8 +84,7 @@ def test_a_password_is_asked(guarded):
         assert answer.url == guarded
 
 
-def test_foreign_origins_are_refused(served):
-    """By their origin and nothing else: the server's own is let in."""
+def test_websockets_of_other_origins_are_refused(served):
     from tornado.httpclient import HTTPClientError, HTTPRequest
     from tornado.websocket import websocket_connect
 
@@ -98,7 +102,7 @@ def test_foreign_origins_are_refused(served):
     asyncio.run(connect(url.rstrip("/")))
 
 
-def test_no_file_is_served(guarded):
+def test_no_file_outside_is_served(guarded):
     for path in ("../../etc/passwd", "static/../../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd"):
         try:
             with urllib.request.urlopen(guarded + path) as answer:
@@ -109,12 +113,17 @@ def test_no_file_is_served(guarded):
 
 def run_command(*args):
     return subprocess.run(
-        [sys.executable, "-m", "flaxae.explore", *args], cwd=ROOT, env=environment(),
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "flaxae.explore", *args],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
-def test_help_and_mistakes_on_the_terminal(tmp_path):
+def test_help_and_errors_on_the_terminal(tmp_path):
     done = run_command("--help")
     assert done.returncode == 0 and "--password-file" in done.stdout
     (tmp_path / "config.json").write_text('{"task": {"class": "flaxae.nowhere:X"}}')
@@ -124,7 +133,7 @@ def test_help_and_mistakes_on_the_terminal(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["--corpus=/nowhere/x"], "--corpus='/nowhere/x' cannot be read"),
         (["--host=0.0.0.0"], "--password-file"),
@@ -133,27 +142,27 @@ def test_help_and_mistakes_on_the_terminal(tmp_path):
         (["--labels"], "give both"),
     ],
 )
-def test_mistakes(tmp_path, args, told):
+def test_a_wrong_option_is_an_error(tmp_path, args, message):
     options = [] if any("--port" in a for a in args) else ["--port=0"]
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         command.main(["explore", str(tmp_path), *options, *args])
 
 
 @pytest.fixture
-def hub():
-    made = Hub(Explorer(Letters(), LINES))
+def state():
+    made = AppState(Explorer(Letters(), LINES))
     yield made
     made.close()
 
 
-def test_eight_people_at_once(hub):
-    """Each drags their own slider; all get the text of their own last move, and no other."""
+def test_eight_pages_get_their_own_answers(state):
+    """All sliders move at the same time; each page shows the text of its own last move."""
     words = [chr(97 + i) * 3 for i in range(8)]
 
-    async def person(number):
-        page = Page(hub)
+    async def drag(number):
+        page = Page(state)
         view = page.current
-        view.inputs["how"].value = "lerp"  # a slerp changes the letters on its way
+        view.inputs["how"].value = "lerp"  # a slerp would change the letters
         view.inputs["a"].value, view.inputs["b"].value = words[number], f"{words[number]}12345"
         for at in range(0, 101, 5):
             view.inputs["at"].value = at
@@ -161,29 +170,29 @@ def test_eight_people_at_once(hub):
         return page
 
     async def everyone():
-        pages = await asyncio.gather(*(person(i) for i in range(8)))
+        pages = await asyncio.gather(*(drag(i) for i in range(8)))
         for _ in range(100):
             await asyncio.sleep(0.05)
-            if not hub.worker._jobs:
+            if not state.worker._jobs:
                 break
         await asyncio.sleep(0.2)
         return pages
 
     pages = asyncio.run(everyone())
     for word, page in zip(words, pages, strict=True):
-        here, way = page.current._here.object, page.current._way.object
-        assert f"{word}12345" in here and f"{word}12345" in way
-        assert not any(other in here + way for other in words if other != word)
+        here, path = page.current._here.object, page.current._path.object
+        assert f"{word}12345" in here and f"{word}12345" in path
+        assert not any(other in here + path for other in words if other != word)
 
 
-def test_moves_that_are_overtaken_are_not_computed(hub):
+def test_replaced_moves_are_not_computed(state):
     go, started = threading.Event(), threading.Event()
 
     async def drag():
-        page = Page(hub)
-        hub.worker.submit(lambda: (started.set(), go.wait(30)))
+        page = Page(state)
+        state.worker.submit(lambda: (started.set(), go.wait(30)))
         await asyncio.to_thread(started.wait, 30)
-        hub.explorer.model.calls.clear()
+        state.explorer.model.calls.clear()
         for at in range(20):
             page.current.inputs["at"].value = at
         go.set()
@@ -191,25 +200,23 @@ def test_moves_that_are_overtaken_are_not_computed(hub):
         return page
 
     page = asyncio.run(drag())
-    assert len(hub.explorer.model.calls) == 1 and hub.worker.dropped >= 18
+    assert len(state.explorer.model.calls) == 1 and state.worker.dropped >= 18
     view = page.current
     a, b = view.inputs["a"].value, view.inputs["b"].value
-    from flaxae.explore import render
-
-    assert view._here.object == render.big(hub.explorer.between_at(a, b, 19))
+    assert view._here.object == render.big(state.explorer.between_at(a, b, 19))
 
 
 @pytest.mark.parametrize("name", list(VIEWS))
-def test_a_view_that_fails_stays_up(hub, name, monkeypatch):
-    page = Page(hub)
+def test_a_view_survives_an_error(state, name, monkeypatch):
+    page = Page(state)
     page.show(name)
     view = page.current
 
     def broken(z):
         raise RuntimeError("<b>out of memory</b>")
 
-    monkeypatch.setattr(hub.explorer.model, "decode", broken)
-    monkeypatch.setattr(hub.explorer, "neighbours", lambda *args: broken(None))
+    monkeypatch.setattr(state.explorer.model, "decode", broken)
+    monkeypatch.setattr(state.explorer, "neighbours", lambda *args: broken(None))
     view.update("")
     assert "&lt;b&gt;out of memory" in view._error.object
     monkeypatch.undo()
@@ -218,17 +225,17 @@ def test_a_view_that_fails_stays_up(hub, name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_every_view_can_be_taken_along(hub, name):
-    """Its code runs, a link restores its inputs, and its files are what they say."""
-    page = Page(hub)
+def test_copied_code_link_and_files_of_every_view(state, name):
+    """The code runs, the link restores the inputs, and the files have the right format."""
+    page = Page(state)
     page.show(name)
     view = page.current
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(view.call(), {"explorer": hub.explorer})
+        exec(view.call(), {"explorer": state.explorer})
     assert len(printed.getvalue()) > 3
     assert view._copied.value == view.code and html.escape(view.call()) in view._code.object
-    again = Page(hub, dict(page.query))
+    again = Page(state, dict(page.query))
     assert again.current.name == name and again.query == page.query
     assert again.current.call() == view.call()
     assert len(view._file("csv").read().decode().splitlines()) > 1
@@ -236,56 +243,58 @@ def test_every_view_can_be_taken_along(hub, name):
     assert xml.etree.ElementTree.fromstring(view._file("svg").read()).tag.endswith("svg")
 
 
-def test_a_full_queue_is_told(hub):
+def test_a_full_queue_is_reported(state):
     go = threading.Event()
-    hub.worker.submit(lambda: go.wait(30))
+    state.worker.submit(lambda: go.wait(30))
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda i: hub.worker.submit(lambda: None, i), range(63)))
-    told = []
+        list(pool.map(lambda i: state.worker.submit(lambda: None, i), range(63)))
+    messages = []
     for i in range(3):
         try:
-            hub.worker.submit(lambda: None, ("more", i))
+            state.worker.submit(lambda: None, ("more", i))
         except ConfigError as e:
-            told.append(str(e))
+            messages.append(str(e))
     go.set()
-    assert told and "64 requests wait" in told[0]
+    assert messages and "64 requests are waiting" in messages[0]
 
 
-def test_links_that_do_not_fit(hub):
-    page = Page(hub, {"view": "between", "at": "500", "a": "x = 5", "how": "<i>", "b": "a" * 3000})
+def test_a_link_with_wrong_parts_is_reported(state):
+    page = Page(
+        state, {"view": "between", "at": "500", "a": "x = 5", "how": "<i>", "b": "a" * 3000}
+    )
     view = page.current
     assert view.inputs["a"].value == "x = 5" and view.inputs["at"].value == 50
-    told = page._notice.object
-    assert "at=" in told and "how=" in told and "b=" in told and "<i>" not in told
-    assert "no view" not in told
-    other = Page(hub, {"view": "<x>", "model": "<script>"})
+    notice = page._notice.object
+    assert all(f"{name}=" in notice for name in ("at", "how", "b")) and "<i>" not in notice
+    assert "names a view" not in notice
+    other = Page(state, {"view": "<x>", "model": "<script>"})
     assert "<script>" not in other._notice.object and "another model" in other._notice.object
-    assert "which there is not" in other._notice.object
-    assert Page(hub, {"theme": "dark"})._notice.object == ""
-    again = Page(hub, {k: v for k, v in page.query.items()})
+    assert "which does not exist" in other._notice.object
+    assert Page(state, {"theme": "dark"})._notice.object == ""
+    again = Page(state, {k: v for k, v in page.query.items()})
     assert again.query == page.query and again._notice.object == ""
 
 
-def test_the_map_offers_labels_where_there_are_some(hub):
-    page = Page(hub)
+def test_the_map_offers_labels_if_there_are_any(state):
+    page = Page(state)
     page.show("map")
     assert "label" not in page.current.inputs["colour"].options
     model = Letters()
     model.training_labels = lambda: [line[0] for line in LINES]
-    other = Hub(Explorer(model))
+    other = AppState(Explorer(model))
     page = Page(other, {"view": "map", "colour": "label"})
     legend = page.current._legend.object
     assert page.current.inputs["colour"].value == "label" and "</span> c</span>" in legend
     other.close()
 
 
-def test_an_older_answer_never_comes_last(hub):
-    """Bokeh may run callbacks in another order than they were added in."""
-    page, waiting, shown = Page(hub), [], []
+def test_an_outdated_answer_is_not_shown(state):
+    """Bokeh may run callbacks in another order than that in which they were added."""
+    page, waiting, shown = Page(state), [], []
     page.when_done = lambda future, show, fail: waiting.append((future, show, fail))
     for text in ("old", "new"):
-        page.ask(lambda text=text: text, shown.append, shown.append, "slot")
-    page.ask(lambda: "other", shown.append, shown.append, "another slot")
+        page.request(lambda text=text: text, shown.append, shown.append, "slot")
+    page.request(lambda: "other", shown.append, shown.append, "another slot")
     waiting[1][1]("new")
     waiting[0][1]("old")
     waiting[0][2]("an old error")

@@ -1,4 +1,4 @@
-"""The explorer over a T5-VAE: its own answers, and nothing compiled after warm-up."""
+"""The explorer with a T5-VAE: the same answers as its API, no compilation after warm-up."""
 
 import jax
 import numpy as np
@@ -33,7 +33,7 @@ def explorer(folder):
     return made
 
 
-def test_it_answers_as_the_models_own_interface(explorer):
+def test_answers_equal_those_of_the_model_api(explorer):
     vae = explorer.model
     assert isinstance(vae, protocol.Autoencoder) and isinstance(vae, flaxae.T5VAE)
     a, b, c = LINES[:3]
@@ -45,7 +45,7 @@ def test_it_answers_as_the_models_own_interface(explorer):
     theirs = vae.nearest(a, explorer.texts, 5)
     assert [t for t, _ in near] == [t for t, _ in theirs]
     np.testing.assert_allclose([d for _, d in near], [d for _, d in theirs], atol=1e-5)
-    assert explorer.reconstruct(a).made == vae.reconstruct([a])[0]
+    assert explorer.reconstruct(a).decoded == vae.reconstruct([a])[0]
 
 
 def test_nothing_is_compiled_after_warm_up(explorer):
@@ -58,7 +58,7 @@ def test_nothing_is_compiled_after_warm_up(explorer):
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         jax.jit(lambda x: x * 3.25 + 1)(np.float32(1)).block_until_ready()
-        assert compiled  # what is counted is counted
+        assert compiled  # the listener works
         compiled.clear()
         for length in (1, 2, 3, 5, 8, 12, 15, 16, 17, 24, 30):
             text = "z" * length
@@ -78,34 +78,37 @@ def test_nothing_is_compiled_after_warm_up(explorer):
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_the_copied_code_opens_the_same(explorer, folder):
+def test_the_copied_code_opens_the_same_explorer(explorer, folder):
     space = {}
     exec(explorer.opening, space)
     np.testing.assert_array_equal(space["explorer"].codes, explorer.codes)
     assert list((folder / "explore").glob("codes-*"))
 
 
-def test_a_saved_model_without_texts(folder):
+def test_a_saved_model_without_texts_is_an_error(folder):
     with pytest.raises(ConfigError, match="--corpus=FILE"):
         Explorer.open(folder)
 
 
-def test_too_long_says_the_limit(explorer):
+def test_the_error_for_a_long_text_names_the_limit(explorer):
     with pytest.raises(ConfigError, match="the model's limit is 32"):
         explorer.reconstruct("z" * 40)
 
 
 @pytest.mark.slow
-def test_a_runs_own_labels(tmp_path):
-    """label<tab>text: what the run was trained with colours its map."""
+def test_the_labels_of_a_run_colour_its_map(tmp_path):
     from flaxae.training.loop import run
 
     labels = {line: line.split()[0] for line in LINES}
     (tmp_path / "lines.txt").write_text("\n".join(f"{labels[line]}\t{line}" for line in LINES))
     config = tiny_config(
-        data__path=str(tmp_path / "lines.txt"), data__labels=True, data__max_length=32,
-        data__vocab_size=280, data__batch_size=16, steps=2,
-    )  # fmt: skip
+        data__path=str(tmp_path / "lines.txt"),
+        data__labels=True,
+        data__max_length=32,
+        data__vocab_size=280,
+        data__batch_size=16,
+        steps=2,
+    )
     config.save.every = 2
     run(config, tmp_path / "run")
     explorer = Explorer.open(tmp_path / "run")

@@ -22,7 +22,7 @@ LINES = [f"{word} = {i}" for i in range(12) for word in ("x", "y", "count", "nam
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A run that `python train.py --config=tests/explore/toy_autoencoder.py` would train."""
+    """Train the run of `python train.py --config=tests/explore/toy_autoencoder.py`."""
     folder = tmp_path_factory.mktemp("toy")
     (folder / "lines.txt").write_text("\n".join(LINES))
     config = load_config(CONFIG)

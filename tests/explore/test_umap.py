@@ -1,4 +1,4 @@
-"""UMAP from the page: a progress bar while it is made, and kept for the next time."""
+"""UMAP in the page: a progress bar while it is computed, and a cached layout."""
 
 import time
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flaxae.explore.backend import Explorer
-from tests.explore.chromium import Watched, launched, opened, said, until
-from tests.explore.conftest import serving, stop
+from tests.explore.chromium import WatchedPage, launch, open_view, text_of, wait_for
+from tests.explore.conftest import start_server, stop_server
 from tests.explore.tiny import Letters
 
 LINES = [f"{a}{b} = {i}" for i in range(10) for a in "xyzw" for b in "abcde"]  # 200
@@ -22,46 +22,46 @@ POINTS = """() => {
 }"""
 
 
-def shows(page):
+def shown_points(page):
     return np.asarray(page.evaluate(POINTS), np.float32).T
 
 
 @pytest.mark.slow
-def test_umap_in_the_page(tmp_path):
+def test_the_umap_layout_is_shown_and_cached(tmp_path):
     pytest.importorskip("umap", reason="pip install umap-learn")
-    lines, folder = tmp_path / "lines.txt", tmp_path / "kept"
+    lines, folder = tmp_path / "lines.txt", tmp_path / "cache"
     lines.write_text("\n".join(LINES))
-    process, url = serving(str(lines), "", str(folder))
+    process, url = start_server(str(lines), "", str(folder))
     try:
-        with launched() as browser:
-            watched = Watched(browser, viewport={"width": 1000, "height": 900})
+        with launch() as browser:
+            watched = WatchedPage(browser, viewport={"width": 1000, "height": 900})
             page = watched.page
             page.goto(url)
             page.wait_for_selector(".view-between")
-            opened(page, "map")
+            open_view(page, "map")
             explorer = Explorer(Letters(), LINES, folder=folder)
-            assert not explorer.umap_is_kept
-            until(lambda: np.allclose(shows(page), explorer.pca(), atol=1e-4), True)
+            assert not explorer.umap_is_cached
+            wait_for(lambda: np.allclose(shown_points(page), explorer.pca(), atol=1e-4), True)
             bar = page.locator(".view-map .progress").first
             layout = page.locator(".view-map select").first
             layout.select_option("UMAP")
-            until(bar.is_visible, True)
-            # The page answers while it is made: a dot is decoded.
+            wait_for(bar.is_visible, True)
+            # The page answers while UMAP runs: a dot is decoded.
             number = page.locator(".view-map input.bk-input").first
             number.fill("7")
             number.press("Enter")
-            until(lambda: explorer.texts[7] in said(page, ".view-map .answer"), True)
-            until(bar.is_visible, False, 180)
-            assert explorer.umap_is_kept  # in the folder, under the model's and the texts' name
-            kept = explorer.umap()
-            until(lambda: np.allclose(shows(page), kept, atol=1e-4), True)
-            assert not Explorer(Letters(), LINES[1:], folder=folder).umap_is_kept
+            wait_for(lambda: explorer.texts[7] in text_of(page, ".view-map .answer"), True)
+            wait_for(bar.is_visible, False, 180)
+            assert explorer.umap_is_cached  # the file's name has a hash of model and texts
+            cached = explorer.umap()
+            wait_for(lambda: np.allclose(shown_points(page), cached, atol=1e-4), True)
+            assert not Explorer(Letters(), LINES[1:], folder=folder).umap_is_cached
             layout.select_option("PCA")
-            until(lambda: np.allclose(shows(page), explorer.pca(), atol=1e-4), True)
+            wait_for(lambda: np.allclose(shown_points(page), explorer.pca(), atol=1e-4), True)
             began = time.monotonic()
             layout.select_option("UMAP")
-            until(lambda: np.allclose(shows(page), kept, atol=1e-4), True)
+            wait_for(lambda: np.allclose(shown_points(page), cached, atol=1e-4), True)
             assert time.monotonic() - began < 30 and not bar.is_visible()
-            watched.quiet(url)
+            watched.assert_quiet(url)
     finally:
-        stop(process)
+        stop_server(process)

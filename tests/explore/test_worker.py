@@ -1,4 +1,4 @@
-"""The worker: one at a time, bounded, and nothing answered late."""
+"""The worker: one job at a time, a bounded queue, and no late answers."""
 
 import threading
 from concurrent.futures import CancelledError
@@ -9,8 +9,8 @@ from flaxae.explore.worker import Busy, Worker
 
 
 @pytest.fixture
-def held():
-    """A worker whose thread is busy until the event is set."""
+def busy():
+    """Provide a worker whose thread is busy until the event is set."""
     worker, go, started = Worker(limit=4), threading.Event(), threading.Event()
 
     def wait():
@@ -24,8 +24,8 @@ def held():
     worker.close()
 
 
-def test_the_oldest_move_of_a_person_is_dropped(held):
-    worker, go = held
+def test_a_newer_move_replaces_a_waiting_one(busy):
+    worker, go = busy
     done = []
     futures = [worker.submit(lambda i=i: done.append(i), ("me", "slider")) for i in range(5)]
     other = worker.submit(lambda: done.append("you"), ("you", "slider"))
@@ -33,23 +33,23 @@ def test_the_oldest_move_of_a_person_is_dropped(held):
     assert [f.cancelled() for f in futures] == [True] * 4 + [False] and worker.dropped == 4
     go.set()
     mine.result(30), other.result(30)
-    assert done == [4, "you", "grid"]  # the last move has the first one's place
+    assert done == [4, "you", "grid"]  # the last move has the place of the first one
     with pytest.raises(CancelledError):
         futures[0].result(1)
 
 
-def test_the_queue_is_bounded(held):
-    worker, go = held
+def test_a_full_queue_is_an_error(busy):
+    worker, go = busy
     for i in range(4):
         worker.submit(lambda: None, i)
-    with pytest.raises(Busy, match="4 requests wait"):
+    with pytest.raises(Busy, match="4 requests are waiting"):
         worker.submit(lambda: None, "another")
-    worker.submit(lambda: None, 3)  # takes the place of one that waits
+    worker.submit(lambda: None, 3)  # replaces a waiting job
     go.set()
     worker.submit(lambda: None, 3).result(30)
 
 
-def test_one_at_a_time_and_each_his_own():
+def test_jobs_run_one_at_a_time():
     worker, inside, most = Worker(limit=100), [], []
 
     def call(i):
@@ -63,7 +63,7 @@ def test_one_at_a_time_and_each_his_own():
     worker.close()
 
 
-def test_an_error_belongs_to_who_asked():
+def test_an_error_is_raised_by_its_own_future():
     worker = Worker()
     broken = worker.submit(lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -1,8 +1,7 @@
-"""An autoencoder that is no model: letters as numbers, so that every answer can be told by hand."""
+"""An autoencoder without a model: its codes are the letters' numbers, so that answers are known."""
 
 import types
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ LINES += ["if x:", "for i in y:", "# why", "print(x)"]
 
 
 class Characters:
-    """A tokenizer whose ids are code points below 128; it has no others."""
+    """A tokenizer whose ids are code points below 128; other characters are lost."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [[ord(c) for c in text if ord(c) < 128] for text in texts]
@@ -34,13 +33,13 @@ class Prior:
 
 
 class Letters:
-    """Code = the letters' numbers, (code point - 64) / 32; 0, blank and below, ends a text."""
+    """Letters as a code: (code point - 64) / 32; a number of a blank or below ends the text."""
 
     num_latents, dim, max_length, step, fingerprint = 2, WIDTH // 2, WIDTH + 1, 7, "f00d" * 4
 
     def __init__(self) -> None:
         self.tokenizer = Characters()
-        self.calls: list[int] = []  # rows of each decode
+        self.calls: list[int] = []  # number of rows of each decoding
         self.statistics = types.SimpleNamespace(
             mean=np.zeros((2, WIDTH // 2)), std=np.full((2, WIDTH // 2), 0.5)
         )
@@ -58,12 +57,12 @@ class Letters:
         rows = [row[: list(row < 32).index(True)] if (row < 32).any() else row for row in ids]
         return self.tokenizer.decode([list(map(int, row)) for row in rows])
 
-    def prior(self, which: str | None = None) -> Any:
+    def prior(self, which: str | None = None) -> Prior:
         if which in (None, "normal"):
             return Prior(0.0)
         if which in ("gaussian", "gmm"):
             return Prior(0.5)
-        raise ConfigError(f"prior={which!r}: there is none")
+        raise ConfigError(f"the model has no prior {which!r}")
 
     def training_texts(self) -> list[str]:
         return LINES
