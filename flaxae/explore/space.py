@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float
 
-from flaxae.config.flags import load_config
+from flaxae.config.files import load_config
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError, require
 from flaxae.explore import answers, corpus, honesty, texts

@@ -7,7 +7,7 @@ import pytest
 
 import flaxae
 from flaxae import explore
-from flaxae.config.flags import load_config
+from flaxae.config.files import load_config
 from flaxae.errors import ConfigError
 from flaxae.explore import __main__ as command
 from flaxae.explore import serve as serve_lib
@@ -44,7 +44,7 @@ def test_a_notebook_opens_the_users_object(workdir):
     assert isinstance(model, protocol.Autoencoder)
     explorer = explore.Explorer(model, LINES)
     assert explorer.texts == LINES
-    assert explorer.between(LINES[0], LINES[1]).texts[0] == explorer.reconstruct(LINES[0]).made
+    assert explorer.between(LINES[0], LINES[1]).texts[0] == explorer.reconstruct(LINES[0]).decoded
     assert explore.app(explorer) is not None
 
 
