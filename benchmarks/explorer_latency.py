@@ -38,7 +38,7 @@ async def measure_moves(state: Any, count: int) -> list[float]:
     """Return the seconds of each move."""
     import numpy as np
 
-    from flaxae.explore.app import Page
+    from flaxae.explore.page import Page
 
     page = Page(state)
     view = page.current
@@ -72,8 +72,8 @@ def main() -> None:
     import jax
     import numpy as np
 
-    from flaxae.explore.app import AppState
     from flaxae.explore.backend import Explorer
+    from flaxae.explore.page import AppState
 
     compiled: list[str] = []
     explorer = Explorer.open(args.run, args.corpus or None, most=args.points)

@@ -85,7 +85,7 @@ def start_server(points: int) -> str:
     import numpy as np
 
     from flaxae.explore.backend import Explorer
-    from flaxae.explore.serve import serve
+    from flaxae.explore.server import serve
     from tests.explore.tiny import Letters
 
     class RandomCodes(Letters):

@@ -4,8 +4,8 @@ corpus           the texts to explore: the model's training texts, or a file
 space            the model, the texts and their codes
 backend          `Explorer`: the answer to every question as plain data, without Panel
 worker           device work one job at a time; outdated slider moves are dropped
-app, views       the page
-notebook, serve  the page in a notebook cell, and behind `python -m flaxae.explore WORKDIR`
+page, views      the page of a user, and its views
+notebook, server the page in a notebook cell, and behind `python -m flaxae.explore WORKDIR`
 
 `flaxae.text_autoencoder.protocol` says which methods a model needs, and how a trained run is
 opened.
@@ -17,7 +17,7 @@ _LAZY = {
     "Explorer": "flaxae.explore.backend:Explorer",
     "open_model": "flaxae.text_autoencoder.protocol:open_model",
     "app": "flaxae.explore.notebook:notebook_app",
-    "serve": "flaxae.explore.serve:serve",
+    "serve": "flaxae.explore.server:serve",
 }
 __all__ = sorted(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     """Run the command."""
     args = parser().parse_args(argv[1:])
     require(args.points >= 2, f"--points={args.points} must be at least 2")
-    from flaxae.explore.serve import check_address, serve
+    from flaxae.explore.server import check_address, serve
 
     check_address(args.host, args.port, args.password_file)
     if importlib.util.find_spec("panel") is None:

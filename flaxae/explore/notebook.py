@@ -8,8 +8,8 @@ import sys
 import threading
 from typing import Any
 
-from flaxae.explore.app import AppState, Page, pn
 from flaxae.explore.backend import Explorer
+from flaxae.explore.page import AppState, Page, pn
 
 
 def notebook_app(explorer: Explorer, dark: bool = False) -> Any:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from flaxae.explore.backend import Explorer
-from flaxae.explore.serve import serve
+from flaxae.explore.server import serve
 from tests.explore.tiny import Letters
 
 

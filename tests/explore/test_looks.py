@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from flaxae.explore import render
-from flaxae.explore.app import AppState, Page
 from flaxae.explore.backend import Explorer
+from flaxae.explore.page import AppState, Page
 from flaxae.explore.views import VIEWS
 from tests.explore.chromium import WatchedPage, answer_of, open_view, slider_value, wait_for
 from tests.explore.tiny import LINES, Letters

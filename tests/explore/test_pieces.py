@@ -145,3 +145,11 @@ def test_opening_what_is_not_an_autoencoder_is_an_error(tmp_path):
 def test_the_explorer_imports_no_family():
     for path in Path(corpus.__file__).parent.rglob("*.py"):
         assert "flaxae.models" not in path.read_text(), path
+
+
+def test_the_package_offers_no_name_that_a_module_would_replace():
+    """Importing `flaxae.explore.x` sets the attribute `x` of the package to the module."""
+    from flaxae import explore
+
+    modules = {path.stem for path in Path(explore.__file__).parent.iterdir()}
+    assert not modules & set(explore.__all__)

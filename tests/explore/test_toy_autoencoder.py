@@ -10,7 +10,7 @@ from flaxae import explore
 from flaxae.config.files import load_config
 from flaxae.errors import ConfigError
 from flaxae.explore import __main__ as command
-from flaxae.explore import serve as serve_lib
+from flaxae.explore import server as server_lib
 from flaxae.text_autoencoder import protocol
 from flaxae.training.loop import run
 from tests.explore import toy_autoencoder
@@ -50,7 +50,7 @@ def test_a_notebook_opens_the_users_object(workdir):
 
 def test_the_command_opens_the_run_with_its_config_file(workdir, monkeypatch):
     served = []
-    monkeypatch.setattr(serve_lib, "serve", lambda explorer, **options: served.append(explorer))
+    monkeypatch.setattr(server_lib, "serve", lambda explorer, **options: served.append(explorer))
     with pytest.raises(ConfigError, match="not part of flaxae.*--config=FILE"):
         command.main(["explore", str(workdir), "--port=0"])
     assert command.main(["explore", str(workdir), "--port=0", f"--config={CONFIG}"]) == 0

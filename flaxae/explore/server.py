@@ -115,7 +115,7 @@ def serve(
         ConfigError: if the address cannot be used.
     """
     password = check_address(host, port, password_file)
-    from flaxae.explore.app import AppState, Page, pn
+    from flaxae.explore.page import AppState, Page, pn
 
     if not port:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:

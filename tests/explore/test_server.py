@@ -17,9 +17,9 @@ import pytest
 from flaxae.errors import ConfigError
 from flaxae.explore import __main__ as command
 from flaxae.explore import render
-from flaxae.explore import serve as serve_lib
-from flaxae.explore.app import AppState, Page
+from flaxae.explore import server as server_lib
 from flaxae.explore.backend import Explorer
+from flaxae.explore.page import AppState, Page
 from flaxae.explore.views import VIEWS
 from tests.explore.conftest import start_server, stop_server
 from tests.explore.tiny import LINES, Letters
@@ -41,25 +41,25 @@ def guarded(lines, secret):
 
 
 def test_addresses_are_checked(secret, tmp_path):
-    assert serve_lib.check_address("127.0.0.1", 0, "") == ""
-    assert serve_lib.check_address("localhost", 0, secret) == "open sesame"
+    assert server_lib.check_address("127.0.0.1", 0, "") == ""
+    assert server_lib.check_address("localhost", 0, secret) == "open sesame"
     with pytest.raises(ConfigError, match="--password-file"):
-        serve_lib.check_address("0.0.0.0", 0, "")
+        server_lib.check_address("0.0.0.0", 0, "")
     with pytest.raises(ConfigError, match="cannot be read"):
-        serve_lib.check_address("127.0.0.1", 0, str(tmp_path / "none"))
+        server_lib.check_address("127.0.0.1", 0, str(tmp_path / "none"))
     (tmp_path / "short").write_text("abc\n")
     with pytest.raises(ConfigError, match="8 characters"):
-        serve_lib.check_address("127.0.0.1", 0, str(tmp_path / "short"))
+        server_lib.check_address("127.0.0.1", 0, str(tmp_path / "short"))
     for host in ("127.0.0.1", "127.0.0.9", "::1", "localhost"):
-        assert serve_lib.is_loopback(host)
+        assert server_lib.is_loopback(host)
     for host in ("0.0.0.0", "::", "192.168.0.2", "example.org"):
-        assert not serve_lib.is_loopback(host)
-    assert serve_lib.allowed_origins("127.0.0.1", 5, ["x:1"]) == [
+        assert not server_lib.is_loopback(host)
+    assert server_lib.allowed_origins("127.0.0.1", 5, ["x:1"]) == [
         "127.0.0.1:5",
         "localhost:5",
         "x:1",
     ]
-    assert "0.0.0.0:5" not in serve_lib.allowed_origins("0.0.0.0", 5)
+    assert "0.0.0.0:5" not in server_lib.allowed_origins("0.0.0.0", 5)
 
 
 def test_a_port_in_use_is_an_error():
