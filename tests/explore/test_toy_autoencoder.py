@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import flaxae
 from flaxae import explore
 from flaxae.config.files import load_config
 from flaxae.errors import ConfigError
@@ -40,7 +39,7 @@ def test_the_run_has_learned_its_texts(workdir):
 
 
 def test_a_notebook_opens_the_users_object(workdir):
-    model = ToyAutoencoder(flaxae.load(workdir, ToyConfig))
+    model = ToyAutoencoder.from_pretrained(workdir, ToyConfig)
     assert isinstance(model, protocol.Autoencoder)
     explorer = explore.Explorer(model, LINES)
     assert explorer.texts == LINES
@@ -59,6 +58,14 @@ def test_the_command_opens_the_run_with_its_config_file(workdir, monkeypatch):
     explorer.warm_up()
     for prior in ("normal", "gaussian"):
         assert len(explorer.samples(prior, 3).texts) == 3
+
+
+def test_a_saved_model_opens_with_the_config_file(workdir, tmp_path):
+    model = ToyAutoencoder.from_pretrained(workdir, ToyConfig)
+    model.save_pretrained(tmp_path / "saved")
+    (tmp_path / "lines.txt").write_text("\n".join(LINES))
+    explorer = explore.Explorer.open(tmp_path / "saved", tmp_path / "lines.txt", config=CONFIG)
+    np.testing.assert_array_equal(explorer.model.encode(LINES), model.encode(LINES))
 
 
 def test_the_copied_code_names_the_config_file(workdir):

@@ -8,42 +8,53 @@ Train it, and explore what was trained; no file of flaxae knows of it:
 
 import dataclasses
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-import flaxae
 from flaxae.config import Config, DataConfig, OptimConfig, TaskConfig
 from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.hub import TextData, text_sources
 from flaxae.losses import cross_entropy
-from flaxae.storage.fingerprint import fingerprint
 from flaxae.task import Context, Loss, Task
-from flaxae.text_autoencoder.priors import Prior, StandardNormal, fit
+from flaxae.text_autoencoder.api import TextAutoencoder
 
-VOCAB, PAD, EOS = 384, 0, 1  # ids of the tokenizer "byt5"
+PAD = 0  # the id that pads texts
+VOCAB = 384  # ids of the tokenizer "byt5"
 
 
 class Toy(nnx.Module):
-    """Two linear maps; a code is one latent vector."""
+    """The module; its methods are those of `flaxae.text_autoencoder.protocol.LatentModel`."""
 
-    def __init__(self, length: int, dim: int, rngs: nnx.Rngs):
-        self.length, self.dim = length, dim
+    num_latents, vocab_size = 1, VOCAB
+
+    def __init__(self, max_length: int, dim: int, rngs: nnx.Rngs):
+        self.max_length, self.dim = max_length, dim
         init = jax.nn.initializers.lecun_normal()
-        self.read = nnx.Param(init(rngs.params(), (length * VOCAB, dim)))
-        self.write = nnx.Param(init(rngs.params(), (dim, length * VOCAB)))
+        self.read = nnx.Param(init(rngs.params(), (max_length * VOCAB, dim)))
+        self.write = nnx.Param(init(rngs.params(), (dim, max_length * VOCAB)))
 
-    def encode(self, ids: Int[Array, "B T"]) -> Float[Array, "B Z"]:
-        letters = jax.nn.one_hot(ids, VOCAB)  # (B, T, V)
-        return rearrange(letters, "b t v -> b (t v)") @ self.read[...]
+    def encode(self, ids: list[Int[Array, "B S"]], ctx: Context) -> Float[Array, "B 1 Z"]:
+        padded = [jnp.pad(x, ((0, 0), (0, self.max_length - x.shape[1]))) for x in ids]
+        letters = jax.nn.one_hot(jnp.concatenate(padded), VOCAB)  # (B, T, V)
+        return (rearrange(letters, "b t v -> b (t v)") @ self.read[...])[:, None]
 
-    def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B T V"]:
-        return rearrange(z @ self.write[...], "b (t v) -> b t v", t=self.length)
+    def logits(self, z: Float[Array, "B 1 Z"]) -> Float[Array, "B T V"]:
+        return rearrange(z[:, 0] @ self.write[...], "b (t v) -> b t v", t=self.max_length)
+
+    def generate(self, z, ctx, num_tokens=0, *, sampling=None, drop_ended=False):
+        return self.logits(z).argmax(-1)  # (B, T)
+
+    def clean_code(self, z, step):
+        return z
+
+    def sigma(self, step):
+        return jnp.float32(0)
 
 
 @dataclasses.dataclass
@@ -57,10 +68,12 @@ class ToyConfig(TaskConfig):
 
     @classmethod
     def open_autoencoder(cls, source) -> "ToyAutoencoder":
-        return ToyAutoencoder(flaxae.load(source, cls))
+        return ToyAutoencoder.from_pretrained(source, cls)
 
 
 class ToyTask(Task):
+    """The training: cross entropy of the decoded bytes."""
+
     def __init__(self, config: Config):
         self.config = config
 
@@ -71,61 +84,30 @@ class ToyTask(Task):
     def data(self, split: str):
         return self.text.source(split)
 
+    def save_assets(self, workdir: str) -> None:
+        self.text.tokenizer.save(Path(workdir) / "tokenizer.json")
+
     def init(self, rngs: nnx.Rngs) -> Toy:
         return Toy(text_data(self.config).max_length, self.config.task.dim, rngs)
 
     def loss(self, model: Toy, batch, ctx: Context) -> Loss:
         (bucket,) = batch.values()  # data.num_buckets is 1
         ids, rows = bucket["ids"], bucket["weight"]  # (B, S), (B,)
-        ids = jnp.pad(ids, ((0, 0), (0, model.length - ids.shape[1])))
-        logits = rearrange(model.decode(model.encode(ids)), "b t v -> (b t) v")
-        weights = rearrange(jnp.where(ids != PAD, rows[:, None], 0.0), "b t -> (b t)")
-        total, correct = cross_entropy(logits, rearrange(ids, "b t -> (b t)"), weights)
+        logits = model.logits(model.encode([ids], ctx))[:, : ids.shape[1]]  # (B, S, V)
+        weights = jnp.where(ids != PAD, rows[:, None], 0.0)  # (B, S)
+        total, correct = cross_entropy(
+            rearrange(logits, "b s v -> (b s) v"), ids.ravel(), weights.ravel()
+        )
         return Loss(total, weights.sum(), {"accuracy": (correct, weights.sum())})
 
 
-class ToyAutoencoder:
-    """What a user of the trained model calls: `flaxae.text_autoencoder.protocol.Autoencoder`."""
+class ToyAutoencoder(TextAutoencoder):
+    """The class that users load; everything else is inherited."""
 
-    num_latents = 1
+    family, model_class = "toy", Toy
 
-    def __init__(self, run):
-        self.model, self.text, self.step = run.model, run.task.text, run.step
-        self.dim, self.max_length = self.model.dim, self.model.length
-        self.tokenizer = self.text.tokenizer
-        self.fingerprint = fingerprint(nnx.state(self.model, nnx.Param))
-
-    def encode(self, texts, *, truncate: bool = False) -> Float[np.ndarray, "B 1 Z"]:
-        ids = np.full((len(texts), self.max_length), PAD, np.int32)
-        for row, tokens in zip(ids, self.tokenizer.encode(list(texts)), strict=True):
-            row[: len(tokens) + 1] = [*tokens, EOS]
-        return np.asarray(self.model.encode(jnp.asarray(ids)))[:, None]
-
-    def decode(self, z: Float[np.ndarray, "B 1 Z"]) -> list[str]:
-        ids = np.asarray(self.model.decode(jnp.asarray(z[:, 0])).argmax(-1))
-        return self.tokenizer.decode([row.tolist() for row in ids])
-
-    def training_texts(self) -> list[str]:
-        return self.text.lines("train")
-
-    @cached_property
-    def codes(self) -> Float[np.ndarray, "n 1 Z"]:
-        return self.encode(self.training_texts())
-
-    @cached_property
-    def statistics(self):
-        return Statistics(self.codes.mean(0), self.codes.std(0))
-
-    def prior(self, which: str | None = None) -> Prior:
-        if which in (None, "normal"):
-            return StandardNormal(self.dim)
-        return fit(which, self.codes)
-
-
-@dataclasses.dataclass
-class Statistics:
-    mean: Float[np.ndarray, "1 Z"]
-    std: Float[np.ndarray, "1 Z"]
+    def card(self) -> str:
+        return "# A toy autoencoder\n"
 
 
 def get_config() -> Config:
