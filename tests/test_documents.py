@@ -43,6 +43,14 @@ def test_links_and_paths_exist(page: Path):
     assert not missing, f"{name(page)} names files that do not exist: {missing}"
 
 
+@pytest.mark.parametrize("page", ROOM_READMES, ids=name)
+def test_file_tables_of_packages_exist(page: Path):
+    rows = re.findall(r"^\| (`[^|]*`) \|", page.read_text(), re.M)
+    names = [n for row in rows for n in re.findall(r"`([\w/]+(?:\.\w+|/))`", row)]
+    missing = [n for n in names if not ((page.parent / n).exists() or (ROOT / n).exists())]
+    assert not missing, f"{name(page)} names files that do not exist: {missing}"
+
+
 def test_the_front_page_is_short():
     lines = FRONT.read_text().splitlines()
     assert len(lines) <= 130
