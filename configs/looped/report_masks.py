@@ -1,10 +1,10 @@
-"""Which tokens' states must be carried from loop to loop: the first n, the last n, the query.
+"""Report: which tokens' states must be passed on between loops (first n, last n, query).
 
     python -m flaxae.sweep --config=configs/looped/report_masks.py --workdir=runs/looped_report
 
-The prompt itself is whole at every loop; n counts the 2 points - 1 tokens up to the query. No run
-is trained for this: those of the other tables are measured. `:quick` runs in minutes and says so.
-Results are in the family's README.
+The prompt is complete at every loop; n counts the 2 points - 1 tokens up to the query. It trains no
+run of its own, but measures runs of the other tables. `:quick` takes minutes and marks its results
+as quick. Results are in the family's README.
 """
 
 from configs.looped import shared
@@ -15,6 +15,8 @@ NAMES = ["b=20 T=5", "b=20 T=10"]
 
 
 def claims(run: str) -> tuple[Claim, ...]:
+    """Return the claims about a run."""
+
     def ratio(text: str, top: str, bottom: str, bound: float, below: bool = False) -> Claim:
         ends = (run, f"masks.{top}"), (run, f"masks.{bottom}")
         return Claim(f"{run}: {text}", *ends, bound, below)
@@ -22,11 +24,16 @@ def claims(run: str) -> tuple[Claim, ...]:
     return (
         ratio("keeping half, the first, is worse than all", "first_half", "whole", 1.5),
         ratio("keeping half, the last, is worse than all", "last_half", "whole", 1.5),
-        ratio("the query's own state repairs the first half", "first_and_query_half",
-              "first_half", 0.8, below=True),
+        ratio(
+            "the query's own state repairs the first half",
+            "first_and_query_half",
+            "first_half",
+            0.8,
+            below=True,
+        ),
         ratio("3 b loops do not repair the first half", "first_half_3b", "first_half", 0.8),
         ratio("3 b loops do not repair the last half", "last_half_3b", "last_half", 0.8),
-    )  # fmt: skip
+    )
 
 
 EXPERIMENT = Experiment(

@@ -1,9 +1,9 @@
-"""Noisy linear regression (standard deviation .1) against ridge, which nothing can beat.
+"""Report: noisy linear regression (standard deviation .1) against ridge, the optimal estimator.
 
     python -m flaxae.sweep --config=configs/looped/report_noisy.py --workdir=runs/looped_report
 
-Errors are against the noisy y, over d. `:quick` runs in minutes and says so. Results are in the
-family's README.
+Errors are against the noisy y, divided by d. `:quick` takes minutes and marks its results as quick.
+Results are in the family's README.
 """
 
 from configs.looped import shared
@@ -25,11 +25,19 @@ EXPERIMENT = Experiment(
         "3 nearest": "loops.baselines.3 nearest",
     },
     claims=(
-        Claim("looped is not below ridge", (LOOPED, "loops.error"),
-              (LOOPED, "loops.baselines.ridge"), 1.0, below=False),
-        Claim("looped is below 3 nearest", (LOOPED, "loops.error"),
-              (LOOPED, "loops.baselines.3 nearest")),
+        Claim(
+            "looped is not below ridge",
+            (LOOPED, "loops.error"),
+            (LOOPED, "loops.baselines.ridge"),
+            1.0,
+            below=False,
+        ),
+        Claim(
+            "looped is below 3 nearest",
+            (LOOPED, "loops.error"),
+            (LOOPED, "loops.baselines.3 nearest"),
+        ),
     ),
     figures={"by_loop": (LOOPED,), "learning_curves": ()},
-)  # fmt: skip
+)
 get_config, get_runs, finish = EXPERIMENT.get_config, EXPERIMENT.get_runs, EXPERIMENT.finish

@@ -1,8 +1,8 @@
-"""Looping on past b: does the error stay, or drift?
+"""Report: the error after more loops than b, the number of loops in training.
 
     python -m flaxae.sweep --config=configs/looped/report_past_b.py --workdir=runs/looped_report
 
-`:quick` runs in minutes and says so. Results are in the family's README.
+`:quick` takes minutes and marks its results as quick. Results are in the family's README.
 """
 
 from configs.looped import shared
@@ -14,6 +14,7 @@ NAMES += ["b random about 20, T=5"]
 
 
 def drift(run: str, loops: str = "error_60") -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return (run, measure) after more loops and after b."""
     return (run, f"loops.{loops}"), (run, "loops.error")
 
 

@@ -1,9 +1,9 @@
-"""b that grows during training, or is drawn at random, against fixed b.
+"""Report: b that grows during training or is drawn at random, against fixed b.
 
     python -m flaxae.sweep --config=configs/looped/report_schedule.py --workdir=runs/looped_report
 
-Growing: from 5 loops, two more every 100 steps, up to 20. `:quick` runs in minutes and says so.
-Results are in the family's README.
+Growing b starts at 5 loops and increases by two every 100 steps up to 20. `:quick` takes minutes
+and marks its results as quick. Results are in the family's README.
 """
 
 from configs.looped import shared
@@ -24,11 +24,17 @@ EXPERIMENT = Experiment(
         "plateau left at step": "curve.plateau_step",
     },
     claims=(
-        Claim("growing b gives a lower error than fixed b, after equal steps",
-              (GROWING, EQUAL_STEPS), (FIXED, EQUAL_STEPS)),
-        Claim("growing b leaves the plateau earlier",
-              (GROWING, "curve.plateau_step"), (FIXED, "curve.plateau_step")),
+        Claim(
+            "growing b gives a lower error than fixed b, after equal steps",
+            (GROWING, EQUAL_STEPS),
+            (FIXED, EQUAL_STEPS),
+        ),
+        Claim(
+            "growing b leaves the plateau earlier",
+            (GROWING, "curve.plateau_step"),
+            (FIXED, "curve.plateau_step"),
+        ),
     ),
     figures={"learning_curves": (), "by_loop": ()},
-)  # fmt: skip
+)
 get_config, get_runs, finish = EXPERIMENT.get_config, EXPERIMENT.get_runs, EXPERIMENT.finish

@@ -1,8 +1,8 @@
-"""What the states know (a linear probe for w_OLS), how the prompt is injected, when to stop.
+"""Report: a linear probe of the states for w_OLS, kinds of prompt injection, and early halting.
 
     python -m flaxae.sweep --config=configs/looped/report_states.py --workdir=runs/looped_report
 
-`:quick` runs in minutes and says so. Results are in the family's README.
+`:quick` takes minutes and marks its results as quick. Results are in the family's README.
 """
 
 from configs.looped import shared
@@ -28,17 +28,37 @@ EXPERIMENT = Experiment(
         "halting, at most b/2 loops": "halting.error_at_half",
     },
     claims=(
-        Claim("the looped model's probe improves over the loops",
-              (PLAIN, "probes.last"), (PLAIN, "probes.first"), 0.8),
-        Claim("L=12's probe is best before its last layer",
-              (PASS, "probes.best"), (PASS, "probes.last"), 0.9),
-        Claim("without re-injection it learns less than with it",
-              (NONE, "loops.error"), (PLAIN, "loops.error"), 1.5, below=False),
-        Claim("a learned scale is better than plain addition, after equal steps",
-              (OTHERS[0], EQUAL_STEPS), (PLAIN, EQUAL_STEPS)),
-        Claim("halting keeps the error within 5 % at half the loops",
-              (PLAIN, "halting.error_at_half"), (PLAIN, "halting.whole"), 1.05),
+        Claim(
+            "the looped model's probe improves over the loops",
+            (PLAIN, "probes.last"),
+            (PLAIN, "probes.first"),
+            0.8,
+        ),
+        Claim(
+            "L=12's probe is best before its last layer",
+            (PASS, "probes.best"),
+            (PASS, "probes.last"),
+            0.9,
+        ),
+        Claim(
+            "without re-injection it learns less than with it",
+            (NONE, "loops.error"),
+            (PLAIN, "loops.error"),
+            1.5,
+            below=False,
+        ),
+        Claim(
+            "a learned scale is better than plain addition, after equal steps",
+            (OTHERS[0], EQUAL_STEPS),
+            (PLAIN, EQUAL_STEPS),
+        ),
+        Claim(
+            "halting keeps the error within 5 % at half the loops",
+            (PLAIN, "halting.error_at_half"),
+            (PLAIN, "halting.whole"),
+            1.05,
+        ),
     ),
     figures={"by_depth": (PLAIN, PASS), "by_halting": (PLAIN, OTHERS[0]), "by_loop": ()},
-)  # fmt: skip
+)
 get_config, get_runs, finish = EXPERIMENT.get_config, EXPERIMENT.get_runs, EXPERIMENT.finish

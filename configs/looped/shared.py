@@ -1,11 +1,11 @@
-"""The report's runs by name, so that each is trained once whatever table asks for it.
+"""The report's runs by name, so that a run is trained once even if several tables use it.
 
-It is no experiment by itself: see report_*.py beside it.
+This file is not an experiment; see report_*.py beside it.
 
-A run's cost is counted in passes of a block (`report.passes`): about L (b + 3 min(b, T)) a step.
-6000 steps are for the runs that most claims are about, the others have fewer; claims about runs of
-unequal length compare their training errors after equal steps, where they say so. All are 4.5 M
-passes a seed. How long they take is in the family's README.
+The cost of a run is counted in passes of a block (`report.passes`): about L (b + 3 min(b, T)) per
+step. The runs that most claims are about have 6000 steps, the others fewer; claims about runs of
+unequal length say so and compare their training errors after equal steps. All runs together take
+4.5 M passes per seed. Their times are in the family's README.
 """
 
 from typing import Any
@@ -15,12 +15,13 @@ from flaxae.config import Config
 from flaxae.errors import ConfigError
 from flaxae.models.looped.modeling import ModelConfig
 
-QUICK_SHARE = 6  # a quick run has one step in so many
+QUICK_SHARE = 6  # a quick run has 1 / 6 of the steps
 
 
 def base(quick: bool) -> Config:
+    """Return the config that all runs share."""
     config = small()
-    # Only the report's own measures count, made when a run is done.
+    # The report measures finished runs; evaluation during training is kept small.
     config.task.eval_loops = 0
     config.task.eval_batches = 4
     config.log.tensorboard = False
@@ -36,7 +37,7 @@ def base(quick: bool) -> Config:
 def _run(b: int, t: int = 0, layers: int = 1, steps: int = 2000, **more: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"task.loops": b, "task.grad_loops": min(b, t or b), "steps": steps}
     if layers > 1:
-        # One pass keeps a layer's input, not what it computes: unrolled, XLA would keep all of it.
+        # A single pass stores only the inputs of layers; unrolled, XLA would store everything.
         unroll = layers if b > 1 else 1
         out |= {"task.model.num_layers": layers, "task.model.scan_unroll": unroll}
     return out | {name.replace("__", "."): value for name, value in more.items()}
@@ -73,7 +74,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def pick(names: list[str], quick: bool) -> dict[str, dict[str, Any]]:
-    """Runs of these names; quick ones have a sixth of the steps, and grow so much faster."""
+    """Return runs by name; quick runs have a sixth of the steps and grow six times as fast."""
     if unknown := set(names) - set(RUNS):
         raise ConfigError(f"configs/looped/shared.py has no run {sorted(unknown)}")
     return {name: _quick(RUNS[name]) if quick else RUNS[name] for name in names}

@@ -3,13 +3,15 @@
     python train.py --config=configs/t5_vae/baselines.py:docstrings --workdir=runs/baselines/base
     python -m flaxae.models.t5_vae.baselines --workdir runs/baselines
 
-The config alone is the autoencoder without any regulariser; `VARIANTS` are the overrides that make
-it AE, AE with noise, beta-VAE with free bits, MMD with the original's kernel, MMD with the IMQ
-kernel, and the last with a cycle loss or an interpolation critic. The two MMDs differ in the
-kernel only. 3.55 M parameters. Measured: the first five on `python_lines` and `docstrings`, three
-seeds each, the others on `python_lines` with seed 0 (tables in the family's README, rows in
-baselines.jsonl beside this file). A run and its evaluation took 4 to 8 minutes on one core, two
-runs side by side on 2 cores and partly beside other work.
+The config itself is the autoencoder without a regulariser. The overrides in `VARIANTS` make it AE,
+AE with noise, beta-VAE with free bits, MMD with the original's kernel, MMD with the IMQ kernel, and
+the latter with a cycle loss or an interpolation critic. The two MMDs differ only in the kernel.
+3.55 M parameters.
+
+Measured: the first five on `python_lines` and `docstrings` with three seeds each, the others on
+`python_lines` with seed 0. The tables are in the family's README, the rows in baselines.jsonl
+beside this file. A run with its evaluation took 4 to 8 minutes on one core, with two runs side by
+side on 2 cores and partly beside other work.
 """
 
 from typing import Any
@@ -61,6 +63,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def get_config(dataset: str = "python_lines") -> Config:
+    """Return the config of an embedded data set: python_lines or docstrings."""
     if dataset not in embedded.NAMES:
         raise ConfigError(f"no preset {dataset!r}; there are {', '.join(embedded.NAMES)}")
     return Config(
@@ -93,7 +96,8 @@ def get_config(dataset: str = "python_lines") -> Config:
             warmup=60,
             b2=0.98,
             weight_decay=0.0,
-            # As python_lines: embeddings start larger than matrices, T5's queries are unscaled.
+            # As in python_lines.py: embeddings start larger than matrices, and T5's queries are not
+            # scaled.
             groups=((r"(embedding|positions)/table$", 4.0, 0.0), (r"/q/kernel$", 0.144, 0.0)),
         ),
         log=LogConfig(every=50),

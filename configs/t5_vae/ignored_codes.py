@@ -1,17 +1,18 @@
-"""The demo's decoder without codes: what its samples and losses are measured against.
+"""The demo's decoder without codes: a reference for the demo's samples and losses.
 
     python train.py --config=configs/t5_vae/ignored_codes.py --workdir=runs/t5_vae_ignored
 
 The decoder, its data and its steps (`:quick` too) are those of configs/t5_vae/python_lines.py, but
-it reads 1 for every code (`task.latent.ignored`): a language model of lines. The encoder is there,
-as small as it can be, and learns nothing. Texts are drawn, not chosen greedily, which would give
-one line only:
+it reads 1 instead of every code (`task.latent.ignored`): it is a language model of lines. The
+encoder is as small as possible and learns nothing. Texts must be drawn at random, because greedy
+decoding gives only one line:
 
     vae.sample(1000, decode_temperature=1.0)
 
-Measured, `:quick` (2,000 steps, seed 0): 5.24 nats a token on dev, exact match 0; of 1,000 texts
-.276 are valid Python at decode_temperature 1 and .372 at .8, all distinct; real dev lines .57. Some
-12 minutes on 2 cores at 110 GFLOP/s, beside tests. Not measured: the full 9,600 steps.
+Measured with `:quick` (2,000 steps, seed 0): 5.24 nats per token on dev, exact match 0; of 1,000
+texts .276 are valid Python at decode_temperature 1 and .372 at .8, all distinct; of real dev lines
+.57 are. It took about 12 minutes on 2 cores at 110 GFLOP/s, beside tests. Not measured: the full
+9,600 steps.
 """
 
 from configs.t5_vae import python_lines
@@ -19,6 +20,7 @@ from flaxae.config import Config, copy_config
 
 
 def get_config(preset: str = "full") -> Config:
+    """Return the config of a preset: full or quick."""
     return copy_config(
         python_lines.get_config(preset),
         {

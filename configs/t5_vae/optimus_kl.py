@@ -1,13 +1,14 @@
-"""A VAE as OPTIMUS trains it (Li et al. 2020), on a T5: the KL baseline.
+r"""A VAE as OPTIMUS trains it (Li et al. 2020), on a T5: the KL baseline.
 
-    python train.py --config=configs/t5_vae/optimus_kl.py --workdir=runs/t5_vae_kl \\
+    python train.py --config=configs/t5_vae/optimus_kl.py --workdir=runs/t5_vae_kl \
         --config.data.path=SHARDS --config.data.tokenizer=T5 --config.pretrained=T5
     python train.py --config=configs/t5_vae/optimus_kl.py:tiny --workdir=runs/t5_vae_kl_tiny
 
-One Gaussian code of 768, beta annealed in cycles, a threshold of half a nat on the KL of each
-dimension (OPTIMUS's lambda), and z both added to the decoder's embeddings and one key and value
-more in each of its layers. One memory token: cross-attention then adds a third vector of z. T5 has
-no [CLS], so the states are averaged. `tiny`: the sizes and data of `baselines`. Not measured.
+One Gaussian code of 768 numbers, beta annealed in cycles, a threshold of half a nat on the KL of
+each dimension (OPTIMUS's lambda), and z both added to the decoder's embeddings and used as an
+additional key and value in each of its layers. With one memory token, cross-attention adds a third
+vector of z. T5 has no [CLS] token, so the states are averaged. `:tiny` has the sizes and data of
+`baselines`. Not measured.
 """
 
 from configs.t5_vae import baselines, wikipedia_base
@@ -20,6 +21,7 @@ PRESETS = (*wikipedia_base.PRESETS, "tiny")
 
 
 def get_config(preset: str = "pretrained") -> Config:
+    """Return the config of a preset: pretrained, scratch or tiny."""
     if preset not in PRESETS:
         raise ConfigError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     if preset == "tiny":

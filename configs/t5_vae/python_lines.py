@@ -1,13 +1,15 @@
-"""T5-VAE on the running Python's own lines.
+"""A T5-VAE of the source lines of the running Python's library: the demo.
 
     python train.py --config=configs/t5_vae/python_lines.py --workdir=runs/t5_vae
     python train.py --config=configs/t5_vae/python_lines.py:quick --workdir=runs/t5_vae_quick
 
-6.4 M parameters, 9,600 steps of 64 lines (614,400 lines, about 4 epochs). Measured, full, seed 0,
-on 2 idle cores at 204 GFLOP/s: free-running exact match .973 (files held out) and .980 (lines held
-out), token accuracy .993 and .996; N(0, I) samples valid .120. It took 32 minutes (5 steps a
-second); with huge pages, 6.2 steps a second (988 steps), it would take 26.
-`quick`: 2,000 steps, 20 minutes at 74 GFLOP/s: exact match .936 and .951, tokens .981 and .986.
+6.4 M parameters, 9,600 steps of 64 lines (614,400 lines, about 4 epochs).
+
+Measured with the preset full and seed 0 on 2 idle cores at 204 GFLOP/s: free-running exact match
+.973 (held-out files) and .980 (held-out lines), token accuracy .993 and .996; .120 of the samples
+from N(0, I) are valid Python. It took 32 minutes (5 steps per second); with huge pages, at 6.2
+steps per second (measured over 988 steps), it would take 26. The preset quick, 2,000 steps in 20
+minutes at 74 GFLOP/s: exact match .936 and .951, token accuracy .981 and .986.
 """
 
 from flaxae.config import (
@@ -29,6 +31,7 @@ STEPS = {"full": 9600, "quick": 2000}
 
 
 def get_config(preset: str = "full") -> Config:
+    """Return the config of a preset: full or quick."""
     if preset not in STEPS:
         raise ConfigError(f"no preset {preset!r}; there are {', '.join(STEPS)}")
     steps = STEPS[preset]
@@ -63,7 +66,7 @@ def get_config(preset: str = "full") -> Config:
             b2=0.98,
             weight_decay=0.0,
             # Embeddings start at a standard deviation of 1, matrices at width ** -0.5.
-            # T5's attention is unscaled: its queries stand for 48 ** -0.5 of a usual lr.
+            # T5's attention is not scaled: its queries need 48 ** -0.5 of the usual lr.
             groups=((r"(embedding|positions)/table$", 4.0, 0.0), (r"/q/kernel$", 0.144, 0.0)),
         ),
         log=LogConfig(every=50),

@@ -1,13 +1,13 @@
-"""A trained T5-VAE made generative: noise on its codes rises until N(0, I) fills the space.
+"""A trained T5-VAE is made generative: noise on its codes rises until N(0, I) fills the space.
 
     python train.py --config=configs/t5_vae/python_lines.py --workdir=runs/t5_vae
     python train.py --config=configs/t5_vae/smooth_codes.py --workdir=runs/t5_vae_smooth
 
-Goes on from the parameters of runs/t5_vae (`--config.resume_from=WORKDIR` names another run): the
-noise's sigma rises from .5 to .92 over 8,000 steps, and the MMD of code + noise, of weight 100,
-shrinks the code to leave room for it. Measured once (seed 0, on the demo's checkpoint at step
-9,600; 1,000 dev lines; of each step's checkpoint 1,000 samples of N(0, I), and of N(0, .64 I), by
-`sample(temperature=.8)`, how many are valid Python and how many distinct):
+Starts from the parameters of runs/t5_vae (`--config.resume_from=WORKDIR` names another run). The
+sigma of the noise rises from .5 to .92 over 8,000 steps, and an MMD of weight 100 on code + noise
+shrinks the codes to leave room for it. Measured once (seed 0, from the demo's checkpoint at step
+9,600), on 1,000 dev lines and, for each checkpoint, on 1,000 samples from N(0, I) and 1,000 from
+N(0, .64 I) by `sample(temperature=.8)`: the shares that are valid Python, and distinct.
 
     step  sigma  exact match  valid  distinct  valid at .8  distinct
     5500    .79         .916   .253      .999         .292      .980
@@ -16,8 +16,9 @@ shrinks the code to leave room for it. Measured once (seed 0, on the demo's chec
     7000    .87         .697   .262     1.000         .298      .979
     7500    .89         .489   .259     1.000         .299      .968
 
-Real dev lines are valid .57. 25 minutes on 2 cores beside other work. The latest checkpoint is none
-of these: to open one, copy the workdir and leave only its folder, `6000`, in `latest/`.
+Of real dev lines .57 are valid. It took 25 minutes on 2 cores beside other work. The latest
+checkpoint is none of these: to open one of them, copy the workdir and leave only its folder, such
+as `6000`, in `latest/`.
 """
 
 from configs.t5_vae import python_lines
@@ -27,6 +28,7 @@ STEPS = 8000
 
 
 def get_config() -> Config:
+    """Return the config."""
     return copy_config(
         python_lines.get_config(),
         {

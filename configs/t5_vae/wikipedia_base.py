@@ -1,16 +1,16 @@
-"""T5-VAE of T5 v1.1 base on Wikipedia sentences of at most 64 tokens: the OPTIMUS comparison.
+r"""A T5-VAE from T5 v1.1 base on Wikipedia sentences of up to 64 tokens, to compare with OPTIMUS.
 
     python -m flaxae.data.wikipedia --help            # builds the shards
-    python train.py --config=configs/t5_vae/wikipedia_base.py --workdir=runs/t5_vae_wikipedia \\
+    python train.py --config=configs/t5_vae/wikipedia_base.py --workdir=runs/t5_vae_wikipedia \
         --config.data.path=SHARDS --config.data.tokenizer=T5 --config.pretrained=T5
 
-T5: a directory with a T5 v1.1 base (or Flan) and its spiece.model, or a Hub id. `:scratch` starts
-from random weights instead.
+T5 is a directory with a T5 v1.1 base (or Flan) and its spiece.model, or a Hub id. `:scratch` starts
+from random weights.
 
-Eight latents of 96, 768 numbers a sentence, as OPTIMUS's larger code: learned queries read the
-encoder, since a mean would throw order away and a map for each position would know no other
-lengths. 260 M parameters with those around z. Settings are chosen, not tuned. Never trained; its
-step compiled for v5e-8 needs 4.52 GiB of a chip's 16 (flaxae/tpu_compile/README.md).
+A sentence has eight latents of 96 numbers, 768 in all, like OPTIMUS's larger code. Learned queries
+read the encoder, because a mean would lose the order, and a map per position would not fit other
+lengths. 260 M parameters, including those around z. The settings are chosen, not tuned. Never
+trained; its step compiled for v5e-8 needs 4.52 of a chip's 16 GiB (flaxae/tpu_compile/README.md).
 """
 
 from flaxae.config import (
@@ -33,13 +33,13 @@ PRESETS = ("pretrained", "scratch")
 
 
 def sized(name: str, preset: str, *, batch_size: int, lr: float, remat: bool) -> Config:
-    """The config of a T5 v1.1; its larger siblings' files call this too."""
+    """Return the config of a T5 v1.1; wikipedia_large.py and wikipedia_3b.py call this too."""
     if preset not in PRESETS:
         raise ConfigError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     t5 = t5_size(f"t5-v1_1-{name}", dtype="bfloat16", remat=remat)
     if not remat:
-        # A scan writes and reads what it keeps for the backward pass twice: on v5e-8 57.2 GB a
-        # step were accessed instead of 44.7 (python -m flaxae.tpu_compile).
+        # A scan writes and reads twice what the backward pass needs: on v5e-8 a step accessed
+        # 57.2 GB instead of 44.7 (python -m flaxae.tpu_compile).
         t5.scan_unroll = t5.num_layers
     return Config(
         task=T5VAEConfig(
@@ -49,7 +49,7 @@ def sized(name: str, preset: str, *, batch_size: int, lr: float, remat: bool) ->
                 num_latents=8,
                 dim=96,
                 memory_tokens=16,
-                # T5 knows positions by its relative bias: absolute ones would disturb its weights.
+                # T5 has a relative position bias; absolute positions would disturb its weights.
                 injection=False,
                 positions=False,
                 noise_start=0.05,
@@ -76,7 +76,7 @@ def sized(name: str, preset: str, *, batch_size: int, lr: float, remat: bool) ->
             schedule=Schedule.COSINE,
             warmup=2000,
             b2=0.98,
-            # What was pretrained moves slower than what is new.
+            # Pretrained parameters learn more slowly than new ones.
             groups=() if preset == "scratch" else ((r"^t5/", 0.1, 1.0),),
         ),
         log=LogConfig(every=100),
@@ -88,4 +88,5 @@ def sized(name: str, preset: str, *, batch_size: int, lr: float, remat: bool) ->
 
 
 def get_config(preset: str = "pretrained") -> Config:
+    """Return the config of a preset: pretrained or scratch."""
     return sized("base", preset, batch_size=512, lr=1e-3, remat=False)

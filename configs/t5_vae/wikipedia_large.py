@@ -1,9 +1,9 @@
-"""T5-VAE of T5 v1.1 large (783 M parameters) on Wikipedia sentences.
+r"""A T5-VAE from T5 v1.1 large (783 M parameters) on Wikipedia sentences.
 
-    python train.py --config=configs/t5_vae/wikipedia_large.py --workdir=runs/t5_vae_large \\
+    python train.py --config=configs/t5_vae/wikipedia_large.py --workdir=runs/t5_vae_large \
         --config.data.path=SHARDS --config.data.tokenizer=T5 --config.pretrained=T5
 
-`wikipedia_base` with a larger T5 and recomputed blocks. Not measured.
+As `wikipedia_base`, with a larger T5 and recomputed blocks. Not measured.
 """
 
 from configs.t5_vae import wikipedia_base
@@ -11,4 +11,5 @@ from flaxae.config import Config
 
 
 def get_config(preset: str = "pretrained") -> Config:
+    """Return the config of a preset: pretrained or scratch."""
     return wikipedia_base.sized("large", preset, batch_size=512, lr=5e-4, remat=True)

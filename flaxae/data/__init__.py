@@ -1,1 +1,1 @@
-"""Data: real text that needs no download, files, hubs, tokenizer, splits, batches."""
+"""Data: embedded text, files, hubs, tokenizers, splits and batches."""

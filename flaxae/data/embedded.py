@@ -1,6 +1,6 @@
-"""Real text that needs no download: what Python's library and installed packages are written in.
+"""Real text that needs no download: the source of Python's library and of installed packages.
 
-It is read at run time from the files of the environment; nothing of it is copied into this project.
+The files of the environment are read at run time; no text of them is copied into this project.
 """
 
 import ast
@@ -24,7 +24,7 @@ from flaxae.errors import ConfigError
 
 NAMES = ("python_lines", "docstrings")
 MIN_LENGTH, MAX_LENGTH = 8, 80  # characters of a Python line
-# What this project depends on: constraints.txt pins their versions, so docstrings repeat with it.
+# Dependencies of this project. constraints.txt fixes their versions, and so their docstrings.
 PACKAGES = {
     "numpy": "numpy",
     "scipy": "scipy",
@@ -34,7 +34,7 @@ PACKAGES = {
     "orbax": "orbax-checkpoint",
     "datasets": "datasets",
 }
-_RECIPE = "docstrings-1"  # part of the cache's key: change it with what is picked below
+_RECIPE = "docstrings-1"  # part of the cache's key: change it when the selection below changes
 # Installed packages are not the standard library; some distributions leave out its tests, and
 # pydoc_data is one long quoted manual.
 SKIPPED = {"site-packages", "dist-packages", "__pycache__"}
@@ -45,22 +45,21 @@ _WORD = re.compile(r"[A-Za-z]{2,}")
 
 
 def corpus(name: str, max_lines: int = 0, cache_dir: str = "") -> Corpus:
-    """An embedded corpus, the same on every run of one Python version and its packages' versions.
+    """Read an embedded corpus, which is fixed for given versions of Python and of the packages.
 
     Args:
         name: "python_lines" (lines of 8-80 characters of the standard library, white space around
-            them taken off) or "docstrings" (English sentences of docstrings, about 50,000, of the
+            them stripped) or "docstrings" (about 50,000 English sentences from docstrings of the
             standard library and of PACKAGES).
-        max_lines: stop after so many distinct lines; 0: all. Files come in an order of their
-            names' hashes, so that a part is a sample of whole files.
-        cache_dir: where the whole of "docstrings" is kept, which takes 20 seconds to read;
-            "": nowhere.
+        max_lines: number of distinct lines after which reading stops; 0: all. Files are read in
+            the order of their names' hashes, so that a part is a sample of whole files.
+        cache_dir: folder where "docstrings", which takes 20 seconds to read, is cached; "": none.
 
     Returns:
-        The corpus; its name says which Python, and which packages, it was read from.
+        The corpus; its name contains the versions of Python and of the packages.
 
     Raises:
-        ConfigError: there is no such corpus, or this Python has no library to read.
+        ConfigError: there is no such corpus, or this Python has no source files to read.
     """
     if name not in NAMES:
         raise ConfigError(f"data.name={name!r}: the embedded corpora are {', '.join(NAMES)}")
@@ -72,15 +71,15 @@ def corpus(name: str, max_lines: int = 0, cache_dir: str = "") -> Corpus:
     path = ""
     if cache_dir and not max_lines:
         path = os.path.join(cache_dir, "corpora", f"{name}-{digest([_RECIPE, title])}.json")
-        if (kept := _load(path)) is not None:
-            return kept
+        if (cached := _read_cache(path)) is not None:
+            return cached
     files = list(_library_files())
     files += [x for package, version in found.items() if version for x in _package_files(package)]
     out = _read(name, title, _sentences, sorted(files, key=_rank), max_lines)
     if missing := [package for package, version in found.items() if not version]:
         out.notes.append(f"packages that are not installed: {', '.join(missing)}")
     if path:
-        _keep(path, out)
+        _write_cache(path, out)
     return out
 
 
@@ -112,8 +111,8 @@ def _read(
     return out
 
 
-def _load(path: str) -> Corpus | None:
-    """A kept corpus; None where there is none, or a torn one, which is then made again."""
+def _read_cache(path: str) -> Corpus | None:
+    """Return a cached corpus; None if there is none or if its file is damaged."""
     try:
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
@@ -122,8 +121,8 @@ def _load(path: str) -> Corpus | None:
         return None
 
 
-def _keep(path: str, out: Corpus) -> None:
-    """Writes a corpus, whole or not at all."""
+def _write_cache(path: str, out: Corpus) -> None:
+    """Write a corpus atomically."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".tmp")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -141,7 +140,7 @@ def _library() -> Path:
 
 
 def _version(distribution: str) -> str:
-    """What is installed; "" where nothing is."""
+    """Return the installed version of a distribution; "" if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -154,13 +153,13 @@ def _rank(named: tuple[str, Path]) -> bytes:
 
 @functools.cache
 def _library_files() -> list[tuple[str, Path]]:
-    """(name, path) of the library's modules, ordered by the hash of the name."""
+    """Return (name, path) of the library's modules, ordered by the hash of the name."""
     return sorted(_python_files(_library(), ""), key=_rank)
 
 
 def _package_files(package: str) -> list[tuple[str, Path]]:
-    """(name, path) of an installed package's modules; its name stands before theirs."""
-    spec = importlib.util.find_spec(package)  # of a top-level package: imports nothing
+    """Return (name, path) of an installed package's modules; names begin with the package."""
+    spec = importlib.util.find_spec(package)  # does not import a top-level package
     roots = list(spec.submodule_search_locations or ()) if spec else []
     return [x for root in roots for x in _python_files(Path(root), f"{package}/")]
 
@@ -169,7 +168,7 @@ def _python_files(root: Path, prefix: str) -> list[tuple[str, Path]]:
     found = []
     for folder, folders, files in os.walk(root):
         folders[:] = [x for x in folders if x not in SKIPPED and not x.startswith("config-")]
-        # _sysconfigdata_* says where and how this Python was built: another on each machine.
+        # _sysconfigdata_* describes how this Python was built, and differs between machines.
         files = [f for f in files if f.endswith(".py") and not f.startswith("_sysconfigdata")]
         found += [Path(folder, f) for f in files]
     return [(prefix + path.relative_to(root).as_posix(), path) for path in found]
@@ -192,7 +191,7 @@ def _sentences(source: str) -> list[str]:
 
 
 def _documented(node: _Documented) -> Iterator[_Documented]:
-    """The module, its classes and functions, and theirs: quicker than walking all."""
+    """Yield the module and, recursively, its classes and functions; faster than ast.walk."""
     yield node
     for child in node.body:
         if isinstance(child, _Documented):
@@ -200,7 +199,7 @@ def _documented(node: _Documented) -> Iterator[_Documented]:
 
 
 def _english(sentence: str) -> bool:
-    """A capital, four words or more, mostly letters, a full stop; no code, no tables."""
+    """Check for an English sentence: capital, at least four words, mostly letters, full stop."""
     if not (20 <= len(sentence) <= 200 and sentence[0].isupper() and sentence[-1] in ".!?"):
         return False
     letters = sum(c.isalpha() or c == " " for c in sentence)
@@ -212,7 +211,7 @@ def _english(sentence: str) -> bool:
 
 
 def library_sources() -> Iterator[tuple[str, str]]:
-    """(name, source) of the library's modules that can be read, ordered by the hash of the name."""
+    """Yield (name, source) of the library's readable modules, ordered by the hash of the name."""
     for name, path in _library_files():
         try:
             yield name, path.read_text(encoding="utf-8")
@@ -221,5 +220,5 @@ def library_sources() -> Iterator[tuple[str, str]]:
 
 
 def python_version() -> str:
-    """What the library belongs to, such as "cpython 3.11.7"."""
+    """Return the Python that the library belongs to, such as "cpython 3.11.7"."""
     return _python()

@@ -1,4 +1,4 @@
-"""Text files, files of label<tab>text, and directories of shards."""
+"""Text files, files with lines of label<tab>text, and directories of shards."""
 
 import dataclasses
 import json
@@ -14,13 +14,13 @@ SHARDS = (".txt", ".parquet")
 
 @dataclasses.dataclass
 class Part:
-    """A file's texts, or a split's.
+    """Texts of one file or of one split of a data set.
 
     Attributes:
-        name: of the file.
-        texts: one an example.
-        labels: of each text; None: it has none.
-        split: "dev" or "test_file" where all of it is held out; "": no given split.
+        name: name of the file or split.
+        texts: one text per example.
+        labels: the label of each text; None if there are no labels.
+        split: "dev" or "test_file" if the whole part is held out; "": no given split.
     """
 
     name: str
@@ -30,7 +30,16 @@ class Part:
 
 
 def corpus_of(name: str, parts: Iterable[Part], max_lines: int = 0) -> Corpus:
-    """The corpus of distinct texts; a text keeps the first label that it has."""
+    """Make a corpus of the distinct texts of parts; the first label of a text is used.
+
+    Args:
+        name: name of the corpus.
+        parts: its texts.
+        max_lines: number of distinct texts after which reading stops; 0: all.
+
+    Raises:
+        ConfigError: there are no texts.
+    """
     labels: dict[str, str] = {}
     held_out: dict[int, str] = {}
     counts = {"texts": 0, "changed": 0}
@@ -46,27 +55,32 @@ def corpus_of(name: str, parts: Iterable[Part], max_lines: int = 0) -> Corpus:
 
     corpus = make_corpus(name, texts(), max_lines)
     if not corpus.examples:
-        raise ConfigError(f"{name!r} holds no text")
+        raise ConfigError(f"{name!r} contains no text")
     corpus.labels, corpus.held_out = labels, held_out
     repeated = counts["texts"] - len(corpus.examples)
     if repeated and not max_lines:
         corpus.notes.append(
-            f"{repeated} of {counts['texts']} lines repeat an earlier one: used once"
+            f"{repeated} of {counts['texts']} lines repeat an earlier line and are used once"
         )
     if counts["changed"]:
-        corpus.notes.append(f"{counts['changed']} repeated lines have another label: first used")
+        corpus.notes.append(
+            f"{counts['changed']} repeated lines have another label; the first is used"
+        )
     return corpus
 
 
 def read_path(path: str, labels: bool = False) -> Iterator[Part]:
-    """The parts of `data.path`: one for a file, one for each shard of a directory.
+    """Read `data.path`: one part for a file, one per shard for a directory.
 
     Args:
         path: a text file, or a directory of .txt or .parquet shards.
-        labels: lines are label<tab>text; parquet has columns "label" and "text".
+        labels: whether lines are label<tab>text, and parquet files have a column "label".
+
+    Yields:
+        The parts.
 
     Raises:
-        ConfigError: it cannot be read, is empty, or a line has no label.
+        ConfigError: a file cannot be read or is empty, or a line has no label.
     """
     if not os.path.isdir(path):
         yield _part(path, path, labels)
@@ -75,18 +89,18 @@ def read_path(path: str, labels: bool = False) -> Iterator[Part]:
     if not names:
         raise ConfigError(
             f"data.path={path!r} is a directory without shards ({', '.join(SHARDS)}): give a text"
-            " file, one example a line (or, for a data set's directory,"
+            " file with one example per line (or, for the directory of a data set,"
             f" --config.data.name=hf:{path})"
         )
     _check_manifest(path, names)
     for name in names:
         shard = os.path.join(path, name)
-        if os.path.getsize(shard):  # a shard that no article fell into is empty
+        if os.path.getsize(shard):  # a shard without articles is empty
             yield _part(shard, name, labels)
 
 
 def _check_manifest(folder: str, names: list[str]) -> None:
-    """A directory that says which shards it has must have them all."""
+    """Check that a directory contains all shards of its manifest, if it has one."""
     path = os.path.join(folder, MANIFEST)
     if not os.path.isfile(path):
         return
@@ -98,7 +112,8 @@ def _check_manifest(folder: str, names: list[str]) -> None:
     if missing := sorted(set(listed) - set(names)):
         raise ConfigError(
             f"data.path={folder!r} lacks {len(missing)} of {len(listed)} shards, {missing[0]}"
-            " first: run what builds it again to the end (python -m flaxae.data.wikipedia goes on)"
+            " first: run the command that builds them again (python -m flaxae.data.wikipedia"
+            " continues where it stopped)"
         )
 
 
@@ -113,7 +128,7 @@ def _part(path: str, name: str, labels: bool) -> Part:
         if not tab or not label.strip() or not text.strip():
             raise ConfigError(
                 f"{path!r}, line {number}: {line[:60]!r} is not label<tab>text, which"
-                " data.labels=True asks for"
+                " data.labels=True requires"
             )
         texts.append(text)
         found.append(label.strip())
@@ -127,7 +142,7 @@ def _parquet(path: str, name: str, labels: bool) -> Part:
     try:
         table = pyarrow.parquet.read_table(path, columns=columns)
         rows = [table.column(c).to_pylist() for c in columns]
-    except Exception as error:  # pyarrow's kinds, and the file system's
+    except Exception as error:  # errors of pyarrow and of the file system
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{path!r} has no readable columns {columns}: {reason}") from None
     good = [i for i, text in enumerate(rows[0]) if isinstance(text, str) and text.strip()]
@@ -136,19 +151,19 @@ def _parquet(path: str, name: str, labels: bool) -> Part:
 
 
 def read_lines(path: str) -> list[str]:
-    """The lines of a UTF-8 text file, ends of line taken off, blank lines left out.
+    """Read the non-blank lines of a UTF-8 text file, without their ends of line.
 
     Args:
         path: the file.
 
     Raises:
-        ConfigError: it is missing, a directory, empty, binary or not UTF-8.
+        ConfigError: the file is missing, a directory, empty, binary or not UTF-8.
     """
     return [line for _, line in _numbered(path)]
 
 
 def _numbered(path: str) -> list[tuple[int, str]]:
-    """(number from 1, line) of the lines that are not blank."""
+    """Return (number from 1, line) of the lines that are not blank."""
     try:
         with open(path, "rb") as file:
             raw = file.read()
@@ -156,8 +171,8 @@ def _numbered(path: str) -> list[tuple[int, str]]:
         raise ConfigError(f"data.path={path!r} cannot be read: {error.strerror or error}") from None
     if b"\0" in raw:
         raise ConfigError(
-            f"data.path={path!r} is a binary file (it holds a zero byte at {raw.index(0)}):"
-            " give UTF-8 text, one example a line"
+            f"data.path={path!r} is a binary file (it contains a zero byte at {raw.index(0)}):"
+            " give UTF-8 text with one example per line"
         )
     try:
         text = raw.decode("utf-8-sig")
@@ -171,5 +186,5 @@ def _numbered(path: str) -> list[tuple[int, str]]:
     lines = ((i, x.removesuffix("\r")) for i, x in enumerate(text.split("\n"), 1))
     out = [(i, line) for i, line in lines if line.strip()]
     if not out:
-        raise ConfigError(f"data.path={path!r} is empty: it needs one example a line")
+        raise ConfigError(f"data.path={path!r} is empty: it needs one example per line")
     return out

@@ -1,7 +1,7 @@
-"""Data sets that hold another tokenizer's ids: read back as text.
+"""Data sets that contain token ids of another tokenizer, decoded to text.
 
 The published OPTIMUS Wikipedia files (wikipedia_json_64_filtered: JSON lists of {"bert_token",
-"bert_token_length", "gpt2_token", "gpt2_token_length"}) hold BERT's and GPT-2's ids and no text.
+"bert_token_length", "gpt2_token", "gpt2_token_length"}) contain ids of BERT and GPT-2 and no text.
 """
 
 import json
@@ -13,33 +13,33 @@ import tokenizers
 from flaxae.errors import ConfigError
 
 _CHUNK = 10_000  # rows
-_ADDED = 16  # ids just above a vocabulary are tokens that were added to it (OPTIMUS's <BOS>)
-_CHECKED = 200  # rows whose text must give their ids back
-_AGREEING = 0.9  # share of them
+_ADDED = 16  # ids just above a vocabulary are tokens added to it, such as OPTIMUS's <BOS>
+_CHECKED = 200  # rows whose decoded text is encoded again
+_AGREEING = 0.9  # share of rows that must give the same ids again
 
 
 def id_columns(table: Any) -> list[str]:
-    """The columns of a `datasets` table that hold lists of whole numbers."""
+    """Return the columns of a `datasets` table that contain lists of integers."""
     inner = {name: getattr(kind, "feature", None) for name, kind in table.features.items()}
     return [c for c, x in inner.items() if getattr(x, "dtype", "").startswith(("int", "uint"))]
 
 
 def decode(table: Any, columns: list[str], folder: str, what: str) -> list[str]:
-    """The texts of a column of ids.
+    """Decode a column of token ids to texts.
 
     Args:
         table: a `datasets` table.
-        columns: its columns of ids; the one that the tokenizer made is found by trying.
-        folder: `data.ids_tokenizer`.
-        what: the data set, for messages.
+        columns: its columns of ids; each is tried, and the one that the tokenizer made is used.
+        folder: value of `data.ids_tokenizer`.
+        what: name of the data set for messages.
 
     Raises:
-        ConfigError: no tokenizer is given, it cannot be read, or none of the columns is its.
+        ConfigError: no tokenizer is given, it cannot be read, or it made none of the columns.
     """
     if not folder:
         raise ConfigError(
-            f"{what} holds token ids ({', '.join(columns)}) and no text: set data.ids_tokenizer to"
-            " the directory of the tokenizer that made them (GPT-2: vocab.json and merges.txt;"
+            f"{what} contains token ids ({', '.join(columns)}) and no text: set data.ids_tokenizer"
+            " to the directory of the tokenizer that made them (GPT-2: vocab.json and merges.txt;"
             " BERT: vocab.txt; or tokenizer.json); they are decoded and tokenised again"
         )
     tokenizer = open_ids_tokenizer(folder)
@@ -47,14 +47,14 @@ def decode(table: Any, columns: list[str], folder: str, what: str) -> list[str]:
     for column in columns:
         rows = table[:_CHECKED][column]
         shares[column] = _agreement(tokenizer, rows)
-    # Both may agree on short rows; then by name.
+    # On short rows several may agree; then the name decides.
     kind = "bert" if tokenizer.token_to_id("[CLS]") is not None else "gpt"
     best = max(shares, key=lambda c: (shares[c], kind in c.lower()))
     if shares[best] < _AGREEING:
         found = ", ".join(f"{c} {share:.0%}" for c, share in shares.items())
         raise ConfigError(
-            f"the ids of {what} are not of data.ids_tokenizer={folder!r}: share of rows whose text"
-            f" gives the same ids back: {found}"
+            f"data.ids_tokenizer={folder!r} did not make the ids of {what}: the share of rows whose"
+            f" text is encoded to the same ids is {found}"
         )
     texts = []
     for start in range(0, len(table), _CHUNK):
@@ -63,10 +63,10 @@ def decode(table: Any, columns: list[str], folder: str, what: str) -> list[str]:
 
 
 def open_ids_tokenizer(folder: str) -> tokenizers.Tokenizer:
-    """Opens tokenizer.json, GPT-2's vocab.json and merges.txt, or BERT's vocab.txt.
+    """Open tokenizer.json, GPT-2's vocab.json and merges.txt, or BERT's vocab.txt.
 
     Raises:
-        ConfigError: none of them is there, or it cannot be read.
+        ConfigError: the folder contains none of them, or it cannot be read.
     """
     paths = {
         name: path
@@ -91,7 +91,7 @@ def open_ids_tokenizer(folder: str) -> tokenizers.Tokenizer:
 
 
 def _lowercase(folder: str) -> bool:
-    """What BERT's tokenizer_config.json says; cased where there is none, as OPTIMUS's BERT."""
+    """Return do_lower_case of BERT's tokenizer_config.json; without one, False as in OPTIMUS."""
     path = os.path.join(folder, "tokenizer_config.json")
     if not os.path.isfile(path):
         return False
@@ -106,7 +106,7 @@ def _texts(tokenizer: tokenizers.Tokenizer, rows: list[list[int]]) -> list[str]:
 
 
 def _agreement(tokenizer: tokenizers.Tokenizer, rows: list[list[int]]) -> float:
-    """The share of rows that come back when their text is encoded."""
+    """Return the share of rows whose decoded text is encoded to the same ids."""
     size = tokenizer.get_vocab_size()
     if any(not 0 <= i < size + _ADDED for row in rows for i in row):
         return 0.0

@@ -1,4 +1,4 @@
-"""From a TextDataConfig to texts, and from texts to the sources that a text family trains on."""
+"""Corpora, splits and batches of the texts that a TextDataConfig names."""
 
 import os
 
@@ -14,14 +14,14 @@ from flaxae.errors import ConfigError, require
 
 
 def load_examples(data: TextDataConfig) -> Corpus:
-    """The texts that a config asks for.
+    """Read the texts that a config names.
 
     Args:
-        data: `path` (a text file, one example a line, or a directory of shards) wins over `name`:
-            an embedded corpus, `recipe:<name>[:local path]`,
-            `hf:<name or local path>[:config][:column]` (a local path takes no config; with one more
-            part a hub name takes it as the config, so leave that empty to give only a column:
-            `hf:name::column`), or `tfds:<name>[:column]`.
+        data: `path` (a text file with one example per line, or a directory of shards) wins over
+            `name`: an embedded corpus, `recipe:<name>[:local path]`,
+            `hf:<name or local path>[:config][:column]` (a local path has no config; for a name on
+            the Hub leave the config empty to give only a column: `hf:name::column`), or
+            `tfds:<name>[:column]`.
 
     Raises:
         ConfigError: there is no such data, or it cannot be read.
@@ -39,19 +39,19 @@ def load_examples(data: TextDataConfig) -> Corpus:
         require(not data.labels, f"data.labels=True: the embedded corpus {name!r} has no labels")
         return embedded.corpus(name, max_lines, data.cache)
     raise ConfigError(
-        f"data.name={name!r} is no corpus: give one of {', '.join(embedded.NAMES)},"
+        f"data.name={name!r} is not a corpus: give one of {', '.join(embedded.NAMES)},"
         f" {recipes.FORM}, {tables.HF_FORM}, tfds:<name>[:column], or set data.path to a text file"
     )
 
 
 class TextData:
-    """A config's tokenizer, splits and sources.
+    """Tokenizer, splits and sources of a config.
 
     Attributes:
-        corpus: where the texts come from.
+        corpus: all texts.
         splits: split name -> lines ("train", "dev", "test_line", for many files "test_file").
-        overlap: held-out split -> share of its lines that also stand in files trained on.
-        tokenizer: trained on the train split only, or the one that was given.
+        overlap: held-out split -> share of its lines that also occur in training files.
+        tokenizer: the given tokenizer, or one trained on the train split.
     """
 
     def __init__(self, data: TextDataConfig, corpus: Corpus, splits: Splits, tokenizer: Tokenizer):
@@ -61,13 +61,13 @@ class TextData:
         self._sources: dict[str, TextSource] = {}
 
     def source(self, split: str) -> TextSource:
-        """The batches of a split, made once; eval splits have the train split's shapes.
+        """Return the batches of a split; all splits have the shapes of the train split.
 
         Raises:
-            ConfigError: there is no such split, or none of its lines is left.
+            ConfigError: there is no such split, or none of its lines can be used.
         """
         if split not in self.splits:
-            raise ConfigError(f"no split {split!r}: this data has {', '.join(self.splits)}")
+            raise ConfigError(f"no split {split!r}: these data have {', '.join(self.splits)}")
         if split not in self._sources:
             data, train = self._data, split == "train"
             try:
@@ -87,11 +87,11 @@ class TextData:
         return self._sources[split]
 
     def lines(self, split: str) -> list[str]:
-        """The lines of a split that its source uses (those skipped as too long left out)."""
+        """Return the lines of a split that its source uses, without skipped lines."""
         return [self.splits[split][i] for i in self.source(split).kept]
 
     def labels(self, split: str) -> list[str]:
-        """The label of each of `lines(split)`. Raises ConfigError where the data has none."""
+        """Return the label of each of `lines(split)`; raise ConfigError if there are no labels."""
         if not self.corpus.labels:
             raise ConfigError(
                 f"{self.corpus.name} is read without labels: set data.labels=True"
@@ -100,7 +100,7 @@ class TextData:
         return [self.corpus.labels[line] for line in self.lines(split)]
 
     def report(self) -> str:
-        """What there is, what was left out, and how much of what is held out training has seen."""
+        """Describe the data: sizes, skipped lines, and overlap of held-out splits with training."""
         corpus = self.corpus
         out = [
             f"data: {corpus.name}: {len(corpus.examples)} distinct lines of"
@@ -112,14 +112,16 @@ class TextData:
             if source.skipped or source.truncated:
                 text += (
                     f" ({source.skipped} too long and skipped, {source.truncated} truncated,"
-                    f" of more than {source.edges[-1]} tokens)"
+                    f" longer than {source.edges[-1]} tokens)"
                 )
             if split in self.overlap:
-                text += f"; {self.overlap[split]:.1%} also stand in files trained on"
-                text += " (held out by line, withheld there)" if split == "test_line" else ""
+                text += f"; {self.overlap[split]:.1%} also occur in training files"
+                text += (
+                    " (held out by line, and not trained on there)" if split == "test_line" else ""
+                )
             if split == "train":
                 text += f"; bucket lengths {source.edges}"
-                text += f"; {source.batches_per_epoch} steps an epoch"
+                text += f"; {source.batches_per_epoch} steps per epoch"
             out.append(text)
         return "\n".join([*out, *(f"  {note}" for note in (*corpus.notes, *self.splits.notes))])
 
@@ -127,16 +129,16 @@ class TextData:
 def text_sources(
     data: TextDataConfig, tokenizer: Tokenizer | None = None, vocab_size: int = 0
 ) -> TextData:
-    """Loads, splits and tokenizes the texts of a config.
+    """Load, split and tokenize the texts of a config.
 
     Args:
         data: see `load_examples`.
-        tokenizer: the one that an earlier start of the run kept; None: `data.tokenizer`, or one
-            trained on the train split, or read from the cache.
-        vocab_size: rows of the model's embedding, which must hold the tokenizer's ids; 0: unknown.
+        tokenizer: the tokenizer that an earlier start of the run has stored; None: `data.tokenizer`
+            or, if that is empty, one trained on the train split (or read from the cache).
+        vocab_size: rows of the model's embedding, which limit the tokenizer's ids; 0: unknown.
 
     Raises:
-        ConfigError: see `load_examples`; the tokenizer is not the model's or not the run's.
+        ConfigError: see `load_examples`; the tokenizer does not belong to the model or the run.
     """
     given = _given_tokenizer(data.tokenizer, tokenizer) or tokenizer
     if given is not None and vocab_size:
@@ -150,16 +152,16 @@ def text_sources(
     return TextData(data, corpus, splits, given)
 
 
-def _given_tokenizer(name: str, kept: Tokenizer | None) -> Tokenizer | None:
-    """The config's tokenizer, which must be the one that the run has kept."""
+def _given_tokenizer(name: str, stored: Tokenizer | None) -> Tokenizer | None:
+    """Open the config's tokenizer, which must equal the one that the run has stored."""
     if not name:
         return None
-    if kept is None:
+    if stored is None:
         return open_tokenizer(name)
-    # What the run has kept is enough: the files may be gone, but may not have become others.
-    if os.path.exists(name) and open_tokenizer(name).vocab != kept.vocab:
+    # The stored tokenizer is enough: the files may be gone, but they must not have changed.
+    if os.path.exists(name) and open_tokenizer(name).vocab != stored.vocab:
         raise ConfigError(
-            f"data.tokenizer={name!r} is not the tokenizer that this run began with: its vocabulary"
-            " is another; put the old files back, or begin in a new workdir"
+            f"data.tokenizer={name!r} is not the tokenizer that this run started with: it has"
+            " another vocabulary; restore the old files, or use a new workdir"
         )
-    return kept
+    return stored

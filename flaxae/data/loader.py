@@ -1,4 +1,4 @@
-"""Random-access batches: `batch(step)` depends on (seed, step) alone, so a run resumes exactly."""
+"""Random-access batches: `batch(step)` depends only on (seed, step), so a run resumes exactly."""
 
 import hashlib
 import math
@@ -14,11 +14,11 @@ from flaxae.data.tokenizer import EOS, PAD
 from flaxae.data.tokens import TokenTable
 from flaxae.errors import ConfigError
 
-_HASHED = 65536  # rows padded at once for the fingerprint
+_HASHED = 65536  # rows that are padded together for the fingerprint
 
 
 class IndexStream:
-    """Endless shuffled (train) or one ordered pass (eval) over range(size), by batch number."""
+    """Indices of batches: endless and shuffled (training), or one pass in order (evaluation)."""
 
     def __init__(self, size: int, rows: int, key: str, train: bool):
         self._size, self._rows = size, rows
@@ -26,18 +26,18 @@ class IndexStream:
         self._last: dict[int, np.ndarray] = {}
         if train and size:
             seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "little")
-            # One element an epoch, its order drawn from (seed, epoch). Shuffling rows one by one in
-            # grain costs 15 us a row; this costs 1 ms an epoch and a slice a batch.
+            # One element per epoch: a permutation drawn from (seed, epoch). Shuffling single rows
+            # in grain costs 15 us per row; this costs 1 ms per epoch and one slice per batch.
             epochs = grain.MapDataset.range(2**31).seed(seed)
             self._orders = epochs.random_map(lambda _, rng: rng.permutation(size))
 
     def __getitem__(self, number: int) -> np.ndarray:
-        """Indices of batch `number`: `rows` of them in training, `rows` or fewer in a pass."""
+        """Return the indices of a batch: `rows` in training, up to `rows` in a single pass."""
         start = number * self._rows
         if self._orders is None:
             return np.arange(min(start, self._size), min(start + self._rows, self._size))
         parts, stop = [], start + self._rows
-        while start < stop:  # a batch may end one epoch and begin the next
+        while start < stop:  # a batch may continue into the next epoch
             epoch, first = divmod(start, self._size)
             parts.append(self._order(epoch)[first : first + stop - start])
             start += len(parts[-1])
@@ -47,7 +47,7 @@ class IndexStream:
         assert self._orders is not None
         last = self._last
         if epoch not in last:
-            # Replaced, not changed: another thread may be reading it.
+            # The dict is replaced, not changed, since another thread may be reading it.
             self._last = last = {epoch: np.asarray(self._orders[epoch])}
         return last[epoch]
 
@@ -55,17 +55,19 @@ class IndexStream:
 class TextSource:
     """Batches of token lists, in buckets by length inside each batch.
 
-    A batch is {"008": {"ids": int32 (rows, 8), "weight": float32 (rows,)}, ...}: one entry a
-    bucket length, always with the same numbers of rows. EOS ends each row, 0 pads it; rows that
-    only fill a pass's last batches hold EOS alone and weigh 0.
+    A batch is {"008": {"ids": int32 (rows, 8), "weight": float32 (rows,)}, ...}: one entry per
+    bucket length, always with the same numbers of rows. EOS ends each row and 0 pads it. Rows that
+    fill up the last batches of a pass contain only EOS and have weight 0.
 
     Attributes:
-        num_batches: of one pass; None in training, which is endless.
-        batches_per_epoch: how many batches go once through the data.
-        edges: the buckets' lengths; give a train source's to its eval sources, for equal shapes.
-        kept: indices into token_lists of what is used, in the order of token_lists.
-        skipped, truncated: how many were longer than the longest length.
-        fingerprint: a hash of the data and of all that orders it.
+        num_batches: number of batches of one pass; None in training, which is endless.
+        batches_per_epoch: number of batches that use all data once.
+        edges: lengths of the buckets; pass those of the train source to the evaluation sources to
+            give their batches the same shapes.
+        kept: ascending indices of the token lists that are used.
+        skipped: number of token lists left out because they are too long.
+        truncated: number of token lists cut because they are too long.
+        fingerprint: hash of the data and their order.
     """
 
     def __init__(
@@ -81,32 +83,34 @@ class TextSource:
         edges: Sequence[int] | None = None,
         bucket_edges: Sequence[int] = (),
     ):
-        """Sorts and cuts the data once; rows are padded when a batch asks for them.
+        """Sort the data by length and cut them into buckets; rows are padded by `batch`.
 
-        Beside the table of ids it holds 16 bytes a text.
+        The source needs 16 bytes per text besides the table of ids.
 
         Args:
             token_lists: ids of each text, without EOS.
-            batch_size: rows of a batch, over all buckets.
-            max_length: longest row, EOS included.
-            num_buckets: parts of equal size that the sorted data is cut into; with bucket_edges
-                the parts that those lengths share a batch by.
-            seed: of the order of training.
-            train: endless and shuffled, or one pass in order.
-            long_lines: skip or truncate what is longer; both are counted.
-            edges: lengths of the buckets, one for each, ascending; None: from the data.
-            bucket_edges: fixed lengths; each has rows in proportion to its texts, one part at
-                least, and one without texts is left out. (): the parts' own longest.
+            batch_size: rows per batch, over all buckets.
+            max_length: length of the longest row, EOS included.
+            num_buckets: number of equal parts of the sorted data; with bucket_edges the number of
+                parts of a batch that those lengths share.
+            seed: seed of the order in training.
+            train: whether batches are endless and shuffled; else one pass in order.
+            long_lines: skip or truncate longer texts; both are counted.
+            edges: ascending lengths, one per bucket; None: from the data.
+            bucket_edges: fixed lengths; each has rows in proportion to its texts, at least one part
+                of the batch, and none if it has no texts. (): the longest text of each part.
 
         Raises:
-            ConfigError: sizes that do not divide, or no data left.
+            ConfigError: batch_size is not divisible by num_buckets, or too few texts are left.
         """
         if batch_size % num_buckets:
             raise ConfigError(
                 f"data.batch_size={batch_size} is not divisible by data.num_buckets={num_buckets}"
             )
         if edges is not None and len(edges) != num_buckets:
-            raise ConfigError(f"edges={tuple(edges)} are not {num_buckets} lengths of buckets")
+            raise ConfigError(
+                f"edges={tuple(edges)}: {num_buckets} lengths are needed, one per bucket"
+            )
         longest = max_length if edges is None else min(max_length, edges[-1])
         self._table = TokenTable.of(token_lists)
         lengths = self._table.lengths + 1
@@ -124,7 +128,7 @@ class TextSource:
         order = self.kept[np.argsort(lengths, kind="stable")]
         lengths = np.sort(lengths, kind="stable")
         if edges is None and bucket_edges:
-            edges = _shared(lengths, bucket_edges, num_buckets)
+            edges = _apportion(lengths, bucket_edges, num_buckets)
         if edges is None:
             parts = np.array_split(np.arange(len(order)), num_buckets)
             edges = [2 * math.ceil(lengths[p[-1]] / 2) for p in parts]
@@ -132,7 +136,7 @@ class TextSource:
         else:
             limits = [0, *(int(np.searchsorted(lengths, edge, side="right")) for edge in edges)]
         self.edges = tuple(int(e) for e in edges)
-        # Buckets of one length are one entry of a batch, with the rows of all of them.
+        # Buckets of the same length become one entry of a batch, with the rows of all of them.
         rows: dict[int, int] = {}
         members: dict[int, list[np.ndarray]] = {}
         for edge, start, stop in zip(self.edges, limits[:-1], limits[1:], strict=True):
@@ -154,12 +158,12 @@ class TextSource:
         self.fingerprint = sha.hexdigest()[:16]
 
     def __len__(self) -> int:
-        """The number of texts that are used."""
+        """Return the number of texts that are used."""
         return len(self.kept)
 
     @property
     def batch_spec(self) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-        """Shapes and types of every batch."""
+        """Shapes and dtypes of every batch."""
         return {
             name: {
                 "ids": jax.ShapeDtypeStruct((n, int(name)), np.int32),
@@ -169,7 +173,7 @@ class TextSource:
         }
 
     def batch(self, step: int) -> dict[str, dict[str, np.ndarray]]:
-        """The batch of a step. Raises IndexError past the end of a pass."""
+        """Return the batch of a step; raise IndexError after the end of a pass."""
         _check_step(step, self.num_batches)
         out = {}
         for name, rows in self._rows.items():
@@ -177,7 +181,7 @@ class TextSource:
             ids = self._table.padded(self._members[name][indices], int(name))
             weight = np.ones(rows, np.float32)
             if missing := rows - len(indices):
-                # A row of padding alone attends to no token: NaN, which outlives a weight of 0.
+                # A row of only padding attends to no token and becomes NaN, even with weight 0.
                 filler = np.full((missing, ids.shape[1]), PAD, np.int32)
                 filler[:, 0] = EOS
                 ids = np.concatenate([ids, filler])
@@ -187,16 +191,17 @@ class TextSource:
 
 
 class ArraySource:
-    """Batches of arrays: rows of every leaf, and "weight", which is 0 where a row only pads."""
+    """Batches of arrays: rows of every leaf, and "weight", which is 0 for rows of padding."""
 
     def __init__(self, arrays: dict[str, Any], batch_size: int, seed: int = 0, train: bool = True):
-        """Keeps the arrays.
+        """Store the arrays and prepare their order.
 
         Args:
-            arrays: name -> array, or a pytree of them, each (N, ...). A "weight" (N,) is kept.
-            batch_size: rows of a batch.
-            seed: of the order of training.
-            train: endless and shuffled, or one pass in order, its last batch padded with zeros.
+            arrays: name -> array or pytree of arrays, each (N, ...); "weight" (N,) is optional.
+            batch_size: rows per batch.
+            seed: seed of the order in training.
+            train: whether batches are endless and shuffled; else one pass in order, whose last
+                batch is padded with zeros.
 
         Raises:
             ConfigError: there are no rows, or their numbers differ.
@@ -219,7 +224,7 @@ class ArraySource:
 
     @property
     def batch_spec(self) -> dict[str, Any]:
-        """Shapes and types of every batch."""
+        """Shapes and dtypes of every batch."""
 
         def spec(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((self._rows, *leaf.shape[1:]), leaf.dtype)
@@ -227,7 +232,7 @@ class ArraySource:
         return jax.tree.map(spec, self._arrays)
 
     def batch(self, step: int) -> dict[str, Any]:
-        """The batch of a step. Raises IndexError past the end of a pass."""
+        """Return the batch of a step; raise IndexError after the end of a pass."""
         _check_step(step, self.num_batches)
         indices = self._stream[step]
 
@@ -239,13 +244,15 @@ class ArraySource:
         return jax.tree.map(rows, self._arrays)
 
 
-def _shared(lengths: np.ndarray, edges: Sequence[int], parts: int) -> list[int]:
-    """Each edge as many times as it has parts: one, and then by its number of texts.
+def _apportion(lengths: np.ndarray, edges: Sequence[int], parts: int) -> list[int]:
+    """Repeat each edge once per part of a batch that it gets.
+
+    Each edge with texts gets one part; the rest is apportioned by the numbers of texts.
 
     Args:
-        lengths: of the texts, ascending.
-        edges: fixed lengths of buckets, ascending.
-        parts: to give away, at least one for each edge.
+        lengths: ascending lengths of the texts.
+        edges: ascending, fixed lengths of buckets.
+        parts: number of parts, at least one per edge.
     """
     limits = np.searchsorted(lengths, np.asarray(edges), side="right")
     counts = np.diff(limits, prepend=0)

@@ -1,9 +1,9 @@
-"""Prompts with completions, packed into rows of one length; done once, at preparation.
+"""Prompts with completions, packed into rows of one length when the data are prepared.
 
-A row holds several examples one after the other. Their segment ids keep them apart in attention,
-their positions begin at 0 each, and only the tokens of completions are targets. What all examples
-begin with (a chat's system message, the same question) may stand in a row once: a causal model's
-states there are the same in each example, and so is the gradient, summed.
+A row contains several examples one after the other. Segment ids separate them in attention, the
+positions of each begin at 0, and only the tokens of completions are targets. A prefix that all
+prompts share (a chat's system message, the same question) can be stored once per row: the states of
+a causal model are the same there for every example, and so is the sum of the gradients.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,23 @@ from flaxae.nn.bias import SHARED
 
 
 class Example(NamedTuple):
-    """Token ids of what is given, and of what is to be said, its end included."""
+    """Token ids of a prompt and of its completion, which includes the end-of-text id."""
 
     prompt: list[int]
     completion: list[int]
 
 
 class Packed(NamedTuple):
-    """Rows, and what was left out.
+    """Packed rows.
 
     Attributes:
-        arrays: "ids", "segment_ids" (0: padding, SHARED: of all examples of the row; see
+        arrays: "ids", "segment_ids" (0: padding, SHARED: common to all examples of the row; see
             `nn.bias.segment_bias`) and "positions", (N, T); "where", "targets" and
-            "target_weight", (N, K): which positions predict which ids. K is the most that a row
-            has; the rest has weight 0.
-        kept: indices of the examples that are used, in their order.
-        skipped: how many were longer than a row.
-        shared: how many ids at a row's start belong to all of its examples.
+            "target_weight", (N, K): positions and the ids that they predict. K is the largest
+            number of targets in a row; unused places have weight 0.
+        kept: ascending indices of the examples that are used.
+        skipped: number of examples longer than a row.
+        shared: number of ids at the start of a row that belong to all of its examples.
     """
 
     arrays: dict[str, np.ndarray]
@@ -49,22 +49,24 @@ def pack(
     shared: int = 0,
     targets: int = 0,
 ) -> Packed:
-    """Fills rows: the longest examples first, each into the fullest row that has room.
+    """Pack examples into rows: longest first, each into the fullest row that has room.
 
     Args:
         examples: token ids; a prompt has at least one.
-        length: of a row, T.
-        alone: one example a row, in their order.
-        shared: ids that all prompts begin with, and have one more at least; they stand once a row.
-        targets: K; 0: as many as the fullest row needs.
+        length: tokens per row, T.
+        alone: whether each row contains one example, in the given order.
+        shared: number of leading ids that all prompts share, less than the shortest prompt has;
+            they are stored once per row.
+        targets: K; 0: the number of targets in the fullest row.
 
     Raises:
-        ConfigError: no example fits, a row has more targets than K, or prompts share fewer ids.
+        ConfigError: no example fits, a row has more than K targets, or the prompts do not share
+            these ids.
     """
     begin = list(examples[0].prompt[:shared]) if examples else []
     require(
         all(len(e.prompt) > shared and list(e.prompt[:shared]) == begin for e in examples),
-        f"not all prompts begin with the same {shared} ids and go on",
+        f"not all prompts begin with the same {shared} ids and contain more",
     )
     sizes = [len(e.prompt) + len(e.completion) for e in examples]
     kept = [i for i, size in enumerate(sizes) if size <= length]
@@ -76,7 +78,7 @@ def pack(
     rows = [[i] for i in kept] if alone else _best_fit(kept, own, length - shared)
     count = max(sum(len(examples[i].completion) for i in row) for row in rows)
     if targets and count > targets:
-        raise ConfigError(f"a row has {count} target tokens, there is room for {targets}")
+        raise ConfigError(f"a row has {count} target tokens, more than targets={targets}")
     width = targets or count
     shape, wide = (len(rows), length), (len(rows), width)
     arrays: dict[str, Any] = {
@@ -103,9 +105,9 @@ def pack(
 
 
 def _best_fit(kept: list[int], sizes: list[int], length: int) -> list[list[int]]:
-    """Longest first, each into the fullest row that has room for it."""
+    """Return the examples of each row: longest first, each into the fullest row with room."""
     rows: list[list[int]] = []
-    open_rows: dict[int, list[int]] = {}  # room -> rows that have exactly that much
+    open_rows: dict[int, list[int]] = {}  # free positions -> rows with exactly that many
     for i in sorted(kept, key=lambda i: (-sizes[i], i)):
         room = next((r for r in range(sizes[i], length + 1) if open_rows.get(r)), None)
         if room is None:
@@ -119,5 +121,5 @@ def _best_fit(kept: list[int], sizes: list[int], length: int) -> list[list[int]]
 
 
 def density(packed: Packed) -> float:
-    """The share of positions that hold a token."""
+    """Return the share of positions that contain a token."""
     return float((packed.arrays["segment_ids"] != 0).mean())

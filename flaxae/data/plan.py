@@ -1,4 +1,4 @@
-"""What a batch of texts will look like, before the texts are there."""
+"""Shapes of batches of texts before the texts are read."""
 
 import jax
 import numpy as np
@@ -7,13 +7,16 @@ from flaxae.data.config import TextDataConfig
 
 
 def planned_spec(config: TextDataConfig) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    """The shapes of a train batch, where the config alone fixes them.
+    """Return the shapes of a train batch if the config alone determines them.
 
-    With `bucket_edges` the texts decide how many parts of a batch each length has; here each has
-    one, and the longest the rest: no batch needs more memory.
+    With `bucket_edges` the texts decide how many parts of a batch each length has. Here each length
+    has one part and the longest has the rest, so that no batch needs more memory.
+
+    Args:
+        config: the data section.
 
     Returns:
-        As `TextSource.batch_spec`; {} where the lengths come from the texts.
+        Shapes as in `TextSource.batch_spec`; {} if the lengths depend on the texts.
     """
     edges = config.bucket_edges or ((config.max_length,) if config.num_buckets == 1 else ())
     if not edges:

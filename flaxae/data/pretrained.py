@@ -1,4 +1,4 @@
-"""Tokenizers that come with pretrained models: tokenizer.json, SentencePiece, byT5's bytes."""
+"""Tokenizers of pretrained models: tokenizer.json, SentencePiece, and the bytes of byT5."""
 
 import json
 import os
@@ -13,30 +13,30 @@ from flaxae.errors import ConfigError
 from flaxae.weights import hf
 
 BYT5 = "byt5"
-_PADDED = 128  # T5s round their vocabularies up to multiples of this
+_PADDED = 128  # T5s round their vocabulary sizes up to multiples of this
 
 
 def open_tokenizer(name: str) -> Tokenizer:
-    """Opens `data.tokenizer`.
+    """Open the tokenizer that `data.tokenizer` names.
 
     Args:
-        name: a tokenizer.json or SentencePiece .model file, a directory or Hub id that holds
+        name: a tokenizer.json or SentencePiece .model file, a directory or Hub id with
             tokenizer.json, spiece.model or byT5's tokenizer_config.json, or "byt5".
 
     Returns:
-        The tokenizer; whichever it was, it is saved as a tokenizer.json.
+        The tokenizer; all kinds are saved as a tokenizer.json.
 
     Raises:
-        ConfigError: there is none, the Hub does not give it, it cannot be read, or its ids 0 and 1
-            do not pad and end.
+        ConfigError: there is no tokenizer, it cannot be downloaded or read, or its ids 0 and 1 are
+            not padding and end of text.
     """
     if name == BYT5:
         return byte_tokenizer()
     if os.path.isfile(name):
         return _of_file(name, {})
     missing = (
-        f"data.tokenizer={name!r}: no tokenizer is there; give a tokenizer.json, a spiece.model,"
-        f" a directory that holds one, its Hub id, or {BYT5!r}"
+        f"data.tokenizer={name!r}: there is no tokenizer; give a tokenizer.json, a spiece.model,"
+        f" a directory that contains one, its Hub id, or {BYT5!r}"
     )
     try:
         directory = hf.resolve(name)
@@ -49,10 +49,10 @@ def open_tokenizer(name: str) -> Tokenizer:
 
 
 def own_tokenizer(directory: Path) -> Tokenizer | None:
-    """The tokenizer that a local directory holds; None: it holds none.
+    """Open the tokenizer of a local directory; return None if it contains no tokenizer.
 
     Raises:
-        ConfigError: it cannot be read, or its ids 0 and 1 do not pad and end.
+        ConfigError: it cannot be read, or its ids 0 and 1 are not padding and end of text.
     """
     settings = _settings(directory)
     for path in (directory / "tokenizer.json", directory / "spiece.model"):
@@ -68,8 +68,8 @@ def _of_file(path: str, settings: dict[str, Any]) -> Tokenizer:
 
 
 def byte_tokenizer() -> Tokenizer:
-    """byT5's: the id of a byte is its value + 3."""
-    # Byte-level BPE writes each byte as a character; without merges a character stays a token.
+    """Make the tokenizer of byT5, in which the id of a byte is its value + 3."""
+    # Byte-level BPE writes each byte as a character; without merges each character is a token.
     vocab = dict(zip(SPECIALS, range(len(SPECIALS)), strict=True))
     vocab |= {char: byte + len(SPECIALS) for byte, char in _byte_characters().items()}
     inner = tokenizers.Tokenizer(models.BPE(vocab, []))
@@ -81,37 +81,38 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def check_vocabulary(tokenizer: Tokenizer, size: int, pretrained: bool = False) -> None:
-    """Checks that a model's embedding is this tokenizer's.
+    """Check that the embedding of a model has the size of a tokenizer's vocabulary.
 
     Args:
-        tokenizer: whose ids the model is given.
+        tokenizer: the tokenizer that makes the model's ids.
         size: rows of the model's embedding.
-        pretrained: the model's weights exist already, so its vocabulary is the tokenizer's own,
-            rounded up (T5: 32100 to 32128, byT5: 259 to 384).
+        pretrained: whether the model's weights are pretrained; its vocabulary is then that of its
+            own tokenizer, rounded up (T5: 32100 to 32128, byT5: 259 to 384).
 
     Raises:
-        ConfigError: the embedding lacks rows, or has so many more that it belongs to another.
+        ConfigError: the embedding has too few rows, or more than rounding up explains.
     """
     found = tokenizer.vocab_size
     if found > size:
         raise ConfigError(
             f"the tokenizer has {found} tokens and the model an embedding of {size}: set"
-            f" task.t5.vocab_size (or data.vocab_size) to {found} or more, or give its tokenizer"
+            f" task.t5.vocab_size (or data.vocab_size) to {found} or more, or give the"
+            " model's tokenizer"
         )
     if pretrained and size - found >= _PADDED:
         raise ConfigError(
-            f"the tokenizer has {found} tokens and the pretrained model {size}: it was made with"
-            " another; set data.tokenizer to the directory of the model's own"
+            f"the tokenizer has {found} tokens and the pretrained model {size}: it was"
+            " trained with another; set data.tokenizer to the directory of the model"
         )
 
 
 def check_own(tokenizer: Tokenizer, source: str) -> None:
-    """Checks that a tokenizer gives the ids that a pretrained model was trained with.
+    """Check that a tokenizer gives the ids that a pretrained model was trained with.
 
-    Where the model's directory holds no tokenizer, nothing can be told.
+    Nothing is checked if the model's directory contains no tokenizer.
 
     Args:
-        tokenizer: whose ids the model is given.
+        tokenizer: the tokenizer that makes the model's ids.
         source: the model's directory or Hub id.
 
     Raises:
@@ -121,7 +122,7 @@ def check_own(tokenizer: Tokenizer, source: str) -> None:
     if own is None:
         return
     theirs = {i: token for token, i in own.vocab.items()}
-    # Ids that only one of them has are no contradiction: sentinels may be left out.
+    # An id that only one of them has is allowed: sentinels may be left out.
     for token, i in sorted(tokenizer.vocab.items(), key=lambda x: x[1]):
         if theirs.get(i, token) != token:
             raise ConfigError(
@@ -132,7 +133,7 @@ def check_own(tokenizer: Tokenizer, source: str) -> None:
 
 
 def _byte_characters() -> dict[int, str]:
-    """The character that byte-level BPE writes for each byte."""
+    """Return the character that byte-level BPE writes for each byte."""
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in plain]
     return {b: chr(b) for b in plain} | {b: chr(256 + i) for i, b in enumerate(others)}
@@ -149,19 +150,19 @@ def _settings(directory: Path) -> dict[str, Any]:
 
 
 def _sentencepiece(path: str, extra_ids: int) -> Tokenizer:
-    """A SentencePiece Unigram model with T5's sentinels <extra_id_99> .. <extra_id_0> after it."""
-    # Generated code of protocol buffers, slow to import.
+    """Open a SentencePiece Unigram model and add T5's sentinels <extra_id_99> .. <extra_id_0>."""
+    # Imported here because the generated protocol buffers are slow to import.
     from sentencepiece import sentencepiece_model_pb2
 
     proto: Any = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     try:
         with open(path, "rb") as file:
             proto.ParseFromString(file.read())
-    except Exception as error:  # protobuf's DecodeError, and the file system's
+    except Exception as error:  # errors of protobuf and of the file system
         raise ConfigError(f"{path!r} is not a readable SentencePiece model: {error}") from None
     if not proto.pieces or proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM:
-        raise ConfigError(f"{path!r} is not a SentencePiece model of kind unigram, as T5's are")
-    # Rounded: floats of full length change by a last digit when they are written and read.
+        raise ConfigError(f"{path!r} is not a SentencePiece Unigram model, which T5 needs")
+    # Rounded, because writing and reading can change the last digit of a float.
     vocab = [(piece.piece, round(piece.score, 6)) for piece in proto.pieces]
     known = {piece for piece, _ in vocab}
     extra = [x for i in reversed(range(extra_ids)) if (x := f"<extra_id_{i}>") not in known]

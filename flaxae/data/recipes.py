@@ -1,8 +1,8 @@
-"""Data sets that papers report on, by name, with their own held-out splits: one text a line.
+"""Data sets of published papers by name, with their own held-out splits and one text per line.
 
-`recipe:<name>` loads from the Hub or from tfds; `recipe:<name>:<path>` from local files: a Hub
-set's files (parquet, json, csv), what save_to_disk wrote, or the text files that papers share (one
-a line, or label<tab>text). A file's split is told by "train", "valid", "dev" or "test" in its path.
+`recipe:<name>` loads from the Hub or from tfds. `recipe:<name>:<path>` reads local files: parquet,
+json or csv files of a Hub data set, the output of save_to_disk, or text files (one text or
+label<tab>text per line). "train", "valid", "dev" or "test" in the path of a file is its split.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 from flaxae.data import tables
 from flaxae.data.config import TextDataConfig
 from flaxae.data.files import Part, read_lines, read_path
-from flaxae.data.sentences import split_sentences, verdict
+from flaxae.data.sentences import sentence_status, split_sentences
 from flaxae.errors import ConfigError
 
 FORM = "recipe:<name>[:local path]"
@@ -27,15 +27,15 @@ _LABELLED = re.compile(r"[^\t]{1,40}\t[^\t]+")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How one data set becomes lines.
+    """Rules that turn a data set into lines.
 
     Attributes:
-        columns: of text in its tables; the first set that a table has is taken.
-        hub: name on the Hub, and its config; "": none.
+        columns: alternatives of text columns; the first one that a table has is used.
+        hub: name on the Hub and its config; "": none.
         tfds: name in tfds; "": none.
-        splits: names of its splits that are used.
-        label: column of labels; "": a line has none.
-        lines: from a table's text to lines.
+        splits: names of the splits that are used.
+        label: column of labels; "": lines have no labels.
+        lines: function from a text of a table to lines.
     """
 
     columns: tuple[tuple[str, ...], ...]
@@ -47,13 +47,13 @@ class Recipe:
 
 
 def _sentences(text: str) -> list[str]:
-    """The sentences of a review or an answer, of 4 to 64 words, line breaks and tags undone."""
+    """Return the sentences of 4 to 64 words of a review or answer, without tags."""
     text = html.unescape(_TAGS.sub("\n", text)).replace('\\"', '"')
-    return [s for s in split_sentences(text) if verdict(s) == "kept"]
+    return [s for s in split_sentences(text) if sentence_status(s) == "kept"]
 
 
 RECIPES = {
-    # Premises and hypotheses; a label is of a pair, so a line has none.
+    # Premises and hypotheses; a label belongs to a pair, so lines have none.
     "snli": Recipe(
         hub=("stanfordnlp/snli", ""),
         columns=(("premise", "hypothesis"), ("sentence1", "sentence2")),
@@ -72,7 +72,7 @@ RECIPES = {
         label="topic",
         lines=_sentences,
     ),
-    # Mikolov's preparation: lower case, <unk>, N for numbers; kept as it is.
+    # Mikolov's preparation: lower case, <unk>, N for numbers.
     "ptb": Recipe(hub=("ptb-text-only/ptb_text_only", "penn_treebank"), columns=(("sentence",),)),
     "lm1b": Recipe(tfds="lm1b", columns=(("text",),), splits=("train", "test")),
     "wikipedia": Recipe(columns=(("text",),)),
@@ -80,10 +80,16 @@ RECIPES = {
 
 
 def parts(data: TextDataConfig) -> Iterator[Part]:
-    """The parts of `data.name` = recipe:<name>[:local path], held-out splits marked.
+    """Read the parts of `data.name` = recipe:<name>[:local path] and mark held-out splits.
+
+    Args:
+        data: the data section.
+
+    Yields:
+        The parts.
 
     Raises:
-        ConfigError: there is no such recipe, its data cannot be had, or it has no labels.
+        ConfigError: there is no such recipe, its data cannot be read, or it has no labels.
     """
     name, _, path = data.name.removeprefix("recipe:").partition(":")
     if name not in RECIPES:
@@ -149,7 +155,7 @@ def _local(data: TextDataConfig, recipe: Recipe, path: str) -> Iterator[Part]:
         split = _split_of(os.path.relpath(file, os.path.dirname(path)))
         by_split.setdefault(split, []).append(file)
     if not by_split:
-        raise ConfigError(f"data.name={data.name!r}: {path!r} holds no files of data")
+        raise ConfigError(f"data.name={data.name!r}: {path!r} contains no data files")
     for split in (x for x in _HELD_OUT if x in by_split):
         files = by_split[split]
         if table_files := [f for f in files if _is_table(f)]:
@@ -180,7 +186,7 @@ def _is_table(file: str) -> bool:
 
 
 def _split_of(file: str) -> str:
-    """By the file's own name first: "train_data/test.txt" is a test split."""
+    """Return the split in a path; the file name comes first: "train_data/test.txt" is "test"."""
     for part in reversed(file.lower().split(os.sep)):
         for split, words in _SPLIT_WORDS:
             if any(word in part for word in words):
@@ -189,7 +195,7 @@ def _split_of(file: str) -> str:
 
 
 def _text_part(file: str, recipe: Recipe, labels: bool) -> Part:
-    """A text file's lines; label<tab>text is taken apart, and "sentiment.train.1" has label 1."""
+    """Read a text file; labels are before a tab, or the ending of a name (sentiment.train.1)."""
     lines = [line.strip() for line in read_lines(file)]
     name = os.path.basename(file)
     if recipe.label and all(_LABELLED.fullmatch(line) for line in lines):
@@ -201,6 +207,6 @@ def _text_part(file: str, recipe: Recipe, labels: bool) -> Part:
     if not suffix.isdigit():
         raise ConfigError(
             f"data.labels=True: {file!r} has no labels: its lines must all be label<tab>text, or"
-            " its name end in one (sentiment.train.1)"
+            " its name must end in one (sentiment.train.1)"
         )
     return Part(name, lines, [suffix] * len(lines))

@@ -1,4 +1,4 @@
-"""Running English text into sentences, and which of them are worth training on."""
+"""Sentences of running English text, and rules for those worth training on."""
 
 import re
 
@@ -14,10 +14,10 @@ _MARKUP = re.compile(r"\{\{|\}\}|\[\[|\]\]|\|\||https?://|<\w|\w>")
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text; a line break ends one too.
+    """Split a text into sentences.
 
-    A full stop ends a sentence where white space and a capital or a digit follow, but not after an
-    abbreviation or initials ("Dr.", "J. R. R.", "U.S.").
+    A sentence ends at a line break, and at a full stop that white space and a capital or digit
+    follow, except after abbreviations and initials ("Dr.", "J. R. R.", "U.S.").
     """
     out = []
     for line in text.splitlines():
@@ -38,8 +38,8 @@ def _abbreviated(before: str) -> bool:
     return word.lower() in _ABBREVIATIONS or _INITIALS.fullmatch(word) is not None
 
 
-def verdict(sentence: str, min_words: int = MIN_WORDS, max_words: int = MAX_WORDS) -> str:
-    """Whether to keep a sentence: "kept", or why not ("short", "long", "not_a_sentence")."""
+def sentence_status(sentence: str, min_words: int = MIN_WORDS, max_words: int = MAX_WORDS) -> str:
+    """Return "kept", or why a sentence is left out: "short", "long" or "not_a_sentence"."""
     words = len(sentence.split())
     if words < min_words:
         return "short"

@@ -1,4 +1,4 @@
-"""Tables of `datasets` and `tfds`: loading them, and the texts and labels in them."""
+"""Tables of `datasets` and `tfds`, and the texts and labels in them."""
 
 import os
 from collections.abc import Sequence
@@ -12,18 +12,22 @@ from flaxae.data.files import Part
 from flaxae.errors import ConfigError
 
 FORMATS = {
-    ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".txt": "text",
     ".arrow": "arrow",
-}  # fmt: skip
+}
 HF_FORM = "hf:<name or local path>[:config][:column]"
 _STRINGS = ("string", "large_string")
 
 
 def hugging_face(data: TextDataConfig) -> Part:
-    """The texts of `data.name` = hf:...: a table's column, of its train split where it has one.
+    """Read the texts of `data.name` = hf:...: a column of the train split or of the only table.
 
     Raises:
-        ConfigError: it cannot be loaded, or has no such column.
+        ConfigError: the table cannot be loaded, or has no such column.
     """
     name = data.name
     target, *rest = name.removeprefix("hf:").split(":")
@@ -39,23 +43,30 @@ def hugging_face(data: TextDataConfig) -> Part:
 
 
 def load_hub(target: str, config: str, what: str, hint: str) -> Any:
-    """A data set of the Hub, in one message where it cannot be had."""
+    """Load a data set of the Hub; raise ConfigError if that fails.
+
+    Args:
+        target: name on the Hub.
+        config: configuration of the data set; "": its default.
+        what: beginning of the error message.
+        hint: end of the error message.
+    """
     import datasets  # slow to import, and only needed here
 
     try:
         return datasets.load_dataset(target, config or None)
-    except Exception as error:  # the hub's client raises its own kinds, and the network's
+    except Exception as error:  # many kinds: of the Hub's client and of the network
         raise ConfigError(f"{what} cannot be loaded: {reason(error)}{hint}") from None
 
 
 def load_local(target: str | Sequence[str]) -> Any:
-    """A table: what save_to_disk wrote, or files of one kind.
+    """Load a table from the output of save_to_disk, or from files of one kind.
 
     Args:
-        target: a directory, a file, or files.
+        target: a directory, a file, or several files.
 
     Raises:
-        ConfigError: files of no kind, of several, or that cannot be read.
+        ConfigError: there are no readable files, or files of several kinds.
     """
     import datasets
 
@@ -69,26 +80,29 @@ def load_local(target: str | Sequence[str]) -> Any:
             paths = [os.path.join(target, n) for n in names]
     kinds = {FORMATS[e] for p in paths if (e := os.path.splitext(p)[1]) in FORMATS}
     if len(kinds) != 1:
-        raise ConfigError(f"{what} must hold files of one kind: {', '.join(FORMATS)}")
+        raise ConfigError(f"{what} must contain files of one kind: {', '.join(FORMATS)}")
     kind = kinds.pop()
     files = [p for p in paths if FORMATS.get(os.path.splitext(p)[1]) == kind]
     try:
         return datasets.load_dataset(kind, data_files={"train": files})["train"]
-    except Exception as error:  # the readers of each kind raise their own
+    except Exception as error:  # each reader raises its own kinds
         raise ConfigError(f"{what} cannot be loaded: {reason(error)}") from None
 
 
 def column_part(
     table: Any, columns: Sequence[str], name: str, data: TextDataConfig, label: str = "label"
 ) -> Part:
-    """The non-blank texts of columns, and their labels where `data.labels` asks for them.
+    """Return the non-blank texts of columns, with their labels if `data.labels` is set.
 
     Args:
         table: a `datasets` table.
-        columns: of text or of another tokenizer's ids; (): the only one of text, or "text".
-        name: of the data, for messages.
-        data: labels, max_lines, ids_tokenizer.
-        label: the column of labels.
+        columns: columns of text or of another tokenizer's ids; (): "text" or the only text column.
+        name: name of the data for messages.
+        data: the data section, whose labels, max_lines and ids_tokenizer are used.
+        label: column of labels.
+
+    Raises:
+        ConfigError: there are no such columns.
     """
     strings = [c for c, kind in table.features.items() if getattr(kind, "dtype", "") in _STRINGS]
     ids = foreign_ids.id_columns(table)
@@ -121,16 +135,22 @@ def _labels(table: Any, label: str, name: str) -> list[str]:
 
 
 def tfds_part(data: TextDataConfig) -> Part:
-    """The texts of `data.name` = tfds:<name>[:column]."""
+    """Read the texts of `data.name` = tfds:<name>[:column]."""
     target, _, column = data.name.removeprefix("tfds:").partition(":")
     return load_tfds(target, column or "text", "train", data)
 
 
 def load_tfds(target: str, column: str, split: str, data: TextDataConfig) -> Part:
-    """A column of a split of `tensorflow_datasets`, read at random access (no TensorFlow).
+    """Read a column of a split of `tensorflow_datasets`, without TensorFlow.
+
+    Args:
+        target: name in tfds.
+        column: column of texts.
+        split: name of the split.
+        data: the data section, whose name, labels and max_lines are used.
 
     Raises:
-        ConfigError: tfds is not installed, or the data cannot be had.
+        ConfigError: tfds is not installed, or the data cannot be loaded.
     """
     try:
         import tensorflow_datasets as tfds
@@ -148,10 +168,10 @@ def load_tfds(target: str, column: str, split: str, data: TextDataConfig) -> Par
     except Exception as error:  # many kinds: unknown names, no network, unknown columns
         raise ConfigError(
             f"data.name={data.name!r} cannot be loaded: {reason(error)}; without a network, set"
-            " data.path to a text file or TFDS_DATA_DIR to where the data is prepared"
+            " data.path to a text file or TFDS_DATA_DIR to the folder of the prepared data"
         ) from None
     if not all(isinstance(text, (bytes, str, np.bytes_)) for text in texts):
-        raise ConfigError(f"data.name={data.name!r}: column {column!r} holds no text")
+        raise ConfigError(f"data.name={data.name!r}: column {column!r} contains no text")
     kept = [i for i, text in enumerate(texts) if text.strip()]
     found = labels and [labels[i] for i in kept]
     return Part(data.name, [_string(texts[i]) for i in kept], found)
@@ -162,5 +182,5 @@ def _string(value: Any) -> str:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an exception's message."""
+    """Return the first line of an exception's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Text corpora, and splits that say how much of them training has seen."""
+"""Corpora of distinct texts, and their split into training and held-out data."""
 
 import dataclasses
 import hashlib
@@ -6,26 +6,26 @@ from collections.abc import Iterable
 
 from flaxae.errors import ConfigError
 
-FILE_SHARE = {"test_file": 0.03, "dev": 0.015}  # of the files, held out whole
-LINE_SHARE = {"test_line": 0.02, "dev": 0.015}  # of the distinct lines of the other files
-MIN_FILES = 20  # with fewer, whole files are too coarse a split: only lines are held out
+FILE_SHARE = {"test_file": 0.03, "dev": 0.015}  # share of the files that are held out whole
+LINE_SHARE = {"test_line": 0.02, "dev": 0.015}  # share of the distinct lines of other files
+MIN_FILES = 20  # with fewer files only lines are held out
 MAX_EVAL_LINES = 2000
 MIN_LINES = 10
 
 
 @dataclasses.dataclass
 class Corpus:
-    """Distinct texts and where they stand.
+    """Distinct texts and the files that contain them.
 
     Attributes:
-        name: what to call it, with what it was made from (the Python's version, a path).
-        examples: distinct texts, in order of first occurrence.
-        files: for each example, the index of the first file it stands in.
+        name: name with the origin of the texts (version of Python, path).
+        examples: distinct texts in order of first occurrence.
+        files: for each example, the index of the first file that contains it.
         file_names: names of the files; a corpus without files has one.
-        also: example index -> indices of the other files that it stands in.
-        notes: what was left out on the way, in words: nothing is dropped silently.
-        labels: text -> its label, where the data have labels.
-        held_out: file index -> the split ("dev", "test_file") that the data's makers gave it.
+        also: example index -> indices of the other files that contain it.
+        notes: remarks on texts that were left out.
+        labels: text -> label, if the data have labels.
+        held_out: file index -> split ("dev", "test_file") that the authors of the data chose.
     """
 
     name: str
@@ -39,17 +39,17 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """The name and a hash of all texts."""
+        """Name and hash of all texts."""
         return f"{self.name} {digest(self.examples)}"
 
 
 class Splits(dict[str, list[str]]):
-    """Split name -> its lines; a line is in one split only.
+    """Lines by split name; a line is in one split only.
 
     Attributes:
-        overlap: for each held-out split, the share of its lines that also stand, verbatim, in files
-            that are trained on. They are withheld from training, but a reader should know.
-        notes: counts, in words.
+        overlap: for each held-out split, the share of its lines that also occur in training files.
+            They are not trained on.
+        notes: remarks on sizes.
     """
 
     def __init__(self, lines: dict[str, list[str]], overlap: dict[str, float], notes: list[str]):
@@ -58,7 +58,7 @@ class Splits(dict[str, list[str]]):
 
 
 def digest(parts: Iterable[str]) -> str:
-    """Sixteen hex digits of a sequence of strings."""
+    """Return a hash of a sequence of strings as sixteen hex digits."""
     sha = hashlib.sha256()
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass")
@@ -69,7 +69,13 @@ def digest(parts: Iterable[str]) -> str:
 def make_corpus(
     name: str, texts_by_file: Iterable[tuple[str, list[str]]], max_lines: int = 0
 ) -> Corpus:
-    """A corpus of the distinct texts of some files, read until `max_lines` (0: all) are there."""
+    """Make a corpus of the distinct texts of files.
+
+    Args:
+        name: name of the corpus.
+        texts_by_file: (file name, texts) of each file.
+        max_lines: number of distinct texts after which reading stops; 0: all.
+    """
     index: dict[str, int] = {}
     files: list[int] = []
     file_names: list[str] = []
@@ -91,18 +97,18 @@ def make_corpus(
 
 
 def split_corpus(corpus: Corpus, seed: int) -> Splits:
-    """Holds out whole files and single lines; a line is in one split only.
+    """Split a corpus by whole files and by single lines.
 
-    Files and lines are ranked by a hash of (seed, text), so a split depends on nothing else. A line
-    of a held-out file belongs to that file's split also where it stands in training files; it is
-    then withheld from training, and counted in `overlap`.
+    Files and lines are ranked by a hash of (seed, text), and a split depends on nothing else. A
+    line of a held-out file belongs to that file's split even if training files contain it too; it
+    is then not trained on, and counted in `overlap`.
 
     Args:
         corpus: the texts.
-        seed: another seed, other splits.
+        seed: seed of the split.
 
     Returns:
-        train, dev, test_line, and test_file where the corpus has at least 20 files or a given test
+        train, dev, test_line, and test_file if the corpus has at least 20 files or a given test
         split.
 
     Raises:
@@ -139,8 +145,9 @@ def split_corpus(corpus: Corpus, seed: int) -> Splits:
             chosen[name] = chosen.get(name, []) + pool[:room]
             files = sum(1 for split in file_split.values() if split == name)
             notes.append(
-                f"{name}: {files} of {len(corpus.file_names)} files held out whole, {len(pool)}"
-                f" lines, none trained on, {min(len(pool), room)} evaluated on"
+                f"{name}: {files} of {len(corpus.file_names)} files held out whole, with"
+                f" {len(pool)} lines that are not trained on, of which {min(len(pool), room)} are"
+                " evaluated"
             )
     overlap = {
         name: sum(i in seen_in_training for i in chosen[name]) / len(chosen[name])
@@ -157,7 +164,7 @@ def split_corpus(corpus: Corpus, seed: int) -> Splits:
 
 
 def _held_out_files(corpus: Corpus, seed: int) -> dict[int, str]:
-    """File index -> the split that it is held out for."""
+    """Return the split of each held-out file by its index."""
     count = len(corpus.file_names)
     if count < MIN_FILES:
         return {}

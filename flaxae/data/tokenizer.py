@@ -1,4 +1,4 @@
-"""Texts <-> ids. One is trained on the corpus here; pretrained.py opens a T5's."""
+"""Tokenizers between texts and ids, trained on a corpus; pretrained.py opens those of T5s."""
 
 import hashlib
 import json
@@ -17,18 +17,23 @@ from flaxae.errors import ConfigError
 PAD, EOS, UNK = 0, 1, 2  # T5's
 SPECIALS = ("<pad>", "</s>", "<unk>")
 MIN_VOCAB = 256 + len(SPECIALS)
-MAX_TOKEN_LENGTH = 16  # characters: bounds the memory of training on lines that are not cut
-# Parts of the cache's keys: change one with its training below.
+MAX_TOKEN_LENGTH = 16  # characters; limits the memory of training on lines that are not cut
+# Parts of the cache's keys: change one when its training below changes.
 _RECIPES = {TokenizerKind.BPE: "byte-bpe-1", TokenizerKind.UNIGRAM: "byte-unigram-1"}
 
 
 class Tokenizer:
-    """Texts <-> ids: 0 pads and starts decoding, 1 ends a text, 2 is unknown."""
+    """Map between texts and ids; 0 is padding and the start of decoding, 1 EOS, 2 unknown.
+
+    Attributes:
+        vocab_size: number of ids.
+        fingerprint: hash of the tokenizer.
+    """
 
     def __init__(self, inner: tokenizers.Tokenizer):
-        # Else a line that spells "</s>" would be read as the end of a text.
+        # Otherwise a line that contains "</s>" would be read as the end of a text.
         inner.encode_special_tokens = True
-        inner.no_truncation()  # a stored tokenizer.json may cut or pad on its own
+        inner.no_truncation()  # a stored tokenizer.json may truncate and pad by default
         inner.no_padding()
         self._inner = inner
         self.vocab_size: int = inner.get_vocab_size()
@@ -36,20 +41,20 @@ class Tokenizer:
 
     @property
     def vocab(self) -> dict[str, int]:
-        """Token -> id."""
+        """Id of each token."""
         return self._inner.get_vocab()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, without EOS."""
+        """Return the ids of each text, without EOS."""
         encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         rows = [e.ids for e in encodings]
         for i, row in enumerate(rows):
-            if EOS in row or PAD in row:  # a Unigram model finds "</s>" among its own pieces
+            if EOS in row or PAD in row:  # a Unigram model has "</s>" among its pieces
                 rows[i] = [UNK if token in (PAD, EOS) else token for token in row]
         return rows
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each row up to its EOS, without special ids and ids of no token."""
+        """Return the text of each row up to its EOS, without special and unknown ids."""
         rows = []
         for row in ids:
             row = [int(i) for i in row]
@@ -58,7 +63,7 @@ class Tokenizer:
         return self._inner.decode_batch(rows, skip_special_tokens=True)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes a tokenizer.json, whole or not at all."""
+        """Write a tokenizer.json atomically."""
         path = os.fspath(path)
         folder = os.path.dirname(os.path.abspath(path))
         os.makedirs(folder, exist_ok=True)
@@ -74,10 +79,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        """Reads a tokenizer.json; ids 0, 1 and 2 must be T5's.
+        """Read a tokenizer.json whose ids 0, 1 and 2 are those of a T5.
 
         Raises:
-            ConfigError: it is missing, unreadable, or of another convention.
+            ConfigError: it is missing or unreadable, or has other ids.
         """
         path = os.fspath(path)
         if not os.path.isfile(path):
@@ -90,12 +95,12 @@ class Tokenizer:
 
     @classmethod
     def checked(cls, inner: tokenizers.Tokenizer, path: str) -> "Tokenizer":
-        """Wraps a tokenizer. Raises ConfigError where ids 0, 1 and 2 are not T5's."""
+        """Wrap a tokenizer; raise ConfigError if its ids 0, 1 and 2 are not those of a T5."""
         found = tuple(inner.id_to_token(i) for i in range(len(SPECIALS)))
         if found != SPECIALS:
             raise ConfigError(
                 f"{path!r}: its ids 0, 1, 2 are {found}, not {SPECIALS}, with which a T5 pads and"
-                " ends its texts: give a tokenizer of the T5 family, or none to train one"
+                " ends texts: give a tokenizer of a T5, or none to train one"
             )
         return cls(inner)
 
@@ -103,15 +108,16 @@ class Tokenizer:
 def train(
     lines: Sequence[str], vocab_size: int, kind: TokenizerKind = TokenizerKind.BPE
 ) -> Tokenizer:
-    """Trains a byte-level tokenizer, which gives every text back as it was.
+    """Train a byte-level tokenizer, which decodes every encoded text without a change.
 
     Args:
         lines: texts to train on.
-        vocab_size: size wanted, specials and 256 bytes included; few lines may give fewer.
+        vocab_size: requested size, which includes special tokens and 256 bytes; a tokenizer of few
+            lines may be smaller.
         kind: BPE, whose merges may cross words, or Unigram on words.
 
     Returns:
-        The same tokenizer for the same lines.
+        The tokenizer, which depends only on the arguments.
 
     Raises:
         ConfigError: vocab_size is below 259.
@@ -123,7 +129,7 @@ def train(
         )
     cross_words = kind is TokenizerKind.BPE
     inner = tokenizers.Tokenizer(models.BPE() if cross_words else models.Unigram())
-    # use_regex=False keeps a line in one piece, so that merges cross words ("return self.").
+    # With use_regex=False a line is one piece, so that merges can cross words ("return self.").
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not cross_words)
     inner.pre_tokenizer = byte_level  # pyright: ignore[reportAttributeAccessIssue]
     inner.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
@@ -140,14 +146,14 @@ def train(
             **common, unk_token=SPECIALS[UNK], max_piece_length=MAX_TOKEN_LENGTH
         )
     inner.train_from_iterator(lines, trainer, length=len(lines))
-    return Tokenizer(inner if cross_words else _settled(inner))
+    return Tokenizer(inner if cross_words else _reproducible(inner))
 
 
-def _settled(inner: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A trained Unigram with settled scores, in their order.
+def _reproducible(inner: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Round and sort the scores of a trained Unigram tokenizer, so that training is repeatable.
 
-    Its trainer sums floats in an order that changes from run to run, and raises the scores of the
-    bytes that no text has by 1e-4 each, in the order of a hash table.
+    Its trainer sums floats in an order that varies between runs, and gives bytes that no text
+    contains scores that rise by 1e-4 in the order of a hash table.
     """
     data = json.loads(inner.to_str())
     vocab = data["model"]["vocab"]
@@ -167,12 +173,12 @@ def load_or_train(
     cache_dir: str = "",
     kind: TokenizerKind = TokenizerKind.BPE,
 ) -> Tokenizer:
-    """The tokenizer of these lines, from the cache where it was trained before.
+    """Return the tokenizer of lines, from the cache if it was trained before.
 
     Args:
         lines: texts to train on.
         vocab_size: see `train`.
-        cache_dir: a folder for tokenizers, named by the hash of (lines, vocab_size); "": none.
+        cache_dir: folder of the cache, with files named by the hash of the arguments; "": none.
         kind: see `train`.
     """
     if not cache_dir:
@@ -183,7 +189,7 @@ def load_or_train(
         try:
             return Tokenizer.load(path)
         except ConfigError:
-            pass  # a torn file of an older run: it is trained again and replaced
+            pass  # a damaged file: the tokenizer is trained again and the file replaced
     tokenizer = train(lines, vocab_size, kind)
     tokenizer.save(path)
     return tokenizer

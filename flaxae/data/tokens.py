@@ -1,4 +1,4 @@
-"""The token ids of many texts as two arrays, prepared once and mapped from disk after that."""
+"""Token ids of many texts in two arrays, which are prepared once and mapped from disk later."""
 
 import itertools
 import os
@@ -12,17 +12,17 @@ from jaxtyping import Int
 from flaxae.data.text import digest
 from flaxae.data.tokenizer import EOS, PAD, Tokenizer
 
-MIN_CACHED = 50_000  # texts: fewer are encoded in less time than their files take to check
-_CHUNK = 50_000  # texts encoded at once: bounds what the encoder's own objects take
+MIN_CACHED = 50_000  # texts; encoding fewer takes less time than checking files
+_CHUNK = 50_000  # texts encoded together; limits the memory of the encoder
 _IDS, _STARTS = "ids.npy", "starts.npy"
 
 
 class TokenTable:
-    """Rows of token ids, without EOS: 4 bytes a token and 8 a row, in memory or mapped.
+    """Rows of token ids without EOS: 4 bytes per token and 8 per row, in memory or mapped.
 
     Attributes:
         ids: all rows one after the other, int32.
-        starts: where each begins, and the end of the last, int64.
+        starts: start of each row and end of the last, int64.
     """
 
     def __init__(self, ids: Int[np.ndarray, " N"], starts: np.ndarray):
@@ -30,7 +30,7 @@ class TokenTable:
 
     @classmethod
     def of(cls, rows: "Sequence[Sequence[int]] | TokenTable") -> "TokenTable":
-        """A table of lists of ids; a table is left as it is."""
+        """Make a table of lists of ids; a table is returned unchanged."""
         if isinstance(rows, TokenTable):
             return rows
         starts = np.zeros(len(rows) + 1, np.int64)
@@ -43,14 +43,15 @@ class TokenTable:
 
     @property
     def lengths(self) -> Int[np.ndarray, " N"]:
+        """Number of ids in each row."""
         return np.diff(self.starts)
 
     def padded(self, rows: Int[np.ndarray, " N"], length: int) -> np.ndarray:
-        """Those rows with EOS, truncated to keep it, and padded.
+        """Return rows that end with EOS, truncated if necessary, and padded to one length.
 
         Args:
-            rows: their indices.
-            length: of each row that comes out.
+            rows: indices of the rows.
+            length: length of the returned rows.
 
         Returns:
             int32 (len(rows), length).
@@ -66,13 +67,13 @@ class TokenTable:
 
 
 def encode(tokenizer: Tokenizer, lines: Sequence[str], cache_dir: str = "") -> TokenTable:
-    """The ids of lines; for many lines kept in, and mapped from, the cache.
+    """Encode lines; the ids of at least 50,000 lines are written to and mapped from the cache.
 
     Args:
-        tokenizer: gives the ids.
+        tokenizer: the tokenizer.
         lines: texts.
-        cache_dir: where 50,000 lines or more are kept, named by the hash of (tokenizer, lines);
-            "": nowhere.
+        cache_dir: folder of the cache, whose folders are named by the hash of tokenizer and lines;
+            "": none.
     """
     if not cache_dir or len(lines) < MIN_CACHED:
         return TokenTable.of(tokenizer.encode(lines))
@@ -86,7 +87,7 @@ def encode(tokenizer: Tokenizer, lines: Sequence[str], cache_dir: str = "") -> T
 
 
 def _write(folder: str, tokenizer: Tokenizer, lines: Sequence[str]) -> None:
-    """Encodes chunk by chunk; the folder appears when it is whole."""
+    """Encode lines in chunks; the folder is renamed into place when it is complete."""
     parent = os.path.dirname(folder)
     os.makedirs(parent, exist_ok=True)
     temporary = tempfile.mkdtemp(dir=parent, suffix=".tmp")
@@ -103,7 +104,7 @@ def _write(folder: str, tokenizer: Tokenizer, lines: Sequence[str]) -> None:
         try:
             os.rename(temporary, folder)
         except OSError:
-            if not os.path.isdir(folder):  # else another process has just made the same
+            if not os.path.isdir(folder):  # otherwise another process has just made the same folder
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

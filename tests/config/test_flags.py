@@ -1,4 +1,4 @@
-"""Command lines: overrides, one-message errors, and --help."""
+"""Tests of command lines: overrides, errors and --help."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_names_of_options_may_be_spelled_with_dashes(file):
+def test_option_names_may_contain_dashes(file):
     options = (flags.Option("find_batch", False, ""),)
     argv = ["x", f"--config={file}", "--find-batch"]
     assert flags.parse(argv, options, workdir=False).extra["find_batch"] is True
@@ -48,11 +48,20 @@ def parse(file: str, *overrides: str) -> flags.Parsed:
 
 def test_overrides_of_every_type(file):
     config, workdir, extra = parse(
-        file, "--config.optim.lr=1", "--config.optim.name=lion", "--config.steps", "40",
-        "--config.task.penalty=0.5", "--config.task.dropout=false", "--noconfig.log.progress",
-        "--config.log.tensorboard", "--config.profile=(10, 13)", "--config.eval.splits=dev,test",
-        "--config.resume_from=my=run", "--config.optim.groups=(('a', 1, 0),)",
-    )  # fmt: skip
+        file,
+        "--config.optim.lr=1",
+        "--config.optim.name=lion",
+        "--config.steps",
+        "40",
+        "--config.task.penalty=0.5",
+        "--config.task.dropout=false",
+        "--noconfig.log.progress",
+        "--config.log.tensorboard",
+        "--config.profile=(10, 13)",
+        "--config.eval.splits=dev,test",
+        "--config.resume_from=my=run",
+        "--config.optim.groups=(('a', 1, 0),)",
+    )
     assert (config.optim.lr, config.optim.name, config.steps) == (1.0, Optimizer.LION, 40)
     task = config.task
     assert (task.penalty, task.dropout) == (0.5, False)  # pyright: ignore
@@ -62,7 +71,7 @@ def test_overrides_of_every_type(file):
     assert (workdir, extra) == ("w", {})
 
 
-def test_variant_and_order(file):
+def test_variants_and_the_order_of_arguments(file):
     argv = ["train.py", "--config.steps=30", "--workdir", "w", "--config", f"{file}:short"]
     assert flags.parse(argv).config.steps == 30
     assert parse(f"{file}:short").config.steps == 20
@@ -72,7 +81,7 @@ def test_variant_and_order(file):
 @pytest.mark.parametrize(
     "text, value", [("dev", ("dev",)), ("5", (5,)), ("[1, 2]", (1, 2)), ("", ())]
 )
-def test_tuples(file, text, value):
+def test_tuples_are_parsed(file, text, value):
     config = flags.load_config(file)
     flags.override(config, "eval.splits", text)
     assert config.eval.splits == value
@@ -99,7 +108,7 @@ def test_tuples(file, text, value):
         ("stray", "unexpected argument 'stray'"),
     ],
 )
-def test_mistakes(file, argument, message):
+def test_mistakes_are_named(file, argument, message):
     with pytest.raises(ConfigError) as e:
         parse(file, argument)
     assert message in str(e.value)
@@ -117,7 +126,7 @@ def test_mistakes(file, argument, message):
         (["--config=FILE:nothing", "--workdir=w"], "returned a NoneType, not a flaxae Config"),
     ],
 )
-def test_config_files(file, argv, message):
+def test_errors_of_config_files_are_one_message(file, argv, message):
     with pytest.raises(ConfigError) as e:
         flags.parse(["train.py", *(a.replace("FILE", file) for a in argv)])
     assert message in str(e.value) and "Traceback" not in str(e.value)
@@ -127,7 +136,7 @@ def test_config_files(file, argv, message):
     "text, message",
     [("def f(:", "line 1: "), ("x = 1", "has no get_config()"), ("import nix", "nix")],
 )
-def test_broken_files(tmp_path, text, message):
+def test_broken_files_name_the_line(tmp_path, text, message):
     (tmp_path / "c.py").write_text(text)
     with pytest.raises(ConfigError, match=message.replace("(", r"\(").replace(")", r"\)")):
         flags.load_config(str(tmp_path / "c.py"))
@@ -174,18 +183,18 @@ def test_fields_of_text_data_are_set_as_before():
     "text, value",
     [("true", True), ("T", True), ("1", True), ("False", False), ("f", False), ("0", False)],
 )
-def test_booleans(file, text, value):
+def test_booleans_are_parsed(file, text, value):
     assert parse(file, f"--config.log.progress={text}").config.log.progress is value
 
 
-def test_files_do_not_leak_into_each_other(file, tmp_path):
+def test_files_do_not_share_names(file, tmp_path):
     flags.load_config(file)
     (tmp_path / "empty.py").write_text("x = 1")
     with pytest.raises(ConfigError, match="has no get_config"):
         flags.load_config(str(tmp_path / "empty.py"))
 
 
-def test_own_options(file):
+def test_options_of_a_command_are_typed(file):
     options = [flags.Option("devices", 0, "how many"), flags.Option("fast", False, "quick")]
     argv = ["x", f"--config={file}", "--devices=8", "--fast"]
     parsed = flags.parse(argv, options, workdir=False)

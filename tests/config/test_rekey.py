@@ -1,4 +1,4 @@
-"""Stored runs keep their results when configs gain or lose fields."""
+"""Tests of renaming stored runs after configs gained or lost fields."""
 
 import hashlib
 import json
@@ -10,9 +10,20 @@ from flaxae.config import config_hash, copy_config, to_json
 from flaxae.storage.workdir import resolve, stored_config
 
 # Fields of every family's data section until November 2026.
-OLD_FIELDS = {"name": "", "path": "", "max_length": 32, "num_buckets": 4, "long_lines": "skip",
-              "vocab_size": 4096, "max_lines": 0, "labels": False, "tokenizer": "",
-              "tokenizer_kind": "bpe", "ids_tokenizer": "", "bucket_edges": []}  # fmt: skip
+OLD_FIELDS = {
+    "name": "",
+    "path": "",
+    "max_length": 32,
+    "num_buckets": 4,
+    "long_lines": "skip",
+    "vocab_size": 4096,
+    "max_lines": 0,
+    "labels": False,
+    "tokenizer": "",
+    "tokenizer_kind": "bpe",
+    "ids_tokenizer": "",
+    "bucket_edges": [],
+}
 
 
 def old_run(outdir, config):

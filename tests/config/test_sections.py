@@ -1,4 +1,4 @@
-"""Typed configs: fields, types, freezing, JSON and differences."""
+"""Tests of typed configs: fields, types, freezing, JSON and differences."""
 
 import dataclasses
 import enum
@@ -15,7 +15,7 @@ from flaxae.storage.workdir import prepare, resolve
 from tests.tiny.family import TinyConfig
 
 
-def test_unknown_field_names_the_known_ones():
+def test_an_unknown_field_is_an_error_that_names_the_known_ones():
     with pytest.raises(ConfigError, match="no field 'learning_rate'.*lr"):
         OptimConfig().learning_rate = 1.0  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -43,7 +43,7 @@ def test_set_field_checks_types():
         ("optim", 1.0, "not a OptimConfig"),
     ],
 )
-def test_set_field_refuses(field, value, message):
+def test_set_field_rejects_wrong_values(field, value, message):
     with pytest.raises(ConfigError, match=message):
         config_lib.set_field(Config(), field, value)
 
@@ -102,7 +102,7 @@ def test_a_run_from_before_the_split_is_continued(tmp_path):
         prepare(other, tmp_path, None, main=True)
 
 
-def test_frozen_all_the_way_down():
+def test_freezing_includes_all_sections():
     config = Config()
     config.freeze()
     with pytest.raises(ConfigError, match="frozen"):
@@ -142,7 +142,7 @@ def test_json_round_trip_keeps_everything():
     assert config_lib.config_hash(again) == config_lib.config_hash(config)
 
 
-def test_foreign_classes_are_not_imported():
+def test_classes_outside_flaxae_are_not_imported():
     data = config_lib.to_json(Config()) | {"task": {"class": "os:system"}}
     with pytest.raises(ConfigError, match="config_class"):
         config_lib.from_json(data)
@@ -156,7 +156,7 @@ def test_copy_is_deep_and_unfrozen():
     assert (config.optim.lr, config.optim.warmup, copy.optim.lr) == (1e-3, 0, 0.5)
 
 
-def test_differences_name_what_may_not_change():
+def test_differences_name_fields_that_may_not_change():
     old = config_lib.to_json(Config())
     new = config_lib.copy_config(
         Config(), {"optim.lr": 0.5, "steps": 9, "mesh.model": 2, "save.every": 7}

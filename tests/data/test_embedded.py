@@ -1,4 +1,4 @@
-"""The corpora that need no download."""
+"""Tests of the corpora that need no download."""
 
 import importlib.metadata
 import platform
@@ -13,7 +13,7 @@ from flaxae.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_python_lines():
+def test_python_lines_are_stripped_and_distinct():
     lines = corpus("python_lines")
     assert len(lines.examples) > 100_000
     assert len(set(lines.examples)) == len(lines.examples)
@@ -24,7 +24,7 @@ def test_python_lines():
     assert platform.python_version() in lines.fingerprint
 
 
-def test_a_part_is_whole_files_of_the_same_order():
+def test_max_lines_keeps_whole_files_in_order():
     part, more = corpus("python_lines", 2000), corpus("python_lines", 4000)
     assert len(part.examples) == 2000
     assert more.examples[:2000] == part.examples
@@ -65,6 +65,6 @@ def test_packages_are_pinned():
     assert set(embedded.PACKAGES.values()) <= pinned
 
 
-def test_unknown_name():
+def test_an_unknown_corpus_is_an_error():
     with pytest.raises(ConfigError, match="python_lines, docstrings"):
         corpus("nothing")

@@ -1,4 +1,4 @@
-"""Text files, label<tab>text, directories of shards."""
+"""Tests of text files, files of label<tab>text and directories of shards."""
 
 import json
 
@@ -12,7 +12,7 @@ from flaxae.data.hub import load_examples, text_sources
 from flaxae.errors import ConfigError
 
 
-def test_read_lines_leaves_lines_as_they_are(tmp_path):
+def test_read_lines_does_not_change_lines(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes("\ufeff  indented\r\n\n1\tlabelled\nform\x0cfeed\u2028x\n".encode())
     assert read_lines(str(path)) == ["  indented", "1\tlabelled", "form\x0cfeed\u2028x"]
@@ -28,7 +28,7 @@ def test_read_lines_leaves_lines_as_they_are(tmp_path):
         (b"ok\nna\xefve\n", r"not UTF-8 \(line 2"),
     ],
 )
-def test_bad_files_are_one_clear_message(tmp_path, raw, message):
+def test_unreadable_files_raise_a_clear_error(tmp_path, raw, message):
     path = tmp_path / "bad.txt"
     if raw is not None:
         path.write_bytes(raw)
@@ -45,7 +45,7 @@ def _config(path, **changes):
     return TextDataConfig(path=str(path), **{**options, **changes})
 
 
-def test_labels_stand_beside_their_lines(tmp_path):
+def test_labels_are_read_from_lines_and_columns(tmp_path):
     path = tmp_path / "a.tsv"
     rows = [(f"{i % 3}", f"text number {i}") for i in range(60)] + [("2", LONG)]
     path.write_text("".join(f"{a}\t{b}\n" for a, b in rows))
@@ -61,7 +61,7 @@ def test_labels_stand_beside_their_lines(tmp_path):
         plain.labels("train")
 
 
-def test_a_text_of_two_labels_keeps_the_first(tmp_path):
+def test_a_text_with_two_labels_has_the_first(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_text("a\tsame\nb\tsame\na\tother\nb\ttabs\tinside\n")
     corpus = load_examples(_config(path, labels=True))
@@ -70,7 +70,7 @@ def test_a_text_of_two_labels_keeps_the_first(tmp_path):
 
 
 @pytest.mark.parametrize("bad", ["no label", "\tno label", "0\t", "0\t "])
-def test_malformed_lines_have_a_number(tmp_path, bad):
+def test_errors_name_the_line(tmp_path, bad):
     path = tmp_path / "a.tsv"
     path.write_text(f"0\tgood\n\n1\tgood too\n{bad}\n")
     with pytest.raises(ConfigError, match="line 4: .*is not label<tab>text"):
@@ -82,7 +82,7 @@ def test_embedded_corpora_have_no_labels():
         load_examples(TextDataConfig(name="docstrings", labels=True))
 
 
-def test_shards_are_files_of_one_corpus(tmp_path):
+def test_a_directory_of_shards_is_one_corpus(tmp_path):
     (tmp_path / "b.txt").write_text("three\none\n")
     table = pyarrow.table({"text": ["one", "two", "  ", None], "label": [0, 1, 1, 1]})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
@@ -98,7 +98,7 @@ def test_shards_are_files_of_one_corpus(tmp_path):
         load_examples(_config(tmp_path))
 
 
-def test_directories_that_are_not_whole(tmp_path):
+def test_incomplete_directories_are_errors(tmp_path):
     with pytest.raises(ConfigError, match="directory without shards.*hf:"):
         list(read_path(str(tmp_path)))
     (tmp_path / "a.txt").write_text("one\n")

@@ -1,4 +1,4 @@
-"""Ids of another tokenizer, as OPTIMUS's files hold them, become text again."""
+"""Tests of decoding ids of another tokenizer, as in OPTIMUS's files."""
 
 import json
 
@@ -16,7 +16,7 @@ BOS, EOS = 1, 2  # above the vocabulary, as OPTIMUS adds them
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory):
-    """GPT-2's files, of a vocabulary trained on the texts."""
+    """Write files like GPT-2's with a vocabulary trained on the texts."""
     made = tokenizers.ByteLevelBPETokenizer()
     made.train_from_iterator(TEXTS, vocab_size=300, show_progress=False)
     folder = tmp_path_factory.mktemp("gpt2")
@@ -35,7 +35,7 @@ def bert(tmp_path_factory):
 
 @pytest.fixture
 def optimus(tmp_path, gpt2, bert, monkeypatch):
-    """A directory of files in the form of wikipedia_json_64_filtered."""
+    """Write a directory of files in the form of wikipedia_json_64_filtered."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
     size = gpt2[1].get_vocab_size()
     rows = []
@@ -51,36 +51,36 @@ def optimus(tmp_path, gpt2, bert, monkeypatch):
     return folder
 
 
-def test_ids_without_their_tokenizer_name_the_way_out(optimus):
+def test_ids_without_a_tokenizer_are_an_error(optimus):
     with pytest.raises(ConfigError, match="token ids .bert_token, gpt2_token.*data.ids_tokenizer"):
         load_examples(TextDataConfig(name=f"hf:{optimus}"))
 
 
-def test_the_column_of_the_tokenizer_is_found(optimus, gpt2, bert):
+def test_the_column_that_fits_the_tokenizer_is_decoded(optimus, gpt2, bert):
     for folder, _ in (gpt2, bert):
         data = TextDataConfig(name=f"hf:{optimus}", ids_tokenizer=str(folder))
         assert load_examples(data).examples == TEXTS
 
 
-def test_a_named_column_and_a_tokenizer_that_is_not_its(optimus, gpt2, tmp_path):
+def test_a_tokenizer_that_does_not_fit_the_column_is_an_error(optimus, gpt2, tmp_path):
     named = f"hf:{optimus}:gpt2_token"
     data = TextDataConfig(name=named, ids_tokenizer=str(gpt2[0]), max_lines=5)
     assert load_examples(data).examples == TEXTS[:5]
     other = tokenizers.ByteLevelBPETokenizer()
     other.train_from_iterator(["quite other words"] * 3, vocab_size=270, show_progress=False)
     other.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ConfigError, match="are not of data.ids_tokenizer.*gpt2_token 0%"):
+    with pytest.raises(ConfigError, match="did not make the ids of.*gpt2_token 0%"):
         load_examples(TextDataConfig(name=named, ids_tokenizer=str(tmp_path)))
 
 
-def test_ids_in_parquet(gpt2, tmp_path):
+def test_ids_are_read_from_parquet(gpt2, tmp_path):
     table = datasets.Dataset.from_dict({"input_ids": [gpt2[1].encode(t).ids for t in TEXTS]})
     table.to_parquet(str(tmp_path / "a.parquet"))
     data = TextDataConfig(name=f"hf:{tmp_path}/a.parquet", ids_tokenizer=str(gpt2[0]))
     assert load_examples(data).examples == TEXTS
 
 
-def test_folders_without_a_tokenizer(optimus, tmp_path):
+def test_folders_without_a_tokenizer_are_errors(optimus, tmp_path):
     with pytest.raises(ConfigError, match="not a directory with tokenizer.json"):
         load_examples(TextDataConfig(name=f"hf:{optimus}", ids_tokenizer=str(tmp_path)))
     (tmp_path / "tokenizer.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""From configs to texts and sources; data sets of local files; errors."""
+"""Tests of the texts and sources that a config names."""
 
 import builtins
 import json
@@ -20,7 +20,7 @@ def _config(tmp_path, **changes):
     return TextDataConfig(**{**options, **changes})
 
 
-def test_a_users_own_file(tmp_path):
+def test_a_text_file_becomes_sources(tmp_path):
     path = tmp_path / "my.txt"
     path.write_text("\n".join([*TEXTS * 3, "x" * 500]) + "\n")
     data = text_sources(_config(tmp_path, path=str(path)))
@@ -36,7 +36,7 @@ def test_a_users_own_file(tmp_path):
     assert again.source("train").fingerprint == data.source("train").fingerprint
 
 
-def test_embedded_with_files(tmp_path):
+def test_embedded_corpora_hold_out_files(tmp_path):
     data = text_sources(_config(tmp_path, max_lines=6000, vocab_size=500))
     assert set(data.overlap) == {"dev", "test_file", "test_line"}
     assert "held out whole" in data.report()
@@ -64,7 +64,7 @@ def _write(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["saved", "parquet", "text", "jsonl"])
-def test_local_data_sets(tmp_path, kind, monkeypatch):
+def test_local_data_sets_are_read(tmp_path, kind, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
     folder = _write(tmp_path, kind)
     assert load_examples(TextDataConfig(name=f"hf:{folder}")).examples == TEXTS
@@ -91,7 +91,7 @@ def test_hub_names_split_into_config_and_column(monkeypatch):
         load_examples(TextDataConfig(name="hf:o/n"))
 
 
-def test_hub_out_of_reach_is_one_message(monkeypatch):
+def test_an_unreachable_hub_is_a_clear_error(monkeypatch):
     def load(*_):
         raise ConnectionError("could not reach the hub\nwith a long\ntrace")
 
@@ -101,7 +101,7 @@ def test_hub_out_of_reach_is_one_message(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_tfds_absent_says_what_to_install(monkeypatch):
+def test_missing_tfds_is_a_clear_error(monkeypatch):
     real = builtins.__import__
 
     def no_tfds(name, *rest, **more):
@@ -115,12 +115,12 @@ def test_tfds_absent_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["nothing", "hf:", "hf:a:b:c:d"])
-def test_names_that_are_none(name):
+def test_unknown_names_are_errors(name):
     with pytest.raises(ConfigError, match="hf:<name or local path>"):
         load_examples(TextDataConfig(name=name))
 
 
-def test_a_given_tokenizer(tmp_path):
+def test_a_given_tokenizer_is_used(tmp_path):
     path = tmp_path / "my.txt"
     path.write_text("\n".join(TEXTS))
     data = _config(tmp_path, path=str(path), tokenizer="byt5")
@@ -130,7 +130,7 @@ def test_a_given_tokenizer(tmp_path):
         text_sources(data, vocab_size=100)
 
 
-def test_a_runs_tokenizer_stays_the_runs(tmp_path):
+def test_a_run_keeps_its_tokenizer(tmp_path):
     path = tmp_path / "my.txt"
     path.write_text("\n".join(TEXTS))
     first = text_sources(_config(tmp_path, path=str(path))).tokenizer
@@ -139,15 +139,15 @@ def test_a_runs_tokenizer_stays_the_runs(tmp_path):
     kept = Tokenizer.load(tmp_path / "tokenizer.json")
     assert text_sources(data, kept).tokenizer is kept
     byte_tokenizer().save(tmp_path / "tokenizer.json")
-    with pytest.raises(ConfigError, match="is not the tokenizer that this run began with"):
+    with pytest.raises(ConfigError, match="is not the tokenizer that this run started with"):
         text_sources(data, kept)
     (tmp_path / "tokenizer.json").unlink()
     assert text_sources(data, kept).tokenizer is kept
-    with pytest.raises(ConfigError, match="no tokenizer is there"):
+    with pytest.raises(ConfigError, match="there is no tokenizer"):
         text_sources(data)
 
 
-def test_fixed_buckets_and_unigram(tmp_path):
+def test_fixed_buckets_and_unigram_are_used(tmp_path):
     path = tmp_path / "my.txt"
     path.write_text("\n".join(TEXTS + [f"{text} and some more of it" for text in TEXTS]))
     data = _config(

@@ -1,4 +1,4 @@
-"""Sources: every example once, constant shapes, pure functions of the step."""
+"""Tests of sources: every example once, constant shapes, pure functions of the step."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from flaxae.task import Source
 
 
 def _tokens(n=203, longest=20, seed=0):
-    """N lists of distinct contents: the first two ids number them."""
+    """Return n lists with distinct contents: the first two ids are their number."""
     rng = np.random.default_rng(seed)
     return [[3 + i // 100, 3 + i % 100, *([9] * rng.integers(0, longest - 1))] for i in range(n)]
 
@@ -22,7 +22,7 @@ def _source(tokens=None, **changes):
 
 
 def _texts(batches):
-    """The token lists of all rows that count."""
+    """Return the token lists of all rows with weight 1."""
     out = []
     for batch in batches:
         for bucket in batch.values():
@@ -62,7 +62,7 @@ def test_train_batches_are_a_pure_function_of_the_step():
 
 
 def test_each_epoch_visits_every_example_in_another_order():
-    tokens = _tokens(192)  # 48 a bucket: 12 batches of 4
+    tokens = _tokens(192)  # 48 per bucket: 12 batches of 4
     source = _source(tokens)
     assert source.batches_per_epoch == 12
     epochs = [_texts(source.batch(12 * e + i) for i in range(12)) for e in range(3)]
@@ -78,7 +78,7 @@ def test_batches_cross_epochs():
 
 
 @pytest.mark.parametrize("n", [5, 63, 203])
-def test_eval_is_every_example_once_with_the_train_shapes(n):
+def test_evaluation_has_every_example_once_in_train_shapes(n):
     train, tokens = _source(), _tokens(n, longest=19, seed=1)
     source = _source(tokens, train=False, edges=train.edges)
     assert source.batch_spec == train.batch_spec
@@ -86,13 +86,15 @@ def test_eval_is_every_example_once_with_the_train_shapes(n):
     batches = [source.batch(i) for i in range(source.batches_per_epoch)]
     for batch in batches:
         _assert_spec(source, batch)
-        assert all((b["ids"] == 1).any(1).all() for b in batch.values())  # fillers hold EOS
+        assert all(
+            (b["ids"] == 1).any(1).all() for b in batch.values()
+        )  # rows of padding contain EOS
     assert sorted(_texts(batches)) == sorted(tokens)
     with pytest.raises(IndexError):
         source.batch(source.batches_per_epoch)
 
 
-def test_lines_go_to_the_smallest_bucket_that_holds_them():
+def test_lines_go_to_the_smallest_bucket_that_fits():
     source = _source([[5] * n for n in (3, 4, 7)], train=False, edges=(4, 8, 12, 24))
     batch = source.batch(0)
     assert [int(b["weight"].sum()) for b in batch.values()] == [1, 2, 0, 0]
@@ -129,15 +131,15 @@ def test_buckets_of_one_length_are_one_entry():
         (dict(batch_size=18), "data.batch_size=18 is not divisible by data.num_buckets=4"),
         (dict(tokens=[[5] * 99] * 9), "9 are longer than data.max_length=24"),
         (dict(tokens=[]), "0 of 0 texts"),
-        (dict(edges=(4, 8)), "not 4 lengths"),
+        (dict(edges=(4, 8)), "4 lengths are needed"),
     ],
 )
-def test_errors(changes, message):
+def test_sizes_that_do_not_fit_are_errors(changes, message):
     with pytest.raises(ConfigError, match=message):
         _source(**changes)
 
 
-def test_arrays():
+def test_array_source_batches_every_row():
     arrays = {"x": np.arange(10.0, dtype=np.float32).reshape(10, 1), "y": {"n": np.arange(10)}}
     train = ArraySource(arrays, 4, seed=0)
     assert isinstance(train, Source)
@@ -154,12 +156,14 @@ def test_arrays():
         ArraySource({"x": np.zeros(3), "y": np.zeros(4)}, 2)
 
 
-def test_fixed_lengths_share_a_batch_by_their_texts():
+def test_fixed_lengths_have_rows_by_their_numbers_of_texts():
     tokens = [[5] * 6] * 60 + [[6] * 14] * 30 + [[7] * 20] * 2
     source = _source(tokens, num_buckets=8, bucket_edges=(8, 16, 24))
     assert {k: len(v["weight"]) for k, v in source.batch(0).items()} == {
-        "008": 10, "016": 4, "024": 2,
-    }  # fmt: skip
+        "008": 10,
+        "016": 4,
+        "024": 2,
+    }
     rows = _texts(source.batch(i) for i in range(source.batches_per_epoch))
     assert {len(r) for r in rows} == {6, 14, 20}
     dev = _source([[5] * 15], train=False, num_buckets=8, edges=source.edges)
@@ -171,12 +175,12 @@ def test_fixed_lengths_share_a_batch_by_their_texts():
 @pytest.mark.parametrize(
     ("edges", "message"),
     [
-        ((8, 32), "the last of them data.max_length=24"),
+        ((8, 32), "end with data.max_length=24"),
         ((16, 8, 24), "ascending"),
         ((8.0, 24), "ascending"),
         ((4, 8, 12, 16, 24), "more than data.num_buckets=4"),
     ],
 )
-def test_bad_bucket_edges(edges, message):
+def test_bad_bucket_edges_are_errors(edges, message):
     with pytest.raises(ConfigError, match=message):
         TextDataConfig(max_length=24, num_buckets=4, bucket_edges=edges).validate()

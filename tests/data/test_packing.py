@@ -1,4 +1,4 @@
-"""Packed rows hold each example once, apart, with the completion's tokens alone as targets."""
+"""Tests of packed rows: examples, segments and targets."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def drawn(seed, count=40):
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_every_example_is_there_once(alone):
+def test_every_example_is_packed_once(alone):
     examples = drawn(0, 200)
     packed = pack(examples, 16, alone=alone)
     a, found = packed.arrays, []
@@ -37,7 +37,7 @@ def test_every_example_is_there_once(alone):
         assert density(packed) > 0.85 > density(pack(examples, 16, alone=True))
 
 
-def test_targets_are_the_completions_and_stand_one_place_before_them():
+def test_each_target_is_predicted_one_position_before():
     examples = drawn(1)
     a = pack(examples, 16).arrays
     said = []
@@ -50,7 +50,7 @@ def test_targets_are_the_completions_and_stand_one_place_before_them():
     assert sorted(said) == sorted(t for e in examples for t in e.completion)
 
 
-def test_what_all_prompts_begin_with_stands_once_a_row():
+def test_a_shared_prefix_is_stored_once_per_row():
     examples = [Example([7, 8, 9, *e.prompt], e.completion) for e in drawn(2, 200)]
     packed = pack(examples, 19, shared=3)
     a, found, said = packed.arrays, [], []
@@ -75,7 +75,7 @@ def test_what_all_prompts_begin_with_stands_once_a_row():
         pack(examples, 19, shared=4)
 
 
-def test_what_is_too_long_is_counted_and_nothing_left_is_an_error():
+def test_long_examples_are_counted_and_no_examples_are_an_error():
     examples = [Example([1] * 9, [2] * 9), Example([1], [2])]
     packed = pack(examples, 10)
     assert packed.skipped == 1 and packed.kept == [1]

@@ -1,4 +1,4 @@
-"""Tokenizers of pretrained models: SentencePiece, byT5, tokenizer.json; their vocabularies."""
+"""Tests of tokenizers of pretrained models: SentencePiece, byT5, tokenizer.json."""
 
 import io
 import json
@@ -18,18 +18,25 @@ LINES += ["Na\u00efve caf\u00e9s serve tea.", "</s> is no end here."]
 
 @pytest.fixture(scope="module")
 def spiece(tmp_path_factory):
-    """A T5-like SentencePiece model in a directory."""
+    """Write a T5-like SentencePiece model into a directory."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(LINES), model_writer=model, vocab_size=42, pad_id=0, eos_id=1,
-        unk_id=2, bos_id=-1, minloglevel=2, model_type="unigram",
-    )  # fmt: skip
+        sentence_iterator=iter(LINES),
+        model_writer=model,
+        vocab_size=42,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+        model_type="unigram",
+    )
     folder = tmp_path_factory.mktemp("t5")
     (folder / "spiece.model").write_bytes(model.getvalue())
     return folder
 
 
-def test_sentencepiece_gives_the_ids_of_sentencepiece(spiece):
+def test_ids_equal_those_of_sentencepiece(spiece):
     ours = open_tokenizer(str(spiece))
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(spiece / "spiece.model"))
     texts = [*LINES[:6], "  two  spaces ", "Na\u00efve \ufb01sh \u4f60", "cat\tmats", ""]
@@ -39,7 +46,7 @@ def test_sentencepiece_gives_the_ids_of_sentencepiece(spiece):
     assert open_tokenizer(str(spiece / "spiece.model")).fingerprint == ours.fingerprint
 
 
-def test_sentencepiece_is_kept_as_tokenizer_json(spiece, tmp_path):
+def test_sentencepiece_is_saved_as_tokenizer_json(spiece, tmp_path):
     ours = open_tokenizer(str(spiece))
     ours.save(tmp_path / "tokenizer.json")
     again = Tokenizer.load(tmp_path / "tokenizer.json")
@@ -48,20 +55,20 @@ def test_sentencepiece_is_kept_as_tokenizer_json(spiece, tmp_path):
     assert open_tokenizer(str(tmp_path)).fingerprint == ours.fingerprint
 
 
-def test_a_text_never_holds_the_end(spiece):
+def test_a_text_never_contains_the_end_id(spiece):
     ours = open_tokenizer(str(spiece))
     (ids,) = ours.encode(["a </s> <pad> cat"])
     assert not {0, 1} & set(ids)
     assert ours.decode([ids])[0].endswith("cat")
 
 
-def test_number_of_sentinels_comes_from_the_directory(spiece, tmp_path):
+def test_the_directory_decides_the_number_of_sentinels(spiece, tmp_path):
     (tmp_path / "spiece.model").write_bytes((spiece / "spiece.model").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"extra_ids": 0}))
     assert open_tokenizer(str(tmp_path)).vocab_size == 42
 
 
-def test_bytes(tmp_path):
+def test_byte_tokenizer_is_byt5s(tmp_path):
     tokenizer = open_tokenizer("byt5")
     text = "na\u00efve \U0001f600\t</s> <pad>"
     (ids,) = tokenizer.encode([text])
@@ -86,13 +93,13 @@ def test_a_hub_id_is_downloaded(spiece, monkeypatch):
     assert ours.fingerprint == open_tokenizer(str(spiece)).fingerprint
 
 
-def test_a_hub_id_without_network_says_what_to_do(tmp_path, monkeypatch):
+def test_a_hub_id_without_network_is_a_clear_error(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ConfigError, match=r"data\.tokenizer='google/t5': .*`hf download google/t5"):
         open_tokenizer("google/t5")  # conftest.py sets HF_HUB_OFFLINE
 
 
-def test_settings_that_cut_and_pad_are_dropped(tmp_path):
+def test_stored_truncation_and_padding_are_dropped(tmp_path):
     inner = tokenizers.Tokenizer.from_str(byte_tokenizer()._inner.to_str())
     inner.enable_truncation(4)
     inner.enable_padding(length=8)
@@ -100,37 +107,37 @@ def test_settings_that_cut_and_pad_are_dropped(tmp_path):
     assert open_tokenizer(str(tmp_path)).encode(["abcdefgh"]) == [[c + 3 for c in b"abcdefgh"]]
 
 
-def test_errors(tmp_path):
-    with pytest.raises(ConfigError, match="no tokenizer is there"):
+def test_unreadable_tokenizers_are_errors(tmp_path):
+    with pytest.raises(ConfigError, match="there is no tokenizer"):
         open_tokenizer(str(tmp_path))
-    with pytest.raises(ConfigError, match="no tokenizer is there"):
+    with pytest.raises(ConfigError, match="there is no tokenizer"):
         open_tokenizer("runs/no/t5")
     other = tokenizers.Tokenizer(models.WordLevel({"[PAD]": 0, "the": 1, "[UNK]": 2}, "[UNK]"))
     other.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ConfigError, match="a tokenizer of the T5 family"):
+    with pytest.raises(ConfigError, match="give a tokenizer of a T5"):
         open_tokenizer(str(tmp_path))
     (tmp_path / "a.model").write_bytes(b"\x80\x04pickle")
     with pytest.raises(ConfigError, match="not a readable SentencePiece model"):
         open_tokenizer(str(tmp_path / "a.model"))
     (tmp_path / "b.model").write_bytes(b"")
-    with pytest.raises(ConfigError, match="kind unigram"):
+    with pytest.raises(ConfigError, match="not a SentencePiece Unigram model"):
         open_tokenizer(str(tmp_path / "b.model"))
 
 
-def test_vocabulary_of_the_model():
+def test_vocabulary_must_match_the_model():
     tokenizer = byte_tokenizer()
     check_vocabulary(tokenizer, 384, pretrained=True)
     check_vocabulary(tokenizer, 4096)
     with pytest.raises(ConfigError, match="259 tokens and the model an embedding of 128"):
         check_vocabulary(tokenizer, 128)
-    with pytest.raises(ConfigError, match="made with another"):
+    with pytest.raises(ConfigError, match="trained with another"):
         check_vocabulary(tokenizer, 32128, pretrained=True)
 
 
-def test_the_models_own_tokenizer(spiece, tmp_path):
+def test_ids_must_match_the_models_own_tokenizer(spiece, tmp_path):
     ours = open_tokenizer(str(spiece))
     check_own(ours, str(spiece))
-    check_own(byte_tokenizer(), str(tmp_path))  # it holds none
+    check_own(byte_tokenizer(), str(tmp_path))  # the folder contains no tokenizer
     ours.save(tmp_path / "tokenizer.json")
     check_own(ours, str(tmp_path))
     (tmp_path / "tokenizer.json").unlink()

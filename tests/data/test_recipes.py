@@ -1,4 +1,4 @@
-"""Recipes, from small files of the forms in which their data are shared."""
+"""Tests of recipes on small files in the published formats."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import pytest
 
 from flaxae.data.config import TextDataConfig
 from flaxae.data.hub import load_examples, text_sources
-from flaxae.data.sentences import split_sentences, verdict
+from flaxae.data.sentences import sentence_status, split_sentences
 from flaxae.errors import ConfigError
 
 
@@ -22,7 +22,7 @@ def _load(name, path="", **changes):
     return load_examples(TextDataConfig(name=f"recipe:{name}{path and f':{path}'}", **changes))
 
 
-def test_snli_of_its_json_files(tmp_path):
+def test_snli_is_read_from_json_files(tmp_path):
     folder = tmp_path / "snli_1.0"
     folder.mkdir()
     for split, number in (("train", 3), ("dev", 1), ("test", 1)):
@@ -41,7 +41,7 @@ def test_snli_of_its_json_files(tmp_path):
         _load("snli", folder, labels=True)
 
 
-def test_ptb_of_text_files(tmp_path):
+def test_ptb_is_read_from_text_files(tmp_path):
     for split in ("train", "valid", "test"):
         lines = [f" the <unk> {split} rose N % {i} \n" for i in range(30)]
         (tmp_path / f"ptb.{split}.txt").write_text("".join(lines))
@@ -53,7 +53,7 @@ def test_ptb_of_text_files(tmp_path):
     assert not any("valid" in x or "test" in x for x in data.splits["train"])
 
 
-def test_yelp_of_text_files(tmp_path):
+def test_yelp_is_read_from_text_files(tmp_path):
     (tmp_path / "sentiment.train.0").write_text("it was bad .\n")
     (tmp_path / "sentiment.train.1").write_text("it was good .\n")
     (tmp_path / "sentiment.dev.1").write_text("really good .\n")
@@ -70,7 +70,7 @@ def test_yelp_of_text_files(tmp_path):
         _load("yelp", tmp_path, labels=True)
 
 
-def test_reviews_of_a_hub_copy_become_sentences(tmp_path):
+def test_reviews_are_split_into_sentences(tmp_path):
     folder = tmp_path / "plain_text"
     folder.mkdir()
     text = (
@@ -91,20 +91,23 @@ def test_reviews_of_a_hub_copy_become_sentences(tmp_path):
 
 def test_yahoo_takes_titles_and_answers(tmp_path):
     rows = {
-        "topic": [3], "question_title": ["Why is the sky so blue?"], "question_content": [""],
+        "topic": [3],
+        "question_title": ["Why is the sky so blue?"],
+        "question_content": [""],
         "best_answer": ["Light of short waves is scattered more.<br />Look it up on a clear day."],
-    }  # fmt: skip
+    }
     saved = datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows)})
     saved.save_to_disk(str(tmp_path / "saved"))
     corpus = _load("yahoo", tmp_path / "saved", labels=True)
     assert corpus.examples == [
-        "Why is the sky so blue?", "Light of short waves is scattered more.",
+        "Why is the sky so blue?",
+        "Light of short waves is scattered more.",
         "Look it up on a clear day.",
-    ]  # fmt: skip
+    ]
     assert set(corpus.labels.values()) == {"3"}
 
 
-def test_hub_sets_keep_their_splits(monkeypatch):
+def test_hub_data_sets_keep_their_splits(monkeypatch):
     def load(name, config):
         assert (name, config) == ("ptb-text-only/ptb_text_only", "penn_treebank")
         return {s: datasets.Dataset.from_dict({"sentence": [f"a {s}"]}) for s in splits}
@@ -116,7 +119,7 @@ def test_hub_sets_keep_their_splits(monkeypatch):
     assert corpus.held_out == {1: "dev", 2: "test_file"}
 
 
-def test_lm1b_of_tfds(monkeypatch):
+def test_lm1b_is_read_from_tfds(monkeypatch):
     def data_source(name, split):
         assert name == "lm1b"
         return [{"text": f"{split} {i} .".encode()} for i in range(3)]
@@ -139,12 +142,12 @@ def test_wikipedia_reads_its_shards(tmp_path):
     assert _load("wikipedia", folder).examples == ["A sentence of it."]
 
 
-def test_errors(tmp_path, monkeypatch):
+def test_missing_data_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="recipes are snli, yelp"):
         _load("nothing")
     with pytest.raises(ConfigError, match="there is nothing at"):
         _load("ptb", tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="holds no files of data"):
+    with pytest.raises(ConfigError, match="contains no data files"):
         _load("ptb", tmp_path)
 
     def load(*_):
@@ -156,16 +159,19 @@ def test_errors(tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_sentences():
+def test_sentences_are_split_and_rated():
     text = (
         'Dr. J. R. Smith met Mr. Li in the U.S. Senate. "He left." Then it rained! See no. 5.\nEnd'
     )
     assert split_sentences(text) == [
-        "Dr. J. R. Smith met Mr. Li in the U.S. Senate.", '"He left."', "Then it rained!",
-        "See no. 5.", "End",
-    ]  # fmt: skip
-    assert verdict("It is a good day.") == "kept"
-    assert verdict("He left.") == "short"
-    assert verdict("It is a good day " * 20 + ".") == "long"
+        "Dr. J. R. Smith met Mr. Li in the U.S. Senate.",
+        '"He left."',
+        "Then it rained!",
+        "See no. 5.",
+        "End",
+    ]
+    assert sentence_status("It is a good day.") == "kept"
+    assert sentence_status("He left.") == "short"
+    assert sentence_status("It is a good day " * 20 + ".") == "long"
     for bad in ("a good day it is.", "It is a day", "See [[this]] and {{that}}.", "1 2 3 4 5 6."):
-        assert verdict(bad) == "not_a_sentence"
+        assert sentence_status(bad) == "not_a_sentence"

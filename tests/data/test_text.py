@@ -1,4 +1,4 @@
-"""Splits that hold out honestly."""
+"""Tests of corpora and their splits."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def _corpus(num_files=40, lines=50):
     return make_corpus("made", texts)
 
 
-def test_corpus_is_distinct_and_knows_every_file():
+def test_a_corpus_has_distinct_texts_and_all_their_files():
     corpus = make_corpus("c", [("a", ["x", "y", "x"]), ("b", ["y", "z"]), ("c", ["y"])])
     assert corpus.examples == ["x", "y", "z"]
     assert corpus.files == [0, 0, 1]
@@ -31,14 +31,14 @@ def test_overlap_is_measured_against_the_files_trained_on():
     corpus = _corpus()
     splits = split_corpus(corpus, 0)
     held = splits["test_file"]
-    # One file is held out: its 50 own lines, and the 20 that stand in every file.
+    # One file is held out: its own 50 lines, and the 20 lines that every file contains.
     assert len(held) == 70
     assert splits.overlap["test_file"] == pytest.approx(20 / 70)
     assert splits.overlap["test_line"] == 1.0
     assert not set(held) & set(splits["train"])
 
 
-def test_splits_depend_on_the_seed_alone():
+def test_splits_depend_only_on_the_seed():
     corpus = _corpus()
     assert split_corpus(corpus, 3) == split_corpus(corpus, 3)
     assert split_corpus(corpus, 3) != split_corpus(corpus, 4)

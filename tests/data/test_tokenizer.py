@@ -1,4 +1,4 @@
-"""The tokenizer: round trips, determinism, cache."""
+"""Tests of trained tokenizers: round trips, determinism, cache."""
 
 import pytest
 
@@ -32,13 +32,13 @@ def test_merges_cross_words():
     assert tokenizer.decode([[i] for i in ids]) == ["return self.", "x"]
 
 
-def test_decode_stops_at_eos_and_skips_what_is_no_token(tokenizer):
+def test_decode_stops_at_eos_and_skips_unknown_ids(tokenizer):
     (ids,) = tokenizer.encode(["import os"])
     row = [PAD, *ids, 10**6, EOS, *ids]
     assert tokenizer.decode([row]) == ["import os"]
 
 
-def test_training_repeats_and_sizes_hold(tokenizer, lines):
+def test_training_is_repeatable_and_has_the_requested_size(tokenizer, lines):
     assert train(lines, 600).fingerprint == tokenizer.fingerprint
     assert tokenizer.vocab_size == 600
 
@@ -47,12 +47,12 @@ def test_few_lines_give_a_smaller_vocabulary():
     assert train(["abc", "abc"], 4096).vocab_size < 270
 
 
-def test_vocab_below_the_bytes_is_an_error(lines):
+def test_a_vocabulary_below_the_bytes_is_an_error(lines):
     with pytest.raises(ConfigError, match="data.vocab_size=100 is below 259"):
         train(lines, 100)
 
 
-def test_cache_and_files(tmp_path, lines, monkeypatch):
+def test_a_trained_tokenizer_is_cached(tmp_path, lines, monkeypatch):
     first = load_or_train(lines, 400, str(tmp_path))
     (path,) = (tmp_path / "tokenizers").iterdir()
     assert Tokenizer.load(str(path)).fingerprint == first.fingerprint
@@ -64,7 +64,7 @@ def test_cache_and_files(tmp_path, lines, monkeypatch):
     assert load_or_train(lines, 400, str(tmp_path)).fingerprint == first.fingerprint
 
 
-def test_load_errors(tmp_path):
+def test_unreadable_files_are_errors(tmp_path):
     with pytest.raises(ConfigError, match="there is no tokenizer"):
         Tokenizer.load(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer.json").write_text("[]")
@@ -72,7 +72,7 @@ def test_load_errors(tmp_path):
         Tokenizer.load(str(tmp_path / "tokenizer.json"))
 
 
-def test_unigram_repeats_and_gives_texts_back(lines, tmp_path):
+def test_unigram_is_repeatable_and_decodes_texts_unchanged(lines, tmp_path):
     one, two = (train(lines[:600], 330, TokenizerKind.UNIGRAM) for _ in range(2))
     assert one.fingerprint == two.fingerprint
     assert one.vocab_size <= 330

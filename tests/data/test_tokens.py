@@ -1,4 +1,4 @@
-"""Token ids as arrays: padding, and the cache of large corpora."""
+"""Tests of tables of token ids: padding, and the cache of large corpora."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from flaxae.data.tokens import TokenTable, encode
 ROWS = [[5, 6, 7], [], [8] * 9, [9]]
 
 
-def test_rows_are_ended_cut_and_padded():
+def test_rows_end_with_eos_and_are_truncated_and_padded():
     table = TokenTable.of(ROWS)
     assert len(table) == 4 and table.lengths.tolist() == [3, 0, 9, 1]
     assert TokenTable.of(table) is table
@@ -43,7 +43,7 @@ def test_large_corpora_are_encoded_once(tmp_path, small, monkeypatch):
     assert sources[0].fingerprint == sources[1].fingerprint
 
 
-def test_other_lines_and_small_corpora(tmp_path, small):
+def test_other_lines_are_encoded_and_small_corpora_not_cached(tmp_path, small):
     tokenizer = byte_tokenizer()
     lines = [str(i) for i in range(20)]
     for changed in (lines, lines[1:], lines[:5]):

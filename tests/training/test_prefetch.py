@@ -1,4 +1,4 @@
-"""The prefetcher: order, ends, errors, closing."""
+"""Tests of the prefetcher: order, end, errors and closing."""
 
 import threading
 
@@ -14,14 +14,14 @@ def _source(train=False):
 
 
 @pytest.mark.parametrize("size", [0, 1, 3])
-def test_same_batches_at_any_size(size):
+def test_batches_do_not_depend_on_the_size(size):
     with Prefetcher(_source(), 1, lambda b: b["x"].tolist(), size) as batches:
         assert list(batches) == [(1, [2, 3]), (2, [4, 5]), (3, [6, 7]), (4, [8, 9])]
         assert list(batches) == []
 
 
 @pytest.mark.parametrize("size", [0, 2])
-def test_exceptions_surface_where_the_batch_is_asked_for(size):
+def test_exceptions_are_raised_by_next(size):
     def put(batch):
         if batch["x"][0] == 4:
             raise ValueError("no room")

@@ -1,4 +1,4 @@
-"""`python -m flaxae.data.wikipedia OUT`: shards of Wikipedia's sentences."""
+"""`python -m flaxae.data.wikipedia OUT` writes shards of Wikipedia's sentences."""
 
 import argparse
 import os
@@ -14,25 +14,43 @@ DEFAULT = "hf:wikimedia/wikipedia:20231101.en"
 
 
 def main(argv: list[str]) -> int:
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m flaxae.data.wikipedia",
-        description="Shards of Wikipedia's sentences. Shards that are there already are left: the"
-        " same command goes on where it stopped. Train on them with --config.data.path=OUT.",
+        description="Write shards of Wikipedia's sentences. Existing shards are kept, so the same"
+        " command continues where it stopped. Train on them with --config.data.path=OUT.",
     )
-    parser.add_argument("out", help="the folder of shards, such as .cache/wikipedia")
-    parser.add_argument("--source", default=DEFAULT,
-                        help="hf:<Hub name or local path>[:config], tfds:<name>, or a dump: an .xml"
-                        f" or .xml.bz2, or a folder of its parts; default: {DEFAULT}")  # fmt: skip
+    parser.add_argument("out", help="folder of the shards, such as .cache/wikipedia")
+    parser.add_argument(
+        "--source",
+        default=DEFAULT,
+        help="hf:<Hub name or local path>[:config], tfds:<name>, or a dump: an .xml"
+        f" or .xml.bz2, or a folder of its parts; default: {DEFAULT}",
+    )
     parser.add_argument("--num-shards", type=int, default=64)
     parser.add_argument("--format", choices=FORMATS, default="txt")
-    parser.add_argument("--min-words", type=int, default=MIN_WORDS, help="of a sentence")
-    parser.add_argument("--max-words", type=int, default=MAX_WORDS, help="of a sentence")
-    parser.add_argument("--max-articles", type=int, default=0,
-                        help="the first so many, of each file of a dump; 0: all")  # fmt: skip
-    parser.add_argument("--num-proc", type=int, default=os.cpu_count() or 1,
-                        help="processes of `datasets`; default: all cores")  # fmt: skip
-    parser.add_argument("--runner", choices=["datasets", "beam"], default="datasets",
-                        help="beam: on a cluster; other arguments go to Beam")  # fmt: skip
+    parser.add_argument(
+        "--min-words", type=int, default=MIN_WORDS, help="fewest words of a sentence"
+    )
+    parser.add_argument("--max-words", type=int, default=MAX_WORDS, help="most words of a sentence")
+    parser.add_argument(
+        "--max-articles",
+        type=int,
+        default=0,
+        help="number of articles that are read (from each file of a dump); 0: all",
+    )
+    parser.add_argument(
+        "--num-proc",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="number of processes of `datasets`; default: one per core",
+    )
+    parser.add_argument(
+        "--runner",
+        choices=["datasets", "beam"],
+        default="datasets",
+        help="beam: on a cluster; other arguments are passed to Beam",
+    )
     parser.add_argument("--beam-runner", default="DirectRunner", help="Beam's --runner")
     args, rest = parser.parse_known_args(argv[1:])
     if rest and args.runner != "beam":

@@ -1,4 +1,4 @@
-"""Builds missing shards with Apache Beam (the extra "beam"), on whatever cluster runs it."""
+"""Building of shards with Apache Beam (the extra "beam"), for example on a cluster."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,24 +8,24 @@ from flaxae.data.wikipedia.build import sentences_of
 from flaxae.data.wikipedia.shards import Plan, Sentences
 from flaxae.errors import ConfigError
 
-_PIECES = 1024  # that a table is read in
+_PIECES = 1024  # pieces in which a table is read
 
 
 def build(plan: Plan, arguments: Sequence[str]) -> dict[str, Any]:
-    """Builds the shards that are missing, the same bytes as `datasets` builds.
+    """Build the missing shards, with the same bytes as `datasets` writes.
 
-    The folder, and a local source, must be on a file system that all workers see. A part of a dump
-    is read by one worker, its articles are cleaned by all.
+    The folder, and a local source, must be on a file system that all workers share. Each file of a
+    dump is read by one worker, and its articles are cleaned by all.
 
     Args:
-        plan: what is made of what.
-        arguments: Beam's own, such as ["--runner=DirectRunner"].
+        plan: source, folder and options.
+        arguments: arguments for Beam, such as ["--runner=DirectRunner"].
 
     Returns:
         The manifest.
 
     Raises:
-        ConfigError: Beam is not installed, or see `shards.begin`.
+        ConfigError: Beam is not installed, or a case of `shards.begin`.
     """
     try:
         import apache_beam as beam
@@ -50,7 +50,7 @@ def build(plan: Plan, arguments: Sequence[str]) -> dict[str, Any]:
                 | "sentences" >> beam.Map(lambda x: sentences_of(plan, *x))
                 | "shard" >> beam.Map(lambda x: (shards.shard_of(x[0], plan.num_shards), x))
             )
-            # A shard without articles is written too.
+            # Shards without articles are written too.
             empty = pipeline | "every shard" >> beam.Create([(i, None) for i in missing])
             _ = (
                 (sentences, empty)
@@ -60,7 +60,9 @@ def build(plan: Plan, arguments: Sequence[str]) -> dict[str, Any]:
             )
     manifest = shards.finish(plan)
     if not manifest["complete"]:
-        raise ConfigError(f"{plan.out!r}: some shards were not written; run it again to go on")
+        raise ConfigError(
+            f"{plan.out!r}: some shards were not written; run the command again to continue"
+        )
     return manifest
 
 

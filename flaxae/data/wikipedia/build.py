@@ -1,4 +1,4 @@
-"""Builds missing shards with `datasets`: its `num_proc` is all the scheduling there is."""
+"""Building of shards with `datasets`, whose `num_proc` starts the processes."""
 
 import os
 import shutil
@@ -16,21 +16,21 @@ _ORDER, _STARTS = "order.npy", "starts.npy"
 
 
 def build(plan: Plan, num_proc: int) -> dict[str, Any]:
-    """Builds the shards that are missing; each process writes whole shards.
+    """Build the missing shards; each process writes whole shards.
 
-    A dump or a tfds set is first copied into OUT/.articles as Arrow files (about the size of its
-    text), from which shards are read; that folder goes when the last shard is written. Memory: a
-    process holds one article, and 8 bytes an article of the order.
+    A dump or a tfds data set is first copied into OUT/.articles as Arrow files (about the size of
+    its text), from which shards are read. That folder is deleted after the last shard. A process
+    needs memory for one article and 8 bytes per article for the order.
 
     Args:
-        plan: what is made of what.
-        num_proc: processes.
+        plan: source, folder and options.
+        num_proc: number of processes.
 
     Returns:
         The manifest.
 
     Raises:
-        ConfigError: the source cannot be read, or the folder holds something else.
+        ConfigError: the source cannot be read, or the folder contains something else.
     """
     import datasets
 
@@ -40,7 +40,7 @@ def build(plan: Plan, num_proc: int) -> dict[str, Any]:
     if missing:
         table = plan.source.table(plan.articles, num_proc)
         _sort(plan, table)
-        # new_fingerprint: datasets would hash the whole table to name a result that nobody reads.
+        # Without new_fingerprint, datasets would hash the whole table.
         datasets.Dataset.from_dict({"shard": missing}).map(
             _one_shard,
             fn_kwargs={"plan": plan, "table": table},
@@ -52,13 +52,15 @@ def build(plan: Plan, num_proc: int) -> dict[str, Any]:
         )
     manifest = shards.finish(plan)
     if not manifest["complete"]:
-        raise ConfigError(f"{plan.out!r}: some shards were not written; run it again to go on")
+        raise ConfigError(
+            f"{plan.out!r}: some shards were not written; run the command again to continue"
+        )
     shutil.rmtree(plan.articles, ignore_errors=True)
     return manifest
 
 
 def _sort(plan: Plan, table: Any) -> None:
-    """Writes the table's rows in the order of (shard, title), and where each shard begins."""
+    """Write the order of the table's rows by (shard, title), and the start of each shard."""
     titles = [title for batch in _titles(table) for title in batch]
     numbers = np.fromiter((shards.shard_of(t, plan.num_shards) for t in titles), np.int64)
     order = np.asarray(sorted(range(len(titles)), key=lambda i: (numbers[i], titles[i])), np.int64)
@@ -89,6 +91,6 @@ def _one_shard(row: dict[str, int], plan: Plan, table: Any) -> dict[str, int]:
 
 
 def sentences_of(plan: Plan, title: str, text: str) -> Sentences:
-    """An article's sentences and counts."""
+    """Return the title, sentences and counts of an article."""
     options = (plan.source.markup, plan.min_words, plan.max_words)
     return title, *clean.article_sentences(text, *options)

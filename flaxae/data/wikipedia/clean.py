@@ -1,13 +1,13 @@
-"""From an article, in wiki markup or plain, to sentences worth training on."""
+"""Sentences worth training on from articles in wiki markup or plain text."""
 
 import collections
 import re
 from typing import Any
 
-from flaxae.data.sentences import split_sentences, verdict
+from flaxae.data.sentences import sentence_status, split_sentences
 from flaxae.errors import ConfigError
 
-# What follows these headings is lists of titles and links.
+# After these headings there are only lists of titles and links.
 _LAST = re.compile(
     r"^={2,}\s*(see also|references|external links|notes|further reading|bibliography|sources|"
     r"citations|footnotes)\s*={2,}\s*$",
@@ -18,17 +18,17 @@ _NOT_TEXT = frozenset(
     " templatestyles chem hiero graph mapframe".split()
 )
 _NAMESPACES = ("file:", "image:", "category:", "media:")
-_LINE = "\ue000"  # stands for the mark of a list's line until the line is taken out
+_LINE = "\ue000"  # replaces the mark of a list item until its line is removed
 _LIST = re.compile(rf"^.*{_LINE}.*$|^\s*[|!{{].*$", re.MULTILINE)
 _WRAP = re.compile(r"(?<!\n)\n(?!\n)")  # a single line break does not end a paragraph
 _MAGIC = re.compile(r"__[A-Z]+__")
-# What a removed template or reference leaves: "( )", "(, 1990)", a space before a comma.
+# Remains of removed templates and references: "( )", "(, 1990)", a space before a comma.
 _GAPS = ((re.compile(r"\(\s*[,;:\s]*\)"), ""), (re.compile(r"\(\s*[,;:]\s*"), "("))
 _GAPS += ((re.compile(r"\s+([,.;:)])"), r"\1"), (re.compile(r"'{2,}"), ""))
 
 
 def require_parser() -> None:
-    """Raises ConfigError where the parser of wiki markup is not installed."""
+    """Raise ConfigError if the parser of wiki markup is not installed."""
     try:
         import mwparserfromhell  # noqa: F401
     except ImportError:
@@ -39,10 +39,10 @@ def require_parser() -> None:
 
 
 def plain_text(markup: str) -> str:
-    """The prose of an article in wiki markup.
+    """Return the prose of an article in wiki markup.
 
-    Tables, references, templates, files, categories, lists and headings go, as does all from "See
-    also" or "References" on; a link leaves its text.
+    Tables, references, templates, files, categories, lists, headings and everything after "See
+    also" or "References" are removed; links are replaced by their text.
     """
     import mwparserfromhell
 
@@ -56,7 +56,7 @@ def plain_text(markup: str) -> str:
 
 
 def _prose(code: Any) -> str:
-    """The text of parsed markup, in one walk: the library's own removal searches the tree anew."""
+    """Return the text of parsed markup in one pass; removing nodes would search the tree again."""
     return "".join(_node(node) for node in code.nodes)
 
 
@@ -77,7 +77,7 @@ def _node(node: Any) -> str:
         return ""  # a template, its argument, a comment
     name = str(node.tag).strip().lower()
     if node.self_closing and node.wiki_markup:
-        return _LINE  # of a list: "*", "#", ":", ";"
+        return _LINE  # mark of a list item: "*", "#", ":" or ";"
     if name in _NOT_TEXT or node.contents is None:
         return "\n" if name == "br" else ""
     return _prose(node.contents)
@@ -86,21 +86,21 @@ def _node(node: Any) -> str:
 def article_sentences(
     text: str, markup: bool, min_words: int, max_words: int
 ) -> tuple[list[str], dict[str, int]]:
-    """The distinct sentences of an article that are kept, in order, and counts of what was not.
+    """Return the distinct sentences of an article in order, and counts.
 
     Args:
         text: the article.
-        markup: it is in wiki markup.
-        min_words: a sentence's fewest.
-        max_words: a sentence's most.
+        markup: whether it is in wiki markup.
+        min_words: fewest words of a sentence.
+        max_words: most words of a sentence.
 
     Returns:
-        The sentences, and how many were "kept", "short", "long", "not_a_sentence", "repeated".
+        The sentences, and the numbers of "kept", "short", "long", "not_a_sentence" and "repeated".
     """
     counts: collections.Counter[str] = collections.Counter()
     kept: dict[str, None] = {}
     for sentence in split_sentences(plain_text(text) if markup else text):
-        result = verdict(sentence, min_words, max_words)
+        result = sentence_status(sentence, min_words, max_words)
         result = "repeated" if result == "kept" and sentence in kept else result
         counts[result] += 1
         if result == "kept":

@@ -1,7 +1,7 @@
-"""Shards of sentences: which are there, which are missing, writing one whole or not at all.
+"""Shards of sentences: finding missing ones, and writing each atomically.
 
-A shard holds the sentences of the articles whose titles hash to it, in the order of their titles,
-so what is in it depends neither on the runner nor on how often a run was interrupted.
+A shard contains the sentences of the articles whose titles hash to it, in the order of the titles,
+so its bytes depend neither on the runner nor on interruptions.
 """
 
 import collections
@@ -19,7 +19,7 @@ from flaxae.data.text import digest
 from flaxae.data.wikipedia.sources import Source
 from flaxae.errors import ConfigError
 
-RECIPE = "wikipedia-sentences-1"  # part of the fingerprint: change it with what is kept
+RECIPE = "wikipedia-sentences-1"  # part of the fingerprint: change it when the selection changes
 FORMATS = ("txt", "parquet")
 _ARTICLES = ".articles"
 
@@ -28,14 +28,15 @@ Sentences = tuple[str, list[str], dict[str, int]]  # title, sentences, counts
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is made of what.
+    """Source, folder and options of a build.
 
     Attributes:
-        out: the folder; on a cluster, one that all workers see.
-        source: of articles.
-        num_shards: files that they become.
-        file_format: "txt" (a sentence a line) or "parquet" (columns "title" and "text").
-        min_words, max_words: of a sentence.
+        out: the folder; on a cluster, one that all workers share.
+        source: the articles.
+        num_shards: number of files.
+        file_format: "txt" (one sentence per line) or "parquet" (columns "title" and "text").
+        min_words: fewest words of a sentence.
+        max_words: most words of a sentence.
     """
 
     out: str
@@ -47,35 +48,40 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
+        """Hash of the source and the options."""
         options = (self.num_shards, self.file_format, self.min_words, self.max_words)
         return digest([RECIPE, self.source.fingerprint, repr(options)])
 
     def name(self, number: int) -> str:
-        """The file name of a shard."""
+        """Return the file name of a shard."""
         return f"sentences-{number:05d}-of-{self.num_shards:05d}.{self.file_format}"
 
     def path(self, *names: str) -> str:
+        """Return a path inside the folder."""
         return os.path.join(self.out, *names)
 
     @property
     def articles(self) -> str:
-        """The folder where a source's articles are kept while shards are missing."""
+        """Folder of the source's articles while shards are missing."""
         return self.path(_ARTICLES)
 
 
 def shard_of(title: str, num_shards: int) -> int:
-    """The shard of an article."""
+    """Return the number of the shard that contains an article."""
     return zlib.crc32(title.encode("utf-8", "surrogatepass")) % num_shards
 
 
 def begin(plan: Plan) -> list[int]:
-    """Makes the folder, or checks that it holds the same plan's shards.
+    """Create the folder, or check that it contains shards of the same plan.
+
+    Args:
+        plan: source, folder and options.
 
     Returns:
-        The numbers of the shards that are missing.
+        The numbers of the missing shards.
 
     Raises:
-        ConfigError: the folder holds something else.
+        ConfigError: an option is wrong, or the folder contains something else.
     """
     if plan.file_format not in FORMATS:
         raise ConfigError(f"--format {plan.file_format!r} is not one of {', '.join(FORMATS)}")
@@ -87,12 +93,12 @@ def begin(plan: Plan) -> list[int]:
     stored = _read_json(plan.path(MANIFEST))
     if stored is not None and stored.get("fingerprint") != plan.fingerprint:
         raise ConfigError(
-            f"{plan.out!r} holds shards of another source or of other options (fingerprint"
+            f"{plan.out!r} contains shards of another source or of other options (fingerprint"
             f" {stored.get('fingerprint')}, not {plan.fingerprint}): name another folder, or delete"
             " that one"
         )
     if stored is None and os.path.isdir(plan.out) and os.listdir(plan.out):
-        raise ConfigError(f"{plan.out!r} holds files and no {MANIFEST}: name a new folder")
+        raise ConfigError(f"{plan.out!r} contains files and no {MANIFEST}: name a new folder")
     try:
         os.makedirs(plan.out, exist_ok=True)
         if stored is None:
@@ -103,15 +109,15 @@ def begin(plan: Plan) -> list[int]:
 
 
 def write_shard(plan: Plan, number: int, articles: Iterable[Sentences]) -> dict[str, Any]:
-    """Writes one shard, whole or not at all, and its counts.
+    """Write one shard and its counts atomically.
 
     Args:
-        plan: names the files.
-        number: of the shard.
-        articles: in the order of their titles.
+        plan: source, folder and options.
+        number: number of the shard.
+        articles: sentences of the articles in the order of their titles.
 
     Returns:
-        The shard's counts.
+        The counts of the shard.
     """
     counts: collections.Counter[str] = collections.Counter()
 
@@ -133,14 +139,14 @@ def write_shard(plan: Plan, number: int, articles: Iterable[Sentences]) -> dict[
 
 
 def finish(plan: Plan) -> dict[str, Any]:
-    """Writes the manifest of all shards and returns it; the counts' own files go."""
+    """Write and return the manifest of all shards, and delete the files with single counts."""
     counts = {plan.name(i): _counts(plan, i) for i in range(plan.num_shards)}
     manifest = _manifest(plan, {name: found for name, found in counts.items() if found})
     _write_json(plan.path(MANIFEST), manifest)
     for i in range(plan.num_shards if manifest["complete"] else 0):
         if os.path.exists(_counts_path(plan, i)):
             os.unlink(_counts_path(plan, i))
-    return json.loads(json.dumps(manifest))  # as it is read back
+    return json.loads(json.dumps(manifest))  # in the types that JSON gives back
 
 
 def _manifest(plan: Plan, counts: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +169,7 @@ def _counts_path(plan: Plan, number: int) -> str:
 
 
 def _counts(plan: Plan, number: int) -> dict[str, Any] | None:
-    """The counts of a shard that is there; None where it is missing."""
+    """Return the counts of a shard; None if the shard is missing."""
     if not os.path.isfile(plan.path(plan.name(number))):
         return None
     stored = _read_json(plan.path(MANIFEST)) or {}

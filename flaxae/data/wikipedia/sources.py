@@ -1,4 +1,4 @@
-"""Where articles come from. A source is small and can be sent to other processes."""
+"""Sources of articles: XML dumps, the Hub and tfds. Each is small and can be pickled."""
 
 import bz2
 import dataclasses
@@ -12,13 +12,13 @@ from flaxae.data.text import digest
 from flaxae.errors import ConfigError
 
 Article = tuple[str, str]  # title, text
-Piece = Any  # what `read` takes: a path, or (first row, end)
+Piece = Any  # argument of `read`: a path, or (first row, end)
 _DUMPS = (".xml", ".xml.bz2")
 
 
 @dataclasses.dataclass(frozen=True)
 class Dump:
-    """Files of a MediaWiki XML dump (pages-articles), plain or .bz2, one or its many parts."""
+    """Files of a MediaWiki XML dump (pages-articles), plain or .bz2."""
 
     paths: tuple[str, ...]
     max_articles: int = 0  # of each file
@@ -26,15 +26,16 @@ class Dump:
 
     @property
     def fingerprint(self) -> str:
+        """Hash that names the articles."""
         named = (f"{os.path.basename(p)} {os.path.getsize(p)}" for p in self.paths)
         return digest(["dump", str(self.max_articles), *named])
 
     def pieces(self, number: int) -> list[Piece]:
-        """One a file: a file is read by one process."""
+        """Return one piece per file, since a file is read by one process."""
         return list(self.paths)
 
     def read(self, piece: Piece) -> Iterator[Article]:
-        """The articles of a file, without redirects and talk, read as a stream."""
+        """Yield the articles of a file without redirects and talk pages, as a stream."""
         count = 0
         try:
             with (bz2.open if piece.endswith(".bz2") else open)(piece, "rb") as file:
@@ -50,13 +51,13 @@ class Dump:
             ) from None
 
     def table(self, folder: str, num_proc: int) -> Any:
-        """All articles as a `datasets` table on disk, made once."""
+        """Return all articles as a `datasets` table on disk, which is made once."""
         return _generated(self, list(self.paths), folder, min(num_proc, len(self.paths)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Hub:
-    """A `datasets` set with columns "text" and, if it has one, "title": plain text."""
+    """A data set of plain text with a column "text" and optionally "title"."""
 
     target: str
     config: str = ""
@@ -65,18 +66,22 @@ class Hub:
 
     @property
     def fingerprint(self) -> str:
+        """Hash that names the articles."""
         size = str(len(self.table("", 1))) if os.path.exists(self.target) else ""
         return digest(["hub", self.target, self.config, str(self.max_articles), size])
 
     def pieces(self, number: int) -> list[Piece]:
+        """Return up to `number` ranges of rows."""
         return _ranges(len(self.table("", 1)), number)
 
     def read(self, piece: Piece) -> Iterator[Article]:
+        """Yield the articles of a range of rows."""
         table = self.table("", 1)
         for i in range(*piece):
             yield _article(table[i])
 
     def table(self, folder: str, num_proc: int) -> Any:
+        """Return the `datasets` table; the arguments are not needed."""
         if os.path.exists(self.target):
             table = load_local(self.target)
         else:
@@ -93,7 +98,7 @@ class Hub:
 
 @dataclasses.dataclass(frozen=True)
 class Tfds:
-    """A `tfds` set with "title" and "text", read at random access (no TensorFlow)."""
+    """A `tfds` data set with "title" and "text", read without TensorFlow."""
 
     target: str
     max_articles: int = 0
@@ -101,6 +106,7 @@ class Tfds:
 
     @property
     def fingerprint(self) -> str:
+        """Hash that names the articles."""
         return digest(["tfds", self.target, str(self.max_articles)])
 
     def _source(self) -> Any:
@@ -115,19 +121,22 @@ class Tfds:
         except Exception as error:  # many kinds: unknown names, no network
             raise ConfigError(
                 f"--source tfds:{self.target} cannot be loaded: {reason(error)}; without a network,"
-                " set TFDS_DATA_DIR to where it is prepared, or give a dump"
+                " set TFDS_DATA_DIR to the folder of the prepared data, or give a dump"
             ) from None
 
     def pieces(self, number: int) -> list[Piece]:
+        """Return up to `number` ranges of rows."""
         size = len(self._source())
         return _ranges(min(self.max_articles or size, size), number)
 
     def read(self, piece: Piece) -> Iterator[Article]:
+        """Yield the articles of a range of rows."""
         source = self._source()
         for i in range(*piece):
             yield _article(source[i])
 
     def table(self, folder: str, num_proc: int) -> Any:
+        """Return all articles as a `datasets` table on disk, which is made once."""
         return _generated(self, self.pieces(num_proc), folder, num_proc)
 
 
@@ -135,15 +144,15 @@ Source = Dump | Hub | Tfds
 
 
 def open_source(name: str, max_articles: int = 0) -> Source:
-    """The source of a name.
+    """Return the source with a name.
 
     Args:
         name: "hf:<Hub name or local path>[:config]", "tfds:<name>", or a dump: a file, or a
             directory of its parts.
-        max_articles: the first so many (of each file of a dump); 0: all.
+        max_articles: number of articles that are read (from each file of a dump); 0: all.
 
     Raises:
-        ConfigError: it is none of them.
+        ConfigError: the name is none of these.
     """
     if name.startswith("hf:"):
         target, _, config = name.removeprefix("hf:").partition(":")
@@ -164,7 +173,7 @@ def open_source(name: str, max_articles: int = 0) -> Source:
 
 
 def _pages(file: Any) -> Iterator[Article]:
-    """(title, wiki markup) of the pages in the article namespace that redirect nowhere."""
+    """Yield (title, wiki markup) of pages in the article namespace that are not redirects."""
     events = ElementTree.iterparse(file, events=("start", "end"))
     _, root = next(events)
     for event, element in events:
@@ -176,7 +185,7 @@ def _pages(file: Any) -> Iterator[Article]:
         space = getattr(fields.get("ns"), "text", "0")
         if space == "0" and "redirect" not in fields and text:
             yield fields["title"].text or "", text
-        root.clear()  # else every page that was read stays in memory
+        root.clear()  # otherwise all pages stay in memory
 
 
 def _tag(element: Any) -> str:
@@ -184,7 +193,7 @@ def _tag(element: Any) -> str:
 
 
 def _article(row: dict[str, Any]) -> Article:
-    """A row's title and text; without a title, its beginning stands for one."""
+    """Return the title and text of a row; without a title, the beginning of the text."""
     text = _string(row["text"])
     return (_string(row["title"]) if "title" in row else text[:100]), text
 
@@ -207,7 +216,7 @@ def _rows(source: Source, pieces: Sequence[Piece]) -> Iterator[dict[str, str]]:
 def _generated(source: Source, pieces: list[Piece], folder: str, num_proc: int) -> Any:
     import datasets
 
-    # Given here, since datasets would hash the source's code: another Python, another cache.
+    # Given here, since datasets would hash the source code, which differs between Pythons.
     fingerprint = digest([source.fingerprint, str(num_proc)])
     try:
         return datasets.Dataset.from_generator(

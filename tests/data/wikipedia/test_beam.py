@@ -24,7 +24,7 @@ def _bytes(folder):
 
 
 @pytest.mark.parametrize("kind", ["dump", "hub"])
-def test_the_same_bytes(tmp_path, kind):
+def test_beam_writes_the_bytes_of_datasets(tmp_path, kind):
     pytest.importorskip("apache_beam", reason="needs apache-beam: make test-beam")
     if kind == "hub":
         rows = [{"title": f"T{i}", "text": f"This is a sentence {i}."} for i in range(9)]
@@ -34,7 +34,7 @@ def test_the_same_bytes(tmp_path, kind):
         path = tmp_path / "pages-articles.xml.bz2"
         path.write_bytes(bz2.compress(dump().encode()))
         source = Dump((str(path),))
-    ours = Plan(str(tmp_path / "ours"), source, num_shards=20)  # some hold no article
+    ours = Plan(str(tmp_path / "ours"), source, num_shards=20)  # some have no article
     theirs = Plan(str(tmp_path / "theirs"), source, num_shards=20)
     build(ours, 1)
     beam.build(theirs, ["--runner=DirectRunner"])

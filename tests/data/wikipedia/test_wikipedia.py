@@ -1,4 +1,4 @@
-"""Wikipedia's sentences: markup, dumps, shards that are made once."""
+"""Tests of Wikipedia's sentences: markup, dumps and shards."""
 
 import bz2
 import json
@@ -50,7 +50,7 @@ def test_a_dump_is_read_as_a_stream(source):
     assert len(list(Dump(source.paths, 3).read(source.paths[0]))) == 3
 
 
-def test_shards_of_a_dump(source, tmp_path):
+def test_a_dump_is_written_to_shards(source, tmp_path):
     plan = Plan(str(tmp_path / "out"), source, num_shards=3)
     manifest = build(plan, 1)
     names = [plan.name(i) for i in range(3)]
@@ -69,7 +69,7 @@ def test_shards_of_a_dump(source, tmp_path):
     assert by_name.examples == corpus.examples
 
 
-def test_a_run_goes_on_where_it_stopped(source, tmp_path, monkeypatch):
+def test_an_interrupted_run_continues(source, tmp_path, monkeypatch):
     whole = Plan(str(tmp_path / "whole"), source, num_shards=4)
     build(whole, 1)
     plan = Plan(str(tmp_path / "out"), source, num_shards=4)
@@ -96,7 +96,7 @@ def test_a_run_goes_on_where_it_stopped(source, tmp_path, monkeypatch):
     assert written == [0, 1, 1, 2, 3]
     assert _bytes(plan.out) == _bytes(whole.out)
     build(plan, 1)
-    assert len(written) == 5  # all is there
+    assert len(written) == 5  # all shards are written
 
 
 def test_a_shard_is_in_the_order_of_titles(tmp_path):
@@ -108,7 +108,7 @@ def test_a_shard_is_in_the_order_of_titles(tmp_path):
     assert lines == [f"This is a sentence {i}." for i in range(4)]
 
 
-def test_processes_and_parquet(source, tmp_path):
+def test_processes_and_parquet_give_the_same_sentences(source, tmp_path):
     one = Plan(str(tmp_path / "one"), source, num_shards=3, file_format="parquet")
     two = Plan(str(tmp_path / "two"), source, num_shards=3, file_format="parquet")
     build(one, 1)
@@ -117,7 +117,7 @@ def test_processes_and_parquet(source, tmp_path):
     assert len(load_examples(TextDataConfig(path=one.out)).examples) > 12
 
 
-def test_plain_articles_of_datasets_and_tfds(tmp_path, monkeypatch):
+def test_plain_articles_are_read_from_datasets_and_tfds(tmp_path, monkeypatch):
     rows = {
         "title": [f"T{i}" for i in range(5)],
         "text": [
@@ -144,7 +144,7 @@ def test_plain_articles_of_datasets_and_tfds(tmp_path, monkeypatch):
     assert len(lines) == 10 and "And here 3 is one more." in lines
 
 
-def test_command_line(source, tmp_path, capsys):
+def test_the_command_writes_shards_and_reports_mistakes(source, tmp_path, capsys):
     out = str(tmp_path / "out")
     options = ["--source", source.paths[0], "--num-shards", "2", "--num-proc", "1"]
     assert main(["", out, *options]) == 0
@@ -152,7 +152,7 @@ def test_command_line(source, tmp_path, capsys):
     assert main(["", out, *options, "--max-words", "5"]) == 2
     assert "shards of another source or of other options" in capsys.readouterr().err
     assert main(["", str(tmp_path), *options]) == 2
-    assert "holds files and no manifest.json" in capsys.readouterr().err
+    assert "contains files and no manifest.json" in capsys.readouterr().err
     assert main(["", out, "--source", str(tmp_path / "no.xml")]) == 2
     assert "there is no such file" in capsys.readouterr().err
     assert main(["", out, "--source", str(tmp_path / "no.doc")]) == 2
@@ -163,7 +163,7 @@ def test_command_line(source, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("part", [0.5, 0.99])
-def test_a_broken_dump_is_one_message(tmp_path, part):
+def test_a_broken_dump_is_a_clear_error(tmp_path, part):
     raw = dump(200).encode()
     (tmp_path / "a.xml").write_bytes(raw[: int(part * len(raw))])
     plan = Plan(str(tmp_path / "out"), open_source(str(tmp_path / "a.xml")), num_shards=2)
@@ -176,7 +176,7 @@ def test_a_broken_dump_is_one_message(tmp_path, part):
         build(plan, 1)
 
 
-def test_what_is_not_installed(source, tmp_path, monkeypatch):
+def test_missing_packages_are_clear_errors(source, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mwparserfromhell", None)
     with pytest.raises(ConfigError, match=r"pip install 'flaxae\[wikipedia\]'"):
         build(Plan(str(tmp_path / "out"), source), 1)
@@ -188,7 +188,7 @@ def test_what_is_not_installed(source, tmp_path, monkeypatch):
     assert main(command) == 2
 
 
-def test_the_hub_out_of_reach(monkeypatch):
+def test_an_unreachable_hub_is_a_clear_error(monkeypatch):
     def load(*_):
         raise ConnectionError("no route\nmore")
 
