@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU by one command, and goes on after preemptions: tpu/run.sh --help
-# Written for bash 3.2 (macOS) and newer.
+# Trains on a Cloud TPU with one command, and continues after preemptions: tpu/run.sh --help
+# Needs bash 3.2 (macOS) or newer.
 set -u -o pipefail
 
 usage() {
@@ -8,38 +8,39 @@ usage() {
 tpu/run.sh --name N --type TYPE --zone Z [options] -- <arguments of train.py>
 
 Creates the TPU, sends the committed code to all of its workers, sets them up, starts train.py on
-each, follows worker 0's log, and starts again after a preemption. Run it again with the same
-arguments after it was interrupted: it picks up.
+each, follows worker 0's log, and starts again after a preemption. If it is interrupted, run it again
+with the same arguments: it continues.
 
   tpu/run.sh --name t5 --type v5litepod-8 --zone us-west4-a --spot --data gs://bucket/wikipedia -- \
       --config=configs/t5_vae/wikipedia_base.py:scratch --workdir=gs://bucket/run \
       --config.data.path=../data
 
-  --name N             of the TPU, and of this launcher's folder .tpu/N
-  --type TYPE          v4-8, v5litepod-8, v5p-8, v6e-8, ... (what gcloud calls accelerator type)
+  --name N             name of the TPU and of the launcher's folder .tpu/N
+  --type TYPE          v4-8, v5litepod-8, v5p-8, v6e-8, ... (gcloud's accelerator type)
   --zone Z             e.g. us-west4-a
-  --project P          default: gcloud's own
-  --runtime VERSION    image of the VMs; default by type
-  --spot               cheaper, may be preempted
-  --queued             ask by a queued resource instead of now or never
-  --num-slices K       K slices of TYPE as one run (queued); give --config.mesh.replica=K as well
-  --port P             of JAX's coordinator on worker 0; default 8476
-  --data gs://...      copied to each worker before the start; train.py finds it by
-                       --config.data.path=../data (only committed files are sent otherwise)
-  --env-file F         lines NAME=VALUE for train.py (HF_TOKEN, ...); sent by scp, never shown
+  --project P          default: the project of gcloud's configuration
+  --runtime VERSION    image of the VMs; the default depends on the type
+  --spot               cheaper, but may be preempted
+  --queued             request a queued resource instead of an immediate TPU
+  --num-slices K       K slices of TYPE for one run (queued); also set --config.mesh.replica=K
+  --port P             port of JAX's coordinator on worker 0; default 8476
+  --data gs://...      copied to each worker before the start; train.py reads it with
+                       --config.data.path=../data (otherwise only committed files are sent)
+  --env-file F         lines NAME=VALUE for train.py (HF_TOKEN, ...); sent by scp, never printed
   --dirty              send the working tree instead of the last commit
   --delete-when-done   delete the TPU when train.py is done
-  --max-retries R      give up after R retries in a row without 15 minutes of training; default 20
-  --dry-run            print every command, run none
+  --max-retries R      stop after R retries in a row without 15 minutes of training; default 20
+  --dry-run            print all commands without running them
 
-What to do with a TPU that is there (with --name; the rest is remembered):
-  --status             of the TPU and of each worker
-  --logs [--worker W]  the log of a worker as it grows; with slices, --worker SLICE:W
-  --attach             worker 0's terminal (tmux; Ctrl-b d leaves it)
-  --stop               train.py saves and stops; the TPU stays, and costs
-  --delete             the TPU goes
+Actions on an existing TPU (give --name; the other options are remembered):
+  --status             print the state of the TPU and of each worker
+  --logs [--worker W]  follow the log of a worker; with slices, --worker SLICE:W
+  --attach             open worker 0's terminal (tmux; Ctrl-b d leaves it)
+  --stop               train.py saves and stops; the TPU remains and continues to cost
+  --delete             delete the TPU
 
-Exit code: 0 done, 130 stopped by hand, 2 a mistake in the arguments, 1 given up; else train.py's.
+Exit codes: 0 done, 130 stopped by hand, 2 a mistake in the arguments, 1 failed after retries;
+otherwise train.py's.
 HELP
 }
 
@@ -56,7 +57,7 @@ root=$(dirname "$here")
 
 NAME='' TYPE='' ZONE='' PROJECT='' RUNTIME='' SPOT=0 QUEUED=0 NUM_SLICES=1 PORT=8476 DATA=- ENV_FILE=''
 DIRTY=0 DELETE_WHEN_DONE=0 MAX_RETRIES=20 DRY=0 ACTION=launch WORKER=0
-GIVEN='' # those of KEYS that the command line has
+GIVEN='' # the KEYS that the command line sets
 ARGS=()
 
 parse() {
@@ -112,31 +113,31 @@ default_runtime() {
 }
 
 check_options() {
-  local pattern='^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$' # bash 3.2 cannot read it in place
+  local pattern='^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$' # bash 3.2 needs the pattern in a variable
   [[ $NAME =~ $pattern ]] ||
-    usage_error "--name must be 1 to 40 of a-z, 0-9 and -, a letter first; it is '$NAME'"
+    usage_error "--name must be 1 to 40 of a-z, 0-9 and - and start with a letter, not '$NAME'"
   is_number "$NUM_SLICES" && [ "$NUM_SLICES" -ge 1 ] || usage_error "--num-slices must be 1 or more"
   [ "$NUM_SLICES" = 1 ] || QUEUED=1
   if [ "$ACTION" != launch ]; then
-    load_state || [ -n "$ZONE" ] || usage_error "nothing is known of $NAME here; give its --zone" \
-      "(--project, --queued, --num-slices) as well"
+    load_state || [ -n "$ZONE" ] || usage_error "no launch of $NAME is remembered here; give its --zone" \
+      "(and --project, --queued, --num-slices if it was launched with them)"
     return
   fi
-  GIVEN=$KEYS # what a launch does not say is said by its defaults
+  GIVEN=$KEYS # options that a launch does not set have their defaults
   [ -n "$TYPE" ] || usage_error "--type is missing, e.g. --type v5litepod-8"
   [ -n "$ZONE" ] || usage_error "--zone is missing, e.g. --zone us-west4-a"
   if [ -z "$RUNTIME" ]; then
-    RUNTIME=$(default_runtime "$TYPE") || usage_error "no --runtime is known for --type $TYPE; give one"
+    RUNTIME=$(default_runtime "$TYPE") || usage_error "no --runtime is known for --type $TYPE; set --runtime"
   fi
   is_number "$MAX_RETRIES" || usage_error "--max-retries must be a number"
   is_number "$PORT" && [ "$PORT" -ge 1024 ] && [ "$PORT" -le 65535 ] ||
     usage_error "--port must be 1024 to 65535"
   case $DATA in - | gs://?*) ;; *) usage_error "--data must be gs://BUCKET/FOLDER, not $DATA" ;; esac
-  case $DATA in *[!a-zA-Z0-9:/._-]*) usage_error "--data has a letter that no bucket needs: $DATA" ;; esac
-  [ ${#ARGS[@]} -gt 0 ] || usage_error "train.py has no arguments; give them after --"
+  case $DATA in *[!a-zA-Z0-9:/._-]*) usage_error "--data contains a character that is not allowed: $DATA" ;; esac
+  [ ${#ARGS[@]} -gt 0 ] || usage_error "arguments of train.py are missing; give them after --"
   case "$NUM_SLICES ${ARGS[*]}" in
     1\ * | *--config.mesh.replica*) ;;
-    *) warn "no --config.mesh.replica=$NUM_SLICES among the arguments: does the config set it?" ;;
+    *) warn "no --config.mesh.replica=$NUM_SLICES in the arguments: does the config set it?" ;;
   esac
   check_env_file
   check_workdir
@@ -148,7 +149,7 @@ check_env_file() {
   local bad
   bad=$(awk '!/^[ \t\r]*$/ && !/^#/ && !/^(export )?[A-Za-z_][A-Za-z0-9_]*=/ { print NR; exit }' \
     "$ENV_FILE")
-  [ -z "$bad" ] || usage_error "--env-file $ENV_FILE, line $bad: not of the form NAME=VALUE"
+  [ -z "$bad" ] || usage_error "--env-file $ENV_FILE, line $bad: must be NAME=VALUE"
 }
 
 check_workdir() {
@@ -162,12 +163,12 @@ check_workdir() {
   [ -n "$WORKDIR" ] || usage_error "train.py needs a --workdir, e.g. --workdir=gs://bucket/run"
   case $WORKDIR in
     gs://*) ;;
-    *) warn "--workdir=$WORKDIR lies on each VM's own disk unless it is mounted from elsewhere:" \
+    *) warn "--workdir=$WORKDIR is on each VM's own disk unless it is a mount:" \
       "a preemption loses it, and several workers do not share it" ;;
   esac
 }
 
-# A name that is mistyped is better found before a TPU costs.
+# Finds mistyped names before a TPU costs.
 check_bucket() {
   case $1 in gs://*) ;; *) return 0 ;; esac
   local bucket=${1#gs://} out
@@ -177,7 +178,7 @@ check_bucket() {
   elif ! out=$(gcloud storage ls "$bucket" 2>&1 </dev/null); then
     case $out in
       *404* | *"not found"* | *"does not exist"*) usage_error "there is no bucket $bucket: $out" ;;
-      *) warn "cannot look into $bucket from here: $out" ;;
+      *) warn "cannot list $bucket from here: $out" ;;
     esac
   fi
 }
@@ -203,13 +204,13 @@ launch() {
   done
 }
 
-# Ends the launcher by what became of the run (OUTCOME).
+# Ends the launcher according to the run's OUTCOME.
 finish() {
   case $OUTCOME in
     done)
       say "done"
       if [ "$DELETE_WHEN_DONE" = 1 ]; then
-        delete_tpu || die "$NAME could not be deleted and goes on costing: try --delete"
+        delete_tpu || die "$NAME could not be deleted and continues to cost: try --delete"
         forget_state
       else
         remind
@@ -217,7 +218,7 @@ finish() {
       exit 0
       ;;
     stopped)
-      say "stopped by hand; the same command goes on"
+      say "stopped by hand; the same command continues"
       remind
       exit 130
       ;;
@@ -228,9 +229,9 @@ finish() {
   esac
 }
 
-remind() { say "$NAME is still there, and costs: tpu/run.sh --name $NAME --delete"; }
+remind() { say "$NAME still exists and costs: tpu/run.sh --name $NAME --delete"; }
 
-# What each action needs of a TPU that may be there.
+# Runs an action on a TPU that may exist.
 act() {
   if [ "$DRY" = 1 ]; then plan_action; return; fi
   case $ACTION in
@@ -249,10 +250,10 @@ act() {
       if [ "$STATE" = ABSENT ] && all_gone; then
         say "there is no $NAME in $ZONE${PROJECT:+ of $PROJECT}"
         if [ "$ELSEWHERE" = 1 ]; then
-          die "$NAME was launched without --project, and stays remembered: try without, or another"
+          die "$NAME was launched without --project and remains remembered: try no or another project"
         fi
       else
-        delete_tpu || die "what is left of $NAME goes on costing: try --delete again"
+        delete_tpu || die "the rest of $NAME continues to cost: try --delete again"
       fi
       forget_state
       ;;

@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# Sets one TPU VM up for train.py: setup.sh DIR, where DIR/code is the code. Running it again costs
-# seconds. It leaves the path of the Python to use in DIR/python.
+# Sets up one TPU VM for train.py: setup.sh DIR, where DIR/code is the code. Running it again takes
+# seconds. It writes the path of the Python to use into DIR/python.
 #
-# FLAXAE_PYTHON: a Python whose environment is used as it is; nothing is installed.
+# FLAXAE_PYTHON: a Python whose environment is used unchanged; nothing is installed.
 set -euo pipefail
 
 base=$(cd "$1" && pwd)
 venv=$HOME/flaxae-tpu/venv
-python_version=3.11 # the one that constraints.txt's first lines are for
-uv_version=0.13.9   # only where apt has no Python: it checks what it downloads by hash
+python_version=3.11 # the version of constraints.txt
+uv_version=0.13.9   # only if apt has no Python; it verifies downloads by hash
 
 say() { echo "setup: $*"; }
 
 apt_install() {
-  # Right after boot the VM's own upgrades hold apt's lock.
+  # Right after boot the VM's automatic upgrades use apt's lock.
   sudo DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y -q \
     --no-install-recommends "$@"
 }
 
 apt_update() { sudo apt-get -o DPkg::Lock::Timeout=600 update -q; }
 
-# A Python that can make an environment; prints its path.
+# Prints the path of a Python that can make an environment.
 find_python() {
   local candidate
   for candidate in "python$python_version" \
@@ -33,8 +33,8 @@ find_python() {
   return 1
 }
 
-# TPU VM images are Ubuntu with Python 3.10. deadsnakes is a signed archive of the others; where it
-# cannot be reached, Ubuntu's own (22.04: a release candidate), then uv's build of CPython.
+# TPU VM images are Ubuntu with Python 3.10. deadsnakes is a signed archive of other versions. If it
+# cannot be reached, Ubuntu's package (22.04: a release candidate) is next, then uv's CPython.
 install_python() {
   local packages=("python$python_version" "python$python_version-venv" "python$python_version-dev")
   say "installing Python $python_version"
@@ -43,38 +43,38 @@ install_python() {
     sudo add-apt-repository -y ppa:deadsnakes/ppa && apt_update && apt_install "${packages[@]}"; then
     return 0
   fi
-  say "no Python $python_version from deadsnakes; trying the distribution's own"
+  say "no Python $python_version from deadsnakes; trying the distribution's package"
   if apt_install "${packages[@]}"; then return 0; fi
-  say "none there; trying uv $uv_version"
+  say "no package of the distribution; trying uv $uv_version"
   python3 -m pip install --user --quiet "uv==$uv_version"
   UV_PYTHON_INSTALL_DIR=$HOME/flaxae-tpu/pythons python3 -m uv python install "$python_version"
 }
 
 if [ -n "${FLAXAE_PYTHON:-}" ]; then
-  say "using $FLAXAE_PYTHON as it is"
+  say "using $FLAXAE_PYTHON unchanged"
   echo "$FLAXAE_PYTHON" >"$base/python"
   exit 0
 fi
 
 mkdir -p "$HOME/flaxae-tpu"
-# Two launches on one VM share the environment: one after the other.
+# Launches on one VM share the environment, so only one at a time may change it.
 exec 9>"$HOME/flaxae-tpu/setup.lock"
 flock 9
 
 command -v tmux >/dev/null || { apt_update || true; apt_install tmux; }
 if ! python=$(find_python); then
   install_python
-  python=$(find_python) || { say "no Python $python_version with venv after all"; exit 1; }
+  python=$(find_python) || { say "Python $python_version with venv could not be installed"; exit 1; }
 fi
 
-# What was installed, by content; written last, so that a broken installation is taken up again.
+# A hash of what is installed, written last so that a failed installation is repeated.
 stamp=$(cat "$base/code/pyproject.toml" "$base/code/constraints.txt" <("$python" -VV) | sha256sum)
 if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$stamp" ]; then
   rm -f "$venv/.installed"
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv"
   say "installing packages"
-  # Run from the code's folder, train.py finds the code there first; what pip puts into the
-  # environment are its dependencies.
+  # train.py runs in the code's folder and imports the code from there; the environment
+  # provides its dependencies.
   (cd "$base/code" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     -c constraints.txt '.[tpu]')
   echo "$stamp" >"$venv/.installed"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# One worker's part of a run: run.sh copies this file to every worker and calls it over ssh.
+# Controls the run on one worker: run.sh copies this file to every worker and calls it over ssh.
 #
-#   worker.sh status                                  what happens here, in one line
+#   worker.sh status                                  print the state in one line
 #   worker.sh setup ID SUM ENV DATA                   unpack the code, copy the data, set up
-#   worker.sh start ID ATTEMPT PORT COMMIT            start train.py in tmux, once an attempt
-#   worker.sh log ATTEMPT OFFSET                      the log's bytes from OFFSET on
-#   worker.sh tail N | follow | attach                the log's last lines; the log as it grows
-#   worker.sh stop | kill                             SIGTERM, and saved; SIGKILL after a while
+#   worker.sh start ID ATTEMPT PORT COMMIT            start train.py in tmux, once per attempt
+#   worker.sh log ATTEMPT OFFSET                      print the log's bytes from OFFSET on
+#   worker.sh tail N | follow | attach                the log's last lines; the growing log; tmux
+#   worker.sh stop | kill                             SIGTERM to save; SIGTERM, then SIGKILL
 #
-# Every answer is one line "flaxae-worker WORKER ...": run.sh counts them, since the exit code of
-# an ssh to many workers does not tell which of them it is of.
+# Each answer is one line "flaxae-worker WORKER ...". run.sh counts these lines, because the exit
+# code of an ssh to many workers does not say which worker failed.
 # shellcheck disable=SC2329 # the last lines call the functions by name
 set -u
 
@@ -18,7 +18,7 @@ name=$(basename "$base")
 session=flaxae-$name
 cd "$base" || exit 1
 
-# On a TPU VM the metadata server knows; names of hosts end in -w-N.
+# On a TPU VM the metadata server has the number; host names end in -w-N.
 worker_number() {
   local number=${FLAXAE_WORKER:-}
   if [ -z "$number" ] && [ -s worker ]; then
@@ -37,13 +37,13 @@ answer() { echo "flaxae-worker $(worker_number) $*"; }
 
 boot_id() { cat "${FLAXAE_BOOT_ID_FILE:-/proc/sys/kernel/random/boot_id}" 2>/dev/null || echo -; }
 
-# A zombie is not: where nothing collects them, they stay.
+# Returns whether a process runs. Zombies do not, but may remain in the process table.
 alive() {
   [ -n "${1:-}" ] && kill -0 "$1" 2>/dev/null &&
     [ "$(cut -d ' ' -f 3 "/proc/$1/stat" 2>/dev/null)" != Z ]
 }
 
-# Sets what the last start left: state is absent, running, exited, gone or rebooted.
+# Reads the state of the last start: absent, running, exited, gone or rebooted.
 look() {
   state=absent id=- attempt=0 pid='' boot='' code=- at=- ended=''
   [ -s run ] || return 0
@@ -54,7 +54,7 @@ look() {
   else
     state=running
   fi
-  # Read last: it is written before the process ends.
+  # Read last, because it is written before the process ends.
   if [ -s exit ]; then
     read -r ended code at <"exit"
     if [ "$ended" = "$attempt" ]; then state=exited; else code=- at=-; fi
@@ -72,7 +72,7 @@ setup() {
     answer "refused $id"
     return
   fi
-  # What an earlier launch has left must not pass for what this one sent.
+  # Files of an earlier launch must not be mistaken for those of this one.
   if [ "$(cat code.tar.gz args 2>/dev/null | cksum | cut -d ' ' -f 1)" != "$2" ] ||
     { [ "$3" = 1 ] && [ ! -s env ]; }; then
     answer incomplete
@@ -98,7 +98,7 @@ setup() {
   fi
 }
 
-# Only what is new or changed.
+# Copies only new and changed files.
 copy_data() {
   [ "$1" != - ] || return 0
   mkdir -p data && gcloud storage rsync --recursive "$1" data
@@ -109,7 +109,7 @@ start() {
   if [ "$state" = running ] && [ "$id" != "$1" ]; then
     answer "refused $id"
   elif [ "$state" = running ] || [ "$attempt" = "$2" ]; then
-    answer ok # an ssh that broke off had started it
+    answer ok # an interrupted ssh has started it already
   else
     tmux new-session -d -s "$session" "bash '$base/worker.sh' run $1 $2 $3 $4" || true
     for _ in $(seq 100); do
@@ -121,7 +121,7 @@ start() {
   fi
 }
 
-# Lines of NAME=VALUE, taken literally: no line of it is ever run or shown.
+# Exports lines of NAME=VALUE literally: they are never executed or printed.
 load_env() {
   local line value
   [ -f env ] || return 0
@@ -140,8 +140,8 @@ load_env() {
 
 run() {
   local log=logs/$2.log arguments=() argument
-  # A VM that is taken away ends tmux, which hangs up on all in it: train.py must outlive that to
-  # save. It gets the SIGTERM itself, and this shell waits for it.
+  # When a VM is preempted, tmux ends and sends SIGHUP to its processes. train.py must survive that
+  # to save. It receives SIGTERM itself, and this shell waits for it.
   trap '' HUP
   trap : INT TERM
   mkdir -p logs
@@ -154,11 +154,11 @@ run() {
   if [ -t 1 ]; then tail -n +1 -F "$log" 2>/dev/null & fi
   (
     cd code || exit 1
-    # shellcheck disable=SC2016 # that shell's own $$ and arguments
+    # shellcheck disable=SC2016 # the inner shell expands $$ and the arguments
     exec sh -c 'echo $$ >../pid; exec "$@"' sh "$(cat ../python)" train.py "${arguments[@]}"
   ) >>"$log" 2>&1 </dev/null
   local code=$?
-  if [ -f stop ] && [ "$code" = 75 ]; then code=130; fi # a SIGTERM by hand is no preemption
+  if [ -f stop ] && [ "$code" = 75 ]; then code=130; fi # a SIGTERM by hand is not a preemption
   local now
   now=$(date +%s.%N)
   echo "$2 $code ${now%.N}" >exit.new && mv exit.new exit

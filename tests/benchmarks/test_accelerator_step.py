@@ -1,4 +1,4 @@
-"""benchmarks/accelerator_step.py: its path on tiny sizes, what does not fit, and no accelerator."""
+"""benchmarks/accelerator_step.py on tiny sizes, with too little memory and without accelerator."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ def last_line(capsys: pytest.CaptureFixture) -> tuple[str, dict[str, Any]]:
     return out, json.loads(out.splitlines()[-1])
 
 
-def test_without_an_accelerator_it_says_so_and_ends_well(
+def test_without_an_accelerator_nothing_is_measured(
     bench: ModuleType, capsys: pytest.CaptureFixture
 ) -> None:
     assert bench.main([]) == 0
@@ -48,11 +48,11 @@ def test_a_tiny_t5_vae_is_measured_on_the_cpu(
     assert case["tokens"] == 32 * 16 and case["unit"] == "s/step"
     assert case["tokens_per_second"] == pytest.approx(512 / case["ours"])
     assert case["mfu"] is None and case["ratio"] is None and case["tflop"] > 0
-    # Float32 parameters and two moments, at least.
+    # At least float32 parameters and two moments.
     assert case["program_bytes"] > 12 * case["parameters"] > 1e5
 
 
-def test_sizes_grow_until_one_does_not_fit_and_the_best_is_told(
+def test_batches_grow_until_one_does_not_fit_and_the_best_is_reported(
     bench: ModuleType, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
@@ -64,9 +64,19 @@ def test_sizes_grow_until_one_does_not_fit_and_the_best_is_told(
         if batch > (512 if remat else 256):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
         mfu = 0.3 if remat else 0.5 if batch == 256 else 0.4
-        return {"batch": batch, "seconds": 0.5, "tokens": 10, "tokens_per_second": 20.0,
-                "mfu": mfu, "tflop": 1.0, "devices": 1, "peak_memory_bytes": None,
-                "program_bytes": 2e9, "compile_seconds": 3.0, "parameters": 7e6}  # fmt: skip
+        return {
+            "batch": batch,
+            "seconds": 0.5,
+            "tokens": 10,
+            "tokens_per_second": 20.0,
+            "mfu": mfu,
+            "tflop": 1.0,
+            "devices": 1,
+            "peak_memory_bytes": None,
+            "program_bytes": 2e9,
+            "compile_seconds": 3.0,
+            "parameters": 7e6,
+        }
 
     monkeypatch.setattr(bench, "measure", measure)
     options = ["--platform=cpu", "--variants", "plain", "remat", "--set", "task.loss_chunks=2"]
@@ -82,7 +92,7 @@ def test_sizes_grow_until_one_does_not_fit_and_the_best_is_told(
     assert case["theirs"] == pytest.approx(0.5 * 0.5 / bench.GOAL)
 
 
-def test_an_error_that_is_not_of_memory_is_not_hidden(
+def test_other_errors_than_too_little_memory_are_raised(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measure(*_: Any) -> Any:
@@ -93,7 +103,7 @@ def test_an_error_that_is_not_of_memory_is_not_hidden(
         bench.main(["--platform=cpu"])
 
 
-def test_an_adapters_batch_has_places_of_a_row_and_a_base_that_is_drawn(bench: ModuleType) -> None:
+def test_an_adapter_has_positions_in_its_batch_and_a_random_base(bench: ModuleType) -> None:
     case = bench.CASES["smollm2_lora"]
     config = bench.make_config(case, 2, {}, tiny=True)
     task = config.task.make(config)
@@ -105,7 +115,7 @@ def test_an_adapters_batch_has_places_of_a_row_and_a_base_that_is_drawn(bench: M
     assert all(bool((x != 0).any()) for x in jax.tree.leaves(frozen["blocks"]))
 
 
-def test_a_tiny_looped_model_draws_its_own_batch(
+def test_a_tiny_looped_model_draws_its_batch(
     bench: ModuleType, capsys: pytest.CaptureFixture
 ) -> None:
     options = ["--tiny", "--platform=cpu", "--rounds=1", "--steps=1", "--cases=looped"]

@@ -1,4 +1,4 @@
-"""benchmarks/looped_lanes.py at its tiniest size: a row a number of lanes, and one JSON line."""
+"""benchmarks/looped_lanes.py at its smallest size: one row per number of lanes, one JSON line."""
 
 import importlib.util
 import json
@@ -12,11 +12,11 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.mark.slow
-def test_lanes_are_measured_beside_runs_in_turn(
+def test_lanes_are_compared_with_consecutive_runs(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)  # of this process
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)  # would limit this process
     spec = importlib.util.spec_from_file_location("looped_lanes", FOLDER / "looped_lanes.py")
     assert spec and spec.loader
     bench = importlib.util.module_from_spec(spec)
@@ -29,5 +29,5 @@ def test_lanes_are_measured_beside_runs_in_turn(
     assert [case["lanes"] for case in cases] == [1, 2]
     for case in cases:
         assert case["ratio"] == pytest.approx(case["theirs"] / case["ours"], abs=1e-3)
-        # Two lanes hold what one holds, at least.
+        # Two lanes need at least the memory of one.
         assert case["temporary_bytes"] >= case["temporary_bytes_of_one"]

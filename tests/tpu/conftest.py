@@ -1,4 +1,4 @@
-"""A fake Cloud TPU for each test."""
+"""Fixture of a fake Cloud TPU."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +10,6 @@ from tests.tpu.world import World
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.end()
+    world = World(tmp_path)
+    yield world
+    world.end()

@@ -1,20 +1,20 @@
-"""A Cloud TPU in a folder: a `gcloud` whose TPUs are folders and whose workers are processes.
+"""A fake `gcloud`, whose TPUs are folders and whose workers are processes.
 
-FAKE_GCLOUD names the folder. `world.json` there says what is to happen:
-    hosts           workers of each node
-    create          what each create does, in turn: "ok", "lost" (0, and nothing made), or an
-                    error's text; then ok
-    delete          what each delete does, in turn: "ok", or an error's text; then ok
-    stay            nodes that outlive their queued resource
-    states          for each TPU made, in turn: the states of its node that describe tells, one a
-                    call; the last stays; default: READY
-    health          the same for its node's health; default: HEALTHY
+FAKE_GCLOUD is the folder. Its `world.json` scripts what happens:
+    hosts           number of workers per node
+    create          results of successive creates: "ok", "lost" (exit code 0, but nothing created),
+                    or the text of an error; then "ok"
+    delete          results of successive deletes: "ok", or the text of an error; then "ok"
+    stay            nodes that remain after the deletion of their queued resource
+    states          for each created TPU, the node's states in successive describes; the last one
+                    is repeated; default: READY
+    health          the same for the node's health; default: HEALTHY
     queue           the same for queued resources; default: ACTIVE
-    ssh             what each ssh or scp does, in turn: "ok", "flake" (255), "half" (did its work,
-                    and broke off: 255, and nothing heard), "lost" (0, and nothing copied); then ok
-    env             the workers' environment; {worker} stands for the worker's number
-Beside it lie `calls.jsonl` (every call) and `nodes/NAME.N/wI`, the home of worker I of NAME's Nth
-incarnation. `gcloud storage` knows the one bucket gs://bucket; its content lies in `bucket`.
+    ssh             results of successive ssh and scp: "ok", "flake" (exit code 255), "half" (runs,
+                    but 255 and no output), "lost" (0, but nothing copied); then "ok"
+    env             environment of the workers; {worker} is replaced by the worker's number
+The folder also contains `calls.jsonl` (all calls) and `nodes/NAME.N/wI`, the home of worker I of
+the Nth TPU named NAME. `gcloud storage` has one bucket, gs://bucket, with the content of `bucket`.
 """
 
 import contextlib
@@ -31,14 +31,14 @@ ROOT = os.environ["FAKE_GCLOUD"]
 
 @contextlib.contextmanager
 def world():
-    """world.json, locked, written back."""
+    """Yield the content of world.json under a lock, and write it back."""
     with open(f"{ROOT}/lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with open(f"{ROOT}/world.json") as file:
             data = json.load(file)
         try:
             yield data
-        finally:  # an error counts as an answer too
+        finally:  # also after an error
             with open(f"{ROOT}/world.json.new", "w") as file:
                 json.dump(data, file)
             os.replace(f"{ROOT}/world.json.new", f"{ROOT}/world.json")
@@ -53,7 +53,7 @@ def take(queue: list, default):
     return queue.pop(0) if queue else default
 
 
-def show_next(states: list) -> str:
+def next_state(states: list) -> str:
     return states.pop(0) if len(states) > 1 else states[0]
 
 
@@ -62,8 +62,8 @@ def homes(name: str, node: dict) -> list[str]:
 
 
 def add_node(data: dict, name: str, flags: dict) -> None:
-    made = data["made"][name] = data.setdefault("made", {}).get(name, 0) + 1
-    node = {"hosts": data.get("hosts", 1), "type": flags["accelerator-type"], "incarnation": made}
+    count = data["made"][name] = data.setdefault("made", {}).get(name, 0) + 1
+    node = {"hosts": data.get("hosts", 1), "type": flags["accelerator-type"], "incarnation": count}
     node["states"] = take(data.get("states", []), ["READY"])
     node["health"] = take(data.get("health", []), ["HEALTHY"])
     data.setdefault("nodes", {})[name] = node
@@ -72,7 +72,7 @@ def add_node(data: dict, name: str, flags: dict) -> None:
 
 
 def end_workers(name: str, node: dict) -> None:
-    """What a VM's end does to its processes, all at once."""
+    """Kill all processes of a node, as if its VMs were deleted."""
     for home in homes(name, node):
         folder = f"{home}/.fake_tmux"
         for session in os.listdir(folder) if os.path.isdir(folder) else []:
@@ -121,13 +121,13 @@ def describe(kind: str, name: str, flags: dict) -> None:
         if kind == "queued-resources":
             if name not in data.get("requests", {}):
                 fail(f"NOT_FOUND: Resource {name} was not found")
-            print(show_next(data["requests"][name]["states"]))
+            print(next_state(data["requests"][name]["states"]))
             return
         if name not in data.get("nodes", {}):
             fail(f"NOT_FOUND: Resource {name} was not found")
         node = data["nodes"][name]
         assert flags["format"].startswith("csv[no-heading](state,health,")
-        state, health = show_next(node["states"]), show_next(node["health"])
+        state, health = next_state(node["states"]), next_state(node["health"])
         print(f"{state},{health},{node['hosts']},{node['type']}")
 
 
@@ -151,7 +151,7 @@ def delete(kind: str, name: str, flags: dict) -> None:
 
 
 def reach(name: str, flags: dict) -> tuple[str, dict, list[int], dict]:
-    """What the next ssh does, the node, the workers, their environment."""
+    """Return the result of the next ssh, the node, the workers and their environment."""
     with world() as data:
         answer = take(data.get("ssh", []), "ok")
         node = data.get("nodes", {}).get(name)
@@ -171,9 +171,12 @@ def ssh(name: str, flags: dict) -> None:
         own |= {"HOME": home, "FLAXAE_WORKER": str(i), "FAKE_NODE": name}
         own |= {"FLAXAE_BOOT_ID_FILE": f"{home}/../boot_id"}
         result = subprocess.run(
-            ["bash", "-c", flags["command"]], cwd=home, env=own, stdin=subprocess.DEVNULL,
+            ["bash", "-c", flags["command"]],
+            cwd=home,
+            env=own,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if answer == "half" else None,
-        )  # fmt: skip
+        )
         code = code or result.returncode
     sys.exit(255 if answer == "half" else code)
 
@@ -190,13 +193,13 @@ def scp(paths: list[str], flags: dict) -> None:
         sys.exit(255)
 
 
-def storage(places: list[str]) -> None:
-    """Ls BUCKET, or rsync PLACE FOLDER."""
-    bucket, _, path = places[0].removeprefix("gs://").partition("/")
+def storage(paths: list[str]) -> None:
+    """Run `ls BUCKET` or `rsync PATH FOLDER`."""
+    bucket, _, path = paths[0].removeprefix("gs://").partition("/")
     if bucket != "bucket":
-        fail(f"{places[0]} not found: 404.")
-    if len(places) == 2:
-        shutil.copytree(f"{ROOT}/bucket/{path}", places[1], dirs_exist_ok=True)
+        fail(f"{paths[0]} not found: 404.")
+    if len(paths) == 2:
+        shutil.copytree(f"{ROOT}/bucket/{path}", paths[1], dirs_exist_ok=True)
 
 
 def parse(arguments: list[str]) -> tuple[list[str], dict]:

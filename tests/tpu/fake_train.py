@@ -1,7 +1,8 @@
-"""Stands for train.py: does what `plan.json` says for its attempt and worker, and notes it.
+"""A fake train.py, which follows `plan.json` for its attempt and worker, and logs its start.
 
-The plan: {"ATTEMPT": {"WORKER or *": {lines, wait (for a file), trained (so many starts in all),
-polls (so many of the launcher), preempt, code}}}.
+The plan is {"ATTEMPT": {"WORKER or *": {...}}}, with the optional keys lines (to print), wait (for
+a file), trained (wait for that number of starts), polls (wait for that number of the launcher's
+polls), preempt (the TPU), and code (the exit code).
 """
 
 import json
@@ -39,7 +40,7 @@ while (
     time.sleep(0.01)
 if todo.get("preempt"):
     fake = [sys.executable, "-IS", str(Path(os.environ["FAKE_SCRIPT"])), "preempt", node]
-    # In a session of its own: it kills this process.
+    # In a new session, because it kills this process.
     subprocess.Popen(fake, start_new_session=True)
     time.sleep(30)
 sys.exit(todo.get("code", 0))

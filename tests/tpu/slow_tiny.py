@@ -1,4 +1,4 @@
-"""A config for the fake TPU: the tiny family, 40 steps of at least a tenth of a second."""
+"""A config of the tiny family for the fake TPU, with 40 steps of at least 0.1 seconds."""
 
 import dataclasses
 import time

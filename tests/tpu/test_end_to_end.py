@@ -1,4 +1,4 @@
-"""The real train.py as two workers of the fake TPU, with a SIGTERM in the middle."""
+"""The real train.py on two workers of the fake TPU, interrupted by SIGTERM."""
 
 import json
 import os
@@ -22,12 +22,12 @@ def steps_of(workdir: Path) -> list[int]:
 
 @pytest.fixture
 def real(tmp_path: Path):
-    """A checkout of flaxae with the tiny family; tmux itself where there is one."""
+    """Yield a checkout of flaxae with the tiny family; uses the real tmux if it is installed."""
     files = {name: ROOT / name for name in ("train.py", "flaxae")}
     files |= {"tiny": ROOT / "tests" / "tiny", "slow_tiny.py": HERE / "slow_tiny.py"}
     real_tmux = shutil.which("tmux")
     world = World(tmp_path, files, tmux=real_tmux is None)
-    # A socket's path must be short.
+    # The path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="tmux") as sockets:
         world.sockets = [f"{sockets}/{i}" for i in range(2)]
         for folder in world.sockets:
@@ -39,29 +39,27 @@ def real(tmp_path: Path):
             subprocess.run(["tmux", "kill-server"], env=env, capture_output=True)
 
 
-def test_sigterm_in_the_middle_of_a_run_of_two_workers(real: World, tmp_path: Path):
+def test_a_run_of_two_workers_continues_after_sigterm(real: World, tmp_path: Path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     tmux = f"{Path(real.sockets[0]).parent}/{{worker}}"
-    # What the metadata server tells on a TPU.
+    # On a TPU these come from the metadata server.
     env = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
     env |= {"JAX_PROCESS_ID": "{worker}", "JAX_PLATFORMS": "cpu", "TMUX_TMPDIR": tmux}
     env |= {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
     env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     real.play(hosts=2, env=env)
     workdir = tmp_path / "a run"
-    launcher = real.start(
-        "--port", str(port), args=["--config=slow_tiny.py", f"--workdir={workdir}"],
-        FLAXAE_TPU_TIME_UNIT="0.02",
-    )  # fmt: skip
+    args = ["--config=slow_tiny.py", f"--workdir={workdir}"]
+    launcher = real.start("--port", str(port), args=args, FLAXAE_TPU_TIME_UNIT="0.02")
     log = tmp_path / "launcher.log"
     wait_for(lambda: len(steps_of(workdir)) >= 5 or launcher.poll() is not None, 120)
     assert launcher.poll() is None, log.read_text()
     os.kill(int((real.home(1) / "pid").read_text()), signal.SIGTERM)
     assert launcher.wait(120) == 0, log.read_text()
     text = log.read_text()
-    assert "train.py was told to stop and has saved (exit code 75)" in text
+    assert "train.py received SIGTERM and has saved (exit code 75)" in text
     assert text.count("Saved at step") == 1 and "The run in" in text and "is done: step 40" in text
     saved = int(text.split("Saved at step ")[1].split(".")[0])
     assert 5 <= saved < 40

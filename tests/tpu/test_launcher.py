@@ -1,4 +1,4 @@
-"""What tpu/run.sh does when it is interrupted, started again, or started twice."""
+"""The launcher tpu/run.sh when interrupted, started again, or started twice."""
 
 import json
 import os
@@ -7,24 +7,24 @@ import signal
 from tests.tpu.world import World, wait_for
 
 
-def test_a_killed_launcher_picks_up(world: World):
+def test_a_killed_launcher_continues(world: World):
     world.play(hosts=2)
     world.plan(a1={"*": {"wait": "go", "lines": ["begun"]}})
     launcher = world.start()
     wait_for(lambda: "begun" in (world.path / "launcher.log").read_text())
-    # Shown first, remembered after: killed between the two, it would rightly show the line again.
+    # The log is printed before its offset is saved; killed in between, it would print it again.
     wait_for(lambda: "OFFSET=0" not in (world.state / "t" / "state").read_text())
     launcher.send_signal(signal.SIGKILL)
     launcher.wait()
     launcher = world.start()
-    wait_for(lambda: "goes on there already" in (world.path / "launcher.log").read_text())
+    wait_for(lambda: "is already running" in (world.path / "launcher.log").read_text())
     (world.fake / "go").touch()
     assert launcher.wait(60) == 0
     assert world.count("create") == 1 and len(world.trained) == 2
     assert (world.path / "launcher.log").read_text().count("begun") == 1
 
 
-def test_a_run_that_ended_without_its_launcher_is_not_run_again(world: World):
+def test_a_run_that_ended_without_its_launcher_is_not_repeated(world: World):
     world.plan(a1={"*": {"wait": "go", "lines": ["begun"]}})
     launcher = world.start()
     wait_for(lambda: "begun" in (world.path / "launcher.log").read_text())
@@ -36,7 +36,7 @@ def test_a_run_that_ended_without_its_launcher_is_not_run_again(world: World):
     assert len(world.trained) == 1
 
 
-def test_a_launcher_killed_while_the_tpu_is_made_makes_no_second(world: World):
+def test_a_launcher_killed_during_creation_creates_no_second_tpu(world: World):
     world.play(states=[["CREATING"]])
     launcher = world.start()
     wait_for(lambda: "t: CREATING" in (world.path / "launcher.log").read_text())
@@ -50,7 +50,7 @@ def test_a_launcher_killed_while_the_tpu_is_made_makes_no_second(world: World):
     assert world.count("create") == 1
 
 
-def test_one_launcher_a_name(world: World):
+def test_there_is_one_launcher_per_name(world: World):
     world.plan(a1={"*": {"wait": "go"}})
     launcher = world.start()
     wait_for(lambda: world.trained)
@@ -62,7 +62,7 @@ def test_one_launcher_a_name(world: World):
     assert not (world.state / "t" / "lock").exists()
 
 
-def test_other_arguments_beside_a_run_are_refused(world: World):
+def test_other_arguments_during_a_run_are_refused(world: World):
     world.plan(a1={"*": {"wait": "go", "lines": ["begun"]}})
     launcher = world.start()
     wait_for(lambda: "begun" in (world.path / "launcher.log").read_text())
@@ -71,15 +71,15 @@ def test_other_arguments_beside_a_run_are_refused(world: World):
     sent = world.count("scp")
     result = world.launch(args=["--config=d.py", "--workdir=gs://bucket/run"])
     assert result.returncode == 2
-    assert "training other code or other arguments already" in result.stderr
+    assert "already trains other code or other arguments" in result.stderr
     assert "--stop" in result.stderr and len(world.trained) == 1
     (world.repo / "new.py").write_text("")
     world.commit()
-    assert world.launch().returncode == 2 and len(world.trained) == 1  # the code is another
+    assert world.launch().returncode == 2 and len(world.trained) == 1  # the code has changed
     assert world.count("scp") == sent
     (world.fake / "go").touch()
     wait_for(lambda: (world.home() / "exit").exists())
-    assert world.launch().returncode == 0  # nothing runs any more
+    assert world.launch().returncode == 0  # the run has ended
     assert [t["attempt"] for t in world.trained] == ["1", "2"]
 
 
@@ -94,11 +94,11 @@ def test_another_tpu_under_the_same_name_is_refused(world: World):
     assert world.run("--delete", "--zone", "z").returncode == 0 and world.count("delete") == 1
 
 
-def test_ctrl_c_leaves_the_run_alone(world: World):
+def test_ctrl_c_leaves_the_run_active(world: World):
     world.plan(a1={"*": {"wait": "go", "lines": ["begun"]}})
     launcher = world.start()
     wait_for(lambda: "begun" in (world.path / "launcher.log").read_text())
     os.killpg(launcher.pid, signal.SIGINT)
     assert launcher.wait(60) == 130
-    assert "goes on" in (world.path / "launcher.log").read_text()
+    assert "the run on t continues" in (world.path / "launcher.log").read_text()
     assert not (world.home() / "exit").exists() and not (world.state / "t" / "lock").exists()

@@ -1,4 +1,4 @@
-"""What tpu/run.sh sends, shows and refuses."""
+"""Options of tpu/run.sh: what it sends, prints and refuses."""
 
 import stat
 import subprocess
@@ -8,18 +8,23 @@ import pytest
 from tests.tpu.world import ARGS, LAUNCH, World
 
 ODD = [
-    "--config=a b.py", "--workdir=gs://bucket/run 1", "--config.x=it's", '--config.y="$HOME" `id`',
-    "--config.z=\\n*;&|<>", "", "ünïcode\nin two lines",
-]  # fmt: skip
+    "--config=a b.py",
+    "--workdir=gs://bucket/run 1",
+    "--config.x=it's",
+    '--config.y="$HOME" `id`',
+    "--config.z=\\n*;&|<>",
+    "",
+    "ünïcode\nin two lines",
+]
 
 
-def test_arguments_arrive_as_they_were_given(world: World):
+def test_arguments_arrive_unchanged(world: World):
     result = world.launch(args=ODD)
     assert result.returncode == 0, result.stderr
     assert world.trained[0]["args"] == ODD
 
 
-def test_a_dry_run_prints_every_command_and_runs_none(world: World, tmp_path):
+def test_a_dry_run_prints_all_commands_and_runs_none(world: World, tmp_path):
     (tmp_path / "secrets").write_text("TOKEN=hidden-token\n")
     options = ["--dry-run", "--spot", "--project=p", f"--env-file={tmp_path / 'secrets'}"]
     result = world.launch(*options, args=ODD)
@@ -27,14 +32,23 @@ def test_a_dry_run_prints_every_command_and_runs_none(world: World, tmp_path):
     assert world.calls == [] and world.trained == [] and not world.state.exists()
     printed = [line for line in result.stdout.splitlines() if line.startswith("+ ")]
     for words in (
-        "gcloud storage ls gs://bucket", "tpu-vm describe t", "tpu-vm create t", "--spot",
-        "git -C", "tpu-vm scp", "worker.sh\\ setup", "worker.sh\\ start", "worker.sh\\ log",
-        "worker.sh\\ status", "tpu-vm delete t", "python train.py",
-    ):  # fmt: skip
+        "gcloud storage ls gs://bucket",
+        "tpu-vm describe t",
+        "tpu-vm create t",
+        "--spot",
+        "git -C",
+        "tpu-vm scp",
+        "worker.sh\\ setup",
+        "worker.sh\\ start",
+        "worker.sh\\ log",
+        "worker.sh\\ status",
+        "tpu-vm delete t",
+        "python train.py",
+    ):
         assert any(words in line for line in printed), words
     assert all("--project=p" in line for line in printed if "compute tpus" in line)
     assert "hidden-token" not in result.stdout + result.stderr
-    # What is printed is what a shell would take.
+    # A shell reads the printed command as the same words.
     command = next(line for line in result.stdout.split("\n+ ") if "python train.py" in line)
     command = command.split("python train.py ")[1].split("\n# every")[0]
     words = subprocess.run(
@@ -43,8 +57,8 @@ def test_a_dry_run_prints_every_command_and_runs_none(world: World, tmp_path):
     assert words.stdout.split("\0")[:-1] == ODD
 
 
-def test_a_dry_run_is_what_a_launch_does(world: World):
-    """Each kind of command that a launch ran, the dry run had announced."""
+def test_a_dry_run_announces_all_commands_of_a_launch(world: World):
+    """Check that the dry run announces each kind of command of a launch."""
 
     def kinds(calls):
         for call in calls:
@@ -62,7 +76,7 @@ def test_a_dry_run_is_what_a_launch_does(world: World):
     assert set(kinds(world.calls)) <= set(kinds(announced))
 
 
-def test_slices_in_a_dry_run(world: World):
+def test_a_dry_run_of_several_slices(world: World):
     result = world.launch("--dry-run", "--num-slices=3", args=[*ARGS, "--config.mesh.replica=3"])
     assert result.returncode == 0, result.stderr
     assert "--node-count=3" in result.stdout and "--node-prefix=t" in result.stdout
@@ -73,7 +87,7 @@ def test_slices_in_a_dry_run(world: World):
     assert "no --config.mesh.replica=3" in world.launch("--dry-run", "--num-slices=3").stderr
 
 
-def test_a_secret_reaches_train_py_and_nothing_else(world: World, tmp_path):
+def test_a_secret_reaches_only_train_py(world: World, tmp_path):
     secret = 's3cret $HOME "quoted" `id`'
     (tmp_path / "secrets").write_text(f"# a comment\nexport OTHER='x y'\nTOKEN={secret}\n")
     world.plan(a1={"*": {"code": 75}})
@@ -83,28 +97,28 @@ def test_a_secret_reaches_train_py_and_nothing_else(world: World, tmp_path):
     sent = world.home() / "env"
     assert stat.S_IMODE(sent.stat().st_mode) == 0o600
     assert stat.S_IMODE(sent.parent.stat().st_mode) == 0o700
-    kept = [p for p in (*world.state.rglob("*"), *world.home().rglob("*")) if p.is_file()]
-    texts = {str(p): p.read_bytes().decode(errors="replace") for p in kept if p != sent}
+    files = [p for p in (*world.state.rglob("*"), *world.home().rglob("*")) if p.is_file()]
+    texts = {str(p): p.read_bytes().decode(errors="replace") for p in files if p != sent}
     texts |= {"output": result.stdout + result.stderr}
     texts |= {"calls": (world.fake / "calls.jsonl").read_text()}
     assert [name for name, text in texts.items() if "s3cret" in text] == []
-    # A launch without it takes it away.
+    # A launch without an env file deletes it.
     assert world.launch().returncode == 0
     assert world.trained[-1]["token"] is None and not sent.exists()
 
 
-def test_an_env_file_is_checked_without_being_shown(world: World, tmp_path):
+def test_an_env_file_is_checked_without_being_printed(world: World, tmp_path):
     (tmp_path / "secrets").write_text("TOKEN=a\n\nmy-secret-alone\n")
     result = world.launch("--env-file", str(tmp_path / "secrets"))
-    assert result.returncode == 2 and "line 3: not of the form NAME=VALUE" in result.stderr
+    assert result.returncode == 2 and "line 3: must be NAME=VALUE" in result.stderr
     assert "my-secret" not in result.stderr and world.calls == []
 
 
-def test_changes_that_are_not_committed(world: World):
+def test_uncommitted_changes_need_dirty(world: World):
     (world.repo / "extra.py").write_text("")
     (world.repo / "train.py").write_text('print("changed")\n')
     result = world.launch()
-    assert result.returncode == 2 and "commit them, or send them by --dirty" in result.stderr
+    assert result.returncode == 2 and "commit them, or send them with --dirty" in result.stderr
     assert "extra.py" in result.stderr and world.calls == []
     staged = subprocess.run(["git", "diff", "--cached"], cwd=world.repo, capture_output=True)
     result = world.launch("--dirty")
@@ -112,10 +126,10 @@ def test_changes_that_are_not_committed(world: World):
     assert " M train.py" in result.stdout and "?? extra.py" in result.stdout
     assert (world.home() / "code" / "extra.py").exists()
     after = subprocess.run(["git", "diff", "--cached"], cwd=world.repo, capture_output=True)
-    assert after.stdout == staged.stdout == b""  # the user's index is as it was
+    assert after.stdout == staged.stdout == b""  # the user's index is unchanged
 
 
-def test_only_what_is_committed_is_sent(world: World):
+def test_only_committed_files_are_sent(world: World):
     (world.repo / ".gitignore").write_text("data/\n")
     world.commit()
     (world.repo / "data").mkdir()
@@ -136,14 +150,14 @@ def test_only_what_is_committed_is_sent(world: World):
         (["--env-file", "/nowhere"], "--env-file /nowhere cannot be read"),
     ],
 )
-def test_mistakes_are_one_message(world: World, options: list[str], message: str):
+def test_mistakes_are_reported_in_one_line(world: World, options: list[str], message: str):
     args = None if options == ["--port"] else ARGS
     result = world.run(*LAUNCH, *options, args=args)
     assert result.returncode == 2 and message in result.stderr and world.calls == []
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_workdirs(world: World):
+def test_the_workdir_is_checked(world: World):
     result = world.launch(args=["--config=c.py"])
     assert result.returncode == 2 and "train.py needs a --workdir" in result.stderr
     result = world.launch(args=["--config=c.py", "--workdir", "gs://nowhere/run"])
@@ -166,15 +180,15 @@ def test_data_is_copied_to_each_worker(world: World):
     assert "no bucket gs://nowhere" in world.launch("--data=gs://nowhere/x").stderr
 
 
-def test_a_setup_that_fails_is_shown(world: World):
+def test_a_failed_setup_is_reported(world: World):
     world.play(hosts=2)
     result = world.launch("--data=gs://bucket/missing")
-    assert result.returncode == 1 and "setting up failed on t worker 0; t worker 1" in result.stderr
+    assert result.returncode == 1 and "setup failed on t worker 0; t worker 1" in result.stderr
     assert "t worker 1| " in result.stderr and "missing" in result.stderr
     assert world.trained == [] and "costs" in result.stderr
 
 
-def test_help_and_unknown_names(world: World):
+def test_help_and_actions_on_unknown_names(world: World):
     result = world.run("--help")
     assert result.returncode == 0 and "--delete-when-done" in result.stdout
     for action in ("--status", "--stop", "--logs", "--attach", "--delete"):
@@ -183,7 +197,7 @@ def test_help_and_unknown_names(world: World):
         assert unknown.returncode == 2 and "give its --zone" in unknown.stderr
 
 
-def test_logs_and_attach_go_to_a_worker(world: World):
+def test_logs_and_attach_choose_a_worker(world: World):
     world.play(hosts=2)
     assert world.launch("--num-slices=2").returncode == 0
     result = world.run("--logs", "--worker=1:1", "--dry-run")

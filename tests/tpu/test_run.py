@@ -1,4 +1,4 @@
-"""What tpu/run.sh makes of a TPU's states and of train.py's exit codes."""
+"""Reactions of tpu/run.sh to states of the TPU and exit codes of train.py."""
 
 import os
 import signal
@@ -11,17 +11,17 @@ from tests.tpu.world import ARGS, World, wait_for
 HANG = {"wait": "never"}
 
 
-def gone(trained: int) -> dict[str, Any]:
-    """The TPU goes once train.py has been started so often in all."""
+def preempted(trained: int) -> dict[str, Any]:
+    """Return a plan that preempts the TPU after that number of starts of train.py."""
     return {"trained": trained, "preempt": True}
 
 
-def ended(worker: int) -> str:
-    """The file that comes into being when a worker has ended."""
+def exit_file(worker: int) -> str:
+    """Return the file that exists once a worker has ended."""
     return f"nodes/t.1/w{worker}/flaxae-tpu/t/exit"
 
 
-def test_creates_sends_sets_up_starts_and_follows(world: World):
+def test_a_launch_creates_sets_up_starts_and_follows(world: World):
     world.play(hosts=2)
     world.plan(a1={"0": {"lines": ["zero is here"]}, "1": {"lines": ["one is here"]}})
     result = world.launch("--spot")
@@ -30,8 +30,8 @@ def test_creates_sends_sets_up_starts_and_follows(world: World):
     assert "zero is here" in result.stdout and "one is here" not in result.stdout
     create = next(call for call in world.calls if "create" in call)
     assert create[:5] == ["compute", "tpus", "tpu-vm", "create", "t"]
-    assert {"--accelerator-type=v5litepod-8", "--version=v2-alpha-tpuv5-lite", "--zone=z",
-            "--spot"} <= set(create)  # fmt: skip
+    options = {"--accelerator-type=v5litepod-8", "--version=v2-alpha-tpuv5-lite"}
+    assert options | {"--zone=z", "--spot"} <= set(create)
     assert [(t["worker"], t["attempt"], t["port"]) for t in world.trained] == [
         ("0", "1", "8476"),
         ("1", "1", "8476"),
@@ -43,7 +43,7 @@ def test_creates_sends_sets_up_starts_and_follows(world: World):
     assert "zero is here" in (world.state / "t" / "worker0.log").read_text()
 
 
-def test_deletes_when_done_only_if_asked(world: World):
+def test_the_tpu_is_deleted_when_done_only_if_asked(world: World):
     result = world.launch("--delete-when-done", "--port=9000")
     assert result.returncode == 0 and world.count("tpu-vm", "delete") == 1
     assert world.trained[0]["port"] == "9000"
@@ -59,7 +59,7 @@ def test_deletes_when_done_only_if_asked(world: World):
         ("v9-8", None),
     ],
 )
-def test_the_runtime_follows_from_the_type(world: World, kind: str, runtime: str | None):
+def test_the_runtime_depends_on_the_type(world: World, kind: str, runtime: str | None):
     args = ["--workdir=gs://bucket/r"]
     result = world.run("--type", kind, "--zone", "z", "--dry-run", args=args)
     if runtime is None:
@@ -68,7 +68,7 @@ def test_the_runtime_follows_from_the_type(world: World, kind: str, runtime: str
         assert f"--version={runtime}" in result.stdout
 
 
-def test_no_capacity_is_asked_for_again(world: World):
+def test_creation_is_retried_without_capacity(world: World):
     world.play(create=["RESOURCE_EXHAUSTED: There is no more capacity in the zone"] * 2)
     result = world.launch()
     assert result.returncode == 0, result.stderr
@@ -82,10 +82,10 @@ def test_retries_are_bounded(world: World):
     result = world.launch("--max-retries=3")
     assert result.returncode == 1 and world.count("create") == 4
     assert "gave up after 3 retries in a row" in result.stderr
-    assert world.launch("--max-retries=5").returncode == 0  # counts anew
+    assert world.launch("--max-retries=5").returncode == 0  # the count restarts
 
 
-def test_what_exists_and_is_not_shown_is_a_failed_try(world: World):
+def test_an_existing_but_invisible_tpu_is_a_failed_attempt(world: World):
     world.play(create=["ALREADY_EXISTS: t already exists"] * 9)
     result = world.launch("--max-retries=3")
     assert result.returncode == 1 and world.count("create") == 4
@@ -93,31 +93,31 @@ def test_what_exists_and_is_not_shown_is_a_failed_try(world: World):
     assert "gave up after 3 retries in a row" in result.stderr
 
 
-def test_a_tpu_that_vanishes_at_once_is_a_failed_try(world: World):
+def test_a_tpu_that_vanishes_at_once_is_a_failed_attempt(world: World):
     world.play(create=["lost"] * 9)
     result = world.launch("--max-retries=3")
     assert result.returncode == 1 and world.count("create") == 4
-    assert "t was made, and is not there; retry 3 of 3" in result.stdout
+    assert "t was created but does not exist; retry 3 of 3" in result.stdout
 
 
 @pytest.mark.parametrize("health", ["UNHEALTHY_TENSORFLOW", "UNHEALTHY_MAINTENANCE", "TIMEOUT"])
-def test_a_tpu_that_stays_unhealthy_is_lost(world: World, health: str):
+def test_a_tpu_that_remains_unhealthy_is_replaced(world: World, health: str):
     world.play(health=[[health]])
     result = world.launch(FLAXAE_TPU_UNWELL="3")
     assert result.returncode == 0, result.stderr
     assert world.count("create") == 2 and world.count("delete") == 1
     state = health if health.startswith("UNHEALTHY") else f"UNHEALTHY_{health}"
-    assert f"t stayed {state}; retry 1 of 20" in result.stdout
+    assert f"t remained {state}; retry 1 of 20" in result.stdout
 
 
-def test_unhealthy_tpus_are_not_made_without_end(world: World):
+def test_unhealthy_tpus_are_not_replaced_forever(world: World):
     world.play(health=[["TIMEOUT"]] * 9)
     result = world.launch("--max-retries=2", FLAXAE_TPU_UNWELL="3")
     assert result.returncode == 1 and world.count("create") == 3
-    assert "the last reason: t stayed UNHEALTHY_TIMEOUT" in result.stderr
+    assert "the last reason: t remained UNHEALTHY_TIMEOUT" in result.stderr
 
 
-def test_a_tpu_that_gets_well_is_used(world: World):
+def test_a_tpu_that_becomes_healthy_is_used(world: World):
     world.play(health=[["UNHEALTHY_MAINTENANCE"] * 2 + ["HEALTHY"]])
     result = world.launch(FLAXAE_TPU_UNWELL="3")
     assert result.returncode == 0, result.stderr
@@ -135,7 +135,7 @@ def test_a_run_on_an_unhealthy_tpu_is_followed(world: World):
     data["nodes"]["t"]["health"] = ["UNHEALTHY_MAINTENANCE"]
     world.play(**data)
     launcher = world.start(FLAXAE_TPU_UNWELL="2")
-    wait_for(lambda: "but training goes on there" in log.read_text())
+    wait_for(lambda: "but training continues on it" in log.read_text())
     (world.fake / "go").touch()
     assert launcher.wait(60) == 0
     assert world.count("create") == 1 and world.count("delete") == 0
@@ -144,15 +144,15 @@ def test_a_run_on_an_unhealthy_tpu_is_followed(world: World):
 @pytest.mark.parametrize(
     "error", ["PERMISSION_DENIED: no", "INVALID_ARGUMENT: no", "RESOURCE_EXHAUSTED: Quota limit"]
 )
-def test_what_waiting_does_not_mend_ends_at_once(world: World, error: str):
+def test_errors_that_waiting_cannot_fix_end_at_once(world: World, error: str):
     world.play(create=[error])
     result = world.launch()
     assert result.returncode == 1 and error in result.stderr and world.count("create") == 1
 
 
-def test_preempted_twice_then_done(world: World):
+def test_a_run_is_done_after_two_preemptions(world: World):
     world.play(hosts=2)
-    world.plan(a1={"1": gone(2), "0": HANG}, a2={"1": gone(4), "0": HANG})
+    world.plan(a1={"1": preempted(2), "0": HANG}, a2={"1": preempted(4), "0": HANG})
     result = world.launch("--spot")
     assert result.returncode == 0, result.stderr
     assert world.count("create") == 3 and world.count("delete") == 2
@@ -160,7 +160,7 @@ def test_preempted_twice_then_done(world: World):
     assert "t was PREEMPTED" in result.stdout and "step of attempt 3" in result.stdout
 
 
-def test_saved_on_sigterm_is_started_again_on_the_same_tpu(world: World):
+def test_a_run_saved_on_sigterm_restarts_on_the_same_tpu(world: World):
     world.play(hosts=2)
     world.plan(a1={"*": {"code": 75}})
     result = world.launch()
@@ -169,10 +169,11 @@ def test_saved_on_sigterm_is_started_again_on_the_same_tpu(world: World):
     assert [t["attempt"] for t in world.trained] == ["1", "1", "2", "2"]
 
 
-def test_a_worker_that_failed_first_is_shown_and_no_other(world: World):
+def test_only_the_worker_that_failed_first_is_shown(world: World):
     world.play(hosts=4)
     plan = {
-        str(i): {"lines": [f"peer {i} is lost"], "wait": ended(3), "code": 134} for i in range(3)
+        str(i): {"lines": [f"peer {i} is lost"], "wait": exit_file(3), "code": 134}
+        for i in range(3)
     }
     world.plan(a1=plan | {"3": {"lines": ["the cause"], "code": 3}})
     result = world.launch()
@@ -183,15 +184,17 @@ def test_a_worker_that_failed_first_is_shown_and_no_other(world: World):
     assert world.count("create") == 1 and len(world.trained) == 4
 
 
-def test_who_only_found_another_gone_is_not_the_cause(world: World):
-    """Worker 0 is the coordinator and lingers: its peers' 69 comes before its own code."""
+def test_exit_code_69_is_not_the_cause_of_a_failure(world: World):
+    """Check the coordinator, worker 0, which ends after its peers have exited with 69."""
     world.play(hosts=2)
-    world.plan(a1={"0": {"lines": ["the cause"], "wait": ended(1), "code": 4}, "1": {"code": 69}})
+    world.plan(
+        a1={"0": {"lines": ["the cause"], "wait": exit_file(1), "code": 4}, "1": {"code": 69}}
+    )
     result = world.launch()
     assert result.returncode == 4 and "worker 0 failed first (exit code 4)" in result.stdout
 
 
-def test_others_that_hang_after_a_failure_are_ended(world: World):
+def test_workers_that_hang_after_a_failure_are_ended(world: World):
     world.play(hosts=2)
     world.plan(a1={"0": {"wait": "never"}, "1": {"lines": ["the cause"], "code": 1}})
     result = world.launch(FLAXAE_TPU_GRACE="2")
@@ -199,8 +202,8 @@ def test_others_that_hang_after_a_failure_are_ended(world: World):
     assert (world.home(0) / "exit").read_text().split()[:2] == ["1", "75"]
 
 
-def test_any_exit_code_is_a_preemption_if_the_tpu_says_so(world: World):
-    """A peer that vanished ends the others; that the TPU is gone shows some polls later."""
+def test_any_exit_code_counts_as_preemption_if_the_tpu_was_preempted(world: World):
+    """Check that the launcher waits, because a preemption is reported some polls later."""
     states = ["READY"] * 3 + ["PREEMPTED"]
     world.play(hosts=2, states=[states])
     world.plan(a1={"0": {"code": 134}, "1": {"code": 1}})
@@ -210,16 +213,16 @@ def test_any_exit_code_is_a_preemption_if_the_tpu_says_so(world: World):
     assert world.count("create") == 2 and len(world.trained) == 4
 
 
-def test_stopped_by_hand_is_not_started_again(world: World):
+def test_a_run_stopped_by_hand_is_not_restarted(world: World):
     world.plan(a1={"*": {"code": 130}})
     result = world.launch()
     assert result.returncode == 130 and "stopped by hand" in result.stdout
     assert len(world.trained) == 1
-    assert world.launch().returncode == 0  # asked for again, it goes on
+    assert world.launch().returncode == 0  # a new launch continues
     assert [t["attempt"] for t in world.trained] == ["1", "2"]
 
 
-def test_stop_saves_and_the_launcher_ends(world: World):
+def test_stop_saves_and_ends_the_launcher(world: World):
     world.play(hosts=2)
     world.plan(a1={"*": {"wait": "never"}})
     launcher = world.start()
@@ -234,16 +237,16 @@ def test_stop_saves_and_the_launcher_ends(world: World):
 
 
 @pytest.mark.parametrize("where", (0, 2, 4, 5))
-def test_an_ssh_that_breaks_off_is_repeated(world: World, where: int):
-    """Before it did anything, and after it did its work, at each of the steps."""
+def test_an_interrupted_ssh_is_repeated(world: World, where: int):
+    """Check each step, interrupted before and after it did its work."""
     world.play(hosts=2, ssh=["ok"] * where + ["flake", "half"])
     result = world.launch()
     assert result.returncode == 0, result.stdout + result.stderr
     assert world.count("create") == 1 and len(world.trained) == 2
 
 
-def test_what_did_not_arrive_is_noticed(world: World):
-    """Otherwise an earlier launch's arguments would be run again."""
+def test_files_that_did_not_arrive_are_sent_again(world: World):
+    """Check that an earlier launch's arguments are not used."""
     assert world.launch().returncode == 0
     world.play(**world.now() | {"ssh": ["ok", "ok", "lost"]})
     args = ["--config=other.py", "--workdir=gs://bucket/run"]
@@ -252,15 +255,15 @@ def test_what_did_not_arrive_is_noticed(world: World):
     assert [t["args"] for t in world.trained] == [ARGS, args]
 
 
-def test_training_starts_the_count_of_retries_anew(world: World):
+def test_training_restarts_the_count_of_retries(world: World):
     world.plan(**{f"a{i}": {"*": {"polls": 2, "code": 75}} for i in range(1, 4)})
     result = world.launch("--max-retries=1", FLAXAE_TPU_PROGRESS="1")
     assert result.returncode == 0 and len(world.trained) == 4
     assert result.stdout.count("retry 1 of 1") == 3
 
 
-def test_the_end_of_a_vm_lets_train_py_save(world: World):
-    """It ends tmux, which hangs up on all in it."""
+def test_train_py_can_save_when_a_vm_ends(world: World):
+    """Check SIGHUP, which tmux sends to its processes when the VM ends."""
     world.plan(a1={"*": {"wait": "never"}})
     launcher = world.start()
     wait_for(lambda: world.trained)
@@ -273,15 +276,15 @@ def test_the_end_of_a_vm_lets_train_py_save(world: World):
     assert len(world.trained) == 2
 
 
-def test_workers_that_never_answer_end_the_launcher_not_the_run(world: World):
+def test_workers_that_never_answer_end_only_the_launcher(world: World):
     world.plan(a1={"*": {"wait": "go"}})
     world.play(ssh=["ok"] * 5 + ["flake"] * 99)
     result = world.launch()
-    assert result.returncode == 1 and "training may go on there" in result.stderr
+    assert result.returncode == 1 and "training may continue on it" in result.stderr
     assert world.count("create") == 1
 
 
-def test_a_suspended_queued_resource_is_asked_for_again(world: World):
+def test_a_suspended_queued_resource_is_requested_again(world: World):
     world.play(queue=[["WAITING_FOR_RESOURCES", "PROVISIONING", "SUSPENDED"], ["FAILED"]])
     result = world.launch("--queued", "--spot")
     assert result.returncode == 0, result.stderr
@@ -291,9 +294,9 @@ def test_a_suspended_queued_resource_is_asked_for_again(world: World):
     assert world.count("queued-resources", "delete", "--force") == 2
 
 
-def test_slices_are_one_run(world: World):
+def test_slices_restart_together(world: World):
     world.play(hosts=2)
-    world.plan(a1={"t-1/0": gone(4), "*": HANG})
+    world.plan(a1={"t-1/0": preempted(4), "*": HANG})
     result = world.launch("--num-slices=2")
     assert result.returncode == 0, result.stderr
     assert world.count("queued-resources", "create", "--node-count=2", "--node-prefix=t") == 2
@@ -302,7 +305,7 @@ def test_slices_are_one_run(world: World):
     )
 
 
-def test_a_failed_worker_of_a_slice_is_named_as_logs_takes_it(world: World):
+def test_a_failed_worker_of_a_slice_is_named_as_in_logs(world: World):
     world.play(hosts=2)
     world.plan(a1={"t-1/1": {"lines": ["the cause"], "code": 3}})
     result = world.launch("--num-slices=2", FLAXAE_TPU_GRACE="2")
@@ -311,7 +314,7 @@ def test_a_failed_worker_of_a_slice_is_named_as_logs_takes_it(world: World):
     assert "tpu/run.sh --name t --logs --worker 1:1 ---" in result.stdout
 
 
-def test_workers_that_were_rebooted_start_again(world: World):
+def test_rebooted_workers_start_again(world: World):
     world.plan(a1={"*": {"wait": "never"}})
     launcher = world.start()
     wait_for(lambda: world.trained)
@@ -323,7 +326,7 @@ def test_workers_that_were_rebooted_start_again(world: World):
     assert world.count("create") == 1 and len(world.trained) == 2
 
 
-def test_a_worker_that_vanished_is_a_failure(world: World):
+def test_a_killed_worker_is_a_failure(world: World):
     world.plan(a1={"*": {"wait": "never", "lines": ["begun"]}})
     launcher = world.start()
     wait_for(lambda: "begun" in (world.path / "launcher.log").read_text())

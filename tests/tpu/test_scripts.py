@@ -1,4 +1,4 @@
-"""The scripts themselves: shellcheck, syntax, and nothing that bash 3.2 (macOS) lacks."""
+"""The scripts pass shellcheck and use no features that bash 3.2 (macOS) lacks."""
 
 import re
 import subprocess
@@ -26,18 +26,18 @@ NEWER = {
 
 
 def code_of(script: Path) -> str:
-    """Without comments."""
+    """Return a script without comments."""
     lines = script.read_text().splitlines()
     return "\n".join(re.sub(r"(^|\s)#.*", "", line) for line in lines)
 
 
-def test_there_are_scripts():
+def test_the_expected_scripts_exist():
     assert {"run.sh", "setup.sh", "worker.sh", "state.sh", "tpu.sh", "train.sh"} <= {
         script.name for script in SCRIPTS
     }
 
 
-def test_shellcheck():
+def test_scripts_pass_shellcheck():
     command = [Path(sys.executable).parent / "shellcheck", "-x", *SCRIPTS]
     command.append(ROOT / "tests" / "tpu" / "fake_tmux.sh")
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -45,17 +45,27 @@ def test_shellcheck():
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_syntax_is_that_of_bash_3(script: Path):
+def test_scripts_use_the_syntax_of_bash_3(script: Path):
     result = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     found = {what: m[0] for what, p in NEWER.items() if (m := re.search(p, code_of(script)))}
     assert not found
 
 
-def test_the_patterns_find_what_they_are_for():
+def test_the_patterns_match_newer_features():
     samples = [
-        "declare -A x", "mapfile -t x <f", "${x,,}", "a &>>b", "x;;&", "local -n x", "$BASHPID",
-        "${a[-1]}", "wait -n", "${x@Q}", "[[ a =~ ^(b) ]]", "printf '%(%s)T'",
-    ]  # fmt: skip
+        "declare -A x",
+        "mapfile -t x <f",
+        "${x,,}",
+        "a &>>b",
+        "x;;&",
+        "local -n x",
+        "$BASHPID",
+        "${a[-1]}",
+        "wait -n",
+        "${x@Q}",
+        "[[ a =~ ^(b) ]]",
+        "printf '%(%s)T'",
+    ]
     for sample, (what, pattern) in zip(samples, NEWER.items(), strict=True):
         assert re.search(pattern, sample), what

@@ -1,4 +1,4 @@
-"""tpu/setup.sh with a fake apt and a fake Python: what it installs, and when."""
+"""tpu/setup.sh installs what is missing; tested with a fake apt and a fake Python."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ case "$*" in
   *"import ensurepip"*) case "$0" in */python3) exit 1 ;; esac ;;
 esac
 """
-# Gives python3.11 from the source that SOURCE names: deadsnakes, distribution or none.
+# Installs python3.11 from SOURCE: deadsnakes, distribution or none.
 SUDO = """#!/bin/sh
 echo "sudo $*" >>"$CALLS"
 case "$*" in
@@ -31,7 +31,7 @@ esac
 
 
 class Machine:
-    """A TPU VM with Python 3.10: the folder `path`."""
+    """A fake TPU VM with Python 3.10 in the folder `path`."""
 
     def __init__(self, path: Path):
         self.path, self.base = path, path / "flaxae-tpu" / "t"
@@ -43,7 +43,7 @@ class Machine:
         self.program("python3", PYTHON)
         self.program("sudo", SUDO)
         self.program("tmux", "#!/bin/sh\n")
-        # Nothing of this machine but what the script uses otherwise.
+        # The only programs of this machine that the script may use.
         for name in ("bash", "sh", "mkdir", "cp", "cat", "flock", "dirname", "rm", "sha256sum"):
             os.symlink(str(shutil.which(name)), self.bin / name)
 
@@ -52,15 +52,14 @@ class Machine:
         (self.bin / name).chmod(0o755)
 
     def setup(self, source: str = "deadsnakes", **env: str):
-        """Runs it; returns the result and the calls of this time."""
+        """Run the script; return the result and the calls of this run."""
         calls = self.path / "calls"
         calls.write_text("")
         env |= {"PATH": str(self.bin), "HOME": str(self.path), "CALLS": str(calls)}
         env |= {"BIN": str(self.bin)}
-        result = subprocess.run(
-            [str(shutil.which("bash")), str(ROOT / "tpu" / "setup.sh"), str(self.base)],
-            env=env | {"SOURCE": source}, capture_output=True, text=True,
-        )  # fmt: skip
+        command = [str(shutil.which("bash")), str(ROOT / "tpu" / "setup.sh"), str(self.base)]
+        env |= {"SOURCE": source}
+        result = subprocess.run(command, env=env, capture_output=True, text=True)
         return result, calls.read_text().splitlines()
 
 
@@ -72,7 +71,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 @pytest.mark.parametrize("source", ["deadsnakes", "distribution", "none"])
-def test_a_python_is_found_somewhere(machine: Machine, source: str):
+def test_python_is_installed_from_any_source(machine: Machine, source: str):
     result, calls = machine.setup(source)
     assert result.returncode == 0, result.stdout + result.stderr
     pip = [call for call in calls if "-m pip install" in call and "constraints" in call]
@@ -81,7 +80,7 @@ def test_a_python_is_found_somewhere(machine: Machine, source: str):
     assert any("-m uv python install 3.11" in call for call in calls) == (source == "none")
 
 
-def test_again_it_does_nothing_and_a_change_is_noticed(machine: Machine):
+def test_a_second_run_installs_only_after_a_change(machine: Machine):
     assert machine.setup()[0].returncode == 0
     result, calls = machine.setup()
     assert result.returncode == 0
@@ -93,7 +92,7 @@ def test_again_it_does_nothing_and_a_change_is_noticed(machine: Machine):
     assert not [call for call in calls if "venv" in call and "--clear" in call]
 
 
-def test_a_broken_installation_is_taken_up_again(machine: Machine):
+def test_a_failed_installation_is_repeated(machine: Machine):
     (machine.path / "calls.offline").touch()
     assert machine.setup()[0].returncode != 0
     (machine.path / "calls.offline").unlink()
@@ -101,13 +100,13 @@ def test_a_broken_installation_is_taken_up_again(machine: Machine):
     assert result.returncode == 0 and sum("-m pip install" in call for call in calls) == 1
 
 
-def test_tmux_is_installed_where_it_is_missing(machine: Machine):
+def test_tmux_is_installed_if_it_is_missing(machine: Machine):
     (machine.bin / "tmux").unlink()
     _, calls = machine.setup()
     assert any(call.startswith("sudo") and call.endswith(" tmux") for call in calls)
 
 
-def test_a_given_python_is_used_as_it_is(machine: Machine):
+def test_a_given_python_is_used_unchanged(machine: Machine):
     result, calls = machine.setup(FLAXAE_PYTHON="/some/python")
     assert result.returncode == 0 and calls == []
     assert (machine.base / "python").read_text() == "/some/python\n"

@@ -1,4 +1,4 @@
-"""A checkout, a launcher and a fake Cloud TPU in one folder."""
+"""A checkout, a launcher and a fake Cloud TPU in one folder, for tests."""
 
 import contextlib
 import json
@@ -13,17 +13,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
-# What the launcher itself runs in: another bash, to try an old one.
+# The launcher's shell; the variable allows testing an old bash.
 BASH = os.environ.get("FLAXAE_TEST_BASH", "bash")
-GIT = [
-    "git",
-    "-c",
-    "user.name=test",
-    "-c",
-    "user.email=test@localhost",
-    "-c",
-    "init.defaultBranch=x",
-]
+GIT = "git -c user.name=test -c user.email=test@localhost -c init.defaultBranch=x".split()
 
 
 class World:
@@ -64,19 +56,19 @@ class World:
         self.git("commit", "-q", "-m", "x", "--allow-empty")
 
     def plan(self, **attempts: Any) -> None:
-        """What fake_train.py does; keys a1, a2, ... are attempts."""
+        """Set what fake_train.py does; keys a1, a2, ... are attempts."""
         plan = {name.removeprefix("a"): todo for name, todo in attempts.items()}
         (self.fake / "plan.json").write_text(json.dumps(plan))
 
     def play(self, **world: Any) -> None:
-        """What fake_gcloud.py plays."""
+        """Set the script of fake_gcloud.py."""
         env = {"PATH": self.search, "FLAXAE_PYTHON": sys.executable, "FLAXAE_KILL_WAIT": "20"}
         env |= {"FAKE_GCLOUD": str(self.fake), "FAKE_SCRIPT": str(HERE / "fake_gcloud.py")}
         world["env"] = env | world.get("env", {})
         (self.fake / "world.json").write_text(json.dumps(world))
 
     def now(self) -> dict[str, Any]:
-        """What fake_gcloud.py has made of it, to be changed and played again."""
+        """Return the current script of fake_gcloud.py, to change it and play it again."""
         return json.loads((self.fake / "world.json").read_text())
 
     @property
@@ -95,38 +87,45 @@ class World:
         return env | {"FLAXAE_TPU_SSH_TRIES": "4", "FLAXAE_TPU_SETTLE": "4"}
 
     def run(self, *options: str, args: list[str] | None = None, **env: str):
-        """Any call of run.sh."""
+        """Run run.sh."""
         return subprocess.run(
-            self.command(*options, args=args), env=self.environment | env, text=True,
-            capture_output=True, timeout=120, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            self.command(*options, args=args),
+            env=self.environment | env,
+            text=True,
+            capture_output=True,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
 
     def launch(self, *options: str, args: list[str] | None = None, **env: str):
-        """A launch of v5litepod-8 with what train.py needs."""
+        """Launch a v5litepod-8 with arguments of train.py."""
         return self.run(*LAUNCH, *options, args=args or ARGS, **env)
 
     def start(self, *options: str, args: list[str] | None = None, **env: str) -> subprocess.Popen:
-        """The same in the background; its output goes to the file `launcher.log`."""
+        """Launch in the background; the output is written to `launcher.log`."""
         with open(self.path / "launcher.log", "a") as log:
             return subprocess.Popen(
-                self.command(*LAUNCH, *options, args=args or ARGS), env=self.environment | env,
-                stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                self.command(*LAUNCH, *options, args=args or ARGS),
+                env=self.environment | env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                # Tests may run in a shell's background, where Ctrl-C is ignored for good.
+                # Tests may run in the background of a shell, which makes them ignore SIGINT.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )  # fmt: skip
+            )
 
     @property
     def calls(self) -> list[list[str]]:
         return self._lines("calls.jsonl")
 
     def count(self, *words: str) -> int:
-        """How many calls of gcloud had these words."""
+        """Return the number of calls of gcloud with these words."""
         return sum(set(words) <= set(call) for call in self.calls)
 
     @property
     def trained(self) -> list[dict[str, Any]]:
-        """Every start of train.py."""
+        """All starts of train.py."""
         return self._lines("trained.jsonl")
 
     def _lines(self, name: str) -> list[Any]:
@@ -134,7 +133,7 @@ class World:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def home(self, worker: int = 0, incarnation: int = 1, node: str = "t") -> Path:
-        """Where a worker keeps its run."""
+        """Return the folder of a worker's run."""
         return self.fake / "nodes" / f"{node}.{incarnation}" / f"w{worker}" / "flaxae-tpu" / "t"
 
     def preempt(self, node: str = "t") -> None:
@@ -142,7 +141,7 @@ class World:
         subprocess.run(script, check=True, env=os.environ | {"FAKE_GCLOUD": str(self.fake)})
 
     def end(self) -> None:
-        """Ends the workers' processes, those that this world started."""
+        """Kill the workers' processes that this world has started."""
         for file in self.fake.glob("nodes/*/*/.fake_tmux/*"):
             with contextlib.suppress(ProcessLookupError, PermissionError, ValueError):
                 os.killpg(int(file.read_text()), signal.SIGKILL)
@@ -154,7 +153,7 @@ ARGS = ["--config=c.py", "--workdir=gs://bucket/run"]
 
 
 def wait_for(condition: Any, seconds: float = 60, what: str = "") -> None:
-    """Polls until the condition holds."""
+    """Wait until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds} s for {what or condition}"

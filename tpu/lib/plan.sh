@@ -1,4 +1,4 @@
-# What is shown and not done: --status, and --dry-run's list of commands. Sourced by run.sh.
+# Prints without acting: --status, and the list of commands of --dry-run. Sourced by run.sh.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154 # globals of run.sh
 
 print_status() {
@@ -12,14 +12,14 @@ print_status() {
     "$ANSWERS"
 }
 
-# All commands of a launch in their order.
+# Prints all commands of a launch in order.
 plan() {
-  echo "# the TPU, unless it is there"
+  echo "# create the TPU, unless it exists"
   find_state_plan
   create_tpu
-  echo "# until it is READY"
+  echo "# wait until it is READY"
   find_state_plan
-  echo "# the code, the arguments, the scripts; on all workers"
+  echo "# send the code, the arguments and the scripts to all workers"
   show git -C "$root" archive --format=tar.gz -o "$DIR/upload/code.tar.gz" "$TREE"
   ATTEMPT=1
   ask status
@@ -27,22 +27,22 @@ plan() {
   ask start "$ID" "$ATTEMPT" "$PORT" "$COMMIT"
   printf '# on each worker, in tmux:\n+ JAX_COORDINATOR_PORT=%s python train.py' "$PORT"
   printf ' %q' "${ARGS[@]}"
-  printf '\n# every 15 s, until it has ended\n'
+  printf '\n# every 15 s, until the run has ended\n'
   pump_log
   ask status
   echo "# after a preemption, and with --delete-when-done"
   delete_tpu
 }
 
-# All commands of what is done with a TPU that is there.
+# Prints all commands of an action on an existing TPU.
 plan_action() {
   case $ACTION in
     logs) worker_terminal "$WORKER" follow; return ;;
     attach) worker_terminal 0 attach -t; return ;;
   esac
-  echo "# what there is"
+  echo "# find the TPU"
   if [ "$ACTION" != stop ] && [ "$KNOWN" = 0 ] && [ "$QUEUED" = 0 ]; then
-    echo "# (nothing is remembered of $NAME; if there is such a request, all goes as with --queued)"
+    echo "# (no launch of $NAME is remembered; if a queued resource exists, --queued applies)"
     tpus queued-resources describe "$NAME" --format='value(state.state)'
   fi
   find_state_plan
@@ -50,9 +50,9 @@ plan_action() {
     status) echo "# if it is READY"; ask status ;;
     stop) echo "# if it is READY"; ask stop ;;
     delete)
-      echo "# unless there is nothing"
+      echo "# if it exists"
       delete_tpu
-      echo "# whether all of it is gone"
+      echo "# check that all of it is deleted"
       find_state_plan
       ;;
   esac

@@ -1,20 +1,20 @@
-# Messages, waiting, the launcher's lock and what it remembers in .tpu/NAME. Sourced by run.sh.
+# Messages, waiting, the launcher's lock and its state in .tpu/NAME. Sourced by run.sh.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154 # globals of run.sh
 
-# Tests make the seconds shorter.
+# Tests shorten the waiting times.
 TIME_UNIT=${FLAXAE_TPU_TIME_UNIT:-1}
 KEYS='TYPE ZONE PROJECT RUNTIME SPOT QUEUED NUM_SLICES'
 ID='' ATTEMPT=0 OPEN=0 TRIES=0 OFFSET=0 LOCKED=0 SCRATCH=''
-KNOWN=0 # whether something is remembered
-ELSEWHERE=0 # whether the project is given though none is remembered
-MADE=1  # 0: what is remembered is of this launch, which has made nothing yet
+KNOWN=0 # whether a launch is remembered
+ELSEWHERE=0 # whether a project is given but none is remembered
+MADE=1  # 0: only this launch is remembered, and it has created nothing yet
 
 say() { echo "[$(date +%H:%M:%S)] $*"; }
 warn() { echo "warning: $*" >&2; }
 die() { echo "error: $*" >&2; exit 1; }
 usage_error() { echo "error: $*" >&2; exit 2; }
 
-# A command as one could type it.
+# Prints a command with the quoting of a shell.
 show() {
   local word
   printf '+'
@@ -29,8 +29,8 @@ mkdir_state() {
   [ "$DRY" = 1 ] || { mkdir -p "$DIR" && SCRATCH=$(mktemp -d); } || die "cannot make $DIR"
   ANSWERS=$SCRATCH/answers
   trap clean_up EXIT
-  exec 3>&1 # a trap runs with the redirections of where it strikes
-  trap 'say "left; what runs on $NAME goes on (same command: follow; --stop; --delete)" >&3
+  exec 3>&1 # a trap runs with the redirections of the interrupted command
+  trap 'say "interrupted; the run on $NAME continues (same command: follow; --stop; --delete)" >&3
     exit 130' INT
 }
 
@@ -47,8 +47,8 @@ save_state() {
   done >"$DIR/state.new" && mv "$DIR/state.new" "$DIR/state"
 }
 
-# Reads what is remembered; what the user has not given is filled in, and what was given must agree:
-# it would be another TPU, of which nothing is known. False: nothing is remembered.
+# Reads the remembered options: those that the user has not given are filled in, and those given
+# must agree, because otherwise it would be another TPU. Fails if nothing is remembered.
 load_state() {
   local key value file=${FLAXAE_TPU_STATE:-$root/.tpu}/$NAME/state
   [ -s "$file" ] || return 1
@@ -63,21 +63,21 @@ load_state() {
 }
 
 contradicted() {
-  local told="$NAME was launched with $1='$2', not '${!1}'"
+  local message="$NAME was launched with $1='$2', not '${!1}'"
   if [ "$ACTION" = launch ]; then
-    usage_error "$told; give the same, another --name, or first: tpu/run.sh --name $NAME --delete"
+    usage_error "$message; use the same, another --name, or first: tpu/run.sh --name $NAME --delete"
   fi
-  # Where it is must be right. Of what it is only --type says anything here: what is expected there.
+  # The location must agree. The kind of TPU does not matter for actions.
   case $1 in
     TYPE | RUNTIME | SPOT) return 0 ;;
-    PROJECT) [ -n "$2" ] || { ELSEWHERE=1; return 0; } ;; # gcloud's own may be another by now
+    PROJECT) [ -n "$2" ] || { ELSEWHERE=1; return 0; } ;; # gcloud's default may have changed
   esac
-  usage_error "$told: leave that option out; the rest is remembered"
+  usage_error "$message: leave that option out, it is remembered"
 }
 
 forget_state() { rm -rf "$DIR/state" "$DIR/upload"; }
 
-# One name is one TPU: the command must describe the one that was made.
+# A name identifies one TPU: the command must match the existing one.
 check_same_tpu() {
   local given_id=$ID
   load_state || { save_state; MADE=0; return 0; }
@@ -85,25 +85,25 @@ check_same_tpu() {
   ID=$given_id
 }
 
-# mkdir is atomic everywhere; the pid tells a lock whose launcher was killed.
+# mkdir is atomic everywhere; the pid shows whether the launcher that has the lock was killed.
 take_lock() {
   local lock=$DIR/lock pid errors
   while ! mkdir "$lock" 2>/dev/null; do
-    if [ ! -d "$lock" ]; then # given back just now, or it cannot be made
+    if [ ! -d "$lock" ]; then # just released, or it cannot be made
       errors=$({ mkdir -p "$DIR" && mkdir "$lock"; } 2>&1) && break
       [ -d "$lock" ] || die "cannot make the lock $lock: $errors"
     fi
     [ -w "$DIR" ] || die "cannot write into $DIR, which has a lock"
     pid=$(cat "$lock/pid" 2>/dev/null)
     if [ -z "$pid" ]; then
-      sleep 1 # made just now
+      sleep 1 # just made
       pid=$(cat "$lock/pid" 2>/dev/null)
     fi
     if [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null; then
       usage_error "another launcher (process $pid) works on $NAME; its log: $DIR/worker0.log." \
         "End it first: kill $pid"
     fi
-    # Only one of two that see a dead launcher gets it.
+    # If two launchers find the lock of a dead one, only one may take it.
     if mv "$lock" "$lock.$$" 2>/dev/null; then
       if [ "$(cat "$lock.$$/pid" 2>/dev/null)" != "$pid" ]; then
         mv "$lock.$$" "$lock"
@@ -116,7 +116,7 @@ take_lock() {
   LOCKED=1
 }
 
-# Waits before the next try; ends the launcher after too many in a row.
+# Waits before the next attempt; ends the launcher after too many retries in a row.
 retry() {
   TRIES=$((TRIES + 1))
   save_state

@@ -1,14 +1,13 @@
-# The TPU itself, by gcloud: its state, making and deleting it, reaching its workers. Sourced by
-# run.sh.
+# The TPU through gcloud: its state, creation, deletion, and ssh to its workers. Sourced by run.sh.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154 # globals of run.sh
 
 STATE='' HOSTS=0 REASON=''
 SSH_TRIES=${FLAXAE_TPU_SSH_TRIES:-8}
-UNWELL=${FLAXAE_TPU_UNWELL:-40} # polls (15 s) until a TPU that is not healthy counts as lost
-# A connection that dies must end as an error, not as a hang.
+UNWELL=${FLAXAE_TPU_UNWELL:-40} # polls (15 s) until an unhealthy TPU counts as lost
+# A dead connection must end with an error instead of hanging.
 SSH_OPTIONS=(-oConnectTimeout=20 -oServerAliveInterval=15 -oServerAliveCountMax=4)
 
-# Runs gcloud compute tpus ... for this zone and project; in a dry run only prints it.
+# Runs gcloud compute tpus ... for this zone and project; a dry run only prints the command.
 tpus() {
   local where=(--zone="$ZONE")
   [ -z "$PROJECT" ] || where+=(--project="$PROJECT")
@@ -19,7 +18,7 @@ tpus() {
   fi
 }
 
-# The names of the slices' nodes.
+# Prints the names of the slices' nodes.
 nodes() {
   local i
   if [ "$NUM_SLICES" = 1 ]; then
@@ -29,7 +28,7 @@ nodes() {
   fi
 }
 
-# Asks gcloud to describe something; sets FOUND to its fields, ABSENT or UNKNOWN.
+# Describes a resource; sets FOUND to its fields, ABSENT or UNKNOWN.
 describe() {
   local errors=$SCRATCH/describe.err
   if FOUND=$(tpus "$1" describe "$2" --format="$3" 2>"$errors"); then
@@ -43,7 +42,7 @@ describe_node() {
   describe tpu-vm "$1" 'csv[no-heading](state,health,networkEndpoints.len(),acceleratorType)'
 }
 
-# Sets STATE of all there is under this name: READY only if every node is; HOSTS of one slice.
+# Sets STATE, which is READY only if all nodes are, and HOSTS, the number of hosts per slice.
 find_state() {
   local node worst=READY state health hosts type
   if [ "$QUEUED" = 1 ]; then
@@ -58,29 +57,29 @@ find_state() {
       READY)
         HOSTS=$hosts
         case $health in UNHEALTHY*) state=$health ;; TIMEOUT) state=UNHEALTHY_TIMEOUT ;; esac
-        # A TPU that someone else made under this name is not to be used by mistake.
+        # Do not use a TPU of this name that someone else has created.
         type=${type%%,*} type=${type##*/}
         if [ -n "$TYPE" ] && [ -n "$type" ] && [ "$type" != "$TYPE" ]; then
-          [ "$MADE" = 1 ] || forget_state # it is not of that one
+          [ "$MADE" = 1 ] || forget_state # the state belongs to another TPU
           usage_error "$node is a $type, not a $TYPE; give its --type or another --name"
         fi
         ;;
-      ABSENT) [ "$QUEUED" = 0 ] || state=PREEMPTED ;; # an active request has lost its node
+      ABSENT) [ "$QUEUED" = 0 ] || state=PREEMPTED ;; # the node of an active request is gone
     esac
     if [ "$state" != READY ] && [ "$worst" != PREEMPTED ]; then worst=$state; fi
   done
   STATE=$worst
 }
 
-# For a TPU of which nothing is remembered, nor said how it was asked for: a request that waits, or
-# whose nodes have other names, is there though no node of this name is.
+# If no launch is remembered and --queued is not given: a queued resource may exist although there
+# is no node of this name, because it waits or because its nodes have other names.
 find_kind() {
   [ "$KNOWN" = 0 ] && [ "$QUEUED" = 0 ] || return 0
   describe queued-resources "$NAME" 'value(state.state)'
   [ "$FOUND" = ABSENT ] || QUEUED=1
 }
 
-# Whether neither the request nor any of its nodes is left; else STATE is that of one.
+# Succeeds if neither the request nor any node exists; otherwise STATE is that of one of them.
 all_gone() {
   local node
   if [ "$QUEUED" = 1 ]; then
@@ -119,16 +118,16 @@ create_tpu() {
   if [ "$DRY" = 1 ]; then tpus "${flags[@]}"; return; fi
   if out=$(tpus "${flags[@]}" 2>&1); then MADE=1; return 0; fi
   case $out in
-    # Made by a try that broke off, or going away: the next look may show it.
+    # Created by an interrupted attempt, or being deleted: the next poll may show it.
     *ALREADY_EXISTS* | *"already exists"*)
-      out="it exists already, says gcloud, and shows no $NAME; if that stays so:"
+      out="it exists already according to gcloud, but gcloud shows no $NAME; if this persists:"
       out="$out tpu/run.sh --name $NAME --delete, or another --name" ;;
     *PERMISSION_DENIED* | *INVALID_ARGUMENT* | *UNAUTHENTICATED* | *NOT_FOUND* | *"Invalid value"* | \
       *"nrecognized argument"* | *"active account"* | *"Invalid choice"*)
       ! all_gone || forget_state
       die "gcloud refuses to create $NAME: $out"
       ;;
-    *[Qq]uota*) # right after a preemption the old one may still count
+    *[Qq]uota*) # right after a preemption the old TPU may still count
       [ "$ATTEMPT" -gt 0 ] || { ! all_gone || forget_state; die "no quota for $NAME: $out"; } ;;
     *RESOURCE_EXHAUSTED* | *"no more capacity"*) out="$ZONE has no $TYPE free" ;;
   esac
@@ -136,16 +135,16 @@ create_tpu() {
   return 1
 }
 
-# True only if all of it was seen to be gone.
+# Succeeds only if all of it is verified to be deleted.
 delete_tpu() {
-  local node said=''
+  local node reply=''
   say "deleting $NAME"
   if [ "$QUEUED" = 1 ]; then
     delete_one queued-resources "$NAME" --force
     [ "$DRY" = 0 ] || return 0
   fi
   for node in $(nodes); do
-    if [ "$QUEUED" = 1 ]; then # they go with the request
+    if [ "$QUEUED" = 1 ]; then # they are deleted with the request
       describe_node "$node"
       [ "$FOUND" != ABSENT ] || continue
     fi
@@ -153,12 +152,12 @@ delete_tpu() {
   done
   [ "$DRY" = 0 ] || return 0
   ! all_gone || return 0
-  REASON="$NAME is $STATE after it was deleted: $said"
+  REASON="$NAME is $STATE after it was deleted: $reply"
   warn "$REASON"
   return 1
 }
 
-# Asks up to three times; what gcloud says of it goes into "said".
+# Tries up to three times; gcloud's message is stored in "reply".
 delete_one() {
   local i out kind=$1 name=$2
   shift 2
@@ -166,12 +165,12 @@ delete_one() {
   for i in 1 2 3; do
     out=$(tpus "$kind" delete "$name" "$@" 2>&1) && return
     case $out in *NOT_FOUND* | *"not found"*) return ;; esac
-    said=$out
+    reply=$out
     [ "$i" = 3 ] || nap 15
   done
 }
 
-# Creates the TPU unless it is there, and waits until it is ready. False (REASON): start again.
+# Creates the TPU unless it exists, and waits until it is ready. Fails (REASON) to start again.
 ensure_tpu() {
   local shown='' since=$SECONDS unknown=0 unwell=0 created=0 n=0
   while :; do
@@ -184,19 +183,19 @@ ensure_tpu() {
     case $STATE in
       READY) return 0 ;;
       ABSENT)
-        if [ $created = 1 ]; then # gone at once, or not shown yet: no second one without a pause
-          REASON="$NAME was made, and is not there"
+        if [ $created = 1 ]; then # gone at once or not shown yet: wait before creating another
+          REASON="$NAME was created but does not exist"
           return 1
         fi
         create_tpu || return 1
         created=1
         continue
         ;;
-      STOPPED) die "$NAME is STOPPED: start it by gcloud compute tpus tpu-vm start, or --delete it" ;;
+      STOPPED) die "$NAME is STOPPED: start it with gcloud compute tpus tpu-vm start, or use --delete" ;;
       UNKNOWN)
         unknown=$((unknown + 1))
         if [ $unknown -ge "$SSH_TRIES" ]; then
-          REASON="gcloud does not tell $NAME's state: $(tail -n 2 "$SCRATCH/describe.err" | tr '\n' ' ')"
+          REASON="gcloud does not report the state of $NAME: $(tail -n 2 "$SCRATCH/describe.err" | tr '\n' ' ')"
           return 1
         fi
         ;;
@@ -204,12 +203,12 @@ ensure_tpu() {
     if is_unwell; then
       unwell=$((unwell + 1))
       if [ $unwell -ge "$UNWELL" ]; then
-        # Its health is one view: a run that goes on there is another.
+        # A running training matters more than the reported health.
         if ask status && any running; then
-          say "$NAME is $STATE, but training goes on there"
+          say "$NAME is $STATE, but training continues on it"
           return 0
         fi
-        REASON="$NAME stayed $STATE"
+        REASON="$NAME remained $STATE"
         delete_tpu
         return 1
       fi
@@ -240,8 +239,8 @@ copy_to() {
   tpus tpu-vm scp "$@" "$node:flaxae-tpu/$NAME/" --worker=all "${flags[@]}"
 }
 
-# Has every worker of every slice do "worker.sh ..."; their answers come into the file ANSWERS, as
-# lines "NODE WORKER ...". False: not all answered.
+# Runs "worker.sh ..." on all workers of all slices and writes their answers into the file ANSWERS,
+# as lines "NODE WORKER ...". Fails if not all answered.
 ask() {
   local node script=flaxae-tpu/$NAME/worker.sh out=$SCRATCH/ssh.out command
   command="if [ -f $script ]; then bash $script $*; else echo flaxae-worker '?' absent - 0 - -; fi"
@@ -258,7 +257,7 @@ ask() {
   [ "$(wc -l <"$ANSWERS")" -ge $((HOSTS * NUM_SLICES)) ]
 }
 
-# A worker's terminal: "W", or "SLICE:W"; what follows are flags of ssh itself.
+# Opens a terminal on worker "W" or "SLICE:W"; further arguments are flags of ssh.
 worker_terminal() {
   local worker=${1##*:} node=$NAME action=$2
   shift 2

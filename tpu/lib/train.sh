@@ -1,28 +1,28 @@
-# The run on the TPU: sending the code, starting train.py, following it, judging how it ended.
+# The run on the TPU: sends the code, starts train.py, follows it, and evaluates how it ended.
 # Sourced by run.sh.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154 # globals of run.sh
 
 OUTCOME='' OLD_ID='' COMMIT='' TREE='' SUM=0
-# All counted in polls (15 s; the second: 10 s).
-GRACE=${FLAXAE_TPU_GRACE:-12}   # until the others count as hanging after one worker failed
-SETTLE=${FLAXAE_TPU_SETTLE:-6}  # until a TPU that says READY is believed: preemptions show late
-PROGRESS=${FLAXAE_TPU_PROGRESS:-60} # a run that trained so long starts the count of retries anew
+# Numbers of polls (every 15 s; SETTLE: every 10 s).
+GRACE=${FLAXAE_TPU_GRACE:-12}   # until other workers count as hanging after one has failed
+SETTLE=${FLAXAE_TPU_SETTLE:-6}  # until READY is trusted, because preemptions are reported late
+PROGRESS=${FLAXAE_TPU_PROGRESS:-60} # of training, after which the count of retries restarts
 
-# Sets TREE, what git archive sends, and ID, which names this code with these arguments.
+# Sets TREE, which git archive sends, and ID, which identifies the code and the arguments.
 choose_code() {
   local changes index
   TREE=$(git -C "$root" rev-parse --verify -q 'HEAD^{tree}') ||
-    usage_error "$root is no git checkout with a commit: there is no committed code to send"
+    usage_error "$root is not a git checkout with a commit: there is no committed code to send"
   COMMIT=$(git -C "$root" rev-parse HEAD)
   changes=$(git -C "$root" status --porcelain)
   if [ -n "$changes" ] && [ "$DIRTY" = 0 ]; then
     echo "$changes" | head -n 10 >&2
-    usage_error "there are changes that are not committed: commit them, or send them by --dirty"
+    usage_error "there are changes that are not committed: commit them, or send them with --dirty"
   fi
   if [ -n "$changes" ]; then
     COMMIT=$COMMIT-dirty
     if [ "$DRY" = 0 ]; then
-      # A tree of all that git does not ignore, made beside the user's own index.
+      # A tree of all files that git does not ignore, made without changing the user's index.
       index=$(mktemp) && cp "$(git -C "$root" rev-parse --absolute-git-dir)/index" "$index"
       TREE=$(cd "$root" && GIT_INDEX_FILE=$index git add -A && GIT_INDEX_FILE=$index git write-tree)
       rm -f "$index"
@@ -30,10 +30,10 @@ choose_code() {
   fi
   ID=$({ echo "$TREE"; printf '%s\0' "${ARGS[@]}"; } | git hash-object --stdin | cut -c 1-12)
   say "code: commit $COMMIT"
-  [ -z "$changes" ] || { echo "sent beyond the commit:"; echo "$changes"; }
+  [ -z "$changes" ] || { echo "sent in addition to the commit:"; echo "$changes"; }
 }
 
-# Makes what is sent: the code, the arguments (each ended by a zero byte: nothing is quoted).
+# Makes the files to send: the code, and the arguments, each terminated by a zero byte.
 pack() {
   rm -rf "$DIR/upload"
   mkdir -p "$DIR/upload"
@@ -44,7 +44,7 @@ pack() {
   SUM=$(cat "$DIR/upload/code.tar.gz" "$DIR/upload/args" | cksum | cut -d ' ' -f 1)
 }
 
-# Sends and sets up; false where something has not come through.
+# Sends the files and sets up the workers; fails if something did not arrive.
 prepare() {
   send && ask setup "$ID" "$SUM" "$([ -z "$ENV_FILE" ] && echo 0 || echo 1)" "$DATA" &&
     { [ "$DRY" = 1 ] || ! any incomplete; }
@@ -54,7 +54,7 @@ send() {
   local node files=() file
   for file in code.tar.gz args worker.sh setup.sh; do files+=("$DIR/upload/$file"); done
   for node in $(nodes); do
-    # The folder is its owner's alone before a secret comes into it.
+    # Only the owner may read the folder, because it may contain secrets.
     ssh_to "$node" all "mkdir -p flaxae-tpu/$NAME && chmod 700 flaxae-tpu/$NAME" ||
       return 1
     copy_to "$node" "${files[@]}" || return 1
@@ -62,7 +62,7 @@ send() {
   done
 }
 
-# Under the name "env" whatever its own name is; -p keeps the mode of a copy that is made for it.
+# Sends the file as "env"; -p keeps the mode of the temporary copy.
 send_env() {
   local folder status
   if [ "$DRY" = 1 ]; then
@@ -77,7 +77,7 @@ send_env() {
   return $status
 }
 
-# Repeats what ssh may break off. False (REASON): the TPU is gone, or does not answer at all.
+# Repeats a command that ssh may interrupt. Fails (REASON) if the TPU is gone or never answers.
 persist() {
   local i
   for ((i = 1; i <= SSH_TRIES; i++)); do
@@ -85,7 +85,7 @@ persist() {
     cat "$SCRATCH/step.out" "$SCRATCH/ssh.err" 2>/dev/null | tail -n 3 >&2
     find_state
     case $STATE in
-      READY | UNKNOWN) say "$1: ssh failed, try $i of $SSH_TRIES" ;;
+      READY | UNKNOWN) say "$1: ssh failed, attempt $i of $SSH_TRIES" ;;
       *) REASON="$NAME became $STATE"; return 1 ;;
     esac
     nap 15
@@ -94,15 +94,15 @@ persist() {
   return 1
 }
 
-# Whether any answer has this word as its state.
+# Succeeds if any answer has this state.
 any() { awk -v word="$1" '$3 == word { found = 1 } END { exit !found }' "$ANSWERS"; }
 
 refuse() {
-  usage_error "$NAME is training other code or other arguments already (run $1, yours is $ID):" \
-    "tpu/run.sh --name $NAME --stop, or another --name"
+  usage_error "$NAME already trains other code or other arguments (run $1, yours is $ID):" \
+    "use tpu/run.sh --name $NAME --stop, or another --name"
 }
 
-# Starts train.py on all workers unless this very run goes on there. False (REASON): again.
+# Starts train.py on all workers unless this run is active already. Fails (REASON) to start again.
 bring_up() {
   local other running started
   persist ask status || return 1
@@ -115,7 +115,7 @@ bring_up() {
   if [ "$started" = $((HOSTS * NUM_SLICES)) ] && { [ -n "$running" ] || [ "$OPEN" = 1 ]; }; then
     [ "$ATTEMPT" = "${running:-$ATTEMPT}" ] || OFFSET=0
     ATTEMPT=${running:-$ATTEMPT}
-    say "attempt $ATTEMPT goes on there already: following it"
+    say "attempt $ATTEMPT is already running: following it"
   else
     deploy "$running" || return 1
   fi
@@ -123,7 +123,7 @@ bring_up() {
   save_state
 }
 
-# Sends, sets up, starts; what is running of the same attempt stays.
+# Sends, sets up and starts; workers that already run the same attempt are left alone.
 deploy() {
   local newest
   newest=$(awk '$5 > n { n = $5 } END { print n + 0 }' "$ANSWERS")
@@ -135,9 +135,9 @@ deploy() {
   fi
   OPEN=1
   save_state
-  say "sending the code to $((HOSTS * NUM_SLICES)) workers, setting them up (the first time: minutes)"
+  say "sending the code to $((HOSTS * NUM_SLICES)) workers and setting them up (first: minutes)"
   persist prepare || return 1
-  check_answers "setting up failed"
+  check_answers "setup failed"
   say "starting attempt $ATTEMPT"
   persist ask start "$ID" "$ATTEMPT" "$PORT" "$COMMIT" || return 1
   check_answers "train.py could not be started"
@@ -155,7 +155,7 @@ check_answers() {
   die "$1 on $(awk '$3 == "failed" { printf "%s worker %s; ", $1, $2 }' "$ANSWERS")"
 }
 
-# Shows what worker 0's log has got since, and keeps a copy: the VM's own goes with the VM.
+# Prints new lines of worker 0's log and stores a copy, because the VM's log is lost with the VM.
 pump_log() {
   local first new=$SCRATCH/log.new size
   first=$(nodes | head -n 1)
@@ -171,14 +171,14 @@ pump_log() {
   save_state
 }
 
-# Follows until the run has ended (OUTCOME: done, stopped, or an exit code). False (REASON): again.
+# Follows until the run ends (OUTCOME: done, stopped, or an exit code). Fails (REASON) to restart.
 follow() {
   local silent=0 waited=0 polls=0 over
   while :; do
     pump_log
     if ask status; then
       silent=0
-      # A worker that failed, while others run on: they may be about to end, or hang.
+      # If a worker has failed while others run, they may be about to end, or hang.
       if any running; then
         over=$(awk '$3 != "running" && $6 != "0" { n++ } END { print n + 0 }' "$ANSWERS")
         [ "$over" = 0 ] || waited=$((waited + 1))
@@ -192,11 +192,11 @@ follow() {
       silent=$((silent + 1))
       find_state
       case $STATE in
-        READY | UNKNOWN) say "ssh failed, try $silent of $SSH_TRIES ($NAME: $STATE)" ;;
+        READY | UNKNOWN) say "ssh failed, attempt $silent of $SSH_TRIES ($NAME: $STATE)" ;;
         *) REASON="$NAME was $STATE"; return 1 ;;
       esac
-      [ $silent -lt "$SSH_TRIES" ] || die "the workers of $NAME do not answer, though it is $STATE;" \
-        "training may go on there: the same command follows it"
+      [ $silent -lt "$SSH_TRIES" ] || die "the workers of $NAME do not answer, although it is $STATE;" \
+        "training may continue on it: the same command follows it"
     fi
     polls=$((polls + 1))
     if [ $polls = "$PROGRESS" ] && [ "$TRIES" != 0 ]; then TRIES=0; save_state; fi
@@ -204,18 +204,18 @@ follow() {
   done
 }
 
-# What the workers' last answers mean: see follow.
+# Sets OUTCOME, or REASON and fails, from the workers' last answers: see follow.
 judge() {
   local answers=$SCRATCH/judged total=$((HOSTS * NUM_SLICES))
   cp "$ANSWERS" "$answers"
-  OPEN=0 # whatever comes is another attempt
+  OPEN=0 # the next start is another attempt
   if awk '$6 == "130" { found = 1 } END { exit !found }' "$answers"; then
     OUTCOME=stopped
     end_others
   elif [ "$(awk '$6 == "0"' "$answers" | wc -l)" -ge "$total" ]; then
     OUTCOME="done"
   elif awk '$6 == "75" { found = 1 } END { exit !found }' "$answers"; then
-    REASON="train.py was told to stop and has saved (exit code 75)"
+    REASON="train.py received SIGTERM and has saved (exit code 75)"
     end_others
     return 1
   elif any rebooted || any absent; then
@@ -223,7 +223,7 @@ judge() {
     end_others
     return 1
   else
-    # A peer that a preemption killed ends the others with any code: the TPU's word counts first.
+    # A preempted worker can end the others with any exit code: check the TPU's state first.
     is_healthy || { REASON="workers ended, and $NAME was $STATE"; return 1; }
     show_failure "$answers"
     end_others
@@ -233,7 +233,7 @@ judge() {
 
 is_healthy() {
   local i
-  say "a worker failed; asking for the state of $NAME"
+  say "a worker failed; checking the state of $NAME"
   for ((i = 0; i < SETTLE; i++)); do
     find_state
     case $STATE in READY | UNKNOWN) ;; *) return 1 ;; esac
@@ -242,15 +242,15 @@ is_healthy() {
   [ "$STATE" = READY ]
 }
 
-# Ends what a failed peer has left hanging.
+# Ends the workers that hang after another one has failed.
 end_others() {
   any running || return 0
   say "ending the workers that still run"
   persist ask kill
 }
 
-# The last lines of the worker that failed first; sets OUTCOME to its exit code. An exit code comes
-# before a killed worker, and 69, by which one says that it only found another gone, after both.
+# Prints the last lines of the worker that failed first; sets OUTCOME to its exit code. Exit codes
+# rank before killed workers, and 69, which only means that another worker was gone, ranks last.
 show_failure() {
   local first node worker state code place
   first=$(awk '$3 == "exited" && $6 != "0" { print $6 == "69" ? 2 : 0, $7, $0 }
@@ -262,5 +262,5 @@ show_failure() {
   ssh_to "$node" "$worker" "bash flaxae-tpu/$NAME/worker.sh tail 40" 2>/dev/null
   place=$worker
   [ "$NUM_SLICES" = 1 ] || place=${node##*-}:$worker
-  echo "--- all of it: tpu/run.sh --name $NAME --logs --worker $place ---"
+  echo "--- the whole log: tpu/run.sh --name $NAME --logs --worker $place ---"
 }
