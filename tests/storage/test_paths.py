@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import flaxae
-from flaxae import evaluate, sweep
+from flaxae import sweep
 from flaxae.config import LogConfig
 from flaxae.errors import ConfigError
 from flaxae.storage import paths
@@ -24,6 +24,7 @@ from flaxae.storage.jsonl import LineFile
 from flaxae.storage.metrics_file import Writer
 from flaxae.sweep import plan as sweep_plan
 from flaxae.training.loop import run
+from flaxae.training.report import evaluate
 from tests.fake_gcs import Server
 from tests.helpers import arrays_of, assert_same, log_of, start_pair, start_tiny
 from tests.tiny.family import TinyConfig, TinyTask, tiny_config
@@ -270,6 +271,6 @@ def test_the_report_on_a_run_in_a_bucket_goes_there(bucket, monkeypatch):
         return {"step": loaded.step}
 
     monkeypatch.setattr(TinyTask, "report", report, raising=False)
-    assert evaluate.evaluate("gs://bucket/run", config_class=TinyConfig) == {"step": 2}
+    assert evaluate("gs://bucket/run", config_class=TinyConfig) == {"step": 2}
     assert bucket.names("run/report") == ["run/report/figure.png", "run/report/report.txt"]
     assert bucket.text("run/report/report.txt") == "step 2\n"

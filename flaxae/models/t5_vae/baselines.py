@@ -17,8 +17,8 @@ from typing import Any
 from flaxae.command import run_main
 from flaxae.config import Config, config_hash, copy_config
 from flaxae.errors import ConfigError
-from flaxae.evaluate import REPORT
 from flaxae.measures import stats
+from flaxae.training.report import REPORT
 
 CONFIG = "configs/t5_vae/baselines.py"
 # Heading -> where a report has the number; all of the dev split.

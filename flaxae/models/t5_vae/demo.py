@@ -11,7 +11,7 @@ from typing import Any
 
 from flaxae.command import run_main
 from flaxae.config import flags
-from flaxae.evaluate import REPORT, TEXT, evaluate
+from flaxae.training.report import REPORT, TEXT, evaluate
 
 CONFIG = "configs/t5_vae/python_lines.py"
 # What a step costs, and what the rest does (the tokenizer, compiling, evaluating), as the matmul

@@ -9,7 +9,6 @@ import pytest
 import flaxae
 from flaxae import peft
 from flaxae.errors import ConfigError
-from flaxae.evaluate import evaluate
 from flaxae.models.causal_lm import data as data_lib
 from flaxae.models.causal_lm import evaluation
 from flaxae.models.causal_lm.task import Method
@@ -17,6 +16,7 @@ from flaxae.storage import checkpoint
 from flaxae.storage.fingerprint import fingerprint
 from flaxae.storage.workdir import prepare
 from flaxae.training.loop import Loop, run
+from flaxae.training.report import evaluate
 from flaxae.training.setup import make_setup
 from tests.helpers import arrays_of, assert_same, log_of
 from tests.models.causal_lm.tiny import base, phi_base, tiny_config, tokenizer

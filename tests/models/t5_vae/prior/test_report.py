@@ -11,7 +11,6 @@ import pytest
 
 from flaxae.config import Config, DataConfig, EvalConfig, LogConfig, OptimConfig, SaveConfig
 from flaxae.errors import ConfigError
-from flaxae.evaluate import evaluate
 from flaxae.models.t5_vae.prior.codes import Codes
 from flaxae.models.t5_vae.prior.report import round_trip
 from flaxae.models.t5_vae.prior.task import FlowConfig
@@ -20,6 +19,7 @@ from flaxae.storage.checkpoint import Checkpointer
 from flaxae.text_autoencoder.priors import FlowPrior, GMMPrior, load_prior
 from flaxae.training.layout import init_model
 from flaxae.training.loop import run
+from flaxae.training.report import evaluate
 from tests.models.t5_vae.test_loop import config_for
 from tests.text_autoencoder.priors.planted import bumps
 
