@@ -10,6 +10,7 @@ import optax
 from einops import rearrange
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
 
 from flaxae.config import Config
 from flaxae.task import Context, Task, TransformsGrads, UpdatesState
@@ -31,8 +32,13 @@ def join_batch(tree: Any) -> Any:
     return jax.tree.map(lambda x: rearrange(x, "parts b ... -> (b parts) ..."), tree)
 
 
-def make_update(task: Task, config: Config, layout: Layout) -> Callable:
-    """Return one update of one lane: (its state, frozen, batch, hparams) -> (state, metrics)."""
+def make_gradients(task: Task, config: Config, layout: Layout) -> Callable:
+    """Return the function that sums a batch's gradients over its micro-batches.
+
+    Returns:
+        (state, frozen, batch, ctx) -> (new carry, (gradients, weight, metrics)): gradients of the
+        total loss, and sums with weights, which nothing has divided yet.
+    """
 
     def loss_fn(params: Any, carry: Any, frozen: Any, batch: Any, ctx: Context) -> Any:
         model = layout.merge(params, carry, frozen)
@@ -41,11 +47,8 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         return loss.total, (loss.weight, metrics, layout.carry_of(model))
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    template = optimizer_template(config, layout)
 
-    def sums(state: State, frozen: Any, batch: Any, ctx: Context) -> Any:
-        """Return the new carry, and sums of gradients, weight and metrics over micro-batches."""
-
+    def gradients(state: State, frozen: Any, batch: Any, ctx: Context) -> Any:
         def one(carry: Any, micro: Any, index: Any) -> Any:
             at = dataclasses.replace(ctx, key=jax.random.fold_in(ctx.key, index))
             (_, (weight, metrics, carry)), grads = grad_fn(
@@ -72,11 +75,21 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         (once, total), stream = jax.lax.scan(body, (state["carry"]["once"], zeros), micro)
         return {"once": once, "stream": join_batch(stream)}, total
 
-    def update(state: State, frozen: Any, batch: Any, hparams: dict[str, Any]) -> Any:
+    return gradients
+
+
+def make_update(task: Task, config: Config, layout: Layout) -> Callable:
+    """Return one update of one lane: (its state, frozen, batch, hparams) -> (state, metrics)."""
+    gradients = make_gradients(task, config, layout)
+    template = optimizer_template(config, layout)
+
+    def update(
+        state: State, frozen: Any, batch: Any, hparams: dict[str, Array]
+    ) -> tuple[State, dict[str, Array]]:
         step = state["step"]
         key = jax.random.fold_in(jax.random.key(hparams["seed"]), step)
         ctx = Context(key, step, hparams=hparams, train=True, sharding_rules=task.sharding_rules)
-        carry, (grads, weight, metrics) = sums(state, frozen, batch, ctx)
+        carry, (grads, weight, metrics) = gradients(state, frozen, batch, ctx)
         # A batch of nothing but padding has weight 0: its gradients are 0, not NaN.
         inverse = 1 / jnp.maximum(weight, 1e-30)
         # The norm of the sums: the mean gradients then need not be kept in memory.
@@ -88,7 +101,7 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(grad_norm)
         # A run (or lane) past its bad steps stays as it is, until the loop has noticed.
         good = finite & (state["bad"] <= config.max_bad_steps)
-        new = {**state, "carry": carry, "step": step + 1}
+        new: State = {**state, "carry": carry, "step": step + 1}
         with jax.numpy_dtype_promotion("standard"):
             # What `make_hparams` leaves out is 0, even if the lanes' base config has another value.
             tx = make_tx(config, {"weight_decay": 0.0} | hparams, step)
@@ -97,14 +110,7 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         new["opt"] = opt = optim_lib.pack(opt)
         new["params"] = jax.tree.map(lambda p, u: p + u.astype(p.dtype), state["params"], updates)
         if config.optim.ema:
-            # After few steps the average weighs these steps, not the initialisation.
-            t = step.astype(jnp.float32)
-            decay = jnp.minimum(config.optim.ema, (1 + t) / (10 + t))
-            new["ema"] = jax.tree.map(
-                lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype),
-                state["ema"],
-                new["params"],
-            )
+            new["ema"] = _average(state["ema"], new["params"], config.optim.ema, step)
         if isinstance(task, UpdatesState):
             new = task.after_update(new, ctx)
         kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
@@ -128,6 +134,14 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         return kept, out
 
     return update
+
+
+def _average(ema: Any, params: Any, limit: float, step: Array) -> Any:
+    """Return the new moving average of the parameters."""
+    # After few steps the average weighs these steps, not the initialisation.
+    t = step.astype(jnp.float32)
+    decay = jnp.minimum(limit, (1 + t) / (10 + t))
+    return jax.tree.map(lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype), ema, params)
 
 
 def make_train_step(
