@@ -169,7 +169,7 @@ def test_a_prompt_gets_the_chat_template_or_the_start_token(directory):
     with pytest.raises(ConfigError, match="needs a chat template"):
         command.prompt_ids(lm, "hi", chat=False, system="x")
     tokenizer.template = "{{ raise_exception('no system') }}"
-    with pytest.raises(ConfigError, match="refuses the messages: no system"):
+    with pytest.raises(ConfigError, match="rejects the messages: no system"):
         command.prompt_ids(lm, "hi")
     tokenizer.template = "{{ ''.__class__.__mro__ }}"  # a template is data: it reaches no code
     with pytest.raises(ConfigError, match="unsafe|refuses"):

@@ -1,15 +1,18 @@
-"""What the decoder-only language models share: attention with a cache, the scan, the head."""
+"""The common part of decoder-only language models: attention, forward pass, cache and loss."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from flaxae.config import Section
 from flaxae.errors import require
 from flaxae.lm.layers import AttentionInputs, LayerCache, run_layers
+from flaxae.lm.protocol import Cache
 from flaxae.losses import cross_entropy, linear_cross_entropy
 from flaxae.nn.attention import grouped_attention
 from flaxae.nn.bias import MASKED, causal_bias, segment_bias, segment_positions
@@ -23,7 +26,7 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclasses.dataclass(unsafe_hash=True)
 class CausalConfig(Section):
-    """Sizes that all of them have."""
+    """Sizes that all decoder-only models have."""
 
     d_model: int = 64
     d_ff: int = 128
@@ -32,7 +35,7 @@ class CausalConfig(Section):
     head_dim: int = 16
     num_layers: int = 2
     vocab_size: int = 256
-    max_length: int = 2048  # positions that it was trained on
+    max_length: int = 2048  # positions that the model was trained on
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     tie_embeddings: bool = False
@@ -41,16 +44,17 @@ class CausalConfig(Section):
     eos_ids: tuple = (2,)
     dtype: str = "float32"  # of the computation; norms, softmax and logits are float32
     remat: bool = False  # recompute blocks in the backward pass
-    remat_keep: str = "nothing"  # but not this: "products", of matmuls with weights
-    scan_unroll: int = 1  # layers in one iteration of the scan
+    remat_keep: str = "nothing"  # with remat, what is kept: "products" of matmuls with weights
+    scan_unroll: int = 1  # layers per iteration of the scan
 
     def validate(self) -> None:
+        """Raise ConfigError for sizes or options that do not go together."""
         sizes = ("d_model", "d_ff", "num_heads", "num_kv_heads", "head_dim", "num_layers")
         for name in (*sizes, "vocab_size", "max_length", "scan_unroll", "norm_eps", "rope_theta"):
             require(getattr(self, name) > 0, f"lm.{name}={getattr(self, name)} must be positive")
         require(
             self.num_heads % self.num_kv_heads == 0,
-            f"lm.num_heads={self.num_heads} is no multiple of num_kv_heads={self.num_kv_heads}",
+            f"lm.num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}",
         )
         rate = self.attention_dropout
         require(0 <= rate < 1, f"lm.attention_dropout={rate} must be in [0, 1)")
@@ -70,12 +74,14 @@ class CausalConfig(Section):
 
 
 class SelfAttention(nnx.Module):
-    """Causal attention with rotary positions; the output's Linear is named by the model.
+    """Causal attention with rotary positions.
 
     Args:
-        config: of the model.
-        output: the attribute of the output's Linear, as Hugging Face names it.
-        use_bias: of queries, keys and values; output_bias: of the output.
+        config: sizes of the model.
+        output: attribute name of the output's Linear, as in Hugging Face's files.
+        use_bias: queries, keys and values have a bias.
+        output_bias: the output has a bias.
+        rngs: `rngs.params()` is drawn from.
     """
 
     def __init__(
@@ -106,11 +112,12 @@ class SelfAttention(nnx.Module):
         inputs: AttentionInputs,
         cache: LayerCache | None = None,
     ) -> Float[Array, "B S D"]:
+        """Attend over the positions of each row, and over those in the cache."""
         q = self._by_heads(self.q_proj(x, ctx.at("q_proj")))
         k = self._by_heads(self.k_proj(x, ctx.at("k_proj")))
         v = self._by_heads(self.v_proj(x, ctx.at("v_proj")))
         q, k = rotate(q, inputs.cos, inputs.sin), rotate(k, inputs.cos, inputs.sin)
-        k, v = jnp.moveaxis(k, 2, 1), jnp.moveaxis(v, 2, 1)  # (B, G, S, K)
+        k, v = (rearrange(x, "B S G K -> B G S K") for x in (k, v))
         if cache is not None:
             k, v = cache.update(k, v)
         y = grouped_attention(
@@ -119,15 +126,22 @@ class SelfAttention(nnx.Module):
         return getattr(self, self.output)(y, ctx.at(self.output))
 
     def _by_heads(self, x: Float[Array, "B S HK"]) -> Float[Array, "B S H K"]:
-        return x.reshape(*x.shape[:2], -1, self.head_dim)
+        return rearrange(x, "B S (H K) -> B S H K", K=self.head_dim)
 
 
 class CausalLM(nnx.Module):
-    """Embedding, scanned blocks, final norm and head.
+    """A decoder-only language model: embedding, scanned blocks, final norm and head.
+
+    Args:
+        config: sizes of the model.
+        block: class of a block, called with (config, rngs).
+        norm: class of the final norm.
+        head_bias: an untied head has a bias.
+        rngs: `rngs.params()` is drawn from.
 
     Attributes:
-        config: its sizes.
-        hooks: name -> path of a tap, for `lm.activations`.
+        config: sizes of the model.
+        hooks: names of hidden states -> the paths of their taps, for `flaxae.activations`.
     """
 
     hooks: dict[str, str] = {
@@ -137,7 +151,13 @@ class CausalLM(nnx.Module):
     }
 
     def __init__(
-        self, config: Any, block: Any, norm: Any, *, head_bias: bool = False, rngs: nnx.Rngs
+        self,
+        config: CausalConfig,
+        block: Callable[..., nnx.Module],
+        norm: Callable[..., nnx.Module],
+        *,
+        head_bias: bool = False,
+        rngs: nnx.Rngs,
     ):
         config.validate()
         dtype = jnp.dtype(config.dtype)
@@ -154,8 +174,10 @@ class CausalLM(nnx.Module):
             sizes = (config.d_model, config.vocab_size)
             self.lm_head = Linear(*sizes, use_bias=head_bias, dtype=dtype, rngs=rngs)
 
-    def __call__(self, ids: Int[Array, "B S"], ctx: Context, **kwargs: Any) -> Array:
-        """Scores of the next id at every position, (B, S, V), float32; see `states`."""
+    def __call__(
+        self, ids: Int[Array, "B S"], ctx: Context, **kwargs: Any
+    ) -> Float[Array, "B S V"]:
+        """Return the logits of the next id at every position, float32; see `states`."""
         return self.logits(self.states(ids, ctx, **kwargs), ctx)
 
     def states(
@@ -167,18 +189,22 @@ class CausalLM(nnx.Module):
         segment_ids: Int[Array, "B S"] | None = None,
         positions: Int[Array, "B S"] | None = None,
     ) -> Float[Array, "B S D"]:
-        """What the head reads.
+        """Return the final hidden states, which `logits` reads.
 
         Args:
             ids: token ids.
-            ctx: of the model.
-            mask: 1 for real tokens, 0 for padding, on either side; states there mean nothing.
-            segment_ids: of packed sequences, instead of a mask: 0 for padding, another number for
-                each sequence; none sees another. `nn.bias.SHARED`, at the start of a row, is
-                what all its sequences begin with: each sees it and goes on from there.
-            positions: default: from 0 in every row or segment.
+            ctx: context of the model.
+            mask: 1 for real tokens, 0 for padding, on either side; states at padding are
+                undefined.
+            segment_ids: for packed sequences, instead of a mask: 0 for padding, and a different
+                number for each sequence, which sees itself only. `nn.bias.SHARED`, at the
+                start of a row, marks a prefix that all sequences of the row share and see.
+            positions: position of each id; default: counted from 0 in every row or segment.
+
+        Raises:
+            ConfigError: both a mask and segment_ids are given.
         """
-        require(mask is None or segment_ids is None, "give a mask or segment_ids, not both")
+        require(mask is None or segment_ids is None, "set mask or segment_ids, not both")
         if mask is not None:
             segment_ids = (mask > 0).astype(jnp.int32)
         if segment_ids is None:
@@ -201,7 +227,7 @@ class CausalLM(nnx.Module):
         return dropout(x, rate, ctx.at("embedding_dropout"))
 
     def init_cache(self, rows: int, length: int) -> dict[str, Array]:
-        """Empty keys and values of `length` positions: {"k", "v"}, (L, B, G, T, K)."""
+        """Return empty keys and values of `length` positions: {"k", "v"}, (L, B, G, T, K)."""
         config = self.config
         shape = (config.num_layers, rows, config.num_kv_heads, length, config.head_dim)
         return {name: jnp.zeros(shape, jnp.dtype(config.dtype)) for name in ("k", "v")}
@@ -210,57 +236,51 @@ class CausalLM(nnx.Module):
         self,
         ids: Int[Array, "B S"],
         ctx: Context,
-        cache: Any,
+        cache: Cache,
         index: Int[Array, ""] | int,
         *,
         positions: Int[Array, "B S"],
         keys: Int[Array, "B T"],
         blocks: list[Any] | None = None,
     ) -> tuple[Float[Array, "B S D"], Any]:
-        """`states` of ids that follow those in a cache.
+        """Return the final states of ids that follow those in a cache.
 
         Args:
             ids: the next S ids of all rows.
-            ctx: of the model.
-            cache: of the positions before, see `init_cache`; or `unstacked` of it.
-            index: the place of the first id in it.
-            positions: of the ids.
-            keys: 1 where the cache, with these ids, holds a real token; 0 for padding.
-            blocks: `unstacked(self.blocks)` of before a loop, for a cache that is a list. Scanned
-                in a loop of decoding, all weights would be copied in every turn (CPU).
+            ctx: context of the model.
+            cache: keys and values of the positions before, see `init_cache`; or `unstacked` of it.
+            index: index in the cache of the first id.
+            positions: position of each id in its text.
+            keys: 1 if the cache, with these ids, contains a real token there; 0 for padding.
+            blocks: `unstacked(self.blocks)`, made before a decoding loop, for a cache that is a
+                list. A scan inside the loop would copy all weights in every iteration (CPU).
 
         Returns:
-            What the head reads, and the cache.
+            The final hidden states, and the cache.
         """
-        here = index + jnp.arange(ids.shape[1], dtype=jnp.int32)  # (S,)
-        seen = jnp.arange(keys.shape[1], dtype=jnp.int32)[None] <= here[:, None]  # (S, T)
+        query = index + jnp.arange(ids.shape[1], dtype=jnp.int32)  # (S,)
+        seen = jnp.arange(keys.shape[1], dtype=jnp.int32)[None] <= query[:, None]  # (S, T)
         allowed = seen[None] & (keys > 0)[:, None]
         bias = jnp.where(allowed, 0.0, MASKED)[:, None].astype(jnp.float32)
-        x, cache = run_layers(
-            self,
-            self._embed(ids, ctx),
-            ctx,
-            self._attention_inputs(positions, bias),
-            cache,
-            index,
-            blocks,
-        )
-        return self.final_norm(x, ctx.at("final_norm")), cache
+        inputs = self._attention_inputs(positions, bias)
+        x = self._embed(ids, ctx)
+        x, new_cache = run_layers(self, x, ctx, inputs, cache, index, blocks)
+        return self.final_norm(x, ctx.at("final_norm")), new_cache
 
     def logits(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... V"]:
-        """Scores of the vocabulary, float32."""
+        """Return the scores of the vocabulary, float32."""
         if self.lm_head is not None:
             return self.lm_head(x, ctx.at("lm_head")).astype(jnp.float32)
         return self.embed_tokens.attend(x, ctx.at("embed_tokens"))
 
     def untie(self) -> None:
-        """Gives a tied head a kernel of its own: the embedding's table as it is."""
+        """Replace a tied head by a Linear whose kernel is the embedding's table, transposed."""
         config, table = self.config, self.embed_tokens.table[...]
         sizes, dtype = (config.d_model, config.vocab_size), jnp.dtype(config.dtype)
         head = nnx.eval_shape(lambda: Linear(*sizes, dtype=dtype, rngs=nnx.Rngs(0)))
         head.kernel = nnx.Param(table.T)
         self.config = dataclasses.replace(config, tie_embeddings=False)
-        del self.lm_head  # None is static to NNX, and would stay so
+        del self.lm_head  # NNX treats None as static, and would keep treating the attribute so
         self.lm_head = head
 
     def loss(
@@ -271,29 +291,34 @@ class CausalLM(nnx.Module):
         ctx: Context,
         chunks: int = 0,
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Cross entropy of the next ids.
+        """Return the cross entropy of the next ids.
 
         Args:
-            x: what `states` gives.
+            x: final hidden states, see `states`.
             targets: the id after each position.
-            weights: 0 where it does not count (padding, a prompt).
-            ctx: of the model.
-            chunks: above 0 the logits are never held whole; into how many parts the tokens are
-                cut. That reads the head's own kernel, so no adapter may stand there.
+            weights: weight of each target; 0 for padding and prompts.
+            ctx: context of the model.
+            chunks: number of parts that the tokens are cut into, so that the logits are never in
+                memory as a whole; 0: all at once. It reads the head's kernel itself, so the head
+                must not have an adapter.
 
         Returns:
-            The sum over tokens, and how many have their target as the best id.
+            The sum over tokens, and the number of tokens whose target is the best id.
+
+        Raises:
+            ConfigError: chunks are asked for and the head has an adapter.
         """
-        flat, targets, weights = x.reshape(-1, x.shape[-1]), targets.reshape(-1), weights.ravel()
+        flat = rearrange(x, "B S D -> (B S) D")
+        targets, weights = targets.reshape(-1), weights.reshape(-1)  # (B * S,)
         if not chunks:
             return cross_entropy(self.logits(flat, ctx), targets, weights)
         plain = self.lm_head is None or type(self.lm_head) is Linear
-        require(plain, "chunks must be 0 where the head has an adapter")
+        require(plain, "chunks must be 0 if the head has an adapter")
         if self.lm_head is None:
             table = self.embed_tokens.table[...]
         else:
             table = self.lm_head.kernel[...].T
-            if self.lm_head.bias is not None:  # one more feature, which is 1 everywhere
+            if self.lm_head.bias is not None:  # as the weight of one more feature, which is 1
                 table = jnp.concatenate([table, self.lm_head.bias[...][:, None]], axis=1)
                 flat = jnp.concatenate([flat, jnp.ones_like(flat[:, :1])], axis=1)
         return linear_cross_entropy(flat, table, targets, weights, chunks)

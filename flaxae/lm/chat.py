@@ -11,12 +11,13 @@ TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat
 
 
 class ChatTokenizer:
-    """Texts <-> ids, and messages -> the text that a model was tuned on.
+    """Texts <-> ids, and messages -> the text that a chat model was tuned on.
 
     Args:
         inner: a `tokenizers.Tokenizer`.
-        bos, eos: texts of these tokens, "" where there is none.
-        template: Jinja source of the chat template, "" where there is none.
+        bos: text of the token that begins a text; "": none.
+        eos: text of the token that ends a text; "": none.
+        template: Jinja source of the chat template; "": none.
     """
 
     def __init__(self, inner: Any, *, bos: str = "", eos: str = "", template: str = ""):
@@ -26,39 +27,45 @@ class ChatTokenizer:
 
     @property
     def vocab_size(self) -> int:
+        """Number of tokens."""
         return self._inner.get_vocab_size()
 
     def id(self, token: str) -> int | None:
-        """The id of a token's text."""
+        """Return the id of a token, or None if there is no such token."""
         return self._inner.token_to_id(token)
 
     def encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
-        """The ids of each text.
+        """Return the ids of each text.
 
         Args:
             texts: the texts.
-            special: adds what the tokenizer puts around a text (Llama's BOS); a chat template's
-                text has that already.
+            special: add the tokens that the tokenizer puts around a text (Llama's BOS); the text
+                of a chat template contains them already.
         """
         rows = self._inner.encode_batch(list(texts), add_special_tokens=special)
         return [row.ids for row in rows]
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
-        """The text of ids; special tokens only where asked for."""
+        """Return the text of ids.
+
+        Args:
+            ids: token ids; ids outside of the vocabulary are skipped.
+            special: include the text of special tokens.
+        """
         ids = [int(i) for i in ids if int(i) < self.vocab_size]
         return self._inner.decode(ids, skip_special_tokens=not special)
 
     def chat(self, messages: Sequence[dict[str, str]], *, answer: bool = True) -> str:
-        """The text of a conversation.
+        """Return the text of a conversation.
 
         Args:
             messages: [{"role": "user", "content": "..."}, ...].
-            answer: ends it where the model is to answer.
+            answer: end the text with the start of the model's answer.
 
         Raises:
-            ConfigError: there is no template, or it refuses the messages.
+            ConfigError: there is no template, or it rejects the messages.
         """
-        require(bool(self.template), "this tokenizer has no chat template: give plain text")
+        require(bool(self.template), "this tokenizer has no chat template: use plain text")
         try:
             from jinja2 import TemplateError
             from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -77,10 +84,10 @@ class ChatTokenizer:
         try:
             return environment.from_string(self.template).render(messages=messages, **names)
         except TemplateError as error:
-            raise ConfigError(f"the chat template refuses the messages: {error}") from None
+            raise ConfigError(f"the chat template rejects the messages: {error}") from None
 
     def save(self, directory: str | Path) -> None:
-        """Writes what `open_tokenizer` and transformers read."""
+        """Write the files that `open_tokenizer` and transformers read."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._inner.save(str(directory / TOKENIZER))
@@ -94,10 +101,10 @@ class ChatTokenizer:
 
 
 def open_tokenizer(directory: str | Path) -> ChatTokenizer:
-    """The tokenizer of a Hugging Face directory.
+    """Open the tokenizer of a Hugging Face directory.
 
     Raises:
-        ConfigError: it has no tokenizer.json, or one that cannot be read.
+        ConfigError: there is no tokenizer.json, or it cannot be read.
     """
     import tokenizers
 

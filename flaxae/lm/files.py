@@ -1,4 +1,4 @@
-"""Modules from parameters, and directories of decoder-only models; what their `params.py` share."""
+"""Modules from parameters, and directories of decoder-only models: shared by their `params.py`."""
 
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,17 @@ from flaxae.weights.hf import Weight
 
 
 def shapes(kind: Any, config: Any) -> dict[str, Any]:
-    """Nested dict of the parameters' ShapeDtypeStructs.
+    """Return a nested dict of the parameters' ShapeDtypeStructs.
 
     Args:
         kind: the model's class.
-        config: of the model.
+        config: the model's config.
     """
     return nnx.to_pure_dict(nnx.state(_abstract(kind, config)))  # pyright: ignore
 
 
 def build(kind: Any, config: Any, params: dict[str, Any]) -> Any:
-    """The module of these parameters."""
+    """Return the module with these parameters."""
     graphdef, state = nnx.split(_abstract(kind, config))
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graphdef, state)
@@ -38,20 +38,22 @@ def read(
     kind: Any,
     config: Any,
     table: hf.Table,
-    tensors: hf.Tensors,
+    tensors: hf.TensorSource,
     dtype: Any = jnp.float32,
     mesh: Mesh | None = None,
     rules: tuple = (),
 ) -> dict[str, Any]:
-    """A model's parameters.
+    """Read a model's parameters.
 
     Args:
-        kind, config: class and config of the model.
-        table: what lies where.
-        tensors: of its files.
-        dtype: of the parameters.
-        mesh: each process reads only the slices that its devices hold; None: the default device.
-        rules: see `sharding.infer_sharding`.
+        kind: the model's class.
+        config: the model's config.
+        table: the tensors of each parameter.
+        tensors: the tensors of its files.
+        dtype: dtype of the parameters.
+        mesh: the devices; each process reads only the slices that its devices hold. None: the
+            default device.
+        rules: sharding rules, see `sharding.infer_sharding`.
     """
     wanted = shapes(kind, config)
     places = None if mesh is None else sharding.infer_sharding(wanted, mesh, rules)
@@ -66,7 +68,16 @@ def save(
     dtype: Any = jnp.float32,
     max_shard_size: int = 5 * 10**9,
 ) -> None:
-    """Writes a directory that `transformers` opens as the same model; see `hf.write`."""
+    """Write a directory that `transformers` opens as the same model.
+
+    Args:
+        directory: made if it does not exist.
+        raw: contents of config.json, without the dtype.
+        table: the tensors of each parameter.
+        params: nested dict of arrays.
+        dtype: dtype of the stored tensors.
+        max_shard_size: bytes per file, see `hf.write`.
+    """
     raw = raw | {"dtype": jnp.dtype(dtype).name}
     hf.write(directory, raw, table, params, dtype=dtype, max_shard_size=max_shard_size)
 
@@ -79,13 +90,13 @@ def linear(
     stacked: bool = True,
     rows: tuple[int, int] = (0, 1),
 ) -> dict[str, Weight]:
-    """The table's entries of a Linear.
+    """Return the table's entries of a Linear.
 
     Args:
-        path: ours.
-        names: theirs, of the module: one, or one a layer.
-        bias: it has one.
-        stacked: our first axis is the layers.
+        path: path of our module.
+        names: Hugging Face's names of the module: one, or one per layer.
+        bias: the Linear has a bias.
+        stacked: the first axis of our parameters is the layers.
         rows: see Weight.
     """
     weights = {"kernel": ("weight", True)} | ({"bias": ("bias", False)} if bias else {})
@@ -98,7 +109,7 @@ def linear(
 
 
 def norm(path: str, names: tuple[str, ...], bias: bool, *, stacked: bool = True) -> dict[str, Any]:
-    """The table's entries of a norm; see `linear`."""
+    """Return the table's entries of a norm; see `linear`."""
     weights = {"scale": "weight"} | ({"bias": "bias"} if bias else {})
     return {
         f"{path}/{ours}": Weight(tuple(f"{n}.{theirs}" for n in names), stacked=stacked)
@@ -107,15 +118,15 @@ def norm(path: str, names: tuple[str, ...], bias: bool, *, stacked: bool = True)
 
 
 def given(raw: dict[str, Any], fields: dict[str, str], what: str) -> dict[str, Any]:
-    """Our fields of a config.json's numbers.
+    """Return fields of a config.json by our names.
 
     Args:
-        raw: what it holds, defaults included.
-        fields: theirs -> ours.
+        raw: contents of config.json, defaults included.
+        fields: Hugging Face's names -> ours.
         what: the kind of model, for the error.
 
     Raises:
-        ConfigError: one is missing.
+        ConfigError: a field is missing.
     """
     missing = [name for name in fields if raw.get(name) is None]
     require(not missing, f"the config of this {what} lacks {', '.join(missing)}")
@@ -123,7 +134,13 @@ def given(raw: dict[str, Any], fields: dict[str, str], what: str) -> dict[str, A
 
 
 def token_ids(raw: dict[str, Any], bos: int, eos: int) -> dict[str, Any]:
-    """bos_id and eos_ids of a config.json; it may name several ends."""
+    """Return bos_id and eos_ids of a config.json, which may have several of the latter.
+
+    Args:
+        raw: contents of config.json.
+        bos: default of bos_token_id.
+        eos: default of eos_token_id.
+    """
     ends = raw.get("eos_token_id")
     ends = eos if ends is None else ends
     begin = raw.get("bos_token_id")
@@ -134,7 +151,7 @@ def token_ids(raw: dict[str, Any], bos: int, eos: int) -> dict[str, Any]:
 
 
 def rope_parameters(raw: dict[str, Any]) -> dict[str, Any]:
-    """rope_theta, rope_type and what belongs to it, as transformers 4 or 5 write them."""
+    """Return rope_theta, rope_type and its parameters, as transformers 4 or 5 write them."""
     scaling = raw.get("rope_scaling") or {}
     new = raw.get("rope_parameters") or {}
     found = {**scaling, **new}

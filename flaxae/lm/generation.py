@@ -1,4 +1,4 @@
-"""Text from a decoder-only model: prompts of several lengths, a cache, one jitted loop."""
+"""Generation by a decoder-only model: prompts of several lengths, a cache, one jitted loop."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -13,48 +13,55 @@ from jaxtyping import Array, Float, Int, Key
 from flaxae import decoding
 from flaxae.decoding import Sampling, mask_unused
 from flaxae.errors import require
+from flaxae.lm.protocol import LanguageModel
 from flaxae.nn.stack import unstacked
 from flaxae.task import Context
 
-BUCKET = 64  # prompts and caches are as long as multiples of this: few lengths, few compilations
+BUCKET = 64  # lengths of prompts and caches are multiples of this, so that few are compiled
 
 
 def left_padded(
     ids: Int[Array, "B S"], mask: Float[Array, "B S"]
 ) -> tuple[Int[Array, "B S"], Int[Array, "B S"]]:
-    """Rows whose last id is real, so that all go on at one place; and their mask."""
+    """Move padding to the left, so that all rows end with a real id.
+
+    Returns:
+        The ids and their mask.
+    """
     length = ids.shape[1]
-    where = jnp.arange(length, dtype=jnp.int32)[None]
-    last = jnp.max(jnp.where(mask > 0, where, 0), axis=1, keepdims=True)
-    source = (where + last + 1) % length
+    index = jnp.arange(length, dtype=jnp.int32)[None]
+    last = jnp.max(jnp.where(mask > 0, index, 0), axis=1, keepdims=True)
+    source = (index + last + 1) % length
     take = functools.partial(jnp.take_along_axis, axis=1)
     return take(ids, source), take((mask > 0).astype(jnp.int32), source)
 
 
 def start(
-    model: Any,
+    model: LanguageModel,
     ids: Int[Array, "B S"],
     mask: Float[Array, "B S"],
     ctx: Context,
     max_new_tokens: int,
     unroll: bool = False,
 ) -> tuple[Int[Array, "B"], dict[str, Any]]:
-    """Reads the prompts: the id to feed first, and the cache of those before it.
+    """Read the prompts into a cache, all but their last ids.
 
     Args:
-        model: of this package.
-        ids, mask: prompts, padded on either side; a row has one real id at least.
-        ctx: of the model.
-        max_new_tokens: room for so many.
-        unroll: gives each layer a cache of its own, for a `stepper` with `blocks`.
+        model: a language model.
+        ids: token ids of the prompts, at least one per row.
+        mask: 1 for real tokens, 0 for padding, on either side.
+        ctx: context of the model.
+        max_new_tokens: number of tokens to make room for.
+        unroll: make a separate cache for each layer, for a `stepper` with `blocks`.
 
     Returns:
-        (B,), and {"kv", "keys", "next"}: see `cache_axes`.
+        The last ids, (B,), which the first step reads; and the cache {"kv", "keys", "next"}, whose
+        axes of rows `cache_axes` returns.
     """
     ids, mask = left_padded(ids, mask)
     rows, length = ids.shape
     room = jnp.ones((rows, max_new_tokens), jnp.int32)
-    keys = jnp.concatenate([mask, room], axis=1)  # all places to come: none looks ahead
+    keys = jnp.concatenate([mask, room], axis=1)  # new tokens count: no query looks ahead
     kv = model.init_cache(rows, length - 1 + max_new_tokens)
     keys = keys[:, : length - 1 + max_new_tokens]
     if length > 1:
@@ -65,31 +72,37 @@ def start(
 
 
 def cache_axes(cache: dict[str, Any]) -> dict[str, int]:
-    """The axis of rows of a cache's parts."""
+    """Return the axis of rows of each part of a cache."""
     return {"kv": 0 if isinstance(cache["kv"], list) else 1, "keys": 0, "next": 0}
 
 
 def stepper(
-    model: Any,
+    model: LanguageModel,
     ctx: Context,
     prompt_length: int,
     num_tokens: int = 0,
     blocks: list[Any] | None = None,
 ) -> decoding.StepFn:
-    """The step function of `decoding`.
+    """Return the step function of `decoding`.
 
     Args:
-        model, ctx: see `start`.
+        model: a language model.
+        ctx: context of the model.
+        prompt_length: length of the prompts with their padding.
+        num_tokens: ids from this one on are never generated; 0: all ids may be.
         blocks: see `CausalLM.cached_states`.
-        prompt_length: of the prompts with their padding.
-        num_tokens: ids from here on are never generated; 0: all may be.
     """
 
     def step(last: Array, cache: dict[str, Any], index: Array) -> tuple[Array, dict[str, Any]]:
         x, kv = model.cached_states(
-            last[:, None], ctx, cache["kv"], prompt_length - 1 + index,
-            positions=(cache["next"] + index)[:, None], keys=cache["keys"], blocks=blocks,
-        )  # fmt: skip
+            last[:, None],
+            ctx,
+            cache["kv"],
+            prompt_length - 1 + index,
+            positions=(cache["next"] + index)[:, None],
+            keys=cache["keys"],
+            blocks=blocks,
+        )
         scores = model.logits(x[:, 0], ctx)
         return mask_unused(scores, num_tokens or scores.shape[-1]), {**cache, "kv": kv}
 
@@ -97,7 +110,7 @@ def stepper(
 
 
 def generate(
-    model: Any,
+    model: LanguageModel,
     ids: Int[Array, "B S"],
     mask: Float[Array, "B S"],
     ctx: Context,
@@ -109,46 +122,59 @@ def generate(
     drop_ended: bool = False,
     unroll: bool = False,
 ) -> Int[Array, "B T"]:
-    """Goes on with prompts, in one loop that ends when all rows have. Call it under jit.
+    """Continue prompts, in one loop that ends when all rows have ended. Call it under jit.
 
     Args:
-        model, ids, mask, ctx, max_new_tokens: see `start`.
+        model: a language model.
+        ids: token ids of the prompts, at least one per row.
+        mask: 1 for real tokens, 0 for padding, on either side.
+        ctx: context of the model.
+        max_new_tokens: maximal number of new ids per row.
         sampling: how ids are chosen; default greedy.
-        key: what sampling draws from; default `ctx.key`.
-        num_tokens: see `stepper`.
+        key: random key of sampling; default `ctx.key`.
+        num_tokens: ids from this one on are never generated; 0: all ids may be.
         drop_ended: see `decoding.generate`.
-        unroll: takes the layers apart before the loop: a second copy of the weights, longer to
-            compile; faster for one row on a CPU (by how much: not measured on a quiet one).
+        unroll: unstack the layers before the loop. That is a second copy of the weights and takes
+            longer to compile, and is faster for one row on a CPU.
 
     Returns:
-        The new ids, (B, max_new_tokens): each row's with the end's id, then the same id again.
+        The new ids, (B, max_new_tokens): up to and with the end's id, which is then repeated.
     """
     blocks = unstacked(model.blocks) if unroll else None
     first, cache = start(model, ids, mask, ctx, max_new_tokens, unroll)
     step = stepper(model, ctx, ids.shape[1], num_tokens, blocks)
     ends, axes = tuple(model.config.eos_ids), cache_axes(cache)
     return decoding.generate(
-        step, cache, first, max_new_tokens, sampling or Sampling(),
-        ctx.key if key is None else key, eos=ends, pad=ends[0], cache_axes=axes,
+        step,
+        cache,
+        first,
+        max_new_tokens,
+        sampling or Sampling(),
+        ctx.key if key is None else key,
+        eos=ends,
+        pad=ends[0],
+        cache_axes=axes,
         drop_ended=drop_ended,
-    )  # fmt: skip
+    )
 
 
 class Streamer:
-    """Goes on with one prompt and gives ids while it does; compiles once for a bucket of lengths.
+    """A generator that continues one prompt and yields ids while it runs.
+
+    It compiles once per bucket of lengths.
 
     Args:
-        model: of this package, not under jit.
+        model: a language model, not under jit.
         sampling: how ids are chosen.
-        num_tokens: see `stepper`.
-        chunk: ids a part.
+        num_tokens: ids from this one on are never generated; 0: all ids may be.
+        chunk: ids per part.
         unroll: see `generate`.
-        context: what makes a model's context of a key; default: of evaluation.
+        context: function from a key to the model's context; default: a context of evaluation.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: LanguageModel,
         sampling: Sampling,
         *,
         num_tokens: int = 0,
@@ -161,7 +187,7 @@ class Streamer:
         self._context = context or (lambda key: Context(key=key, step=jnp.int32(0)))
         self._unroll = unroll
         layers = unstacked(model.blocks) if unroll else None
-        # Weights are arguments: constants in a program would be compiled, and copied, with it.
+        # Weights are arguments: as constants they would be compiled into the program, and copied.
         self._graphdef, self._state = nnx.split((model, layers))
         self._start = jax.jit(self._prefill, static_argnames="room")
         self._advance = jax.jit(self._part, static_argnames="length", donate_argnums=1)
@@ -181,10 +207,15 @@ class Streamer:
         return decoding.advance(step, choose, state, self.chunk, eos=ends, pad=ends[0])
 
     def __call__(self, ids: list[int], max_new_tokens: int, seed: int = 0) -> Iterator[list[int]]:
-        """Parts of the new ids, without the end's.
+        """Yield the new ids in parts, without the end's id.
+
+        Args:
+            ids: token ids of the prompt.
+            max_new_tokens: maximal number of new ids.
+            seed: seed of sampling.
 
         Raises:
-            ConfigError: prompt and new ids are more than the model was trained on.
+            ConfigError: prompt and new ids are longer than the model was trained on.
         """
         longest = self.model.config.max_length
         require(

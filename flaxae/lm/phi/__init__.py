@@ -1,0 +1,1 @@
+"""Phi: modules, and the table of its weights."""

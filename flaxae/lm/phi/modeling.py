@@ -1,7 +1,8 @@
 """Phi-1, 1.5 and 2 (Gunasekar et al. 2023; Li et al. 2023).
 
-Attention and feed-forward read one LayerNorm and are added side by side; a part of each head is
-rotated; every Linear has a bias, the head too. Modules are named as in Hugging Face's files.
+Attention and feed-forward both read one LayerNorm, and both are added to the residual; a part of
+each head is rotated; every Linear has a bias, also the head. Modules have the names of Hugging
+Face's files.
 """
 
 import dataclasses
@@ -20,16 +21,17 @@ from flaxae.nn.rope import Rope
 from flaxae.task import Context
 
 
-# Hashable: it is a static part of the model's graph, fixed once a run starts.
+# Hashable: it is a static part of the model's graph, and does not change during a run.
 @dataclasses.dataclass(unsafe_hash=True)
 class PhiConfig(CausalConfig):
     """Sizes of a Phi."""
 
-    rotary_dim: int = 8  # features of a head that are rotated
+    rotary_dim: int = 8  # rotated features per head
     residual_dropout: float = 0.0
     embedding_dropout: float = 0.0
 
     def validate(self) -> None:
+        """Raise ConfigError for sizes that no Phi has."""
         super().validate()
         require(
             self.rotary_dim % 2 == 0 and 0 < self.rotary_dim <= self.head_dim,
@@ -39,11 +41,12 @@ class PhiConfig(CausalConfig):
             require(0 <= getattr(self, name) < 1, f"lm.{name} must be in [0, 1)")
 
     def rope(self) -> Rope:
+        """Return the rotary embedding of positions."""
         return Rope(self.rotary_dim, self.rope_theta)
 
 
 class PhiMLP(nnx.Module):
-    """fc2(gelu(fc1 x)), the tanh form of gelu."""
+    """fc2(gelu(fc1 x)), with the tanh approximation of gelu."""
 
     def __init__(self, config: PhiConfig, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
@@ -51,11 +54,14 @@ class PhiMLP(nnx.Module):
         self.fc2 = Linear(config.d_ff, config.d_model, use_bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S D"], ctx: Context) -> Float[Array, "B S D"]:
+        """Apply the feed-forward to each position."""
         hidden = jax.nn.gelu(self.fc1(x, ctx.at("fc1")), approximate=True)
         return self.fc2(ctx.tap("hidden", hidden), ctx.at("fc2"))
 
 
 class PhiBlock(nnx.Module):
+    """Self-attention and feed-forward in parallel, of one LayerNorm."""
+
     def __init__(self, config: PhiConfig, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         self.input_layernorm = LayerNorm(config.d_model, eps=config.norm_eps, dtype=dtype)
@@ -70,6 +76,7 @@ class PhiBlock(nnx.Module):
         inputs: AttentionInputs,
         cache: LayerCache | None = None,
     ) -> Float[Array, "B S D"]:
+        """Return the residual stream after the block."""
         y = self.input_layernorm(x, ctx.at("input_layernorm"))
         attended = self.self_attn(y, ctx.at("self_attn"), inputs, cache)
         attended = dropout(attended, self.dropout_rate, ctx.at("attention_dropout"))

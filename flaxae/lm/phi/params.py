@@ -1,4 +1,7 @@
-"""Phi-1, 1.5 and 2 from and to Hugging Face directories, of today's and of the first names."""
+"""Phi-1, 1.5 and 2 to and from Hugging Face directories, with current and original names.
+
+The original names are those of the code that Microsoft first published, `phi-msft`.
+"""
 
 import math
 from typing import Any
@@ -9,7 +12,7 @@ from flaxae.lm.phi.modeling import Phi, PhiConfig
 from flaxae.weights.hf import Table, Weight
 
 MODEL = Phi
-OLD_TYPES = ("phi-msft",)  # what Microsoft's own code was called
+OLD_TYPES = ("phi-msft",)
 MODEL_TYPES = ("phi", *OLD_TYPES)
 OLD_EMBEDDING = "transformer.embd.wte.weight"
 FIELDS = {
@@ -25,7 +28,7 @@ FIELDS = {
     "resid_pdrop": "residual_dropout",
     "embd_pdrop": "embedding_dropout",
 }
-# What files leave out.
+# Values of fields that files may lack.
 DEFAULTS = {
     "max_position_embeddings": 2048,
     "layer_norm_eps": 1e-5,
@@ -48,10 +51,10 @@ OLD_FIELDS = {
 
 
 def config_from_hf(raw: dict[str, Any]) -> PhiConfig:
-    """Our config of a config.json.
+    """Convert a config.json.
 
     Raises:
-        ConfigError: it is no Phi, or one that this code does not compute.
+        ConfigError: it is not a Phi's, or of a Phi that is not supported.
     """
     kind = raw.get("model_type")
     require(kind in MODEL_TYPES, f"model_type={kind!r} is not one of: {', '.join(MODEL_TYPES)}")
@@ -77,19 +80,19 @@ def config_from_hf(raw: dict[str, Any]) -> PhiConfig:
 def _rope(raw: dict[str, Any], head_dim: int) -> dict[str, Any]:
     found = files.rope_parameters(raw)
     kind = found["rope_type"]
-    require(kind == "default", f"rope_type={kind!r}: a Phi's positions are not scaled")
+    require(kind == "default", f"rope_type={kind!r}: a Phi's rotary positions are not scaled")
     rotary = raw.get("rotary_dim", int(head_dim * found.get("partial_rotary_factor", 0.5)))
     return {"rope_theta": found["rope_theta"], "rotary_dim": rotary}
 
 
 def config_to_hf(config: PhiConfig) -> dict[str, Any]:
-    """The config.json of a config, for transformers 4 and 5."""
+    """Return the contents of config.json, for transformers 4 and 5."""
     require(
         config.head_dim * config.num_heads == config.d_model,
-        "transformers knows no Phi whose heads are not d_model / num_heads wide",
+        "transformers has no Phi whose heads are not d_model / num_heads wide",
     )
     part = config.rotary_dim / config.head_dim
-    if int(config.head_dim * part) != config.rotary_dim:  # as transformers takes it back
+    if int(config.head_dim * part) != config.rotary_dim:  # transformers truncates the product
         part = math.nextafter(part, 2)
     ends = list(config.eos_ids)
     return {
@@ -108,7 +111,7 @@ def config_to_hf(config: PhiConfig) -> dict[str, Any]:
 
 
 def table(config: PhiConfig) -> Table:
-    """Which tensor fills which parameter, by today's names."""
+    """Return the table of tensors and parameters, by current names."""
     layers = [f"model.layers.{i}" for i in range(config.num_layers)]
     weights = {"embed_tokens/table": Weight(("model.embed_tokens.weight",))}
     weights |= files.norm("final_norm", ("model.final_layernorm",), True, stacked=False)
@@ -124,7 +127,7 @@ def table(config: PhiConfig) -> Table:
 
 
 def old_table(config: PhiConfig) -> Table:
-    """The same by the first names: queries, keys and values lie in one tensor."""
+    """Return the table by original names: queries, keys and values are in one tensor."""
     require(
         config.num_kv_heads == config.num_heads, "fused Wqkv with grouped keys is not supported"
     )
@@ -146,5 +149,5 @@ def old_table(config: PhiConfig) -> Table:
 
 
 def table_of(config: PhiConfig, names: set[str]) -> Table:
-    """The table for a directory's tensors, by the names that they have."""
+    """Return the table for a directory's tensors, by the names that they have."""
     return old_table(config) if OLD_EMBEDDING in names else table(config)

@@ -1,0 +1,1 @@
+"""T5: modules, the table of its weights, text generation, published sizes."""

@@ -19,7 +19,7 @@ from flaxae.nn.stack import check_kept
 from flaxae.task import Context
 
 
-# Hashable: it is a static part of the model's graph, fixed once a run starts.
+# Hashable: it is a static part of the model's graph, and does not change during a run.
 @dataclasses.dataclass(unsafe_hash=True)
 class T5Config(Section):
     """Sizes of a T5."""
@@ -35,15 +35,16 @@ class T5Config(Section):
     relative_max_distance: int = 128
     feed_forward: FeedForward = FeedForward.GATED_GELU
     tie_embeddings: bool = False  # v1.0: the head is the embedding
-    scale_tied_head: bool = True  # v1.0: what a tied head reads is scaled by d_model ** -0.5
+    scale_tied_head: bool = True  # v1.0: inputs of a tied head are scaled by d_model ** -0.5
     norm_eps: float = 1e-6
     dropout: float = 0.0
     dtype: str = "float32"  # of the computation; parameters, softmax and logits are float32
     remat: bool = False  # recompute blocks in the backward pass
-    remat_keep: str = "nothing"  # but not this: "products", of matmuls with weights
-    scan_unroll: int = 1  # layers in one iteration of the scan
+    remat_keep: str = "nothing"  # with remat, what is kept: "products" of matmuls with weights
+    scan_unroll: int = 1  # layers per iteration of the scan
 
     def validate(self) -> None:
+        """Raise ConfigError for sizes or options that do not go together."""
         sizes = ("d_model", "d_ff", "d_kv", "num_heads", "num_layers", "num_decoder_layers")
         for name in (*sizes, "scan_unroll"):
             require(getattr(self, name) > 0, f"t5.{name}={getattr(self, name)} must be positive")
@@ -91,6 +92,7 @@ class EncoderBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "N D"], ctx: Context, segments: Segments, bias: list[Bias]
     ) -> Float[Array, "N D"]:
+        """Return the residual stream after the block."""
         x, y = self.attention_norm.beside(x, ctx)
         y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias])
         y = dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
@@ -123,6 +125,7 @@ class DecoderBlock(nnx.Module):
         memory_bias: list[Bias],
         extras: dict[str, Array] | None = None,
     ) -> Float[Array, "N D"]:
+        """Return the residual stream after the block, for all positions."""
         x, y = self.attention_norm.beside(x, ctx)
         slots = _slots(extras, segments)
         y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias], slots=slots)
@@ -154,16 +157,20 @@ class DecoderBlock(nnx.Module):
         memory_bias: Float[Array, "B 1 M"] | None,
         extras: dict[str, Array] | None = None,
     ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
-        """One position of all rows.
+        """Return the residual stream after the block, for one position of all rows.
 
         Args:
-            x: the position's states.
-            ctx: of this layer.
+            x: states of the position.
+            ctx: context of this layer.
             cache: k, v (B, H, T, K) of the positions before (and of the slot after them), and
                 memory_k, memory_v (B, H, M, K).
             index: the position.
-            bias, memory_bias: what is added to the scores of self- and cross-attention.
-            extras: the layer's own, see `Decoder`; its slot is in the cache.
+            bias: added to the scores of self-attention.
+            memory_bias: added to the scores of cross-attention; None: nothing.
+            extras: this layer's inputs, see `Decoder`; the slot is in the cache already.
+
+        Returns:
+            The residual stream, (B, D), and the cache.
         """
         y = self.attention_norm(x, ctx)
         at = ctx.at("attention")
@@ -181,7 +188,7 @@ class DecoderBlock(nnx.Module):
 
 
 def _slots(extras: dict[str, Array] | None, segments: Segments) -> list[Array] | None:
-    """The rows' slots, cut into segments."""
+    """Return the slots of each segment's rows, or None if there are none."""
     if extras is None or "slot" not in extras:
         return None
     starts = [sum(rows for rows, _ in segments[:i]) for i in range(len(segments))]
@@ -189,6 +196,7 @@ def _slots(extras: dict[str, Array] | None, segments: Segments) -> list[Array] |
 
 
 def _gated(y: Array, extras: dict[str, Array] | None) -> Array:
+    """Multiply the output of cross-attention by the layer's gate, if it has one."""
     if extras is None or "gate" not in extras:
         return y
     return y * extras["gate"].astype(y.dtype)

@@ -1,6 +1,7 @@
-"""A T5 as it was trained: text in, text out. (The T5-VAE decodes from codes instead.)"""
+"""Text-to-text generation as a T5 was trained; the T5-VAE decodes from latent codes instead."""
 
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from flaxae import decoding
@@ -11,19 +12,19 @@ from flaxae.task import Context
 def encode(
     t5: T5, ids: Int[Array, "B S"], mask: Float[Array, "B S"], ctx: Context
 ) -> Float[Array, "B S D"]:
-    """The encoder's states; those at padding mean nothing.
+    """Return the encoder's states, which are undefined at padding.
 
     Args:
         t5: the model.
         ids: token ids.
         mask: 1 for real tokens, 0 for padding.
-        ctx: of the model.
+        ctx: context of the model.
     """
     rows, length = ids.shape
     ctx = ctx.at("encoder")
-    x = t5.embedding(ids.reshape(-1), ctx.at("embedding"))
+    x = t5.embedding(rearrange(ids, "B S -> (B S)"), ctx.at("embedding"))
     x = t5.encoder(x, ctx, segments=((rows, length),), masks=[mask])
-    return x.reshape(rows, length, -1)
+    return rearrange(x, "(B S) D -> B S D", B=rows)
 
 
 def logits(
@@ -33,25 +34,26 @@ def logits(
     targets: Int[Array, "B T"],
     ctx: Context,
 ) -> Float[Array, "B T V"]:
-    """Scores of every target id given the ids before it (teacher forcing).
+    """Return the scores of every target id, given the ids before it (teacher forcing).
 
     Args:
         t5: the model.
-        states, mask: what `encode` gave, and was given.
+        states: output of `encode`.
+        mask: 1 for real tokens of the input, 0 for padding.
         targets: ids that end with EOS; the start id is put before them.
-        ctx: of the model.
+        ctx: context of the model.
     """
     rows, length = targets.shape
     ctx = ctx.at("decoder")
     x = t5.decoder(
-        t5.embedding(shift_right(targets).reshape(-1), ctx.at("embedding")),
+        t5.embedding(rearrange(shift_right(targets), "B T -> (B T)"), ctx.at("embedding")),
         ctx,
         segments=((rows, length),),
-        memory=states.reshape(-1, states.shape[-1]),
+        memory=rearrange(states, "B S D -> (B S) D"),
         memory_segments=((rows, states.shape[1]),),
         memory_masks=[mask],
     )
-    return t5.logits(x, ctx).reshape(rows, length, -1)
+    return rearrange(t5.logits(x, ctx), "(B T) V -> B T V", B=rows)
 
 
 def generate(
@@ -62,18 +64,21 @@ def generate(
     max_length: int,
     num_tokens: int = 0,
 ) -> Int[Array, "B T"]:
-    """Greedy, KV-cached, one loop that ends when all rows have. Call it under jit.
+    """Decode greedily with a cache, in one loop that ends when all rows have ended.
+
+    Call it under jit.
 
     Args:
         t5: the model.
-        ids, mask: the input, as for `encode`.
-        ctx: of the model.
-        max_length: ids to decode at most, EOS included.
-        num_tokens: ids from here on are never generated (T5's table has 32128 rows, its tokenizer
-            32100); 0: all may be.
+        ids: token ids of the input.
+        mask: 1 for real tokens of the input, 0 for padding.
+        ctx: context of the model.
+        max_length: maximal number of ids to decode, EOS included.
+        num_tokens: ids from this one on are never generated (T5's table has 32128 rows, its
+            tokenizer 32100 tokens); 0: all ids may be.
 
     Returns:
-        ids with EOS, then 0.
+        The ids with EOS, then 0.
     """
     states = encode(t5, ids, mask, ctx)
     ctx = ctx.at("decoder")

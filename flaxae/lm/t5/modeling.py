@@ -1,6 +1,6 @@
 """T5 (Raffel et al. 2020): encoder, decoder, and cached decoding.
 
-One module for each Hugging Face weight.
+There is one module for each Hugging Face weight.
 
 v1.0: ReLU, tied embeddings, scaled. v1.1, Flan, mT5, byT5: gated GELU, untied. UL2: gated SiLU.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -37,6 +38,8 @@ def _relative_bias(config: T5Config, bidirectional: bool, rngs: nnx.Rngs) -> Rel
 
 
 class Encoder(nnx.Module):
+    """T5's encoder over embedded tokens."""
+
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
         self.config = config
         self.relative_bias = _relative_bias(config, True, rngs)
@@ -52,15 +55,16 @@ class Encoder(nnx.Module):
         segments: Segments,
         masks: list[Float[Array, "B S"]],
     ) -> Float[Array, "N D"]:
-        """Encodes embedded tokens.
+        """Encode embedded tokens.
 
         Args:
             x: embedded tokens of all segments.
-            segments: ((rows, length), ...).
-            masks: for each segment 1 for real tokens, 0 for padding.
+            ctx: context of the encoder.
+            segments: rows and length of each segment of x, ((rows, length), ...).
+            masks: one mask per segment: 1 for real tokens, 0 for padding.
 
         Returns:
-            (N, D), normalised.
+            The states after the final norm, (N, D).
         """
         longest = max(length for _, length in segments)
         table = self.relative_bias(longest, longest, ctx)
@@ -83,6 +87,8 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
+    """T5's decoder over embedded tokens: all positions at once, or one by one with a cache."""
+
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
         self.config = config
         self.relative_bias = _relative_bias(config, False, rngs)
@@ -101,18 +107,21 @@ class Decoder(nnx.Module):
         memory_masks: list[Float[Array, "B M"]] | None = None,
         extras: dict[str, Array] | None = None,
     ) -> Float[Array, "N D"]:
-        """Decodes all positions at once, causally: padding after a row changes nothing in it.
+        """Decode all positions at once, causally, so that padding after a row has no effect on it.
 
         Args:
             x: embedded decoder inputs of all segments.
-            segments: ((rows, length), ...) of x.
-            memory: what is cross-attended to, with its segments and masks (None: all real).
-            extras: what layers get beside it, on a leading layer axis: "slot" (layers, B, HK),
-                one more key and value of self-attention; "gate" (layers,), a factor of what
-                cross-attention adds.
+            ctx: context of the decoder.
+            segments: rows and length of each segment of x, ((rows, length), ...).
+            memory: states that cross-attention reads.
+            memory_segments: rows and length of each segment of the memory.
+            memory_masks: one mask per segment: 1 for real memory, 0 for padding; None: all real.
+            extras: further inputs of the layers, on a leading layer axis: "slot" (layers, B, HK),
+                one more key and value of self-attention; "gate" (layers,), a factor of the output
+                of cross-attention.
 
         Returns:
-            (N, D), normalised: what the head reads.
+            The states after the final norm, (N, D), which the head reads.
         """
         longest = max(length for _, length in segments)
         table = self.relative_bias(longest, longest, ctx) + causal_bias(longest)
@@ -143,17 +152,23 @@ class Decoder(nnx.Module):
         max_length: int,
         extras: dict[str, Array] | None = None,
     ) -> Any:
-        """Keys and values of the memory, computed once, and empty ones for the tokens to come.
+        """Return the keys and values of the memory, and empty ones for tokens to come.
 
-        A slot stands after them, where no token writes.
+        The slot of `extras` is put after them, where no token is written.
+
+        Args:
+            memory: states that cross-attention reads.
+            ctx: context of the decoder.
+            max_length: number of tokens to make room for.
+            extras: see `__call__`.
 
         Returns:
-            Leaves (layers, B, H, positions, K); or, where scan_unroll covers all layers, a list of
-            one layer each, leaves (B, H, positions, K): a loop updates those in place, and would
-            copy the others in every turn.
+            A dict of (layers, B, H, positions, K); or, if scan_unroll covers all layers, a list
+            with one dict of (B, H, positions, K) per layer: a loop updates these in place, and
+            would copy the stacked ones in every iteration.
         """
-        rows, length, width = memory.shape
-        flat = memory.reshape(rows * length, width)
+        rows, length, _ = memory.shape
+        flat = rearrange(memory, "B M D -> (B M) D")
 
         def one(block: Any, x: Any, at: Context, _: Any) -> Any:
             k, v = block.cross.keys_values(flat, at.at("cross"), ((rows, length),))
@@ -166,7 +181,8 @@ class Decoder(nnx.Module):
         shape = (layers, rows, heads, max_length, config.d_kv)
         empty = jnp.zeros(shape, jnp.dtype(config.dtype))
         if extras is not None and "slot" in extras:
-            slot = extras["slot"].astype(empty.dtype).reshape(layers, rows, heads, 1, config.d_kv)
+            slot = extras["slot"].astype(empty.dtype)
+            slot = rearrange(slot, "L B (H K) -> L B H 1 K", H=heads)
             empty = jnp.concatenate([empty, slot], axis=3)
         cache = {**cache, "k": empty, "v": empty}
         return cache if config.scan_unroll < layers else unstacked(cache)
@@ -181,20 +197,23 @@ class Decoder(nnx.Module):
         extras: dict[str, Array] | None = None,
         blocks: list[Any] | None = None,
     ) -> tuple[Float[Array, "B D"], Any]:
-        """Decodes position `index` of all rows.
+        """Decode position `index` of all rows.
 
         Args:
             x: embedded ids of this position.
-            ctx: of the decoder.
-            cache: of the positions before it.
+            ctx: context of the decoder.
+            cache: keys and values of the positions before it, see `init_cache`.
             index: the position.
             memory_mask: 1 for real memory, 0 for padding; None: all real.
             extras: see `__call__`.
-            blocks: `unstacked(self.blocks)` of before the loop, for a cache that is a list: taken
-                apart in the loop, all weights would be copied in every turn.
+            blocks: `unstacked(self.blocks)`, made before the loop, for a cache that is a list; made
+                inside the loop, it would copy all weights in every iteration.
+
+        Returns:
+            The state after the final norm, (B, D), and the cache.
         """
         slot = extras is not None and "slot" in extras
-        max_length = jax.tree.leaves(cache)[0].shape[-2] - slot  # k's
+        max_length = jax.tree.leaves(cache)[0].shape[-2] - slot  # the first leaf is k
         table = self.relative_bias(max_length, max_length, ctx) + causal_bias(max_length)
         bias = jax.lax.dynamic_slice_in_dim(table, index, 1, axis=2)  # (1, H, 1, T)
         bias = (with_slot(bias) if slot else bias)[:, :, 0]
@@ -214,7 +233,7 @@ class Decoder(nnx.Module):
 
 
 class T5(nnx.Module):
-    """Embedding, encoder, decoder and head. Families that stand on a T5 call its parts."""
+    """Embedding, encoder, decoder and head. Families that build on a T5 call its parts."""
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
         require(config.vocab_size > 0, "t5.vocab_size is not set")
@@ -229,11 +248,11 @@ class T5(nnx.Module):
             self.head = Linear(config.d_model, config.vocab_size, dtype=dtype, rngs=rngs)
 
     def logits(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... V"]:
-        """Scores of the vocabulary, float32."""
+        """Return the scores of the vocabulary, float32."""
         return self._scores(x, ctx).astype(jnp.float32)
 
     def _scores(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... V"]:
-        """The logits as the head makes them; half as large in bfloat16."""
+        """Return the scores in the dtype of the head, which is half as large in bfloat16."""
         if self.head is not None:
             return self.head(x, ctx.at("head"))
         return self.embedding.attend(self._scaled(x), ctx.at("embedding"))
@@ -246,22 +265,27 @@ class T5(nnx.Module):
         ctx: Context,
         chunks: int = 0,
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Cross entropy of what the head makes of x.
+        """Return the cross entropy of the targets.
 
         Args:
             x: the decoder's output.
-            targets, weights: ids, and 0 where they are padding.
-            ctx: of the model.
-            chunks: above 0 the logits are never held whole; into how many parts the tokens are cut.
+            targets: the id that is right at each position.
+            weights: weight of each target; 0 for padding.
+            ctx: context of the model.
+            chunks: number of parts that the tokens are cut into, so that the logits are never in
+                memory as a whole; 0: all at once.
 
         Returns:
-            The sum over tokens, and how many have their target as the best id.
+            The sum over tokens, and the number of tokens whose target is the best id.
+
+        Raises:
+            ConfigError: chunks are asked for and the head has an adapter.
         """
         if not chunks:
             return cross_entropy(self._scores(x, ctx), targets, weights, ctx)
         head = self.embedding if self.head is None else self.head
-        adapted = "adapters" in vars(head)  # which the kernel alone does not show
-        require(not adapted, "loss_chunks must be 0 where the output head has an adapter")
+        adapted = "adapters" in vars(head)  # the chunked loss reads the kernel alone
+        require(not adapted, "loss_chunks must be 0 if the output head has an adapter")
         if self.head is None:
             x, table = self._scaled(x), self.embedding.table[...]
         else:
@@ -274,5 +298,5 @@ class T5(nnx.Module):
 
 
 def shift_right(ids: Int[Array, "B S"]) -> Int[Array, "B S"]:
-    """Decoder inputs: the start id (the pad id), then all ids but the last."""
+    """Return the decoder's inputs: the start id (the pad id), then all ids but the last."""
     return jnp.pad(ids[:, :-1], ((0, 0), (1, 0)), constant_values=PAD)

@@ -1,4 +1,4 @@
-"""T5 from and to Hugging Face directories: v1.0, v1.1, Flan, mT5, byT5, UL2."""
+"""T5 to and from Hugging Face directories: v1.0, v1.1, Flan, mT5, byT5, UL2."""
 
 import dataclasses
 from pathlib import Path
@@ -18,10 +18,10 @@ from flaxae.weights.hf import Table, Weight
 
 SHARED, HEAD = "shared.weight", "lm_head.weight"
 ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-# v1.0's files carry a bias of cross-attention, which has none.
+# v1.0's files contain a bias of cross-attention, which the model does not use.
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 MODELS = {"t5": "T5ForConditionalGeneration", "mt5": "MT5ForConditionalGeneration"}
-# Theirs -> ours: numbers that mean the same.
+# Hugging Face's fields -> ours.
 FIELDS = {
     "d_model": "d_model",
     "d_ff": "d_ff",
@@ -35,7 +35,7 @@ FIELDS = {
     "layer_norm_epsilon": "norm_eps",
     "dropout_rate": "dropout",
 }
-# What older files leave out.
+# Values of fields that older files lack.
 DEFAULTS = {
     "relative_attention_num_buckets": 32,
     "relative_attention_max_distance": 128,
@@ -46,15 +46,18 @@ IDS = {"pad_token_id": PAD, "eos_token_id": EOS, "decoder_start_token_id": PAD}
 
 
 def config_from_hf(raw: dict[str, Any], tied: bool | None = None) -> T5Config:
-    """Our config of a config.json.
+    """Convert a config.json.
 
     Args:
-        raw: what config.json holds.
-        tied: whether the head is the embedding; None: as `tie_word_embeddings` says. The files
-            know better: transformers 5 writes true there for every T5.
+        raw: contents of config.json.
+        tied: whether the head is tied to the embedding; None: as `tie_word_embeddings` says, which
+            is unreliable: transformers 5 writes true there for every T5.
+
+    Returns:
+        Our config.
 
     Raises:
-        ConfigError: it is no T5, or one that this code does not compute.
+        ConfigError: it is not a T5's, or of a T5 that is not supported.
     """
     kind = raw.get("model_type", "t5")
     require(kind in MODELS, f"model_type={kind!r} is not one of: {', '.join(MODELS)}")
@@ -68,12 +71,13 @@ def config_from_hf(raw: dict[str, Any], tied: bool | None = None) -> T5Config:
     require(not missing, f"config.json lacks {', '.join(missing)}")
     untied = raw.get("tie_word_embeddings") is False
     tied = not untied if tied is None else tied
-    # transformers: v1.0 is told by tie_word_embeddings, or by what version 5 made of it; mT5 never.
+    # As in transformers: tie_word_embeddings, or scale_decoder_outputs in version 5, marks a v1.0,
+    # which scales the head's input. An mT5 never does.
     scaled = kind == "t5" and raw.get("scale_decoder_outputs", not untied)
     if scaled and not tied:
         raise ConfigError(
-            f"the head ({HEAD}) is its own, and its input is scaled by d_model ** -0.5: no "
-            "published T5 has both; set tie_word_embeddings to false in config.json or drop it"
+            f"the head ({HEAD}) is untied and its input is scaled by d_model ** -0.5: no published "
+            "T5 has both; set tie_word_embeddings to false in config.json, or remove the head"
         )
     config = T5Config(
         **{ours: raw[theirs] for theirs, ours in FIELDS.items()},
@@ -86,19 +90,26 @@ def config_from_hf(raw: dict[str, Any], tied: bool | None = None) -> T5Config:
 
 
 def _given(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that are not null."""
     return {name: value for name, value in raw.items() if value is not None}
 
 
 def config_to_hf(config: T5Config, model_type: str = "t5") -> dict[str, Any]:
-    """The config.json of a config, for transformers 4 and 5.
+    """Return the contents of config.json, for transformers 4 and 5.
 
     Args:
-        config: ours.
-        model_type: "t5", or "mt5" for what came from an mT5.
+        config: our config.
+        model_type: "t5", or "mt5" for a model that came from an mT5.
+
+    Raises:
+        ConfigError: an mT5 cannot have these options.
     """
     scaled = config.tie_embeddings and config.scale_tied_head
     require(model_type in MODELS, f"model_type={model_type!r} is not one of: {', '.join(MODELS)}")
-    require(model_type == "t5" or not scaled, "an mT5 scales no head: save it as model_type t5")
+    require(
+        model_type == "t5" or not scaled,
+        "an mT5 does not scale the head's input: save it with model_type='t5'",
+    )
     return {
         **{theirs: getattr(config, ours) for theirs, ours in FIELDS.items()},
         **IDS,
@@ -112,7 +123,7 @@ def config_to_hf(config: T5Config, model_type: str = "t5") -> dict[str, Any]:
 
 
 def table(config: T5Config) -> Table:
-    """Which tensor fills which parameter."""
+    """Return the table of tensors and parameters."""
     weights = {"embedding/table": Weight((SHARED,), aliases=ALIASES)}
     if config.tie_embeddings:
         weights["embedding/table"] = Weight((SHARED,), aliases=(*ALIASES, HEAD))
@@ -128,7 +139,7 @@ def table(config: T5Config) -> Table:
         ),
     )
     for stack, layers, attentions in stacks:
-        inner = {}  # path in a block -> (their name in a block, whether it is a matrix)
+        inner = {}  # path in a block -> (Hugging Face's name in a block, whether it is a matrix)
         for i, (ours, theirs) in enumerate(attentions.items()):
             inner[f"{ours}_norm/scale"] = (f"{i}.layer_norm", False)
             inner |= {f"{ours}/{x}/kernel": (f"{i}.{theirs}.{x}", True) for x in "qkvo"}
@@ -145,12 +156,12 @@ def table(config: T5Config) -> Table:
 
 
 def shapes(config: T5Config) -> dict[str, Any]:
-    """Nested dict of the parameters' ShapeDtypeStructs."""
+    """Return a nested dict of the parameters' ShapeDtypeStructs."""
     return nnx.to_pure_dict(nnx.state(_abstract(config)))  # pyright: ignore
 
 
 def build(config: T5Config, params: dict[str, Any]) -> T5:
-    """The module of these parameters."""
+    """Return the module with these parameters."""
     graphdef, state = nnx.split(_abstract(config))
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graphdef, state)
@@ -161,11 +172,11 @@ def _abstract(config: T5Config) -> T5:
 
 
 def open_directory(source: str | Path) -> tuple[T5Config, hf.Tensors]:
-    """The config and the tensors of a directory or Hub id; no tensor is read yet."""
+    """Return the config and the tensors of a directory or Hub id; no tensor is read yet."""
     directory = hf.resolve(source)
     raw, tensors = hf.read_config(directory), hf.Tensors(directory)
     if HEAD not in tensors.names:
-        # Only an untied config says that something is missing; read_params then names it.
+        # With an untied config the head is missing, and read_params says so.
         tied = raw.get("tie_word_embeddings") is not False
     elif raw.get("tie_word_embeddings") is False:
         tied = False
@@ -178,14 +189,17 @@ def open_directory(source: str | Path) -> tuple[T5Config, hf.Tensors]:
 
 
 def load(source: str | Path, dtype: Any = jnp.float32) -> tuple[T5Config, dict[str, Any]]:
-    """A T5's config and parameters, on the default device.
+    """Read a T5 onto the default device.
 
     Args:
         source: a directory, or a Hub id.
-        dtype: of the parameters.
+        dtype: dtype of the parameters.
+
+    Returns:
+        The config and the parameters, a nested dict.
 
     Raises:
-        ConfigError: it is no T5, or not exactly one.
+        ConfigError: the files are not a T5's, or have missing or superfluous tensors.
     """
     config, tensors = open_directory(source)
     return config, hf.read_params(tensors, table(config), shapes(config), dtype=dtype)
@@ -194,13 +208,19 @@ def load(source: str | Path, dtype: Any = jnp.float32) -> tuple[T5Config, dict[s
 def load_sharded(
     source: str | Path, mesh: Mesh, rules: tuple = (), dtype: Any = jnp.float32
 ) -> tuple[T5Config, dict[str, Any]]:
-    """The same over a mesh: each process reads only the slices that its devices hold.
+    """Read a T5 onto a mesh; each process reads only the slices that its devices hold.
 
     Args:
         source: a directory, or a Hub id.
-        mesh: see `sharding.make_mesh`.
-        rules: see `sharding.infer_sharding`.
-        dtype: of the parameters.
+        mesh: the devices, see `sharding.make_mesh`.
+        rules: sharding rules, see `sharding.infer_sharding`.
+        dtype: dtype of the parameters.
+
+    Returns:
+        The config and the parameters, a nested dict.
+
+    Raises:
+        ConfigError: see `load`.
     """
     config, tensors = open_directory(source)
     wanted = shapes(config)
@@ -217,13 +237,14 @@ def save(
     max_shard_size: int = 5 * 10**9,
     model_type: str = "t5",
 ) -> None:
-    """Writes a directory that `transformers` opens as the same T5.
+    """Write a directory that `transformers` opens as the same T5.
 
     Args:
-        directory: where to; files of an earlier saving are replaced.
-        params: as `load` gives them.
-        config: of the parameters.
-        dtype, max_shard_size: see `hf.write`.
+        directory: made if it does not exist; files written earlier are replaced.
+        params: nested dict of arrays, as `load` returns them.
+        config: config of the model.
+        dtype: dtype of the stored tensors.
+        max_shard_size: bytes per file, see `hf.write`.
         model_type: see `config_to_hf`.
     """
     raw = config_to_hf(config, model_type)
@@ -232,7 +253,7 @@ def save(
 
 
 def differences(have: T5Config, want: T5Config) -> list[str]:
-    """Lines "field: value, not value" of what makes parameters or results of two T5s differ."""
+    """Return a line "field: value, not value" for each field that changes parameters or results."""
     free = {"dropout", "dtype", "remat", "remat_keep", "scan_unroll"}
     if not (have.tie_embeddings and want.tie_embeddings):
         free.add("scale_tied_head")

@@ -48,18 +48,18 @@ SIZES: dict[str, tuple[tuple[int, ...], int, FeedForward, bool]] = {
 
 
 def t5_size(name: str, **fields: Any) -> T5Config:
-    """The config of a published T5.
+    """Return the config of a published T5.
 
     Args:
-        name: as on the Hub, with or without its owner: "t5-base", "google/flan-t5-xl".
-        fields: further fields of T5Config (dropout, dtype, remat), or other values.
+        name: name on the Hub, with or without its owner: "t5-base", "google/flan-t5-xl".
+        **fields: further fields of T5Config (dropout, dtype, remat), or other values.
 
     Raises:
-        ConfigError: there is no such T5.
+        ConfigError: the name is unknown.
     """
     short = name.rpartition("/")[2]
     if short not in SIZES:
-        raise ConfigError(f"{name!r} is no T5 whose sizes are known: {', '.join(SIZES)}")
+        raise ConfigError(f"{name!r} is not a T5 whose sizes are known: {', '.join(SIZES)}")
     sizes, rows, kind, tied = SIZES[short]
     known: dict[str, Any] = dict(zip(_FIELDS, sizes, strict=True))
     known |= {"vocab_size": rows, "feed_forward": kind, "tie_embeddings": tied}

@@ -154,7 +154,7 @@ def test_what_this_code_does_not_compute_is_refused():
         (name,) = change
         with pytest.raises(ConfigError, match=name):
             config_from_hf(raw | change)
-    with pytest.raises(ConfigError, match="mT5 scales no head"):
+    with pytest.raises(ConfigError, match="mT5 does not scale the head"):
         config_to_hf(T5Config(**SMALL, tie_embeddings=True), "mt5")
 
 

@@ -129,7 +129,7 @@ def test_a_base_of_known_sizes_is_drawn_and_frozen_without_a_file(tmp_path, size
 
 def test_sizes_that_are_not_known(tmp_path):
     config = tiny_config(tmp_path, pretrained="", task__sizes="phi-9")
-    with pytest.raises(ConfigError, match="'phi-9' is no model whose sizes are known: smollm2"):
+    with pytest.raises(ConfigError, match="'phi-9' is not a model whose sizes are known: smollm2"):
         _ = config.task.make(config).model_config
     with pytest.raises(ConfigError, match="set only one"):
         wrong = tiny_config(tmp_path, task__sizes="phi-tiny")
