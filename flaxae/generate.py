@@ -53,7 +53,8 @@ def prompt_ids(
 def task_of(adapter: str) -> Any:
     """Return the task of a run's folder; None for other folders and for a user's own tasks."""
     from flaxae.config import from_json
-    from flaxae.peft.hf_format import CONFIG, WEIGHTS
+    from flaxae.peft.hf_config import CONFIG
+    from flaxae.peft.hf_format import WEIGHTS
     from flaxae.storage import workdir
 
     folder = Path(adapter)

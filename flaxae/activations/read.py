@@ -87,9 +87,14 @@ def collect(
 
     Args:
         model: a language model, with or without adapters.
-        ids, mask, segment_ids: see `CausalLM.states`.
+        ids: token ids.
         ctx: context of the model; its taps are not used.
-        hooks, layers, positions, replace: see `recorder`.
+        hooks: names of hidden states, see `recorder`.
+        layers: the chosen layers, see `recorder`.
+        mask: 1 for real tokens, 0 for padding, on either side.
+        segment_ids: for packed sequences, see `CausalLM.states`.
+        positions: the chosen positions of each row; None: all positions.
+        replace: values to replace, see `recorder`.
 
     Returns:
         The final states, which `model.logits` reads, and {hook: (chosen layers, B, P, width)}.

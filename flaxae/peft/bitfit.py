@@ -4,17 +4,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flaxae.nn.linear import Linear, align
-from flaxae.peft.layers import Adapter, AdapterParam, BiasParam, Saved, SavedParam, blended
+from flaxae.peft.layers import Adapter, AdapterParam, BiasParam, ReplacedParams, SavedParam, blended
 from flaxae.task import Context
 
 
 class Bias(Adapter):
-    """Another bias in place of the base's."""
+    """A trained bias that replaces the base's."""
 
     def __init__(self, base: Linear, layers: tuple[bool, ...] = (True,)):
         assert base.bias is not None
         self.layers = layers
-        self.saved = Saved({"bias": BiasParam(base.bias[...].astype(jnp.float32))}, layers)
+        self.saved = ReplacedParams({"bias": BiasParam(base.bias[...].astype(jnp.float32))}, layers)
 
     def after(
         self,
@@ -25,6 +25,7 @@ class Bias(Adapter):
         scale: Array | None,
         ctx: Context,
     ) -> Float[Array, "... O"]:
+        """Exchange the bias."""
         old: Array = base.bias[...].astype(jnp.float32)  # pyright: ignore
         delta = self.saved.effective("bias", old) - old
         new = y.astype(jnp.float32) + align(delta, y)
@@ -33,12 +34,13 @@ class Bias(Adapter):
     def merged(
         self, kernel: Array, bias: Array | None, index: int | None
     ) -> tuple[Array, Array | None]:
+        """Return the base's kernel and the trained bias."""
         assert bias is not None
         return kernel, self.saved.effective("bias", bias, index)
 
 
 class SavedLinear(Adapter):
-    """A Linear of its own in place of the base: one of `modules_to_save`."""
+    """A trained Linear that replaces the base: one of `modules_to_save`."""
 
     def __init__(self, base: Linear, layers: tuple[bool, ...] = (True,)):
         values: dict[str, AdapterParam] = {}
@@ -46,7 +48,7 @@ class SavedLinear(Adapter):
         if base.bias is not None:
             values["bias"] = SavedParam(base.bias[...].astype(jnp.float32))
         self.layers = layers
-        self.saved = Saved(values, layers)
+        self.saved = ReplacedParams(values, layers)
 
     def after(
         self,
@@ -57,6 +59,7 @@ class SavedLinear(Adapter):
         scale: Array | None,
         ctx: Context,
     ) -> Float[Array, "... O"]:
+        """Apply the trained Linear to x."""
         kernel = self.saved.effective("kernel", base.kernel[...]).astype(base.dtype)
         new = x.astype(base.dtype) @ kernel
         if base.bias is not None:
@@ -67,5 +70,6 @@ class SavedLinear(Adapter):
     def merged(
         self, kernel: Array, bias: Array | None, index: int | None
     ) -> tuple[Array, Array | None]:
+        """Return the trained kernel and bias."""
         kernel = self.saved.effective("kernel", kernel, index)
         return kernel, None if bias is None else self.saved.effective("bias", bias, index)

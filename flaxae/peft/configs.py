@@ -1,4 +1,4 @@
-"""What an adapter is: PEFT's own field names, hashable, so that a model can carry them."""
+"""Configs of adapters, with PEFT's field names; they are hashable, so that a model can own them."""
 
 import dataclasses
 from typing import Any
@@ -14,15 +14,15 @@ def _names(value: Any) -> Names:
 
 @dataclasses.dataclass(frozen=True)
 class AdapterConfig:
-    """Which modules an adapter stands on. Lists and dicts may be given; they become tuples.
+    """The modules that get an adapter. Lists and dicts are accepted and become tuples.
 
     Attributes:
-        target_modules: names (each equal to a module's, or its end after a dot), or a regex of
+        target_modules: names (each a module's name, or the end of one after a dot), or a regex of
             whole names, or "all-linear"; None: the defaults of the model's type.
-        exclude_modules: by the same rules, what is left out.
-        modules_to_save: names of modules that are trained whole, a copy of their own.
-        layers_to_transform: layers by number; None: all of them.
-        layers_pattern: names of the lists of layers that these numbers count.
+        exclude_modules: modules without an adapter, by the same rules.
+        modules_to_save: names of modules of which the adapter trains a whole copy.
+        layers_to_transform: numbers of the layers with an adapter; None: all of them.
+        layers_pattern: names of the lists of layers to which these numbers apply.
     """
 
     target_modules: Any = None
@@ -46,8 +46,8 @@ class AdapterConfig:
         regex = isinstance(self.target_modules, str)
         require(
             not (regex and (self.layers_to_transform or self.layers_pattern)),
-            "layers_to_transform and layers_pattern go with a list of target_modules, not with the "
-            f"regex {self.target_modules!r}: write the layers into it",
+            "layers_to_transform and layers_pattern need a list of target_modules, not the regex "
+            f"{self.target_modules!r}: put the layers into the regex",
         )
         require(
             not self.layers_pattern or self.layers_to_transform is not None,
@@ -62,10 +62,11 @@ class LoRAConfig(AdapterConfig):
     Attributes:
         r: rank.
         lora_alpha: the update is scaled by lora_alpha / r.
-        lora_dropout: of what A reads, in training.
-        use_rslora: the scale is lora_alpha / sqrt(r).
-        use_dora: the length of each output's weights is trained apart from their direction.
-        rank_pattern, alpha_pattern: {regex of the end of a name: another r or lora_alpha}.
+        lora_dropout: dropout rate of A's input, in training.
+        use_rslora: the update is scaled by lora_alpha / sqrt(r).
+        use_dora: the norm of each output's weights is trained apart from their direction.
+        rank_pattern: {regex of the end of a name: r of these modules}.
+        alpha_pattern: {regex of the end of a name: lora_alpha of these modules}.
     """
 
     r: int = 8
@@ -89,16 +90,17 @@ class LoRAConfig(AdapterConfig):
         require(0 <= self.lora_dropout < 1, f"lora_dropout={self.lora_dropout} must be in [0, 1)")
 
     def scaling(self, rank: int, alpha: float) -> float:
+        """Return the factor of the update for a rank and an alpha."""
         return alpha / (rank**0.5 if self.use_rslora else rank)
 
 
 @dataclasses.dataclass(frozen=True)
 class IA3Config(AdapterConfig):
-    """(IA)^3 (Liu et al. 2022): one factor a feature.
+    """(IA)^3 (Liu et al. 2022): one factor per feature.
 
     Attributes:
-        feedforward_modules: of the targets, those whose input is scaled instead of their output;
-            None: the defaults of the model's type, where target_modules are those too.
+        feedforward_modules: the targets whose input is scaled instead of their output; None: the
+            defaults of the model's type.
     """
 
     feedforward_modules: Any = None
@@ -110,7 +112,10 @@ class IA3Config(AdapterConfig):
         if isinstance(targets, tuple) and isinstance(forward, tuple):
             extra = sorted(set(forward) - set(targets))
             require(not extra, f"feedforward_modules: {extra} are not in target_modules")
-        require(self.layers_to_transform is None, "IA3 knows no layers_to_transform")
+        require(
+            self.layers_to_transform is None,
+            "IA3 has no layers_to_transform: use a regex of target_modules",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +123,8 @@ class BiasConfig(AdapterConfig):
     """Bias-only tuning (BitFit, Ben Zaken et al. 2022): the model's own biases.
 
     Attributes:
-        biases: train them; off where only the norms are to be.
-        norms: train the norms whole, their scales and, where they have some, their biases.
+        biases: train all biases.
+        norms: train the norms: their scales, and their biases if they have any.
     """
 
     biases: bool = True
@@ -130,5 +135,5 @@ class BiasConfig(AdapterConfig):
         require(self.biases or self.norms, "a BiasConfig without biases and norms trains nothing")
         require(
             self.target_modules is None and self.modules_to_save is None,
-            "a BiasConfig takes all biases: it knows no target_modules and no modules_to_save",
+            "a BiasConfig trains all biases: it has no target_modules and no modules_to_save",
         )

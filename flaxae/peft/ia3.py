@@ -1,4 +1,4 @@
-"""(IA)^3 (Liu et al. 2022) beside a Linear: one factor a feature, of the output or of the input."""
+"""(IA)^3 (Liu et al. 2022) on a Linear: one factor per feature of the output, or of the input."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -9,11 +9,11 @@ from flaxae.task import Context
 
 
 class IA3(Adapter):
-    """l * (W x + b), or W (l * x) + b where it is a feed-forward one.
+    """l * (W x + b), or W (l * x) + b for a feed-forward module.
 
     Attributes:
-        factors: (O), or (I) of a feed-forward one; (L, ...) in a stack.
-        feedforward: the input is scaled.
+        factors: (O), or (I) for a feed-forward module; (L, ...) in a stack.
+        feedforward: the input is scaled instead of the output.
     """
 
     def __init__(
@@ -25,6 +25,7 @@ class IA3(Adapter):
         self.feedforward, self.layers, self.on = feedforward, layers, mask(layers)
 
     def before(self, x: Float[Array, "... I"], scale: Array | None) -> Float[Array, "... I"]:
+        """Scale the input of a feed-forward module."""
         return self._scaled(x, scale) if self.feedforward else x
 
     def after(
@@ -36,11 +37,12 @@ class IA3(Adapter):
         scale: Array | None,
         ctx: Context,
     ) -> Float[Array, "... O"]:
+        """Scale the output, unless it is a feed-forward module."""
         return y if self.feedforward else self._scaled(y, scale)
 
     def _scaled(self, x: Array, scale: Array | None) -> Array:
         factors = align(self._effective(None), x)
-        if scale is not None:  # exactly 1 where it is 0, exactly the factor where it is 1
+        if scale is not None:  # scale 0 makes exactly 1, scale 1 exactly the factor
             factors = (1 - scale) + scale * factors
         return (x.astype(jnp.float32) * factors).astype(x.dtype)
 
@@ -51,6 +53,7 @@ class IA3(Adapter):
     def merged(
         self, kernel: Array, bias: Array | None, index: int | None
     ) -> tuple[Array, Array | None]:
+        """Return the kernel and bias, multiplied by the factors."""
         factors = self._effective(index)
         if self.feedforward:
             return kernel * factors[:, None], bias

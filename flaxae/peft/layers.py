@@ -1,7 +1,7 @@
-"""Modules that take an adapted module's place: the same variables, the same call, adapters beside.
+"""Modules with adapters: the same variables and the same call as the modules that they replace.
 
-The module keeps its class's name for its parameters, so a base's paths, tables, shardings and
-fingerprint are the same with and without adapters.
+Parameters of the base keep their paths, so tables, shardings and fingerprints are the same with and
+without adapters.
 """
 
 from collections.abc import Callable
@@ -18,38 +18,42 @@ from flaxae.task import Context
 
 
 class AdapterParam(nnx.Variable):
-    """What an adapter trains, float32."""
+    """A parameter of an adapter, float32."""
 
 
 class LoRAParam(AdapterParam):
-    """LoRA's factors, and DoRA's magnitudes."""
+    """A factor of LoRA, or DoRA's magnitudes."""
 
 
 class IA3Param(AdapterParam):
-    """IA3's factors of features."""
+    """IA3's factors, one per feature."""
 
 
 class BiasParam(AdapterParam):
-    """A bias that takes the base's place."""
+    """A bias that replaces the base's."""
 
 
 class SavedParam(AdapterParam):
-    """A parameter of `modules_to_save` that takes the base's place."""
+    """A parameter of `modules_to_save` that replaces the base's."""
 
 
 class AdapterConstant(nnx.Variable):
-    """A number a layer, where an adapter differs from layer to layer; not trained."""
+    """A number per layer, if an adapter differs between layers; not trained."""
 
 
 class RowScale:
-    """The scale of each row, for models that put the tokens of all rows on one axis (T5).
+    """Scales of the rows, for models that put the tokens of all rows on one axis (T5).
 
-    `ctx.adapter_scale[name]` may hold one instead of a plain (B,) array.
+    It can be a value of `ctx.adapter_scale`, instead of a (B,) array.
 
     Args:
-        scale: (B,).
-        segments: every layout ((rows, length), ...) that the model's layers see: the encoder's and
-            the decoder's. The rows of each are all rows of the batch, in their order.
+        scale: scale of each row, (B,).
+        *segments: every layout ((rows, length), ...) of tokens in the model's layers: the encoder's
+            and the decoder's. Each contains all rows of the batch, in their order.
+
+    Raises:
+        ConfigError: a layout has another number of rows, or two layouts have the same number of
+            tokens.
     """
 
     def __init__(self, scale: Float[Array, "B"], *segments: Segments):
@@ -61,18 +65,18 @@ class RowScale:
                 raise ConfigError(f"segments {layout} have {rows} rows, {scale.shape[0]} scales")
             if self._layouts.setdefault(tokens, layout) != layout:
                 raise ConfigError(
-                    f"segments {layout} and {self._layouts[tokens]} have as many tokens: which "
-                    "rows a layer's tokens belong to cannot be told; pad one of them longer"
+                    f"segments {layout} and {self._layouts[tokens]} have the same number of "
+                    "tokens, so the rows of a layer's tokens are ambiguous; pad one of them more"
                 )
 
-    def of(self, count: int) -> Float[Array, "N"]:
-        """The scale of each of a layer's `count` tokens."""
-        if count == self.scale.shape[0]:  # a token a row: cached decoding
+    def per_token(self, count: int) -> Float[Array, "N"]:
+        """Return the scale of each of a layer's `count` tokens."""
+        if count == self.scale.shape[0]:  # one token per row: cached decoding
             return self.scale
         if count not in self._layouts:
             raise ConfigError(
-                f"adapter_scale: a layer sees {count} tokens, which no given segments have "
-                f"({sorted(self._layouts)})"
+                f"adapter_scale: a layer has {count} tokens, and no layout of the RowScale has "
+                f"that number ({sorted(self._layouts)})"
             )
         parts, start = [], 0
         for rows, length in self._layouts[count]:
@@ -82,22 +86,22 @@ class RowScale:
 
 
 def row_scale(ctx: Context, name: str, x: Array) -> Array | None:
-    """The scale of an adapter for each row of x, with x's number of axes; None: 1 everywhere."""
+    """Return the scale of each row of x, with x's number of axes; None: 1 everywhere."""
     value: Any = ctx.adapter_scale.get(name)
     if value is None:
         return None
     if isinstance(value, RowScale):
-        value = value.of(x.shape[0])
+        value = value.per_token(x.shape[0])
     if value.shape[0] != x.shape[0]:
         raise ConfigError(
-            f"adapter_scale[{name!r}] has {value.shape[0]} rows, a layer {x.shape[0]}: where a "
-            "model puts the tokens of all rows on one axis, give a flaxae.peft.RowScale"
+            f"adapter_scale[{name!r}] has {value.shape[0]} rows, a layer {x.shape[0]}: for a model "
+            "that puts the tokens of all rows on one axis, use a flaxae.peft.RowScale"
         )
     return value.astype(jnp.float32).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def blended(y: Array, new: Array, scale: Array | None) -> Array:
-    """Y where the scale is 0, bit for bit; `new` where there is none; else between the two."""
+    """Interpolate from y (scale 0, bit for bit) to `new` (scale 1, or None)."""
     if scale is None:
         return new.astype(y.dtype)
     mixed = (1 - scale) * y.astype(jnp.float32) + scale * new.astype(jnp.float32)
@@ -105,7 +109,7 @@ def blended(y: Array, new: Array, scale: Array | None) -> Array:
 
 
 def added(y: Array, delta: Array, scale: Array | None) -> Array:
-    """Y + scale * delta, added in float32; y itself, bit for bit, where the scale is 0."""
+    """Return y + scale * delta, added in float32; y itself, bit for bit, if the scale is 0."""
     if scale is None:
         return (y.astype(jnp.float32) + delta).astype(y.dtype)
     total = (y.astype(jnp.float32) + scale * delta).astype(y.dtype)
@@ -113,64 +117,67 @@ def added(y: Array, delta: Array, scale: Array | None) -> Array:
 
 
 class Adapter(nnx.Module):
-    """What stands beside a Linear. Of one layer; in a stack its variables have a layer axis.
+    """Base class of adapters attached to a Linear.
+
+    Its methods see one layer; in a stack its variables have a leading layer axis.
 
     Attributes:
-        layers: which of a stack's have it; (True,) outside of one.
+        layers: for each layer of a stack, whether the adapter is in it; (True,) outside of a stack.
     """
 
     layers: tuple[bool, ...]
 
     def before(self, x: Array, scale: Array | None) -> Array:
-        """What the base reads."""
+        """Return the input of the base."""
         return x
 
     def after(
         self, base: Linear, x: Array, raw: Array, y: Array, scale: Array | None, ctx: Context
     ) -> Array:
-        """The output.
+        """Return the output.
 
         Args:
             base: the Linear.
-            x: what the layer was given.
-            raw: what the base made.
-            y: the same, as the adapters before left it.
-            scale: of each row, with y's axes, or None.
-            ctx: of the adapter.
+            x: input of the layer.
+            raw: output of the base.
+            y: output of the base and of the adapters before this one.
+            scale: scale of each row, with y's axes; None: 1 everywhere.
+            ctx: context of the adapter.
         """
         return y
 
     def merged(
         self, kernel: Array, bias: Array | None, index: int | None
     ) -> tuple[Array, Array | None]:
-        """The kernel and bias, float32, of a Linear that needs no adapter.
+        """Return the kernel and bias, float32, of a Linear that computes the same without adapter.
 
         Args:
-            kernel, bias: the base's, of one layer.
-            index: of the layer in its stack; None: it is in none.
+            kernel: the base's kernel, of one layer.
+            bias: the base's bias, of one layer.
+            index: index of the layer in its stack; None: it is in no stack.
         """
         raise NotImplementedError
 
 
 def mask(layers: tuple[bool, ...]) -> AdapterConstant | None:
-    """1 in the layers that have an adapter; None where all have it."""
+    """Return 1 for layers with the adapter, else 0; None if all layers have it."""
     return None if all(layers) else AdapterConstant(jnp.asarray(layers, jnp.float32))
 
 
 def layer_of(value: Any, index: int | None) -> Any:
-    """A variable's value, in a stack that of one layer; numbers as they are."""
+    """Return a variable's value, in a stack that of one layer; plain numbers as they are."""
     if not isinstance(value, nnx.Variable):
         return value
     return value[...] if index is None else value[...][index]
 
 
-def adapted_modules(model: Any) -> list[tuple[tuple, Any]]:
-    """(path, module) of the modules that have adapters."""
+def adapted_modules(model: nnx.Module) -> list[tuple[tuple, Any]]:
+    """Return the path and the module of all modules with adapters."""
     return [(p, m) for p, m in nnx.iter_modules(model) if "adapters" in vars(m)]
 
 
-def chosen(module: Any, x: Array, ctx: Context) -> list[tuple[Any, Array | None, Context]]:
-    """The adapters of a module that a call uses, each with its scale and context."""
+def used_adapters(module: Any, x: Array, ctx: Context) -> list[tuple[Any, Array | None, Context]]:
+    """Return the adapters of a module that a call uses, each with its scale and context."""
     unknown = sorted(set(ctx.adapter_scale) - set(module.known))
     if unknown:
         raise ConfigError(
@@ -187,9 +194,9 @@ class AdaptedLinear(Linear):
     """A Linear with adapters by name.
 
     Attributes:
-        adapters: of this layer.
+        adapters: the adapters of this layer.
         known: the names of all adapters of the model.
-        active: those used where `ctx.adapter_scale` does not name them.
+        active: the names of adapters that are used if `ctx.adapter_scale` does not name them.
     """
 
     base_class = Linear
@@ -198,7 +205,8 @@ class AdaptedLinear(Linear):
     active: tuple[str, ...]
 
     def __call__(self, x: Float[Array, "... I"], ctx: Context) -> Float[Array, "... O"]:
-        used, read = chosen(self, x, ctx), x
+        """Apply the Linear and the adapters that are used."""
+        used, read = used_adapters(self, x, ctx), x
         for adapter, scale, _ in used:
             read = adapter.before(read, scale)
         y = raw = self.product(read, ctx)
@@ -207,12 +215,12 @@ class AdaptedLinear(Linear):
         return ctx.tap("out", y)
 
 
-class Saved(nnx.Module):
-    """Parameters that take the base's place: of a module to save, of a norm or a bias.
+class ReplacedParams(nnx.Module):
+    """Trained parameters that replace the base's: of a module to save, a norm, or a bias.
 
     Attributes:
-        values: by the base's names.
-        layers: which of a stack's have it; (True,) outside of one.
+        values: the parameters, by their names in the base.
+        layers: for each layer of a stack, whether it has them; (True,) outside of a stack.
     """
 
     def __init__(self, values: dict[str, AdapterParam], layers: tuple[bool, ...]):
@@ -220,7 +228,7 @@ class Saved(nnx.Module):
         self.layers, self.on = layers, mask(layers)
 
     def effective(self, name: str, base: Array, index: int | None = None) -> Array:
-        """The parameter, of one layer; the base's in layers where the adapter is not."""
+        """Return the parameter of one layer; the base's in layers without the adapter."""
         value = layer_of(self.values[name], index).astype(base.dtype)
         return value if self.on is None else jnp.where(layer_of(self.on, index) > 0, value, base)
 
@@ -229,14 +237,20 @@ _classes: dict[type, type] = {}
 
 
 def adapted_class(kind: type) -> type:
-    """The class that takes the place of a module's: the same call, with adapters.
+    """Return the class that replaces a module's: the same call, with adapters.
 
-    Only the call: a head that is tied to an embedding goes on reading the base's table, as in PEFT.
+    Other methods keep using the base's parameters, as in PEFT: a head that is tied to an embedding
+    reads the base's table.
+
+    Raises:
+        ConfigError: it is a subclass of Linear, which cannot have adapters.
     """
     if kind is Linear or kind is AdaptedLinear:
         return AdaptedLinear
     if issubclass(kind, Linear):
-        raise ConfigError(f"adapters stand on Linear itself, not on {kind.__name__}")
+        raise ConfigError(
+            f"only Linear itself can have an adapter, not its subclass {kind.__name__}"
+        )
     if kind not in _classes:
         methods = {"__call__": _call(kind), "__module__": __name__, "base_class": kind}
         _classes[kind] = type(f"Adapted{kind.__name__}", (kind,), methods)
@@ -244,24 +258,27 @@ def adapted_class(kind: type) -> type:
 
 
 def _call(kind: Any) -> Callable:
+    """Return the `__call__` of an adapted class."""
+
     def call(self: Any, x: Array, ctx: Context) -> Array:
-        used = chosen(self, x, ctx)
+        used = used_adapters(self, x, ctx)
         y = None if used and used[0][1] is None else kind.__call__(self, x, ctx)
         for saved, scale, _ in used:
             new = kind.__call__(_with(self, saved), x, ctx)
             y = new if scale is None or y is None else _blended_rows(y, new, scale)
-        return y  # pyright: ignore
+        assert y is not None
+        return y
 
     return call
 
 
 def _blended_rows(y: Array, new: Array, scale: Array) -> Array:
-    """The scale has the axes of the input, which may be ids, one axis fewer than their vectors."""
+    """Blend vectors by a scale with the axes of the input, which may be ids, one axis fewer."""
     return blended(y, new, scale.reshape(scale.shape[0], *[1] * (y.ndim - 1)))
 
 
-def _with(module: Any, saved: Saved) -> Any:
-    """The module with the saved parameters; the module itself is not touched."""
+def _with(module: Any, saved: ReplacedParams) -> Any:
+    """Return the module with replaced parameters; the module itself is not changed."""
     graphdef, state = nnx.split(module)
     flat: dict[Any, Any] = dict(nnx.to_flat_state(state))
     for name in saved.values:

@@ -1,8 +1,8 @@
 """The modules of a model by Hugging Face's names.
 
-A model's `params.py`, beside its `modeling.py`, has a `table(config)` of what lies where; this is
-where the names come from. A module without one is called by its own path, a stack's layers by
-number ("blocks.0.attention.q").
+The names come from the `table(config)` in `params.py`, in the same package as the model's
+`modeling.py`. A module without a table has its own path as its name, with the numbers of a stack's
+layers ("blocks.0.attention.q").
 """
 
 import dataclasses
@@ -12,18 +12,19 @@ from typing import Any
 from flax import nnx
 
 from flaxae.nn.linear import Linear
+from flaxae.weights.hf import Table
 
 Path = tuple[Any, ...]
-AXES = {"kernel": 2, "table": 2, "scale": 1}  # of one layer's parameters
+AXES = {"kernel": 2, "table": 2, "scale": 1}  # number of axes of one layer's parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A module that holds parameters itself.
+    """A module that has parameters itself, not only in its children.
 
     Attributes:
-        path: from the model's root.
-        names: its name elsewhere: one, or one a layer.
+        path: path from the model's root.
+        names: Hugging Face's names of the module: one, or one per layer.
         stacked: its variables have a leading layer axis.
         linear: it is a Linear.
         biased: it has a bias.
@@ -39,14 +40,14 @@ class Site:
 
 
 def find(model: nnx.Module, path: Path) -> Any:
-    """The module at a path."""
+    """Return the module at a path."""
     for part in path:
         model = model[part] if isinstance(model, (nnx.Dict, nnx.List)) else getattr(model, part)
     return model
 
 
 def params_module(model: nnx.Module) -> Any:
-    """The `params.py` beside a model's `modeling.py`, or None."""
+    """Return the `params.py` in the package of a model's `modeling.py`, or None."""
     package, _, file = type(model).__module__.rpartition(".")
     if file != "modeling" or not hasattr(model, "config"):
         return None
@@ -54,23 +55,24 @@ def params_module(model: nnx.Module) -> Any:
         module = importlib.import_module(f"{package}.params")
     except ModuleNotFoundError:
         return None
-    # A family's modeling.py holds several modules; only the language model itself has a table.
+    # A modeling.py defines several modules; only the language model itself has a table.
     whole = hasattr(module, "table") and hasattr(module, "config_to_hf")
     return module if whole and _fits(module.table(model.config), model) else None  # pyright: ignore
 
 
-def _fits(table: Any, model: nnx.Module) -> bool:
+def _fits(table: Table, model: nnx.Module) -> bool:
+    """Check that the model has the modules of a table."""
     return all(hasattr(model, path.partition("/")[0]) for path in table.weights)
 
 
 def model_type(model: nnx.Module) -> str:
-    """Hugging Face's model_type of a model, "" where it has none."""
+    """Return Hugging Face's model_type of a model, "" if it has none."""
     module = params_module(model)
     return module.config_to_hf(model.config)["model_type"] if module else ""  # pyright: ignore
 
 
 def sites(model: nnx.Module) -> list[Site]:
-    """All modules that hold parameters, in the order of their paths."""
+    """Return all modules that have parameters themselves, sorted by path."""
     tables: dict[Path, dict[str, tuple[str, ...]]] = {}
     out = []
     modules = sorted(nnx.iter_modules(model), key=lambda item: tuple(map(str, item[0])))
@@ -101,12 +103,12 @@ def _own_params(module: nnx.Module) -> list[str]:
 
 
 def _is_stacked(module: nnx.Module) -> bool:
-    """Whether its variables have one axis more than their kind has."""
+    """Check for variables with one axis more than their kind has."""
     return any(vars(module)[x].ndim > n for x, n in AXES.items() if x in vars(module))
 
 
-def _module_names(table: Any) -> dict[str, tuple[str, ...]]:
-    """{our module's path: its names}, from the weights' names."""
+def _module_names(table: Table) -> dict[str, tuple[str, ...]]:
+    """Return {our module's path: its names}, from the names of tensors."""
     out = {}
     for path, weight in table.weights.items():
         module = path.rpartition("/")[0]
@@ -115,8 +117,9 @@ def _module_names(table: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _names_of(
-    model: nnx.Module, path: Path, tables: dict[Path, Any], stacked: bool
+    model: nnx.Module, path: Path, tables: dict[Path, dict[str, tuple[str, ...]]], stacked: bool
 ) -> tuple[str, ...]:
+    """Return the names of a module, from the innermost table that contains it."""
     for end in range(len(path), -1, -1):
         table = tables.get(path[:end])
         key = "/".join(map(str, path[end:]))
@@ -132,5 +135,6 @@ def _names_of(
 
 
 def num_layers(model: nnx.Module, path: Path) -> int:
+    """Return the number of layers of a stacked module."""
     module = find(model, path)
     return vars(module)[_own_params(module)[0]].shape[0]

@@ -1,4 +1,4 @@
-"""Which modules an adapter stands on: PEFT's matching rules, on names alone."""
+"""PEFT's rules of matching module names with an adapter's config."""
 
 import copy
 import re
@@ -11,7 +11,7 @@ from flaxae.peft.configs import AdapterConfig, IA3Config, Names
 ALL_LINEAR = "all-linear"
 HEAD = "lm_head"
 
-# What PEFT takes for a model type where no target_modules are given.
+# PEFT's default target_modules of each model type.
 LORA_TARGETS = {
     "llama": ("q_proj", "v_proj"),
     "phi": ("fc1", "fc2", "q_proj", "v_proj"),
@@ -25,20 +25,20 @@ IA3_TARGETS = {
     "mt5": ("k", "v", "wi_1"),
 }
 IA3_FEEDFORWARD = {"llama": ("down_proj",), "phi": ("fc2",), "t5": ("wo",), "mt5": ()}
-# Phi's first published code fused q, k and v, and named the last projection otherwise.
+# The code that Microsoft first published for Phi has a fused projection and other names.
 OLD_PHI = {"Wqkv": ("q_proj", "k_proj", "v_proj"), "out_proj": ("dense",)}
 OLD_PATH = {"transformer": "model", "h": "layers", "mixer": "self_attn"}
 
 
 def with_defaults(config: AdapterConfig, model_type: str) -> AdapterConfig:
-    """The config with its targets filled in, in today's names.
+    """Return the config with its targets filled in, by current names.
 
     Args:
-        config: of an adapter with targets (LoRA, IA3).
-        model_type: "phi", "llama", "t5", ...; "" where the model has none.
+        config: config of an adapter with targets (LoRA, IA3).
+        model_type: "phi", "llama", "t5", ...; "" if the model has none.
 
     Raises:
-        ConfigError: no targets are given and the model's type has no defaults.
+        ConfigError: no targets are set and the model's type has no defaults.
     """
     changes: dict[str, Names] = {}
     ia3 = isinstance(config, IA3Config)
@@ -46,30 +46,31 @@ def with_defaults(config: AdapterConfig, model_type: str) -> AdapterConfig:
         defaults = IA3_TARGETS if ia3 else LORA_TARGETS
         require(
             model_type in defaults,
-            f"target_modules: a model of type {model_type!r} has no defaults, name the modules",
+            f"target_modules: a model of type {model_type!r} has no defaults: name the modules",
         )
         changes["target_modules"] = defaults[model_type]
     if isinstance(config, IA3Config) and config.feedforward_modules is None:
         require(
             model_type in IA3_FEEDFORWARD,
-            f"feedforward_modules: a model of type {model_type!r} has no defaults, name them, or "
-            "give () for none",
+            f"feedforward_modules: a model of type {model_type!r} has no defaults: name the "
+            "modules, or use () for none",
         )
         changes["feedforward_modules"] = IA3_FEEDFORWARD[model_type]
     for name, value in changes.items():
         config = _replaced(config, name, value)
     if model_type == "phi":
-        config = _today(config)
+        config = _with_current_names(config)
     return config
 
 
 def _replaced(config: AdapterConfig, name: str, value: Any) -> AdapterConfig:
-    config = copy.copy(config)  # unchecked: fields that depend on each other change in turn
+    config = copy.copy(config)  # not validated: fields that depend on each other change in turn
     object.__setattr__(config, name, value)
     return config
 
 
-def _today(config: AdapterConfig) -> AdapterConfig:
+def _with_current_names(config: AdapterConfig) -> AdapterConfig:
+    """Return the config with Phi's original names replaced by current ones."""
     for field in ("target_modules", "exclude_modules", "feedforward_modules"):
         names = getattr(config, field, None)
         if isinstance(names, tuple) and set(names) & set(OLD_PHI):
@@ -78,12 +79,12 @@ def _today(config: AdapterConfig) -> AdapterConfig:
     for field in ("rank_pattern", "alpha_pattern"):
         pattern = getattr(config, field, ())
         if pattern:
-            config = _replaced(config, field, _today_pattern(field, pattern))
+            config = _replaced(config, field, _with_current_keys(field, pattern))
     return config
 
 
-def _today_pattern(field: str, pattern: tuple) -> tuple:
-    """A pattern's keys in today's names, in their order."""
+def _with_current_keys(field: str, pattern: tuple) -> tuple:
+    """Return a pattern with its keys in current names, in the same order."""
     out: dict[str, float] = {}
     for key, value in pattern:
         plain = key.replace("\\.", ".")
@@ -92,8 +93,8 @@ def _today_pattern(field: str, pattern: tuple) -> tuple:
             continue
         require(
             re.fullmatch(r"[\w.]+", plain) is not None,
-            f"{field}: {key!r} is a regex of phi's first names, which is not turned into one of "
-            f"today's: name each module (layers.0.self_attn.q_proj for h.0.mixer.Wqkv)",
+            f"{field}: {key!r} is a regex of phi's original names, which cannot be converted to "
+            f"current names: name each module (layers.0.self_attn.q_proj for h.0.mixer.Wqkv)",
         )
         *path, last = plain.split(".")
         start = "".join(f"{OLD_PATH.get(part, part)}." for part in path)
@@ -102,8 +103,8 @@ def _today_pattern(field: str, pattern: tuple) -> tuple:
     return tuple(out.items())
 
 
-def named_by(names: Names, name: str) -> bool:
-    """Whether a list (a whole name, or its end after a dot) or a regex (a whole name) names it."""
+def matches(names: Names, name: str) -> bool:
+    """Match a name with a list (whole names, ends after a dot) or a regex (of the whole name)."""
     if not names:
         return False
     if isinstance(names, str):
@@ -112,29 +113,29 @@ def named_by(names: Names, name: str) -> bool:
 
 
 def is_saved(config: AdapterConfig, name: str) -> bool:
-    """Whether a module is one of `modules_to_save`: there the end of a name counts, dot or not."""
+    """Check for a module of `modules_to_save`, which match any end of a name, dot or not."""
     return any(name.endswith(one) for one in config.modules_to_save or ())
 
 
 def check_saved(config: AdapterConfig, model_type: str) -> None:
-    """Raises ConfigError where PEFT's copy of a module is one that its model never reads."""
+    """Raise ConfigError for a module to save whose copy PEFT's model never reads."""
     if model_type in ("t5", "mt5") and is_saved(config, "shared"):
         raise ConfigError(
             "modules_to_save: 'shared' changes nothing in PEFT (a T5's encoder, decoder and tied "
-            "head hold the embedding under names of their own), so that an adapter with it would "
-            "compute something else there: leave it out"
+            "head refer to the embedding by other names), so that an adapter with it would compute "
+            "something else there: remove it"
         )
 
 
 def is_target(config: AdapterConfig, name: str, linear: bool = True) -> bool:
-    """Whether a module gets an adapter.
+    """Check for a module that gets an adapter.
 
     Args:
-        config: with `target_modules` filled in.
-        name: the module's whole name.
-        linear: whether it is a Linear ("all-linear" takes those, but no output head).
+        config: config of the adapter, with `target_modules` filled in.
+        name: whole name of the module.
+        linear: whether it is a Linear ("all-linear" matches those, except the output head).
     """
-    if named_by(config.exclude_modules, name):
+    if matches(config.exclude_modules, name):
         return False
     saved = config.modules_to_save or ()
     if any(re.match(rf"(^|.*\.){one}($|\..*)", name) for one in saved):
@@ -142,7 +143,7 @@ def is_target(config: AdapterConfig, name: str, linear: bool = True) -> bool:
     targets = config.target_modules
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         return linear and name.rpartition(".")[2] != HEAD
-    return named_by(targets, name) and _in_layers(config, name)
+    return matches(targets, name) and _in_layers(config, name)
 
 
 def _in_layers(config: AdapterConfig, name: str) -> bool:
@@ -158,7 +159,7 @@ def _in_layers(config: AdapterConfig, name: str) -> bool:
 
 
 def pattern_value(pattern: Iterable, name: str, default: Any) -> Any:
-    """What the first key says that matches the end of a name."""
+    """Return the value of the first key that matches the end of a name."""
     for key, value in pattern:
         if re.match(rf"(.*\.)?({key})$", name):
             return value
@@ -166,10 +167,14 @@ def pattern_value(pattern: Iterable, name: str, default: Any) -> Any:
 
 
 def unordered(pattern: tuple, names: Iterable[str]) -> dict[str, float]:
-    """A pattern that says the same of all names in any order of its keys.
+    """Return a pattern that has the same effect on all names in any order of its keys.
 
-    PEFT's writer sorts the keys, of which the first that matches counts: where another would then,
-    each name gets a key of its own.
+    The first key that matches counts, and PEFT sorts the keys when it writes them. If that would
+    change which key matches a name, each name gets a separate key.
+
+    Args:
+        pattern: pairs of a regex and a value.
+        names: names of all target modules.
     """
     found = {name: pattern_value(pattern, name, None) for name in names}
     if all(pattern_value(sorted(pattern), name, None) == x for name, x in found.items()):
@@ -178,23 +183,26 @@ def unordered(pattern: tuple, names: Iterable[str]) -> dict[str, float]:
 
 
 def check_all_used(config: AdapterConfig, names: Iterable[str]) -> None:
-    """Raises ConfigError where an entry of a list names no module of the model."""
+    """Raise ConfigError for an entry of a list that matches no module of the model."""
     names = list(names)
     for field in ("target_modules", "modules_to_save"):
         entries = getattr(config, field)
         if not isinstance(entries, tuple):
             continue
         for one in entries:
-            used = [n for n in names if named_by((one,), n)]
+            used = [n for n in names if matches((one,), n)]
             if not used:
-                raise ConfigError(f"{field}: {one!r} is no module of this model; {_offer(names)}")
+                raise ConfigError(
+                    f"{field}: {one!r} is not a module of this model; {_known(names)}"
+                )
     if isinstance(config.target_modules, str) and not any(is_target(config, n) for n in names):
         raise ConfigError(
-            f"target_modules: the regex {config.target_modules!r} is no module's whole name; "
-            f"{_offer(names)}"
+            f"target_modules: the regex {config.target_modules!r} matches no module's whole name; "
+            f"{_known(names)}"
         )
 
 
-def _offer(names: list[str]) -> str:
+def _known(names: list[str]) -> str:
+    """Return a message about the names that a model has."""
     ends = sorted({name.rpartition(".")[2] for name in names})
     return f"there are {', '.join(ends)} (such as {names[0]})"

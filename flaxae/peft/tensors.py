@@ -1,4 +1,4 @@
-"""Where an adapter's numbers lie in PEFT's files, and how they are turned there."""
+"""The tensors of PEFT's files: their names, and how they are laid out compared with ours."""
 
 import dataclasses
 import enum
@@ -10,11 +10,11 @@ import numpy as np
 from flaxae.errors import require
 from flaxae.peft.bitfit import Bias, SavedLinear
 from flaxae.peft.ia3 import IA3
-from flaxae.peft.layers import AdapterParam, Saved
+from flaxae.peft.layers import AdapterParam, ReplacedParams
 from flaxae.peft.lora import LoRA
 
 WEIGHT = {"kernel": "weight", "table": "weight", "scale": "weight", "bias": "bias"}
-# Phi's first published code: names of modules, and the fused projection.
+# Names in the code that Microsoft first published for Phi, with a fused projection.
 OLD = re.compile(
     r"^(?P<start>.*\.)transformer\.h\.(?P<n>\d+)\.(?P<module>[\w.]+?)"
     r"\.(?P<end>lora_A\.weight|lora_B\.weight|lora_magnitude_vector|ia3_l)$"
@@ -24,19 +24,21 @@ FUSED = "mixer.Wqkv"
 
 
 class Form(enum.Enum):
-    """How a layer's values stand in a file."""
+    """The layout of a layer's values in a file."""
 
     PLAIN = "plain"
-    MATRIX = "matrix"  # (in, out) is (out, in) there
-    ROW = "row"  # (n,) is (1, n)
-    COLUMN = "column"  # (n,) is (n, 1)
+    MATRIX = "matrix"  # our (in, out) is (out, in) in the file
+    ROW = "row"  # our (n,) is (1, n)
+    COLUMN = "column"  # our (n,) is (n, 1)
 
-    def turned(self, x: np.ndarray) -> np.ndarray:
+    def to_file(self, x: np.ndarray) -> np.ndarray:
+        """Return our values in the file's layout."""
         if self is Form.MATRIX:
             return x.T
         return x[None] if self is Form.ROW else x[:, None] if self is Form.COLUMN else x
 
-    def back(self, x: np.ndarray) -> np.ndarray:
+    def from_file(self, x: np.ndarray) -> np.ndarray:
+        """Return a file's values in our layout."""
         if self is Form.MATRIX:
             return x.T
         return x if self is Form.PLAIN else x.reshape(-1)
@@ -47,12 +49,12 @@ class Entry:
     """A tensor of a file.
 
     Attributes:
-        key: its name there.
-        variable: of the adapter.
-        values: the variable's, on the host; all layers' entries share it.
-        index: of the layer; None: in no stack.
-        part: what of a layer's values is written: ranks are cut here.
-        form: how it is turned.
+        key: name of the tensor.
+        variable: variable of the adapter.
+        values: values of the variable, on the host; the entries of all layers share them.
+        index: index of the layer; None: the module is in no stack.
+        part: the part of a layer's values without the padding of its rank.
+        form: layout in the file.
     """
 
     key: str
@@ -62,34 +64,37 @@ class Entry:
     part: tuple[slice, ...]
     form: Form
 
-    def _own(self) -> np.ndarray:
+    def _layer(self) -> np.ndarray:
         return self.values if self.index is None else self.values[self.index]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.form.turned(self._own()[self.part]).shape
+        """Shape of the tensor in the file."""
+        return self.form.to_file(self._layer()[self.part]).shape
 
     def to_disk(self) -> np.ndarray:
-        own = self._own()
-        kept = own[self.part]
-        padding = np.count_nonzero(own) - np.count_nonzero(kept)
+        """Return the tensor to write, float32."""
+        layer = self._layer()
+        kept = layer[self.part]
+        padding = np.count_nonzero(layer) - np.count_nonzero(kept)
         require(not padding, f"{self.key}: the padding of its rank is not 0")
-        return np.ascontiguousarray(self.form.turned(kept), np.float32)
+        return np.ascontiguousarray(self.form.to_file(kept), np.float32)
 
     def from_disk(self, value: np.ndarray) -> None:
-        own = self._own()
-        own[...] = 0
-        own[self.part] = self.form.back(value)
+        """Set the layer's values to those of a tensor."""
+        layer = self._layer()
+        layer[...] = 0
+        layer[self.part] = self.form.from_file(value)
 
 
 def entries(adapter: Any, name: str, index: int | None, host: dict[int, np.ndarray]) -> list[Entry]:
-    """The tensors of one layer of an adapter.
+    """Return the tensors of one layer of an adapter.
 
     Args:
-        adapter: of one module.
-        name: the module's, in the file.
-        index: of the layer; None: the module is in no stack.
-        host: the variables' values by id, filled as they are met.
+        adapter: adapter of one module.
+        name: name of the module in the file.
+        index: index of the layer; None: the module is in no stack.
+        host: values of variables on the host, by the variable's id; missing ones are added.
     """
     out = []
 
@@ -107,14 +112,18 @@ def entries(adapter: Any, name: str, index: int | None, host: dict[int, np.ndarr
         add("ia3_l", adapter.factors, Form.ROW if adapter.feedforward else Form.COLUMN)
     else:
         linear = isinstance(adapter, (Bias, SavedLinear))
-        saved: Saved = adapter.saved if linear else adapter
-        for own, variable in saved.values.items():
-            add(WEIGHT[own], variable, Form.MATRIX if own == "kernel" else Form.PLAIN)
+        saved: ReplacedParams = adapter.saved if linear else adapter
+        for ours, variable in saved.values.items():
+            add(WEIGHT[ours], variable, Form.MATRIX if ours == "kernel" else Form.PLAIN)
     return out
 
 
-def today(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A phi adapter's tensors by today's names: an adapter of the fused q, k, v becomes three."""
+def with_current_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return a phi adapter's tensors by current names; a fused q, k, v adapter becomes three.
+
+    Raises:
+        ConfigError: a tensor of the fused projection cannot be divided by three.
+    """
     out = {}
     for key, value in tensors.items():
         match = OLD.match(key)
@@ -125,11 +134,11 @@ def today(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if match["module"] != FUSED:
             out[f"{start}{OLD_MODULES[match['module']]}.{end}"] = value
             continue
-        # What is of the input (A, and IA3's factors of it) is the same for all three.
+        # Tensors of the input (A, and IA3's factors of the input) are shared by all three.
         shared = end == "lora_A.weight" or (end == "ia3_l" and len(value) == 1)
         require(
             shared or len(value) % 3 == 0,
-            f"{key} is {value.shape}: no adapter of queries, keys and values in one",
+            f"{key} is {value.shape}: not an adapter of queries, keys and values in one",
         )
         parts = [value] * 3 if shared else np.split(value, 3)
         for one, part in zip("qkv", parts, strict=True):

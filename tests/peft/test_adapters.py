@@ -9,7 +9,7 @@ from flax import nnx
 
 from flaxae import peft
 from flaxae.errors import ConfigError
-from flaxae.peft.lora import LoRA, lengths, updated_lengths
+from flaxae.peft.lora import LoRA, output_norms, updated_norms
 from flaxae.task import Taps
 from tests.peft.tiny import (
     BATCH,
@@ -129,7 +129,7 @@ def test_several_adapters_are_added_chosen_and_disabled():
         peft.add_adapter(model, a, "other")
     merged = peft.merge(model, "default")
     np.testing.assert_allclose(run(merged), lora, atol=2e-5)
-    with pytest.raises(ConfigError, match="IA3 and LoRA of several adapters do not add up"):
+    with pytest.raises(ConfigError, match="IA3 and LoRA of several adapters cannot be merged"):
         peft.merge(model)
 
 
@@ -168,8 +168,8 @@ def test_doras_norm_is_the_direct_one():
         jax.random.normal(k, s) for k, s in zip(keys, ((7, 5), (7, 3), (3, 5)), strict=True)
     )
     direct = jnp.linalg.norm(kernel + 0.7 * a @ b, axis=0)
-    np.testing.assert_allclose(updated_lengths(kernel, a, b, 0.7), direct, rtol=1e-5)
-    np.testing.assert_allclose(lengths(kernel), jnp.linalg.norm(kernel, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(updated_norms(kernel, a, b, 0.7), direct, rtol=1e-5)
+    np.testing.assert_allclose(output_norms(kernel), jnp.linalg.norm(kernel, axis=0), rtol=1e-6)
 
 
 def test_doras_norm_is_detached():
@@ -287,13 +287,13 @@ def test_t5s_rows_choose_by_their_segments():
     assert np.abs(on - base).max() > 1e-2
     with pytest.raises(ConfigError, match="flaxae.peft.RowScale"):
         run_t5(model, adapter_scale={"default": scale})
-    with pytest.raises(ConfigError, match="a layer sees 12 tokens"):
+    with pytest.raises(ConfigError, match="a layer has 12 tokens"):
         run_t5(model, adapter_scale={"default": peft.RowScale(scale, ((3, 6),))})
-    with pytest.raises(ConfigError, match="have as many tokens"):
+    with pytest.raises(ConfigError, match="have the same number of tokens"):
         peft.RowScale(jnp.ones(4), ((2, 3), (2, 1)), ((4, 2),))
     with pytest.raises(ConfigError, match="have 2 rows, 3 scales"):
         peft.RowScale(scale, ((2, 3),))
-    np.testing.assert_array_equal(peft.RowScale(scale, ((2, 1), (1, 3))).of(5), [1, 0, 1, 1, 1])
+    np.testing.assert_array_equal(peft.RowScale(scale, ((2, 1), (1, 3))).per_token(5), [1, 0, 1, 1, 1])
 
 
 def test_numbers_are_counted():
@@ -316,12 +316,12 @@ def test_what_cannot_be_is_refused():
     norms = peft.add_adapter(t5(), peft.BiasConfig(biases=False, norms=True))
     assert peft.count_params(norms) == (2 * 2 + 2 * 3 + 2) * 16
     for config, message in (
-        (peft.LoRAConfig(target_modules=["upp"]), "'upp' is no module of this model"),
+        (peft.LoRAConfig(target_modules=["upp"]), "'upp' is not a module of this model"),
         (peft.LoRAConfig(target_modules=".*upp"), "no module's whole name"),
-        (peft.LoRAConfig(target_modules=["final_norm"]), "final_norm is no Linear"),
+        (peft.LoRAConfig(target_modules=["final_norm"]), "final_norm is not a Linear"),
         (peft.LoRAConfig(target_modules=["up"], layers_to_transform=[7]), "no module is left"),
         (peft.LoRAConfig(target_modules=["up"], exclude_modules=".*up"), "no module is left"),
-        (peft.LoRAConfig(target_modules=["up"], modules_to_save=["heat"]), "'heat' is no module"),
+        (peft.LoRAConfig(target_modules=["up"], modules_to_save=["heat"]), "'heat' is not a module"),
         (peft.LoRAConfig(), "no defaults"),
         (peft.IA3Config(target_modules=["up"]), "no defaults"),
     ):
@@ -330,14 +330,14 @@ def test_what_cannot_be_is_refused():
     for make, message in (
         (lambda: peft.LoRAConfig(r=0), "r=0 must be positive"),
         (lambda: peft.LoRAConfig(lora_dropout=1.0), "lora_dropout=1.0"),
-        (lambda: peft.LoRAConfig(target_modules="x", layers_to_transform=[0]), "into it"),
+        (lambda: peft.LoRAConfig(target_modules="x", layers_to_transform=[0]), "into the regex"),
         (lambda: peft.LoRAConfig(layers_pattern="h"), "needs layers_to_transform"),
         (
             lambda: peft.IA3Config(target_modules=["a"], feedforward_modules=["b"]),
             "not in target_modules",
         ),
         (lambda: peft.BiasConfig(biases=False), "trains nothing"),
-        (lambda: peft.add_adapter(Net(), CONFIGS["lora"], "a.b"), "'a.b' is not a word"),
+        (lambda: peft.add_adapter(Net(), CONFIGS["lora"], "a.b"), "'a.b' must consist"),
     ):
         with pytest.raises(ConfigError, match=message):
             make()

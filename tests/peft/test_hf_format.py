@@ -107,8 +107,8 @@ def changed(saved, tmp_path, tensors=None, **fields):
     ("fields", "message"),
     [
         ({"r": 3}, r"lora_A.weight is \(2, 16\), config and model say \(3, 16\)"),
-        ({"target_modules": ["up", "sideways"]}, "'sideways' is no module of this model"),
-        ({"target_modules": ["up"]}, "blocks.0.down.lora_A.weight is not of this adapter"),
+        ({"target_modules": ["up", "sideways"]}, "'sideways' is not a module of this model"),
+        ({"target_modules": ["up"]}, "blocks.0.down.lora_A.weight is not a tensor"),
         ({"target_modules": ["up", "down", "head"]}, "head.lora_A.weight is missing"),
         ({"use_dora": True}, "lora_magnitude_vector is missing"),
         ({"peft_type": "VERA"}, "peft_type='VERA' is not one of: LORA, IA3"),
@@ -139,7 +139,7 @@ def test_tensors_that_do_not_fit_are_refused(saved, tmp_path):
     key = "base_model.model.blocks.1.up.lora_A.weight"
     for number, (change, message) in enumerate((
         (lambda t: t.pop(key), f"{key} is missing"),
-        (lambda t: t.update(extra=np.zeros(1, np.float32)), "extra is not of this adapter"),
+        (lambda t: t.update(extra=np.zeros(1, np.float32)), "extra is not a tensor"),
         (lambda t: t.update({key: t[key].T.copy()}), r"is \(8, 2\), config and model say \(2, 8\)"),
     )):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
@@ -167,7 +167,7 @@ def test_another_base_is_refused(saved):
     with pytest.raises(ConfigError, match="it was trained on another base"):
         peft.load_adapter(other, saved)
     assert peft.adapter_names(peft.load_adapter(other, saved, check_base=False)) == ("default",)
-    with pytest.raises(ConfigError, match="'down' is no module|'up' is no module"):
+    with pytest.raises(ConfigError, match="'down' is not a module|'up' is not a module"):
         peft.load_adapter(t5(), saved, check_base=False)
     # Adapters that stand on the base already do not make it another.
     both = peft.load_adapter(trained("ia3"), saved, "second")
@@ -228,7 +228,7 @@ def test_patterns_of_phis_first_names_count(pattern, qkv, dense, tmp_path):
 
 def test_a_regex_of_phis_first_names_is_refused(tmp_path):
     old_lora(tmp_path, alpha_pattern={"h.*Wqkv": 64})
-    with pytest.raises(ConfigError, match="alpha_pattern: 'h.*Wqkv' is a regex of phi's first"):
+    with pytest.raises(ConfigError, match="alpha_pattern: 'h.*Wqkv' is a regex of phi's original"):
         peft.load_adapter(Phi(PHI, rngs=nnx.Rngs(0)), tmp_path)
 
 
@@ -240,5 +240,5 @@ def test_an_ia3_of_phis_fused_input_is_that_of_all_three(tmp_path):
         ia3 = getattr(model.blocks.self_attn, name).adapters["default"]
         np.testing.assert_array_equal(ia3.factors[...][1], tensors[f"{OLD}.1.mixer.Wqkv.ia3_l"][0])
     old_phi(tmp_path, {"ia3_l": ((25, 1),)}, **fields)
-    with pytest.raises(ConfigError, match=r"Wqkv.ia3_l is \(25, 1\): no adapter of queries"):
+    with pytest.raises(ConfigError, match=r"Wqkv.ia3_l is \(25, 1\): not an adapter of queries"):
         peft.load_adapter(Phi(PHI, rngs=nnx.Rngs(0)), tmp_path)

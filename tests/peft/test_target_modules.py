@@ -29,7 +29,7 @@ Q = "model.layers.10.self_attn.q_proj"
     ],
 )
 def test_a_name_is_matched(names, name, matches):
-    assert targets.named_by(names, name) is matches
+    assert targets.matches(names, name) is matches
 
 
 def test_all_linear_leaves_the_head_out():
@@ -129,5 +129,5 @@ def test_ia3_of_phi_2_has_573_440_numbers():
 
 
 def test_old_phi_names_count_for_phi_only():
-    with pytest.raises(ConfigError, match="'Wqkv' is no module"):
+    with pytest.raises(ConfigError, match="'Wqkv' is not a module"):
         peft.add_adapter(Net(), peft.LoRAConfig(target_modules=["Wqkv"]))

@@ -1,6 +1,6 @@
-"""Prompts with completions: function signatures and what their docstrings say, or a JSONL file.
+"""Prompts with completions: function signatures and their docstrings, or a JSONL file.
 
-The embedded set is read at run time from the running Python's own library; nothing is copied.
+The embedded set is read at run time from the standard library of the running Python.
 """
 
 import ast
@@ -17,16 +17,17 @@ from flaxae.data import embedded
 from flaxae.data.config import TextDataConfig
 from flaxae.data.packing import Example
 from flaxae.errors import ConfigError, require
+from flaxae.lm.chat import ChatTokenizer
 
 SIGNATURES = "signatures"
 ASK = "Write the first sentence of the docstring of this Python function.\n\n"
-SHARES = {"test": 0.08, "dev": 0.04}  # of the files, held out whole
+SHARES = {"test": 0.08, "dev": 0.04}  # shares of the files
 _SENTENCE = re.compile(r"^(.+?[.!?])(?:\s|$)", re.DOTALL)
 _MAX_SENTENCE = 200  # characters
 
 
 class Pair(NamedTuple):
-    """What is asked, and the answer."""
+    """A prompt and its completion."""
 
     prompt: str
     completion: str
@@ -37,9 +38,9 @@ class Pairs:
     """Splits of pairs.
 
     Attributes:
-        name: what they were made from.
-        splits: "train", "dev", "test" -> pairs; a pair is in one of them only.
-        notes: what was left out, in words.
+        name: the source of the pairs.
+        splits: "train", "dev", "test" -> pairs; every pair is in one split only.
+        notes: lines that describe what was left out.
     """
 
     name: str
@@ -48,10 +49,10 @@ class Pairs:
 
 
 def read(config: TextDataConfig) -> Pairs:
-    """The pairs that a config names.
+    """Read the pairs that a config names.
 
     Raises:
-        ConfigError: there is no such set, or the file is not what it should be.
+        ConfigError: there is no such set, or the file is not JSONL of prompts and completions.
     """
     if config.path:
         return _from_file(Path(config.path), config)
@@ -66,13 +67,15 @@ def read(config: TextDataConfig) -> Pairs:
 
 @functools.cache
 def _library_pairs() -> list[tuple[str, list[Pair]]]:
+    """Return the pairs of each file of the standard library."""
     files = [(name, _pairs(source)) for name, source in embedded.library_sources()]
     return [(name, pairs) for name, pairs in files if pairs]
 
 
 def _from_file(path: Path, config: TextDataConfig) -> Pairs:
+    """Read a JSONL file; every line counts as a file of its own when splits are made."""
     try:
-        # Not splitlines(): JSON's strings may hold other characters that end lines there (U+2028).
+        # Not splitlines(), which also splits at characters that JSON strings may contain (U+2028).
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"data.path={path}: {error}") from None
@@ -83,7 +86,7 @@ def _from_file(path: Path, config: TextDataConfig) -> Pairs:
         try:
             row = json.loads(line)
             pairs.append((f"{number}", [Pair(row["prompt"], row["completion"])]))
-            require(all(isinstance(x, str) and x for x in pairs[-1][1][0]), "an empty text")
+            require(all(isinstance(x, str) and x for x in pairs[-1][1][0]), "a text is empty")
         except (ValueError, KeyError, TypeError, ConfigError) as error:
             raise ConfigError(
                 f'data.path={path}, line {number}: not {{"prompt": "...", "completion": "..."}} '
@@ -94,7 +97,7 @@ def _from_file(path: Path, config: TextDataConfig) -> Pairs:
 
 
 def _split(name: str, files: list[tuple[str, list[Pair]]], seed: int) -> Pairs:
-    """Whole files are held out; pairs that stand in one are withheld from training."""
+    """Assign whole files to splits; pairs that occur in dev or test are removed from training."""
 
     def rank(item: tuple[str, Any]) -> bytes:
         return hashlib.blake2b(f"{seed}/{item[0]}".encode(), digest_size=8).digest()
@@ -107,14 +110,14 @@ def _split(name: str, files: list[tuple[str, list[Pair]]], seed: int) -> Pairs:
         start = stop
     out["dev"] = [p for p in out["dev"] if p not in set(out["test"])]
     rest = list(dict.fromkeys(p for _, pairs in files[start:] for p in pairs))
-    held = {*out["test"], *out["dev"]}
-    train = [p for p in rest if p not in held]
-    notes = [f"{len(rest) - len(train)} pairs of training files also stand in held-out ones"]
+    held_out = {*out["test"], *out["dev"]}
+    train = [p for p in rest if p not in held_out]
+    notes = [f"{len(rest) - len(train)} pairs of training files are left out: dev or test has them"]
     return Pairs(name, {"train": train, **out}, notes)
 
 
 def _pairs(source: str) -> list[Pair]:
-    """The documented functions of a module."""
+    """Return a pair for each documented function of a module."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's strings
         try:
@@ -133,28 +136,37 @@ def _pairs(source: str) -> list[Pair]:
 
 
 def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """Return the source of a function's first line."""
     start = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     return f"{start} {node.name}({ast.unparse(node.args)}){returns}:"
 
 
-def encoded(pairs: list[Pair], tokenizer: Any, end: int, system: str = "") -> list[Example]:
-    """Token ids: the prompt as the model was tuned on (its chat template, where it has one).
+def encoded(
+    pairs: list[Pair], tokenizer: ChatTokenizer, end: int, system: str = ""
+) -> list[Example]:
+    """Return the token ids of pairs, the prompt in the model's chat template if it has one.
 
     Args:
-        pairs: of texts.
-        tokenizer: a ChatTokenizer.
+        pairs: prompts with completions.
+        tokenizer: the model's tokenizer.
         end: the id that ends an answer.
-        system: what a chat's system message says; "": the template's own.
+        system: system message of the chat; "": the template's own.
     """
-    prompts = tokenizer.encode([prompt_text(p.prompt, tokenizer, system) for p in pairs],
-                               special=not tokenizer.template)  # fmt: skip
+    texts = [prompt_text(p.prompt, tokenizer, system) for p in pairs]
+    prompts = tokenizer.encode(texts, special=not tokenizer.template)
     answers = tokenizer.encode([p.completion for p in pairs], special=False)
     return [Example(p, [*a, end]) for p, a in zip(prompts, answers, strict=True)]
 
 
-def prompt_text(prompt: str, tokenizer: Any, system: str = "") -> str:
-    """What stands before an answer."""
+def prompt_text(prompt: str, tokenizer: ChatTokenizer, system: str = "") -> str:
+    """Return the text before an answer.
+
+    Args:
+        prompt: the user's text.
+        tokenizer: the model's tokenizer.
+        system: system message of the chat; "": the template's own.
+    """
     if not tokenizer.template:
         return f"{prompt}\n"
     messages = [{"role": "system", "content": system}] if system else []

@@ -1,4 +1,7 @@
-"""What a fine-tuned model has learned: held-out loss beside the base's, and its own answers."""
+"""Evaluation of a fine-tuned model: its held-out loss compared with the base's, and answers.
+
+`task` is a CausalLMTask, which imports this module.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -8,27 +11,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from flaxae import peft
+from flaxae.lm import loading
+from flaxae.lm.causal import CausalLM
 from flaxae.lm.generation import generate
+from flaxae.lm.protocol import LanguageModel
 from flaxae.measures.stats import paired_difference, ratio
 from flaxae.task import Context
 
 SPLITS = ("dev", "test")
-MAX_ROWS = 32  # of a split: packed rows, each of several examples
+MAX_ROWS = 32  # packed rows per split; each contains several examples
 
 
 def report(loaded: Any, outdir: Path) -> dict[str, Any]:
-    """Prints and returns losses of the base and of the trained model, with answers.
+    """Print and return the losses of the base and of the trained model, with answers.
 
     An adapter is also written, as a directory that PEFT opens: `outdir/adapter`.
+
+    Args:
+        loaded: the run, see `flaxae.load`.
+        outdir: directory for the adapter.
     """
     task, model = loaded.task, loaded.model
     out: dict[str, Any] = {"step": loaded.step, "data": task.describe()}
     print("\n".join(task.describe()))
     adapted = bool(peft.adapter_names(model))
-    own = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    out["trained_parameters"] = trained = peft.count_params(model) if adapted else own
+    size = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    out["trained_parameters"] = trained = peft.count_params(model) if adapted else size
     print(f"{trained:,} trained parameters, step {loaded.step}\n")
     print(f"{'split':<8}{'tokens':>8}{'base':>10}{'trained':>10}{'difference':>24}")
     base = None if adapted else untrained(task)
@@ -40,7 +51,7 @@ def report(loaded: Any, outdir: Path) -> dict[str, Any]:
             f"{row['difference']:>10.3f} [{low:.3f}, {high:.3f}]"
         )
     print(
-        f"\nnats a token of the answers, at most {MAX_ROWS} rows; 95 % bootstrap interval over rows"
+        f"\nnats per token of the answers, up to {MAX_ROWS} rows; 95 % bootstrap interval over rows"
     )
     if adapted:
         peft.save_adapter(model, outdir / "adapter", base=task.config.pretrained)
@@ -50,13 +61,17 @@ def report(loaded: Any, outdir: Path) -> dict[str, Any]:
     return out
 
 
-def losses(task: Any, model: Any, split: str, base: Any = None) -> dict[str, Any]:
-    """Loss a token of the base and of the trained model on a split, with a paired interval.
+def losses(task: Any, model: CausalLM, split: str, base: CausalLM | None = None) -> dict[str, Any]:
+    """Return the loss per token of the base and of the trained model, with a paired interval.
 
     Args:
-        task, model: of the run.
-        split: of the data.
+        task: the task of the run.
+        model: the trained model.
+        split: name of the split.
         base: the model before training; None: the model with its adapters at scale 0.
+
+    Returns:
+        {"trained", "base", "difference", "interval", "tokens"}.
     """
     sums = {
         "trained": row_sums(task, model, split, 1.0),
@@ -71,25 +86,20 @@ def losses(task: Any, model: Any, split: str, base: Any = None) -> dict[str, Any
     }
 
 
-def untrained(task: Any) -> Any:
-    """The model before the whole of it was trained: the pretrained files again."""
-    from flaxae import lm
-
-    fields = task.options.model_fields()
-    return lm.load(task.config.pretrained, **fields).model
+def untrained(task: Any) -> CausalLM:
+    """Return the model before training, from the pretrained files."""
+    return loading.load(task.config.pretrained, **task.options.model_fields()).model
 
 
-def row_sums(task: Any, model: Any, split: str, scale: float) -> np.ndarray:
-    """The summed loss of each row's answers, and their tokens.
+def row_sums(task: Any, model: CausalLM, split: str, scale: float) -> Float[np.ndarray, "N 2"]:
+    """Return each row's summed loss of the answers, and their number of tokens.
 
     Args:
-        task, split: what is read.
-        model: that reads it.
-        scale: of its adapters, where it has some. At 0 rows are the base's, bit for bit, and the
-            program is the same.
-
-    Returns:
-        (rows, 2).
+        task: the task of the run.
+        model: the model to evaluate.
+        split: name of the split.
+        scale: scale of the model's adapters, if it has any. Scale 0 is the base, bit for bit, in
+            the same program.
     """
     arrays = {k: v[:MAX_ROWS] for k, v in task.packed[split].arrays.items()}
     rows, size = len(arrays["ids"]), task.config.data.batch_size
@@ -104,10 +114,10 @@ def row_sums(task: Any, model: Any, split: str, scale: float) -> np.ndarray:
     return np.concatenate(out).astype(np.float64)
 
 
-# Of the module, so that splits and sides share a compiled program.
+# Defined once, so that splits, base and trained model share a compiled program.
 @partial(jax.jit, static_argnums=0)
 def _batch_sums(graphdef: Any, state: Any, batch: Any, scales: dict[str, jax.Array]) -> jax.Array:
-    """(B, 2), see `row_sums`."""
+    """Return (B, 2) sums, see `row_sums`."""
     model = nnx.merge(graphdef, state)
     ctx = Context(jax.random.key(0), jnp.int32(0), adapter_scale=scales)
     states = model.states(
@@ -120,8 +130,16 @@ def _batch_sums(graphdef: Any, state: Any, batch: Any, scales: dict[str, jax.Arr
     return jnp.stack([-(chosen * weight).sum(1), weight.sum(1)], axis=1)
 
 
-def answers(task: Any, model: Any, split: str, n: int, length: int = 40) -> list[str]:
-    """Greedy answers to the first prompts of a split, with what the files say."""
+def answers(task: Any, model: LanguageModel, split: str, n: int, length: int = 40) -> list[str]:
+    """Return greedy answers to the first prompts of a split, with the expected ones.
+
+    Args:
+        task: the task of the run.
+        model: the model to evaluate.
+        split: name of the split.
+        n: number of prompts.
+        length: maximal number of tokens per answer.
+    """
     pairs = task.pairs.splits[split][:n]
     if not pairs:
         return []
@@ -137,14 +155,14 @@ def answers(task: Any, model: Any, split: str, n: int, length: int = 40) -> list
     graphdef, state = nnx.split(model)
 
     @jax.jit
-    def go_on(state: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    def continued(state: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
         ctx = Context(jax.random.key(0), jnp.int32(0))
         return generate(nnx.merge(graphdef, state), ids, mask, ctx, length)
 
-    made = np.asarray(go_on(state, ids, mask))
+    made = np.asarray(continued(state, ids, mask))
     out, ends = [], set(task.model_config.eos_ids)
     for pair, row in zip(pairs, made.tolist(), strict=True):
         row = row[: next((i for i, x in enumerate(row) if x in ends), None)]
-        ask = pair.prompt.strip().splitlines()[-1]
-        out.append(f"{ask}\n  answer: {tokenizer.decode(row)}\n  file:   {pair.completion}")
+        question = pair.prompt.strip().splitlines()[-1]
+        out.append(f"{question}\n  answer: {tokenizer.decode(row)}\n  file:   {pair.completion}")
     return out

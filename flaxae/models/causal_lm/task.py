@@ -38,6 +38,7 @@ class CausalLMConfig(LanguageModelTaskConfig):
     share_prefix: bool = False  # the prefix that all prompts share is read once per packed row
 
     def make(self, config: Config) -> "CausalLMTask":
+        """Return the task."""
         return CausalLMTask(config)
 
 
@@ -76,6 +77,7 @@ class CausalLMTask(LanguageModelTask):
         return out
 
     def data(self, split: str) -> Source:
+        """Return the packed rows of a split."""
         require(split in self.packed, f"no split {split!r}; there are {', '.join(self.packed)}")
         arrays = self.packed[split].arrays
         seed = self.data_config.seed
@@ -132,11 +134,13 @@ class CausalLMTask(LanguageModelTask):
         return self.step_flops(rows, length, scored=batch_spec["where"].shape[1])
 
     def sample(self, model: LanguageModel, ctx: Context, n: int) -> dict[str, list[str]]:
+        """Return the first answers of the dev split."""
         from flaxae.models.causal_lm import evaluation
 
         return {"answers": evaluation.answers(self, model, "dev", n)}
 
     def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
+        """Evaluate a run, see `evaluation.report`."""
         from flaxae.models.causal_lm import evaluation
 
         loaded.check_data()
