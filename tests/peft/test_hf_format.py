@@ -115,7 +115,7 @@ def changed(saved, tmp_path, tensors=None, **fields):
         ({"lora_bias": True}, "lora_bias=True is not supported"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"some_new_option": 3}, "some_new_option=3 is not supported"),
-        ({"bias": "all"}, "bias='all' beside LoRA's own factors"),
+        ({"bias": "all"}, "bias='all' together with LoRA's factors"),
         ({"init_lora_weights": "pissa"}, "changes the base's weights"),
         ({"init_lora_weights": "lora_ga"}, "changes the base's weights"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out=True is not supported"),
