@@ -130,7 +130,6 @@ def test_the_quick_demo_is_trained_in_the_notebook(tmp_path, monkeypatch):
     config = tmp_path / "tiny.py"
     config.write_text(CONFIG.replace("PATH", str(tmp_path / "lines.txt")))
     monkeypatch.setattr(demo, "CONFIG", str(config))
-    monkeypatch.setattr(demo, "matmul_rate", lambda: 100e9)
     monkeypatch.setattr(demo, "evaluate", lambda *args, **kwargs: None)  # takes minutes
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FLAXAE_NOTEBOOK_TINY", raising=False)

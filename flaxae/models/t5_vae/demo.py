@@ -1,4 +1,4 @@
-"""`make demo`: trains a T5-VAE on the standard library's lines, and shows what it can do."""
+"""`make demo`: train a T5-VAE on the lines of Python's standard library and evaluate it."""
 
 import argparse
 import dataclasses
@@ -10,81 +10,48 @@ from pathlib import Path
 from typing import Any
 
 from flaxae.command import run_main
-from flaxae.config import flags
+from flaxae.config import TaskConfig, flags
 from flaxae.training.report import REPORT, TEXT, evaluate
 
 CONFIG = "configs/t5_vae/python_lines.py"
-# What a step costs, and what the rest does (the tokenizer, compiling, evaluating), as the matmul
-# work that `matmul_rate`'s machine would do in that time. Measured at 200 to 204 GFLOP/s: 6.2
-# steps a second, with huge pages, in the first 988 of 9,600 steps; 1.1 minutes of the rest.
-WORK_PER_STEP = 33e9
-REST_WORK = 13.5e12
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A size of the demo: its variant of the config file, and what to expect of it."""
+    """One size of the demo: a variant of the config file.
+
+    Attributes:
+        workdir: the default workdir.
+        result: the result to expect.
+    """
 
     workdir: str
-    expect: str
+    result: str
 
 
 PRESETS = {
-    "full": Preset("runs/demo", "97 of 100 lines of held-out files come back exactly"),
-    "quick": Preset("runs/demo-quick", "about 93 of 100 lines of held-out files come back exactly"),
+    "quick": Preset("runs/demo-quick", "about 93 of 100 held-out lines come back exactly"),
+    "full": Preset(
+        "runs/demo",
+        "97 to 98 of 100 held-out lines come back exactly, after 4 to 5 times as many minutes",
+    ),
 }
 
 
-def matmul_rate(seconds: float = 2.0, size: int = 1024) -> float:
-    """The machine's float32 matmul rate in FLOP/s, from about that many seconds of work."""
-    import jax
-    import jax.numpy as jnp
-
-    x = jnp.ones((size, size), jnp.float32)
-    multiply = jax.jit(lambda a, b: a @ b)
-    multiply(x, x).block_until_ready()
-    times, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        multiply(x, x).block_until_ready()
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / sorted(times)[len(times) // 2]
-
-
-def minutes(steps: int, rate: float) -> int:
-    """How long a preset takes on such a machine, installation not counted."""
-    return max(1, round((steps * WORK_PER_STEP + REST_WORK) / rate / 60))
-
-
-def announce(preset: str, steps: dict[str, int], start: int) -> None:
-    """Says what the machine can do and how long each preset takes on it."""
-    import jax
-
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        print(f"This machine computes on {device.device_kind}: expect a few minutes.")
-        return
-    print("Measuring this machine ...", flush=True)
-    rate = matmul_rate()
-    print(f"{rate / 1e9:.0f} GFLOP/s in float32 matmuls. On it,")
-    for name, other in PRESETS.items():
-        left = steps[name] - (start if name == preset else 0)
-        mark = "  <- this run" if name == preset else ""
-        print(
-            f"  PRESET={name:<6} {steps[name]:>5} steps, about {minutes(left, rate)} minutes: "
-            f"{other.expect}{mark}"
-        )
-    print("Ctrl-C saves; the same command goes on from there.", flush=True)
-
-
 def saved_step(workdir: Path) -> int:
-    """The newest saved step of a run; 0: none."""
+    """Return the newest saved step of a run; 0 if there is none."""
     steps = [int(p.name) for p in workdir.glob("latest/[0-9]*") if p.name.isdigit()]
     return max(steps, default=0)
 
 
-def finish(workdir: Path, step: int, config_class: Any) -> None:
-    """Prints the evaluation of a finished run: the kept one where it is of this step."""
+def print_evaluation(workdir: Path, step: int, config_class: type[TaskConfig]) -> None:
+    """Print the evaluation of a finished run; it is computed unless a stored one is up to date.
+
+    Args:
+        workdir: the run's workdir.
+        step: the run's last step.
+        config_class: the class of its task's config.
+    """
     folder = workdir / REPORT
     try:
         fresh = json.loads((folder / "report.json").read_text())["step"] == step
@@ -99,19 +66,27 @@ def finish(workdir: Path, step: int, config_class: Any) -> None:
 
 
 def next_commands(config: str, workdir: Path, python: str) -> str:
-    code = f'import flaxae; run = flaxae.load("{workdir}"); print(run.step, run.config.task)'
-    return "\n".join([
-        "Next:",
-        f"  {python} -m flaxae.evaluate {workdir}            # this evaluation once more",
-        f"  {python} -c '{code}'",
+    """Return the commands to continue with, the explorer first.
+
+    Args:
+        config: the config file with its preset.
+        workdir: the run's workdir.
+        python: the interpreter's path.
+    """
+    lines = [
+        "Explore the latent space in the browser:",
+        f"  {python} -m flaxae.explore {workdir}",
+        "Other commands:",
+        f"  {python} -m flaxae.evaluate {workdir}            # repeat this evaluation",
         f"  {python} train.py --config={config} --workdir=runs/mine --config.data.path=my.txt",
         f"  {python} train.py --config={config} --help",
         f"  {python} -m flaxae.summary --config={config}",
-    ])  # fmt: skip
+    ]
+    return "\n".join(lines)
 
 
-def run_demo(preset: str, workdir: str = "") -> int:
-    """Trains (or resumes) a preset, evaluates it and prints the results.
+def run_demo(preset: str = "quick", workdir: str = "") -> int:
+    """Train (or resume) a preset, evaluate it and print the results.
 
     Args:
         preset: a key of PRESETS.
@@ -121,42 +96,47 @@ def run_demo(preset: str, workdir: str = "") -> int:
         The exit code: 0, 75 after SIGTERM, 130 after Ctrl-C.
     """
     folder = Path(workdir or PRESETS[preset].workdir)
-    configs = {name: flags.load_config(f"{CONFIG}:{name}") for name in PRESETS}
-    steps = {name: config.steps for name, config in configs.items()}
-    print(f"T5-VAE on lines of Python, PRESET={preset}, in {folder}")
+    config = flags.load_config(f"{CONFIG}:{preset}")
     start = saved_step(folder)
-    if start < steps[preset]:
-        announce(preset, steps, start)
+    print(f"T5-VAE on lines of Python, PRESET={preset}, {config.steps} steps, in {folder}")
+    if start < config.steps:
+        print(f"Expect: {PRESETS[preset].result}.")
+        if preset == "quick":
+            print(f"PRESET=full: {PRESETS['full'].result}.")
+        print("Ctrl-C saves the run; the same command resumes it.", flush=True)
     from flaxae.training.loop import run
 
-    began = time.perf_counter()
-    result: Any = run(configs[preset], folder)
+    started = time.perf_counter()
+    result: Any = run(config, folder)
     step = int(result.state["step"])
     if result.status in ("sigterm", "sigint"):
-        print(f"Saved at step {step} of {steps[preset]}. Go on: make demo PRESET={preset}")
+        print(f"Saved at step {step} of {config.steps}. To continue: make demo PRESET={preset}")
         return 75 if result.status == "sigterm" else 130
     if result.status == "already_done":
         print(f"This run is done ({step} steps); delete {folder} to train it again. Its results:")
     else:
-        print(f"Trained {step - start} steps in {(time.perf_counter() - began) / 60:.1f} minutes.")
-    finish(folder, step, type(configs[preset].task))
+        print(
+            f"Trained {step - start} steps in {(time.perf_counter() - started) / 60:.1f} minutes."
+        )
+    print_evaluation(folder, step, type(config.task))
     print()
     print(next_commands(f"{CONFIG}:{preset}", folder, shlex.quote(_python())))
     return 0
 
 
 def _python() -> str:
-    """The interpreter, as short as it can be typed from here."""
+    """Return the interpreter's path, relative to the current folder if it is inside."""
     path = Path(sys.executable)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def main(argv: list[str]) -> int:
+    """Run the demo from the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m flaxae.models.t5_vae.demo", description=__doc__
     )
-    parser.add_argument("--preset", choices=list(PRESETS), default="full")
-    parser.add_argument("--workdir", default="", help="default: runs/demo, or runs/demo-quick")
+    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
+    parser.add_argument("--workdir", default="", help="default: runs/demo-quick, or runs/demo")
     args = parser.parse_args(argv[1:])
     return run_demo(args.preset, args.workdir)
 

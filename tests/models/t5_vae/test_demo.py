@@ -42,35 +42,33 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     path = tmp_path / "experiment.py"
     path.write_text(CONFIG)
     monkeypatch.setattr(demo, "CONFIG", str(path))
-    monkeypatch.setattr(demo, "matmul_rate", lambda: 100e9)
     return str(path)
 
 
-def test_demo_trains_and_shows_the_same_again(file, tmp_path, capsys):
+def test_demo_trains_once_and_shows_its_evaluation_again(file, tmp_path, capsys):
     workdir = str(tmp_path / "w")
     assert demo.run_demo("full", workdir) == 0
     first = capsys.readouterr().out
-    assert "100 GFLOP/s" in first and "PRESET=quick" in first and "Trained 6 steps" in first
-    assert "reported 6" in first and "Next:" in first
-    (tmp_path / "w" / "report" / "report.txt").write_text("the kept text\n")
+    assert "PRESET=full" in first and "Trained 6 steps" in first and "reported 6" in first
+    assert f"-m flaxae.explore {workdir}" in first
+    (tmp_path / "w" / "report" / "report.txt").write_text("the stored text\n")
     assert demo.run_demo("full", workdir) == 0
     again = capsys.readouterr().out
-    assert "This run is done (6 steps)" in again and "the kept text" in again
-    assert "Measuring" not in again and "reported 6" not in again
-    # A report of another step is not this run's.
+    assert "This run is done (6 steps)" in again and "the stored text" in again
+    assert "Expect" not in again and "reported 6" not in again
+    # A report of another step is out of date.
     (tmp_path / "w" / "report" / "report.json").write_text('{"step": 5}')
     assert demo.run_demo("full", workdir) == 0
     assert "reported 6" in capsys.readouterr().out
 
 
-def test_time_grows_with_steps_and_shrinks_with_speed():
-    assert demo.minutes(9600, 204e9) == 27  # 25.7 and 1.1, by the first 988 steps
-    assert demo.minutes(9600, 400e9) < demo.minutes(9600, 100e9)
-    assert demo.minutes(2000, 400e9) < demo.minutes(9600, 400e9)
-
-
-def test_matmul_rate_is_a_rate():
-    assert 1e8 < demo.matmul_rate(0.2, 256) < 1e16
+def test_quick_preset_is_the_default_and_names_the_full_one(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert demo.main(["demo"]) == 0
+    out = capsys.readouterr().out
+    assert "PRESET=quick, 3 steps, in runs/demo-quick" in out and "PRESET=full: 97 to 98" in out
+    (explore,) = (line for line in out.splitlines() if "flaxae.explore" in line)
+    assert explore.endswith("-m flaxae.explore runs/demo-quick")
 
 
 def run(*command: str) -> subprocess.CompletedProcess:
