@@ -121,7 +121,8 @@ class TextAutoencoder(Pretrained):
         True
 
         Args:
-            a, b: texts or codes.
+            a: first end, a text or a code.
+            b: last end, a text or a code.
             steps: number of texts, at least 2.
             how: "slerp" (Shoemake 1985) or "lerp".
             prior: see `prior`; if given, the path is a slerp between the noises of both codes.
@@ -147,7 +148,11 @@ class TextAutoencoder(Pretrained):
         4
 
         Args:
-            a, b, steps, how, prior: see `interpolate`.
+            a: first end, a text or a code.
+            b: last end, a text or a code.
+            steps: number of codes, at least 2.
+            how: "slerp" or "lerp".
+            prior: see `interpolate`.
 
         Raises:
             ConfigError: an argument is wrong.
@@ -172,7 +177,9 @@ class TextAutoencoder(Pretrained):
         True
 
         Args:
-            a, b, c: texts or codes.
+            a: a text or a code.
+            b: a text or a code.
+            c: a text or a code.
             **sampling: see `decode`.
         """
         za, zb, zc = self._codes([a, b, c])

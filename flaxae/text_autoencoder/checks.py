@@ -103,7 +103,8 @@ def whole(name: str, value: Any, least: int, most: int = 2**32 - 1) -> int:
     Args:
         name: the argument's name, for the message.
         value: the number.
-        least, most: its range, both included.
+        least: smallest accepted number.
+        most: largest accepted number.
 
     Raises:
         ConfigError: it is not a whole number, or out of range.

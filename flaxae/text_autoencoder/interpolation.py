@@ -13,7 +13,8 @@ def slerp(
     zero), the result is that of `lerp`.
 
     Args:
-        a, b: the ends.
+        a: first end.
+        b: last end.
         steps: points, both ends included.
     """
     return slerp_at(a, b, np.linspace(0, 1, steps))
@@ -25,7 +26,8 @@ def lerp(
     """Interpolate linearly.
 
     Args:
-        a, b: the ends.
+        a: first end.
+        b: last end.
         steps: points, both ends included.
     """
     return lerp_at(a, b, np.linspace(0, 1, steps))

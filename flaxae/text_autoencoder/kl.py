@@ -52,7 +52,8 @@ def weight_factor(
     Args:
         schedule: the form of the weight over time.
         step: the train step.
-        start, ramp: see WeightSchedule.
+        start: see WeightSchedule.
+        ramp: see WeightSchedule.
         passed: the step at which the bar was passed; only for BAR.
     """
     now = step.astype(jnp.float32)
@@ -104,9 +105,11 @@ def kl_terms(
     average. Under gradient accumulation the mean is taken over each micro-batch.
 
     Args:
-        mean, log_variance: parameters of q(z|x), all latents of a text flattened to one axis.
+        mean: means of q(z|x), all latents of a text flattened to one axis.
+        log_variance: logarithms of the variances of q(z|x).
         rows: 0 for rows that only pad a batch, otherwise 1.
-        free_bits, threshold: nats per dimension; 0: off. At most one of them may be above 0.
+        free_bits: nats per dimension; 0: off.
+        threshold: nats per dimension; 0: off. Not together with free_bits.
     """
     each = kl_to_standard_normal(mean, log_variance) * rows[:, None]
     raw = jnp.sum(each)

@@ -37,10 +37,14 @@ class Statistics(Protocol):
     """Mean and standard deviation of each number of the codes of training texts."""
 
     @property
-    def mean(self) -> Float[np.ndarray, "L Z"]: ...
+    def mean(self) -> Float[np.ndarray, "L Z"]:
+        """Mean of each number."""
+        ...
 
     @property
-    def std(self) -> Float[np.ndarray, "L Z"]: ...
+    def std(self) -> Float[np.ndarray, "L Z"]:
+        """Standard deviation of each number."""
+        ...
 
 
 class SampledPrior(Protocol):
@@ -76,21 +80,24 @@ class LatentModel(Protocol):
 
     Attributes:
         max_length: maximum number of tokens per text, EOS included.
-        num_latents: number of latent vectors per code, L.
-        dim: width of a latent vector, Z.
-        vocab_size: number of ids that the model can read and generate.
     """
 
     max_length: int
 
     @property
-    def num_latents(self) -> int: ...
+    def num_latents(self) -> int:
+        """Number of latent vectors per code."""
+        ...
 
     @property
-    def dim(self) -> int: ...
+    def dim(self) -> int:
+        """Width of a latent vector."""
+        ...
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        ...
 
     def encode(self, ids: list[Int[Array, "B S"]], ctx: Context) -> Float[Array, "B L Z"]:
         """Return clean codes of texts.
@@ -134,7 +141,9 @@ class TextCorpus(Protocol):
     """The texts of a run, by split ("train", "dev", ...)."""
 
     @property
-    def tokenizer(self) -> Any: ...
+    def tokenizer(self) -> Any:
+        """The tokenizer that the model is trained with."""
+        ...
 
     def lines(self, split: str) -> list[str]:
         """Return the texts of a split."""
@@ -149,7 +158,9 @@ class TextTask(Protocol):
     """A task that trains on texts."""
 
     @property
-    def text(self) -> TextCorpus: ...
+    def text(self) -> TextCorpus:
+        """The texts and their tokenizer."""
+        ...
 
 
 @runtime_checkable
@@ -179,13 +190,17 @@ class Autoencoder(Protocol):
     tokenizer: Any  # a TextTokenizer; Any, because a mutable attribute is matched exactly
 
     @property
-    def statistics(self) -> Statistics: ...
+    def statistics(self) -> Statistics:
+        """Mean and standard deviation of the codes of training texts."""
+        ...
 
-    def encode(
-        self, texts: Sequence[str], *, truncate: bool = False
-    ) -> Float[np.ndarray, "B L Z"]: ...
+    def encode(self, texts: Sequence[str], *, truncate: bool = False) -> Float[np.ndarray, "B L Z"]:
+        """Return the clean codes of texts; texts that are too long are cut or raise ConfigError."""
+        ...
 
-    def decode(self, z: Float[np.ndarray, "B L Z"]) -> list[str]: ...
+    def decode(self, z: Float[np.ndarray, "B L Z"]) -> list[str]:
+        """Return the texts of clean codes."""
+        ...
 
     def prior(self, which: str | None = None) -> SampledPrior:
         """Return a prior of the codes.

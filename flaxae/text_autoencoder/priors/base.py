@@ -62,7 +62,8 @@ class Prior(Protocol):
         """Return the codes from a to b, both included, whose noise is a slerp between theirs.
 
         Args:
-            a, b: one code each (D,), or equally many (n, D).
+            a: first ends, one code (D,) or several (n, D).
+            b: last ends, as many as first ends.
             steps: codes per path.
         """
         first, last = rows_of(np.atleast_2d(a), self.dim), rows_of(np.atleast_2d(b), self.dim)

@@ -29,7 +29,8 @@ def integrate(
     """Integrate dx/dt = v(x, t) by Heun's method.
 
     Args:
-        graphdef, state: a split Velocity.
+        graphdef: graph of a Velocity, as nnx.split returns it.
+        state: its state.
         x: the initial points.
         direction: 1: from t = 0 to 1; -1: from 1 to 0.
         steps: steps of equal length, with two evaluations of v each.
