@@ -1,4 +1,4 @@
-"""From the encoder's states to the latent: each way reads real tokens only."""
+"""Bottlenecks: from the encoder's states at real tokens to the latent code."""
 
 import dataclasses
 import enum
@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -20,49 +21,52 @@ from flaxae.task import Context
 
 
 class Bottleneck(enum.Enum):
-    FLATTEN = "flatten"  # z = sum_t W_t h_t: a linear map for each position
-    MEAN = "mean"  # z = W mean_t h_t: throws the order away, and learns ten times slower
-    RESAMPLER = "resampler"  # learned queries attend to the states, one for each latent
-    FIRST_N = "first_n"  # z = W [h_1 .. h_n]: the original's, which drops what comes later
-    ATTENTION_POOL = "attention_pool"  # as RESAMPLER, each latent on a sphere of radius sqrt(dim)
+    """The map from states h_t to the code z."""
+
+    FLATTEN = "flatten"  # z = sum_t W_t h_t: one linear map per position
+    MEAN = "mean"  # z = W mean_t h_t: loses the order, and learns ten times slower
+    RESAMPLER = "resampler"  # learned queries attend to the states, one query per latent
+    FIRST_N = "first_n"  # z = W [h_1 .. h_n]: that of the original code, ignores later states
+    ATTENTION_POOL = "attention_pool"  # RESAMPLER with each latent on a sphere of radius sqrt(dim)
 
 
-# Hashable: a static part of the model's graph, as T5Config.
+# Hashable, because it is a static part of the model's graph, like T5Config.
 @dataclasses.dataclass(unsafe_hash=True)
 class LatentConfig(Section):
-    """The latent and what surrounds it."""
+    """The latent code, its bottleneck, and how the decoder reads it."""
 
     bottleneck: Bottleneck = Bottleneck.FLATTEN
     dim: int = 256
-    num_latents: int = 1  # of `dim` each; the MMD, the KL and priors see them as one vector
-    gaussian: bool = False  # q(z|x) is a Gaussian; training decodes draws of it
-    log_variance: float = -2.0  # where that Gaussian's log-variance starts
+    num_latents: int = 1  # of width `dim`; MMD, KL and priors see them as one vector
+    gaussian: bool = False  # q(z|x) is a Gaussian; training decodes samples of it
+    log_variance: float = -2.0  # initial log-variance of that Gaussian
     first_n: int = 8  # positions that FIRST_N reads
     tanh: bool = False  # FIRST_N only: codes in (-1, 1), which can never match N(0, I)
     memory_tokens: int = 8  # 1 would make cross-attention a constant: softmax over one key
-    injection: bool = True  # z -> one vector for each decoder position, added to its input
+    injection: bool = True  # z -> one vector per decoder position, added to its input
     embed_injection: bool = False  # z -> one vector, added to all decoder embeddings (OPTIMUS)
     kv_slot: bool = False  # z -> one more key and value in each layer's self-attention (OPTIMUS)
-    cross_gate: bool = False  # what cross-attention adds is scaled by a learned number a layer
+    cross_gate: bool = False  # one learned scale of the cross-attention per layer
     positions: bool = True  # learned absolute positions on both sides
     noise_start: float = 0.0  # sigma of the Gaussian noise on z in training, at step 0
-    noise_end: float = 0.0  # and from step noise_steps on, linear between
+    noise_end: float = 0.0  # the same from step noise_steps on; linear in between
     noise_steps: int = 0
-    scale_codes: bool = True  # decode clean codes at the norm that noise made the decoder expect
-    queue: int = 0  # codes of earlier steps that the MMD also sees
-    ignored: bool = False  # the decoder reads 1s for any code: the reference that codes must beat
+    scale_codes: bool = True  # scale clean codes to the norm of noisy ones before decoding
+    queue: int = 0  # number of codes of earlier steps that the MMD also reads
+    ignored: bool = False  # the decoder reads 1s instead of codes: a lower bound for codes
 
     @property
     def size(self) -> int:
-        """Of a whole code."""
+        """Numbers per code, all latents together."""
         return self.num_latents * self.dim
 
     @property
     def sphere(self) -> bool:
-        """Whether latents have a fixed norm."""
+        """True if latents have a fixed norm."""
         return self.bottleneck is Bottleneck.ATTENTION_POOL
 
     def validate(self) -> None:
+        """Check the fields, and that they fit each other."""
         for name in ("dim", "num_latents", "first_n", "memory_tokens"):
             value = getattr(self, name)
             require(value > 0, f"latent.{name}={value} must be positive")
@@ -71,17 +75,17 @@ class LatentConfig(Section):
         first = self.bottleneck is Bottleneck.FIRST_N
         require(
             not self.tanh or (first and not self.gaussian),
-            "latent.tanh is for deterministic codes of latent.bottleneck=first_n only",
+            "latent.tanh needs deterministic codes of latent.bottleneck=first_n",
         )
         require(
             not (self.gaussian and self.sphere),
-            "latent.gaussian does not go with latent.bottleneck=attention_pool: a Gaussian is not "
-            "on a sphere; use resampler",
+            "latent.gaussian needs another latent.bottleneck than attention_pool, whose codes are "
+            "on a sphere: use resampler",
         )
 
 
 class Flatten(nnx.Module):
-    """z = sum over real positions t of W_t h_t."""
+    """The linear map z = sum_t W_t h_t over real positions t."""
 
     def __init__(
         self, max_length: int, d_model: int, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
@@ -94,16 +98,15 @@ class Flatten(nnx.Module):
     def __call__(
         self, states: list[Float[Array, "B S D"]], masks: Any, ctx: Context
     ) -> Float[Array, "B Z"]:
-        """All segments in one matmul; states are 0 at padding, and are padded to one length."""
-        _, width, dim = self.kernel.shape
-        length = max(x.shape[1] for x in states)  # of the longest segment: all after it is 0
-        flat = jnp.concatenate([fit(x, length).reshape(-1, length * width) for x in states])
-        kernel = self.kernel[...][:length].reshape(length * width, dim).astype(self.dtype)
+        """Map all segments in one matmul; states are 0 at padding and padded to one length."""
+        length = max(x.shape[1] for x in states)  # states after the longest segment are 0
+        flat = jnp.concatenate([rearrange(fit(x, length), "b t d -> b (t d)") for x in states])
+        kernel = rearrange(self.kernel[...][:length], "t d z -> (t d) z").astype(self.dtype)
         return jnp.matmul(flat, kernel, preferred_element_type=jnp.float32)
 
 
 class Mean(nnx.Module):
-    """z = W mean h + b, the mean over real positions."""
+    """The linear map z = W mean_t h_t + b of the mean over real positions."""
 
     def __init__(self, d_model: int, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.linear = Linear(d_model, dim, use_bias=True, dtype=dtype, rngs=rngs)
@@ -114,16 +117,17 @@ class Mean(nnx.Module):
         masks: list[Float[Array, "B S"]],
         ctx: Context,
     ) -> Float[Array, "B Z"]:
+        """Map the mean state of each text."""
         counts = [mask.sum(1, keepdims=True) for mask in masks]
         means = [s.sum(1) / jnp.maximum(c, 1) for s, c in zip(states, counts, strict=True)]
         return self.linear(jnp.concatenate(means), ctx.at("linear"))
 
 
 class FirstN(nnx.Module):
-    """z = W [h_1 .. h_n] + b: the first positions' states as one vector, 0 past a text's end.
+    """The linear map z = W [h_1 .. h_n] + b of the first n states, 0 after the end of a text.
 
-    The bottleneck of Fraser-Greenlee's Transformer-VAE; what stands after position n reaches z only
-    as far as the encoder carried it to the front.
+    The bottleneck of Fraser-Greenlee's Transformer-VAE. Tokens after position n reach z only as far
+    as the encoder moves them to the front.
     """
 
     def __init__(self, n: int, d_model: int, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -133,12 +137,13 @@ class FirstN(nnx.Module):
     def __call__(
         self, states: list[Float[Array, "B S D"]], masks: Any, ctx: Context
     ) -> Float[Array, "B Z"]:
-        rows = [fit(x[:, : self.n], self.n).reshape(x.shape[0], -1) for x in states]
+        """Map the first n states of each text."""
+        rows = [rearrange(fit(x[:, : self.n], self.n), "b n d -> b (n d)") for x in states]
         return self.linear(jnp.concatenate(rows), ctx.at("linear"))
 
 
 class Resampler(nnx.Module):
-    """Learned queries cross-attend to the real positions; each answer becomes one latent.
+    """Learned queries that cross-attend to the real positions; each output becomes one latent.
 
     One layer of the resampler of Alayrac et al. 2022 (Flamingo), without its feed-forward part.
     """
@@ -157,25 +162,34 @@ class Resampler(nnx.Module):
         masks: list[Float[Array, "B S"]],
         ctx: Context,
     ) -> Float[Array, "B LZ"]:
+        """Let each text's queries attend to its states."""
         num, width = self.queries.shape
         queries = self.queries[...].astype(self.dtype)[None]
         rows = [x.shape[0] for x in states]
-        x = jnp.broadcast_to(queries, (sum(rows), num, width)).reshape(-1, width)
+        x = rearrange(jnp.broadcast_to(queries, (sum(rows), num, width)), "b l d -> (b l) d")
         y = self.attention(
             x,
             ctx.at("attention"),
             segments=tuple((r, num) for r in rows),
             bias=[padding_bias(mask) for mask in masks],
-            memory=jnp.concatenate([s.reshape(-1, width) for s in states]),
+            memory=jnp.concatenate([rearrange(s, "b t d -> (b t) d") for s in states]),
             memory_segments=tuple((s.shape[0], s.shape[1]) for s in states),
         )
-        return self.linear(self.norm(y, ctx), ctx.at("linear")).reshape(sum(rows), -1)
+        z = self.linear(self.norm(y, ctx), ctx.at("linear"))
+        return rearrange(z, "(b l) z -> b (l z)", l=num)
 
 
 def make(latent: LatentConfig, t5: T5Config, max_length: int, rngs: nnx.Rngs) -> nnx.Module:
-    """The module of a config: (states, 0 at padding, of each length; masks; ctx) -> (B, out).
+    """Return the module of a config.
 
-    `out` is the code's size, twice that where it is Gaussian.
+    Its call maps one array of states per length (0 at padding) with their masks to (B, out), where
+    `out` is the size of a code, doubled if codes are Gaussian.
+
+    Args:
+        latent: the bottleneck's config.
+        t5: the encoder's sizes.
+        max_length: maximum number of tokens per text.
+        rngs: source of the initialisation.
     """
     width, common = t5.d_model, {"dtype": jnp.dtype(t5.dtype), "rngs": rngs}
     heads = 1 + latent.gaussian
@@ -191,8 +205,8 @@ def make(latent: LatentConfig, t5: T5Config, max_length: int, rngs: nnx.Rngs) ->
 def split(
     out: Float[Array, "B out"], latent: LatentConfig
 ) -> tuple[Float[Array, "B L Z"], Float[Array, "B L Z"] | None]:
-    """Mean and log-variance (None: deterministic) of what a bottleneck gave, float32."""
-    out = out.astype(jnp.float32).reshape(out.shape[0], latent.num_latents, -1)
+    """Split a bottleneck's output into mean and log-variance (None if deterministic), float32."""
+    out = rearrange(out.astype(jnp.float32), "b (l z) -> b l z", l=latent.num_latents)
     if latent.gaussian:
         mean, log_variance = jnp.split(out, 2, axis=-1)
         return mean, log_variance + latent.log_variance
@@ -202,10 +216,9 @@ def split(
 
 
 def on_sphere(z: Float[Array, "B L Z"]) -> Float[Array, "B L Z"]:
-    """Each latent scaled to norm sqrt(Z).
+    """Scale each latent to norm sqrt(Z).
 
-    That is the unit sphere in the units of the rest: a draw of N(0, I) is almost on it, so priors,
-    noise and the MMD keep their meaning.
+    Samples of N(0, I) almost have this norm, so priors, noise and the MMD keep their meaning.
     """
     squared = jnp.mean(jnp.square(z), axis=-1, keepdims=True)
     return z * jax.lax.rsqrt(squared + 1e-12)
@@ -214,7 +227,7 @@ def on_sphere(z: Float[Array, "B L Z"]) -> Float[Array, "B L Z"]:
 def sampled(
     mean: Float[Array, "B L Z"], log_variance: Float[Array, "B L Z"] | None, ctx: Context
 ) -> Float[Array, "B L Z"]:
-    """A draw of q(z|x) by reparameterisation (Kingma & Welling 2014); the mean if deterministic."""
+    """Sample q(z|x) by reparameterisation (Kingma & Welling 2014); return a deterministic mean."""
     if log_variance is None:
         return mean
     noise = jax.random.normal(ctx.at("posterior").key, mean.shape, jnp.float32)
@@ -222,5 +235,5 @@ def sampled(
 
 
 def fit(x: Float[Array, "B S D"], length: int) -> Float[Array, "B T D"]:
-    """States padded with 0 to a length."""
+    """Pad states with 0 to a length."""
     return jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0)))

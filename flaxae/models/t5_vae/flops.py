@@ -1,4 +1,4 @@
-"""Matmul FLOPs of a T5-VAE's parts, forward."""
+"""Matmul FLOPs of a forward pass of a T5-VAE, by part."""
 
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
@@ -11,7 +11,7 @@ def _feed_forward(t5: T5Config) -> int:
 
 
 def encode(t5: T5Config, latent: LatentConfig, max_length: int, shapes: Shapes) -> float:
-    """The encoder and the bottleneck."""
+    """Return the FLOPs of the encoder and the bottleneck."""
     width, inner = t5.d_model, t5.num_heads * t5.d_kv
     total, heads, num = 0.0, 1 + latent.gaussian, latent.num_latents
     per_text = {
@@ -30,7 +30,7 @@ def encode(t5: T5Config, latent: LatentConfig, max_length: int, shapes: Shapes) 
 
 
 def decode(t5: T5Config, latent: LatentConfig, max_length: int, shapes: Shapes) -> float:
-    """The decoder and what it makes of z, teacher-forced; without the head."""
+    """Return the FLOPs of the teacher-forced decoder and its maps of z, without the head."""
     width, inner, layers = t5.d_model, t5.num_heads * t5.d_kv, t5.num_decoder_layers
     memory, total = latent.memory_tokens, 0.0
     from_code = width * (memory + latent.injection * max_length + latent.embed_injection)
@@ -44,4 +44,5 @@ def decode(t5: T5Config, latent: LatentConfig, max_length: int, shapes: Shapes) 
 
 
 def head(t5: T5Config, vocab_size: int, shapes: Shapes) -> float:
+    """Return the FLOPs of the output head."""
     return 2.0 * sum(rows * length for rows, length in shapes) * t5.d_model * vocab_size

@@ -1,4 +1,4 @@
-"""T5-VAE: a T5 whose decoder sees nothing of the text but one latent vector.
+"""T5-VAE: a T5 whose decoder reads a text only through its latent code.
 
 tokens -> T5 encoder -> bottleneck -> z
 z -> memory tokens and per-position injection -> T5 decoder -> logits
@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -21,28 +22,29 @@ from flaxae.nn.segments import Segments, join_segments, split_segments
 from flaxae.nn.stack import unstacked
 from flaxae.task import Carry, Context
 
-CACHE_AXES = {"layers": 1, "rows": 0}  # where the rows are in what `decode_step` caches
+CACHE_AXES = {"layers": 1, "rows": 0}  # the axis of the rows in each part of the cache
 
 
 class T5VAEModel(nnx.Module):
-    """An autoencoder of texts up to `max_length` tokens, EOS included."""
+    """An autoencoder of texts of up to `max_length` tokens, EOS included."""
 
-    critic: Any  # of the objective, where it has one: so that they are saved with the model
+    # Parts of the objective, set by the task if it has them: they are saved with the model.
+    critic: Any
     progress: Any
 
     def __init__(self, t5: T5Config, latent: LatentConfig, max_length: int, *, rngs: nnx.Rngs):
-        """Draws all parameters.
+        """Initialise the parameters.
 
         Args:
             t5: sizes of encoder and decoder.
-            latent: the bottleneck and the decoder's side of it.
-            max_length: of texts, in tokens.
-            rngs: `rngs.params()` is drawn from.
+            latent: the bottleneck, and how the decoder reads codes.
+            max_length: maximum number of tokens per text, EOS included.
+            rngs: source of the initialisation, by `rngs.params()`.
         """
         dtype, width = jnp.dtype(t5.dtype), t5.d_model
         self.latent, self.max_length, self.dtype = latent, max_length, dtype
         self.t5 = T5(t5, rngs=rngs)
-        # Named by its kind: weights of another kind are never taken for it.
+        # Named by its kind, so that weights of another kind never fit.
         setattr(self, latent.bottleneck.value, bottlenecks.make(latent, t5, max_length, rngs))
         tokens = latent.memory_tokens
         self.memory = Linear(latent.size, tokens * width, use_bias=True, dtype=dtype, rngs=rngs)
@@ -61,7 +63,7 @@ class T5VAEModel(nnx.Module):
             self.encoder_positions = Embedding(max_length, width, dtype=dtype, rngs=rngs)
             self.decoder_positions = Embedding(max_length, width, dtype=dtype, rngs=rngs)
         if latent.queue:
-            # Starts as draws of the prior: the MMD is too low until the queue has filled once.
+            # It starts as samples of the prior: the MMD is too low until it has filled once.
             shape = (latent.queue, latent.size)
             self.queue = Carry(jax.random.normal(rngs.params(), shape, jnp.float32))
 
@@ -81,7 +83,7 @@ class T5VAEModel(nnx.Module):
         return self.t5.config.vocab_size
 
     def sigma(self, step: Int[Array, ""]) -> Float[Array, ""]:
-        """The noise's standard deviation at a step."""
+        """Return the standard deviation of the noise on codes at a step."""
         config = self.latent
         if not config.noise_steps:
             return jnp.float32(config.noise_end)
@@ -89,20 +91,20 @@ class T5VAEModel(nnx.Module):
         return config.noise_start + (config.noise_end - config.noise_start) * share
 
     def clean_code(self, z: Float[Array, "B L Z"], step: Int[Array, ""]) -> Float[Array, "B L Z"]:
-        """What to decode instead of a noiseless z: the decoder saw z + noise, of a larger norm."""
+        """Scale clean codes to the norm of z + noise, which the decoder was trained on."""
         if not self.latent.scale_codes:
             return z
         return z * jnp.sqrt(1 + jnp.square(self.sigma(step)))
 
     def encode(self, ids: list[Int[Array, "B S"]], ctx: Context) -> Float[Array, "B L Z"]:
-        """Clean codes of texts: the posterior's means.
+        """Return clean codes of texts: the means of q(z|x).
 
         Args:
-            ids: for each length the rows of that length, EOS included, then 0.
-            ctx: of the model.
+            ids: one array per length; each row is a text with EOS, padded with 0.
+            ctx: the step's context.
 
         Returns:
-            z of all rows in order, float32. Padding does not change it.
+            Codes of all rows in order, float32. They do not depend on the padding.
         """
         return self.posterior(ids, ctx)[0]
 
@@ -112,11 +114,12 @@ class T5VAEModel(nnx.Module):
         ctx: Context,
         embedded: Float[Array, "N D"] | None = None,
     ) -> tuple[Float[Array, "B L Z"], Float[Array, "B L Z"] | None]:
-        """Mean and log-variance (None: deterministic codes) of q(z|x).
+        """Return mean and log-variance of q(z|x); the latter is None if codes are deterministic.
 
         Args:
-            ids, ctx: as for `encode`.
-            embedded: read instead of the ids' embeddings; ids then only tell what is padding.
+            ids: see `encode`.
+            ctx: the step's context.
+            embedded: replaces the embeddings of the ids, which then only mark the padding.
         """
         ctx = ctx.at("encoder")
         segments = segments_of(ids)
@@ -127,7 +130,7 @@ class T5VAEModel(nnx.Module):
             else embedded
         )
         if self.latent.positions:
-            x = x + self._spread(self.encoder_positions.table[...], segments)
+            x = x + self._per_position(self.encoder_positions.table[...], segments)
         x = self.t5.encoder(x, ctx, segments=segments, masks=masks)
         states = [
             part * mask[:, :, None]
@@ -146,26 +149,25 @@ class T5VAEModel(nnx.Module):
         ctx: Context,
         inputs: list[Int[Array, "B S"]] | None = None,
     ) -> Float[Array, "N D"]:
-        """The decoder's states at every token of given texts (teacher forcing).
+        """Return the decoder's states at every token of given texts (teacher forcing).
 
         Args:
             z: codes of all rows in order.
-            ids: the texts, as for `encode`.
-            ctx: of the model.
-            inputs: what the decoder reads; None: the texts, shifted right.
+            ids: the texts, see `encode`.
+            ctx: the step's context.
+            inputs: the decoder's inputs; None: the texts, shifted right.
 
         Returns:
-            All positions of all segments on one axis: what `t5.logits` and `t5.loss` read.
+            States of all positions of all segments on one axis, for `t5.logits` and `t5.loss`.
         """
         ctx = ctx.at("decoder")
-        z = self._placed(z)
+        z = self._decoder_code(z)
         segments = segments_of(ids)
-        rows = z.shape[0]
         inputs = [shift_right(part) for part in ids] if inputs is None else inputs
         x = self.t5.embedding(join_segments(inputs), ctx.at("embedding"))
         if self.latent.positions:
-            x = x + self._spread(self.decoder_positions.table[...], segments)
-        added = self._added(z, ctx)
+            x = x + self._per_position(self.decoder_positions.table[...], segments)
+        added = self._input_bias(z, ctx)
         if added is not None:
             starts = [sum(r for r, _ in segments[:i]) for i in range(len(segments))]
             parts = [
@@ -174,48 +176,50 @@ class T5VAEModel(nnx.Module):
                 for part in (added[start : start + r, :length],)
             ]
             x = x + join_segments(parts)
-        memory = self._memory(z, ctx).reshape(rows * self.latent.memory_tokens, -1)
+        memory = rearrange(self._memory(z, ctx), "b m d -> (b m) d")
         return self.t5.decoder(
             x,
             ctx,
             segments=segments,
             memory=memory,
             memory_segments=tuple((r, self.latent.memory_tokens) for r, _ in segments),
-            extras=self._extras(z, ctx),
+            extras=self._layer_inputs(z, ctx),
         )
 
     def reencode(
         self, states: Float[Array, "N D"], ids: list[Int[Array, "B S"]], ctx: Context
     ) -> Float[Array, "B L Z"]:
-        """Clean codes of what the decoder says, made differentiable.
+        """Return clean codes of the decoder's soft output, differentiably.
+
+        The encoder reads the mean embedding under the decoder's softmax at each position.
 
         Args:
-            states: what `decode` gave; the encoder reads the embeddings' mean under its softmax.
-            ids: the texts that were decoded: their padding is the outputs'.
-            ctx: of the model.
+            states: the result of `decode`.
+            ids: the decoded texts, whose padding is also that of the output.
+            ctx: the step's context.
         """
-        chances = jax.nn.softmax(self.t5.logits(states, ctx.at("decoder")), axis=-1)
+        probabilities = jax.nn.softmax(self.t5.logits(states, ctx.at("decoder")), axis=-1)
         table = self.t5.embedding.table[...].astype(self.dtype)
-        return self.posterior(ids, ctx, chances.astype(self.dtype) @ table)[0]
+        return self.posterior(ids, ctx, probabilities.astype(self.dtype) @ table)[0]
 
     def decode_step(
         self, z: Float[Array, "B L Z"], ctx: Context, max_length: int = 0
     ) -> tuple[decoding.StepFn, dict[str, Any]]:
-        """Cached decoding, one position at a time.
+        """Prepare cached decoding, one position at a time.
 
         Args:
-            z: codes, as the decoder expects them (`clean_code`).
-            ctx: of the model.
+            z: codes as the decoder expects them (see `clean_code`).
+            ctx: the step's context.
             max_length: the cache's size in tokens; 0: the model's max_length.
 
         Returns:
-            (last ids (B,), cache, position) -> (logits (B, V), cache), and the cache to start
-            from: {"layers": leaves (layer, B, ...), "rows": leaves (B, ...)}.
+            A function (last ids (B,), cache, position) -> (logits (B, V), cache), and the initial
+            cache: {"layers": leaves (layer, B, ...), "rows": leaves (B, ...)}.
         """
         ctx = ctx.at("decoder")
-        z = self._placed(z)
+        z = self._decoder_code(z)
         max_length = max_length or self.max_length
-        extras, added = self._extras(z, ctx), self._added(z, ctx)
+        extras, added = self._layer_inputs(z, ctx), self._input_bias(z, ctx)
         decoder = self.t5.decoder
         layers = decoder.init_cache(self._memory(z, ctx), ctx, max_length, extras)
         blocks = unstacked(decoder.blocks) if isinstance(layers, list) else None
@@ -233,7 +237,7 @@ class T5VAEModel(nnx.Module):
                 table = self.decoder_positions.table[...].astype(self.dtype)
                 x = x + jax.lax.dynamic_slice_in_dim(table, index, 1)
             if "added" in rows:
-                at = index if self.latent.injection else 0  # one vector for all positions
+                at = index if self.latent.injection else 0  # 0: one vector for all positions
                 x = x + jax.lax.dynamic_index_in_dim(rows["added"], at, 1, keepdims=False)
             layers = rows["layers"] or cache["layers"]
             x, layers = decoder.step(x, ctx, layers, index, extras=extras, blocks=blocks)
@@ -254,18 +258,18 @@ class T5VAEModel(nnx.Module):
         sampling: decoding.Sampling | None = None,
         drop_ended: bool = False,
     ) -> Int[Array, "B T"]:
-        """Decodes codes freely: KV-cached, one loop that ends when all rows have.
+        """Decode codes freely, with a KV cache, in one loop that ends when all rows have ended.
 
         Args:
-            z: codes, as the decoder expects them (`clean_code`).
-            ctx: of the model.
-            num_tokens: ids from here on are never generated; 0: all may be.
-            max_length: at most this many tokens; 0: the model's max_length.
-            sampling: how ids are chosen; None: greedy.
+            z: codes as the decoder expects them (see `clean_code`).
+            ctx: the step's context.
+            num_tokens: ids from this one on are never generated; 0: all may be.
+            max_length: maximum number of tokens; 0: the model's max_length.
+            sampling: how ids are chosen; None: greedily.
             drop_ended: see `decoding.generate`.
 
         Returns:
-            ids with EOS, then 0.
+            Ids with EOS, padded with 0.
         """
         max_length = max_length or self.max_length
         step, cache = self.decode_step(z, ctx, max_length)
@@ -288,41 +292,41 @@ class T5VAEModel(nnx.Module):
             drop_ended=drop_ended,
         )
 
-    def _placed(self, z: Float[Array, "B L Z"]) -> Float[Array, "B L Z"]:
-        """What the decoder reads of a code: nothing, its place on the sphere, or itself."""
+    def _decoder_code(self, z: Float[Array, "B L Z"]) -> Float[Array, "B L Z"]:
+        """Return what the decoder reads: codes, their projections on the sphere, or constants."""
         if self.latent.ignored:
-            return jnp.ones_like(z)  # not 0: the memory's norm would divide by it
+            return jnp.ones_like(z)  # not 0, because the memory's norm divides by its length
         return bottlenecks.on_sphere(z) if self.latent.sphere else z
 
     def _memory(self, z: Float[Array, "B L Z"], ctx: Context) -> Float[Array, "B M D"]:
         memory = self.memory(flat(z), ctx.at("memory"))
-        memory = memory.reshape(z.shape[0], self.latent.memory_tokens, -1)
+        memory = rearrange(memory, "b (m d) -> b m d", m=self.latent.memory_tokens)
         return self.memory_norm(memory, ctx)
 
-    def _added(self, z: Float[Array, "B L Z"], ctx: Context) -> Float[Array, "B T D"] | None:
-        """What z adds to the decoder's embeddings; T is 1 where it is the same everywhere."""
+    def _input_bias(self, z: Float[Array, "B L Z"], ctx: Context) -> Float[Array, "B T D"] | None:
+        """Return what z adds to the decoder's embeddings; T is 1 if all positions are equal."""
         added = None
         if self.latent.injection:
             added = self.injection(flat(z), ctx.at("injection"))
-            added = added.reshape(z.shape[0], self.max_length, -1)
+            added = rearrange(added, "b (t d) -> b t d", t=self.max_length)
         if self.latent.embed_injection:
             one = self.embed_injection(flat(z), ctx.at("embed_injection"))[:, None]
             added = one if added is None else added + one
         return added
 
-    def _extras(self, z: Float[Array, "B L Z"], ctx: Context) -> dict[str, Array] | None:
-        """What the decoder's layers get beside tokens and memory (see `Decoder`)."""
+    def _layer_inputs(self, z: Float[Array, "B L Z"], ctx: Context) -> dict[str, Array] | None:
+        """Return the decoder layers' further inputs (see `Decoder`)."""
         extras: dict[str, Array] = {}
         if self.latent.kv_slot:
             slot = self.kv_slot(flat(z), ctx.at("kv_slot"))
             layers = self.t5.config.num_decoder_layers
-            extras["slot"] = jnp.moveaxis(slot.reshape(z.shape[0], layers, -1), 1, 0)
+            extras["slot"] = rearrange(slot, "b (layer k) -> layer b k", layer=layers)
         if self.latent.cross_gate:
             extras["gate"] = self.cross_gate[...]
         return extras or None
 
-    def _spread(self, table: Float[Array, "T D"], segments: Segments) -> Float[Array, "N D"]:
-        """One vector a position, for all rows of all segments."""
+    def _per_position(self, table: Float[Array, "T D"], segments: Segments) -> Float[Array, "N D"]:
+        """Repeat one vector per position over all rows of all segments."""
         table = table.astype(self.dtype)
         parts = [
             jnp.broadcast_to(table[None, :length], (rows, length, table.shape[-1]))
@@ -332,10 +336,10 @@ class T5VAEModel(nnx.Module):
 
 
 def flat(z: Float[Array, "B L Z"]) -> Float[Array, "B LZ"]:
-    """All latents of a row as one vector."""
-    return z.reshape(z.shape[0], -1)
+    """Return all latents of a row as one vector."""
+    return rearrange(z, "b l z -> b (l z)")
 
 
 def segments_of(ids: list[Int[Array, "B S"]]) -> Segments:
-    """((rows, length), ...) of a batch of several lengths."""
+    """Return ((rows, length), ...) of a batch of several lengths."""
     return tuple((x.shape[0], x.shape[1]) for x in ids)

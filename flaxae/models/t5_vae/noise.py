@@ -1,6 +1,7 @@
-"""Noise in training that smooths the latent space: on the inputs, on z, and on the decoder.
+"""Noise in training that smooths the latent space: on inputs, on codes, and on decoder inputs.
 
-Input noise is the denoising autoencoder of Shen et al. 2020; word dropout is Bowman et al. 2016.
+Noise on inputs follows the denoising autoencoder of Shen et al. (2020), word dropout Bowman et al.
+(2016).
 """
 
 import dataclasses
@@ -18,15 +19,16 @@ from flaxae.task import Context
 
 @dataclasses.dataclass
 class NoiseConfig(Section):
-    """Shares of what is corrupted in training; 0: off. Gaussian noise on z: `latent.noise_*`."""
+    """Probabilities of corruptions in training; 0: off. For Gaussian noise see `latent.noise_*`."""
 
-    mask: float = 0.0  # of the encoder's input tokens, which become mask_id
-    replace: float = 0.0  # of the same, which become random ids
-    word_dropout: float = 0.0  # of the decoder's input tokens, which become mask_id
-    latent_dropout: float = 0.0  # of the entries of z that the decoder reads, which become 0
-    mask_id: int = 2  # our tokenizers' <unk>, which no text has; 32099 (<extra_id_0>) for a T5's
+    mask: float = 0.0  # probability that an input token of the encoder becomes mask_id
+    replace: float = 0.0  # probability that it becomes a random id instead
+    word_dropout: float = 0.0  # probability that one of the decoder becomes mask_id
+    latent_dropout: float = 0.0  # probability that a number of the code becomes 0
+    mask_id: int = 2  # <unk> of our tokenizers, which no text contains; for a T5: 32099
 
     def validate(self) -> None:
+        """Check the fields."""
         for name in ("mask", "replace", "word_dropout", "latent_dropout"):
             value = getattr(self, name)
             require(0 <= value < 1, f"noise.{name}={value} must be in [0, 1)")
@@ -37,13 +39,13 @@ class NoiseConfig(Section):
 def corrupted(
     ids: list[Int[Array, "B S"]], noise: NoiseConfig, num_tokens: int, ctx: Context
 ) -> list[Int[Array, "B S"]]:
-    """What the encoder reads in training: EOS and padding stay, lengths too.
+    """Corrupt the encoder's inputs in training; EOS, padding and lengths do not change.
 
     Args:
-        ids: the texts.
-        noise: shares.
-        num_tokens: random ids are drawn below it, and above EOS.
-        ctx: of the loss.
+        ids: the texts, one array per length.
+        noise: the probabilities.
+        num_tokens: random ids are below it, and above EOS.
+        ctx: the step's context.
     """
     if not ctx.train or not noise.mask + noise.replace:
         return ids
@@ -61,13 +63,13 @@ def corrupted(
 def decoder_inputs(
     ids: list[Int[Array, "B S"]], noise: NoiseConfig, ctx: Context
 ) -> list[Int[Array, "B S"]] | None:
-    """What the decoder reads in training (None: the texts, shifted right)."""
+    """Return the decoder's inputs in training; None: the texts, shifted right."""
     if not ctx.train or not noise.word_dropout:
         return None
     out = []
     for i, part in enumerate(map(shift_right, ids)):
         draw = jax.random.uniform(ctx.at(f"word_dropout{i}").key, part.shape)
-        dropped = (draw < noise.word_dropout) & (part != PAD)  # the start id stays
+        dropped = (draw < noise.word_dropout) & (part != PAD)  # never the start id
         out.append(jnp.where(dropped, noise.mask_id, part))
     return out
 
@@ -75,5 +77,5 @@ def decoder_inputs(
 def dropped_latents(
     z: Float[Array, "B L Z"], noise: NoiseConfig, ctx: Context
 ) -> Float[Array, "B L Z"]:
-    """Z with some entries 0 and the others scaled up, in training."""
+    """Apply dropout to codes, in training."""
     return dropout(z, noise.latent_dropout, ctx.at("latent_dropout"))

@@ -1,16 +1,16 @@
-"""What a T5-VAE minimises beside its reconstruction, and the weights of these terms over time.
+"""Loss terms of a T5-VAE beside reconstruction, MMD and KL: cycle consistency and a critic.
+
+The whole loss is
 
     total = CE summed over real tokens
           + tokens * mmd_weight(t) * MMD^2(z + noise, N(0, I))
           + kl_weight(t) * sum over texts of KL(q(z|x) || N(0, I))
           + tokens * (cycle_weight * cycle + critic_weight * (autoencoder's + critic's part))
 
-and the step divides it by the number of real tokens. So the CE is a mean over tokens, a term times
-`tokens` enters as it is, and CE + KL is the negative ELBO of the texts at kl_weight 1 (in nats, per
-token: Kingma & Welling 2014, eq. 3).
+divided by the number of real tokens. So the CE is a mean over tokens, terms that are multiplied by
+`tokens` enter unscaled, and at kl_weight 1 CE + KL is the negative ELBO of the texts (in nats per
+token; Kingma & Welling 2014, eq. 3).
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 
 class Critic(nnx.Module):
-    """Guesses from a code how much of another text was mixed in: two layers, sigmoid times 1/2."""
+    """A two-layer network that estimates which share of a code is another text's, in (0, 1/2)."""
 
     def __init__(self, size: int, rngs: nnx.Rngs):
         width = max(size, 32)
@@ -28,11 +28,12 @@ class Critic(nnx.Module):
         self.out = nnx.Param(_normal(rngs, (width,)))
 
     def __call__(self, z: Float[Array, "B Z"]) -> Float[Array, "B"]:
+        """Return the estimated share of each code."""
         hidden = jax.nn.leaky_relu(z @ self.hidden[...] + self.hidden_bias[...][None], 0.2)
         return 0.5 * jax.nn.sigmoid(hidden @ self.out[...])
 
     def fixed(self) -> "Critic":
-        """The same critic, which no gradient changes."""
+        """Return the critic with parameters that receive no gradient."""
         graphdef, state = nnx.split(self)
         return nnx.merge(graphdef, jax.lax.stop_gradient(state))
 
@@ -44,10 +45,15 @@ def _normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Array:
 def cycle_loss(
     again: Float[Array, "B Z"], z: Float[Array, "B Z"], rows: Float[Array, "B"]
 ) -> Float[Array, ""]:
-    """Mean squared distance, an entry, of re-encoded outputs to the codes they were made from.
+    """Return the mean squared difference of re-encoded outputs and the codes they came from.
 
-    The codes are the target and get no gradient: the outputs must say what the code holds, codes
-    must not move to where outputs are.
+    The codes are the target and receive no gradient: outputs must express the code, codes must not
+    move towards outputs.
+
+    Args:
+        again: codes of the outputs.
+        z: codes that were decoded.
+        rows: 0 for rows that only pad a batch, otherwise 1.
     """
     squared = jnp.mean(jnp.square(again - jax.lax.stop_gradient(z)), axis=-1)
     return jnp.sum(squared * rows) / jnp.maximum(jnp.sum(rows), 1)
@@ -60,17 +66,24 @@ def critic_losses(
     alpha: Float[Array, "B"],
     rows: Float[Array, "B"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """ACAI (Berthelot et al. 2019, eqs. 1 and 2), with a critic that reads codes, not texts.
+    """Return the losses of ACAI (Berthelot et al. 2019, eqs. 1 and 2) with a critic of codes.
 
-    A text is discrete, so the critic gets the code of the decoder's soft output instead. With d the
-    critic, c the re-encoded output of a code that is (1 - alpha) its own and alpha another's, and
-    c0 that of the unmixed code:
+    Texts are discrete, so the critic reads the code of the decoder's soft output. Let d be the
+    critic, c the re-encoded output of a mixed code (1 - alpha) z + alpha z', and c0 that of the
+    code z:
 
         critic:       mean (d(c) - alpha)^2 + d(c0)^2     c, c0 without gradient
         autoencoder:  mean d(c)^2                         d without gradient
 
+    Args:
+        critic: d.
+        mixed: c of each row.
+        plain: c0 of each row.
+        alpha: alpha of each row.
+        rows: 0 for rows that only pad a batch, otherwise 1.
+
     Returns:
-        (autoencoder's part, critic's part).
+        The autoencoder's loss and the critic's loss.
     """
     fixed = jax.lax.stop_gradient
     own = jnp.square(critic(fixed(mixed)) - alpha) + jnp.square(critic(fixed(plain)))
@@ -79,8 +92,13 @@ def critic_losses(
     return jnp.sum(fooled * rows) / count, jnp.sum(own * rows) / count
 
 
-def rolled(x: Float[Array, "B ..."], counts: list[int]) -> Any:
-    """Each row's neighbour in its own bucket, a text of like length."""
+def rolled(x: Float[Array, "B ..."], counts: list[int]) -> Float[Array, "B ..."]:
+    """Return for each row the previous row of its bucket, a text of similar length.
+
+    Args:
+        x: rows of all buckets.
+        counts: rows per bucket.
+    """
     starts = [sum(counts[:i]) for i in range(len(counts))]
     parts = [x[start : start + count] for start, count in zip(starts, counts, strict=True)]
     return jnp.concatenate([jnp.roll(part, 1, axis=0) for part in parts])

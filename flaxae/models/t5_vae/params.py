@@ -1,4 +1,4 @@
-"""Pretrained weights of a T5-VAE: those of a T5; the bottleneck and what reads z are new."""
+"""Pretrained weights of a T5-VAE: those of a T5. All other parameters are initialised."""
 
 from typing import Any
 
@@ -11,19 +11,19 @@ from flaxae.weights import hf
 def load_pretrained(
     source: str, t5: T5Config, abstract: dict[str, Any], shardings: dict[str, Any]
 ) -> dict[str, Any]:
-    """The parameters under `t5/` from a Hugging Face T5.
+    """Read the parameters under `t5/` from a Hugging Face T5.
 
     Args:
         source: a directory, or a Hub id.
-        t5: what the run's config asks for, `vocab_size` filled in.
+        t5: the sizes of the run's config, `vocab_size` included.
         abstract: {"params", "frozen"} of the whole model.
-        shardings: the same tree of NamedShardings: each process reads the slices it holds.
+        shardings: the same tree of NamedShardings; each process reads only its own slices.
 
     Returns:
-        {"params": {"t5": ...}, "frozen": {}}; all other parameters keep their initialisation.
+        {"params": {"t5": ...}, "frozen": {}}.
 
     Raises:
-        ConfigError: the directory is no T5, or another one than the config describes.
+        ConfigError: the directory is not a T5, or its sizes are not those of the config.
     """
     theirs, tensors = t5_params.open_directory(source)
     wrong = t5_params.differences(t5, theirs)
