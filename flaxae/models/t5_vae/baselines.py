@@ -1,9 +1,9 @@
-"""Objectives side by side on equal terms: `python -m flaxae.models.t5_vae.baselines`.
+"""Comparison of objectives: `python -m flaxae.models.t5_vae.baselines`.
 
-Trains every variant of configs/t5_vae/baselines.py with several seeds, evaluates each run, and
-writes one table a data set. Runs are named by the hash of their config: what is done is not done
-again. A row of numbers a run stands in `runs.jsonl`, or in the file that `--record` names: that
-file alone is enough to go on with on another machine.
+It trains every variant of configs/t5_vae/baselines.py with several seeds, evaluates each run, and
+writes one table per data set. Runs are named by the hash of their config, and finished ones are not
+repeated. `runs.jsonl`, or the file given as `--record`, contains one row of numbers per run; this
+file is enough to continue on another machine.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from flaxae.measures import stats
 from flaxae.training.report import REPORT
 
 CONFIG = "configs/t5_vae/baselines.py"
-# Heading -> where a report has the number; all of the dev split.
+# Heading -> path of the number in a report. All are of the dev split.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "exact match": ("splits", "dev", "exact_match"),
     "token accuracy": ("splits", "dev", "token_accuracy"),
@@ -37,7 +37,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 
 def look_up(report: Any, path: tuple[str, ...]) -> float | None:
-    """A report's number; None where it has none (validity of English)."""
+    """Return a number of a report; None if it has none, such as the validity of English."""
     for name in path:
         if not isinstance(report, dict) or name not in report:
             return None
@@ -46,7 +46,7 @@ def look_up(report: Any, path: tuple[str, ...]) -> float | None:
 
 
 def cell(values: list[float | None]) -> str:
-    """Mean over the seeds and, of several, Student's 95 % interval."""
+    """Format the mean over seeds with Student's 95 % interval, if there are several."""
     numbers = [v for v in values if v is not None]
     if not numbers:
         return "n/a"
@@ -58,10 +58,10 @@ def cell(values: list[float | None]) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a row a variant, in the order in which they first come.
+    """Return a Markdown table with one row per variant, in order of first appearance.
 
     Args:
-        rows: of a record, all of one data set.
+        rows: rows of a record, all of one data set.
     """
     lines = [
         "| objective | seeds | " + " | ".join(COLUMNS) + " |",
@@ -75,10 +75,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def read_record(path: Path) -> dict[str, dict[str, Any]]:
-    """Hash of a config -> its run's row; a last line that was cut off is left out.
+    """Return the rows of a record by config hash; an incomplete last line is skipped.
 
     Raises:
-        ConfigError: the file is something else.
+        ConfigError: the file is not a record.
     """
     lines = path.read_text().split("\n") if path.exists() else [""]
     rows = {}
@@ -89,7 +89,7 @@ def read_record(path: Path) -> dict[str, dict[str, Any]]:
             rows[row["run"]] = row
         except (KeyError, TypeError, ValueError):
             raise ConfigError(
-                f"{path}, line {number}, is no row of a record of baselines; "
+                f"{path}, line {number}, is not a row of a record of baselines; "
                 "name another file with --record, or delete it to train all runs again"
             ) from None
     return rows
@@ -97,20 +97,20 @@ def read_record(path: Path) -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def running_commit() -> str:
-    """The commit that this process began with: a checkout may move on during hours of runs."""
+    """Return the commit at this process's start; a checkout may change during hours of runs."""
     from flaxae.storage.workdir import versions
 
     return versions()["commit"]
 
 
 def add_to_record(path: Path, row: dict[str, Any]) -> None:
-    """Appends a row, after whole lines only."""
+    """Append a row; an incomplete last line is removed."""
     text = path.read_text() if path.exists() else ""
     path.write_text(text[: text.rfind("\n") + 1] + json.dumps(row) + "\n")
 
 
 def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any] | None:
-    """A run's report, made where it is not there yet; None: the run was interrupted."""
+    """Return a run's report, after training and evaluating if needed; None if interrupted."""
     from flaxae.models.t5_vae.evaluation import Sizes, report
     from flaxae.training.load import load
     from flaxae.training.loop import run
@@ -131,17 +131,17 @@ def run_all(
     outdir: Path,
     record: Path,
 ) -> bool:
-    """Trains and evaluates all variants, the seeds one after the other; rewrites the table often.
+    """Train and evaluate all variants, one seed after another; update the table after each run.
 
     Args:
-        config: what all runs share.
-        variants: name -> overrides.
-        seeds: of every variant.
-        outdir: a folder a run comes here, and the table.
-        record: a row a run; runs that stand in it are not trained.
+        config: the config that all runs share.
+        variants: overrides by name.
+        seeds: seeds of every variant.
+        outdir: receives one folder per run, and the table.
+        record: file with one row per run; runs with a row are not trained.
 
     Returns:
-        False where a signal ended it: the same call goes on.
+        False if a signal ended it; the same call then continues.
     """
     commit, done, rows = running_commit(), read_record(record), []
     for seed in seeds:
@@ -161,11 +161,14 @@ def run_all(
 
 
 def main(argv: list[str]) -> int:
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m flaxae.models.t5_vae.baselines",
-        description="Objectives side by side, several seeds, one table a data set.",
+        description="Compare objectives over several seeds, with one table per data set.",
     )
-    parser.add_argument("--workdir", required=True, help="a folder a data set, a folder a run")
+    parser.add_argument(
+        "--workdir", required=True, help="one folder per data set, with one folder per run"
+    )
     parser.add_argument("--datasets", nargs="+", default=["python_lines", "docstrings"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--config", default=CONFIG, help="defines get_config and VARIANTS")
@@ -184,7 +187,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--variants: no {', '.join(unknown)}; there are {', '.join(variants)}")
     variants = {k: v for k, v in variants.items() if not args.variants or k in args.variants}
     record = Path(args.record or Path(args.workdir) / "runs.jsonl")
-    # A few seeds of all data sets before more of one: an unfinished table is a fair one.
+    # All data sets get a seed before any gets the next one: unfinished tables are comparable.
     for count in range(1, len(args.seeds) + 1):
         for name in args.datasets:
             folder = Path(args.workdir) / name

@@ -1,9 +1,11 @@
 """Matmul FLOPs of a forward pass of a T5-VAE, by part."""
 
+from collections.abc import Sequence
+
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
 
-Shapes = list[tuple[int, int]]  # (rows, length) of each bucket
+Shapes = Sequence[tuple[int, int]]  # (rows, length) of each bucket
 
 
 def _feed_forward(t5: T5Config) -> int:
@@ -46,3 +48,33 @@ def decode(t5: T5Config, latent: LatentConfig, max_length: int, shapes: Shapes) 
 def head(t5: T5Config, vocab_size: int, shapes: Shapes) -> float:
     """Return the FLOPs of the output head."""
     return 2.0 * sum(rows * length for rows, length in shapes) * t5.d_model * vocab_size
+
+
+def train_step(
+    t5: T5Config,
+    latent: LatentConfig,
+    max_length: int,
+    shapes: Shapes,
+    *,
+    cycle: bool = False,
+    critic: bool = False,
+) -> float:
+    """Return the FLOPs of a train step: three times those of the forward pass.
+
+    Args:
+        t5: sizes of encoder and decoder, with the vocabulary's.
+        latent: the bottleneck, and how the decoder reads codes.
+        max_length: maximum number of tokens per text.
+        shapes: (rows, length) of each bucket.
+        cycle: the loss has the cycle term.
+        critic: the loss has the critic's terms.
+    """
+    args = (t5, latent, max_length, shapes)
+    encoding, decoding = encode(*args), decode(*args)
+    logits = head(t5, t5.vocab_size, shapes)
+    total = encoding + decoding + logits
+    if cycle or critic:
+        total += encoding + 2 * logits  # the logits again, and their mean embeddings
+    if critic:
+        total += encoding + decoding + 2 * logits
+    return 3 * total

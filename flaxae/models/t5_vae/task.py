@@ -1,4 +1,4 @@
-"""The T5-VAE as a Task: data, loss, evaluation sums, samples."""
+"""The task of training a T5-VAE: data, loss, evaluation sums, samples."""
 
 import dataclasses
 from functools import cached_property
@@ -7,18 +7,22 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from flaxae.config import Config, DataConfig, TaskConfig
 from flaxae.data.config import TextDataConfig, text_data
+from flaxae.data.hub import TextData, text_sources
 from flaxae.data.plan import planned_spec
+from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import require
 from flaxae.lm.t5.modeling import PAD, T5Config
 from flaxae.losses import Kernel, mmd
 from flaxae.models.t5_vae import flops, objectives
 from flaxae.models.t5_vae import noise as noise_lib
+from flaxae.models.t5_vae.batches import compare, one_device, rows_of
 from flaxae.models.t5_vae.bottlenecks import LatentConfig, sampled
 from flaxae.models.t5_vae.modeling import T5VAEModel, flat
 from flaxae.models.t5_vae.noise import NoiseConfig
@@ -29,7 +33,7 @@ from flaxae.text_autoencoder.kl import WeightSchedule
 
 @dataclasses.dataclass
 class T5VAEConfig(TaskConfig):
-    """The model and its objective (see `objectives`); all but reconstruction and MMD is off."""
+    """The model and its loss (see `objectives`): by default only reconstruction and MMD."""
 
     data_class: ClassVar[type[DataConfig]] = TextDataConfig
 
@@ -38,8 +42,9 @@ class T5VAEConfig(TaskConfig):
     noise: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
     mmd_weight: float = 10.0
     mmd_schedule: WeightSchedule = WeightSchedule.LINEAR
-    # The weight rises linearly from this share of it, over so many steps (0: constant): the MMD's
-    # gradient is a hundred times the reconstruction's at first, and codes must be learned before.
+    # The weight rises linearly from mmd_start times the weight over mmd_ramp steps (0: constant).
+    # At first the MMD's gradient is a hundred times the reconstruction's, which must be learned
+    # before.
     mmd_start: float = 1.0
     mmd_ramp: int = 0
     mmd_kernel: Kernel = Kernel.IMQ
@@ -47,20 +52,21 @@ class T5VAEConfig(TaskConfig):
     kl_schedule: WeightSchedule = WeightSchedule.LINEAR
     kl_start: float = 1.0
     kl_ramp: int = 0
-    kl_cycles: int = 0  # cycles of annealing over the run, each from 0 to the weight; 0: none
-    kl_free_bits: float = 0.0  # nats a dimension that cost nothing, on average over the batch
-    kl_threshold: float = 0.0  # nats a dimension that cost nothing, in each text (OPTIMUS's lambda)
-    bar: float = 0.0  # nats a token: where WeightSchedule.BAR lets a weight rise
-    cycle_weight: float = 0.0  # codes of the decoder's soft output, pulled to the code it had
-    critic_weight: float = 0.0  # ACAI: a critic must not see in them that codes were mixed
-    # All buckets on one token axis: large matmuls, best on one device. Off, and always off on a
-    # mesh of several: bucket after bucket, so that no rows move between the devices.
+    kl_cycles: int = 0  # cycles of annealing over the run, from 0 to the weight; 0: none
+    kl_free_bits: float = 0.0  # free nats per dimension, on average over the batch
+    kl_threshold: float = 0.0  # free nats per dimension in each text (OPTIMUS' lambda)
+    bar: float = 0.0  # loss in nats per token below which WeightSchedule.BAR raises a weight
+    cycle_weight: float = 0.0  # pulls codes of the decoder's soft output to the decoded codes
+    critic_weight: float = 0.0  # ACAI: a critic must not detect mixed codes in their output
+    # True: all buckets are put on one token axis, for large matmuls on one device. False, and
+    # always on several devices: one bucket after another, so that no rows move between devices.
     pack_buckets: bool = True
     # Above 0 the output head and its loss run on so many parts of the tokens: the logits of a part
     # stay in the cache, never all are held. On a mesh of several devices the logits are whole.
     loss_chunks: int = 0
 
     def make(self, config: Config) -> "T5VAETask":
+        """Return the task of a config."""
         return T5VAETask(config)
 
     @classmethod
@@ -71,6 +77,7 @@ class T5VAEConfig(TaskConfig):
         return T5VAE.from_pretrained(source, cls)
 
     def validate(self) -> None:
+        """Check the fields, and that they fit each other."""
         kl.check_weight("mmd", self.mmd_weight, self.mmd_start, self.mmd_ramp)
         kl.check_weight("kl", self.kl_weight, self.kl_start, self.kl_ramp)
         names = ("kl_cycles", "kl_free_bits", "kl_threshold", "bar", "loss_chunks")
@@ -79,7 +86,7 @@ class T5VAEConfig(TaskConfig):
             require(value >= 0, f"task.{name}={value} must not be negative")
         require(
             not (self.kl_free_bits and self.kl_threshold),
-            "task.kl_free_bits and task.kl_threshold are two floors of one loss: set one of them",
+            "task.kl_free_bits and task.kl_threshold are alternatives: set only one of them",
         )
         require(
             self.latent.gaussian or not self.kl_weight,
@@ -91,18 +98,21 @@ class T5VAEConfig(TaskConfig):
                 start = getattr(self, f"{prefix}_start")
                 require(
                     self.bar > 0 and start < 1,
-                    f"task.{prefix}_schedule=bar needs task.bar above 0 (nats a token) and "
+                    f"task.{prefix}_schedule=bar needs task.bar above 0 (nats per token) and "
                     f"task.{prefix}_start below 1",
                 )
 
     @property
     def has_bar(self) -> bool:
+        """True if a weight waits for the reconstruction loss to pass `bar`."""
         return WeightSchedule.BAR in (self.mmd_schedule, self.kl_schedule)
 
 
 class T5VAETask(Task):
+    """The task of a T5VAEConfig."""
+
     hparams = {"mmd_weight": "task.mmd_weight", "kl_weight": "task.kl_weight"}
-    # Heads, feed-forward width and vocabulary over the model axis.
+    # Heads, feed-forward width and vocabulary are split over the model axis.
     sharding_rules = (
         (r"/(q|k|v|wi|wi_0|wi_1)/kernel$", P(None, None, "model")),
         (r"/(o|wo)/kernel$", P(None, "model", None)),
@@ -115,36 +125,38 @@ class T5VAETask(Task):
         self.config = config
         self.data_config = text_data(config)
         self.options: Any = config.task
-        self._kept_tokenizer: Any = None  # of an earlier start of the same run
+        self._kept_tokenizer: Tokenizer | None = None  # from an earlier start of the same run
 
     @cached_property
-    def text(self) -> Any:
-        """The corpus with its tokenizer and splits; made when first asked for."""
-        from flaxae.data.hub import text_sources
-
+    def text(self) -> TextData:
+        """The corpus with its tokenizer and splits, loaded at first use."""
         rows = self.t5.vocab_size
         text = text_sources(self.data_config, self._kept_tokenizer, rows)
         if self.config.pretrained:
             from flaxae.data.pretrained import check_own, check_vocabulary
 
             check_vocabulary(text.tokenizer, rows, pretrained=True)
-            if self._kept_tokenizer is None:  # else it was checked, and the files may be gone
+            # A kept tokenizer was checked before, and the pretrained files may be gone.
+            if self._kept_tokenizer is None:
                 check_own(text.tokenizer, self.config.pretrained)
         return text
 
     def data(self, split: str) -> Source:
+        """Return the batches of a split."""
         return self.text.source(split)
 
     def batch_spec(self) -> Any:
+        """Return the shapes of a batch, without loading texts if the config determines them."""
         return planned_spec(self.data_config) or self.data("train").batch_spec
 
     @property
     def t5(self) -> T5Config:
-        """The T5's sizes, with the vocabulary's filled in."""
+        """The T5's sizes, the vocabulary's included."""
         t5 = self.options.t5
         return dataclasses.replace(t5, vocab_size=t5.vocab_size or self.data_config.vocab_size)
 
     def init(self, rngs: nnx.Rngs) -> T5VAEModel:
+        """Return an untrained model."""
         model = T5VAEModel(self.t5, self.options.latent, self.data_config.max_length, rngs=rngs)
         if self.options.critic_weight:
             model.critic = objectives.Critic(self.options.latent.size, rngs)
@@ -153,11 +165,13 @@ class T5VAETask(Task):
         return model
 
     def load_pretrained(self, abstract: Any, shardings: Any) -> dict[str, Any]:
+        """Read the weights of a pretrained T5 (see `params.load_pretrained`)."""
         from flaxae.models.t5_vae import params
 
         return params.load_pretrained(self.config.pretrained, self.t5, abstract, shardings)
 
-    def loss(self, model: T5VAEModel, batch: Any, ctx: Context) -> Loss:
+    def loss(self, model: T5VAEModel, batch: dict[str, Any], ctx: Context) -> Loss:
+        """Return the loss that `objectives` describes, with its terms as metrics."""
         ids, rows = rows_of(batch)
         noise = self.options.noise
         num_tokens = self.text.tokenizer.vocab_size if noise.replace else 0
@@ -188,7 +202,7 @@ class T5VAETask(Task):
                 threshold=self.options.kl_threshold,
             )
             total += weight * floored
-            metrics["kl"] = (raw, texts)  # nats a text
+            metrics["kl"] = (raw, texts)  # nats per text
             metrics["kl_weighted"] = (weight * floored, tokens)
             metrics["kl_weight"] = (weight * tokens, tokens)
         if ctx.train:
@@ -206,12 +220,12 @@ class T5VAETask(Task):
     def eval_step(
         self, model: T5VAEModel, batch: Any, ctx: Context
     ) -> dict[str, tuple[Array, Array]]:
-        """Teacher-forced sums of the loss, and free-running greedy reconstruction."""
+        """Return sums of the teacher-forced loss and of free-running greedy reconstruction."""
         loss = self.loss(model, batch, ctx)
         ids, rows = rows_of(batch)
         code = model.clean_code(self._encode(model, ids, ctx), ctx.step)
-        made = model.generate(code, ctx, self.text.tokenizer.vocab_size)
-        exact, matches, longest = compare(made, ids, model.max_length)
+        output = model.generate(code, ctx, self.text.tokenizer.vocab_size)
+        exact, matches, longest = compare(output, ids, model.max_length)
         return {
             "loss": (loss.total, loss.weight),
             **{k: v for k, v in loss.metrics.items() if k != "token_accuracy"},
@@ -221,7 +235,7 @@ class T5VAETask(Task):
         }
 
     def _weight(self, name: str, model: T5VAEModel, ctx: Context) -> Float[Array, ""]:
-        """The weight of "mmd" or "kl" at this step."""
+        """Return the weight of "mmd" or "kl" at this step."""
         options = self.options
         weight: Any = ctx.hparams.get(
             f"{name}_weight", jnp.float32(getattr(options, f"{name}_weight"))
@@ -248,16 +262,16 @@ class T5VAETask(Task):
         return jax.tree.map(lambda *x: jnp.concatenate(x), parts[0], *parts[1:])
 
     def _groups(self, ids: list[Array]) -> list[list[Array]]:
-        """The buckets that run as one: all on one device, each by itself on several."""
+        """Group the buckets that run together: all on one device, each by itself on several."""
         return [ids] if self.options.pack_buckets and one_device() else [[part] for part in ids]
 
     def _mmd(
         self, model: T5VAEModel, noisy: Float[Array, "B Z"], rows: Float[Array, "B"], ctx: Context
     ) -> Float[Array, ""]:
-        """MMD^2 of z + noise against the prior. In training the queue moves on.
+        """Return the MMD^2 of noisy codes and the prior; in training, also update the queue.
 
-        Under accumulation each micro-batch sees the queue that the ones before it left, and the
-        step's gradient is the mean of theirs, weighted by their tokens.
+        Under gradient accumulation each micro-batch reads the queue that the previous one left, and
+        the gradient is the mean over micro-batches, weighted by their tokens.
         """
         queue: Any = model.queue[...] if ctx.train and self.options.latent.queue else None
         count = noisy.shape[0] + (0 if queue is None else queue.shape[0])
@@ -283,9 +297,9 @@ class T5VAETask(Task):
         rows: Array,
         ctx: Context,
     ) -> tuple[list[Array], tuple[Array, Array, Array]]:
-        """The decoder's states, a group each, and sums over real tokens of real rows.
+        """Return the decoder's states per group, and sums over the real tokens of real rows.
 
-        The sums: cross entropy, hits, and the tokens' number.
+        The sums are the cross entropy, the number of correct tokens and the number of tokens.
         """
         states = self._decode(model, code, ids, inputs, ctx)
         chunks = self.options.loss_chunks if one_device() else 0
@@ -294,9 +308,9 @@ class T5VAETask(Task):
             weights = []
             for part in group:
                 row = rows[start : start + part.shape[0], None]
-                weights.append(((part != PAD).astype(row.dtype) * row).reshape(-1))
+                weights.append(rearrange((part != PAD).astype(row.dtype) * row, "b t -> (b t)"))
                 start += part.shape[0]
-            targets = jnp.concatenate([part.reshape(-1) for part in group])
+            targets = jnp.concatenate([rearrange(part, "b t -> (b t)") for part in group])
             weight = jnp.concatenate(weights)
             sums.append((*model.t5.loss(x, targets, weight, ctx, chunks), weight.sum()))
         return states, jax.tree.map(lambda *x: sum(x[1:], x[0]), *sums)
@@ -323,9 +337,10 @@ class T5VAETask(Task):
         rows: Array,
         ctx: Context,
     ) -> dict[str, tuple[Array, float]]:
-        """Cycle and critic losses with their weights. They hold all logits, whatever loss_chunks.
+        """Return cycle and critic losses with their weights. `loss_chunks` does not apply to them.
 
-        They cost one more pass of the encoder (cycle), or one of the decoder and two of it.
+        The cycle loss costs one more pass of the encoder; the critic costs one of the decoder and
+        two of the encoder.
         """
         cycle, critic = self.options.cycle_weight, self.options.critic_weight
         if not cycle and not critic:
@@ -348,59 +363,35 @@ class T5VAETask(Task):
         return out
 
     def sample(self, model: T5VAEModel, ctx: Context, n: int) -> dict[str, list[str]]:
+        """Return texts for the log: reconstructions, samples and an interpolation."""
         from flaxae.models.t5_vae import evaluation
 
         return evaluation.sample_texts(self, model, ctx, n)
 
     def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
+        """Evaluate a trained run (see `evaluation`)."""
         from flaxae.models.t5_vae import evaluation
 
         loaded.check_data()
         return evaluation.report(loaded, outdir)
 
     def save_assets(self, workdir: str) -> None:
+        """Store the tokenizer in the workdir."""
         self.text.tokenizer.save(Path(workdir) / "tokenizer.json")
 
     def load_assets(self, workdir: str) -> None:
-        from flaxae.data.tokenizer import Tokenizer
-
+        """Read the tokenizer from the workdir."""
         self._kept_tokenizer = Tokenizer.load(Path(workdir) / "tokenizer.json")
 
-    def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
-        """Matmul FLOPs of a train step: three times the forward pass."""
-        t5, options = self.t5, self.options
+    def flops(self, batch_spec: dict[str, Any], hparams: dict[str, Any]) -> float:
+        """Return the matmul FLOPs of a train step."""
+        options = self.options
         shapes = [bucket["ids"].shape for bucket in batch_spec.values()]
-        args = (t5, options.latent, self.data_config.max_length, shapes)
-        encode, decode = flops.encode(*args), flops.decode(*args)
-        head = flops.head(t5, t5.vocab_size, shapes)
-        total = encode + decode + head
-        if options.cycle_weight or options.critic_weight:
-            total += encode + 2 * head  # logits once more, and their mean of embeddings
-        if options.critic_weight:
-            total += encode + decode + 2 * head
-        return 3 * total
-
-
-def one_device() -> bool:
-    """Whether what is being traced runs on one device (the loop traces under its mesh)."""
-    return jax.sharding.get_abstract_mesh().size <= 1
-
-
-def rows_of(batch: dict[str, Any]) -> tuple[list[Int[Array, "B S"]], Float[Array, "B"]]:
-    """Ids of each bucket, shortest first, and the weights of all rows in that order."""
-    buckets = [batch[key] for key in sorted(batch)]
-    return [b["ids"] for b in buckets], jnp.concatenate([b["weight"] for b in buckets])
-
-
-def compare(
-    made: Int[Array, "B T"], ids: list[Int[Array, "B S"]], max_length: int
-) -> tuple[Float[Array, "B"], Float[Array, "B"], Float[Array, "B"]]:
-    """Exact match, matching tokens, and the longer of both lengths, a row."""
-    truth = jnp.concatenate(
-        [jnp.pad(x, ((0, 0), (0, max_length - x.shape[1])), constant_values=PAD) for x in ids]
-    )
-    longest = jnp.sum((truth != PAD) | (made != PAD), axis=1)
-    same = made == truth
-    matches = jnp.sum(same & (truth != PAD), axis=1)
-    exact = jnp.all(same, axis=1)
-    return tuple(x.astype(jnp.float32) for x in (exact, matches, longest))  # pyright: ignore
+        return flops.train_step(
+            self.t5,
+            options.latent,
+            self.data_config.max_length,
+            shapes,
+            cycle=options.cycle_weight > 0,
+            critic=options.critic_weight > 0,
+        )

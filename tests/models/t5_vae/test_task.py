@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 from flaxae.config import MeshConfig, from_json, to_json
 from flaxae.errors import ConfigError
 from flaxae.machine import sharding
-from flaxae.models.t5_vae.task import T5VAEConfig, compare
+from flaxae.models.t5_vae.batches import compare
+from flaxae.models.t5_vae.task import T5VAEConfig
 from flaxae.task import Context
 from flaxae.training.layout import init_model, make_layout
 from tests.models.t5_vae.tiny import batch, tiny_config, tiny_task

@@ -1,4 +1,4 @@
-"""The codes of a trained run's own texts, encoded once and kept."""
+"""Codes of the texts of a trained T5-VAE, encoded once and cached."""
 
 import os
 from functools import cached_property
@@ -13,26 +13,27 @@ from safetensors.numpy import load_file, save_file
 
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError
+from flaxae.text_autoencoder.codec import Codec
 
 
 class Codes:
-    """What a T5-VAE's workdir holds, as codes of its splits.
+    """The codes of the splits of a T5-VAE's run.
 
     Attributes:
-        dim: of a code, all latents in one.
+        dim: numbers per code, all latents together.
     """
 
     def __init__(self, workdir: str, num_lines: int = 0, seed: int = 0, cache: str = ".cache"):
-        """Reads the workdir's config; the rest is done when first asked for.
+        """Read the workdir's config; everything else is read at first use.
 
         Args:
-            workdir: of a run of T5VAEConfig.
-            num_lines: of the training split, drawn at random; 0: all.
-            seed: of that draw.
-            cache: folder that codes are kept in.
+            workdir: workdir of a run of T5VAEConfig.
+            num_lines: number of texts of the training split, chosen at random; 0: all.
+            seed: seed of that choice.
+            cache: folder for encoded codes.
 
         Raises:
-            ConfigError: the workdir is missing or a run of another kind.
+            ConfigError: the workdir is missing, or is not a T5-VAE's.
         """
         from flaxae.models.t5_vae.task import T5VAEConfig
         from flaxae.storage.workdir import stored_config
@@ -49,11 +50,11 @@ class Codes:
                 f"task.codes_from={workdir!r} must be the workdir of a trained T5-VAE: {e}"
             ) from None
         self.dim = task.latent.size
-        self._kept: dict[str, np.ndarray] = {}
+        self._codes: dict[str, np.ndarray] = {}
 
     @cached_property
     def loaded(self) -> Any:
-        """The trained run; its data are still what it was trained on."""
+        """The trained run, whose data are checked to be unchanged."""
         from flaxae.training.load import load
 
         loaded = load(self.workdir)
@@ -61,15 +62,13 @@ class Codes:
         return loaded
 
     @cached_property
-    def codec(self) -> Any:
-        """Texts to codes and back."""
-        from flaxae.text_autoencoder.codec import Codec
-
+    def codec(self) -> Codec:
+        """The codec of the run's model."""
         task: Any = self.loaded.task
         return Codec(self.loaded.model, task.text.tokenizer, self.loaded.step)
 
     def lines(self, split: str) -> list[str]:
-        """The texts whose codes `codes` gives."""
+        """Return the texts of a split that are encoded."""
         lines = self.loaded.task.text.lines(split)
         if split == "train" and 0 < self.num_lines < len(lines):
             order = np.random.default_rng(self.seed).permutation(len(lines))
@@ -77,14 +76,14 @@ class Codes:
         return list(lines)
 
     def codes(self, split: str) -> Float[np.ndarray, "n D"]:
-        """Clean codes of a split, from the cache where they are there."""
-        if split not in self._kept:
+        """Return the clean codes of a split, from the cache if it has them."""
+        if split not in self._codes:
             path = Path(self.cache) / f"codes-{self.fingerprint(split)}.safetensors"
-            self._kept[split] = self._cached(path, split)
-        return self._kept[split]
+            self._codes[split] = self._cached(path, split)
+        return self._codes[split]
 
     def fingerprint(self, split: str) -> str:
-        """A hash of the texts, the tokenizer and the model's parameters."""
+        """Return a hash of a split's texts, the tokenizer and the model's parameters."""
         tokenizer = self.loaded.task.text.tokenizer
         return digest([self._parameters, tokenizer.fingerprint, *self.lines(split)])
 
@@ -101,7 +100,7 @@ class Codes:
             if found.shape == (len(lines), self.dim):
                 return found
         except (OSError, KeyError, SafetensorError):
-            pass  # not there, or cut off when it was written
+            pass  # not cached yet, or an incomplete file
         codes = np.asarray(self.codec.encode(lines), np.float32).reshape(len(lines), -1)
         temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
         try:

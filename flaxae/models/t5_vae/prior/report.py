@@ -1,6 +1,7 @@
-"""What each prior is good for: samples, the round trip through noise, the way between two codes."""
+"""Comparison of priors: samples, the round trip through noise, and paths between two codes."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,27 @@ from jaxtyping import Float
 from flaxae.losses import mmd
 from flaxae.measures import stats
 from flaxae.measures.text import is_valid
+from flaxae.text_autoencoder.codec import Codec
 from flaxae.text_autoencoder.priors import GMMPrior, StandardNormal, fit
 from flaxae.text_autoencoder.priors.base import Prior, slerps
 
-NUM = 1000  # samples, and lines of the round trip
-PAIRS = 200
-BETWEEN = 5  # texts on the way between two
-MAX_FIT = 30_000  # codes that the mixture is fitted to: its fit takes minutes beyond
+NUM = 1000  # number of samples, and of lines for the round trip
+PAIRS = 200  # number of paths
+BETWEEN = 5  # number of texts between the ends of a path
+MAX_FIT = 30_000  # number of codes for the mixture, whose fit takes minutes beyond that
+
+Interpolation = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
 def report(loaded: Any, outdir: str) -> dict[str, Any]:
-    """All priors side by side on the codes of the flow's T5-VAE; nothing of the test splits.
+    """Compare all priors of the codes of a flow's T5-VAE, without use of the test splits.
 
     Args:
-        loaded: a flow's run, as `flaxae.load` gives it.
-        outdir: report.json is written here, and each prior into a folder of its own.
+        loaded: a flow's run, as `flaxae.load` returns it.
+        outdir: receives report.json, and one folder per prior.
 
     Returns:
-        What report.json holds.
+        The content of report.json.
     """
     task, folder = loaded.task, Path(outdir)
     codes, codec = task.codes, task.codes.codec
@@ -36,7 +40,7 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     some = train[rng.permutation(len(train))[:MAX_FIT]]
     priors: dict[str, Prior] = {
-        # Divided here by what decoding multiplies with: the decoder then sees N(0, I) itself.
+        # Scaled so that the decoder, which multiplies codes by codec.scale, reads N(0, I).
         "N(0, I)": StandardNormal(codes.dim, 1 / codec.scale),
         "Gaussian": task.base,
         "GMM-10": fit("gmm", some),
@@ -63,19 +67,19 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
 
 def measure(
     prior: Prior,
-    codec: Any,
+    codec: Codec,
     lines: list[str],
     dev: Float[np.ndarray, "n D"],
     known: set[str],
 ) -> dict[str, Any]:
-    """A prior's samples, round trip and ways between codes.
+    """Measure a prior's samples, round trip and paths.
 
     Args:
-        prior: of clean codes.
-        codec: decodes them.
-        lines: held-out texts, in random order, and
+        prior: a prior of clean codes.
+        codec: the model's codec.
+        lines: held-out texts, in random order.
         dev: their codes.
-        known: texts that were trained on.
+        known: the training texts.
     """
     size = min(NUM, len(dev))
     drawn = prior.sample(size)
@@ -88,25 +92,25 @@ def measure(
             "error": float(error.mean()),
         },
         "noise": {"squared_norm_over_dim": float(np.square(noise).mean())},
-        "interpolation": ways(codec, prior.interpolate, dev),
+        "interpolation": path_scores(codec, prior.interpolate, dev),
     }
 
 
 def references(
-    codec: Any,
+    codec: Codec,
     lines: list[str],
     dev: Float[np.ndarray, "n D"],
     train: Float[np.ndarray, "m D"],
     known: set[str],
 ) -> dict[str, Any]:
-    """What no prior can better: real codes decoded; and ways that need no prior."""
+    """Measure references: decoded real codes, and paths without a prior."""
     size = min(NUM, len(dev))
 
     def lerp(a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
         share = np.linspace(0, 1, steps, dtype=np.float32)[None, :, None]
         return (1 - share) * a[:, None] + share * b[:, None]
 
-    def turned(a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
+    def slerp(a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
         return slerps(a, b, steps).reshape(len(a), steps, -1)
 
     return {
@@ -115,23 +119,23 @@ def references(
             | {"mmd": distance(train[:size], dev[:size])},
             "exact_match": exact(codec, dev[:size], lines[:size]),
         },
-        "slerp": {"interpolation": ways(codec, turned, dev)},
-        "lerp": {"interpolation": ways(codec, lerp, dev)},
+        "slerp": {"interpolation": path_scores(codec, slerp, dev)},
+        "lerp": {"interpolation": path_scores(codec, lerp, dev)},
     }
 
 
 def round_trip(
     prior: Prior, z: Float[np.ndarray, "n D"]
 ) -> tuple[Float[np.ndarray, "n D"], Float[np.ndarray, "n D"]]:
-    """The noise of codes, and its codes; a mixture goes back through the component it came by."""
+    """Return the noise of codes, and the codes of that noise by the same component of a mixture."""
     noise = prior.to_noise(z)
     if isinstance(prior, GMMPrior):
         return noise, prior.from_noise(noise, prior.component(z))
     return noise, prior.from_noise(noise)
 
 
-def texts_of(codec: Any, z: Float[np.ndarray, "n D"], known: set[str]) -> dict[str, Any]:
-    """Of decoded codes: how many parse as Python, differ, and are training texts."""
+def texts_of(codec: Codec, z: Float[np.ndarray, "n D"], known: set[str]) -> dict[str, Any]:
+    """Decode codes and count texts that parse as Python, are distinct, or are training texts."""
     texts = decode(codec, z)
     return {
         "n": len(texts),
@@ -143,16 +147,19 @@ def texts_of(codec: Any, z: Float[np.ndarray, "n D"], known: set[str]) -> dict[s
     }
 
 
-def ways(codec: Any, walk: Any, dev: Float[np.ndarray, "n D"]) -> dict[str, Any]:
-    """Texts between codes of neighbouring lines: how many parse, and how many a way differ.
+def path_scores(
+    codec: Codec, interpolate: Interpolation, dev: Float[np.ndarray, "n D"]
+) -> dict[str, Any]:
+    """Decode paths between codes and measure validity and distinct texts between the ends.
 
     Args:
-        codec: decodes them.
-        walk: (a (n, D), b (n, D), steps) -> codes (n, steps, D), both ends included.
+        codec: the model's codec.
+        interpolate: maps first ends (n, D), last ends (n, D) and a number of steps to codes
+            (n, steps, D), both ends included.
         dev: codes, in random order.
     """
     pairs = min(PAIRS, len(dev) // 2)
-    codes = walk(dev[0 : 2 * pairs : 2], dev[1 : 2 * pairs : 2], BETWEEN + 2)[:, 1:-1]
+    codes = interpolate(dev[0 : 2 * pairs : 2], dev[1 : 2 * pairs : 2], BETWEEN + 2)[:, 1:-1]
     texts = decode(codec, codes.reshape(-1, dev.shape[1]))
     groups = [texts[i : i + BETWEEN] for i in range(0, len(texts), BETWEEN)]
     valid = [sum(map(is_valid, group)) / BETWEEN for group in groups]
@@ -164,29 +171,31 @@ def ways(codec: Any, walk: Any, dev: Float[np.ndarray, "n D"]) -> dict[str, Any]
     }
 
 
-def exact(codec: Any, z: Float[np.ndarray, "n D"], lines: list[str]) -> dict[str, float]:
-    made = decode(codec, z)
-    return mean([float(a == b) for a, b in zip(made, lines, strict=True)])
+def exact(codec: Codec, z: Float[np.ndarray, "n D"], lines: list[str]) -> dict[str, float]:
+    """Return the share of codes whose text is the line, with its interval."""
+    texts = decode(codec, z)
+    return mean([float(a == b) for a, b in zip(texts, lines, strict=True)])
 
 
-def decode(codec: Any, z: Float[np.ndarray, "n D"]) -> list[str]:
+def decode(codec: Codec, z: Float[np.ndarray, "n D"]) -> list[str]:
+    """Decode flattened codes."""
     return codec.decode(z.reshape(len(z), codec.num_latents, codec.dim))
 
 
 def distance(a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "n D"]) -> float:
-    """MMD^2 of drawn against held-out codes; 0 in the mean where they are of one density."""
+    """Return the MMD^2 of two sets of codes, whose mean is 0 if both have one distribution."""
     return float(jax.jit(mmd)(a, b))
 
 
 def mean(values: list[float]) -> dict[str, float]:
-    """With its 95 % interval, over rows."""
+    """Return the mean with its 95 % interval over rows."""
     return stats.bootstrap(values).as_dict()
 
 
 def describe(result: dict[str, Any]) -> str:
-    """A report as text."""
+    """Return a report as text."""
 
-    def three(row: dict[str, float]) -> str:
+    def with_interval(row: dict[str, float]) -> str:
         return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
     fitted, real = result["fitted_to"], result["references"]["real codes"]
@@ -197,21 +206,21 @@ def describe(result: dict[str, Any]) -> str:
         f"{'round trip exact':>23}{'error':>9}{'between valid':>23}{'distinct':>10}",
     ]
     for name, row in result["priors"].items():
-        drawn, back, way = row["samples"], row["round_trip"], row["interpolation"]
+        drawn, back, path = row["samples"], row["round_trip"], row["interpolation"]
         lines.append(
-            f"{name:<12}{three(drawn['validity']):>23}{drawn['distinct']:>10.3f}"
+            f"{name:<12}{with_interval(drawn['validity']):>23}{drawn['distinct']:>10.3f}"
             f"{drawn['in_training_lines']:>7.3f}{drawn['mmd']:>10.1e}"
-            f"{three(back['exact_match']):>23}{back['error']:>9.1e}"
-            f"{three(way['validity']):>23}{way['distinct']:>10.3f}"
+            f"{with_interval(back['exact_match']):>23}{back['error']:>9.1e}"
+            f"{with_interval(path['validity']):>23}{path['distinct']:>10.3f}"
         )
     drawn = real["samples"]
     lines.append(
-        f"{'real codes':<12}{three(drawn['validity']):>23}{drawn['distinct']:>10.3f}"
-        f"{drawn['in_training_lines']:>7.3f}{drawn['mmd']:>10.1e}{three(real['exact_match']):>23}"
+        f"{'real codes':<12}{with_interval(drawn['validity']):>23}{drawn['distinct']:>10.3f}"
+        f"{drawn['in_training_lines']:>7.3f}{drawn['mmd']:>10.1e}{with_interval(real['exact_match']):>23}"
     )
     for name in ("slerp", "lerp"):
-        way = result["references"][name]["interpolation"]
-        lines.append(f"{name:<94}{three(way['validity']):>23}{way['distinct']:>10.3f}")
+        path = result["references"][name]["interpolation"]
+        lines.append(f"{name:<94}{with_interval(path['validity']):>23}{path['distinct']:>10.3f}")
     lines.append("seen: share that are training lines, verbatim; MMD^2 against held-out codes")
     for name, row in result["priors"].items():
         lines.append(f"samples of {name}:")

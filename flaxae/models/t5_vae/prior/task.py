@@ -1,4 +1,4 @@
-"""The rectified flow as a Task of its own, whose data are the codes of a trained T5-VAE."""
+"""The task of training a rectified flow on the codes of a trained T5-VAE."""
 
 import dataclasses
 import enum
@@ -22,20 +22,22 @@ from flaxae.text_autoencoder.priors import GaussianPrior
 from flaxae.text_autoencoder.priors.flow import STEPS, FlowPrior
 from flaxae.text_autoencoder.priors.flow_modeling import FREQUENCIES, Velocity
 
-BASE = "gaussian"  # a workdir's folder: the Gaussian whose noise the flow is trained on
+BASE = "gaussian"  # the folder of a workdir with the Gaussian that whitens codes
 
 
 class Times(enum.Enum):
+    """The distribution of times in training."""
+
     UNIFORM = "uniform"
-    LOGIT_NORMAL = "logit-normal"  # more of the middle (Esser et al. 2024)
+    LOGIT_NORMAL = "logit-normal"  # more often near 1/2 (Esser et al. 2024)
 
 
 @dataclasses.dataclass
 class FlowConfig(TaskConfig):
-    """A velocity network, and whose codes it learns."""
+    """A velocity network, and the codes that it learns."""
 
     codes_from: str = ""  # the workdir of a trained T5-VAE
-    num_lines: int = 0  # of its training split; 0: all
+    num_lines: int = 0  # texts of its training split; 0: all
     width: int = 512
     depth: int = 4
     times: Times = Times.UNIFORM
@@ -43,15 +45,19 @@ class FlowConfig(TaskConfig):
     scan_unroll: int = 1
 
     def make(self, config: Config) -> "FlowTask":
+        """Return the task of a config."""
         return FlowTask(config)
 
     def validate(self) -> None:
+        """Check the fields."""
         for name in ("width", "depth", "solver_steps", "scan_unroll"):
             require(getattr(self, name) > 0, f"task.{name}={getattr(self, name)} must be positive")
         require(self.num_lines >= 0, f"task.num_lines={self.num_lines} must not be negative")
 
 
 class FlowTask(Task):
+    """The task of a FlowConfig."""
+
     sharding_rules = (
         (r"blocks/(up|modulate)/kernel$", P(None, None, "model")),
         (r"blocks/down/kernel$", P(None, "model", None)),
@@ -61,81 +67,100 @@ class FlowTask(Task):
         require(isinstance(config.task, FlowConfig), "task: not a FlowConfig")
         self.config = config
         self.options: Any = config.task
-        self._kept_base: GaussianPrior | None = None  # of an earlier start of the same run
+        self._kept_base: GaussianPrior | None = None  # from an earlier start of the same run
 
     @cached_property
     def codes(self) -> Codes:
-        """The codes that are learned."""
+        """The codes that the flow learns."""
         options, data = self.options, self.config.data
         return Codes(options.codes_from, options.num_lines, data.seed, data.cache)
 
     @property
     def base(self) -> GaussianPrior:
-        """The Gaussian fitted to the training codes: they are whitened by it."""
+        """The Gaussian of the training codes, which whitens them."""
         if self._kept_base is None:
             self._kept_base = GaussianPrior.fit(self.codes.codes("train"))
         return self._kept_base
 
     def data(self, split: str) -> ArraySource:
+        """Return the batches of a split: whitened codes."""
         data = self.config.data
         rows = self.base.to_noise(self.codes.codes(split))
         source = ArraySource({"codes": rows}, data.batch_size, data.seed, split == "train")
-        # Of what the codes are made of: their last bits differ from machine to machine.
+        # A hash of what codes are computed from, as their last bits differ between machines.
         source.fingerprint = digest(
             [self.codes.fingerprint(split), split, str(data.batch_size), str(data.seed)]
         )
         return source
 
     def init(self, rngs: nnx.Rngs) -> Velocity:
+        """Return an untrained velocity."""
         options = self.options
         dim = self.codes.dim if self._kept_base is None else self._kept_base.dim
         return Velocity(dim, options.width, options.depth, options.scan_unroll, rngs=rngs)
 
     def loss(self, model: Velocity, batch: Any, ctx: Context) -> Loss:
-        """|v(x_t, t) - (code - noise)|^2 a dimension, x_t = (1-t) noise + t code (Liu 2022)."""
+        """Return the loss of rectified flows (Liu et al. 2022).
+
+        It is the mean over dimensions of |v(x_t, t) - (code - noise)|^2 with x_t = (1-t) noise + t
+        code.
+        """
         codes, weight = batch["codes"], batch["weight"]
         noise = jax.random.normal(ctx.at("noise").key, codes.shape, jnp.float32)
         t = self._times(codes.shape[0], ctx)
-        made = model((1 - t)[:, None] * noise + t[:, None] * codes, t, ctx)
-        error = jnp.mean(jnp.square(made - (codes - noise)), axis=-1)
+        velocity = model((1 - t)[:, None] * noise + t[:, None] * codes, t, ctx)
+        error = jnp.mean(jnp.square(velocity - (codes - noise)), axis=-1)
         total, rows = jnp.sum(error * weight), jnp.sum(weight)
         return Loss(total, rows, {})
 
     def _times(self, rows: int, ctx: Context) -> Float[Array, "B"]:
         key = ctx.at("time").key
-        # Evaluation is always of uniform times, so that runs can be compared.
+        # Evaluation always uses uniform times, so that runs can be compared.
         if ctx.train and self.options.times is Times.LOGIT_NORMAL:
             return jax.nn.sigmoid(jax.random.normal(key, (rows,), jnp.float32))
         return jax.random.uniform(key, (rows,), jnp.float32)
 
     def prior(self, model: Velocity, steps: int = 0) -> FlowPrior:
-        """A model of this task as a prior; steps of its solver, 0: the config's."""
+        """Return a model of this task as a prior.
+
+        Args:
+            model: the trained velocity.
+            steps: steps of the solver; 0: those of the config.
+        """
         return FlowPrior(model, self.base, steps or self.options.solver_steps)
 
     def sample(self, model: Velocity, ctx: Context, n: int) -> dict[str, list[str]]:
+        """Return texts for the log: samples and an interpolation."""
         prior, codec = self.prior(model), self.codes.codec
         out = {"samples of the flow": codec.decode(prior.sample(n))}
         dev = self.codes.codes("dev")
         if len(dev) > 1:
-            way = prior.interpolate(dev[0], dev[1], 5)
-            out["interpolation through noise"] = codec.decode(way)
+            path = prior.interpolate(dev[0], dev[1], 5)
+            out["interpolation through noise"] = codec.decode(path)
         return out
 
     def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
+        """Compare the flow with other priors (see `prior.report`)."""
         from flaxae.models.t5_vae.prior import report
 
         loaded.check_data()
         return report.report(loaded, outdir)
 
     def save_assets(self, workdir: str) -> None:
+        """Store the Gaussian in the workdir."""
         self.base.save(Path(workdir) / BASE)
 
     def load_assets(self, workdir: str) -> None:
+        """Read the Gaussian from the workdir.
+
+        Raises:
+            ConfigError: the codes of the T5-VAE now have another size.
+        """
         base = GaussianPrior.load(Path(workdir) / BASE)
         try:
             dim = self.codes.dim
         except ConfigError:
-            dim = base.dim  # the T5-VAE has gone; its prior is still one
+            dim = base.dim  # the T5-VAE is missing, but the prior alone can be opened
         if dim != base.dim:
             raise ConfigError(
                 f"{workdir} is a flow of {base.dim} dimensions, but the codes of "
@@ -145,7 +170,7 @@ class FlowTask(Task):
         self._kept_base = base
 
     def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
-        """Matmul FLOPs of a train step: three times the forward pass."""
+        """Return the matmul FLOPs of a train step: three times those of the forward pass."""
         rows, dim = batch_spec["codes"].shape
         width, time = self.options.width, 2 * FREQUENCIES
         block = 2 * width * width + 3 * time * width
