@@ -1,4 +1,4 @@
-"""flaxae.T5VAE: codes and texts, directories, and one clear error for each mistake."""
+"""flaxae.T5VAE: codes and texts, directories, and one clear error per mistake."""
 
 import doctest
 import json
@@ -36,7 +36,7 @@ SHORT = ["import os", "return self.x", "y = 2"]
 
 
 def make(latent=None, seed=0):
-    """An untrained model whose codes are far from N(0, I), with a tokenizer of fewer ids."""
+    """Return an untrained model, codes far from N(0, I), and a tokenizer with fewer ids."""
     config = tiny_config(
         data__max_length=LENGTH, data__vocab_size=VOCAB + 10, task__latent__noise_end=0.5
     )
@@ -64,7 +64,7 @@ def copy(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "copy")
 
 
-def test_examples_of_the_docstrings_run(vae):
+def test_docstring_examples_run(vae):
     runner, tests = doctest.DocTestRunner(), []
     for cls in (flaxae.T5VAE, TextAutoencoder, Pretrained):
         tests += doctest.DocTestFinder().find(cls, cls.__name__, globs={"vae": vae})
@@ -74,7 +74,7 @@ def test_examples_of_the_docstrings_run(vae):
     assert result.failed == 0 and result.attempted >= 15
 
 
-def test_alone_and_in_a_batch(vae):
+def test_texts_have_the_same_code_alone_and_in_a_batch(vae):
     texts = [*SHORT, "x" * 20, "name name name"]
     codes = vae.encode(texts)
     assert codes.shape == (5, 1, 8) and codes.dtype == np.float32
@@ -100,7 +100,7 @@ def test_other_sizes_compile_nothing_new(vae):
     assert compiled() == before
 
 
-def test_more_than_one_call(vae, monkeypatch):
+def test_many_texts_in_several_calls(vae, monkeypatch):
     monkeypatch.setattr(codec, "ROWS", (8,))
     monkeypatch.setattr(codec, "FEW", 4)
     rng = np.random.default_rng(0)
@@ -115,7 +115,7 @@ def test_more_than_one_call(vae, monkeypatch):
     assert vae.decode(codes[8:10]) == vae.decode(codes)[8:10]
 
 
-def test_nothing_in_nothing_out(vae):
+def test_empty_input_returns_empty_output(vae):
     assert vae.encode([]).shape == (0, 1, 8)
     assert vae.decode([]) == [] == vae.decode(np.zeros((0, 1, 8))) == vae.sample(0)
     for metric in ("cosine", "euclid"):
@@ -125,7 +125,7 @@ def test_nothing_in_nothing_out(vae):
         vae.nearest("a", ["b"], codes=[])
 
 
-def test_whole_numbers_of_any_kind(vae):
+def test_whole_numbers_of_python_numpy_and_jax(vae):
     z = vae.encode(SHORT)
     options = {"temperature": 1.0, "top_k": 3}
     drawn = vae.decode(z, seed=5, **options)
@@ -134,7 +134,7 @@ def test_whole_numbers_of_any_kind(vae):
     assert len(vae.decode(z, seed=2**32 - 1, **options)) == 3
 
 
-def test_ids_that_the_tokenizer_has_not_are_never_made():
+def test_ids_unknown_to_the_tokenizer_are_never_generated():
     vae = make()
     kernel = vae._model.t5.head.kernel
     unused = jnp.abs(kernel[...]).max() * 100 * jnp.sign(kernel[...][:, 5:6])
@@ -148,8 +148,8 @@ def test_ids_that_the_tokenizer_has_not_are_never_made():
 
 
 @pytest.mark.parametrize("options", [{}, {"beams": 3}], ids=str)
-def test_layers_one_by_one_are_layers_scanned(options):
-    """Caches of their own, or one of all layers; with everything that z adds to a layer."""
+def test_unrolled_and_scanned_layers_generate_the_same(options):
+    """Decode with one cache per layer and with one for all, and all inputs from z to layers."""
     made = []
     for unroll in (1, 2):
         latent = LatentConfig(dim=8, memory_tokens=4, kv_slot=True, cross_gate=True)
@@ -162,7 +162,7 @@ def test_layers_one_by_one_are_layers_scanned(options):
     np.testing.assert_array_equal(*made)
 
 
-def test_interpolation_meets_its_ends(vae):
+def test_interpolation_includes_its_ends(vae):
     a, b = vae.encode(SHORT[:2])
     for how in ("slerp", "lerp"):
         path = vae.path(a, SHORT[1], 5, how)
@@ -211,10 +211,12 @@ def test_statistics(vae):
     assert vae.statistics.count == len(LINES)
 
 
-def test_a_saved_model_is_the_same(vae, saved, tmp_path):
+def test_saved_model_is_opened_bit_for_bit(vae, saved, tmp_path):
     names = {p.name for p in saved.iterdir()}
-    assert names == {"config.json", "model.safetensors", "tokenizer.json",
-                     "statistics.safetensors", "priors", "README.md"}  # fmt: skip
+    assert names == {
+        *("config.json", "model.safetensors", "tokenizer.json", "statistics.safetensors"),
+        *("priors", "README.md"),
+    }
     again = flaxae.T5VAE.from_pretrained(saved)
     np.testing.assert_array_equal(again.encode(SHORT), vae.encode(SHORT))
     assert again.reconstruct(SHORT) == vae.reconstruct(SHORT)
@@ -228,7 +230,7 @@ def test_a_saved_model_is_the_same(vae, saved, tmp_path):
         again.prior("gmm")
 
 
-def test_what_only_training_needs_is_not_saved(tmp_path):
+def test_training_state_is_not_saved(tmp_path):
     queued = make(LatentConfig(dim=4, num_latents=2, memory_tokens=4, queue=16))
     queued.save_pretrained(tmp_path, priors=())
     assert not [k for k in load_file(tmp_path / "model.safetensors") if "queue" in k]
@@ -237,7 +239,7 @@ def test_what_only_training_needs_is_not_saved(tmp_path):
     assert queued.encode(SHORT).shape == (3, 2, 4)
 
 
-def test_the_readme_shows_the_evaluation(vae, copy, tmp_path):
+def test_readme_shows_the_evaluation(vae, copy, tmp_path):
     assert "None yet" in (copy / "README.md").read_text()
     row = {"exact_match": 0.5, "intervals": {"exact_match": [0.4, 0.6]}, "lines": 20, "note": "x"}
     (copy / "report.json").write_text(json.dumps({"splits": {"dev": row, "test": {"lines": 3}}}))
@@ -247,8 +249,8 @@ def test_the_readme_shows_the_evaluation(vae, copy, tmp_path):
     assert json.loads((tmp_path / "new" / "report.json").read_text())["splits"]["dev"] == row
 
 
-def a_run(workdir, lines):
-    """What a run of one step leaves behind, without training."""
+def write_run(workdir, lines):
+    """Write the workdir of a run of one step, without training."""
     path = workdir.with_name("lines.txt")
     path.write_text("\n".join(lines))
     config = tiny_config(
@@ -265,10 +267,10 @@ def a_run(workdir, lines):
     saver.close()
 
 
-def test_a_run_opens_and_is_saved(tmp_path):
+def test_run_is_opened_and_saved(tmp_path):
     lines = [f"{a} {b} {c}" for a in ("x", "y", "if") for b in "abcdef" for c in ("1", "22", "()")]
     (tmp_path / "run").mkdir()
-    a_run(tmp_path / "run", lines)
+    write_run(tmp_path / "run", lines)
     vae = flaxae.T5VAE.from_pretrained(tmp_path / "run")
     assert vae.step == 1 and vae.statistics.count > 30
     vae.save_pretrained(tmp_path / "saved", priors=("gaussian", "gmm"))
@@ -277,7 +279,7 @@ def test_a_run_opens_and_is_saved(tmp_path):
     assert again.sample(3, prior="gmm") == vae.sample(3, prior="gmm")
     with pytest.raises(ConfigError, match="is a run's workdir"):
         vae.save_pretrained(tmp_path / "run")
-    # A prior that is saved beside a run is there by its name, for the explorer too.
+    # A prior in the folder priors/ of a run is opened by its name.
     with pytest.raises(ConfigError, match="prior='flow'"):
         vae.prior("flow")
     vae.prior("gmm").save(tmp_path / "run" / "priors" / "flow")
@@ -290,7 +292,7 @@ def test_a_run_opens_and_is_saved(tmp_path):
 
 
 def change(folder, edit):
-    """Edits the weights of a saved model."""
+    """Edit the weights of a saved model."""
     weights = load_file(folder / "model.safetensors")
     edit(weights)
     save_file(weights, folder / "model.safetensors")
@@ -310,7 +312,7 @@ def test_wrong_weights_are_named(copy):
         save_file(kept, copy / "model.safetensors")
 
 
-def test_wrong_directories(saved, copy, tmp_path):
+def test_wrong_directories_raise(saved, copy, tmp_path):
     def opens(folder, message):
         with pytest.raises(ConfigError, match=message):
             flaxae.T5VAE.from_pretrained(folder)
@@ -336,7 +338,7 @@ def test_wrong_directories(saved, copy, tmp_path):
     opens(tmp_path / "empty", "not a T5-VAE that save_pretrained wrote")
 
 
-def test_pushing_offline_is_one_error(vae):
+def test_push_to_hub_without_network_is_one_error(vae):
     with pytest.raises(ConfigError, match="the upload to the Hub failed .*hf upload me/vae"):
         vae.push_to_hub("me/vae")
 
@@ -388,14 +390,14 @@ def test_bad_input_is_one_clear_error(vae, name):
         call(vae)
 
 
-def test_truncation_is_on_request(vae):
+def test_truncation_must_be_requested(vae):
     ids = np.asarray([[*vae.tokenizer.encode(["z" * 40])[0][:31], 1]])
     np.testing.assert_allclose(
         vae.encode(["z" * 40], truncate=True), vae.encode_ids(ids), atol=1e-6
     )
 
 
-def test_the_facade_is_lazy():
+def test_facade_is_lazy():
     code = (
         "import sys, flaxae; before = 'jax' in sys.modules; flaxae.T5VAE; "
         "print(before, [m for m in ('torch', 'tensorflow', 'sklearn') if m in sys.modules])"
@@ -406,5 +408,5 @@ def test_the_facade_is_lazy():
     assert done.stdout.strip() == "False []", done.stderr
 
 
-def test_a_tokenizer_survives(saved, vae):
+def test_tokenizer_is_saved_unchanged(saved, vae):
     assert Tokenizer.load(saved / "tokenizer.json").fingerprint == vae.tokenizer.fingerprint

@@ -1,4 +1,4 @@
-"""The comparison's record and table; training itself is faked."""
+"""The record and the table of the comparison; training is replaced by a stub."""
 
 import json
 import types
@@ -14,7 +14,7 @@ VARIANTS = {"ae": {}, "beta_vae": {"task.kl_weight": 0.5, "task.latent.gaussian"
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Which runs were trained, in turn; a signal comes after `fake.limit` of them."""
+    """Record the runs that are trained; a signal arrives after `fake.limit` of them."""
     calls = []
 
     def fake(config, workdir):
@@ -37,7 +37,7 @@ def run_all(tmp_path, seeds, record="runs.jsonl"):
     return baselines.run_all(get_config(), VARIANTS, seeds, out, tmp_path / record)
 
 
-def test_a_record_is_gone_on_with_and_its_runs_are_not_trained_again(tmp_path, trained):
+def test_record_is_continued_and_its_runs_are_not_trained_again(tmp_path, trained):
     trained.fake.limit = 3
     assert not run_all(tmp_path, [0, 1])  # a signal came
     assert trained.calls == [(False, 0), (True, 0), (False, 1)]
@@ -47,8 +47,11 @@ def test_a_record_is_gone_on_with_and_its_runs_are_not_trained_again(tmp_path, t
     assert trained.calls[3:] == [(True, 1)]
     rows = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
     assert [(r["variant"], r["seed"]) for r in rows] == [
-        ("ae", 0), ("beta_vae", 0), ("ae", 1), ("beta_vae", 1),
-    ]  # fmt: skip
+        ("ae", 0),
+        ("beta_vae", 0),
+        ("ae", 1),
+        ("beta_vae", 1),
+    ]
     assert len({r["run"] for r in rows}) == 4
     table = (tmp_path / "out" / "table.md").read_text().splitlines()
     # t of one degree of freedom: .805 +- 12.706 * .005
@@ -56,7 +59,7 @@ def test_a_record_is_gone_on_with_and_its_runs_are_not_trained_again(tmp_path, t
     assert table[3].startswith("| beta vae | 2 |")
 
 
-def test_a_row_that_was_cut_off_is_trained_again(tmp_path, trained):
+def test_run_of_an_incomplete_row_is_trained_again(tmp_path, trained):
     assert run_all(tmp_path, [0])
     record = tmp_path / "runs.jsonl"
     whole = record.read_text()
@@ -66,7 +69,7 @@ def test_a_row_that_was_cut_off_is_trained_again(tmp_path, trained):
     assert record.read_text() == whole
 
 
-def test_rows_name_the_commit_that_the_process_began_with(tmp_path, trained, monkeypatch):
+def test_rows_name_the_commit_at_the_start_of_the_process(tmp_path, trained, monkeypatch):
     baselines.running_commit.cache_clear()
     heads = iter(["first", "moved on"])
     monkeypatch.setattr("flaxae.storage.workdir.versions", lambda: {"commit": next(heads)})
@@ -92,9 +95,17 @@ def test_no_stored_run_would_be_trained_again(tmp_path, trained):
     assert not trained.calls, "a config field is new: run python -m configs.rekey"
 
 
-@pytest.mark.parametrize("text", ["no json\n", "{}\n", "[]\n", '{"run": 1, "variant": "a"}\n',
-                                  '{"run": 1, "variant": "a", "numbers": {}}\n'])  # fmt: skip
-def test_another_file_is_no_record(tmp_path, trained, text):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no json\n",
+        "{}\n",
+        "[]\n",
+        '{"run": 1, "variant": "a"}\n',
+        '{"run": 1, "variant": "a", "numbers": {}}\n',
+    ],
+)
+def test_other_files_are_not_records(tmp_path, trained, text):
     (tmp_path / "other.txt").write_text(text)
     with pytest.raises(ConfigError, match=r"other\.txt, line 1, .*--record"):
         run_all(tmp_path, [0], "other.txt")

@@ -1,4 +1,4 @@
-"""What z depends on, for every bottleneck, and the noise around it."""
+"""Every bottleneck: the dependence of z on texts and padding; noise in training."""
 
 import dataclasses
 
@@ -63,7 +63,7 @@ def test_neither_padding_nor_other_rows_change_z(kind, ctx):
         assert float(jnp.abs(beside[0]).max()) < 1
 
 
-def test_first_n_sees_no_further_than_the_encoder_carries():
+def test_first_n_reads_only_the_first_states():
     module = bottlenecks.FirstN(2, 4, 3, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
     ctx = Context(key=jax.random.key(0), step=jnp.int32(0))
     states = jax.random.normal(jax.random.key(1), (2, 5, 4))
@@ -73,7 +73,7 @@ def test_first_n_sees_no_further_than_the_encoder_carries():
     np.testing.assert_allclose(short, module([states.at[:, 1:].set(0)], None, ctx), atol=1e-6)
 
 
-def test_draws_have_the_posteriors_moments(ctx):
+def test_samples_have_the_moments_of_the_posterior(ctx):
     mean, log_variance = jnp.full((4000, 1, 2), 3.0), jnp.full((4000, 1, 2), np.log(0.25))
     draws = bottlenecks.sampled(mean, log_variance, ctx)
     assert float(draws.mean()) == pytest.approx(3, abs=0.05)
@@ -81,7 +81,7 @@ def test_draws_have_the_posteriors_moments(ctx):
     assert bottlenecks.sampled(mean, None, ctx) is mean
 
 
-def test_mistakes_are_named():
+def test_wrong_fields_are_named():
     for options, name in (
         ({"tanh": True}, "latent.tanh"),
         ({"bottleneck": "attention_pool", "gaussian": True}, "latent.gaussian"),
@@ -96,7 +96,7 @@ def test_mistakes_are_named():
 class TestNoise:
     ids = [jnp.tile(jnp.asarray([[5, 6, 7, 8, 9, 10, 1, 0]], jnp.int32), (400, 1))]
 
-    def test_tokens_are_masked_and_replaced_at_their_shares(self, ctx):
+    def test_tokens_are_masked_and_replaced_with_their_probabilities(self, ctx):
         train = dataclasses.replace(ctx, train=True)
         config = NoiseConfig(mask=0.2, replace=0.3)
         (made,) = noise.corrupted(self.ids, config, 29, train)
@@ -108,7 +108,7 @@ class TestNoise:
         assert noise.corrupted(self.ids, config, 29, ctx) is self.ids
         assert noise.corrupted(self.ids, NoiseConfig(), 29, train) is self.ids
 
-    def test_the_decoder_loses_words_but_not_its_start(self, ctx):
+    def test_word_dropout_keeps_the_start_id(self, ctx):
         train = dataclasses.replace(ctx, train=True)
         made = noise.decoder_inputs(self.ids, NoiseConfig(word_dropout=0.4), train)
         assert made is not None
@@ -117,7 +117,7 @@ class TestNoise:
         assert (words[:, 1:] == 2).mean() == pytest.approx(0.4, abs=0.03)
         assert noise.decoder_inputs(self.ids, NoiseConfig(word_dropout=0.4), ctx) is None
 
-    def test_entries_of_z_are_dropped_in_training_only(self, ctx):
+    def test_latent_dropout_applies_in_training_only(self, ctx):
         z = jnp.ones((100, 1, 50))
         train = dataclasses.replace(ctx, train=True)
         made = noise.dropped_latents(z, NoiseConfig(latent_dropout=0.5), train)

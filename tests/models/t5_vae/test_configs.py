@@ -1,4 +1,4 @@
-"""Every config file builds: fields, the model's shapes, and what it says of itself."""
+"""Every config file: its fields, its model's shapes, and its docstring."""
 
 import importlib
 import math
@@ -35,7 +35,7 @@ def config_of(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_model_has_its_size(name):
+def test_model_has_the_size_of_its_docstring(name):
     config = config_of(name)
     config.freeze()
     task = config.task.make(config)
@@ -61,12 +61,12 @@ def test_the_model_has_its_size(name):
         ("wikipedia_base", "pretrained, scratch"),
     ],
 )
-def test_a_wrong_preset_is_told_which_there_are(name, presets):
+def test_wrong_preset_raises_and_lists_the_presets(name, presets):
     with pytest.raises(ConfigError, match=f"no preset 'quik'; there are {presets}$"):
         config_of(f"{name}:quik")
 
 
-def test_sizes_can_be_planned_before_the_data_are_there():
+def test_batch_shapes_are_planned_without_data():
     config = config_of("optimus_kl")
     text = summary.summary(config)
     assert "not checked" not in text and "kv_slot/kernel" in text
@@ -74,7 +74,7 @@ def test_sizes_can_be_planned_before_the_data_are_there():
     assert "The batch is not checked" in text and "data.tokenizer" in text
 
 
-def test_the_baselines_differ_in_their_objective_only():
+def test_baselines_differ_only_in_their_objective():
     from configs.t5_vae import baselines
 
     base = to_json(baselines.get_config())

@@ -98,7 +98,7 @@ def test_train_and_evaluate_commands(file, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_report_goes_where_it_is_told(file, tmp_path):
+def test_report_is_written_into_the_given_folder(file, tmp_path):
     workdir = tmp_path / "w"
     assert demo.run_demo("quick", str(workdir)) == 0
     result = evaluate.evaluate(workdir, tmp_path / "out", type(flags.load_config(file).task))

@@ -1,4 +1,4 @@
-"""The T5-VAE through the loop, at a tiny size: same numbers on 1 and 8 devices, load, own lines."""
+"""A tiny T5-VAE in the training loop: equal on 1 and 8 devices, loading, texts of a file."""
 
 from functools import partial
 from pathlib import Path
@@ -32,22 +32,26 @@ def config_for(tmp_path: Path, **overrides: Any) -> Config:
     config = Config(
         task=T5VAEConfig(t5=t5, latent=LatentConfig(dim=8, memory_tokens=2, noise_end=0.1)),
         data=TextDataConfig(
-            path=str(tmp_path / "lines.txt"), batch_size=32, max_length=16, vocab_size=300,
-            num_buckets=2, cache=str(tmp_path / "cache"),
+            path=str(tmp_path / "lines.txt"),
+            batch_size=32,
+            max_length=16,
+            vocab_size=300,
+            num_buckets=2,
+            cache=str(tmp_path / "cache"),
         ),
         optim=OptimConfig(lr=3e-3),
         log=LogConfig(every=1, tensorboard=False, progress=False),
         eval=EvalConfig(splits=("dev",), num_samples=2),
         save=SaveConfig(every=5),
         steps=5,
-    )  # fmt: skip
+    )
     for name, value in overrides.items():
         flaxae.config.set_field(config, name.replace("__", "."), value)
     return config
 
 
 @pytest.mark.slow
-def test_five_steps_on_eight_devices_are_those_on_one(
+def test_five_steps_on_eight_devices_equal_those_on_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Sums in the order of tests' own quick code are 1e-5 apart after the fifth update, not 3e-6.
@@ -62,8 +66,8 @@ def test_five_steps_on_eight_devices_are_those_on_one(
     assert_same(arrays_of(tmp_path / "one"), arrays_of(tmp_path / "eight"), atol=1e-5)
 
 
-def test_evaluation_weighs_as_training_does(tmp_path: Path) -> None:
-    """The bar is passed at the first step: after it the whole weight counts, in dev as well."""
+def test_evaluation_uses_the_weights_of_training(tmp_path: Path) -> None:
+    """The bar is passed at the first step, after which the whole weight counts, also in dev."""
     bar = {"task__mmd_schedule": WeightSchedule.BAR, "task__mmd_start": 0.0, "task__bar": 100.0}
     run(config_for(tmp_path, **bar, task__mmd_weight=7.0, eval__every=5), tmp_path / "w")
     rows = [row for row in log_of(tmp_path / "w") if row["split"] != "sample"]
@@ -73,7 +77,7 @@ def test_evaluation_weighs_as_training_does(tmp_path: Path) -> None:
         assert row["mmd_weighted"] == pytest.approx(0.0 if waits else 7 * row["mmd"], rel=1e-5)
 
 
-def test_load_gives_the_model_and_the_workdir_tells_where_it_is_from(tmp_path: Path) -> None:
+def test_load_returns_the_model_and_the_workdir_names_its_origin(tmp_path: Path) -> None:
     config = config_for(tmp_path, optim__ema=0.5)
     result = run(config, tmp_path / "w")
     loaded = flaxae.load(tmp_path / "w")
@@ -86,7 +90,7 @@ def test_load_gives_the_model_and_the_workdir_tells_where_it_is_from(tmp_path: P
     assert 0 <= result.metrics["dev/exact_match"] <= 1
 
 
-def test_a_run_keeps_its_own_tokenizer_when_the_corpus_changes(tmp_path: Path) -> None:
+def test_run_keeps_its_tokenizer_when_the_corpus_changes(tmp_path: Path) -> None:
     config = config_for(tmp_path)
     run(config, tmp_path / "w")
     kept = (tmp_path / "w" / "tokenizer.json").read_text()

@@ -1,4 +1,4 @@
-"""The autoencoder's parts: what z depends on, and what the decoder makes of it."""
+"""The module: dependence of z on texts, and of the decoder on z."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def model():
 IDS = jnp.asarray([[5, 6, 1, 0], [7, 8, 9, 1]], jnp.int32)
 
 
-def test_flatten_knows_the_order_and_a_mean_of_states_does_too_little(ctx):
+def test_flatten_depends_on_the_order_of_tokens_more_than_a_mean(ctx):
     model = tiny_model(tiny_task())
     a, b = model.encode([jnp.asarray([[5, 6, 1, 0], [6, 5, 1, 0]], jnp.int32)], ctx)
     assert float(jnp.abs(a - b).max()) > 0.1
@@ -69,7 +69,7 @@ def test_cached_decoding_equals_teacher_forcing(ctx, side):
     assert {x.shape[0] for x in jax.tree.leaves(cache["rows"])} <= {3}
 
 
-def test_the_slot_and_the_gate_reach_the_decoder(ctx):
+def test_slot_and_gate_change_the_decoder_output(ctx):
     task = tiny_task(task__latent__kv_slot=True, task__latent__cross_gate=True)
     graphdef, state = nnx.split(tiny_model(task))
     z = jax.random.normal(ctx.key, (2, 1, 8))
@@ -104,7 +104,7 @@ def test_free_running_equals_teacher_forcing_on_its_own_output(ctx):
     assert ((made == 1).sum(1) <= 1).all()
 
 
-def test_segments_decode_as_one_length_does(model, ctx):
+def test_segments_decode_like_a_single_length(model, ctx):
     z = jax.random.normal(ctx.key, (4, 1, 8))
     longer = jnp.pad(IDS, ((0, 0), (0, 4)))
     packed = model.decode(z, [IDS, longer], ctx)
@@ -114,13 +114,13 @@ def test_segments_decode_as_one_length_does(model, ctx):
     np.testing.assert_allclose(packed[8:], again, atol=1e-5)
 
 
-def test_the_decoder_reads_z(model, ctx):
+def test_decoder_depends_on_z(model, ctx):
     a, b = (model.decode(z, [IDS], ctx) for z in jax.random.normal(ctx.key, (2, 2, 1, 8)))
     assert float(jnp.abs(a - b).max()) > 0.05
     np.testing.assert_array_equal(shift_right(IDS)[:, 0], 0)
 
 
-def test_a_decoder_of_ignored_codes_is_a_language_model(ctx):
+def test_decoder_that_ignores_codes_is_a_language_model(ctx):
     task = tiny_task(task__latent__ignored=True)
     graphdef, state = nnx.split(tiny_model(task))
     codes = jax.random.normal(ctx.key, (2, 2, 1, 8))
@@ -138,7 +138,7 @@ def test_a_decoder_of_ignored_codes_is_a_language_model(ctx):
             assert float(jnp.abs(grad).max()) > 0, name
 
 
-def test_noise_schedule_and_the_scale_of_clean_codes():
+def test_noise_schedule_and_scale_of_clean_codes():
     options = {"noise_start": 0.1, "noise_end": 0.5, "noise_steps": 10}
     task = tiny_task(**{f"task__latent__{k}": v for k, v in options.items()})
     model = tiny_model(task)
@@ -151,7 +151,7 @@ def test_noise_schedule_and_the_scale_of_clean_codes():
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_parameters_all_have_gradients(packed, ctx):
+def test_all_parameters_have_gradients(packed, ctx):
     task = tiny_task(task__pack_buckets=packed, task__loss_chunks=2)
     graphdef, state = nnx.split(tiny_model(task))
     train = Context(key=ctx.key, step=ctx.step, train=True)

@@ -1,4 +1,4 @@
-"""Terms beside the reconstruction: known values, weights over time, meshes, accumulation."""
+"""Loss terms beside the reconstruction: known values, meshes, accumulation."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def ctx():
 
 
 def parts_of(task):
-    """Layout, parameters and carry of a task, drawn without compiling."""
+    """Return layout, parameters and carry of a task, initialised without compiling."""
     layout = make_layout(task, task.config)
     model = tiny_model(task)
     params = {p: v.get_value() for p, v in nnx.to_flat_state(nnx.state(model, nnx.Param))}
@@ -49,7 +49,7 @@ def loss_fn(task, layout, carry, ctx):
     return loss
 
 
-def test_mistakes_are_named(self):
+def test_wrong_fields_are_named():
     for options, name in (
         ({"task__kl_weight": 1.0}, "gaussian"),
         ({"task__kl_free_bits": 0.1, "task__kl_threshold": 0.1}, "kl_threshold"),
@@ -62,7 +62,7 @@ def test_mistakes_are_named(self):
 
 
 def test_median_bandwidth_follows_the_scale():
-    """Codes and prior ten times larger: other bandwidths, the same value."""
+    """The value does not change if codes and prior are multiplied by ten."""
     z, prior = jax.random.normal(jax.random.key(0), (2, 64, 8))
     z = z + 1.0
     padded = jnp.concatenate([z, jnp.full((9, 8), 50.0)])
@@ -86,7 +86,7 @@ def test_median_bandwidth_follows_the_scale():
 
 
 class TestCritic:
-    def test_each_part_moves_its_own_side_only(self):
+    def test_each_loss_has_gradients_for_its_own_side_only(self):
         critic = objectives.Critic(8, nnx.Rngs(0))
         graphdef, state = nnx.split(critic)
         mixed, plain = jax.random.normal(jax.random.key(0), (2, 6, 8))
@@ -116,11 +116,11 @@ class TestCritic:
         own, its = objectives.critic_losses(Half(), z, z, alpha, jnp.asarray([1.0, 1, 1, 0]))
         assert (float(own), float(its)) == (0.0625, 0.125)
 
-    def test_neighbours_are_of_the_same_bucket(self):
+    def test_neighbours_are_in_the_same_bucket(self):
         x = jnp.arange(5)
         assert objectives.rolled(x, [2, 3]).tolist() == [1, 0, 4, 2, 3]
 
-    def test_cycle_pulls_the_outputs_to_the_code(self):
+    def test_cycle_loss_has_no_gradient_for_the_code(self):
         again, z = jnp.zeros((2, 4)), jnp.ones((2, 4))
         rows = jnp.asarray([1.0, 0.0])
         assert float(objectives.cycle_loss(again, z, rows)) == 1
@@ -128,7 +128,7 @@ class TestCritic:
 
 
 def test_cycle_and_critic_in_the_loss(ctx):
-    """Finite, each with a gradient; without them the loss is what it was."""
+    """The terms are finite, have gradients, and add to the loss without them."""
     options = {"task__cycle_weight": 0.5, "task__critic_weight": 0.25}
     task = tiny_task(**ONE_LAYER, **options)
     layout, params, carry = parts_of(task)
@@ -153,8 +153,8 @@ def test_cycle_and_critic_in_the_loss(ctx):
 MESH = {"replica": 2, "fsdp": 2, "model": 2}
 
 
-def test_terms_of_the_code_are_the_same_on_eight_devices():
-    """Every kernel, with and without a queue, and every KL: value and gradient."""
+def test_terms_of_the_code_are_equal_on_eight_devices():
+    """Values and gradients of every kernel, with and without a queue, and of every KL."""
     rng = np.random.default_rng(0)
     z, prior = rng.normal(size=(2, 16, 8)).astype(np.float32)
     queue = rng.normal(size=(8, 8)).astype(np.float32)
@@ -182,12 +182,18 @@ def test_terms_of_the_code_are_the_same_on_eight_devices():
 
 OBJECTIVES = {
     "kl": {
-        "task__latent__gaussian": True, "task__kl_weight": 0.5, "task__kl_free_bits": 0.1,
-        "task__latent__queue": 8, "task__mmd_schedule": "bar", "task__bar": 9.0,
-        "task__mmd_start": 0.5, "task__noise__mask": 0.2, "task__noise__word_dropout": 0.2,
+        "task__latent__gaussian": True,
+        "task__kl_weight": 0.5,
+        "task__kl_free_bits": 0.1,
+        "task__latent__queue": 8,
+        "task__mmd_schedule": "bar",
+        "task__bar": 9.0,
+        "task__mmd_start": 0.5,
+        "task__noise__mask": 0.2,
+        "task__noise__word_dropout": 0.2,
     },
     "cycle and critic": {"task__cycle_weight": 0.5, "task__critic_weight": 0.5},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ["kl", pytest.param("cycle and critic", marks=pytest.mark.slow)])
@@ -197,7 +203,7 @@ def test_one_device_equals_eight(name, ctx):
     loss = jax.value_and_grad(loss_fn(task, layout, carry, ctx), has_aux=True)
     (value, _), grads = jit(loss)(params, batch())
     mesh = sharding.make_mesh(MeshConfig(**MESH))
-    with jax.set_mesh(mesh):  # as the loop: buckets are not packed, the logits are whole
+    with jax.set_mesh(mesh):  # as in the loop: buckets are not packed, logits are not chunked
         shardings = sharding.infer_sharding(params, mesh, task.sharding_rules)
         data = sharding.put(batch(), sharding.batch_sharding(mesh))
         (split, _), split_grads = jit(loss)(jax.device_put(params, shardings), data)
@@ -206,8 +212,8 @@ def test_one_device_equals_eight(name, ctx):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_accumulation_with_a_queue_is_the_mean_of_the_micro_batches(ctx):
-    """By plain gradient descent at rate 1, so that the step's difference is its gradient."""
+def test_accumulation_with_a_queue_is_the_mean_over_micro_batches(ctx):
+    """With plain gradient descent at rate 1, a step's update is its gradient."""
     options = {"optim__name": "sgd", "optim__lr": 1.0, "optim__momentum": 0.0}
     options |= {"optim__schedule": "constant", "optim__clip_norm": 0.0, "accumulate": 2}
     task = tiny_task(**ONE_LAYER, **options, task__latent__queue=12, task__mmd_weight=50.0)
@@ -228,7 +234,7 @@ def test_accumulation_with_a_queue_is_the_mean_of_the_micro_batches(ctx):
             for i in range(2):
                 micro = jax.tree.map(lambda x, i=i: x[i::2], data)
                 at = dataclasses.replace(ctx, key=jax.random.fold_in(key, i), hparams=hparams)
-                sums.append(task.loss(model, micro, at))  # the model's queue moves on
+                sums.append(task.loss(model, micro, at))  # this updates the model's queue
                 queues.append(model.queue[...])
             return (sums[0].total + sums[1].total) / (sums[0].weight + sums[1].weight), queues
 
@@ -236,6 +242,6 @@ def test_accumulation_with_a_queue_is_the_mean_of_the_micro_batches(ctx):
 
     grads, queues = expected(params, batch())
     np.testing.assert_allclose(new["carry"]["once"]["queue"], queues[1], atol=1e-6)
-    np.testing.assert_array_equal(queues[1][4:8], queues[0][:4])  # the first's codes, pushed back
+    np.testing.assert_array_equal(queues[1][4:8], queues[0][:4])  # the first codes, moved back
     for a, b, g in zip(*map(jax.tree.leaves, (params, new["params"], grads)), strict=True):
         np.testing.assert_allclose(a - b, g, atol=2e-5)

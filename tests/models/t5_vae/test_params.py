@@ -1,4 +1,4 @@
-"""A T5-VAE that starts from a T5's weights."""
+"""A T5-VAE that starts from the weights of a T5."""
 
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ from tests.models.t5_vae.tiny import tiny_config
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A T5 of the tiny config's sizes, as a Hugging Face directory."""
+    """Write a T5 of the tiny config's sizes as a Hugging Face directory."""
     path = tmp_path_factory.mktemp("t5")
     config = tiny_config(task__t5__vocab_size=40).task.t5
     rng = np.random.default_rng(7)
@@ -31,24 +31,29 @@ def directory(tmp_path_factory):
 
 
 def start(config):
-    """The state that the loop would start from, and what was read for it."""
+    """Return the state that the loop would start from, and its source."""
     task, mesh = config.task.make(config), make_mesh(config.mesh)
     frozen = Frozen(task, config, mesh, saved=False)
     read = frozen.pretrained
     with jax.set_mesh(mesh):
         abstract = abstract_state(task, config, mesh)
         setup = SimpleNamespace(
-            config=config, task=task, frozen=frozen, lanes=0, main=True, shapes=abstract,
+            config=config,
+            task=task,
+            frozen=frozen,
+            lanes=0,
+            main=True,
+            shapes=abstract,
             shardings=jax.tree.map(lambda x: x.sharding, abstract),
             hparams=make_hparams(task, [config], lanes=False),
             checkpointer=SimpleNamespace(restore=lambda abstract: None),
-        )  # fmt: skip
+        )
         state, _ = restore.restore_or_init(setup)  # pyright: ignore
     assert frozen.pretrained == {}
     return state, read
 
 
-def test_the_t5_is_taken_and_the_rest_is_new(directory, capsys, monkeypatch):
+def test_t5_weights_are_read_and_all_others_initialised(directory, capsys, monkeypatch):
     monkeypatch.setattr("flaxae.machine.sharding.MIN_SPLIT", 1)
     state, read = start(tiny_config(pretrained=str(directory), mesh__fsdp=8))
     _, expected = t5_params.load(directory)
@@ -61,7 +66,7 @@ def test_the_t5_is_taken_and_the_rest_is_new(directory, capsys, monkeypatch):
     assert "memory/kernel" in said and "dropped: none" in said and "t5/" not in said
 
 
-def test_another_t5_is_refused(directory):
+def test_t5_of_other_sizes_raises(directory):
     with pytest.raises(ConfigError, match=r"num_heads: 1, not 2; num_layers: 3, not 2\)") as error:
         start(tiny_config(pretrained=str(directory), task__t5__num_layers=3, task__t5__num_heads=1))
     assert "d_model" not in str(error.value)
@@ -76,13 +81,13 @@ def test_free_fields_may_differ(directory):
     assert t5_params.shapes(wanted)["embedding"]["table"].dtype == jnp.float32
 
 
-def test_a_saved_run_does_not_read_the_files_again(tmp_path):
+def test_saved_run_does_not_read_the_files_again(tmp_path):
     config = tiny_config(pretrained=str(tmp_path / "gone"))
     frozen = Frozen(config.task.make(config), config, make_mesh(config.mesh), saved=True)
     assert frozen.pretrained == {} and frozen.fingerprint == ""
 
 
-def test_the_tokenizer_must_be_the_t5s_own(tmp_path):
+def test_tokenizer_must_be_the_t5s_own(tmp_path):
     lines = [f"{a}{b} = {a}{b}" for a in "abcdefgh" for b in "jklmnopq"]
     (tmp_path / "lines.txt").write_text("\n".join(lines))
     made = {"own": train(lines, 280), "other": train([x[::-1] for x in lines], 280)}
@@ -92,9 +97,12 @@ def test_the_tokenizer_must_be_the_t5s_own(tmp_path):
 
     def task_of(tokenizer):
         config = tiny_config(
-            pretrained=str(tmp_path / "own"), data__tokenizer=str(tmp_path / tokenizer),
-            data__path=str(tmp_path / "lines.txt"), data__cache="", task__t5__vocab_size=384,
-        )  # fmt: skip
+            pretrained=str(tmp_path / "own"),
+            data__tokenizer=str(tmp_path / tokenizer),
+            data__path=str(tmp_path / "lines.txt"),
+            data__cache="",
+            task__t5__vocab_size=384,
+        )
         return config.task.make(config)
 
     assert task_of("own").text.tokenizer.vocab == made["own"].vocab

@@ -1,4 +1,4 @@
-"""The task's sums: packing, padding rows, sharding, the queue."""
+"""Sums of the loss: packing, padding rows, sharding, the queue."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ def tiny_params():
 
 
 def model_of(task, params):
-    """The task's model with parameters that all its options share."""
+    """Return the task's model with parameters that all options share."""
     layout = make_layout(task, task.config)
     return layout.merge(params, {"once": {}, "stream": {}}, {})
 
@@ -41,7 +41,7 @@ def loss_of(task, data, ctx):
     return jax.jit(lambda p, b: task.loss(model_of(task, p), b, ctx))(tiny_params(), data)
 
 
-def test_packed_and_chunked_equal_plain(ctx):
+def test_packed_and_chunked_losses_equal_the_plain_one(ctx):
     plain = loss_of(tiny_task(task__pack_buckets=False), batch(), ctx)
     for options in ({}, {"task__loss_chunks": 3, "task__t5__remat": True}):
         other = loss_of(tiny_task(**options), batch(), ctx)
@@ -49,7 +49,7 @@ def test_packed_and_chunked_equal_plain(ctx):
         assert jax.tree.structure(plain.metrics) == jax.tree.structure(other.metrics)
 
 
-def test_the_sums_are_of_real_tokens(ctx):
+def test_sums_are_over_real_tokens(ctx):
     data = batch()
     loss = loss_of(tiny_task(task__mmd_weight=0.0), data, ctx)
     tokens = sum(int((b["ids"] != 0).sum()) for b in data.values())
@@ -58,7 +58,7 @@ def test_the_sums_are_of_real_tokens(ctx):
     assert float(loss.metrics["sigma"][1]) == tokens
 
 
-def test_rows_of_weight_zero_count_for_nothing(ctx):
+def test_rows_of_weight_zero_do_not_count(ctx):
     task, ctx = tiny_task(), dataclasses.replace(ctx, train=False)
     data, junk = batch(), batch(seed=9)
     for bucket, other in zip(data.values(), junk.values(), strict=True):
@@ -87,7 +87,7 @@ def test_mmd_weight_is_traced(ctx):
     assert total._cache_size() == 1  # pyright: ignore
 
 
-def test_the_queue_moves_in_training_only(ctx):
+def test_queue_is_updated_in_training_only(ctx):
     task = tiny_task(task__latent__queue=12)
 
     @jax.jit
@@ -108,7 +108,7 @@ def test_the_queue_moves_in_training_only(ctx):
 
 @pytest.mark.usefixtures("split_small")
 def test_one_device_equals_eight(ctx):
-    """Loss and gradients on replica=2 x fsdp=2 x model=2, rules of the model axis included."""
+    """Loss and gradients on replica=2 x fsdp=2 x model=2, with the rules of the model axis."""
     task = tiny_task()
     layout = make_layout(task, task.config)
     params = tiny_params()
@@ -137,7 +137,7 @@ def test_one_device_equals_eight(ctx):
 
 
 def test_training_learns_to_reconstruct():
-    """A few texts, by heart: free-running exact match goes to 1."""
+    """Free-running exact match on a few memorised texts rises to 1."""
     task = tiny_task(task__mmd_weight=0.01)
     layout = make_layout(task, task.config)
     params = tiny_params()
@@ -166,7 +166,7 @@ def test_training_learns_to_reconstruct():
     assert metrics["forced_accuracy"] == 1
 
 
-def test_compare_counts_the_longer_of_both():
+def test_compare_counts_the_tokens_of_the_longer_text():
     made = jnp.asarray([[5, 6, 1, 0], [5, 1, 0, 0], [5, 6, 7, 8]])
     truth = [jnp.asarray([[5, 6, 1, 0], [5, 6, 1, 0], [5, 6, 1, 0]])]
     exact, matches, longest = compare(made, truth, 4)
@@ -175,7 +175,7 @@ def test_compare_counts_the_longer_of_both():
     assert longest.tolist() == [3, 3, 4]
 
 
-def test_flops_are_near_what_xla_counts(ctx):
+def test_flops_are_close_to_xlas_count(ctx):
     task = tiny_task(task__t5__scan_unroll=2)
     spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch())
 

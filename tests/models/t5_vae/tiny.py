@@ -1,4 +1,4 @@
-"""A T5-VAE of toy size and data that fit it."""
+"""A tiny T5-VAE and data for it."""
 
 import string
 from typing import Any
@@ -19,7 +19,7 @@ LENGTHS = (4, 8)
 
 
 def tiny_config(**overrides: Any) -> Config:
-    """Overrides are dotted fields with "__" for the dot."""
+    """Return a config; overrides are dotted fields with "__" for the dot."""
     t5 = T5Config(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=2, num_decoder_layers=2)
     config = Config(
         task=T5VAEConfig(t5=t5, latent=LatentConfig(dim=8, memory_tokens=4), mmd_weight=1.0),
@@ -51,7 +51,7 @@ class Letters:
 
 
 class LetterData:
-    """What `text_sources` gives, without a corpus."""
+    """A stand-in for the result of `text_sources`, without a corpus."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
@@ -75,7 +75,7 @@ def tiny_task(**overrides: Any) -> T5VAETask:
 
 
 def tiny_model(task: T5VAETask, seed: int = 0) -> Any:
-    """The task's model, drawn by numpy: compiling the draws takes longer than most tests."""
+    """Return the task's model, initialised by numpy because compiling `init` is slow."""
     rng = np.random.default_rng(seed)
     graphdef, state = nnx.split(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))
 
@@ -93,7 +93,7 @@ def tiny_model(task: T5VAETask, seed: int = 0) -> Any:
 
 
 def batch(seed: int = 0, rows: int = 4) -> dict[str, Any]:
-    """Random texts of each length."""
+    """Return random texts of each length."""
     rng = np.random.default_rng(seed)
     out = {}
     for length in LENGTHS:

@@ -1,4 +1,4 @@
-"""Codes whose density is known: four narrow bumps in a plane, far from any one Gaussian."""
+"""Codes of known density: four narrow bumps in a plane, far from any single Gaussian."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +10,13 @@ WIDTH = 0.15
 
 
 def bumps(n: int, seed: int = 0) -> np.ndarray:
-    """Draws of the mixture (n, 2)."""
+    """Return n samples of the mixture, (n, 2)."""
     rng = np.random.default_rng(seed)
     return (CENTRES[rng.integers(4, size=n)] + WIDTH * rng.normal(size=(n, 2))).astype(np.float32)
 
 
 class PlantedCodes:
-    """What `prior.codes.Codes` gives, without a T5-VAE."""
+    """A stand-in for `prior.codes.Codes` without a T5-VAE."""
 
     dim, workdir = 2, "planted"
 

@@ -15,7 +15,7 @@ from tests.text_autoencoder.priors.planted import CENTRES, bumps
 
 @pytest.fixture(scope="module")
 def codes() -> np.ndarray:
-    """Correlated, off centre."""
+    """Return correlated codes whose mean is not 0."""
     rng = np.random.default_rng(0)
     mix = np.eye(6) + 0.2 * rng.normal(size=(6, 6))
     return (rng.normal(size=(3000, 6)) @ mix.T + np.arange(6)).astype(np.float32)
@@ -26,7 +26,7 @@ def mixture() -> GMMPrior:
     return GMMPrior.fit(bumps(2000), components=4)
 
 
-def test_the_gaussian_is_a_bijection_with_the_moments_of_the_codes(codes: np.ndarray) -> None:
+def test_gaussian_is_a_bijection_with_the_moments_of_the_codes(codes: np.ndarray) -> None:
     prior = fit("gaussian", codes)
     np.testing.assert_allclose(prior.from_noise(prior.to_noise(codes)), codes, atol=1e-4)
     noise = prior.to_noise(codes)
@@ -39,7 +39,7 @@ def test_the_gaussian_is_a_bijection_with_the_moments_of_the_codes(codes: np.nda
     np.testing.assert_allclose(np.cov(drawn.T) / scale, np.cov(codes.T) / scale, atol=0.02)
 
 
-def test_the_shrinkage_is_that_of_ledoit_and_wolf() -> None:
+def test_shrinkage_equals_scikit_learns_ledoit_wolf() -> None:
     from sklearn.covariance import ledoit_wolf
 
     few = np.random.default_rng(0).normal(size=(20, 12)) * np.arange(1, 13)
@@ -48,14 +48,14 @@ def test_the_shrinkage_is_that_of_ledoit_and_wolf() -> None:
     np.testing.assert_allclose(shrunk_covariance(few - few.mean(0)), theirs, rtol=1e-6)
 
 
-def test_few_codes_of_many_dimensions_still_give_a_prior() -> None:
+def test_gaussian_fits_fewer_codes_than_dimensions() -> None:
     few = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
-    few[:, 3] = 7.0  # a dimension that never moves
+    few[:, 3] = 7.0  # a constant dimension
     prior = fit("gaussian", few)
     np.testing.assert_allclose(prior.from_noise(prior.to_noise(few)), few, atol=1e-3)
 
 
-def test_the_mixture_finds_the_planted_bumps_and_goes_back_the_way_it_came(
+def test_mixture_finds_the_planted_bumps_and_is_inverted_by_component(
     mixture: GMMPrior,
 ) -> None:
     found = np.asarray(sorted(mixture.means.round(1).tolist()))
@@ -69,18 +69,18 @@ def test_the_mixture_finds_the_planted_bumps_and_goes_back_the_way_it_came(
     np.testing.assert_allclose(noise.std(0), np.ones(2), atol=0.15)
 
 
-def test_samples_of_the_mixture_are_of_all_components(mixture: GMMPrior) -> None:
+def test_samples_of_the_mixture_come_from_all_components(mixture: GMMPrior) -> None:
     drawn = mixture.sample(4000, seed=3)
     shares = np.bincount(mixture.component(drawn), minlength=4) / 4000
     np.testing.assert_allclose(shares, mixture.weights, atol=0.03)
     np.testing.assert_allclose(np.cov(drawn.T), np.cov(bumps(4000).T), atol=0.15)
-    # The same noise is the same code, whatever stands beside it.
+    # The code of a row of noise does not depend on other rows.
     noise = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     np.testing.assert_array_equal(mixture.from_noise(noise)[3:], mixture.from_noise(noise[3:]))
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_a_narrow_component_is_responsible_only_for_what_is_near(full: bool) -> None:
+def test_narrow_component_is_responsible_only_for_close_codes(full: bool) -> None:
     spreads = np.asarray([[0.1, 0.1], [2.0, 2.0]])
     factors = np.stack([np.diag(s) for s in spreads]) if full else spreads
     prior = GMMPrior([0.5, 0.5], np.zeros((2, 2)), factors)
@@ -88,22 +88,22 @@ def test_a_narrow_component_is_responsible_only_for_what_is_near(full: bool) -> 
     np.testing.assert_allclose(prior.to_noise([[0.05, 0.0], [1.0, 1.0]]), [[0.5, 0], [0.5, 0.5]])
 
 
-def test_full_covariances_only_where_there_are_codes_for_them(codes: np.ndarray) -> None:
+def test_covariances_are_full_only_with_enough_codes(codes: np.ndarray) -> None:
     assert GMMPrior.fit(codes, components=3).factors.shape == (3, 6, 6)
     assert GMMPrior.fit(codes[:100], components=3).factors.shape == (3, 6)
 
 
 @pytest.mark.parametrize("kind", ["normal", "gaussian", "gmm"])
-def test_ways_meet_both_ends_and_do_not_jump(kind: str, mixture: GMMPrior) -> None:
+def test_paths_include_both_ends_and_do_not_jump(kind: str, mixture: GMMPrior) -> None:
     known: dict[str, Prior] = {"normal": StandardNormal(2, 0.9), "gmm": mixture}
     prior = known.get(kind) or fit(kind, bumps(500))
     a, b = np.asarray([2.1, 0.1], np.float32), np.asarray([-0.1, 1.1], np.float32)
-    way = prior.interpolate(a, b, 41)
-    assert way.shape == (41, 2)
-    np.testing.assert_allclose(way[[0, -1]], [a, b], atol=1e-5)
-    assert np.linalg.norm(np.diff(way, axis=0), axis=1).max() < 0.3
+    path = prior.interpolate(a, b, 41)
+    assert path.shape == (41, 2)
+    np.testing.assert_allclose(path[[0, -1]], [a, b], atol=1e-5)
+    assert np.linalg.norm(np.diff(path, axis=0), axis=1).max() < 0.3
     both = prior.interpolate(np.stack([b, a]), np.stack([a, b]), 41)
-    np.testing.assert_allclose(both[1], way, atol=1e-5)
+    np.testing.assert_allclose(both[1], path, atol=1e-5)
 
 
 def test_temperature_and_seed(codes: np.ndarray) -> None:
@@ -115,7 +115,7 @@ def test_temperature_and_seed(codes: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("kind", ["normal", "gaussian", "gmm"])
-def test_files_give_the_same_prior(kind: str, mixture: GMMPrior, tmp_path: Path) -> None:
+def test_saved_prior_is_loaded_bit_for_bit(kind: str, mixture: GMMPrior, tmp_path: Path) -> None:
     known: dict[str, Prior] = {"normal": StandardNormal(2, 0.9), "gmm": mixture}
     prior = known.get(kind) or fit(kind, bumps(500))
     prior.save(tmp_path / "p")
@@ -132,7 +132,7 @@ def test_several_latents_are_flattened(codes: np.ndarray) -> None:
     )
 
 
-def test_mistakes_are_one_message(codes: np.ndarray, tmp_path: Path) -> None:
+def test_mistakes_raise_one_clear_error(codes: np.ndarray, tmp_path: Path) -> None:
     prior = fit("gaussian", codes)
     wrong: list[tuple[Any, str]] = [
         (lambda: prior.to_noise(codes[:, :5]), r"\(n, 6\)"),

@@ -58,7 +58,7 @@ def config_for(**overrides: Any) -> Config:
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A trained flow; as long as it is used, a flow's codes are the planted ones."""
+    """Train a flow; while the fixture is used, codes of flows are the planted ones."""
     folder = tmp_path_factory.mktemp("flow") / "w"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(task_lib, "Codes", PlantedCodes)
@@ -71,7 +71,7 @@ def flow(workdir: Path) -> FlowPrior:
     return FlowPrior.from_workdir(workdir)
 
 
-def test_it_learns_what_no_gaussian_can(workdir: Path, flow: FlowPrior) -> None:
+def test_flow_fits_codes_that_no_gaussian_fits(workdir: Path, flow: FlowPrior) -> None:
     held_out = bumps(1000, seed=7)
     gaussian = GaussianPrior.fit(bumps(4000))
     score = jax.jit(mmd)
@@ -83,7 +83,7 @@ def test_it_learns_what_no_gaussian_can(workdir: Path, flow: FlowPrior) -> None:
     assert (workdir / "samples.jsonl").read_text().count("samples of the flow") == 1
 
 
-def test_codes_become_normal_noise_and_come_back(flow: FlowPrior) -> None:
+def test_codes_become_normal_noise_and_noise_becomes_codes(flow: FlowPrior) -> None:
     codes = bumps(400, seed=8)
     noise = flow.to_noise(codes)
     np.testing.assert_allclose(noise.mean(0), np.zeros(2), atol=0.2)
@@ -104,14 +104,14 @@ def test_rows_do_not_depend_on_the_batch(flow: FlowPrior) -> None:
     assert flow.from_noise(noise[:0]).shape == (0, 2)
 
 
-def test_an_untrained_flow_is_the_gaussian() -> None:
+def test_untrained_flow_is_the_gaussian() -> None:
     base = GaussianPrior.fit(bumps(500))
     flow = FlowPrior(Velocity(2, 8, 1, rngs=nnx.Rngs(0)), base)
     noise = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
     np.testing.assert_allclose(flow.from_noise(noise), base.from_noise(noise), atol=2e-3)
 
 
-def test_files_give_the_same_flow(flow: FlowPrior, tmp_path: Path) -> None:
+def test_saved_flow_is_loaded_bit_for_bit(flow: FlowPrior, tmp_path: Path) -> None:
     flow.save(tmp_path)
     again = load_prior(tmp_path)
     assert isinstance(again, FlowPrior) and again.steps == flow.steps
@@ -122,7 +122,7 @@ def test_files_give_the_same_flow(flow: FlowPrior, tmp_path: Path) -> None:
         load_prior(tmp_path)
 
 
-def test_a_resumed_flow_is_the_same_bit_for_bit(workdir: Path, tmp_path: Path) -> None:
+def test_resumed_flow_is_the_same_bit_for_bit(workdir: Path, tmp_path: Path) -> None:
     run(config_for(steps=150), tmp_path / "w")
     result = run(config_for(), tmp_path / "w")
     assert result.status == "done"
@@ -131,18 +131,18 @@ def test_a_resumed_flow_is_the_same_bit_for_bit(workdir: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_eight_devices_learn_the_same_flow_as_one(workdir: Path, tmp_path: Path) -> None:
+def test_eight_devices_train_the_same_flow_as_one(workdir: Path, tmp_path: Path) -> None:
     small = {"steps": 5, "steps_per_call": 1, "save__every": 5, "log__every": 1}
     run(config_for(**small), tmp_path / "one")
     run(config_for(**small, mesh__replica=2, mesh__fsdp=2, mesh__model=2), tmp_path / "eight")
     a, b = ([r["loss"] for r in log_of(tmp_path / n) if "loss" in r] for n in ("one", "eight"))
     np.testing.assert_allclose(a, b, rtol=1e-5)
-    # Adam divides by the root of gradients that are roundings of 0 (modulations start at 0), so
-    # less is told apart than by the loss; SGD would hardly move what is behind a gate.
+    # Modulations start at 0, and Adam divides by the root of gradients that are rounding errors
+    # around 0: parameters differ by more than losses. SGD would hardly move what is behind a gate.
     assert_same(arrays_of(tmp_path / "one"), arrays_of(tmp_path / "eight"), atol=2e-4)
 
 
-def test_the_loss_of_an_untrained_flow_on_normal_codes_is_known(workdir: Path) -> None:
+def test_loss_of_an_untrained_flow_on_normal_codes(workdir: Path) -> None:
     # E|code - noise|^2 given x_t is 1 / (t^2 + (1-t)^2), whose mean over t is pi / 2.
     task = FlowTask(config_for())
     model = task.init(nnx.Rngs(0))
@@ -156,7 +156,7 @@ def test_the_loss_of_an_untrained_flow_on_normal_codes_is_known(workdir: Path) -
     assert float(padded.weight) == 10 and float(padded.total) < 100
 
 
-def test_logit_normal_times_are_for_training_only(workdir: Path) -> None:
+def test_logit_normal_times_are_used_in_training_only(workdir: Path) -> None:
     task = FlowTask(config_for(task__times=Times.LOGIT_NORMAL))
     uniform = task._times(4000, CTX)
     middle = task._times(4000, dataclasses.replace(CTX, train=True))
@@ -171,7 +171,7 @@ def test_flops_count_every_kernel(workdir: Path) -> None:
     assert task.flops(task.data("dev").batch_spec, {}) == 6 * 512 * kernels
 
 
-def test_codes_of_another_width_are_refused(workdir: Path, monkeypatch: Any) -> None:
+def test_codes_of_another_width_raise(workdir: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(PlantedCodes, "dim", 3)
     with pytest.raises(ConfigError, match="2 dimensions.*now have 3"):
         run(config_for(steps=350), workdir)
@@ -179,11 +179,11 @@ def test_codes_of_another_width_are_refused(workdir: Path, monkeypatch: Any) -> 
         FlowPrior.from_workdir(workdir)
 
 
-def test_codes_from_must_be_a_t5_vae(tmp_path: Path, monkeypatch: Any) -> None:
+def test_codes_from_must_be_the_workdir_of_a_t5_vae(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(task_lib, "Codes", Codes)
     (tmp_path / "flow").mkdir()
     (tmp_path / "flow" / "config.json").write_text(json.dumps(to_json(config_for())))
-    for name, message in (("", "empty"), ("none", "no run's workdir"), ("flow", "FlowConfig")):
+    for name, message in (("", "empty"), ("none", "not a run's workdir"), ("flow", "FlowConfig")):
         config = config_for(task__codes_from=str(tmp_path / name) if name else "")
         with pytest.raises(ConfigError, match=f"task.codes_from.*{message}"):
             run(config, tmp_path / "w")

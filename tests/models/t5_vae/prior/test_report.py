@@ -1,4 +1,4 @@
-"""From a trained T5-VAE to its flow and the report, at a tiny size and through the commands."""
+"""From a T5-VAE to its flow and the comparison of priors, at a tiny size and by the commands."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ from tests.text_autoencoder.priors.planted import bumps
 
 
 def save_untrained(config: Config, workdir: Path) -> None:
-    """A run's folder as the loop leaves it, without compiling a train step."""
+    """Write a run's folder as the loop does, without compiling a train step."""
     config = workdir_lib.prepare(config, workdir, None, True)
     task = config.task.make(config)
     task.save_assets(str(workdir))
@@ -39,7 +39,7 @@ def save_untrained(config: Config, workdir: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A T5-VAE in vae/, and its flow of four steps in flow/."""
+    """Write a T5-VAE into vae/, and its flow of four steps into flow/."""
     folder = tmp_path_factory.mktemp("runs")
     save_untrained(config_for(folder), folder / "vae")
     config = Config(
@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_report_shows_all_priors_side_by_side(folder: Path) -> None:
+def test_report_compares_all_priors(folder: Path) -> None:
     result = evaluate(folder / "flow")
     assert result == json.loads((folder / "flow" / "report" / "report.json").read_text())
     assert list(result["priors"]) == ["N(0, I)", "Gaussian", "GMM-10", "flow"]
@@ -76,20 +76,22 @@ def test_codes_are_encoded_once(folder: Path, monkeypatch: Any) -> None:
     first = Codes(str(folder / "vae"), 300, 0, str(folder / "cache"))
     again = Codes(str(folder / "vae"), 300, 0, str(folder / "cache"))
     direct = first.codec.encode(first.lines("train")[:5]).reshape(5, -1)
-    monkeypatch.setattr(again, "codec", None)  # the cache holds them
+    monkeypatch.setattr(again, "codec", None)  # the cache has them
     codes = again.codes("train")
     assert codes.shape == (300, first.dim) and codes.dtype == np.float32
     np.testing.assert_allclose(codes[:5], direct, atol=1e-5)
     other = Codes(str(folder / "vae"), 200, 0, str(folder / "cache"))
     assert other.fingerprint("train") != first.fingerprint("train")
     assert set(first.lines("train")).isdisjoint(first.lines("dev"))
-    # A file that was cut off is made anew.
+    # An incomplete file is written again.
     path = folder / "cache" / f"codes-{first.fingerprint('train')}.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     np.testing.assert_array_equal(first.codes("train"), codes)
 
 
-def test_the_flow_outlives_its_t5_vae_but_not_its_data(folder: Path, monkeypatch: Any) -> None:
+def test_flow_opens_after_its_data_changed_but_is_not_evaluated(
+    folder: Path, monkeypatch: Any
+) -> None:
     lines = folder / "lines.txt"
     kept = lines.read_text()
     try:
@@ -101,7 +103,7 @@ def test_the_flow_outlives_its_t5_vae_but_not_its_data(folder: Path, monkeypatch
         lines.write_text(kept)
 
 
-def test_a_mixture_goes_back_through_the_component_it_came_by() -> None:
+def test_round_trip_of_a_mixture_uses_one_component() -> None:
     codes = bumps(200)
     mixture = GMMPrior.fit(bumps(2000), components=4)
     np.testing.assert_allclose(round_trip(mixture, codes)[1], codes, atol=1e-5)
