@@ -61,8 +61,9 @@ class T5VAEConfig(TaskConfig):
     # True: all buckets are put on one token axis, for large matmuls on one device. False, and
     # always on several devices: one bucket after another, so that no rows move between devices.
     pack_buckets: bool = True
-    # Above 0 the output head and its loss run on so many parts of the tokens: the logits of a part
-    # stay in the cache, never all are held. On a mesh of several devices the logits are whole.
+    # Above 0: the output head and its loss are computed in this number of parts of the tokens, so
+    # that the logits of one part stay in the CPU's cache and never all exist at once. It is ignored
+    # on several devices.
     loss_chunks: int = 0
 
     def make(self, config: Config) -> "T5VAETask":

@@ -101,7 +101,7 @@ def test_run_keeps_its_tokenizer_when_the_corpus_changes(tmp_path: Path) -> None
         loaded.task.text.tokenizer.fingerprint
         == Tokenizer.load(tmp_path / "w" / "tokenizer.json").fingerprint
     )
-    # What was held out cannot be told any more: no evaluation, no resume, and nothing is lost.
+    # The held-out texts are unknown now: evaluating and resuming fail, and nothing is lost.
     with pytest.raises(ConfigError, match="data"):
         loaded.task.report(loaded, str(tmp_path / "report"))
     config.steps = 6

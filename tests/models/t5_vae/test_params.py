@@ -108,7 +108,7 @@ def test_tokenizer_must_be_the_t5s_own(tmp_path):
     assert task_of("own").text.tokenizer.vocab == made["own"].vocab
     with pytest.raises(ConfigError, match=f"set data.tokenizer={tmp_path / 'own'}"):
         _ = task_of("other").text
-    # A run goes on with what it has kept: the T5's files may be gone.
+    # A run continues with its own tokenizer, even if the T5's files are gone.
     made["own"].save(tmp_path / "run" / "tokenizer.json")
     (tmp_path / "own" / "tokenizer.json").unlink()
     (tmp_path / "own").rmdir()
