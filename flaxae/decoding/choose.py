@@ -156,5 +156,5 @@ def mask_unused(logits: Float[Array, "... V"], num_tokens: int) -> Float[Array, 
     if num_tokens >= logits.shape[-1]:
         return logits
     unused = jnp.arange(logits.shape[-1]) >= num_tokens
-    unused = unused.reshape((1,) * (logits.ndim - 1) + unused.shape)
+    unused = unused.reshape((1,) * (logits.ndim - 1) + unused.shape)  # (1, ..., V)
     return jnp.where(unused, jnp.float32(NEVER), logits)

@@ -132,7 +132,7 @@ class Embedding(nnx.Module):
 
 def align(vector: Float[Array, "D"], like: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """Return a vector with leading axes of 1, so that no rank is promoted silently."""
-    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)  # (1, ..., D)
 
 
 def dropout(x: Array, rate: float, ctx: Context) -> Array:

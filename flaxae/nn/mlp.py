@@ -48,11 +48,11 @@ class MLP(nnx.Module):
         if self.kind is FeedForward.RELU:
             hidden: Any = jax.nn.relu(self.wi(x, ctx.at("wi")))
         else:
-            hidden: Any = self._gated(x, ctx)
+            hidden: Any = self._gated_hidden(x, ctx)
         hidden = ctx.tap("hidden", dropout(hidden, self.dropout_rate, ctx.at("dropout")))
         return self.wo(hidden, ctx.at("wo"))
 
-    def _gated(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... F"]:
+    def _gated_hidden(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... F"]:
         """Return act(wi_0 x) * wi_1 x."""
         act = "gelu" if self.kind is FeedForward.GATED_GELU else "silu"
         hidden = gpu.fused_gate(x, self.wi_0, self.wi_1, act, ctx)

@@ -20,7 +20,7 @@ from flaxae.models.looped.baselines import baselines, least_squares
 from flaxae.models.looped.modeling import keep_tokens
 from flaxae.models.looped.problems import Problem, ProblemBatch
 from flaxae.models.looped.shifts import Shift, draw_shifted
-from flaxae.task import Context, Taps
+from flaxae.task import Context, Loaded, Taps
 
 ROWS = 1024  # problems per measure
 LOOPS = 100  # loops after which errors are measured
@@ -35,7 +35,7 @@ def context(seed: int = SEED, taps: Taps | None = None) -> Context:
     return Context(jax.random.key(seed), jnp.int32(0), taps=taps or Taps())
 
 
-def dev_problems(loaded: Any, rows: int = ROWS, seed: int = SEED) -> ProblemBatch:
+def dev_problems(loaded: Loaded, rows: int = ROWS, seed: int = SEED) -> ProblemBatch:
     """Return problems of the run's kind that it was not trained on."""
     task, batches, found = loaded.task, 0, []
     source = task.data("dev")
@@ -54,7 +54,7 @@ def _every_loop(
     return model.every_loop(model.prompt(*drawn, ctx), ctx, loops, keep)
 
 
-def trace(loaded: Any, drawn: ProblemBatch, loops: int, keep: Any = None) -> tuple[Array, Array]:
+def trace(loaded: Loaded, drawn: ProblemBatch, loops: int, keep: Any = None) -> tuple[Array, Array]:
     """Run loops and return predictions and states at the last x after each.
 
     Args:
@@ -86,9 +86,9 @@ def errors(predictions: Any, drawn: ProblemBatch, scale: Any) -> np.ndarray:
     return np.square(difference) / scale
 
 
-def loops(loaded: Any) -> dict[str, Any]:
+def loops(loaded: Loaded) -> dict[str, Any]:
     """Measure errors after each loop, far beyond b, by point after b, and those of baselines."""
-    options, drawn = loaded.config.task, dev_problems(loaded)
+    options, drawn = loaded.task.options, dev_problems(loaded)
     predictions, _ = trace(loaded, drawn, max(LOOPS, 3 * options.loops))
     by_loop = errors(predictions, drawn, loaded.task.scale()).mean(1)
     at_b = np.square(np.asarray(predictions[options.loops - 1]) - np.asarray(drawn.ys))
@@ -105,11 +105,11 @@ def loops(loaded: Any) -> dict[str, Any]:
     }
 
 
-def _baselines(loaded: Any, drawn: ProblemBatch) -> dict[str, float]:
+def _baselines(loaded: Loaded, drawn: ProblemBatch) -> dict[str, float]:
     """Return the error of each baseline; slow ones are measured on fewer problems."""
     out = {}
     few = ProblemBatch(drawn.xs[:128], drawn.ys[:128])
-    for name, baseline in baselines(loaded.config.task.problem).items():
+    for name, baseline in baselines(loaded.task.options.problem).items():
         xs, ys = few if name in ("greedy tree", "boosting", "network") else drawn
         answer = np.asarray(baseline(xs[:, :-1], ys[:, :-1], xs[:, -1]))
         error = np.square(answer - np.asarray(ys[:, -1])).mean()
@@ -117,12 +117,12 @@ def _baselines(loaded: Any, drawn: ProblemBatch) -> dict[str, float]:
     return out
 
 
-def masks(loaded: Any) -> dict[str, Any]:
+def masks(loaded: Loaded) -> dict[str, Any]:
     """Measure errors if only n tokens pass their states to the next loop.
 
     The prompt P is complete in every loop.
     """
-    options, drawn = loaded.config.task, dev_problems(loaded, 512)
+    options, drawn = loaded.task.options, dev_problems(loaded, 512)
     points, b = options.model.points, options.loops
 
     def error_by_loop(keep: Any = None) -> np.ndarray:
@@ -147,14 +147,14 @@ def masks(loaded: Any) -> dict[str, Any]:
     return out
 
 
-def probes(loaded: Any) -> dict[str, Any]:
+def probes(loaded: Loaded) -> dict[str, Any]:
     """Measure how well a linear probe reads the least-squares weights from the state at the last x.
 
     The state is that after each loop, or after each layer if there is one loop. The probe is fitted
     on half of the problems and measured on the other half, by the mean of |w - probe|^2 divided by
     the mean of |w|^2.
     """
-    options, drawn = loaded.config.task, dev_problems(loaded, 2 * ROWS)
+    options, drawn = loaded.task.options, dev_problems(loaded, 2 * ROWS)
     dims, prompt = options.model.dims, (drawn.xs[:, :-1], drawn.ys[:, :-1])
     axes = jnp.broadcast_to(jnp.eye(dims)[None], (len(drawn.xs), dims, dims))
     weights = np.stack([np.asarray(least_squares(*prompt, axes[:, i])) for i in range(dims)], 1)
@@ -186,9 +186,9 @@ def _probe(states: Float[np.ndarray, "B D"], weights: Float[np.ndarray, "B d"]) 
     return float(error / np.square(weights[half:]).sum())
 
 
-def halting(loaded: Any) -> dict[str, Any]:
+def halting(loaded: Loaded) -> dict[str, Any]:
     """Measure error and mean number of loops if each row stops on convergence, at most after b."""
-    options, drawn = loaded.config.task, dev_problems(loaded)
+    options, drawn = loaded.task.options, dev_problems(loaded)
     b, ctx = options.loops, context()
     prompt = loaded.model.prompt(*drawn, ctx)
     graphdef, params = nnx.split(loaded.model)
@@ -208,9 +208,9 @@ def halting(loaded: Any) -> dict[str, Any]:
     return {"whole": whole, "rows": rows, "error_at_half": cheap, "loops": b}
 
 
-def shifts(loaded: Any) -> dict[str, Any]:
+def shifts(loaded: Loaded) -> dict[str, Any]:
     """Measure errors on linear regression under distribution shifts."""
-    options = loaded.config.task
+    options = loaded.task.options
     sizes = (ROWS, options.model.points, options.model.dims)
     out: dict[str, Any] = {}
     for shift in Shift if options.problem is Problem.LINEAR else ():
@@ -225,7 +225,7 @@ def shifts(loaded: Any) -> dict[str, Any]:
     return out
 
 
-def curve(loaded: Any) -> dict[str, Any]:
+def curve(loaded: Loaded) -> dict[str, Any]:
     """Read the learning curve from the log, and the step at which the plateau is left."""
     lines = (loaded.workdir / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines if line.strip()]
@@ -280,7 +280,7 @@ def measure(workdir: Path, names: tuple[str, ...]) -> dict[str, Any]:
     return out
 
 
-def report(loaded: Any, outdir: str) -> dict[str, Any]:
+def report(loaded: Loaded, outdir: str) -> dict[str, Any]:
     """Measure all that applies to one run.
 
     Writes report.json and figures, and prints a summary.
@@ -294,7 +294,7 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
     """
     from flaxae.models.looped import figures
 
-    options = loaded.config.task
+    options = loaded.task.options
     names = ["loops", "shifts", "curve"] + ["masks", "halting"] * (options.loops > 1)
     names += ["probes"] * (options.problem in (Problem.LINEAR, Problem.NOISY))
     out = {name: MEASURES[name](loaded) for name in names}

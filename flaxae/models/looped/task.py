@@ -8,14 +8,14 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flaxae.config import Config, TaskConfig
-from flaxae.errors import require
+from flaxae.errors import ConfigError, require
 from flaxae.machine.sharding import split_rows
 from flaxae.models.looped import problems, tables
 from flaxae.models.looped.core import SHARDING_RULES
 from flaxae.models.looped.depth import grown, random_loops
 from flaxae.models.looped.modeling import LoopedTransformer, ModelConfig
 from flaxae.models.looped.problems import Problem, ProblemBatch
-from flaxae.task import Context, Loss, Source, Task
+from flaxae.task import Context, Loaded, Loss, Source, Task
 
 
 @dataclasses.dataclass
@@ -96,9 +96,9 @@ class LoopedTask(Task):
     lanes_apart = ("task.loops", "task.grad_loops", "task.loops_start")
 
     def __init__(self, config: Config):
-        require(isinstance(config.task, LoopedConfig), "task: not a LoopedConfig")
-        self.config = config
-        self.options: Any = config.task
+        if not isinstance(config.task, LoopedConfig):
+            raise ConfigError("task: not a LoopedConfig")
+        self.config, self.options = config, config.task
         names = ["loops", "loops_start"] + ["grad_loops"] * (self.options.max_grad_loops > 0)
         self.hparams = {name: f"task.{name}" for name in names}
 
@@ -141,7 +141,7 @@ class LoopedTask(Task):
             points = grown(step, options.points_start, end, options.points_by, every)
         drawn = self.draw(batch, ctx, active)
         loops = self.loops(ctx)
-        grad_loops: Any = ctx.hparams.get("grad_loops", options.grad_loops)
+        grad_loops = ctx.hparams.get("grad_loops", options.grad_loops)
         window = options.max_grad_loops or options.grad_loops
         prompt = model.prompt(drawn.xs, drawn.ys, ctx)
         out = model.last_loops(prompt, ctx, loops=loops, grad_loops=grad_loops, window=window)
@@ -214,7 +214,7 @@ class LoopedTask(Task):
             out[f"error_at_{len(total)}_loops"] = float(total[-1] / weight)
         return out
 
-    def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
+    def report(self, loaded: Loaded, outdir: str) -> dict[str, Any]:
         """Evaluate a run; see `evaluation.report`."""
         from flaxae.models.looped import evaluation
 

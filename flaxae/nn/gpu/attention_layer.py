@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float
 
 from flaxae.nn.bias import Bias, bias_terms
@@ -47,7 +48,7 @@ def _tables_and_mask(
     for entry, (rows, length), (_, width) in zip(bias, segments, memory_segments, strict=True):
         terms = bias_terms(entry)
         table = [t[0] for t in terms if t.shape == (1, num_heads, length, width)]
-        mask = [t.reshape(-1) for t in terms if t.shape == (rows, 1, 1, width)]  # (rows * T,)
+        mask = [rearrange(t, "B 1 1 T -> (B T)") for t in terms if t.shape == (rows, 1, 1, width)]
         if len(table) > 1 or len(mask) > 1 or len(table) + len(mask) < len(terms):
             return None
         tables += table

@@ -65,13 +65,14 @@ def test_a_sweep_separates_runs_of_different_depth():
 
 
 def test_growing_b_needs_one_program(tmp_path):
-    config = tiny_config(steps=6, task__loops=9, task__loops_every=2, log__every=1)
+    growth = {"task__loops": 9, "task__loops_by": 3, "task__loops_every": 2}
+    config = tiny_config(steps=6, log__every=1, **growth)
     config.freeze()
     with Loop(make_setup(config, tmp_path / "w")) as loop:
         loop.train()
         assert loop.step_fn._cache_size() == 1
     loops = [r["loops"] for r in log_of(tmp_path / "w") if r["split"] == "train"]
-    assert loops == [1, 1, 3, 3, 5, 5]
+    assert loops == [1, 1, 4, 4, 7, 7]
 
 
 def test_grown_numbers_stop_at_their_end():
@@ -99,10 +100,33 @@ def test_random_depth_is_used_in_training_but_not_in_evaluation(tmp_path):
 
 def test_a_lane_of_another_depth_draws_the_same_b_as_a_single_run():
     options = {"task__random_loops": True, "task__random_sigma": 1.5}
-    base, own = tiny_config(task__loops=3, **options), tiny_config(task__loops=9, **options)
+    base, single = tiny_config(task__loops=3, **options), tiny_config(task__loops=9, **options)
     for seed in range(20):
         ctx = dataclasses.replace(context(loops=9), key=jax.random.key(seed))
-        assert int(base.task.make(base).loops(ctx)) == int(own.task.make(own).loops(ctx))
+        assert int(base.task.make(base).loops(ctx)) == int(single.task.make(single).loops(ctx))
+
+
+def test_random_b_does_not_exceed_max_loops():
+    config = tiny_config(task__random_loops=True, task__loops=9, task__max_loops=10)
+    task = config.task.make(config)
+    contexts = [dataclasses.replace(context(), key=jax.random.key(seed)) for seed in range(20)]
+    assert max(int(task.loops(ctx)) for ctx in contexts) == 10
+
+
+def test_held_out_tables_are_used_in_evaluation_only(tmp_path):
+    for name, target in (("train", 1.0), ("held_out", -1.0)):
+        x = np.linspace(-1, 1, 8)
+        rows = np.column_stack([x, target * x])
+        np.savetxt(tmp_path / f"{name}.csv", rows, delimiter=",", header="x,y", comments="")
+    config = tiny_config(
+        task__problem="table",
+        task__tables=str(tmp_path / "train.csv"),
+        task__held_out_tables=str(tmp_path / "held_out.csv"),
+    )
+    task = config.task.make(config)
+    for split, sign in (("train", 1.0), ("dev", -1.0)):
+        batch = task.data(split).batch(0)
+        np.testing.assert_allclose(batch["ys"], sign * batch["xs"][..., 0], atol=1e-6)
 
 
 def test_a_curriculum_of_points_equals_a_shorter_prompt():

@@ -16,7 +16,7 @@ from flaxae.measures import stats
 from flaxae.models.looped import figures
 from flaxae.models.looped.depth import random_loops
 from flaxae.models.looped.text.data import targets_and_weights
-from flaxae.task import Context
+from flaxae.task import Context, Loaded
 
 SPLITS = ("dev", "test_file", "test_line")
 MAX_LINES = 1024  # per split
@@ -107,7 +107,7 @@ def trained_share(options: Any, draws: int = 20_000) -> Float[np.ndarray, " most
     return np.bincount(np.asarray(draw(keys)), minlength=most + 1)[1:] / draws
 
 
-def report(loaded: Any, outdir: str) -> dict[str, Any]:
+def report(loaded: Loaded, outdir: str) -> dict[str, Any]:
     """Measure bits per byte by loop on every held-out split.
 
     Writes report.json and a figure, and prints a summary.
@@ -120,7 +120,7 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
         The content of report.json.
     """
     loaded.check_data()
-    options, task = loaded.config.task, loaded.task
+    task, options = loaded.task, loaded.task.options
     most = max(max(options.report_loops), options.loops)
     share = trained_share(options)
     deepest = int(np.flatnonzero(np.cumsum(share) >= 0.99)[0]) + 1

@@ -21,7 +21,7 @@ from flaxae.models.looped.core import SHARDING_RULES
 from flaxae.models.looped.depth import random_loops
 from flaxae.models.looped.text.data import BYTES, decode_row, encode_lines, targets_and_weights
 from flaxae.models.looped.text.modeling import LoopedText, TextModelConfig
-from flaxae.task import Context, Loss, Source, Task
+from flaxae.task import Context, Loaded, Loss, Source, Task
 
 
 @dataclasses.dataclass
@@ -65,10 +65,10 @@ class TextTask(Task):
     lanes_apart = ("task.loops",)
 
     def __init__(self, config: Config):
-        require(isinstance(config.task, TextConfig), "task: not a TextConfig")
-        self.config = config
+        if not isinstance(config.task, TextConfig):
+            raise ConfigError("task: not a TextConfig")
+        self.config, self.options = config, config.task
         self.data_config = text_data(config)
-        self.options: Any = config.task
         self._sources: dict[str, ArraySource] = {}
 
     @cached_property
@@ -116,7 +116,7 @@ class TextTask(Task):
         """
         options, (rows, weight) = self.options, targets_and_weights(batch)
         loops = self.loops(ctx)
-        grad_loops: Any = options.grad_loops
+        grad_loops = options.grad_loops
         (nats, correct), taken = model.last_loops(
             rows, weight, ctx, loops=loops, grad_loops=grad_loops, window=grad_loops
         )
@@ -154,7 +154,7 @@ class TextTask(Task):
         loops = jnp.asarray(ctx.hparams.get("loops", self.options.loops))
         return {"samples": [decode_row(row) for row in np.asarray(draw(params, loops))]}
 
-    def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
+    def report(self, loaded: Loaded, outdir: str) -> dict[str, Any]:
         """Evaluate a run; see `evaluation.report`."""
         from flaxae.models.looped.text import evaluation
 
