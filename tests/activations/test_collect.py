@@ -50,7 +50,7 @@ def plainly(model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_of_base_and_adapter_equal_each_text_by_itself(kind):
+def test_batches_of_base_and_adapter_equal_single_texts(kind):
     model = adapted(kind)
     want = plainly(model)
     assert np.abs(want["resid_out"][0] - want["resid_out"][1]).max() > 1e-2
@@ -70,10 +70,12 @@ def test_batches_of_base_and_adapter_equal_each_text_by_itself(kind):
         assert used._cache_size() == 2 and collect._prefix._cache_size() == share
 
 
-def test_layers_after_the_last_that_is_wanted_do_not_run():
+def test_layers_after_the_last_wanted_one_do_not_run():
     model = tiny("llama", num_layers=5)
     one = Collector(model, ["resid_out"], [1], rows=1)
-    program = jax.make_jaxpr(one._whole_texts)(one.state, np.ones((1, 8), np.int32), np.ones((1, 8)))
+    program = jax.make_jaxpr(one._whole_texts)(
+        one.state, np.ones((1, 8), np.int32), np.ones((1, 8))
+    )
     turns = [e.params["length"] for e in program.jaxpr.eqns if e.primitive.name == "scan"]
     assert turns == [2]
     # The default side is the model as it is: nothing is switched off.
@@ -82,7 +84,7 @@ def test_layers_after_the_last_that_is_wanted_do_not_run():
     np.testing.assert_allclose(alone[0], plainly(model)["resid_out"][1], rtol=0, atol=2e-5)
 
 
-def test_lengths_are_chosen_for_the_least_padding():
+def test_padded_lengths_have_the_least_total_padding():
     lengths = [3, 8, 9, 30, 31, 33, 64]
     for count in (1, 2, 3, 9):
         got = padded_lengths(lengths, count)
@@ -98,13 +100,13 @@ def test_lengths_are_chosen_for_the_least_padding():
         assert sum(got) == best
 
 
-def test_the_shared_prefix_leaves_a_token_of_each_text():
+def test_the_shared_prefix_leaves_one_token_of_each_text():
     assert shared_prefix(TEXTS) == len(PREFIX)
     assert shared_prefix([[1, 2], [1, 2, 3]]) == 1 and shared_prefix([[1], [2]]) == 0
     assert shared_prefix([[4, 5, 6]]) == 2 and collection.MULTIPLE == 8
 
 
-def test_what_cannot_be_collected_is_refused():
+def test_unknown_hooks_layers_and_empty_texts_raise():
     model = tiny("llama")
     with pytest.raises(ConfigError, match="hook 'typo' is unknown"):
         Collector(model, ["typo"], [0])

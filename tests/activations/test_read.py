@@ -26,7 +26,7 @@ def all_states(model, ids):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fields", [{}, {"remat": True, "scan_unroll": 3}])
-def test_chosen_layers_and_positions_equal_the_plain_taps(kind, fields):
+def test_states_of_chosen_layers_and_positions_equal_plain_taps(kind, fields):
     model, ids = tiny(kind, **fields), random_ids(2, 7)
     want, where, layers = all_states(model, ids), jnp.asarray([[6, 3], [0, 6]]), (2, 0)
 
@@ -45,18 +45,23 @@ def test_chosen_layers_and_positions_equal_the_plain_taps(kind, fields):
             np.testing.assert_allclose(value[place], picked, rtol=0, atol=1e-5, err_msg=hook)
 
 
-def test_layers_count_from_the_end_too_and_all_positions_are_the_default():
+def test_negative_layers_count_from_the_end_and_all_positions_are_the_default():
     model, ids = tiny("llama"), random_ids(2, 7)
     _, states = activations.collect(
-        model, ids, context(), hooks=["resid_out", "blocks.self_attn.q_proj.out"],
-        layers=[-1], mask=MASK,
-    )  # fmt: skip
-    np.testing.assert_allclose(states["resid_out"][0], all_states(model, ids)["resid_out"][2],
-                               rtol=0, atol=1e-6)  # fmt: skip
+        model,
+        ids,
+        context(),
+        hooks=["resid_out", "blocks.self_attn.q_proj.out"],
+        layers=[-1],
+        mask=MASK,
+    )
+    np.testing.assert_allclose(
+        states["resid_out"][0], all_states(model, ids)["resid_out"][2], rtol=0, atol=1e-6
+    )
     assert states["blocks.self_attn.q_proj.out"].shape == (1, 2, 7, 16)
 
 
-def test_states_of_all_layers_and_positions_are_never_there():
+def test_states_of_all_layers_and_positions_are_never_in_memory():
     model = tiny("llama", num_layers=5)
     ids, where = random_ids(2, 7), jnp.asarray([[6], [6]])
 
@@ -83,24 +88,30 @@ def test_a_replaced_value_changes_what_comes_after_it():
     before = all_states(model, ids)
     spliced = jnp.asarray(before["resid_out"][1]) * 0.5
     _, states = activations.collect(
-        model, ids, context(), hooks=["resid_out"], layers=[0, 1, 2], mask=MASK,
+        model,
+        ids,
+        context(),
+        hooks=["resid_out"],
+        layers=[0, 1, 2],
+        mask=MASK,
         replace={("resid_out", 1): lambda x: spliced},
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(states["resid_out"][0], before["resid_out"][0], atol=1e-6)
     np.testing.assert_allclose(states["resid_out"][1], spliced, atol=1e-6)
     assert abs(states["resid_out"][2] - before["resid_out"][2]).max() > 1e-2
 
 
-def test_replacing_by_the_same_value_changes_nothing_at_any_layer():
+def test_replacing_by_the_same_value_does_not_change_the_logits():
     model, ids = tiny("llama"), random_ids(2, 7)
-    taps = activations.recorder(model, replace={("mlp_post", None): lambda x: x,
-                                                ("attn_out", -1): lambda x: x})  # fmt: skip
+    taps = activations.recorder(
+        model, replace={("mlp_post", None): lambda x: x, ("attn_out", -1): lambda x: x}
+    )
     have = model(ids, context(taps=taps))
     np.testing.assert_array_equal(have, model(ids, context()))
 
 
 @pytest.mark.parametrize("remat", [False, True])
-def test_gradients_flow_through_what_is_collected_and_replaced(remat):
+def test_gradients_flow_through_collected_and_replaced_states(remat):
     model, ids = tiny("llama", remat=remat), random_ids(2, 7)
     graphdef, state = nnx.split(model)
 
@@ -108,9 +119,14 @@ def test_gradients_flow_through_what_is_collected_and_replaced(remat):
         model = nnx.merge(graphdef, state)
         replace = {("resid_out", at): lambda x: x + shift} if at is not None else None
         _, states = activations.collect(
-            model, ids, context(), hooks=["resid_out"], layers=[1], replace=replace,
+            model,
+            ids,
+            context(),
+            hooks=["resid_out"],
+            layers=[1],
+            replace=replace,
             positions=jnp.asarray([[6], [2]]),
-        )  # fmt: skip
+        )
         return jnp.sum(jnp.square(states["resid_out"]))
 
     shift = jnp.zeros((2, 7, 16))
@@ -125,7 +141,7 @@ def test_gradients_flow_through_what_is_collected_and_replaced(remat):
     np.testing.assert_allclose(slope, jnp.sum(jnp.square(by_shift)), rtol=2e-2)
 
 
-def test_first_layers_alone_give_the_same_states():
+def test_a_truncated_model_has_the_same_states():
     model, ids = tiny("llama"), random_ids(2, 7)
     short = activations.truncated(model, 2)
     assert short.config.num_layers == 2 and model.config.num_layers == 3
@@ -143,18 +159,19 @@ def test_states_are_collected_while_decoding_with_a_cache():
     taps = activations.recorder(model, ["resid_out"], [1])
     positions = jnp.broadcast_to(jnp.arange(6)[None], (2, 6))
     at = dataclasses.replace(context(), taps=taps)
-    model.cached_states(ids, at, model.init_cache(2, 6), 0, positions=positions,
-                        keys=jnp.ones((2, 6)))  # fmt: skip
+    model.cached_states(
+        ids, at, model.init_cache(2, 6), 0, positions=positions, keys=jnp.ones((2, 6))
+    )
     _, want = activations.collect(model, ids, context(), hooks=["resid_out"], layers=[1])
     np.testing.assert_allclose(taps.states["resid_out"], want["resid_out"], atol=1e-5)
 
 
-def test_the_last_real_position_whichever_side_is_padded():
+def test_last_positions_with_padding_on_either_side():
     mask = jnp.asarray([[1, 1, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1]])
     assert activations.last_positions(mask).tolist() == [[1], [3], [3]]
 
 
-def test_what_is_not_there_is_an_error_that_says_so():
+def test_unknown_hooks_taps_and_layers_raise():
     model, ids = tiny("llama"), random_ids(1, 3)
     collect = activations.collect
     with pytest.raises(ConfigError, match="hook 'resid' is unknown: use .*resid_in"):

@@ -18,7 +18,7 @@ def scores(model, ids, **kwargs):
     return np.asarray(jax.jit(lambda m, x: m(x, context(), **kwargs))(model, ids))
 
 
-def test_padding_on_either_side_changes_nothing(kind):
+def test_padding_on_either_side_does_not_change_the_logits(kind):
     model, ids = tiny(kind), random_ids(2, 9)
     want = scores(model, ids)
     for side in ("left", "right"):
@@ -30,7 +30,7 @@ def test_padding_on_either_side_changes_nothing(kind):
     assert want.std() > 0.1 and want.dtype == np.float32
 
 
-def test_packed_sequences_do_not_see_each_other(kind):
+def test_packed_sequences_do_not_attend_to_each_other(kind):
     model = tiny(kind)
     a, b = random_ids(1, 4, 1), random_ids(1, 6, 2)
     packed = jnp.concatenate([a, b, jnp.zeros((1, 2), jnp.int32)], axis=1)
@@ -40,7 +40,7 @@ def test_packed_sequences_do_not_see_each_other(kind):
     assert abs(scores(model, packed)[:, 4:10] - have[:, 4:10]).max() > 1e-2
 
 
-def test_packed_sequences_see_what_they_share(kind):
+def test_packed_sequences_attend_to_their_shared_prefix(kind):
     model = tiny(kind)
     begin, a, b = random_ids(1, 3, 0), random_ids(1, 4, 1), random_ids(1, 6, 2)
     packed = jnp.concatenate([begin, a, b, jnp.zeros((1, 2), jnp.int32)], axis=1)
@@ -52,7 +52,7 @@ def test_packed_sequences_see_what_they_share(kind):
     np.testing.assert_allclose(have[:, 7:13], second[:, 3:], rtol=0, atol=1e-5)
 
 
-def test_no_position_sees_what_comes_after_it(kind):
+def test_attention_is_causal(kind):
     model, ids = tiny(kind), random_ids(2, 8)
     a, b = scores(model, ids), scores(model, ids.at[:, 5].add(1))
     np.testing.assert_array_equal(a[:, :5], b[:, :5])
@@ -71,9 +71,14 @@ def test_cached_equals_uncached(kind, unroll):
 
     def part(cache, start, stop):
         x, cache = model.cached_states(
-            ids[:, start:stop], context(), cache, start,
-            positions=positions[:, start:stop], keys=keys, blocks=blocks,
-        )  # fmt: skip
+            ids[:, start:stop],
+            context(),
+            cache,
+            start,
+            positions=positions[:, start:stop],
+            keys=keys,
+            blocks=blocks,
+        )
         return model.logits(x, context()), cache
 
     have = []
@@ -84,7 +89,7 @@ def test_cached_equals_uncached(kind, unroll):
     np.testing.assert_allclose(np.concatenate(have, axis=1)[real], want[real], rtol=0, atol=1e-5)
 
 
-def test_recomputation_and_unrolling_change_no_gradient(kind):
+def test_remat_and_unrolling_do_not_change_gradients(kind):
     def grads(**fields):
         graphdef, state = nnx.split(tiny(kind, **fields))
         ids = random_ids(2, 8)
@@ -106,7 +111,7 @@ def test_recomputation_and_unrolling_change_no_gradient(kind):
         tiny(kind, remat_keep="all")
 
 
-def test_the_loss_in_chunks_is_the_same(kind):
+def test_chunked_loss_equals_the_plain_one(kind):
     model, ids = tiny(kind), random_ids(2, 9)
     weights = jnp.ones((2, 8)).at[1, 5:].set(0)
     x = model.states(ids[:, :-1], context())
@@ -118,7 +123,7 @@ def test_the_loss_in_chunks_is_the_same(kind):
     np.testing.assert_allclose(whole[1], chunked[1], rtol=1e-4, atol=1e-6)
 
 
-def test_bfloat16_stays_near_and_gives_float32_scores(kind):
+def test_bfloat16_logits_are_float32_and_close(kind):
     ids = random_ids(2, 8)
     want, model = scores(tiny(kind), ids), tiny(kind, dtype="bfloat16")
     graphdef, state = nnx.split(model)
@@ -136,7 +141,7 @@ def test_large_queries_and_keys_stay_finite(kind):
     assert np.isfinite(scores(model, random_ids(1, 8))).all()
 
 
-def test_wrong_sizes_are_errors_that_name_the_field(kind):
+def test_invalid_sizes_raise_and_name_the_field(kind):
     with pytest.raises(ConfigError, match=r"lm\.num_heads=5 .* num_kv_heads"):
         tiny(kind, num_heads=5)
     with pytest.raises(ConfigError, match=r"lm\.dtype='float16' is not one of"):
@@ -145,7 +150,7 @@ def test_wrong_sizes_are_errors_that_name_the_field(kind):
         tiny(kind)(random_ids(1, 2), context(), mask=jnp.ones((1, 2)), segment_ids=jnp.ones((1, 2)))
 
 
-def test_dropout_draws_only_in_training_and_by_the_key(kind):
+def test_dropout_depends_on_the_key_and_only_in_training(kind):
     model, ids = tiny(kind, attention_dropout=0.5), random_ids(2, 8)
     want = scores(tiny(kind), ids)
     np.testing.assert_allclose(scores(model, ids), want, rtol=0, atol=1e-6)

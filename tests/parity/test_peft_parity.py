@@ -29,9 +29,16 @@ def t5_case(tied=False):
     from transformers import T5Config, T5ForConditionalGeneration
 
     config = T5Config(
-        vocab_size=64, d_model=24, d_kv=5, d_ff=40, num_layers=2, num_heads=3,
-        decoder_start_token_id=0, feed_forward_proj="gated-gelu", tie_word_embeddings=tied,
-    )  # fmt: skip
+        vocab_size=64,
+        d_model=24,
+        d_kv=5,
+        d_ff=40,
+        num_layers=2,
+        num_heads=3,
+        decoder_start_token_id=0,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=tied,
+    )
     model = T5ForConditionalGeneration(config)
     if tied:
         return model
@@ -60,9 +67,13 @@ def causal_case(name, tied=False):
     import transformers
 
     sizes = dict(
-        vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=32,
-    )  # fmt: skip
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+    )
     if name == "llama":
         sizes |= {"num_key_value_heads": 2, "tie_word_embeddings": tied}
     config = getattr(transformers, f"{name.title()}Config")(**sizes)
@@ -130,8 +141,14 @@ def their_configs(family):
         "dora": ("LoraConfig", {**LORA, "target_modules": lora, "use_dora": True}),
         "dora one layer": (
             "LoraConfig",
-            {**LORA, "target_modules": lora, "use_dora": True, "layers_to_transform": [1],
-             "rank_pattern": pattern, "use_rslora": True},
+            {
+                **LORA,
+                "target_modules": lora,
+                "use_dora": True,
+                "layers_to_transform": [1],
+                "rank_pattern": pattern,
+                "use_rslora": True,
+            },
         ),
         "ia3": ("IA3Config", {"target_modules": ia3, "feedforward_modules": forward}),
         "ia3 defaults": ("IA3Config", {}),
@@ -141,7 +158,7 @@ def their_configs(family):
             {**LORA, "target_modules": lora, "modules_to_save": ["embed_tokens"]},
         ),
         "biases": ("LoraConfig", {"target_modules": "dummy-target-modules", "bias": "all"}),
-    }  # fmt: skip
+    }
 
 
 ALL = {
@@ -197,7 +214,7 @@ def rows(family, scale):
 
 
 @pytest.mark.parametrize(("family", "method"), ALL)
-def test_trained_there_loaded_here_and_back(family, method, tmp_path):
+def test_adapters_of_peft_are_loaded_and_written_back(family, method, tmp_path):
     import peft as hf_peft
     from safetensors.numpy import load_file
 
@@ -243,7 +260,7 @@ def bases(tmp_path_factory):
 
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "ia3"])
 @pytest.mark.parametrize("family", ["phi", "llama", "t5"])
-def test_trained_here_opened_there(family, method, bases, tmp_path):
+def test_adapters_trained_here_are_opened_by_peft(family, method, bases, tmp_path):
     import peft as hf_peft
 
     _, theirs, load, ours = CASES[family]
@@ -276,7 +293,7 @@ def test_trained_here_opened_there(family, method, bases, tmp_path):
     np.testing.assert_allclose(theirs(opened.eval()), want, atol=1e-4)
 
 
-def test_a_t5s_shared_embedding_is_refused_as_no_one_reads_pefts_copy(tmp_path):
+def test_saving_a_t5s_shared_embedding_raises_because_peft_never_reads_the_copy(tmp_path):
     import peft as hf_peft
 
     base = base_of("tied t5", tmp_path)
@@ -294,7 +311,7 @@ def test_a_t5s_shared_embedding_is_refused_as_no_one_reads_pefts_copy(tmp_path):
 
 
 @pytest.mark.parametrize(("family", "biases"), [("llama", False), ("phi", False), ("phi", True)])
-def test_norms_trained_here_open_there(family, biases, tmp_path):
+def test_norms_trained_here_are_opened_by_peft(family, biases, tmp_path):
     """The form of a norms-only adapter: a LoRA on no module that saves the norms whole."""
     import peft as hf_peft
 
@@ -314,7 +331,7 @@ def test_norms_trained_here_open_there(family, biases, tmp_path):
     np.testing.assert_array_equal(run_ours(family, again), want)
 
 
-def test_factors_are_drawn_as_there(tmp_path):
+def test_lora_factors_are_drawn_as_in_peft(tmp_path):
     import peft as hf_peft
 
     base = base_of("llama", tmp_path)

@@ -64,9 +64,13 @@ def theirs(model):
         out = model(input_ids=ids, attention_mask=mask, labels=torch.tensor(TARGETS))
         # Without its cache: transformers 5.24 fails where the decoder has more layers.
         made = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=LENGTH, do_sample=False,
-            num_beams=1, use_cache=False,
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=LENGTH,
+            do_sample=False,
+            num_beams=1,
+            use_cache=False,
+        )
     made = np.asarray(made)[:, 1:]  # without the start id
     made = np.pad(made, ((0, 0), (0, LENGTH - made.shape[1])))
     return out.encoder_last_hidden_state.numpy(), out.logits.numpy(), made
@@ -89,7 +93,7 @@ def ours(directory):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_states_scores_and_generation(kind, tmp_path):
+def test_states_logits_and_generation_equal_transformers(kind, tmp_path):
     import transformers
 
     model = draw(kind, tmp_path / "theirs")
@@ -114,7 +118,7 @@ def test_states_scores_and_generation(kind, tmp_path):
         np.testing.assert_array_equal(mine, his)
 
 
-def test_bfloat16_files_of_either_side(tmp_path):
+def test_bfloat16_files_are_read_and_written(tmp_path):
     import torch
     import transformers
 
@@ -134,7 +138,7 @@ def test_bfloat16_files_of_either_side(tmp_path):
 
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("buckets, farthest", [(32, 128), (32, 64), (16, 20)])
-def test_buckets_of_all_distances(bidirectional, buckets, farthest):
+def test_relative_buckets_equal_transformers(bidirectional, buckets, farthest):
     """Also where the logarithm falls on a bucket's edge, which float32 rounds either way."""
     import torch
     from transformers.models.t5.modeling_t5 import T5Attention

@@ -67,7 +67,7 @@ def with_zero_padding(model):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_new_adapter_changes_nothing_and_a_trained_one_all(name):
+def test_a_new_adapter_does_not_change_the_output_and_a_trained_one_does(name):
     base = Net()
     new = peft.add_adapter(base, CONFIGS[name])
     np.testing.assert_allclose(run(new), run(base), atol=1e-6)
@@ -75,7 +75,7 @@ def test_a_new_adapter_changes_nothing_and_a_trained_one_all(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_rows_choose(name):
+def test_each_row_has_its_own_scale(name):
     """A row of scale 0 is the base's bit for bit, one of scale 1 the adapter's, in one batch."""
     base, model = run(Net()), trained(name)
     all_on = run(model)
@@ -87,14 +87,14 @@ def test_rows_choose(name):
     assert np.abs(half - base).max() > 1e-3 and np.abs(half - all_on).max() > 1e-3
 
 
-def test_rows_of_scale_0_are_the_base_even_where_the_adapter_is_not_finite():
+def test_rows_of_scale_0_equal_the_base_even_if_the_adapter_is_infinite():
     model = trained("lora")
     model.blocks.up.adapters["default"].B[...] = jnp.full((LAYERS, 2, 2 * WIDTH), jnp.inf)
     np.testing.assert_array_equal(run(model, **ZEROS), run(Net()))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_merge_is_exact_and_undone_by_going_on_with_the_model(name):
+def test_merging_is_exact_and_leaves_the_model_unchanged(name):
     model = trained(name)
     before, fingerprint = run(model), peft.base_fingerprint(model)
     merged = peft.merge(model)
@@ -107,7 +107,7 @@ def test_merge_is_exact_and_undone_by_going_on_with_the_model(name):
     assert nnx.split(bare)[0] == nnx.split(Net())[0]
 
 
-def test_several_adapters_are_added_chosen_and_disabled():
+def test_several_adapters_are_added_activated_and_disabled():
     a = CONFIGS["lora"]
     model = peft.add_adapter(trained("lora"), CONFIGS["ia3"], "other", seed=1)
     model = moved(model, peft.trainable("other"), seed=7)
@@ -133,7 +133,7 @@ def test_several_adapters_are_added_chosen_and_disabled():
         peft.merge(model)
 
 
-def test_the_model_that_is_given_stays_as_it_is():
+def test_adding_an_adapter_leaves_the_given_model_unchanged():
     base = Net()
     graphdef = nnx.split(base)[0]
     model = peft.add_adapter(base, CONFIGS["saved"])
@@ -143,7 +143,7 @@ def test_the_model_that_is_given_stays_as_it_is():
     assert peft.adapter_names(model) == ("default",)
 
 
-def test_lora_starts_as_pefts_does():
+def test_lora_is_initialised_as_in_peft():
     """U(-1 / sqrt(in), 1 / sqrt(in)); layers and modules differ."""
     config = peft.LoRAConfig(r=512, target_modules=TARGETS)
     model = peft.add_adapter(Net(), config)
@@ -157,12 +157,17 @@ def test_lora_starts_as_pefts_does():
         assert np.abs(a[0] - a[1]).max() > 0.1 * bound
         assert lora.scaling == 8 / 512
     other = peft.add_adapter(Net(), config, seed=1)
-    assert np.abs(other.blocks.up.adapters["default"].A[...] - np.asarray(
-        model.blocks.up.adapters["default"].A[...])).max() > 0.1  # fmt: skip
+    assert (
+        np.abs(
+            other.blocks.up.adapters["default"].A[...]
+            - np.asarray(model.blocks.up.adapters["default"].A[...])
+        ).max()
+        > 0.1
+    )
     assert peft.LoRAConfig(r=16, lora_alpha=8, use_rslora=True).scaling(16, 8) == 2
 
 
-def test_doras_norm_is_the_direct_one():
+def test_doras_norm_equals_the_direct_computation():
     keys = jax.random.split(jax.random.key(0), 3)
     kernel, a, b = (
         jax.random.normal(k, s) for k, s in zip(keys, ((7, 5), (7, 3), (3, 5)), strict=True)
@@ -172,7 +177,7 @@ def test_doras_norm_is_the_direct_one():
     np.testing.assert_allclose(output_norms(kernel), jnp.linalg.norm(kernel, axis=0), rtol=1e-6)
 
 
-def test_doras_norm_is_detached():
+def test_doras_norm_gets_no_gradient():
     """Finite differences agree with the gradient of the magnitude, and not with that of B."""
     loss, params = loss_of(trained("dora"), peft.AdapterParam)
     grads, step = jax.jit(jax.grad(loss))(params), 1e-2
@@ -198,7 +203,7 @@ def test_doras_norm_is_detached():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_padding_of_ranks_stays_0_under_training(optimizer):
+def test_padding_of_ranks_stays_zero_in_training(optimizer):
     model = peft.add_adapter(Net(), CONFIGS["some layers"])
     loss, params = loss_of(model, peft.trainable())
     tx = {"adamw": optax.adamw(1e-2, weight_decay=0.1), "muon": optax.contrib.muon(1e-2)}[optimizer]
@@ -222,7 +227,7 @@ def test_layers_without_an_adapter_get_no_gradient(name):
         assert grad[1].any() and not grad[0].any() and not grad[2].any()
 
 
-def test_dropout_draws_for_each_module_and_layer_and_only_in_training():
+def test_lora_dropout_is_unbiased_and_only_applied_in_training():
     config = peft.LoRAConfig(r=2, lora_dropout=0.5, target_modules=TARGETS)
     model = moved(peft.add_adapter(Net(), config), peft.AdapterParam)
     plain = run(model)
@@ -246,7 +251,7 @@ def test_dropout_draws_for_each_module_and_layer_and_only_in_training():
 
 
 @pytest.mark.parametrize("name", ["lora", "dora", "ia3", "bias", "saved"])
-def test_a_base_in_bfloat16_stays_so(name):
+def test_a_bfloat16_base_stays_bfloat16(name):
     base = Net()
     for _, module in nnx.iter_modules(base):
         if hasattr(module, "kernel"):
@@ -264,7 +269,7 @@ def test_a_base_in_bfloat16_stays_so(name):
     assert peft.merge(model).blocks.up.kernel.dtype == jnp.bfloat16
 
 
-def test_taps_see_the_adapted_output_and_remat_works():
+def test_taps_record_the_adapted_output_and_remat_works():
     model = trained("lora")
     taps = Taps(collect=lambda path: path.endswith("up.out"))
     model(inputs(), context(taps=taps))
@@ -276,7 +281,7 @@ def test_taps_see_the_adapted_output_and_remat_works():
     np.testing.assert_allclose(run(trained("lora", Net(remat=True))), run(model), atol=1e-6)
 
 
-def test_t5s_rows_choose_by_their_segments():
+def test_a_t5s_rows_have_their_own_scales():
     model = moved(peft.add_adapter(t5(), peft.IA3Config()), peft.AdapterParam)
     base, on = run_t5(t5()), run_t5(model)
     scale = jnp.asarray([1.0, 0, 1])
@@ -293,10 +298,12 @@ def test_t5s_rows_choose_by_their_segments():
         peft.RowScale(jnp.ones(4), ((2, 3), (2, 1)), ((4, 2),))
     with pytest.raises(ConfigError, match="have 2 rows, 3 scales"):
         peft.RowScale(scale, ((2, 3),))
-    np.testing.assert_array_equal(peft.RowScale(scale, ((2, 1), (1, 3))).per_token(5), [1, 0, 1, 1, 1])
+    np.testing.assert_array_equal(
+        peft.RowScale(scale, ((2, 1), (1, 3))).per_token(5), [1, 0, 1, 1, 1]
+    )
 
 
-def test_numbers_are_counted():
+def test_trained_numbers_are_counted():
     count = {name: peft.count_params(trained(name)) for name in CONFIGS}
     lora = LAYERS * 2 * (3 * WIDTH + 3 * WIDTH)
     assert count["lora"] == lora and count["rslora"] == 2 * lora
@@ -310,7 +317,7 @@ def test_numbers_are_counted():
     assert count["ia3, some layers"] == 2 * WIDTH
 
 
-def test_what_cannot_be_is_refused():
+def test_invalid_configs_raise():
     with pytest.raises(ConfigError, match="this model has no biases"):
         peft.add_adapter(t5(), peft.BiasConfig())
     norms = peft.add_adapter(t5(), peft.BiasConfig(biases=False, norms=True))
@@ -321,7 +328,10 @@ def test_what_cannot_be_is_refused():
         (peft.LoRAConfig(target_modules=["final_norm"]), "final_norm is not a Linear"),
         (peft.LoRAConfig(target_modules=["up"], layers_to_transform=[7]), "no module is left"),
         (peft.LoRAConfig(target_modules=["up"], exclude_modules=".*up"), "no module is left"),
-        (peft.LoRAConfig(target_modules=["up"], modules_to_save=["heat"]), "'heat' is not a module"),
+        (
+            peft.LoRAConfig(target_modules=["up"], modules_to_save=["heat"]),
+            "'heat' is not a module",
+        ),
         (peft.LoRAConfig(), "no defaults"),
         (peft.IA3Config(target_modules=["up"]), "no defaults"),
     ):

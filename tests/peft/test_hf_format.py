@@ -19,7 +19,7 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_is_written_is_read(name, tmp_path):
+def test_a_saved_adapter_is_loaded_unchanged(name, tmp_path):
     model = trained(name)
     peft.save_adapter(model, tmp_path)
     again = peft.load_adapter(Net(), tmp_path, "other")
@@ -29,7 +29,7 @@ def test_what_is_written_is_read(name, tmp_path):
     assert raw["peft_type"] == ("IA3" if "ia3" in name else "LORA")
 
 
-def test_padding_is_not_written(tmp_path):
+def test_padding_of_ranks_is_not_written(tmp_path):
     peft.save_adapter(trained("some layers"), tmp_path)
     shapes = {k: v.shape for k, v in load_file(tmp_path / WEIGHTS).items()}
     start = "base_model.model.blocks"
@@ -47,7 +47,7 @@ def test_padding_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("rslora", [True, False])
-def test_an_rslora_directory_keeps_its_scale(rslora, tmp_path):
+def test_a_saved_rslora_keeps_its_scale(rslora, tmp_path):
     config = peft.LoRAConfig(r=4, lora_alpha=6, use_rslora=rslora, target_modules=["up"])
     model = moved(peft.add_adapter(Net(), config), peft.AdapterParam)
     peft.save_adapter(model, tmp_path)
@@ -64,7 +64,7 @@ def test_an_rslora_directory_keeps_its_scale(rslora, tmp_path):
         ({"down": 5, "blocks.1.up": 32}, {"down": 5, "blocks.1.up": 32}),
     ],
 )
-def test_the_first_pattern_counts_in_whatever_order_they_are_written(pattern, written, tmp_path):
+def test_written_patterns_have_the_same_effect_in_any_order(pattern, written, tmp_path):
     config = peft.LoRAConfig(
         r=4, target_modules=["up", "down"], alpha_pattern=pattern, rank_pattern=pattern
     )
@@ -123,30 +123,42 @@ def changed(saved, tmp_path, tensors=None, **fields):
         ({"lora_dropout": 1.5}, "lora_dropout=1.5"),
     ],
 )
-def test_a_config_that_does_not_fit_is_refused(saved, tmp_path, fields, message):
+def test_a_config_that_does_not_match_raises(saved, tmp_path, fields, message):
     with pytest.raises(ConfigError, match=message):
         peft.load_adapter(Net(), changed(saved, tmp_path, **fields))
 
 
-def test_what_says_nothing_is_ignored(saved, tmp_path):
-    folder = changed(saved, tmp_path, loftq_config={}, megatron_core="megatron.core",
-                     init_lora_weights="eva", eva_config={"rho": 2.0}, some_option=None,
-                     lora_ga_config={"scale": "stable"})  # fmt: skip
+def test_fields_without_effect_are_ignored(saved, tmp_path):
+    folder = changed(
+        saved,
+        tmp_path,
+        loftq_config={},
+        megatron_core="megatron.core",
+        init_lora_weights="eva",
+        eva_config={"rho": 2.0},
+        some_option=None,
+        lora_ga_config={"scale": "stable"},
+    )
     np.testing.assert_array_equal(run(peft.load_adapter(Net(), folder)), run(trained("lora")))
 
 
-def test_tensors_that_do_not_fit_are_refused(saved, tmp_path):
+def test_tensors_that_do_not_match_raise(saved, tmp_path):
     key = "base_model.model.blocks.1.up.lora_A.weight"
-    for number, (change, message) in enumerate((
-        (lambda t: t.pop(key), f"{key} is missing"),
-        (lambda t: t.update(extra=np.zeros(1, np.float32)), "extra is not a tensor"),
-        (lambda t: t.update({key: t[key].T.copy()}), r"is \(8, 2\), config and model say \(2, 8\)"),
-    )):  # fmt: skip
+    for number, (change, message) in enumerate(
+        (
+            (lambda t: t.pop(key), f"{key} is missing"),
+            (lambda t: t.update(extra=np.zeros(1, np.float32)), "extra is not a tensor"),
+            (
+                lambda t: t.update({key: t[key].T.copy()}),
+                r"is \(8, 2\), config and model say \(2, 8\)",
+            ),
+        )
+    ):
         with pytest.raises(ConfigError, match=message):
             peft.load_adapter(Net(), changed(saved, tmp_path / str(number), change))
 
 
-def test_files_that_are_not_there_or_torn_are_named(saved, tmp_path):
+def test_missing_and_truncated_files_raise_and_are_named(saved, tmp_path):
     with pytest.raises(ConfigError, match="not a PEFT adapter's directory"):
         peft.load_adapter(Net(), tmp_path)
     folder = changed(saved, tmp_path)
@@ -162,7 +174,7 @@ def test_files_that_are_not_there_or_torn_are_named(saved, tmp_path):
         peft.load_adapter(Net(), folder)
 
 
-def test_another_base_is_refused(saved):
+def test_an_adapter_of_another_base_raises(saved):
     other = Net(seed=1)
     with pytest.raises(ConfigError, match="it was trained on another base"):
         peft.load_adapter(other, saved)
@@ -174,8 +186,16 @@ def test_another_base_is_refused(saved):
     assert peft.adapter_names(both) == ("default", "second")
 
 
-PHI = PhiConfig(d_model=8, d_ff=12, num_heads=2, num_kv_heads=2, head_dim=4, rotary_dim=2,
-                num_layers=2, vocab_size=16)  # fmt: skip
+PHI = PhiConfig(
+    d_model=8,
+    d_ff=12,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=4,
+    rotary_dim=2,
+    num_layers=2,
+    vocab_size=16,
+)
 OLD = "base_model.model.transformer.h"
 
 
@@ -197,7 +217,7 @@ def old_lora(directory, **fields):
     return old_phi(directory, ends, **config, **fields)
 
 
-def test_an_adapter_of_phis_first_names_is_read(tmp_path):
+def test_an_adapter_with_phis_original_names_is_read(tmp_path):
     """The fused projection's adapter becomes three that compute the same."""
     tensors = old_lora(tmp_path)
     model = peft.load_adapter(Phi(PHI, rngs=nnx.Rngs(0)), tmp_path)
@@ -218,7 +238,7 @@ def test_an_adapter_of_phis_first_names_is_read(tmp_path):
         ({"transformer.h.0.mixer.out_proj": 6, "dense": 10}, [4, 4], [3, 5]),
     ],
 )
-def test_patterns_of_phis_first_names_count(pattern, qkv, dense, tmp_path):
+def test_patterns_with_phis_original_names_are_applied(pattern, qkv, dense, tmp_path):
     old_lora(tmp_path, alpha_pattern=pattern, lora_alpha=8)
     attention = peft.load_adapter(Phi(PHI, rngs=nnx.Rngs(0)), tmp_path).blocks.self_attn
     for name, want in (("q_proj", qkv), ("v_proj", qkv), ("dense", dense)):
@@ -226,13 +246,13 @@ def test_patterns_of_phis_first_names_count(pattern, qkv, dense, tmp_path):
         np.testing.assert_array_equal(np.broadcast_to(scaling, 2), want)
 
 
-def test_a_regex_of_phis_first_names_is_refused(tmp_path):
+def test_a_regex_of_phis_original_names_raises(tmp_path):
     old_lora(tmp_path, alpha_pattern={"h.*Wqkv": 64})
     with pytest.raises(ConfigError, match="alpha_pattern: 'h.*Wqkv' is a regex of phi's original"):
         peft.load_adapter(Phi(PHI, rngs=nnx.Rngs(0)), tmp_path)
 
 
-def test_an_ia3_of_phis_fused_input_is_that_of_all_three(tmp_path):
+def test_an_ia3_on_phis_fused_input_is_read_for_all_three(tmp_path):
     fields = {"peft_type": "IA3", "target_modules": ["Wqkv"], "feedforward_modules": ["Wqkv"]}
     tensors = old_phi(tmp_path, {"ia3_l": ((1, 8),)}, **fields)
     model = peft.load_adapter(Phi(PHI, rngs=nnx.Rngs(0)), tmp_path)

@@ -13,12 +13,12 @@ from tests.models.causal_lm.tiny import base
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "flaxae/peft/README.md").read_text(), re.S)
 
 
-def test_the_blocks_are_short():
+def test_the_examples_are_five_lines_long():
     assert [sum(bool(line) for line in block.splitlines()) for block in BLOCKS] == [5, 5]
 
 
 @pytest.mark.parametrize("index", range(2))
-def test_a_block_runs(index, tmp_path, monkeypatch, capsys):
+def test_an_example_runs(index, tmp_path, monkeypatch, capsys):
     base(tmp_path / "base")
     model = lm.load(tmp_path / "base").model
     peft.save_adapter(peft.add_adapter(model, peft.LoRAConfig()), tmp_path / "adapter")

@@ -28,11 +28,11 @@ Q = "model.layers.10.self_attn.q_proj"
         (None, Q, False),
     ],
 )
-def test_a_name_is_matched(names, name, matches):
+def test_names_are_matched_as_in_peft(names, name, matches):
     assert targets.matches(names, name) is matches
 
 
-def test_all_linear_leaves_the_head_out():
+def test_all_linear_excludes_the_head():
     config = peft.LoRAConfig(target_modules="all-linear", exclude_modules=["v_proj"])
     assert targets.is_target(config, Q)
     assert not targets.is_target(config, "lm_head")
@@ -40,15 +40,16 @@ def test_all_linear_leaves_the_head_out():
     assert not targets.is_target(config, "model.norm", linear=False)
 
 
-def test_layers_are_chosen_by_the_first_number():
+def test_layers_are_selected_by_the_first_number_of_a_name():
     config = peft.LoRAConfig(target_modules=["q_proj", "w1"], layers_to_transform=[10, 3])
     assert targets.is_target(config, Q)
     assert not targets.is_target(config, Q.replace("10", "1"))
     assert targets.is_target(config, "model.layers.3.experts.7.w1")
     assert not targets.is_target(config, "model.layers.7.experts.3.w1")
     assert not targets.is_target(config, "q_proj")  # in no list of layers
-    other = peft.LoRAConfig(target_modules="q_proj".split(), layers_to_transform=10,
-                            layers_pattern="blocks")  # fmt: skip
+    other = peft.LoRAConfig(
+        target_modules="q_proj".split(), layers_to_transform=10, layers_pattern="blocks"
+    )
     assert not targets.is_target(other, Q)
     assert targets.is_target(other, "blocks.10.q_proj")
 
@@ -59,7 +60,7 @@ def test_a_module_to_save_gets_no_adapter():
     assert targets.is_target(config, Q) and not targets.is_saved(config, Q)
 
 
-def test_the_first_pattern_that_ends_a_name_counts():
+def test_the_first_pattern_that_matches_the_end_of_a_name_is_used():
     pattern = ((r"layers\.1[0-9].*\.q_proj", 4), ("q_proj", 2))
     assert targets.pattern_value(pattern, Q, 8) == 4
     assert targets.pattern_value(pattern, Q.replace("10", "1"), 8) == 2
@@ -67,7 +68,7 @@ def test_the_first_pattern_that_ends_a_name_counts():
     assert targets.pattern_value((("proj", 2),), Q, 8) == 8
 
 
-def test_defaults_are_the_model_types():
+def test_default_targets_depend_on_the_model_type():
     assert model_type(t5()) == "t5" and model_type(Net()) == ""
     lora = targets.with_defaults(peft.LoRAConfig(), "phi")
     assert set(lora.target_modules) == {"q_proj", "v_proj", "fc1", "fc2"}
@@ -79,7 +80,7 @@ def test_defaults_are_the_model_types():
     assert given.feedforward_modules == ("fc2",)
 
 
-def test_names_are_hugging_faces_or_a_models_own():
+def test_names_are_hugging_faces_or_the_modules_paths():
     names = {site.path: site.names for site in sites(t5())}
     assert names[("decoder", "blocks", "cross", "q")] == tuple(
         f"decoder.block.{i}.layer.1.EncDecAttention.q" for i in range(2)
@@ -89,7 +90,7 @@ def test_names_are_hugging_faces_or_a_models_own():
     assert own[("head",)] == ("head",)
 
 
-def test_a_t5_inside_of_another_model_keeps_its_names():
+def test_a_t5_inside_another_model_keeps_its_names():
     class Outer(nnx.Module):
         def __init__(self):
             self.t5, self.net = t5(), Net()
@@ -107,10 +108,18 @@ def phi(**sizes):
     return nnx.eval_shape(lambda: Phi(PhiConfig(**sizes), rngs=nnx.Rngs(0)))
 
 
-def test_ia3_of_phi_2_has_573_440_numbers():
+def test_ia3_of_phi_2_has_573_440_parameters():
     """By phi's first names, as in the diary; nothing of that size is made."""
-    sizes = dict(d_model=2560, d_ff=10240, num_heads=32, num_kv_heads=32, head_dim=80,
-                 num_layers=32, vocab_size=51200, rotary_dim=32)  # fmt: skip
+    sizes = dict(
+        d_model=2560,
+        d_ff=10240,
+        num_heads=32,
+        num_kv_heads=32,
+        head_dim=80,
+        num_layers=32,
+        vocab_size=51200,
+        rotary_dim=32,
+    )
     config = peft.IA3Config(target_modules=["fc1", "Wqkv"], feedforward_modules=[])
     graphdef, state = nnx.split(phi(**sizes))
     made = []
@@ -125,9 +134,13 @@ def test_ia3_of_phi_2_has_573_440_numbers():
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 573_440
     assert peft.count_params(made[-1]) == 573_440
     assert set(peft.adapter_configs(made[-1])["default"].target_modules) == {
-        "fc1", "q_proj", "k_proj", "v_proj"}  # fmt: skip
+        "fc1",
+        "q_proj",
+        "k_proj",
+        "v_proj",
+    }
 
 
-def test_old_phi_names_count_for_phi_only():
+def test_phis_original_names_are_only_known_for_phi():
     with pytest.raises(ConfigError, match="'Wqkv' is not a module"):
         peft.add_adapter(Net(), peft.LoRAConfig(target_modules=["Wqkv"]))

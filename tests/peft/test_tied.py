@@ -25,7 +25,7 @@ def adapted():
     return model
 
 
-def test_the_head_reads_the_bases_table():
+def test_a_tied_head_keeps_reading_the_bases_table():
     model, by_hand = adapted(), tiny("llama", tie_embeddings=True)
     table = by_hand.embed_tokens.table[...]
     by_hand.embed_tokens.table[...] = 2 * table + 0.1
@@ -36,7 +36,7 @@ def test_the_head_reads_the_bases_table():
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
-def test_a_merged_model_has_a_head_of_its_own(tmp_path):
+def test_merging_unties_the_head(tmp_path):
     model = adapted()
     merged = peft.merge(model)
     np.testing.assert_allclose(scores(merged), scores(model), atol=1e-5)
@@ -51,7 +51,7 @@ class Outer(nnx.Module):
         self.t5 = t5(tie_embeddings=True)
 
 
-def test_a_t5s_embedding_is_saved_only_where_pefts_files_are_not_meant():
+def test_saving_a_t5s_shared_embedding_raises_unless_it_is_part_of_another_model():
     config = peft.LoRAConfig(target_modules=["q"], modules_to_save=["shared"])
     with pytest.raises(ConfigError, match="'shared' changes nothing in PEFT"):
         peft.add_adapter(t5(), config)

@@ -15,11 +15,16 @@ from tests.tiny.language_models import tiny
 
 gguf = pytest.importorskip("gguf")
 BLOCK = {
-    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
-}  # fmt: skip
+}
 TEMPLATE = "{% for m in messages %}<s>{{ m['role'] }}:{{ m['content'] }}</s>{% endfor %}"
 
 
@@ -68,8 +73,11 @@ def write(path, model, *, quantize=False, pre="smollm", more=(), extra=(), archi
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     writer.add_chat_template(TEMPLATE)
-    names = {"model.embed_tokens.weight": "token_embd.weight", "lm_head.weight": "output.weight",
-             "model.norm.weight": "output_norm.weight"}  # fmt: skip
+    names = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "lm_head.weight": "output.weight",
+        "model.norm.weight": "output_norm.weight",
+    }
     for i in range(config.num_layers):
         names |= {f"model.layers.{i}.{v}.weight": f"blk.{i}.{k}.weight" for k, v in BLOCK.items()}
     for name, value in tensors.items():
@@ -96,22 +104,23 @@ def leaves(model):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_file_gives_back_the_model(tied, tmp_path):
+def test_a_gguf_file_is_loaded_as_the_same_model(tied, tmp_path):
     model = tiny("llama", tie_embeddings=tied, vocab_size=64)
     loaded = lm.load(write(tmp_path / "x.gguf", model))
     assert loaded.config.tie_embeddings is tied and loaded.config.eos_ids == (1,)
     jax.tree.map(np.testing.assert_array_equal, leaves(loaded.model), leaves(model))
 
 
-def test_quantised_weights_are_dequantised_and_rows_still_in_order(tmp_path):
+def test_quantised_weights_are_dequantised_in_the_right_row_order(tmp_path):
     model = tiny("llama", d_model=32, d_ff=64, head_dim=8, vocab_size=64)
     loaded = lm.load(write(tmp_path / "x.gguf", model, quantize=True))
-    for a, b in zip(jax.tree.leaves(leaves(loaded.model)), jax.tree.leaves(leaves(model)),
-                    strict=True):  # fmt: skip
+    for a, b in zip(
+        jax.tree.leaves(leaves(loaded.model)), jax.tree.leaves(leaves(model)), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=0, atol=float(abs(b).max()) / 127)
 
 
-def test_the_row_order_is_undone():
+def test_llama_cpps_row_order_is_undone():
     rows = np.arange(24.0).reshape(12, 2)
     np.testing.assert_array_equal(_half_split(interleaved(rows, 3), 3), rows)
     assert not np.array_equal(_half_split(rows, 3), rows)
@@ -141,9 +150,11 @@ def test_the_tokenizer_is_saved_with_the_model(tmp_path):
     assert again.tokenizer.decode(again.tokenizer.encode([text])[0]) == "userab c12"
 
 
-def test_linear_scaling_is_read_and_llama3s_refused(tmp_path):
-    scaling = (("add_rope_scaling_type", gguf.RopeScalingType.LINEAR),
-               ("add_rope_scaling_factor", 4.0))  # fmt: skip
+def test_linear_rope_scaling_is_read_and_llama3s_raises(tmp_path):
+    scaling = (
+        ("add_rope_scaling_type", gguf.RopeScalingType.LINEAR),
+        ("add_rope_scaling_factor", 4.0),
+    )
     model = tiny("llama", vocab_size=64)
     config = lm.load(write(tmp_path / "x.gguf", model, extra=scaling)).config
     assert (config.rope_scaling.value, config.rope_factor) == ("linear", 4.0)
@@ -151,7 +162,7 @@ def test_linear_scaling_is_read_and_llama3s_refused(tmp_path):
         lm.load(write(tmp_path / "y.gguf", model, more=["rope_freqs.weight"]))
 
 
-def test_what_is_not_read_is_an_error(tmp_path, monkeypatch):
+def test_unknown_tensors_tokenizers_and_architectures_raise(tmp_path, monkeypatch):
     model = tiny("llama", vocab_size=64)
     with pytest.raises(ConfigError, match="blk.0.attn_sinks.weight is not a weight"):
         lm.load(write(tmp_path / "x.gguf", model, more=["blk.0.attn_sinks.weight"]))

@@ -59,14 +59,14 @@ def equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_a_table_reads_and_writes_the_same_names(tmp_path, params, tensors):
+def test_a_written_directory_is_read_unchanged(tmp_path, params, tensors):
     hf.write(tmp_path, {"a": 1}, TABLE, params)
     equal(load_file(tmp_path / "model.safetensors"), tensors)
     equal(read(tmp_path), params)
     assert hf.read_config(tmp_path) == {"a": 1}
 
 
-def test_shards_and_their_index(tmp_path, params):
+def test_large_models_are_written_as_shards_with_an_index(tmp_path, params):
     hf.write(tmp_path, {}, TABLE, params, max_shard_size=300)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == 4 * sum(x.size for x in jax.tree.leaves(params))
@@ -92,7 +92,7 @@ def test_bfloat16_is_stored_in_half_and_read_as_float32(tmp_path, params):
     equal(read(tmp_path / "again", dtype=jnp.bfloat16), kept)
 
 
-def test_no_reading_is_larger_than_a_devices_own_slice(tmp_path, params, monkeypatch):
+def test_each_read_is_at_most_one_devices_slice(tmp_path, params, monkeypatch):
     mesh = make_mesh(MeshConfig(fsdp=8))
     specs = {"table": ("fsdp",), "blocks": {"kernel": (None, "fsdp"), "scale": ()}}
     shardings = jax.tree.map(
@@ -118,21 +118,21 @@ def test_no_reading_is_larger_than_a_devices_own_slice(tmp_path, params, monkeyp
     assert sum(size for _, size in readings) == 4 * sum(x.size for x in jax.tree.leaves(params))
 
 
-def test_a_missing_weight_is_named(tmp_path, tensors):
+def test_a_missing_tensor_raises_and_is_named(tmp_path, tensors):
     del tensors["h.1.w"]
     refused(tmp_path, tensors, r"h\.1\.w is missing \(it fills blocks/kernel\)")
 
 
-def test_a_weight_that_nothing_reads_is_named(tmp_path, tensors):
+def test_an_unread_tensor_raises_and_is_named(tmp_path, tensors):
     refused(tmp_path, tensors | {"h.2.w": tensors["h.1.w"]}, r"h\.2\.w is not a weight")
 
 
-def test_a_wrong_shape_is_named(tmp_path, tensors):
+def test_a_wrong_shape_raises_and_is_named(tmp_path, tensors):
     wrong = np.ascontiguousarray(tensors["h.0.w"].T)
     refused(tmp_path, tensors | {"h.0.w": wrong}, r"h\.0\.w is \(8, 6\), the config says \(6, 8\)")
 
 
-def test_aliases_may_stand_beside_or_instead_but_never_differ(tmp_path, params, tensors):
+def test_aliases_are_read_and_must_have_equal_values(tmp_path, params, tensors):
     path = tmp_path / "model.safetensors"
     save_file(tensors | {"tied": tensors["shared"], "old.mask": np.ones(3, np.float32)}, path)
     equal(read(tmp_path), params)
@@ -143,7 +143,7 @@ def test_aliases_may_stand_beside_or_instead_but_never_differ(tmp_path, params, 
     refused(tmp_path, tensors | {"tied": tensors["shared"] + 1}, "tied should be the same weight")
 
 
-def test_parameters_that_the_table_lacks_are_named(tmp_path, params):
+def test_parameters_that_the_table_lacks_raise_and_are_named(tmp_path, params):
     with pytest.raises(ConfigError, match="differ in head"):
         hf.write(tmp_path, {}, TABLE, {**params, "head": params["table"]})
 
@@ -157,7 +157,7 @@ def test_pickles_are_never_opened(tmp_path):
         Tensors(tmp_path)
 
 
-def test_broken_files_and_indices_are_named(tmp_path, params):
+def test_broken_files_and_indices_raise_and_are_named(tmp_path, params):
     hf.write(tmp_path, {}, TABLE, params, max_shard_size=300)
     index = tmp_path / "model.safetensors.index.json"
     whole = index.read_text()
@@ -181,7 +181,7 @@ def test_broken_files_and_indices_are_named(tmp_path, params):
         hf.read_config(tmp_path)
 
 
-def test_a_hub_id_without_network_says_what_to_do(tmp_path, monkeypatch):
+def test_a_hub_id_without_network_raises_with_advice(tmp_path, monkeypatch):
     assert hf.resolve(tmp_path) == tmp_path
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ConfigError, match="hf download google/no-such-t5 --local-dir DIR"):

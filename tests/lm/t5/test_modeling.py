@@ -62,7 +62,7 @@ def decode(t5, memory, mask, ids, ctx):
 IDS = jnp.asarray([[3, 4, 5, 1, 0, 0], [7, 8, 9, 10, 11, 1]], jnp.int32)
 
 
-def test_padding_changes_nothing(t5, ctx):
+def test_padding_does_not_change_the_outputs(t5, ctx):
     states, mask = encode(t5, IDS, ctx)
     longer = jnp.pad(IDS, ((0, 0), (0, 3)))
     padded, padded_mask = encode(t5, longer, ctx)
@@ -99,7 +99,7 @@ def test_chunked_loss_equals_the_plain_one(t5, ctx):
     np.testing.assert_allclose(plain, chunked, rtol=1e-6)
 
 
-def test_dropout_needs_training(t5, ctx):
+def test_dropout_is_only_applied_in_training(t5, ctx):
     noisy = T5(config(dropout=0.3), rngs=nnx.Rngs(0))
     a, _ = encode(noisy, IDS, ctx)
     np.testing.assert_array_equal(a, encode(noisy, IDS, ctx)[0])
@@ -115,13 +115,13 @@ def test_bfloat16_scores_are_float32(ctx):
     assert {x.dtype for x in jax.tree.leaves(nnx.state(low))} == {jnp.dtype("float32")}
 
 
-def test_ids_without_a_token_are_never_chosen():
+def test_ids_without_a_token_are_masked():
     logits = jnp.asarray([[0.0, 1.0, 5.0, 9.0]])
     assert int(mask_unused(logits, 3).argmax()) == 2
     assert mask_unused(logits, 4) is logits
 
 
-def test_bad_sizes_are_named():
+def test_invalid_sizes_raise_and_name_the_field():
     with pytest.raises(ConfigError, match="num_heads"):
         T5Config(num_heads=0).validate()
     with pytest.raises(ConfigError, match="float16"):

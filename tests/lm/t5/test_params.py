@@ -66,7 +66,7 @@ def equal(a, b):
 
 
 @pytest.mark.parametrize("kind", ["tied", "untied"])
-def test_what_is_saved_is_loaded(kind, request, tmp_path):
+def test_a_saved_model_is_loaded_unchanged(kind, request, tmp_path):
     config, params = request.getfixturevalue(kind)
     t5_params.save(tmp_path, params, config, max_shard_size=2000)
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
@@ -76,7 +76,7 @@ def test_what_is_saved_is_loaded(kind, request, tmp_path):
     assert jax.tree.structure(loaded) == jax.tree.structure(t5_params.shapes(config))
 
 
-def test_sharded_loading_places_what_the_rules_say(untied, tmp_path, monkeypatch):
+def test_sharded_loading_reads_only_the_slices_of_each_device(untied, tmp_path, monkeypatch):
     config, params = untied
     monkeypatch.setattr("flaxae.machine.sharding.MIN_SPLIT", 1)
     t5_params.save(tmp_path, params, config)
@@ -98,7 +98,7 @@ def test_sharded_loading_places_what_the_rules_say(untied, tmp_path, monkeypatch
     assert max(largest) == 80
 
 
-def test_the_head_is_tied_when_the_files_say_so(tied, untied, tmp_path):
+def test_the_head_is_tied_if_its_tensor_is_missing_or_equals_the_embedding(tied, untied, tmp_path):
     config, params = tied
     t5_params.save(tmp_path, params, config)
     tensors = load_file(tmp_path / "model.safetensors")
@@ -120,7 +120,7 @@ def test_the_head_is_tied_when_the_files_say_so(tied, untied, tmp_path):
         t5_params.load(tmp_path)
 
 
-def test_a_head_that_is_missing_is_named(untied, tmp_path):
+def test_a_missing_head_raises_and_is_named(untied, tmp_path):
     config, params = untied
     t5_params.save(tmp_path, params, config)
     tensors = load_file(tmp_path / "model.safetensors")
@@ -130,7 +130,7 @@ def test_a_head_that_is_missing_is_named(untied, tmp_path):
         t5_params.load(tmp_path)
 
 
-def test_scaling_follows_model_type_and_version():
+def test_scaling_depends_on_model_type_and_version():
     base = config_to_hf(T5Config(**SMALL, tie_embeddings=True))
     base |= {"relative_attention_max_distance": None}  # older files: absent means 128
     old = {k: v for k, v in base.items() if k != "scale_decoder_outputs"}
@@ -143,7 +143,7 @@ def test_scaling_follows_model_type_and_version():
     assert not config_from_hf(v11, tied=True).scale_tied_head
 
 
-def test_what_this_code_does_not_compute_is_refused():
+def test_unsupported_configs_raise():
     raw = config_to_hf(T5Config(**SMALL))
     for change in (
         {"model_type": "umt5"},
@@ -158,7 +158,7 @@ def test_what_this_code_does_not_compute_is_refused():
         config_to_hf(T5Config(**SMALL, tie_embeddings=True), "mt5")
 
 
-def test_config_round_trip():
+def test_config_round_trip_is_exact():
     for kind in FeedForward:
         config = T5Config(**SMALL, feed_forward=kind, dropout=0.1, norm_eps=1e-5)
         assert config_from_hf(config_to_hf(config)) == config
@@ -176,7 +176,7 @@ def test_published_sizes_have_the_published_numbers_of_parameters():
         t5_size("t5-tiny")
 
 
-def test_generation_is_the_argmax_of_teacher_forcing(untied):
+def test_greedy_generation_equals_the_argmax_of_teacher_forcing(untied):
     config, params = untied
     ctx = Context(key=jax.random.key(0), step=jnp.int32(0))
     ids = jnp.asarray([[3, 4, 5, 1, 0, 0], [7, 8, 9, 10, 11, 1]], jnp.int32)

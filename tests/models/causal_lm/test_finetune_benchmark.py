@@ -38,7 +38,7 @@ def finished(folder):
     (folder / "finetune.json").write_text(json.dumps(report))
 
 
-def test_what_is_done_is_read_and_the_table_says_what_was_refused(
+def test_finished_runs_are_read_and_unsupported_methods_are_listed(
     bench, tmp_path, monkeypatch, capsys
 ):
     finished(tmp_path / "lora")
@@ -66,7 +66,7 @@ def test_what_is_done_is_read_and_the_table_says_what_was_refused(
         bench.main([*options[:4], "lora", "--steps=20"])
 
 
-def test_a_finished_run_of_another_config_is_not_told_as_this_one(bench, tmp_path, monkeypatch):
+def test_a_finished_run_of_another_config_raises(bench, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     finished(tmp_path / "lora")
     named = ["x", "--config=configs/causal_lm/smollm2_lora.py:lora", f"--workdir={tmp_path}"]

@@ -58,13 +58,15 @@ def test_a_resumed_run_is_bit_exact(folder, straight):
     assert losses[-1] < losses[0] - 0.05
 
 
-def test_a_checkpoint_holds_the_subset_alone(straight):
+def test_a_checkpoint_contains_only_the_adapter(straight):
     workdir, _ = straight
     names = arrays_of(workdir)
     assert names and all(
-        "adapters" in n for n in names if n.startswith(("['params']", "['opt']"))
+        "adapters" in n
+        for n in names
+        if n.startswith(("['params']", "['opt']"))
         and names[n].ndim  # the optimizer's count has no axes
-    )  # fmt: skip
+    )
     _, extra, _ = checkpoint.read_arrays(workdir)
     loaded = flaxae.load(workdir)
     assert extra["frozen"] == peft.base_fingerprint(loaded.model)
@@ -74,7 +76,7 @@ def test_a_checkpoint_holds_the_subset_alone(straight):
     assert extra["frozen"] == peft.base_fingerprint(plain)
 
 
-def test_a_run_serves_as_an_adapter(folder, straight, capsys):
+def test_a_run_is_evaluated_and_loaded_as_an_adapter(folder, straight, capsys):
     workdir, _ = straight
     loaded = flaxae.load(workdir)
     result = evaluate(workdir)
@@ -95,7 +97,7 @@ def test_a_run_serves_as_an_adapter(folder, straight, capsys):
     assert generate.main([*command, "--max-new-tokens", "4", "say 3 1"]) == 0
 
 
-def test_generate_asks_as_training_did(folder, straight, tmp_path):
+def test_generate_builds_the_same_prompt_as_training(folder, straight, tmp_path):
     from flaxae import generate
     from flaxae.lm.loading import LoadedModel
 
@@ -125,7 +127,7 @@ def test_generate_asks_as_training_did(folder, straight, tmp_path):
     assert asked(tmp_path) == "<user>say 3"
 
 
-def test_another_base_is_refused(folder, straight, tmp_path):
+def test_an_adapter_of_another_base_raises(folder, straight, tmp_path):
     workdir, _ = straight
     from flaxae import lm
 
@@ -145,7 +147,7 @@ def test_another_base_is_refused(folder, straight, tmp_path):
 
 
 @pytest.mark.parametrize("method", [Method.DORA, Method.NORMS, Method.FULL])
-def test_other_methods_train_too(method, folder, tmp_path):
+def test_dora_norms_and_full_training_reduce_the_loss(method, folder, tmp_path):
     config = tiny_config(folder, task__adapter__method=method, steps=4)
     trained(config, tmp_path / "run")
     losses = [row["loss"] for row in log_of(tmp_path / "run") if row["split"] == "train"]
@@ -190,10 +192,12 @@ def test_a_phi_trains_its_biases_and_factors(method, leaf, count, folder, tmp_pa
     assert peft.count_params(flaxae.load(tmp_path / "run").model) == count
 
 
-def test_two_devices_train_as_one(folder, straight, tmp_path):
+def test_training_on_two_devices_equals_one(folder, straight, tmp_path):
     config = tiny_config(folder, steps=2, optim__decay_steps=8)
     config.mesh.fsdp = 2
     run(config, tmp_path / "two")
-    a, b = ([r["loss"] for r in log_of(w) if r["split"] == "train"][:2]
-            for w in (tmp_path / "two", straight[0]))  # fmt: skip
+    a, b = (
+        [r["loss"] for r in log_of(w) if r["split"] == "train"][:2]
+        for w in (tmp_path / "two", straight[0])
+    )
     np.testing.assert_allclose(a, b, atol=1e-4)

@@ -20,7 +20,7 @@ from flaxae.task import Context
 from tests.models.causal_lm.tiny import tiny_config, tokenizer
 
 
-def test_the_embedded_pairs_are_real_and_apart():
+def test_the_embedded_pairs_are_in_one_split_each():
     pairs = data_lib.read(TextDataConfig(name="signatures"))
     sizes = {split: len(p) for split, p in pairs.splits.items()}
     assert sizes["train"] > 2000 and sizes["test"] > 50 and sizes["dev"] > 25
@@ -39,7 +39,7 @@ def test_the_embedded_pairs_are_real_and_apart():
         data_lib.read(TextDataConfig(name="typo"))
 
 
-def test_a_file_of_pairs(tmp_path):
+def test_pairs_are_read_from_a_jsonl_file(tmp_path):
     path = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"p{i}", "completion": "c"} for i in range(30)]
     path.write_text("\n".join(map(json.dumps, [*rows, rows[0]])) + "\n\n")
@@ -56,13 +56,13 @@ def test_a_file_of_pairs(tmp_path):
         data_lib.read(TextDataConfig(path=str(path)))
 
 
-def test_the_answer_ends_and_the_prompt_is_no_target():
+def test_encoded_examples_have_the_prompt_and_an_ended_answer():
     examples = data_lib.encoded([data_lib.Pair("ask", "say")], tokenizer(), 2)
     assert tokenizer().decode(examples[0].prompt) == "ask\n"
     assert examples[0].completion[-1] == 2 and tokenizer().decode(examples[0].completion) == "say"
 
 
-def test_packed_examples_do_not_see_each_other(tmp_path):
+def test_packed_examples_have_the_loss_and_gradient_of_single_ones(tmp_path):
     """Loss and gradient of packed rows are those of the same examples one a row."""
     sums, grads, rows = [], [], []
     for pack, share in ((True, True), (True, False), (False, True)):
@@ -95,7 +95,7 @@ def test_packed_examples_do_not_see_each_other(tmp_path):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max()))
 
 
-def test_only_the_subset_gets_a_gradient(tmp_path):
+def test_only_the_adapters_parameters_are_trainable(tmp_path):
     config = tiny_config(tmp_path)
     config.freeze()
     task = config.task.make(config)
@@ -108,7 +108,7 @@ def test_only_the_subset_gets_a_gradient(tmp_path):
 
 
 @pytest.mark.parametrize("sizes", ["llama-tiny", "phi-tiny"])
-def test_a_base_of_known_sizes_is_drawn_and_frozen_without_a_file(tmp_path, sizes):
+def test_a_base_of_published_sizes_is_drawn_and_frozen_without_files(tmp_path, sizes):
     fields = {"pretrained": "", "task__sizes": sizes, "task__weights": "bfloat16"}
     config = tiny_config(tmp_path, **fields)
     config.freeze()
@@ -127,7 +127,7 @@ def test_a_base_of_known_sizes_is_drawn_and_frozen_without_a_file(tmp_path, size
         task.data("train")
 
 
-def test_sizes_that_are_not_known(tmp_path):
+def test_unknown_sizes_raise(tmp_path):
     config = tiny_config(tmp_path, pretrained="", task__sizes="phi-9")
     with pytest.raises(ConfigError, match="'phi-9' is not a model whose sizes are known: smollm2"):
         _ = config.task.make(config).model_config
@@ -136,7 +136,7 @@ def test_sizes_that_are_not_known(tmp_path):
         wrong.task.make(wrong)
 
 
-def test_what_cannot_be_trained_is_refused(tmp_path):
+def test_options_that_do_not_go_together_raise(tmp_path):
     def made(**overrides):
         config = tiny_config(tmp_path, **overrides)
         config.freeze()
@@ -159,12 +159,20 @@ def test_what_cannot_be_trained_is_refused(tmp_path):
     ("method", "millions"),
     [("lora", 2.442), ("dora", 2.598), ("ia3", 0.0576), ("norms", 0.0351), ("full", 134.5)],
 )
-def test_the_config_trains_what_it_says(method, millions):
+def test_each_config_trains_the_documented_number_of_parameters(method, millions):
     """Sizes of SmolLM2-135M, whose file need not be there."""
     config = smollm2_lora.get_config(method)
     assert to_json(from_json(to_json(config))) == to_json(config)
-    sizes = LlamaConfig(d_model=576, d_ff=1536, num_heads=9, num_kv_heads=3, head_dim=64,
-                        num_layers=30, vocab_size=49152, tie_embeddings=True)  # fmt: skip
+    sizes = LlamaConfig(
+        d_model=576,
+        d_ff=1536,
+        num_heads=9,
+        num_kv_heads=3,
+        head_dim=64,
+        num_layers=30,
+        vocab_size=49152,
+        tie_embeddings=True,
+    )
     options: AdapterOptions = config.task.adapter
 
     def build():
@@ -172,6 +180,9 @@ def test_the_config_trains_what_it_says(method, millions):
         return peft.add_adapter(model, options.config()) if options.config() else model
 
     model = nnx.eval_shape(build)
-    count = peft.count_params(model) if options.config() else sum(
-        x.size for x in jax.tree.leaves(nnx.state(model)))  # fmt: skip
+    count = (
+        peft.count_params(model)
+        if options.config()
+        else sum(x.size for x in jax.tree.leaves(nnx.state(model)))
+    )
     assert count / 1e6 == pytest.approx(millions, rel=2e-3)

@@ -51,9 +51,15 @@ def base(directory, seed=0):
 def phi_base(directory):
     """Writes a random Phi, whose Linears have biases."""
     config = PhiConfig(
-        d_model=16, d_ff=24, num_heads=4, num_kv_heads=4, head_dim=4, rotary_dim=2, num_layers=2,
+        d_model=16,
+        d_ff=24,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=4,
+        rotary_dim=2,
+        num_layers=2,
         vocab_size=260,
-    )  # fmt: skip
+    )
     params = nnx.to_pure_dict(nnx.state(Phi(config, rngs=nnx.Rngs(0)), nnx.Param))
     files.save(directory, phi.config_to_hf(config), phi.table(config), params)
     tokenizer().save(directory)
@@ -63,8 +69,10 @@ def phi_base(directory):
 def pairs(path, count=40):
     """Sums in words: easy enough to be learned in a few steps."""
     rows = [{"prompt": f"say {i % 7}", "completion": "ab" * (i % 7 + 1)} for i in range(count)]
-    path.write_text("\n".join(json.dumps(r | {"prompt": f"{r['prompt']} {i}"})
-                              for i, r in enumerate(rows)) + "\n")  # fmt: skip
+    path.write_text(
+        "\n".join(json.dumps(r | {"prompt": f"{r['prompt']} {i}"}) for i, r in enumerate(rows))
+        + "\n"
+    )
     return path
 
 
