@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from flaxae.config import flags
+from flaxae.training.loop import run
 from tests.helpers import ROOT
 
 FRONT = ROOT / "README.md"
@@ -60,3 +62,14 @@ def test_the_front_page_is_short():
 @pytest.mark.parametrize("page", ROOM_READMES, ids=name)
 def test_readmes_of_packages_are_short(page: Path):
     assert len(page.read_text().splitlines()) <= 80
+
+
+def test_the_family_of_the_page_trains(tmp_path: Path):
+    page = (ROOT / "docs" / "adding_a_family.md").read_text()
+    code = re.search(r"^```python\n(import dataclasses\n.*?)^```", page, re.M | re.S)
+    assert code
+    (tmp_path / "sine.py").write_text(code[1])
+    config = flags.load_config(str(tmp_path / "sine.py"))
+    config.steps = 20
+    result = run(config, tmp_path / "run")
+    assert result.status == "done" and result.metrics["dev/error"] < 1
