@@ -136,9 +136,7 @@ def measure(page: Any, url: str, args: argparse.Namespace) -> dict[str, Any]:
     left, top, width, height = (positions[x] for x in ("left", "top", "width", "height"))
     hovers = []
     for x, y in positions["points"]:
-        page.mouse.move(
-            left - 20, top + height + 60
-        )  # outside of the map, so that there is no tooltip
+        page.mouse.move(left - 20, top + height + 60)  # outside of the map: no tooltip
         time.sleep(0.3)
         page.evaluate(HOVER)
         page.mouse.move(x, y)

@@ -1,4 +1,4 @@
-"""Adapters of SmolLM2-135M beside PyTorch with HF peft (needs `make env-parity`).
+"""Adapters of SmolLM2-135M compared with PyTorch and HF peft (needs `make env-parity`).
 
 There are four cases:
 

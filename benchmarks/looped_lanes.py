@@ -90,16 +90,16 @@ def run_case(case: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     single = OurStep(config)
     for count in args.lanes:
         together = OurStep(config, count)
-        sides = {"lanes": together, "turns": consecutive(single, count)}
+        sides = {"lanes": together, "runs": consecutive(single, count)}
         times = interleaved(sides, args.rounds, args.block)
-        lanes, turns = (statistics.median(times[k]) for k in ("lanes", "turns"))
+        lanes, runs = (statistics.median(times[k]) for k in ("lanes", "runs"))
         out.append(
             {
                 "name": f"{count} lanes, {case}",
                 "ours": lanes,
-                "theirs": turns,
+                "theirs": runs,
                 "unit": "s/step",
-                "ratio": round(turns / lanes, 3),
+                "ratio": round(runs / lanes, 3),
                 "lanes": count,
                 "compile_seconds": round(together.compile_seconds, 2),
                 "compile_seconds_in_turn": round(count * single.compile_seconds, 2),

@@ -130,11 +130,11 @@ def unrolled(config: Any) -> tuple[float, int]:
         model = nnx.merge(graphdef, params)
         prompt, total = model.prompt(xs, ys, ctx), 0.0
         state = model.initial_state(prompt)
-        for turn in range(task.loops):
-            if turn <= task.loops - task.grad_loops:
+        for index in range(task.loops):
+            if index <= task.loops - task.grad_loops:
                 state = jax.lax.stop_gradient(state)
             state = model.loop(state, prompt, ctx)
-            if turn >= task.loops - task.grad_loops:
+            if index >= task.loops - task.grad_loops:
                 total = total + jnp.mean(jnp.square(model.readout(state, ctx) - ys))
         return total / task.grad_loops
 

@@ -15,13 +15,13 @@ def remembered(world: World) -> bool:
     return (world.state / "t" / "state").exists()
 
 
-@pytest.mark.parametrize("where", [[], ["--zone", "z"]])
+@pytest.mark.parametrize("zone", [[], ["--zone", "z"]])
 @pytest.mark.parametrize("kind", [[], ["--queued"], ["--num-slices=2"], ["--project=p"]])
-def test_delete_removes_all_that_was_launched(world: World, kind: list[str], where: list[str]):
+def test_delete_removes_all_that_was_launched(world: World, kind: list[str], zone: list[str]):
     """Check also with --zone: the options that are not given are remembered."""
     assert world.launch(*kind).returncode == 0
     assert existing(world)[0]
-    result = world.run("--delete", *where)
+    result = world.run("--delete", *zone)
     assert result.returncode == 0, result.stderr
     assert existing(world) == ([], []) and not remembered(world)
     deleted = next(call for call in world.calls if "delete" in call)
@@ -115,12 +115,12 @@ def test_nodes_without_their_request_are_remembered_after_a_refusal(world: World
 def test_a_dry_run_of_an_action_changes_nothing(
     world: World, action: str, options: list[str], known: bool
 ):
-    where = ["--zone=z"]
+    zone = ["--zone=z"]
     if known:
         assert world.launch(*options).returncode == 0
-        options, where = [], []
+        options, zone = [], []
     before = len(world.calls), existing(world)
-    result = world.run(action, "--dry-run", *options, *where)
+    result = world.run(action, "--dry-run", *options, *zone)
     assert result.returncode == 0 and result.stderr == ""
     assert (len(world.calls), existing(world)) == before and remembered(world) == known
     lines = [line for line in result.stdout.splitlines() if "gcloud" in line]

@@ -236,10 +236,10 @@ def test_stop_saves_and_ends_the_launcher(world: World):
     assert "t worker 1: exited, exit code 130" in status.stdout and "t: READY (z)" in status.stdout
 
 
-@pytest.mark.parametrize("where", (0, 2, 4, 5))
-def test_an_interrupted_ssh_is_repeated(world: World, where: int):
+@pytest.mark.parametrize("step", (0, 2, 4, 5))
+def test_an_interrupted_ssh_is_repeated(world: World, step: int):
     """Check each step, interrupted before and after it did its work."""
-    world.play(hosts=2, ssh=["ok"] * where + ["flake", "half"])
+    world.play(hosts=2, ssh=["ok"] * step + ["flake", "half"])
     result = world.launch()
     assert result.returncode == 0, result.stdout + result.stderr
     assert world.count("create") == 1 and len(world.trained) == 2

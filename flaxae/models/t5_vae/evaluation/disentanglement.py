@@ -145,7 +145,7 @@ def mutual_information(
         values = column.max() + 1
         cell = (np.arange(dims) * BINS + binned) * values + column[:, None]
         joint = np.bincount(cell.ravel(), minlength=dims * BINS * values) / n
-        joint = joint.reshape(dims, BINS, values)
+        joint = joint.reshape(dims, BINS, values)  # (d, bins, values)
         marginal = np.bincount(column, minlength=values) / n
         independent = joint.sum(2, keepdims=True) * marginal
         safe = np.where(joint > 0, joint, 1.0)

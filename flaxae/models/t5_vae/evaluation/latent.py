@@ -83,7 +83,8 @@ def mmd_null_p95(n: int, dim: int, draws: int = 100) -> float:
 
 def spectrum(codes: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
     """Return the variances along the codes' principal axes, largest first."""
-    return np.linalg.eigvalsh(np.cov(codes.T).reshape((codes.shape[1],) * 2))[::-1].clip(0)
+    covariance = np.cov(codes.T).reshape((codes.shape[1],) * 2)  # (d, d), also for d = 1
+    return np.linalg.eigvalsh(covariance)[::-1].clip(0)
 
 
 def channel_bits(variances: Float[np.ndarray, " d"], sigma: float) -> float:

@@ -85,13 +85,12 @@ def latent_study(codec: Codec, dev: EncodedLines, sizes: Sizes) -> dict[str, Any
     codes = dev.flat.astype(np.float64)
     n, size = min(len(codes), sizes.mmd), codes.shape[1]
     noise = np.random.default_rng(1).normal(size=codes.shape)
-    if dev.log_variances is None:
-        noisy = codes + codec.sigma * noise
-    else:
-        log_variances = dev.log_variances.reshape(codes.shape).astype(np.float64)
-        noisy = codes + np.exp(0.5 * log_variances) * noise
+    log_variances = None
+    if dev.log_variances is not None:
+        log_variances = rearrange(dev.log_variances, "b l z -> b (l z)").astype(np.float64)
+    std = codec.sigma if log_variances is None else np.exp(0.5 * log_variances)
     clean = latent.mmd_test(codes[:n])
-    sampled = latent.mmd_test(noisy[:n])
+    sampled = latent.mmd_test((codes + std * noise)[:n])
     null = latent.mmd_null_p95(n, size)
     variances = latent.spectrum(codes)
     squared = latent.squared_norm_over_dim(codes)
@@ -123,18 +122,26 @@ def latent_study(codec: Codec, dev: EncodedLines, sizes: Sizes) -> dict[str, Any
         "spectrum": variances.tolist(),
         "tokens_per_line": float((dev.ids != PAD).sum(1).mean()),
     }
-    if dev.log_variances is None:
-        out["information"] = STOCHASTIC_ONLY
-        out["bits"] = "n/a: without noise, the capacity of a real number has no bound"
-        if codec.sigma:
-            capacity = latent.channel_bits(variances, codec.sigma)
-            meaning = "capacity of a Gaussian channel: variance of codes over variance of noise"
-            out["bits"] = _bits(capacity, out["tokens_per_line"], meaning)
-    else:
-        out["information"] = latent.information(codes, log_variances)
-        rate = out["information"]["kl"]["value"] / latent.LN2
-        out["bits"] = _bits(rate, out["tokens_per_line"], "mean KL to the prior, the rate")
-    return out
+    return out | _information(codes, log_variances, codec.sigma, variances, out["tokens_per_line"])
+
+
+def _information(
+    codes: Float[np.ndarray, "B LZ"],
+    log_variances: Float[np.ndarray, "B LZ"] | None,
+    sigma: float,
+    spectrum: Float[np.ndarray, " LZ"],
+    tokens: float,
+) -> dict[str, Any]:
+    """Return KL and mutual information of Gaussian posteriors, and the bits that codes carry."""
+    if log_variances is not None:
+        found = latent.information(codes, log_variances)
+        rate = found["kl"]["value"] / latent.LN2
+        return {"information": found, "bits": _bits(rate, tokens, "mean KL to the prior, the rate")}
+    bits: Any = "n/a: without noise, the capacity of a real number has no bound"
+    if sigma:
+        meaning = "capacity of a Gaussian channel: variance of codes over variance of noise"
+        bits = _bits(latent.channel_bits(spectrum, sigma), tokens, meaning)
+    return {"information": STOCHASTIC_ONLY, "bits": bits}
 
 
 def _bits(bits: float, tokens: float, estimate: str) -> dict[str, Any]:
