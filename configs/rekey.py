@@ -1,4 +1,4 @@
-"""Renames stored runs whose config has gained or lost fields since they were trained.
+"""Renaming of stored runs whose config has gained or lost fields since they were trained.
 
     python -m configs.rekey --outdir runs/looped_report
     python -m configs.rekey --record configs/t5_vae/baselines.jsonl

@@ -129,13 +129,7 @@ class TextSource:
         lengths = np.sort(lengths, kind="stable")
         if edges is None and bucket_edges:
             edges = _apportion(lengths, bucket_edges, num_buckets)
-        if edges is None:
-            parts = np.array_split(np.arange(len(order)), num_buckets)
-            edges = [2 * math.ceil(lengths[p[-1]] / 2) for p in parts]
-            limits = [0, *(int(p[-1]) + 1 for p in parts)]
-        else:
-            limits = [0, *(int(np.searchsorted(lengths, edge, side="right")) for edge in edges)]
-        self.edges = tuple(int(e) for e in edges)
+        self.edges, limits = _bucket_limits(lengths, edges, num_buckets)
         # Buckets of the same length become one entry of a batch, with the rows of all of them.
         rows: dict[int, int] = {}
         members: dict[int, list[np.ndarray]] = {}
@@ -242,6 +236,25 @@ class ArraySource:
             return out
 
         return jax.tree.map(rows, self._arrays)
+
+
+def _bucket_limits(
+    lengths: np.ndarray, edges: Sequence[int] | None, num_buckets: int
+) -> tuple[tuple[int, ...], list[int]]:
+    """Return the buckets' lengths, and 0 and the end of each bucket in the sorted texts.
+
+    Args:
+        lengths: ascending lengths of the texts.
+        edges: ascending lengths of the buckets; None: those of num_buckets equal parts.
+        num_buckets: number of buckets.
+    """
+    if edges is None:
+        parts = np.array_split(np.arange(len(lengths)), num_buckets)
+        edges = [2 * math.ceil(lengths[p[-1]] / 2) for p in parts]
+        limits = [0, *(int(p[-1]) + 1 for p in parts)]
+    else:
+        limits = [0, *(int(np.searchsorted(lengths, edge, side="right")) for edge in edges)]
+    return tuple(int(e) for e in edges), limits
 
 
 def _apportion(lengths: np.ndarray, edges: Sequence[int], parts: int) -> list[int]:

@@ -40,20 +40,20 @@ def test_every_example_is_packed_once(alone):
 def test_each_target_is_predicted_one_position_before():
     examples = drawn(1)
     a = pack(examples, 16).arrays
-    said = []
+    predicted = []
     for row in range(len(a["ids"])):
         real = a["target_weight"][row] > 0
         where, targets = a["where"][row][real], a["targets"][row][real]
         assert (a["ids"][row][where + 1] == targets).all()
         assert (a["segment_ids"][row][where + 1] == a["segment_ids"][row][where]).all()
-        said += targets.tolist()
-    assert sorted(said) == sorted(t for e in examples for t in e.completion)
+        predicted += targets.tolist()
+    assert sorted(predicted) == sorted(t for e in examples for t in e.completion)
 
 
 def test_a_shared_prefix_is_stored_once_per_row():
     examples = [Example([7, 8, 9, *e.prompt], e.completion) for e in drawn(2, 200)]
     packed = pack(examples, 19, shared=3)
-    a, found, said = packed.arrays, [], []
+    a, found, predicted = packed.arrays, [], []
     for row, segments in enumerate(a["segment_ids"]):
         assert segments[:3].tolist() == [SHARED] * 3 and (segments[3:] != SHARED).all()
         assert a["ids"][row, :3].tolist() == [7, 8, 9]
@@ -66,9 +66,9 @@ def test_a_shared_prefix_is_stored_once_per_row():
         places, targets = a["where"][row][real], a["targets"][row][real]
         assert (a["ids"][row][places + 1] == targets).all()
         assert (segments[places] == segments[places + 1]).all() and (segments[places] > 0).all()
-        said += targets.tolist()
+        predicted += targets.tolist()
     assert sorted(found) == sorted((*e.prompt, *e.completion) for e in examples)
-    assert sorted(said) == sorted(t for e in examples for t in e.completion)
+    assert sorted(predicted) == sorted(t for e in examples for t in e.completion)
     assert density(packed) > 0.85 and packed.shared == 3
     assert len(a["ids"]) == len(pack(drawn(2, 200), 16).arrays["ids"])
     with pytest.raises(ConfigError, match="the same 4 ids"):

@@ -1,6 +1,6 @@
 """Apache Beam writes the bytes that `datasets` writes.
 
-It wants an environment of its own (its releases bound protobuf, pyarrow and pillow below those that
+It needs a separate environment (its releases limit protobuf, pyarrow and pillow to older ones than
 constraints.txt pins), which `make test-beam` makes.
 """
 
