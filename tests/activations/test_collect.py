@@ -1,4 +1,4 @@
-"""States at the last token of many texts: equal to each text by itself, in few programs."""
+"""States at the last token of many texts: equal to those of single texts, in few programs."""
 
 import itertools
 
@@ -20,7 +20,7 @@ TEXTS = [PREFIX + [9 + i] * n for i, n in enumerate((3, 11, 1, 20, 2))]
 
 
 def adapted(kind):
-    """With factors that do something."""
+    """Return a model with a LoRA whose factors are not zero."""
     model = peft.add_adapter(tiny(kind), peft.LoRAConfig(r=2))
     for module in ("q_proj", "v_proj"):
         adapter = getattr(model.blocks.self_attn, module).adapters["default"]
@@ -28,18 +28,18 @@ def adapted(kind):
     return model
 
 
-def plainly(model):
-    """All texts padded on the left in one batch, a call a side."""
+def uncollected(model):
+    """Return the states by one call per side, all texts padded on the left in one batch."""
     width = max(map(len, TEXTS))
     ids, mask = (np.zeros((len(TEXTS), width), t) for t in (np.int32, np.float32))
     for row, text in enumerate(TEXTS):
         ids[row, width - len(text) :], mask[row, width - len(text) :] = text, 1
-    where = jnp.full((len(TEXTS), 1), width - 1)
+    last = jnp.full((len(TEXTS), 1), width - 1)
 
     @jax.jit
     def run(model):
         return activations.collect(
-            model, ids, context(), hooks=HOOKS, layers=LAYERS, mask=mask, positions=where
+            model, ids, context(), hooks=HOOKS, layers=LAYERS, mask=mask, positions=last
         )[1]
 
     sides = [run(side) for side in (peft.set_active(model, ()), model)]
@@ -52,7 +52,7 @@ def plainly(model):
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches_of_base_and_adapter_equal_single_texts(kind):
     model = adapted(kind)
-    want = plainly(model)
+    want = uncollected(model)
     assert np.abs(want["resid_out"][0] - want["resid_out"][1]).max() > 1e-2
     for share in (False, True):
         sides = ({}, {"default": 1.0})
@@ -63,7 +63,7 @@ def test_batches_of_base_and_adapter_equal_single_texts(kind):
         for hook in HOOKS:
             assert got[hook].shape[:3] == (2, len(TEXTS), 2)
             np.testing.assert_allclose(got[hook], want[hook], rtol=0, atol=2e-5, err_msg=hook)
-        # Three batches: two lengths, two programs, and no more for the same texts again.
+        # Three batches have two lengths: two programs, and no more for the same texts again.
         used = collect._rest if share else collect._whole
         assert used._cache_size() == 2
         collect(TEXTS[::-1])
@@ -76,12 +76,12 @@ def test_layers_after_the_last_wanted_one_do_not_run():
     program = jax.make_jaxpr(one._whole_texts)(
         one.state, np.ones((1, 8), np.int32), np.ones((1, 8))
     )
-    turns = [e.params["length"] for e in program.jaxpr.eqns if e.primitive.name == "scan"]
-    assert turns == [2]
-    # The default side is the model as it is: nothing is switched off.
+    iterations = [e.params["length"] for e in program.jaxpr.eqns if e.primitive.name == "scan"]
+    assert iterations == [2]
+    # The default side is the model as it is, with its active adapter.
     model = adapted("llama")
     alone = Collector(model, HOOKS, LAYERS, rows=4)(TEXTS)["resid_out"]
-    np.testing.assert_allclose(alone[0], plainly(model)["resid_out"][1], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(alone[0], uncollected(model)["resid_out"][1], rtol=0, atol=2e-5)
 
 
 def test_padded_lengths_have_the_least_total_padding():

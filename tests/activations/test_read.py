@@ -1,4 +1,4 @@
-"""Hidden states of chosen layers and positions, collected inside the scan, and replaced."""
+"""Hidden states of chosen layers and positions, collected and replaced inside the scan."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ MASK = jnp.ones((2, 7)).at[0, :2].set(0)
 
 
 def all_states(model, ids):
-    """Every hook of every layer and position, by plain taps."""
+    """Return all hooks of all layers and positions, by plain taps."""
     taps = Taps(collect=lambda path: True)
     model.states(ids, context(taps=taps), mask=MASK)
     return {hook: np.asarray(taps.collected[model.hooks[hook]]) for hook in HOOKS}
@@ -28,20 +28,21 @@ def all_states(model, ids):
 @pytest.mark.parametrize("fields", [{}, {"remat": True, "scan_unroll": 3}])
 def test_states_of_chosen_layers_and_positions_equal_plain_taps(kind, fields):
     model, ids = tiny(kind, **fields), random_ids(2, 7)
-    want, where, layers = all_states(model, ids), jnp.asarray([[6, 3], [0, 6]]), (2, 0)
+    want, layers = all_states(model, ids), (2, 0)
+    positions = jnp.asarray([[6, 3], [0, 6]])
 
     @jax.jit
-    def run(model, ids, where):
+    def run(model, ids, positions):
         return activations.collect(
-            model, ids, context(), hooks=HOOKS, layers=layers, mask=MASK, positions=where
+            model, ids, context(), hooks=HOOKS, layers=layers, mask=MASK, positions=positions
         )
 
-    final, states = run(model, ids, where)
+    final, states = run(model, ids, positions)
     np.testing.assert_allclose(final, model.states(ids, context(), mask=MASK), atol=1e-6)
     assert set(states) == set(HOOKS)
     for hook, value in states.items():
         for place, layer in enumerate(layers):
-            picked = np.take_along_axis(want[hook][layer], np.asarray(where)[..., None], axis=1)
+            picked = np.take_along_axis(want[hook][layer], np.asarray(positions)[..., None], axis=1)
             np.testing.assert_allclose(value[place], picked, rtol=0, atol=1e-5, err_msg=hook)
 
 
@@ -63,12 +64,12 @@ def test_negative_layers_count_from_the_end_and_all_positions_are_the_default():
 
 def test_states_of_all_layers_and_positions_are_never_in_memory():
     model = tiny("llama", num_layers=5)
-    ids, where = random_ids(2, 7), jnp.asarray([[6], [6]])
+    ids, positions = random_ids(2, 7), jnp.asarray([[6], [6]])
 
     def run(ids):
-        return activations.collect(model, ids, context(), hooks=HOOKS, layers=[3], positions=where)[
-            1
-        ]
+        return activations.collect(
+            model, ids, context(), hooks=HOOKS, layers=[3], positions=positions
+        )[1]
 
     def sizes(jaxpr):
         for equation in jaxpr.eqns:
@@ -79,7 +80,12 @@ def test_states_of_all_layers_and_positions_are_never_in_memory():
                     yield from sizes(getattr(inner, "jaxpr", inner))
 
     shapes = set(sizes(jax.make_jaxpr(run)(ids).jaxpr))
-    assert (2, 7, 16) in shapes and (2, 2, 1, 16) in shapes  # one layer's; a layer and a spare
+    assert (2, 7, 16) in shapes and (
+        2,
+        2,
+        1,
+        16,
+    ) in shapes  # of one layer; a buffer of one layer and a spare
     assert not [s for s in shapes if s[:1] == (5,) and s[1:3] == (2, 7)]
 
 

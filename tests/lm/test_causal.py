@@ -1,4 +1,4 @@
-"""What Llama and Phi share: padding, packing, caches, recomputation, losses."""
+"""The common part of Llama and Phi: padding, packing, caches, remat, losses."""
 
 import jax
 import jax.numpy as jnp

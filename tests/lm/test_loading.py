@@ -1,4 +1,4 @@
-"""Language models from and to directories: strict, sharded, in bfloat16; fingerprints."""
+"""Language models to and from directories: strict, sharded, in bfloat16; fingerprints."""
 
 import json
 

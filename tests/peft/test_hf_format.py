@@ -1,4 +1,4 @@
-"""Adapters' directories: what is refused, and what another opens; PEFT itself is in parity."""
+"""Directories of adapters, read and written, and their errors; tests/parity compares with PEFT."""
 
 import json
 import shutil
@@ -73,7 +73,7 @@ def test_written_patterns_have_the_same_effect_in_any_order(pattern, written, tm
     raw = json.loads((tmp_path / CONFIG).read_text())
     for field in ("alpha_pattern", "rank_pattern"):
         assert list(raw[field].items()) == list(written.items())
-    (tmp_path / CONFIG).write_text(json.dumps(raw, sort_keys=True))  # as PEFT writes it anew
+    (tmp_path / CONFIG).write_text(json.dumps(raw, sort_keys=True))  # as PEFT writes it
     again = peft.load_adapter(Net(), tmp_path)
     for name in ("up", "down"):
         mine, read = (getattr(m.blocks, name).adapters["default"] for m in (model, again))
@@ -90,7 +90,7 @@ def saved(tmp_path_factory):
 
 
 def changed(saved, tmp_path, tensors=None, **fields):
-    """A copy of a directory with some tensors or fields changed."""
+    """Copy a directory and change some tensors or fields."""
     folder = tmp_path / "changed"
     shutil.copytree(saved, folder)
     if fields:
@@ -181,7 +181,7 @@ def test_an_adapter_of_another_base_raises(saved):
     assert peft.adapter_names(peft.load_adapter(other, saved, check_base=False)) == ("default",)
     with pytest.raises(ConfigError, match="'down' is not a module|'up' is not a module"):
         peft.load_adapter(t5(), saved, check_base=False)
-    # Adapters that stand on the base already do not make it another.
+    # Other adapters on the model do not change its base.
     both = peft.load_adapter(trained("ia3"), saved, "second")
     assert peft.adapter_names(both) == ("default", "second")
 
@@ -200,7 +200,7 @@ OLD = "base_model.model.transformer.h"
 
 
 def old_phi(directory, ends, **fields):
-    """A directory of phi's first names: {end: (rows of Wqkv's, of out_proj's, columns)}."""
+    """Write an adapter with phi's original names; `ends`: {end: shapes of Wqkv and out_proj}."""
     rng, tensors = np.random.default_rng(0), {}
     for layer in range(2):
         for end, shapes in ends.items():
@@ -218,7 +218,7 @@ def old_lora(directory, **fields):
 
 
 def test_an_adapter_with_phis_original_names_is_read(tmp_path):
-    """The fused projection's adapter becomes three that compute the same."""
+    """Check that the fused projection's adapter becomes three that compute the same."""
     tensors = old_lora(tmp_path)
     model = peft.load_adapter(Phi(PHI, rngs=nnx.Rngs(0)), tmp_path)
     attention = model.blocks.self_attn

@@ -1,4 +1,4 @@
-"""The README's lines run as they stand, each block by itself, in a folder with a base."""
+"""The README's examples run as they are, each alone, in a folder with a base."""
 
 import re
 from pathlib import Path

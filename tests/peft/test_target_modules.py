@@ -1,5 +1,6 @@
-"""Matching by names, where PEFT's rules are easy to get wrong."""
+"""PEFT's rules of matching names."""
 
+import jax
 import pytest
 from flax import nnx
 
@@ -19,7 +20,7 @@ Q = "model.layers.10.self_attn.q_proj"
         (("q_proj",), Q, True),
         (("self_attn.q_proj",), Q, True),
         ((Q,), Q, True),
-        (("_proj",), Q, False),  # an end counts after a dot only
+        (("_proj",), Q, False),  # an end must follow a dot
         (("10.self_attn.q_proj",), Q, True),
         (("0.self_attn.q_proj",), Q, False),
         ("q_proj", Q, False),  # a string is a regex of the whole name
@@ -75,7 +76,7 @@ def test_default_targets_depend_on_the_model_type():
     ia3 = targets.with_defaults(peft.IA3Config(), "llama")
     assert set(ia3.target_modules) == {"k_proj", "v_proj", "down_proj"}
     assert ia3.feedforward_modules == ("down_proj",)
-    # As in PEFT the feed-forward ones are the type's also where targets are given.
+    # As in PEFT, feedforward_modules default to the type's also if targets are set.
     given = targets.with_defaults(peft.IA3Config(target_modules=["fc1", "fc2"]), "phi")
     assert given.feedforward_modules == ("fc2",)
 
@@ -109,7 +110,7 @@ def phi(**sizes):
 
 
 def test_ia3_of_phi_2_has_573_440_parameters():
-    """By phi's first names, as in the diary; nothing of that size is made."""
+    """Count by phi's original names, on an abstract model."""
     sizes = dict(
         d_model=2560,
         d_ff=10240,
@@ -127,8 +128,6 @@ def test_ia3_of_phi_2_has_573_440_parameters():
     def add(state):
         made.append(peft.add_adapter(nnx.merge(graphdef, state), config))
         return nnx.state(made[-1], peft.AdapterParam)
-
-    import jax
 
     shapes = jax.eval_shape(add, state)
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 573_440

@@ -1,4 +1,4 @@
-"""A saved embedding whose table is also the head's: PEFT leaves the head the base's table."""
+"""A saved embedding that is tied to the head, which keeps the base's table, as in PEFT."""
 
 import jax.numpy as jnp
 import numpy as np

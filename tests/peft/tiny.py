@@ -1,4 +1,4 @@
-"""Toy models for the adapters' tests, and what they compute."""
+"""Toy models for the adapters' tests, and their outputs."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ class Block(nnx.Module):
 
 
 class Net(nnx.Module):
-    """A stack of blocks with biases, and a head beside it; no Hugging Face names."""
+    """A stack of blocks with biases, and a head; it has no Hugging Face names."""
 
     def __init__(self, seed=0, remat=False):
         rngs = nnx.Rngs(seed)
@@ -55,7 +55,7 @@ def inputs(seed=0):
 
 
 def run(model, x=None, **fields):
-    """The model's output, jitted."""
+    """Return the model's output, jitted."""
     graphdef, state = nnx.split(model)
     at, x = context(**fields), inputs() if x is None else x
 
@@ -66,7 +66,7 @@ def run(model, x=None, **fields):
 
 
 def loss_of(model, kinds):
-    """A function of the variables of a kind, and their values."""
+    """Return a loss as a function of the variables of a kind, and their values."""
     graphdef, params, rest = nnx.split(model, kinds, ...)
     x, ctx = inputs(), context()
 
@@ -77,7 +77,7 @@ def loss_of(model, kinds):
 
 
 def moved(model, kinds, seed=1, size=0.3):
-    """The model with all variables of a kind moved at random, padding of ranks left alone."""
+    """Return the model with all variables of a kind moved at random."""
     graphdef, state, rest = nnx.split(model, kinds, ...)
     leaves, tree = jax.tree.flatten(state)
     keys = jax.random.split(jax.random.key(seed), len(leaves))

@@ -1,4 +1,4 @@
-"""GGUF files that the `gguf` package wrote: names, row order, quantisation, tokenizer."""
+"""GGUF files that the `gguf` package writes: names, row order, quantisation, tokenizer."""
 
 import sys
 
@@ -29,7 +29,7 @@ TEMPLATE = "{% for m in messages %}<s>{{ m['role'] }}:{{ m['content'] }}</s>{% e
 
 
 def as_hf(model):
-    """Hugging Face's tensors of a model."""
+    """Return a model's tensors by Hugging Face's names."""
     ours, out = nnx.to_pure_dict(nnx.state(model)), {}
     for path, weight in llama.table(model.config).weights.items():
         value = ours
@@ -42,7 +42,7 @@ def as_hf(model):
 
 
 def interleaved(rows, heads):
-    """What llama.cpp's converter does to queries and keys."""
+    """Reorder rows of queries and keys as llama.cpp's converter does."""
     halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows.shape))
 

@@ -1,4 +1,4 @@
-"""Hugging Face directories: strict both ways, shards, dtypes, and what is read by whom."""
+"""Hugging Face directories: strict reading and writing, shards, dtypes, reads by slices."""
 
 import json
 
@@ -37,7 +37,7 @@ def params():
 
 @pytest.fixture
 def tensors(params):
-    """What a directory of these parameters holds."""
+    """Return the tensors of a directory with these parameters."""
     kernel, scale = params["blocks"]["kernel"], params["blocks"]["scale"]
     out = {"shared": params["table"]}
     for i in range(2):
@@ -76,7 +76,7 @@ def test_large_models_are_written_as_shards_with_an_index(tmp_path, params):
     sizes = [sum(x.nbytes for x in load_file(file).values()) for file in files]
     assert max(sizes) <= 300
     equal(read(tmp_path), params)
-    hf.write(tmp_path, {}, TABLE, params)  # nothing of the shards is left to confuse a reader
+    hf.write(tmp_path, {}, TABLE, params)  # removes the shards
     assert {f.name for f in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
     equal(read(tmp_path), params)
 
@@ -114,7 +114,7 @@ def test_each_read_is_at_most_one_devices_slice(tmp_path, params, monkeypatch):
     equal(loaded, params)
     assert loaded["blocks"]["kernel"].sharding == shardings["blocks"]["kernel"]
     assert max(size for name, size in readings if name != "h.0.s" and name != "h.1.s") == 32
-    # What all hold is read once; all else once over all devices.
+    # Replicated tensors are read once; the others once over all devices.
     assert sum(size for _, size in readings) == 4 * sum(x.size for x in jax.tree.leaves(params))
 
 

@@ -1,4 +1,4 @@
-"""T5's table, configs and sizes, without PyTorch (tests/parity has the comparison with it)."""
+"""T5's table, configs and sizes; tests/parity compares with PyTorch."""
 
 import json
 
@@ -23,7 +23,7 @@ from flaxae.weights import hf
 SMALL: dict = dict(
     d_model=16, d_ff=24, d_kv=4, num_heads=2, num_layers=2, num_decoder_layers=1, vocab_size=40
 )
-# As published, in millions: T5 by its files; mT5 and byT5 by table 1 of the byT5 paper.
+# Published parameters in millions: T5 by its files; mT5 and byT5 by table 1 of the byT5 paper.
 MILLIONS = {
     "t5-small": 60.5,
     "t5-base": 222.9,

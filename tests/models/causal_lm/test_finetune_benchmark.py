@@ -1,4 +1,4 @@
-"""benchmarks/lm_finetune.py: what it reads of a run, and what it does not do again."""
+"""benchmarks/lm_finetune.py: finished runs are read and not trained again."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ def bench(monkeypatch):
 
 
 def finished(folder):
-    """A run that was started twice, trained and evaluated."""
+    """Write the files of a run that was started twice, trained and evaluated."""
     folder.mkdir(parents=True)
     start = {"time/compile_seconds": 9.0, "time/peak_memory_bytes": 2e9}
     rows = [
@@ -60,7 +60,7 @@ def test_finished_runs_are_read_and_unsupported_methods_are_listed(
     first, second = json.loads(out[-1])["cases"]
     assert first["ours"] == 3.2 and first["ratio"] == 1.25 and first["compile_seconds"] == 9.0
     assert second["refused"] is True
-    # More steps are asked for: the run goes on.
+    # With more steps the run continues.
     with pytest.raises(SystemExit, match="train.py ended with 75"):
         monkeypatch.setattr(bench, "run", lambda command, log: (75, 1.0))
         bench.main([*options[:4], "lora", "--steps=20"])

@@ -1,4 +1,4 @@
-"""A run from start to end: what is trained, saved, resumed, refused and used."""
+"""Runs from start to end: training, saving, resuming, errors and use of the adapter."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 
 def trained(config, workdir):
-    """A run, after which the base in memory is what it was before the first step."""
+    """Train a run, and check that the base in memory is unchanged."""
     config = prepare(config, workdir, None, True)
     with Loop(make_setup(config, workdir)) as loop:
         before = fingerprint(loop.setup.frozen.values)
@@ -39,7 +39,7 @@ def trained(config, workdir):
 
 @pytest.fixture(scope="module")
 def straight(folder):
-    """Eight steps in one go."""
+    """Train eight steps without a stop."""
     workdir = folder / "straight"
     return workdir, trained(tiny_config(folder), workdir)
 
@@ -48,12 +48,12 @@ def test_a_resumed_run_is_bit_exact(folder, straight):
     workdir, result = straight
     assert result.status == "done"
     config = tiny_config(folder, steps=4, optim__decay_steps=8)
-    assert run(config, folder / "torn").status == "done"
+    assert run(config, folder / "stopped").status == "done"
     config = tiny_config(folder, optim__decay_steps=8)
-    again = run(config, folder / "torn")
-    assert_same(arrays_of(folder / "torn"), arrays_of(workdir))
+    again = run(config, folder / "stopped")
+    assert_same(arrays_of(folder / "stopped"), arrays_of(workdir))
     assert again.metrics == result.metrics
-    losses = [row["loss"] for row in log_of(folder / "torn") if row["split"] == "train"]
+    losses = [row["loss"] for row in log_of(folder / "stopped") if row["split"] == "train"]
     assert losses == [row["loss"] for row in log_of(workdir) if row["split"] == "train"]
     assert losses[-1] < losses[0] - 0.05
 
@@ -113,7 +113,9 @@ def test_generate_builds_the_same_prompt_as_training(folder, straight, tmp_path)
     trained_on = data_lib.encoded([pair], tok, 2)[0].prompt
     assert asked(workdir) == tok.decode(trained_on, special=True) == "say 3\n"
     assert asked(workdir, chat=False) == "say 3"
-    assert asked(workdir / "report" / "adapter") == asked(tmp_path) == "say 3"  # no run's folder
+    assert (
+        asked(workdir / "report" / "adapter") == asked(tmp_path) == "say 3"
+    )  # not the folder of a run
     shutil.copy(workdir / "adapter_config.json", tmp_path)
     config = json.loads((workdir / "config.json").read_text())
     config["task"]["system"] = "be kind"
@@ -159,7 +161,7 @@ def test_dora_norms_and_full_training_reduce_the_loss(method, folder, tmp_path):
     row = evaluation.losses(task, loaded.model, "test", base if method is Method.FULL else None)
     np.testing.assert_allclose(row["base"], before[0] / before[1], rtol=1e-6)
     assert row["trained"] < row["base"] - 1e-3
-    if method is Method.DORA:  # magnitudes start as the base's own lengths, not as those of zeros
+    if method is Method.DORA:  # magnitudes start as the norms of the base, not of zeros
         q = loaded.model.blocks.self_attn.q_proj
         magnitude = np.asarray(q.adapters["default"].magnitude[...])
         start = np.linalg.norm(np.asarray(q.kernel[...]), axis=1)

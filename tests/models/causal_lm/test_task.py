@@ -1,4 +1,4 @@
-"""The task's data, loss and refusals, without a run."""
+"""The task's data, loss and errors, without a run."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_pairs_are_read_from_a_jsonl_file(tmp_path):
     assert sorted(p.prompt for s in splits.values() for p in s) == sorted(
         f"p{i}" for i in range(30)
     )
-    odd = {"prompt": "a\u2028b", "completion": "c\x85"}  # ends of a line to Python, not to JSON
+    odd = {"prompt": "a\u2028b", "completion": "c\x85"}  # line ends for Python, not for JSON
     path.write_text("\r\n".join(json.dumps(r, ensure_ascii=False) for r in [*rows, odd]), "utf-8")
     splits = data_lib.read(TextDataConfig(path=str(path))).splits
     assert data_lib.Pair(*odd.values()) in [p for s in splits.values() for p in s]
@@ -63,7 +63,7 @@ def test_encoded_examples_have_the_prompt_and_an_ended_answer():
 
 
 def test_packed_examples_have_the_loss_and_gradient_of_single_ones(tmp_path):
-    """Loss and gradient of packed rows are those of the same examples one a row."""
+    """Loss and gradient of packed rows equal those of the same examples in one row each."""
     sums, grads, rows = [], [], []
     for pack, share in ((True, True), (True, False), (False, True)):
         config = tiny_config(tmp_path, task__pack=pack, task__share_prefix=share)
@@ -71,7 +71,7 @@ def test_packed_examples_have_the_loss_and_gradient_of_single_ones(tmp_path):
         task = config.task.make(config)
         model = peft.add_adapter(lm.load(config.pretrained).model, task.adapter)
         graphdef, mine, rest = nnx.split(model, task.trainable, ...)
-        mine = jax.tree.map(lambda x: x + 0.1, mine)  # B is 0 at first, and A gets no gradient
+        mine = jax.tree.map(lambda x: x + 0.1, mine)  # B starts at 0, where A gets no gradient
         batch = {k: jnp.asarray(v) for k, v in task.packed["train"].arrays.items()}
         batch["weight"] = jnp.ones(len(batch["ids"]))
 
@@ -122,7 +122,7 @@ def test_a_base_of_published_sizes_is_drawn_and_frozen_without_files(tmp_path, s
     assert not all(map(np.array_equal, *(jax.tree.leaves(mine) for mine, _ in parts)))
     batch = {k: jnp.ones(x.shape, x.dtype) for k, x in spec.items()}
     loss = task.loss(models[0], batch, Context(jax.random.key(0), jnp.int32(0)))
-    assert float(loss.total / loss.weight) > 1  # of drawn weights: nothing is known
+    assert float(loss.total / loss.weight) > 1  # the weights are random
     with pytest.raises(ConfigError, match="without a tokenizer: set pretrained"):
         task.data("train")
 
@@ -160,7 +160,7 @@ def test_options_that_do_not_go_together_raise(tmp_path):
     [("lora", 2.442), ("dora", 2.598), ("ia3", 0.0576), ("norms", 0.0351), ("full", 134.5)],
 )
 def test_each_config_trains_the_documented_number_of_parameters(method, millions):
-    """Sizes of SmolLM2-135M, whose file need not be there."""
+    """Count with the sizes of SmolLM2-135M, so that its file is not needed."""
     config = smollm2_lora.get_config(method)
     assert to_json(from_json(to_json(config))) == to_json(config)
     sizes = LlamaConfig(

@@ -25,7 +25,7 @@ from flaxae.models.causal_lm.task import CausalLMConfig
 
 
 def tokenizer():
-    """Bytes; 0 to 2 are special."""
+    """Make a tokenizer of bytes, with 0 to 2 as special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {"<pad>": 0, "<s>": 1, "</s>": 2} | {c: i + 3 for i, c in enumerate(alphabet)}
     inner = Tokenizer(models.BPE(vocab=vocab, merges=[]))
@@ -36,7 +36,7 @@ def tokenizer():
 
 
 def base(directory, seed=0):
-    """Writes a random Llama."""
+    """Write a random Llama."""
     config = LlamaConfig(
         d_model=16, d_ff=24, num_heads=4, num_kv_heads=2, head_dim=4, num_layers=2, vocab_size=260
     )
@@ -49,7 +49,7 @@ def base(directory, seed=0):
 
 
 def phi_base(directory):
-    """Writes a random Phi, whose Linears have biases."""
+    """Write a random Phi, whose Linears have biases."""
     config = PhiConfig(
         d_model=16,
         d_ff=24,
@@ -67,7 +67,7 @@ def phi_base(directory):
 
 
 def pairs(path, count=40):
-    """Sums in words: easy enough to be learned in a few steps."""
+    """Write pairs that are easy enough to be learned in a few steps."""
     rows = [{"prompt": f"say {i % 7}", "completion": "ab" * (i % 7 + 1)} for i in range(count)]
     path.write_text(
         "\n".join(json.dumps(r | {"prompt": f"{r['prompt']} {i}"}) for i, r in enumerate(rows))
@@ -77,7 +77,7 @@ def pairs(path, count=40):
 
 
 def tiny_config(folder, **overrides):
-    """Overrides are dotted fields with "__" for the dot."""
+    """Make a config; overrides are dotted fields with "__" for the dot."""
     folder.mkdir(exist_ok=True)
     config = Config(
         task=CausalLMConfig(),
