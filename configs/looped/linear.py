@@ -4,8 +4,8 @@
     python train.py --config=configs/looped/linear.py:full --workdir=runs/looped_full
 
 small: d=3, 8 points, width 32, 2 heads, b=20 loops, T=5 loops with gradient, learning rate 1e-3.
-Results with intervals over seeds are in the family's README, made by `python -m
-flaxae.models.looped.report`.
+Results with intervals over seeds, made by `python -m flaxae.models.looped.report`, are in
+docs/families/looped.md.
 
 full: the paper's size, d=20, 41 points, width 256, 8 heads, b=20, T=15, 500,000 steps, with
 curricula of dimensions (5 to 20, one more every 5,000 steps), points (11 to 41, two more every

@@ -3,7 +3,7 @@
     python -m flaxae.sweep --config=configs/looped/report_layers.py --workdir=runs/looped_report
 
 It measures the drift of the error after b loops and the step at which the plateau is left.
-`:quick` takes minutes and marks its results as quick. Results are in the family's README.
+`:quick` takes minutes and marks its results as quick. Results are in docs/families/looped.md.
 """
 
 from configs.looped import shared

@@ -3,7 +3,7 @@
     python -m flaxae.sweep --config=configs/looped/report_losses.py --workdir=runs/looped_report
 
 If b <= 10, T = 20 equals T = 10 and has no run. `:quick` takes minutes and marks its results as
-quick. Results are in the family's README.
+quick. Results are in docs/families/looped.md.
 """
 
 from configs.looped import shared

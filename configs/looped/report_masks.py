@@ -4,7 +4,7 @@
 
 The prompt is complete at every loop; n counts the 2 points - 1 tokens up to the query. It trains no
 run of its own, but measures runs of the other tables. `:quick` takes minutes and marks its results
-as quick. Results are in the family's README.
+as quick. Results are in docs/families/looped.md.
 """
 
 from configs.looped import shared

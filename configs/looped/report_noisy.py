@@ -3,7 +3,7 @@
     python -m flaxae.sweep --config=configs/looped/report_noisy.py --workdir=runs/looped_report
 
 Errors are against the noisy y, divided by d. `:quick` takes minutes and marks its results as quick.
-Results are in the family's README.
+Results are in docs/families/looped.md.
 """
 
 from configs.looped import shared

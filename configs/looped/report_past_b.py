@@ -2,7 +2,7 @@
 
     python -m flaxae.sweep --config=configs/looped/report_past_b.py --workdir=runs/looped_report
 
-`:quick` takes minutes and marks its results as quick. Results are in the family's README.
+`:quick` takes minutes and marks its results as quick. Results are in docs/families/looped.md.
 """
 
 from configs.looped import shared

@@ -3,7 +3,7 @@
     python -m flaxae.sweep --config=configs/looped/report_schedule.py --workdir=runs/looped_report
 
 Growing b starts at 5 loops and increases by two every 100 steps up to 20. `:quick` takes minutes
-and marks its results as quick. Results are in the family's README.
+and marks its results as quick. Results are in docs/families/looped.md.
 """
 
 from configs.looped import shared

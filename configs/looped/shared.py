@@ -5,7 +5,7 @@ This file is not an experiment; see report_*.py beside it.
 The cost of a run is counted in passes of a block (`report.passes`): about L (b + 3 min(b, T)) per
 step. The runs that most claims are about have 6000 steps, the others fewer; claims about runs of
 unequal length say so and compare their training errors after equal steps. All runs together take
-4.5 M passes per seed. Their times are in the family's README.
+4.5 M passes per seed. Their times are in docs/lab_notes/2026-11-27.md.
 """
 
 from typing import Any

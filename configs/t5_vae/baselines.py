@@ -9,9 +9,9 @@ the latter with a cycle loss or an interpolation critic. The two MMDs differ onl
 3.55 M parameters.
 
 Measured: the first five on `python_lines` and `docstrings` with three seeds each, the others on
-`python_lines` with seed 0. The tables are in the family's README, the rows in baselines.jsonl
-beside this file. A run with its evaluation took 4 to 8 minutes on one core, with two runs side by
-side on 2 cores and partly beside other work.
+`python_lines` with seed 0. The tables are in docs/lab_notes/2026-11-26.md, the rows in
+baselines.jsonl beside this file. A run with its evaluation took 4 to 8 minutes on one core, with
+two runs side by side on 2 cores and partly beside other work.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Function calls side by side, each in its own process on its share of this machine's cores.
 
 A small model's step is many small operations, which one core does nearly as fast as two (measured:
-flaxae/models/looped/README.md).
+docs/lab_notes/2026-11-26.md).
 """
 
 import multiprocessing
