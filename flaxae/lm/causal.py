@@ -1,4 +1,4 @@
-"""The common part of decoder-only language models: attention, forward pass, cache and loss."""
+"""The forward pass, cache and loss that decoder-only language models share."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,124 +9,16 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.config import Section
 from flaxae.errors import require
-from flaxae.lm.layers import AttentionInputs, LayerCache, run_layers
+from flaxae.lm.attention import AttentionInputs
+from flaxae.lm.config import CausalConfig
+from flaxae.lm.layers import run_layers
 from flaxae.lm.protocol import Cache
 from flaxae.losses import cross_entropy, linear_cross_entropy
-from flaxae.nn.attention import grouped_attention
 from flaxae.nn.bias import MASKED, causal_bias, segment_bias, segment_positions
 from flaxae.nn.linear import Embedding, Linear, dropout
-from flaxae.nn.rope import Rope, rotate
-from flaxae.nn.stack import check_kept, stacked
+from flaxae.nn.stack import stacked
 from flaxae.task import Context
-
-DTYPES = ("float32", "bfloat16")
-
-
-@dataclasses.dataclass(unsafe_hash=True)
-class CausalConfig(Section):
-    """Sizes that all decoder-only models have."""
-
-    d_model: int = 64
-    d_ff: int = 128
-    num_heads: int = 4
-    num_kv_heads: int = 4  # fewer than num_heads: query heads share keys and values
-    head_dim: int = 16
-    num_layers: int = 2
-    vocab_size: int = 256
-    max_length: int = 2048  # positions that the model was trained on
-    norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
-    tie_embeddings: bool = False
-    attention_dropout: float = 0.0
-    bos_id: int = 1
-    eos_ids: tuple = (2,)
-    dtype: str = "float32"  # of the computation; norms, softmax and logits are float32
-    remat: bool = False  # recompute blocks in the backward pass
-    remat_keep: str = "nothing"  # with remat, what is kept: "products" of matmuls with weights
-    scan_unroll: int = 1  # layers per iteration of the scan
-
-    def validate(self) -> None:
-        """Raise ConfigError for sizes or options that do not go together."""
-        sizes = ("d_model", "d_ff", "num_heads", "num_kv_heads", "head_dim", "num_layers")
-        for name in (*sizes, "vocab_size", "max_length", "scan_unroll", "norm_eps", "rope_theta"):
-            require(getattr(self, name) > 0, f"lm.{name}={getattr(self, name)} must be positive")
-        require(
-            self.num_heads % self.num_kv_heads == 0,
-            f"lm.num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}",
-        )
-        rate = self.attention_dropout
-        require(0 <= rate < 1, f"lm.attention_dropout={rate} must be in [0, 1)")
-        check_kept(self.remat_keep, "lm.remat_keep", self.remat)
-        require(self.dtype in DTYPES, f"lm.dtype={self.dtype!r} is not one of: {', '.join(DTYPES)}")
-        ints = all(isinstance(i, int) for i in self.eos_ids)
-        require(ints and bool(self.eos_ids), f"lm.eos_ids={self.eos_ids} must be ids, at least one")
-
-    @property
-    def mlp_kernels(self) -> int:
-        """Number of (d_model, d_ff) kernels in a block's feed-forward."""
-        return 2
-
-    def rope(self) -> Rope:
-        """Return the rotary embedding of positions."""
-        raise NotImplementedError
-
-
-class SelfAttention(nnx.Module):
-    """Causal attention with rotary positions.
-
-    Args:
-        config: sizes of the model.
-        output: attribute name of the output's Linear, as in Hugging Face's files.
-        use_bias: queries, keys and values have a bias.
-        output_bias: the output has a bias.
-        rngs: `rngs.params()` is drawn from.
-    """
-
-    def __init__(
-        self,
-        config: CausalConfig,
-        output: str,
-        *,
-        use_bias: bool,
-        output_bias: bool,
-        rngs: nnx.Rngs,
-    ):
-        dtype = jnp.dtype(config.dtype)
-        self.num_heads, self.head_dim = config.num_heads, config.head_dim
-        self.dropout_rate, self.output = config.attention_dropout, output
-        inner = config.num_heads * config.head_dim
-        shared = config.num_kv_heads * config.head_dim
-        args: Any = {"use_bias": use_bias, "dtype": dtype, "rngs": rngs}
-        self.q_proj = Linear(config.d_model, inner, **args)
-        self.k_proj = Linear(config.d_model, shared, **args)
-        self.v_proj = Linear(config.d_model, shared, **args)
-        args["use_bias"] = output_bias
-        setattr(self, output, Linear(inner, config.d_model, **args))
-
-    def __call__(
-        self,
-        x: Float[Array, "B S D"],
-        ctx: Context,
-        inputs: AttentionInputs,
-        cache: LayerCache | None = None,
-    ) -> Float[Array, "B S D"]:
-        """Attend over the positions of each row, and over those in the cache."""
-        q = self._by_heads(self.q_proj(x, ctx.at("q_proj")))
-        k = self._by_heads(self.k_proj(x, ctx.at("k_proj")))
-        v = self._by_heads(self.v_proj(x, ctx.at("v_proj")))
-        q, k = rotate(q, inputs.cos, inputs.sin), rotate(k, inputs.cos, inputs.sin)
-        k, v = (rearrange(x, "B S G K -> B G S K") for x in (k, v))
-        if cache is not None:
-            k, v = cache.update(k, v)
-        y = grouped_attention(
-            q, k, v, inputs.bias, ctx, scale=self.head_dim**-0.5, dropout_rate=self.dropout_rate
-        )
-        return getattr(self, self.output)(y, ctx.at(self.output))
-
-    def _by_heads(self, x: Float[Array, "B S HK"]) -> Float[Array, "B S H K"]:
-        return rearrange(x, "B S (H K) -> B S H K", K=self.head_dim)
 
 
 class CausalLM(nnx.Module):

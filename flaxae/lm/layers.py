@@ -8,61 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from flaxae.lm.attention import AttentionInputs, LayerCache
 from flaxae.lm.protocol import Cache, LanguageModel
 from flaxae.lm.recorder import Recorder
 from flaxae.nn.stack import call_blocks, scan_blocks, unstacked
 from flaxae.task import Context
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentionInputs:
-    """What the attention of all layers shares in one call.
-
-    Attributes:
-        cos, sin: rotary embedding of the positions.
-        bias: added to the attention scores: 0 where a query sees a key, a large negative number
-            where it does not.
-    """
-
-    cos: Float[Array, "B S half"]
-    sin: Float[Array, "B S half"]
-    bias: Float[Array, "_ 1 S T"]
-
-
-class LayerCache:
-    """Keys and values of one layer during a call.
-
-    Args:
-        kv: {"k", "v"}, (B, G, T, K), or (L, B, G, T, K) if `layer` is given.
-        index: position at which new keys and values are written.
-        layer: index of the layer in `kv`; None: `kv` belongs to this layer alone.
-    """
-
-    def __init__(
-        self,
-        kv: dict[str, Array],
-        index: Int[Array, ""] | int,
-        layer: Int[Array, ""] | None = None,
-    ):
-        self.kv, self.index, self.layer = kv, index, layer
-
-    def update(
-        self, k: Float[Array, "B G S K"], v: Float[Array, "B G S K"]
-    ) -> tuple[Float[Array, "B G T K"], Float[Array, "B G T K"]]:
-        """Write new keys and values; return those of all positions."""
-        self.kv = {"k": self._written(self.kv["k"], k), "v": self._written(self.kv["v"], v)}
-        k, v = self.kv["k"], self.kv["v"]
-        if self.layer is None:
-            return k, v
-        one = jax.lax.dynamic_index_in_dim
-        return one(k, self.layer, 0, False), one(v, self.layer, 0, False)
-
-    def _written(self, whole: Array, new: Array) -> Array:
-        new, zero, index = new.astype(whole.dtype), jnp.int32(0), jnp.int32(self.index)
-        if self.layer is None:
-            return jax.lax.dynamic_update_slice(whole, new, (zero, zero, index, zero))
-        start = (self.layer, zero, zero, index, zero)
-        return jax.lax.dynamic_update_slice(whole, new[None], start)
 
 
 def run_layers(
@@ -82,7 +32,7 @@ def run_layers(
         model: a language model; its `blocks` and `config` are used.
         x: embedded ids.
         ctx: context of the model.
-        inputs: what the attention of all layers shares.
+        inputs: inputs that the attention of all layers shares.
         cache: {"k", "v"} of all layers, a list with one such dict per layer, or None.
         index: position of the first id in the cache.
         blocks: the layers as a list, for a cache that is a list.

@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 
 from flaxae.errors import ConfigError, require
 from flaxae.lm import files
-from flaxae.lm.causal import DTYPES, CausalConfig, CausalLM
+from flaxae.lm.causal import CausalLM
 from flaxae.lm.chat import TOKENIZER, ChatTokenizer, open_tokenizer
+from flaxae.lm.config import DTYPES, CausalConfig
 from flaxae.lm.llama import params as llama
 from flaxae.lm.phi import params as phi
 from flaxae.weights import gguf, hf

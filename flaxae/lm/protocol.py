@@ -11,7 +11,7 @@ Cache = dict[str, Array] | list[dict[str, Array]]
 
 
 class LanguageModelConfig(Protocol):
-    """What other code reads of a language model's config."""
+    """Fields of a language model's config that other code reads."""
 
     @property
     def num_layers(self) -> int:
@@ -35,12 +35,12 @@ class LanguageModelConfig(Protocol):
 
     @property
     def remat(self) -> bool:
-        """Whether blocks are recomputed in the backward pass."""
+        """True if blocks are recomputed in the backward pass."""
         ...
 
     @property
     def remat_keep(self) -> str:
-        """What a recomputed block keeps all the same."""
+        """Intermediate results that a recomputed block keeps, see `nn.stack`."""
         ...
 
 

@@ -18,15 +18,16 @@ from flaxae import peft
 from flaxae.config import Config, Section, TaskConfig
 from flaxae.errors import ConfigError, require
 from flaxae.lm import loading
-from flaxae.lm.causal import CausalConfig, CausalLM
+from flaxae.lm.causal import CausalLM
 from flaxae.lm.chat import ChatTokenizer
+from flaxae.lm.config import CausalConfig
 from flaxae.lm.sizes import lm_size
 from flaxae.task import Task
 from flaxae.tree import nest
 
 
 class Method(enum.Enum):
-    """What is trained of a language model."""
+    """The part of a language model that is trained."""
 
     LORA = "lora"
     DORA = "dora"

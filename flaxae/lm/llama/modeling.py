@@ -12,8 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flaxae.errors import require
-from flaxae.lm.causal import CausalConfig, CausalLM, SelfAttention
-from flaxae.lm.layers import AttentionInputs, LayerCache
+from flaxae.lm.attention import AttentionInputs, LayerCache, SelfAttention
+from flaxae.lm.causal import CausalLM
+from flaxae.lm.config import CausalConfig
 from flaxae.nn.linear import Linear
 from flaxae.nn.norm import RMSNorm
 from flaxae.nn.rope import Rope, RopeScaling
