@@ -128,5 +128,5 @@ class Reconstruction(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether the decoded text equals the given one."""
+        """True if the decoded text equals the given one."""
         return self.text == self.decoded

@@ -107,7 +107,7 @@ class Page:
 
     @property
     def has_address(self) -> bool:
-        """Whether the page has an address; in a notebook the address is the notebook's."""
+        """True if the page has an address; in a notebook the address is the notebook's."""
         return self._doc is not None
 
     def show(self, name: str) -> None:

@@ -197,7 +197,7 @@ class LatentSpace:
 
     @property
     def umap_is_cached(self) -> bool:
-        """Whether the UMAP layout can be read from the cache."""
+        """True if the UMAP layout can be read from the cache."""
         return self.cache.find("map", len(self.texts)) is not None
 
     @cached_property

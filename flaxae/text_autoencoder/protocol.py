@@ -11,7 +11,10 @@ overrides `TaskConfig.open_autoencoder`:
 
         @classmethod
         def open_autoencoder(cls, source):
-            return MyAutoencoder(flaxae.load(source, cls))
+            return MyAutoencoder.from_pretrained(source, cls)
+
+A class derived from `flaxae.text_autoencoder.api.TextAutoencoder` has all these methods, and needs
+only a module with the methods of `LatentModel`; tests/explore/toy_autoencoder.py is an example.
 
 `open_model` finds this class by the name in the run's config.json if the class is part of flaxae.
 A class of the user's own comes only from the config file that the user names:
