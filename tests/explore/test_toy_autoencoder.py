@@ -1,7 +1,5 @@
 """A family of the user's own in the explorer: opened in a notebook and from the command line."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -97,9 +95,3 @@ def test_an_object_without_the_methods_is_an_error(workdir, monkeypatch):
     monkeypatch.setattr(ToyConfig, "open_autoencoder", classmethod(lambda cls, source: object()))
     with pytest.raises(ConfigError, match="returned a object without num_latents, dim"):
         protocol.open_model(workdir, ToyConfig)
-
-
-def test_flaxae_does_not_know_the_toy():
-    root = Path(protocol.__file__).parents[1]
-    for path in root.rglob("*.py"):
-        assert "toy_autoencoder" not in path.read_text(), path
