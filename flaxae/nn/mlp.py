@@ -55,7 +55,7 @@ class MLP(nnx.Module):
     def _gated_hidden(self, x: Float[Array, "... D"], ctx: Context) -> Float[Array, "... F"]:
         """Return act(wi_0 x) * wi_1 x."""
         act = "gelu" if self.kind is FeedForward.GATED_GELU else "silu"
-        hidden = gpu.fused_gate(x, self.wi_0, self.wi_1, act, ctx)
+        hidden: Any = gpu.fused_gate(x, self.wi_0, self.wi_1, act, ctx)
         if hidden is None:
             gate, up = self.wi_0(x, ctx.at("wi_0")), self.wi_1(x, ctx.at("wi_1"))
             hidden = _gated(gate, up, self.kind)
