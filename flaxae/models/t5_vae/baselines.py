@@ -16,6 +16,7 @@ from typing import Any
 
 from flaxae.command import run_main
 from flaxae.config import Config, config_hash, copy_config
+from flaxae.data.config import text_data
 from flaxae.errors import ConfigError
 from flaxae.measures import stats
 from flaxae.training.report import REPORT
@@ -152,7 +153,8 @@ def run_all(
                 if found is None:
                     return False
                 numbers = {column: look_up(found, path) for column, path in COLUMNS.items()}
-                done[key] = {"run": key, "dataset": config.data.name, "variant": name, "seed": seed}
+                dataset = text_data(config).name
+                done[key] = {"run": key, "dataset": dataset, "variant": name, "seed": seed}
                 done[key] |= {"numbers": numbers, "commit": commit}
                 add_to_record(record, done[key])
             rows.append(done[key])

@@ -69,7 +69,7 @@ class LetterData:
 def tiny_task(**overrides: Any) -> T5VAETask:
     config = tiny_config(**overrides)
     config.freeze()
-    task = T5VAETask(config)
+    task: Any = T5VAETask(config)
     task.text = LetterData()
     return task
 
