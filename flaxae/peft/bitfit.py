@@ -26,7 +26,8 @@ class Bias(Adapter):
         ctx: Context,
     ) -> Float[Array, "... O"]:
         """Exchange the bias."""
-        old: Array = base.bias[...].astype(jnp.float32)  # pyright: ignore
+        assert base.bias is not None
+        old = base.bias[...].astype(jnp.float32)
         delta = self.saved.effective("bias", old) - old
         new = y.astype(jnp.float32) + align(delta, y)
         return blended(y, new, scale)

@@ -49,7 +49,8 @@ def find(model: nnx.Module, path: Path) -> Any:
 def params_module(model: nnx.Module) -> Any:
     """Return the `params.py` in the package of a model's `modeling.py`, or None."""
     package, _, file = type(model).__module__.rpartition(".")
-    if file != "modeling" or not hasattr(model, "config"):
+    config: Any = getattr(model, "config", None)
+    if file != "modeling" or config is None:
         return None
     try:
         module = importlib.import_module(f"{package}.params")
@@ -57,7 +58,7 @@ def params_module(model: nnx.Module) -> Any:
         return None
     # A modeling.py defines several modules; only the language model itself has a table.
     whole = hasattr(module, "table") and hasattr(module, "config_to_hf")
-    return module if whole and _fits(module.table(model.config), model) else None  # pyright: ignore
+    return module if whole and _fits(module.table(config), model) else None
 
 
 def _fits(table: Table, model: nnx.Module) -> bool:
@@ -67,8 +68,8 @@ def _fits(table: Table, model: nnx.Module) -> bool:
 
 def model_type(model: nnx.Module) -> str:
     """Return Hugging Face's model_type of a model, "" if it has none."""
-    module = params_module(model)
-    return module.config_to_hf(model.config)["model_type"] if module else ""  # pyright: ignore
+    module, config = params_module(model), getattr(model, "config", None)
+    return module.config_to_hf(config)["model_type"] if module else ""
 
 
 def sites(model: nnx.Module) -> list[Site]:
@@ -79,7 +80,7 @@ def sites(model: nnx.Module) -> list[Site]:
     for path, module in modules:
         found = params_module(module)
         if found is not None:
-            tables[path] = _module_names(found.table(module.config))  # pyright: ignore
+            tables[path] = _module_names(found.table(getattr(module, "config", None)))
     for path, module in modules:
         if "adapters" in path or not _own_params(module):
             continue

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh
 
 from flaxae.errors import ConfigError, require
+from flaxae.lm import files
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.lm.t5.modeling import EOS, PAD, T5
 from flaxae.machine import sharding
@@ -157,18 +157,12 @@ def table(config: T5Config) -> Table:
 
 def shapes(config: T5Config) -> dict[str, Any]:
     """Return a nested dict of the parameters' ShapeDtypeStructs."""
-    return nnx.to_pure_dict(nnx.state(_abstract(config)))  # pyright: ignore
+    return files.shapes(T5, config)
 
 
 def build(config: T5Config, params: dict[str, Any]) -> T5:
     """Return the module with these parameters."""
-    graphdef, state = nnx.split(_abstract(config))
-    nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graphdef, state)
-
-
-def _abstract(config: T5Config) -> T5:
-    return nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(0)))
+    return files.build(T5, config, params)
 
 
 def open_directory(source: str | Path) -> tuple[T5Config, hf.Tensors]:
