@@ -142,7 +142,7 @@ def test_an_adapter_of_another_base_raises(folder, straight, tmp_path):
             fields = {"pretrained": str(folder / "base"), "steps": 9, "optim__decay_steps": 8}
             fields["data__path"] = str(folder / "pairs.jsonl")
             run(tiny_config(tmp_path, **fields), workdir)
-        with pytest.raises(ConfigError, match="the frozen part is not the one"):
+        with pytest.raises(ConfigError, match="the frozen part of the model is not the one"):
             flaxae.load(workdir)
     finally:
         base(folder / "base")
