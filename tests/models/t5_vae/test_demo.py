@@ -91,10 +91,12 @@ def test_train_and_evaluate_commands(file, tmp_path):
     assert json.loads((tmp_path / "w" / "x.json").read_text()) == {"step": 3}
     done = run("-m", "flaxae.evaluate", workdir)
     assert (
-        done.returncode == 2 and done.stderr.startswith("error: ") and "not flaxae" in done.stderr
+        done.returncode == 2
+        and done.stderr.startswith("error: ")
+        and "is not part of flaxae" in done.stderr
     )
     done = run("-m", "flaxae.evaluate", str(tmp_path / "none"))
-    assert done.returncode == 2 and "no run's workdir" in done.stderr
+    assert done.returncode == 2 and "not a run's workdir" in done.stderr
     assert "Traceback" not in done.stderr
 
 
