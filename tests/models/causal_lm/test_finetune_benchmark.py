@@ -61,7 +61,7 @@ def test_finished_runs_are_read_and_unsupported_methods_are_listed(
     assert first["ours"] == 3.2 and first["ratio"] == 1.25 and first["compile_seconds"] == 9.0
     assert second["refused"] is True
     # With more steps the run continues.
-    with pytest.raises(SystemExit, match="train.py ended with 75"):
+    with pytest.raises(SystemExit, match="train.py ended with exit code 75"):
         monkeypatch.setattr(bench, "run", lambda command, log: (75, 1.0))
         bench.main([*options[:4], "lora", "--steps=20"])
 
