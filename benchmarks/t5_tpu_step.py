@@ -154,7 +154,7 @@ def main() -> None:
             "mfu_bound": round(report.mfu_bound, 3),
             "ours": round(report.bytes_accessed / 1e9, 2),
             "theirs": None,
-            "unit": "GB accessed a chip",
+            "unit": "GB accessed per chip",
             "ratio": None,
             "tflop": round(report.flops / 1e12, 3),
             "task_tflop": round(report.task_flops / 1e12, 3),

@@ -29,7 +29,7 @@ class StreamCarry(nnx.Variable):
 
 
 class Taps:
-    """A trace-time recorder of states by path: collects or replaces those that are asked for.
+    """A trace-time recorder of states by path: collects or replaces the requested ones.
 
     Args:
         collect: predicate on a path; states whose path passes are collected. None: none is.
@@ -209,7 +209,7 @@ class Task:
         return 0.0
 
     def save_assets(self, workdir: str) -> None:
-        """Write what the model needs beside its parameters (a tokenizer) into a new workdir."""
+        """Write the files that the model needs (a tokenizer) into a new workdir."""
 
     def load_assets(self, workdir: str) -> None:
         """Read what `save_assets` wrote; called before any other method of the task."""
@@ -275,7 +275,7 @@ class Loaded:
         task: the run's task.
         step: the step of the checkpoint.
         workdir: the run's folder.
-        extra: what the checkpoint remembers beside the state, such as fingerprints.
+        extra: JSON saved with the state, such as fingerprints.
     """
 
     model: Any

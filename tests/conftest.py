@@ -15,7 +15,7 @@ for flag in (f"{DEVICES}=8", *COMPILE_FAST):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-# No test may ask a hub, and pytest-xdist's workers must not compete for threads.
+# Tests must not use the network, and pytest-xdist's workers must not compete for threads.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -28,7 +28,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture
 def split_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Split parameters of any size over fsdp; those of small models otherwise never are."""
+    """Split parameters of any size over fsdp; normally only large ones are split."""
     monkeypatch.setattr("flaxae.machine.sharding.MIN_SPLIT", 1)
 
 

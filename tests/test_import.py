@@ -9,7 +9,7 @@ from tests.helpers import ROOT, environment
 
 
 def printed(code: str) -> str:
-    """Run code in a process of its own; return what it printed."""
+    """Run code in a new process; return what it printed."""
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,11 +1,11 @@
 """The report's runs by name, so that a run is trained once even if several tables use it.
 
-This file is not an experiment; see report_*.py beside it.
+This file is not an experiment; the experiments are the report_*.py in this folder.
 
 The cost of a run is counted in passes of a block (`report.passes`): about L (b + 3 min(b, T)) per
 step. The runs that most claims are about have 6000 steps, the others fewer; claims about runs of
-unequal length say so and compare their training errors after equal steps. All runs together take
-4.5 M passes per seed. Their times are in docs/lab_notes/2026-11-27.md.
+unequal length compare training errors after equal steps and say so. All runs together take 4.5 M
+passes per seed. Their times are in docs/lab_notes/2026-11-27.md.
 """
 
 from typing import Any

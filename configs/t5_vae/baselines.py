@@ -10,8 +10,8 @@ the latter with a cycle loss or an interpolation critic. The two MMDs differ onl
 
 Measured: the first five on `python_lines` and `docstrings` with three seeds each, the others on
 `python_lines` with seed 0. The tables are in docs/lab_notes/2026-11-26.md, the rows in
-baselines.jsonl beside this file. A run with its evaluation took 4 to 8 minutes on one core, with
-two runs side by side on 2 cores and partly beside other work.
+baselines.jsonl in this folder. A run with its evaluation took 4 to 8 minutes on one core, with two
+runs in parallel on 2 cores, which partly did other work too.
 """
 
 from typing import Any

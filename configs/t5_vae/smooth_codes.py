@@ -16,9 +16,9 @@ N(0, .64 I) by `sample(temperature=.8)`: the shares that are valid Python, and d
     7000    .87         .697   .262     1.000         .298      .979
     7500    .89         .489   .259     1.000         .299      .968
 
-Of real dev lines .57 are valid. It took 25 minutes on 2 cores beside other work. The latest
-checkpoint is none of these: to open one of them, copy the workdir and leave only its folder, such
-as `6000`, in `latest/`.
+Of real dev lines .57 are valid. It took 25 minutes on 2 cores that did other work too. The latest
+checkpoint is not in this table: to open one that is, copy the workdir and keep only the folder of
+that checkpoint, such as `6000`, in `latest/`.
 """
 
 from configs.t5_vae import python_lines

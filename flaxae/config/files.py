@@ -44,7 +44,7 @@ def load_config(path: str) -> Config:
 def _run(file: str) -> dict[str, Any]:
     """Execute a file and return its names."""
     namespace = runpy.run_path(file, run_name=MODULE)
-    # Classes of the file are asked for their annotations and their source: both need the module.
+    # Reading the annotations and the source of the file's classes needs the module.
     module = types.ModuleType(MODULE)
     vars(module).update(namespace)
     sys.modules[MODULE] = module

@@ -98,5 +98,5 @@ class Worker:
                 continue
             try:
                 job.future.set_result(job.call())
-            except BaseException as e:  # raised where the future's result is asked for
+            except BaseException as e:  # raised again by the future's result()
                 job.future.set_exception(e)

@@ -198,7 +198,7 @@ class CausalLM(nnx.Module):
             The sum over tokens, and the number of tokens whose target is the best id.
 
         Raises:
-            ConfigError: chunks are asked for and the head has an adapter.
+            ConfigError: chunks are given and the head has an adapter.
         """
         flat = rearrange(x, "B S D -> (B S) D")
         targets, weights = targets.reshape(-1), weights.reshape(-1)  # (B * S,)

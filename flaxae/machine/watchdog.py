@@ -120,7 +120,7 @@ class Watchdog:
             self._abort_handler.close()
 
     def failed(self, error: BaseException) -> None:
-        """End one of several processes and tell the others why; return if there is only one."""
+        """End one of several processes and report why to the others; do nothing if it is alone."""
         if self._count == 1:
             return
         self._claim_end()

@@ -24,7 +24,7 @@ class RMSNorm(nnx.Module):
         scale = self.scale[...].astype(jnp.float32)
         return _rms_norm(x, scale, self.eps, jnp.dtype(self.dtype))
 
-    def beside(
+    def add_and_norm(
         self, x: Float[Array, "N D"], ctx: Context, plus: Float[Array, "N D"] | None = None
     ) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
         """Return x, or x + plus, and its norm; on a GPU the gradients of both meet in one kernel.

@@ -26,7 +26,7 @@ HANDLERS = {"state": ocp.StandardCheckpointHandler, "extra": ocp.JsonCheckpointH
 
 
 class Restored(NamedTuple):
-    """The content of a checkpoint: the state, the JSON beside it, and its step."""
+    """The content of a checkpoint: the state, the JSON saved with it, and its step."""
 
     state: Any
     extra: dict[str, Any]
@@ -57,7 +57,7 @@ class Checkpointer:
         Args:
             step: the state's step, newer than every saved one.
             state: pytree of nested dicts of arrays; empty dicts are kept.
-            extra: JSON to keep beside the state.
+            extra: JSON to save with the state.
             wait: whether to return only when the state is on disk.
 
         Raises:

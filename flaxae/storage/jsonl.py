@@ -7,8 +7,8 @@ import time
 
 from flaxae.storage.paths import is_remote, read_text, reason, write_text
 
-# The least time between two uploads that nobody asked for: SECONDS, or UPLOADS times the duration
-# of the last upload if that is longer.
+# The least time between two uploads without a call of `flush`: SECONDS, or UPLOADS times the
+# duration of the last upload if that is longer.
 SECONDS = 30.0
 UPLOADS = 20
 
@@ -58,7 +58,7 @@ class LineFile:
             self._text, self._changed = lines, False
 
     def flush(self) -> None:
-        """Wait until others can read all lines. Raises what the writing raised."""
+        """Write all lines, so that other processes can read them. Raises what writing raises."""
         if not self._changed or self._text is None:
             return
         began = time.monotonic()

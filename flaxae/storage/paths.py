@@ -21,7 +21,7 @@ from etils import epath
 from flaxae.errors import ConfigError
 
 COMMITTED = "commit_success.txt"  # what Orbax writes last into a checkpoint in a bucket
-# What a run's folder contains beside the files that its task saved.
+# The content of a run's folder other than the files that its task saved.
 NO_ASSETS = (
     "best",
     "config.json",
@@ -90,7 +90,7 @@ def as_workdir(path: str | os.PathLike) -> pathlib.Path:
         except Exception as e:
             raise ConfigError(
                 f"the bucket of {folder} cannot be opened: {reason(e)}. The account that runs this "
-                "needs storage.buckets.get on it beside reading, writing and deleting objects; "
+                "needs storage.buckets.get on it, and rights to read, write and delete objects; "
                 "`gcloud auth application-default login` sets one if the machine has none"
             ) from None
     return folder

@@ -1,4 +1,4 @@
-"""Silences what Orbax, asyncio and tensorstore print beside the one error that flaxae reports."""
+"""Silences what Orbax, asyncio and tensorstore print besides the error that flaxae reports."""
 
 import functools
 import logging

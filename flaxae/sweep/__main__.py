@@ -11,7 +11,7 @@ from flaxae.sweep.runs import exit_code, sweep
 
 
 def main(argv: list[str]) -> int:
-    """Train the runs that a command line asks for, and print their table.
+    """Train the runs that a command line names, and print their table.
 
     Args:
         argv: the command line, the program's name first.

@@ -20,7 +20,7 @@ from flaxae.errors import require
 from flaxae.machine.compile_cache import keep_programs
 from flaxae.machine.preemption import Preemption
 
-PROGRAMS = "programs"  # beside the logs: the cache of compiled programs that all calls share
+PROGRAMS = "programs"  # folder next to the logs: the compiled programs, which all calls share
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60  # for a process that has to save, if this one ends early
 

@@ -22,8 +22,8 @@ from flaxae.decoding import Sampling
 from flaxae.task import Context
 from flaxae.text_autoencoder.protocol import LatentModel, TextTokenizer
 
-# The rows of a call are padded to the next of ROWS, texts to the next of `lengths_to`: the number
-# of compiled programs is bounded by these, whatever sizes are asked for.
+# The number of rows of a call is padded to the next of ROWS, the length of texts to the next of
+# `lengths_to`. This bounds the number of compiled programs.
 ROWS = (8, 32, 64, 128)
 SHORTEST = 8
 FEW = 32  # up to this many texts are encoded in one call; more are grouped by length
@@ -117,7 +117,7 @@ class Codec:
     def generate(
         self, z: Float[np.ndarray, "B L Z"], sampling: Sampling | None = None, seed: int = 0
     ) -> Int[np.ndarray, "B T"]:
-        """Return the ids of codes, which are decoded as they are given.
+        """Return the ids that codes are decoded to; `scale` is not applied here.
 
         Args:
             z: codes as the decoder expects them: clean ones times `scale`.

@@ -35,7 +35,7 @@ def make_hparams(task: Task, configs: list[Config], lanes: bool) -> dict[str, Ar
         if name == "weight_decay" and not any(values):
             continue
         out[name] = jnp.asarray(values if lanes else values[0], _dtype(name, values[0]))
-    # A lane cannot choose its data seed by itself: its batches follow from it (see Feed).
+    # data.seed is not one of the fields above: a lane's batches depend on it too (see Feed).
     seeds = [c.data.seed for c in configs]
     out["data_seed"] = jnp.asarray(seeds if lanes else seeds[0], jnp.uint32)
     return out

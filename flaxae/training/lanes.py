@@ -29,7 +29,7 @@ def lane_configs(config: Config, lanes: list[dict[str, Any]] | None, task: Task)
         return [config]
     if jax.process_count() > 1:
         raise ConfigError(
-            "lanes run in one process: give each process its own runs in a workdir of their own"
+            "lanes run in one process: start each process with its own runs and its own workdir"
         )
     if not lanes:
         raise ConfigError("lanes=[] trains nothing: give the overrides of at least one lane")
@@ -63,7 +63,7 @@ def write_lane(
         folder: the lane's folder.
         config: the lane's config.
         step: the step of the state.
-        extra: what the checkpoint remembers beside the state.
+        extra: JSON to save with the state.
     """
     folder.mkdir(parents=True, exist_ok=True)
     workdir_lib.write_json(folder / "config.json", to_json(config))

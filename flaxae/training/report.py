@@ -41,7 +41,7 @@ class Tee(io.TextIOBase):
 def evaluate(
     workdir: str | Path, outdir: str | Path = "", config_class: Any = None, which: str = "auto"
 ) -> dict[str, Any]:
-    """Run a task's report on a trained run; print it, and keep its text beside it.
+    """Run a task's report on a trained run; print it, and save the printed text with it.
 
     Args:
         workdir: the run's folder.

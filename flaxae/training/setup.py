@@ -74,7 +74,7 @@ class Setup:
         return len(self.tasks) > 1
 
     def extra(self, lane: int | None = None) -> dict[str, Any]:
-        """Return what a checkpoint (of all, or of one lane) remembers beside the state."""
+        """Return the JSON that a checkpoint of all lanes, or of one, saves with the state."""
         data = self.feed if lane is None else self.feed.sources[lane if self.lane_batches else 0]
         return {"frozen": self.frozen.fingerprint, "data": data.fingerprint}
 

@@ -1,5 +1,5 @@
 """Weight files of other libraries, read and written through one table per model.
 
-`hf` is Hugging Face's layout of directories, `gguf` llama.cpp's files. The tables, which say what
-parameter lies in what tensor, are the `params.py` beside each model.
+`hf` is Hugging Face's layout of directories, `gguf` is llama.cpp's file format. Each model's
+`params.py` contains its table, which maps parameters to tensors.
 """

@@ -33,7 +33,7 @@ def launch():
 
 
 class WatchedPage:
-    """A page in a browser context of its own, whose requests and errors are recorded.
+    """A page in a separate browser context, whose requests and errors are recorded.
 
     Attributes:
         page: Playwright's page.

@@ -1,4 +1,4 @@
-"""Eight users in eight browser contexts over one server: each has a page of their own."""
+"""Eight users in eight browser contexts over one server: each has a separate page."""
 
 import contextlib
 import time

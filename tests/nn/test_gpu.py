@@ -175,11 +175,11 @@ def test_fused_norm_and_its_gradient_equal_the_plain_norm(
     layer = RMSNorm(width)
     layer.scale[...] = normal(width)
     graphdef, state = nnx.split(layer)
-    weight, beside = normal(rows, width, seed=1), normal(rows, width, seed=2)
+    weight, phase = normal(rows, width, seed=1), normal(rows, width, seed=2)
 
     def loss(state, x, plus):
-        x, y = nnx.merge(graphdef, state).beside(x, ctx, plus=plus if summed else None)
-        return jnp.sum(weight * y) + jnp.sum(jnp.sin(x) * beside)
+        x, y = nnx.merge(graphdef, state).add_and_norm(x, ctx, plus=plus if summed else None)
+        return jnp.sum(weight * y) + jnp.sum(jnp.sin(x) * phase)
 
     x, plus = normal(rows, width, seed=3), normal(rows, width, seed=4)
     gradient = jax.value_and_grad(loss, (0, 1, 2))
@@ -191,7 +191,7 @@ def test_fused_norm_and_its_gradient_equal_the_plain_norm(
 
 def test_no_kernel_is_used_if_the_added_array_has_another_shape(ctx, used):
     x = normal(32, 96)
-    both, _ = RMSNorm(96).beside(x, ctx, plus=x[:1])
+    both, _ = RMSNorm(96).add_and_norm(x, ctx, plus=x[:1])
     assert_close(both, x + x[:1])
     assert not used
 
@@ -283,7 +283,7 @@ def test_an_adapted_norm_uses_no_kernel(ctx, used):
     layer = model.encoder.final_norm
     assert type(layer) is not RMSNorm
     x = normal(16, 48)
-    jax.grad(lambda x: jnp.sum(jnp.stack(layer.beside(x, ctx))))(x)
+    jax.grad(lambda x: jnp.sum(jnp.stack(layer.add_and_norm(x, ctx))))(x)
     assert not used
 
 

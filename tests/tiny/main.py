@@ -1,4 +1,4 @@
-"""Runs the tiny family in a process of its own: `python -m tests.tiny.main '{"workdir": ...}'`.
+"""Runs the tiny family in a separate process: `python -m tests.tiny.main '{"workdir": ...}'`.
 
 Keys: workdir, overrides, lanes, and faults: die_at (SIGKILL after that step's log), die_in_save
 (SIGKILL that many milliseconds after the beginning of a save), die_from (the first step of such a

@@ -16,14 +16,14 @@ from flaxae.errors import ConfigError
 from flaxae.machine import watchdog
 from tests.helpers import arrays_of, assert_same, environment, log_of, start, start_pair, start_tiny
 
-BOUND = 60  # seconds for a process that must end by itself; it takes far less
+BOUND = 60  # seconds within which a process must end; it takes far less
 RUN = {"steps": 40, "save__every": 4, "accumulate": 2, "optim__ema": 0.9, "eval__every": 0}
 Pair = list[subprocess.Popen]
 
 
 @contextmanager
 def pair_of(workdir: Path, **options: Any) -> Iterator[Pair]:
-    """Start two processes; kill them at the end, whatever happens."""
+    """Start two processes; kill them at the end, also after an error."""
     overrides = RUN | options.pop("overrides", {})
     pair = start_pair({"workdir": str(workdir), "overrides": overrides, **options})
     try:

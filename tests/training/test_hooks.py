@@ -16,7 +16,7 @@ SHORT = {"steps": 3, "save__every": 3, "eval__every": 3, "optim__name": "sgd"}
 
 
 def add(monkeypatch: pytest.MonkeyPatch, name: str, method: Any) -> None:
-    """Give the tiny family's tasks another method, in a class of their own."""
+    """Give the tiny family's tasks another method, in a subclass."""
     task_class = type("Task", (TinyTask,), {name: method})
     monkeypatch.setattr(TinyConfig, "make", lambda options, config: task_class(config))
 

@@ -33,7 +33,7 @@ def build(plan: Plan, arguments: Sequence[str]) -> dict[str, Any]:
     except ImportError:
         raise ConfigError(
             "--runner beam needs apache-beam, which is not installed: pip install 'flaxae[beam]'"
-            " in an environment of its own"
+            " in a separate environment"
         ) from None
     if plan.source.markup:
         clean.require_parser()

@@ -93,10 +93,10 @@ class EncoderBlock(nnx.Module):
         self, x: Float[Array, "N D"], ctx: Context, segments: Segments, bias: list[Bias]
     ) -> Float[Array, "N D"]:
         """Return the residual stream after the block."""
-        x, y = self.attention_norm.beside(x, ctx)
+        x, y = self.attention_norm.add_and_norm(x, ctx)
         y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias])
         y = dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
-        x, y = self.mlp_norm.beside(x, ctx, plus=y)
+        x, y = self.mlp_norm.add_and_norm(x, ctx, plus=y)
         y = self.mlp(y, ctx.at("mlp"))
         return ctx.tap("out", x + dropout(y, self.dropout_rate, ctx.at("mlp_dropout")))
 
@@ -126,11 +126,11 @@ class DecoderBlock(nnx.Module):
         extras: dict[str, Array] | None = None,
     ) -> Float[Array, "N D"]:
         """Return the residual stream after the block, for all positions."""
-        x, y = self.attention_norm.beside(x, ctx)
+        x, y = self.attention_norm.add_and_norm(x, ctx)
         slots = _slots(extras, segments)
         y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias], slots=slots)
         y = dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
-        x, y = self.cross_norm.beside(x, ctx, plus=y)
+        x, y = self.cross_norm.add_and_norm(x, ctx, plus=y)
         y = self.cross(
             y,
             ctx.at("cross"),
@@ -143,7 +143,7 @@ class DecoderBlock(nnx.Module):
         return self._feed(x, dropout(y, self.dropout_rate, ctx.at("cross_dropout")), ctx)
 
     def _feed(self, x: Array, plus: Array, ctx: Context) -> Array:
-        x, y = self.mlp_norm.beside(x, ctx, plus=plus)
+        x, y = self.mlp_norm.add_and_norm(x, ctx, plus=plus)
         y = self.mlp(y, ctx.at("mlp"))
         return ctx.tap("out", x + dropout(y, self.dropout_rate, ctx.at("mlp_dropout")))
 

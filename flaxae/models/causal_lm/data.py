@@ -73,7 +73,7 @@ def _library_pairs() -> list[tuple[str, list[Pair]]]:
 
 
 def _from_file(path: Path, config: TextDataConfig) -> Pairs:
-    """Read a JSONL file; every line counts as a file of its own when splits are made."""
+    """Read a JSONL file; every line counts as a separate file when splits are made."""
     try:
         # Not splitlines(), which also splits at characters that JSON strings may contain (U+2028).
         lines = path.read_text(encoding="utf-8").split("\n")

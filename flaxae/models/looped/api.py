@@ -145,7 +145,7 @@ def _check_shapes(xs: np.ndarray, ys: np.ndarray, query: np.ndarray, model: Any)
     require(
         1 <= xs.shape[1] < model.points,
         f"predict: {xs.shape[1]} examples; the model has positions for 1 to {model.points - 1} "
-        "beside the query",
+        "in addition to the query",
     )
 
 

@@ -79,7 +79,7 @@ def latent_map(codes: Float[np.ndarray, "B Z"], lines: list[str], path: Path) ->
 
     Args:
         codes: one code per line.
-        lines: the lines; a few are written beside their points.
+        lines: the lines; a few are written next to their points.
         path: PNG file to write.
 
     Returns:

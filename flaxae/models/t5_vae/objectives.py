@@ -1,4 +1,4 @@
-"""Loss terms of a T5-VAE beside reconstruction, MMD and KL: cycle consistency and a critic.
+"""Loss terms of a T5-VAE besides reconstruction, MMD and KL: cycle consistency and a critic.
 
 The whole loss is
 

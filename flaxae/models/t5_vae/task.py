@@ -263,7 +263,7 @@ class T5VAETask(Task):
         return jax.tree.map(lambda *x: jnp.concatenate(x), parts[0], *parts[1:])
 
     def _groups(self, ids: list[Array]) -> list[list[Array]]:
-        """Group the buckets that run together: all on one device, each by itself on several."""
+        """Group the buckets that run together: all on one device, each alone on several devices."""
         return [ids] if self.options.pack_buckets and one_device() else [[part] for part in ids]
 
     def _mmd(

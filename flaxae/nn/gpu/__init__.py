@@ -113,8 +113,8 @@ def fused_norm(
         return None
     scale, dtype = scale.astype(jnp.float32), jnp.dtype(dtype)
     if plus is None:
-        return norm.norm_beside(x, scale, eps, dtype)
-    return norm.norm_beside_sum(x, plus, scale, eps, dtype)
+        return norm.norm_with_input(x, scale, eps, dtype)
+    return norm.add_and_norm(x, plus, scale, eps, dtype)
 
 
 def takes_logits(logits: Float[Array, "N V"], ctx: Context | None) -> bool:

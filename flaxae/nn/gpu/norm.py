@@ -88,7 +88,7 @@ def rms_norm_backward(
     inverse: Float[Array, "N"],
     scale: Float[Array, "D"],
     grad: Float[Array, "N D"],
-    beside: Float[Array, "N D"],
+    extra: Float[Array, "N D"],
 ) -> tuple[Float[Array, "N D"], Float[Array, "D"]]:
     """Return the gradients of (x, x / rms(x) * scale).
 
@@ -97,7 +97,7 @@ def rms_norm_backward(
         inverse: 1 / rms(x), float32.
         scale: scale of the norm, float32.
         grad: gradient of the norm's output.
-        beside: gradient of x itself.
+        extra: gradient that reaches x directly, not through the norm.
 
     Returns:
         The gradients of x, in x's dtype, and of the scale, float32.
@@ -113,7 +113,7 @@ def rms_norm_backward(
     ]
     dx, parts = call(
         partial(_kernel, tokens),
-        (x, inverse, scale, grad, beside),
+        (x, inverse, scale, grad, extra),
         out,
         (programs,),
         name="rms_norm_backward",
@@ -122,7 +122,7 @@ def rms_norm_backward(
 
 
 def _kernel(tokens: int, *refs: Any) -> None:
-    x_ref, inverse_ref, scale_ref, grad_ref, beside_ref, dx_ref, part_ref = refs
+    x_ref, inverse_ref, scale_ref, grad_ref, extra_ref, dx_ref, part_ref = refs
     program, width = pl.program_id(0), x_ref.shape[1]
     size, count, cuts = _part(width), _rows(width), _cuts(width)
     scales = [scale_ref[cut][None, :] for cut in cuts]
@@ -137,7 +137,7 @@ def _kernel(tokens: int, *refs: Any) -> None:
             dot = dot + jnp.sum(grad * scale * unit, axis=1)
         mean = (dot / width)[:, None]
         for cut, grad, scale, unit in zip(cuts, grads, scales, units, strict=True):
-            dx = inverse * (grad * scale - unit * mean) + beside_ref[at, cut].astype(jnp.float32)
+            dx = inverse * (grad * scale - unit * mean) + extra_ref[at, cut].astype(jnp.float32)
             dx_ref[at, cut] = dx.astype(dx_ref.dtype)
         return [s + grad * unit for s, grad, unit in zip(sums, grads, units, strict=True)]
 
@@ -147,10 +147,10 @@ def _kernel(tokens: int, *refs: Any) -> None:
         part_ref[program, cut] = jnp.sum(part, axis=0)
 
 
-# The fused operations below are differentiated as a whole. `norm_beside` is plain JAX forward, as
-# `flaxae.nn.norm` computes it.
+# The fused operations below are differentiated as a whole. The forward pass of `norm_with_input` is
+# plain JAX, as in `flaxae.nn.norm`.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def norm_beside(
+def norm_with_input(
     x: Float[Array, "N D"], scale: Float[Array, "D"], eps: float, dtype: jnp.dtype
 ) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
     """Return x and its norm.
@@ -164,10 +164,10 @@ def norm_beside(
     Returns:
         x, and x / rms(x) * scale.
     """
-    return _norm_beside_forward(x, scale, eps, dtype)[0]
+    return _norm_with_input_forward(x, scale, eps, dtype)[0]
 
 
-def _norm_beside_forward(
+def _norm_with_input_forward(
     x: Array, scale: Array, eps: float, dtype: jnp.dtype
 ) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
     wide = x.astype(jnp.float32)
@@ -176,36 +176,36 @@ def _norm_beside_forward(
     return (x, y), (x, inverse, scale)
 
 
-def _norm_beside_backward(
+def _norm_with_input_backward(
     eps: float, dtype: jnp.dtype, saved: tuple[Array, Array, Array], grads: tuple[Array, Array]
 ) -> tuple[Array, Array]:
     x, inverse, scale = saved
     return rms_norm_backward(x, inverse[:, 0], scale, grads[1], grads[0])
 
 
-norm_beside.defvjp(_norm_beside_forward, _norm_beside_backward)
+norm_with_input.defvjp(_norm_with_input_forward, _norm_with_input_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def norm_beside_sum(
+def add_and_norm(
     x: Float[Array, "N D"],
     plus: Float[Array, "N D"],
     scale: Float[Array, "D"],
     eps: float,
     dtype: jnp.dtype,
 ) -> tuple[Float[Array, "N D"], Float[Array, "N D"]]:
-    """Return x + plus and its norm; see `norm_beside`."""
+    """Return x + plus and its norm; see `norm_with_input`."""
     return sum_and_rms_norm(x, plus, scale, eps, dtype)[:2]
 
 
-def _norm_beside_sum_forward(
+def _add_and_norm_forward(
     x: Array, plus: Array, scale: Array, eps: float, dtype: jnp.dtype
 ) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
     both, y, inverse = sum_and_rms_norm(x, plus, scale, eps, dtype)
     return (both, y), (both, inverse, scale)
 
 
-def _norm_beside_sum_backward(
+def _add_and_norm_backward(
     eps: float, dtype: jnp.dtype, saved: tuple[Array, Array, Array], grads: tuple[Array, Array]
 ) -> tuple[Array, Array, Array]:
     both, inverse, scale = saved
@@ -213,4 +213,4 @@ def _norm_beside_sum_backward(
     return dx, dx, dscale
 
 
-norm_beside_sum.defvjp(_norm_beside_sum_forward, _norm_beside_sum_backward)
+add_and_norm.defvjp(_add_and_norm_forward, _add_and_norm_backward)

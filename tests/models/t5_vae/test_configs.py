@@ -70,7 +70,7 @@ def test_batch_shapes_are_planned_without_data():
     config = config_of("optimus_kl")
     text = summary.summary(config)
     assert "not checked" not in text and "kv_slot/kernel" in text
-    text = summary.summary(copy_config(config, {"data.bucket_edges": ()}))  # the texts tell them
+    text = summary.summary(copy_config(config, {"data.bucket_edges": ()}))  # depend on the texts
     assert "The batch is not checked" in text and "data.tokenizer" in text
 
 

@@ -1,4 +1,4 @@
-"""Loss terms beside the reconstruction: known values, meshes, accumulation."""
+"""Loss terms besides the reconstruction: known values, meshes, accumulation."""
 
 import dataclasses
 

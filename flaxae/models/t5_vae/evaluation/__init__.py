@@ -6,7 +6,7 @@ Free-running reconstruction is the main result; the other parts explain it.
 - `likelihood`: teacher-forced losses, posterior collapse, importance-weighted bounds.
 - `latent`: MMD^2 with its null distribution, spread, Gaussianity, information.
 - `samples`: texts of N(0, I), of fitted priors and of the corpus under one n-gram model.
-- `interpolation`: paths between codes, beside two baselines that need no model.
+- `interpolation`: paths between codes, compared with two baselines that need no model.
 - `probes` and `disentanglement`: what can be read off codes, with the labels of `factors`.
 - `studies` runs each part, `report` writes report.json, and `readable` prints it as text.
 """

@@ -1,8 +1,8 @@
 """Disentanglement: do single dimensions of a code correspond to single factors of the texts?
 
 All these measures depend on the axes. A rotation of the codes keeps all information, as a decoder
-could undo it, but lowers every measure. So each is reported beside the same measure of randomly
-rotated codes.
+could undo it, but lowers every measure. So each measure is reported together with its value for
+randomly rotated codes.
 """
 
 from typing import Any, NamedTuple

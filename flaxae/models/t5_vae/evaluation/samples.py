@@ -1,4 +1,4 @@
-"""Texts of sampled codes, measured beside an equal number of real lines.
+"""Texts of sampled codes, compared with an equal number of real lines.
 
 Forward perplexity (of samples under a language model of real lines) shows how realistic samples
 are. Reverse perplexity (of real lines under a language model of samples) shows how much of the real
@@ -79,7 +79,7 @@ def study(
     samples: int,
     draws: int = 1000,
 ) -> dict[str, Any]:
-    """Measure samples of N(0, I) and of priors fitted to codes, and real lines beside them.
+    """Measure samples of N(0, I) and of priors fitted to codes, and real lines for comparison.
 
     Args:
         codec: the model with its tokenizer.
