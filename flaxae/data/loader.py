@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 
@@ -14,6 +13,8 @@ from flaxae.data.tokenizer import EOS, PAD
 from flaxae.data.tokens import TokenTable
 from flaxae.errors import ConfigError
 
+# Algorithm of the order in training, a part of the fingerprint: change it with `_permutation`.
+ORDER = "mt19937-1"
 _HASHED = 65536  # rows that are padded together for the fingerprint
 
 
@@ -22,19 +23,14 @@ class IndexStream:
 
     def __init__(self, size: int, rows: int, key: str, train: bool):
         self._size, self._rows = size, rows
-        self._orders = None
+        self._key = key
+        self._shuffled = train and size > 0
         self._last: dict[int, np.ndarray] = {}
-        if train and size:
-            seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "little")
-            # One element per epoch: a permutation drawn from (seed, epoch). Shuffling single rows
-            # in grain costs 15 us per row; this costs 1 ms per epoch and one slice per batch.
-            epochs = grain.MapDataset.range(2**31).seed(seed)
-            self._orders = epochs.random_map(lambda _, rng: rng.permutation(size))
 
     def __getitem__(self, number: int) -> np.ndarray:
         """Return the indices of a batch: `rows` in training, up to `rows` in a single pass."""
         start = number * self._rows
-        if self._orders is None:
+        if not self._shuffled:
             return np.arange(min(start, self._size), min(start + self._rows, self._size))
         parts, stop = [], start + self._rows
         while start < stop:  # a batch may continue into the next epoch
@@ -44,11 +40,10 @@ class IndexStream:
         return np.concatenate(parts)
 
     def _order(self, epoch: int) -> np.ndarray:
-        assert self._orders is not None
         last = self._last
         if epoch not in last:
             # The dict is replaced, not changed, since another thread may be reading it.
-            self._last = last = {epoch: np.asarray(self._orders[epoch])}
+            self._last = last = {epoch: _permutation(self._size, self._key, epoch)}
         return last[epoch]
 
 
@@ -145,7 +140,7 @@ class TextSource:
         passes = [math.ceil(len(m) / self._rows[name]) for name, m in self._members.items()]
         self.batches_per_epoch = max(passes)
         self.num_batches = None if train else self.batches_per_epoch
-        sha = hashlib.sha256(repr((seed, train, self._rows)).encode())
+        sha = hashlib.sha256(repr((seed, train and ORDER, self._rows)).encode())
         for name, m in self._members.items():
             for i in range(0, len(m), _HASHED):
                 sha.update(self._table.padded(m[i : i + _HASHED], int(name)).tobytes())
@@ -211,7 +206,7 @@ class ArraySource:
         self._stream = IndexStream(size, batch_size, f"{seed}/arrays", train)
         self.batches_per_epoch = math.ceil(size / batch_size)
         self.num_batches = None if train else self.batches_per_epoch
-        sha = hashlib.sha256(repr((seed, train, batch_size)).encode())
+        sha = hashlib.sha256(repr((seed, train and ORDER, batch_size)).encode())
         for leaf in jax.tree.leaves(self._arrays):
             sha.update(repr((leaf.dtype.str, leaf.shape)).encode() + leaf.tobytes())
         self.fingerprint = sha.hexdigest()[:16]
@@ -255,6 +250,14 @@ def _bucket_limits(
     else:
         limits = [0, *(int(np.searchsorted(lengths, edge, side="right")) for edge in edges)]
     return tuple(int(e) for e in edges), limits
+
+
+def _permutation(size: int, key: str, epoch: int) -> np.ndarray:
+    """Return the order of an epoch, a pure function of the arguments."""
+    digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
+    # RandomState, since numpy never changes its numbers (NEP 19), as it may those of Generator.
+    rng = np.random.RandomState([*np.frombuffer(digest, "<u4"), epoch])
+    return rng.permutation(size)
 
 
 def _apportion(lengths: np.ndarray, edges: Sequence[int], parts: int) -> list[int]:

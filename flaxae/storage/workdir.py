@@ -12,7 +12,7 @@ from flaxae.config import Config, copy_config, differences, from_json, to_json, 
 from flaxae.errors import ConfigError
 from flaxae.storage import paths
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "transformers")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from flaxae.data import loader
 from flaxae.data.config import LongLines, TextDataConfig
 from flaxae.data.loader import ArraySource, IndexStream, TextSource
 from flaxae.errors import ConfigError
@@ -68,6 +69,25 @@ def test_each_epoch_visits_every_example_in_another_order():
     epochs = [_texts(source.batch(12 * e + i) for i in range(12)) for e in range(3)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2]) == sorted(tokens)
     assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_the_order_of_an_epoch_never_changes():
+    stream = IndexStream(8, 8, "0/arrays", train=True)
+    assert stream[0].tolist() == [3, 6, 4, 2, 5, 0, 1, 7]
+    assert stream[1].tolist() == [4, 7, 2, 5, 3, 6, 0, 1]
+    assert IndexStream(8, 8, "1/arrays", train=True)[0].tolist() == [4, 1, 0, 6, 7, 3, 5, 2]
+
+
+def test_the_fingerprint_of_training_has_the_algorithm_of_the_order(monkeypatch):
+    def fingerprints():
+        array = {"x": np.arange(8)}
+        sources = [ArraySource(array, 4, train=train) for train in (True, False)]
+        return [s.fingerprint for s in [*sources, _source(), _source(train=False)]]
+
+    before = fingerprints()
+    monkeypatch.setattr(loader, "ORDER", "another")
+    changed = [a != b for a, b in zip(before, fingerprints(), strict=True)]
+    assert changed == [True, False, True, False]
 
 
 def test_batches_cross_epochs():
