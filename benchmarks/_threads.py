@@ -8,7 +8,7 @@ def pin(count: int) -> None:
     """Limit this process to `count` cores, from which XLA derives its number of threads.
 
     Call it before jax and torch start their threads. A script that calls it starts once more with
-    train.py's allocator settings for glibc, which then hold for both sides (see
+    train.py's allocator settings for glibc, which then apply to both sides (see
     `flaxae.hugepages`). Setting GLIBC_TUNABLES prevents that.
     """
     from flaxae import hugepages

@@ -121,7 +121,7 @@ def main() -> None:
     )
     parser.add_argument("--effort", type=float, default=0.0, help="compiler effort, -1 to 0")
     parser.add_argument(
-        "--find-batch", action="store_true", help="search the largest batch, from --rows"
+        "--find-batch", action="store_true", help="find the largest batch, starting from --rows"
     )
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     args = parser.parse_args()

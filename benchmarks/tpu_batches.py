@@ -4,7 +4,7 @@
     python benchmarks/tpu_batches.py --models base --slices v5e-8 v6e-8
 
 Sentences have 128 tokens, the precision is bfloat16, and parameters and optimizer state are sharded
-over fsdp. `flaxae.tpu_compile.find_batch` finds each cell up to an eighth; finished cells are
+over fsdp. `flaxae.tpu_compile.find_batch` finds each cell to within an eighth; finished cells are
 stored in --file and not compiled again. An earlier table (--near) gives starting points, which
 saves compilations.
 """
@@ -55,7 +55,7 @@ def make_config(file: str, chips: int, rows: int) -> Config:
 
 
 def cell(model: str, name: str, effort: float, start: int = START) -> dict[str, Any]:
-    """Search the largest batch of a model on a slice."""
+    """Find the largest batch of a model on a slice."""
     topology, chips = SLICES[name]
     config = make_config(MODELS[model], chips, start)
     found: dict[str, Any] = {"model": model, "slice": name, "effort": effort}

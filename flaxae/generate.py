@@ -30,7 +30,7 @@ def prompt_ids(
             one, makes the prompt as in training.
 
     Raises:
-        ConfigError: there is no tokenizer, no template for the system message, or no id.
+        ConfigError: if there is no tokenizer, no template for the system message, or no id.
     """
     tokenizer = lm.tokenizer
     if tokenizer is None:

@@ -8,7 +8,7 @@ from flaxae.config import Config, flags
 from flaxae.training.state import abstract_state
 
 USAGE = "Prints a config's parameters, mesh and shardings; nothing is trained or allocated."
-OPTIONS = (flags.Option("devices", 0, "number of pretended CPU devices; 0: the real devices"),)
+OPTIONS = (flags.Option("devices", 0, "number of simulated CPU devices; 0: the real devices"),)
 SHOWN = 2**20  # bytes; smaller leaves of the state are only counted
 
 
@@ -19,7 +19,7 @@ def summary(config: Config) -> str:
         config: the config; data that cannot be read are not an error: the text reports it.
 
     Raises:
-        ConfigError: the mesh does not fit the devices, or the batch does not fit the mesh.
+        ConfigError: if the mesh does not fit the devices, or the batch does not fit the mesh.
     """
     import jax
     from clu import parameter_overview

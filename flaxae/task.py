@@ -289,12 +289,12 @@ class Loaded:
         """Check that the data, and so what was held out, are those of the training.
 
         Raises:
-            ConfigError: they are not.
+            ConfigError: if the data have changed.
         """
         now = self.task.data("train").fingerprint
         if self.extra.get("data", now) != now:
             raise ConfigError(
                 f"{self.workdir}: its data have changed since it was trained (fingerprint "
-                f"{self.extra['data']}, now {now}), so it is not known any more which examples "
+                f"{self.extra['data']}, now {now}), so it is unknown which examples "
                 "were held out. Restore the files, or the Python, that it was trained with"
             )

@@ -34,12 +34,12 @@ class Collector:
         sides: the adapters that each side uses, {name: scale}; {} switches off the adapters that
             other sides name. The default is one side: the model as it is.
         rows: texts per batch; a batch has this number of rows for each side.
-        lengths: maximal number of lengths that texts are padded to.
+        lengths: maximum number of lengths that texts are padded to.
         share_prefix: read the prefix that all texts share once; if the rest of the texts is short,
             this saves most of the work. A batch then holds the keys and values of all layers.
 
     Raises:
-        ConfigError: the model has no such hook or layer.
+        ConfigError: if the model has no such hook or layer.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Collector:
             {hook: (sides, texts, layers, width)}, in the order of texts and layers.
 
         Raises:
-            ConfigError: there is no text, or one is empty.
+            ConfigError: if there is no text, or one is empty.
         """
         require(bool(texts) and all(len(text) > 0 for text in texts), "a text without a token")
         skip = shared_prefix(texts) if self.share_prefix else 0
@@ -190,7 +190,7 @@ def padded_lengths(lengths: Sequence[int], count: int, multiple: int = MULTIPLE)
 
     Args:
         lengths: the longest row of each batch.
-        count: maximal number of different padded lengths.
+        count: maximum number of different padded lengths.
         multiple: every padded length is a multiple of this.
     """
     up = [-(-length // multiple) * multiple for length in lengths]

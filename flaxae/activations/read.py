@@ -29,7 +29,7 @@ def hook_path(model: LanguageModel, hook: str) -> str:
         hook: a name of `model.hooks`, or a tap's own path with a dot in it.
 
     Raises:
-        ConfigError: there is no such hook.
+        ConfigError: if there is no such hook.
     """
     require(
         hook in model.hooks or "." in hook,
@@ -58,7 +58,7 @@ def recorder(
         The recorder; its `states` are filled when the model has run.
 
     Raises:
-        ConfigError: a hook is unknown, or `layers` is empty or names a layer twice.
+        ConfigError: if a hook is unknown, or `layers` is empty or names a layer twice.
     """
     num_layers = model.config.num_layers
     collect = {hook: hook_path(model, hook) for hook in hooks}
@@ -124,7 +124,7 @@ def truncated(model: Model, num_layers: int) -> Model:
         num_layers: the number of layers to keep.
 
     Raises:
-        ConfigError: the model does not have that many layers.
+        ConfigError: if the model does not have that many layers.
     """
     have = model.config.num_layers
     require(0 < num_layers <= have, f"num_layers={num_layers}: the model has {have} layers")

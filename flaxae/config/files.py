@@ -20,7 +20,7 @@ def load_config(path: str) -> Config:
         path: the file's path (see `locate`); the part behind a ":" is passed to `get_config`.
 
     Raises:
-        ConfigError: the file does not exist, fails, or does not return a Config.
+        ConfigError: if the file does not exist, fails, or does not return a Config.
     """
     named, colon, variant = path.partition(":")
     located = locate(named)

@@ -105,8 +105,8 @@ def override(config: Config, name: str, text: str | None) -> None:
         text: the value as text; None for a boolean flag without a value.
 
     Raises:
-        ConfigError: there is no such field (the message names similar ones), or the text does not
-            fit its type.
+        ConfigError: if there is no such field (the message names similar ones), or the text does
+            not fit its type.
     """
     kinds = {field: kind for field, kind, _ in iterate_fields(config)}
     if name not in kinds:

@@ -54,7 +54,7 @@ class OptimConfig(Section):
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
-    momentum: float = 0.9  # sgd, muon
+    momentum: float = 0.9  # of sgd and muon
     weight_decay: float = 0.0
     clip_norm: float = 1.0  # largest norm of the gradient; 0: no clipping
     groups: tuple = ()
@@ -78,7 +78,7 @@ class OptimConfig(Section):
 class DataConfig(Section):
     """Fields of the data that every family has; a family may have a subclass with more."""
 
-    seed: int = 0  # of the order of batches and of the splits
+    seed: int = 0  # seed of the order of batches and of the splits
     batch_size: int = 64  # rows per step, over all devices
     cache: str = ".cache"  # folder of tokenizers and prepared corpora
     prefetch: int = 2  # batches prepared in advance; 0: each batch when it is needed
@@ -91,14 +91,14 @@ class DataConfig(Section):
 
 @dataclasses.dataclass
 class MeshConfig(Section):
-    """Sizes of the mesh axes; 0: all devices that the other axes leave."""
+    """Sizes of the mesh axes; 0: all remaining devices."""
 
     replica: int = 1
     fsdp: int = 0
     model: int = 1
 
     def validate(self) -> None:
-        """Check that at most one size is open."""
+        """Check that at most one size is 0."""
         sizes = (self.replica, self.fsdp, self.model)
         require(
             min(sizes) >= 0 and sizes.count(0) <= 1,
@@ -110,7 +110,7 @@ class MeshConfig(Section):
 class LogConfig(Section):
     """Logging of metrics."""
 
-    every: int = 50  # steps
+    every: int = 50  # steps between log lines
     tensorboard: bool = True
     progress: bool = True  # a progress bar
 
@@ -123,18 +123,18 @@ class LogConfig(Section):
 class EvalConfig(Section):
     """Evaluation and samples during training."""
 
-    every: int = 0  # 0: only at the end
+    every: int = 0  # steps between evaluations; 0: only at the end
     splits: tuple = ("dev",)
-    sample_every: int = 0  # 0: only at the end
+    sample_every: int = 0  # steps between samples; 0: only at the end
     num_samples: int = 4
-    num_batches: int = 0  # 0: the whole split
+    num_batches: int = 0  # batches per evaluation; 0: the whole split
 
 
 @dataclasses.dataclass
 class SaveConfig(Section):
     """Checkpoints."""
 
-    every: int = 500  # steps
+    every: int = 500  # steps between checkpoints
     keep: int = 1  # number of latest checkpoints
     keep_every: int = 0  # checkpoints of multiples of this step are never deleted; 0: none
     best_metric: str = ""  # such as "dev/loss"; "": no best checkpoint
@@ -193,8 +193,8 @@ class Config(Section):
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
     steps: int = 1000
-    seed: int = 0  # initialisation and ctx.key
-    frozen_seed: int = 0  # random parts that are never trained
+    seed: int = 0  # seed of the initialisation and of ctx.key
+    frozen_seed: int = 0  # seed of random parts that are never trained
     accumulate: int = 1  # micro-batches per step
     steps_per_call: int = 1  # steps per dispatch
     max_bad_steps: int = 0  # steps without a finite loss before the run fails

@@ -64,7 +64,7 @@ def from_json(data: dict[str, Any], config_class: type[TaskConfig] | None = None
         config_class: the task's config class; needed if it is not part of `flaxae`.
 
     Raises:
-        ConfigError: the class is not part of `flaxae`, or its fields do not match.
+        ConfigError: if the class is not part of `flaxae`, or its fields do not match.
     """
     name = str(data.get("task", {}).get("class", ""))
     if config_class is None:
@@ -90,7 +90,7 @@ def without_moved_fields(data: dict[str, Any], data_class: type[DataConfig]) -> 
         data_class: class of the family's data section.
 
     Raises:
-        ConfigError: such a field was set, and its value would be lost.
+        ConfigError: if such a field was set, and its value would be lost.
     """
     section, fields = data.get("data", {}), field_types(data_class)
     lost = {name: section[name] for name in _MOVED_FIELDS if name in section and name not in fields}

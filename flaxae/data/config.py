@@ -25,21 +25,22 @@ class TokenizerKind(enum.Enum):
 class TextDataConfig(DataConfig):
     """A corpus, its tokenizer, and the lengths of its batches.
 
-    `path` (a text file with one example per line, or a directory of .txt or .parquet shards) wins
-    over `name` (an embedded corpus, `recipe:<name>`, `hf:<name or path>` or `tfds:<name>`).
+    `path` (a text file with one example per line, or a directory of .txt or .parquet shards) takes
+    precedence over `name` (an embedded corpus, `recipe:<name>`, `hf:<name or path>` or
+    `tfds:<name>`).
     """
 
     name: str = "python_lines"
     path: str = ""
     max_length: int = 32  # tokens per row, EOS included
-    num_buckets: int = 4  # parts of equal size by length inside each batch
+    num_buckets: int = 4  # parts of equal size into which a batch is divided by length
     long_lines: LongLines = LongLines.SKIP
-    vocab_size: int = 4096  # of the tokenizer trained on the corpus
-    max_lines: int = 0  # 0: all
+    vocab_size: int = 4096  # size of a tokenizer that is trained on the corpus
+    max_lines: int = 0  # distinct lines to read; 0: all
     labels: bool = False  # lines are label<tab>text; tables have a column "label"
     # A tokenizer.json, a spiece.model, a directory or Hub id of one, or "byt5"; "": one is trained.
     tokenizer: str = ""
-    tokenizer_kind: TokenizerKind = TokenizerKind.BPE  # of a tokenizer that is trained
+    tokenizer_kind: TokenizerKind = TokenizerKind.BPE  # model of a trained tokenizer
     ids_tokenizer: str = ""  # directory of the tokenizer that decodes a data set of token ids
     # Fixed bucket lengths, such as (32, 64, 128); batch_size / num_buckets rows are then the unit
     # in which the lengths share a batch. (): lengths that cut the data into num_buckets parts.
@@ -60,8 +61,8 @@ class TextDataConfig(DataConfig):
             )
             require(
                 len(edges) <= self.num_buckets,
-                f"data.bucket_edges={edges} are more than data.num_buckets={self.num_buckets},"
-                " the number of parts of a batch",
+                f"data.bucket_edges={edges}: more than data.num_buckets={self.num_buckets} lengths,"
+                " one for each part of a batch",
             )
 
 
@@ -69,7 +70,7 @@ def text_data(config: Config) -> TextDataConfig:
     """Return the data section of a text family's config.
 
     Raises:
-        ConfigError: the section is of another class.
+        ConfigError: if the section is of another class.
     """
     if not isinstance(config.data, TextDataConfig):
         raise ConfigError(f"data: a TextDataConfig is needed, not a {type(config.data).__name__}")

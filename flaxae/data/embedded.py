@@ -59,7 +59,7 @@ def corpus(name: str, max_lines: int = 0, cache_dir: str = "") -> Corpus:
         The corpus; its name contains the versions of Python and of the packages.
 
     Raises:
-        ConfigError: there is no such corpus, or this Python has no source files to read.
+        ConfigError: if there is no such corpus, or this Python has no source files to read.
     """
     if name not in NAMES:
         raise ConfigError(f"data.name={name!r}: the embedded corpora are {', '.join(NAMES)}")

@@ -38,7 +38,7 @@ def corpus_of(name: str, parts: Iterable[Part], max_lines: int = 0) -> Corpus:
         max_lines: number of distinct texts after which reading stops; 0: all.
 
     Raises:
-        ConfigError: there are no texts.
+        ConfigError: if there are no texts.
     """
     labels: dict[str, str] = {}
     held_out: dict[int, str] = {}
@@ -80,7 +80,7 @@ def read_path(path: str, labels: bool = False) -> Iterator[Part]:
         The parts.
 
     Raises:
-        ConfigError: a file cannot be read or is empty, or a line has no label.
+        ConfigError: if a file cannot be read or is empty, or a line has no label.
     """
     if not os.path.isdir(path):
         yield _part(path, path, labels)
@@ -157,7 +157,7 @@ def read_lines(path: str) -> list[str]:
         path: the file.
 
     Raises:
-        ConfigError: the file is missing, a directory, empty, binary or not UTF-8.
+        ConfigError: if the file is missing, a directory, empty, binary or not UTF-8.
     """
     return [line for _, line in _numbered(path)]
 

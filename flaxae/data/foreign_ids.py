@@ -34,7 +34,7 @@ def decode(table: Any, columns: list[str], folder: str, what: str) -> list[str]:
         what: name of the data set for messages.
 
     Raises:
-        ConfigError: no tokenizer is given, it cannot be read, or it made none of the columns.
+        ConfigError: if no tokenizer is given, it cannot be read, or it made none of the columns.
     """
     if not folder:
         raise ConfigError(
@@ -66,7 +66,7 @@ def open_ids_tokenizer(folder: str) -> tokenizers.Tokenizer:
     """Open tokenizer.json, GPT-2's vocab.json and merges.txt, or BERT's vocab.txt.
 
     Raises:
-        ConfigError: the folder contains none of them, or it cannot be read.
+        ConfigError: if the folder contains none of them, or it cannot be read.
     """
     paths = {
         name: path

@@ -17,14 +17,14 @@ def load_examples(data: TextDataConfig) -> Corpus:
     """Read the texts that a config names.
 
     Args:
-        data: `path` (a text file with one example per line, or a directory of shards) wins over
-            `name`: an embedded corpus, `recipe:<name>[:local path]`,
+        data: `path` (a text file with one example per line, or a directory of shards) takes
+            precedence over `name`: an embedded corpus, `recipe:<name>[:local path]`,
             `hf:<name or local path>[:config][:column]` (a local path has no config; for a name on
             the Hub leave the config empty to give only a column: `hf:name::column`), or
             `tfds:<name>[:column]`.
 
     Raises:
-        ConfigError: there is no such data, or it cannot be read.
+        ConfigError: if there is no such data, or it cannot be read.
     """
     name, max_lines = data.path or data.name, data.max_lines
     if data.path:
@@ -64,10 +64,10 @@ class TextData:
         """Return the batches of a split; all splits have the shapes of the train split.
 
         Raises:
-            ConfigError: there is no such split, or none of its lines can be used.
+            ConfigError: if there is no such split, or none of its lines can be used.
         """
         if split not in self.splits:
-            raise ConfigError(f"no split {split!r}: these data have {', '.join(self.splits)}")
+            raise ConfigError(f"no split {split!r}: the splits are {', '.join(self.splits)}")
         if split not in self._sources:
             data, train = self._data, split == "train"
             try:

@@ -96,7 +96,7 @@ class TextSource:
                 of the batch, and none if it has no texts. (): the longest text of each part.
 
         Raises:
-            ConfigError: batch_size is not divisible by num_buckets, or too few texts are left.
+            ConfigError: if batch_size is not divisible by num_buckets, or too few texts are left.
         """
         if batch_size % num_buckets:
             raise ConfigError(
@@ -193,7 +193,7 @@ class ArraySource:
                 batch is padded with zeros.
 
         Raises:
-            ConfigError: there are no rows, or their numbers differ.
+            ConfigError: if there are no rows, or their numbers differ.
         """
         self._arrays = jax.tree.map(np.asarray, arrays)
         sizes = {len(leaf) for leaf in jax.tree.leaves(self._arrays)}

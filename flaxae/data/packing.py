@@ -60,7 +60,7 @@ def pack(
         targets: K; 0: the number of targets in the fullest row.
 
     Raises:
-        ConfigError: no example fits, a row has more than K targets, or the prompts do not share
+        ConfigError: if no example fits, a row has more than K targets, or the prompts do not share
             these ids.
     """
     begin = list(examples[0].prompt[:shared]) if examples else []

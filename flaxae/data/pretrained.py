@@ -27,8 +27,8 @@ def open_tokenizer(name: str) -> Tokenizer:
         The tokenizer; all kinds are saved as a tokenizer.json.
 
     Raises:
-        ConfigError: there is no tokenizer, it cannot be downloaded or read, or its ids 0 and 1 are
-            not padding and end of text.
+        ConfigError: if there is no tokenizer, it cannot be downloaded or read, or its ids 0 and 1
+            are not padding and end of text.
     """
     if name == BYT5:
         return byte_tokenizer()
@@ -52,7 +52,7 @@ def own_tokenizer(directory: Path) -> Tokenizer | None:
     """Open the tokenizer of a local directory; return None if it contains no tokenizer.
 
     Raises:
-        ConfigError: it cannot be read, or its ids 0 and 1 are not padding and end of text.
+        ConfigError: if it cannot be read, or its ids 0 and 1 are not padding and end of text.
     """
     settings = _settings(directory)
     for path in (directory / "tokenizer.json", directory / "spiece.model"):
@@ -90,7 +90,7 @@ def check_vocabulary(tokenizer: Tokenizer, size: int, pretrained: bool = False) 
             own tokenizer, rounded up (T5: 32100 to 32128, byT5: 259 to 384).
 
     Raises:
-        ConfigError: the embedding has too few rows, or more than rounding up explains.
+        ConfigError: if the embedding has too few rows, or more than rounding up explains.
     """
     found = tokenizer.vocab_size
     if found > size:
@@ -116,7 +116,7 @@ def check_own(tokenizer: Tokenizer, source: str) -> None:
         source: the model's directory or Hub id.
 
     Raises:
-        ConfigError: an id is another token in the model's own tokenizer, or that cannot be read.
+        ConfigError: if an id is another token in the model's own tokenizer, or that cannot be read.
     """
     own = own_tokenizer(hf.resolve(source))
     if own is None:

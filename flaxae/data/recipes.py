@@ -89,7 +89,7 @@ def parts(data: TextDataConfig) -> Iterator[Part]:
         The parts.
 
     Raises:
-        ConfigError: there is no such recipe, its data cannot be read, or it has no labels.
+        ConfigError: if there is no such recipe, its data cannot be read, or it has no labels.
     """
     name, _, path = data.name.removeprefix("recipe:").partition(":")
     if name not in RECIPES:

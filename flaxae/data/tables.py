@@ -27,7 +27,7 @@ def hugging_face(data: TextDataConfig) -> Part:
     """Read the texts of `data.name` = hf:...: a column of the train split or of the only table.
 
     Raises:
-        ConfigError: the table cannot be loaded, or has no such column.
+        ConfigError: if the table cannot be loaded, or has no such column.
     """
     name = data.name
     target, *rest = name.removeprefix("hf:").split(":")
@@ -66,7 +66,7 @@ def load_local(target: str | Sequence[str]) -> Any:
         target: a directory, a file, or several files.
 
     Raises:
-        ConfigError: there are no readable files, or files of several kinds.
+        ConfigError: if there are no readable files, or files of several kinds.
     """
     import datasets
 
@@ -102,7 +102,7 @@ def column_part(
         label: column of labels.
 
     Raises:
-        ConfigError: there are no such columns.
+        ConfigError: if there are no such columns.
     """
     strings = [c for c, kind in table.features.items() if getattr(kind, "dtype", "") in _STRINGS]
     ids = foreign_ids.id_columns(table)
@@ -150,7 +150,7 @@ def load_tfds(target: str, column: str, split: str, data: TextDataConfig) -> Par
         data: the data section, whose name, labels and max_lines are used.
 
     Raises:
-        ConfigError: tfds is not installed, or the data cannot be loaded.
+        ConfigError: if tfds is not installed, or the data cannot be loaded.
     """
     try:
         import tensorflow_datasets as tfds

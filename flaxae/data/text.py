@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from flaxae.errors import ConfigError
 
-FILE_SHARE = {"test_file": 0.03, "dev": 0.015}  # share of the files that are held out whole
+FILE_SHARE = {"test_file": 0.03, "dev": 0.015}  # share of the files that are held out completely
 LINE_SHARE = {"test_line": 0.02, "dev": 0.015}  # share of the distinct lines of other files
 MIN_FILES = 20  # with fewer files only lines are held out
 MAX_EVAL_LINES = 2000
@@ -112,7 +112,7 @@ def split_corpus(corpus: Corpus, seed: int) -> Splits:
         split.
 
     Raises:
-        ConfigError: the corpus is too small to be split.
+        ConfigError: if the corpus is too small to be split.
     """
     if len(corpus.examples) < MIN_LINES:
         raise ConfigError(
@@ -145,7 +145,7 @@ def split_corpus(corpus: Corpus, seed: int) -> Splits:
             chosen[name] = chosen.get(name, []) + pool[:room]
             files = sum(1 for split in file_split.values() if split == name)
             notes.append(
-                f"{name}: {files} of {len(corpus.file_names)} files held out whole, with"
+                f"{name}: {files} of {len(corpus.file_names)} files held out completely, with"
                 f" {len(pool)} lines that are not trained on, of which {min(len(pool), room)} are"
                 " evaluated"
             )

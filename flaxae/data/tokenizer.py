@@ -82,7 +82,7 @@ class Tokenizer:
         """Read a tokenizer.json whose ids 0, 1 and 2 are those of a T5.
 
         Raises:
-            ConfigError: it is missing or unreadable, or has other ids.
+            ConfigError: if it is missing or unreadable, or has other ids.
         """
         path = os.fspath(path)
         if not os.path.isfile(path):
@@ -120,7 +120,7 @@ def train(
         The tokenizer, which depends only on the arguments.
 
     Raises:
-        ConfigError: vocab_size is below 259.
+        ConfigError: if vocab_size is below 259.
     """
     if vocab_size < MIN_VOCAB:
         raise ConfigError(

@@ -38,7 +38,7 @@ def generate(
     cache_axes: Any = 0,
     drop_ended: bool = False,
 ) -> Int[Array, "B T"]:
-    """Decode by `greedy`, `sample` or `beam`, as `sampling` says. Call it under jit.
+    """Decode by `greedy`, `sample` or `beam`, depending on `sampling`. Call it under jit.
 
     Args:
         step: see `greedy`.

@@ -15,7 +15,7 @@ class Cache:
     """Named arrays in a folder; without a writable folder they are computed each time.
 
     Attributes:
-        note: why nothing is cached, in words; "" if arrays are cached.
+        note: message that explains why nothing is cached; "" if arrays are cached.
     """
 
     def __init__(self, folder: Path | None, key: str):

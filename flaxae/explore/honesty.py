@@ -9,7 +9,7 @@ SPLITS = {"test_file": "held-out files", "test_line": "held-out lines", "dev": "
 
 
 class Fact(NamedTuple):
-    """One number of the strip, with its meaning in words."""
+    """One number of the strip, with an explanation."""
 
     name: str
     value: str

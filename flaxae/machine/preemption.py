@@ -9,13 +9,14 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-# All processes stop one call after the largest number that any of them has asked with. So each call
-# takes the next number, independent of `steps_per_call` and of earlier runs of this process.
+# Numbers of the calls of JAX's sync point: all processes stop one call after the largest number
+# that any of them has passed. So each call passes the next number, which does not depend on
+# `steps_per_call` or on earlier runs of this process.
 _CALLS = itertools.count()
 
 
 class Preemption:
-    """Notices SIGTERM and Ctrl-C while it is entered; the loop calls `check` after every call.
+    """A context manager that notices SIGTERM and Ctrl-C; the loop calls `check` after every call.
 
     One process: Python signal handlers set a flag (a second Ctrl-C raises KeyboardInterrupt), and
     exit restores the old handlers. Outside of the main thread Python allows no handlers, and

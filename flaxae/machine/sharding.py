@@ -28,11 +28,11 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     """Build the mesh.
 
     Args:
-        config: sizes of the axes; an axis of 0 takes all devices that the others leave.
+        config: sizes of the axes; an axis of size 0 takes all remaining devices.
         devices: the devices; None: all devices of all processes.
 
     Raises:
-        ConfigError: the sizes do not fit the number of devices.
+        ConfigError: if the sizes do not fit the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.replica, config.fsdp, config.model]
@@ -199,7 +199,7 @@ _gathered.defvjp(lambda x, split, whole: (_gathered(x, split, whole), None), _ga
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of what every device keeps whole."""
+    """Return the sharding of arrays of which every device has a full copy."""
     return NamedSharding(mesh, P())
 
 

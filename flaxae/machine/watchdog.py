@@ -1,4 +1,4 @@
-"""Ends a process that would otherwise wait for ever, with one message.
+"""Ends a process that would otherwise wait forever, with one message.
 
 What several processes compute together waits for all of them. If one was killed, has failed or
 hangs, the others wait, or JAX ends them with a page of addresses. The watchdog ends them with one
@@ -21,15 +21,15 @@ import jax
 
 from flaxae.errors import ConfigError, UserError, report
 
-GONE = 69  # EX_UNAVAILABLE: this process is fine, another one is gone or nothing moves
+GONE = 69  # EX_UNAVAILABLE: this process is fine, another one is gone or there is no progress
 STALL = "FLAXAE_STALL_TIMEOUT"
 STALL_SECONDS = 600.0  # the default for several processes; a single one waits for no other
 FOREVER = 10**6  # seconds
 SLOW = 10  # the limit for compiling, reading and saving, in multiples of the limit for a step
-# The number of calls of `at`, from a slow one on, that have the longer limit: a step's result is
-# read in the step after it, and the batch is read between them.
+# The number of calls of `at`, a slow one and those after it, that have the longer limit: a step's
+# result is read in the step after it, and the batch is read between them.
 AFTER = 4
-GRACE = 2.0  # seconds for an error of this process, which says more than another process's
+GRACE = 2.0  # seconds to wait for an error of this process, which explains more than others'
 LINGER = 5.0  # seconds that process 0 waits before it ends, and with it the coordination service
 ENDED, BEAT = "flaxae_ended/", "flaxae_beat/"  # keys in the coordination service
 AGAIN = (
@@ -51,7 +51,7 @@ def seconds(name: str, default: float) -> float:
         default: the value if the variable is not set, or empty.
 
     Raises:
-        ConfigError: the value is not a number, or negative.
+        ConfigError: if the value is not a number, or negative.
     """
     text = os.environ.get(name, "").strip()
     try:
@@ -59,7 +59,7 @@ def seconds(name: str, default: float) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= FOREVER:
-        raise ConfigError(f"{name}={text} is not a number of seconds; 0 waits for ever")
+        raise ConfigError(f"{name}={text} is not a number of seconds; 0 waits forever")
     return value
 
 
@@ -75,12 +75,12 @@ def stop(message: str, code: int = GONE, linger: float = 0.0) -> NoReturn:
 
 
 class Watchdog:
-    """Watches a run while it is entered. The loop reports progress by `at`, errors by `failed`.
+    """A context manager that watches a run: `at` receives its progress, `failed` its errors.
 
     A single process is watched only if FLAXAE_STALL_TIMEOUT is set, and only for progress.
 
     Raises:
-        ConfigError: FLAXAE_STALL_TIMEOUT is not a number of seconds.
+        ConfigError: if FLAXAE_STALL_TIMEOUT is not a number of seconds.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class Watchdog:
         """Report progress.
 
         Args:
-            doing: what comes next, in words.
+            doing: description of what comes next.
             slow: whether that may take SLOW times as long as a plain step: it compiles, reads or
                 saves. The step after it may too: it waits for other processes that do the same.
         """
@@ -139,7 +139,7 @@ class Watchdog:
             limit = self._limit * (SLOW if slow else 1)
             if time.monotonic() - since > limit:
                 self._claim_end()
-                reason = f"nothing has moved for {limit:.0f} s at: {doing}"
+                reason = f"no progress for {limit:.0f} s at: {doing}"
                 peers = self._peers()
                 self._announce(reason)
                 stop(

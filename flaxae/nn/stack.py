@@ -95,7 +95,7 @@ def check_kept(name: str, field: str, remat: bool) -> None:
         remat: whether blocks are recomputed.
 
     Raises:
-        ConfigError: the choice is unknown, or blocks are not recomputed.
+        ConfigError: if the choice is unknown, or blocks are not recomputed.
     """
     require(name in KEPT, f"{field}={name!r} is not one of: {', '.join(KEPT)}")
     needed = field.replace("remat_keep", "remat")

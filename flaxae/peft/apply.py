@@ -44,8 +44,8 @@ def add_adapter(
         The model with the adapter.
 
     Raises:
-        ConfigError: there is an adapter of this name, or the config names a module that the model
-            does not have.
+        ConfigError: if there is an adapter of this name, or the config names a module that the
+            model does not have.
     """
     require(name.isidentifier(), f"adapter name {name!r} must consist of letters, digits and _")
     require(
@@ -89,7 +89,7 @@ def set_active(model: Model, names: Iterable[str] | str) -> Model:
         names: names of the active adapters.
 
     Raises:
-        ConfigError: the model has no adapter of a name.
+        ConfigError: if the model does not have one of these adapters.
     """
     names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
@@ -103,7 +103,7 @@ def remove_adapter(model: Model, name: str) -> Model:
     """Return a model without an adapter; without its last adapter it is the base again.
 
     Raises:
-        ConfigError: the model has no adapter of this name.
+        ConfigError: if the model has no adapter of this name.
     """
     _check_name(model, name)
     model = copied(model)

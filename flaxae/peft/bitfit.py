@@ -1,4 +1,4 @@
-"""Bias-only tuning (BitFit, Ben Zaken et al. 2022), and Linears that are trained whole."""
+"""Bias-only tuning (BitFit, Ben Zaken et al. 2022), and Linears that are trained in full."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

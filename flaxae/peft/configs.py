@@ -20,7 +20,7 @@ class AdapterConfig:
         target_modules: names (each a module's name, or the end of one after a dot), or a regex of
             whole names, or "all-linear"; None: the defaults of the model's type.
         exclude_modules: modules without an adapter, by the same rules.
-        modules_to_save: names of modules of which the adapter trains a whole copy.
+        modules_to_save: names of modules that the adapter trains in full, as a copy.
         layers_to_transform: numbers of the layers with an adapter; None: all of them.
         layers_pattern: names of the lists of layers to which these numbers apply.
     """
@@ -64,7 +64,7 @@ class LoRAConfig(AdapterConfig):
         lora_alpha: the update is scaled by lora_alpha / r.
         lora_dropout: dropout rate of A's input, in training.
         use_rslora: the update is scaled by lora_alpha / sqrt(r).
-        use_dora: the norm of each output's weights is trained apart from their direction.
+        use_dora: the norm of each output's weights is trained separately from their direction.
         rank_pattern: {regex of the end of a name: r of these modules}.
         alpha_pattern: {regex of the end of a name: lora_alpha of these modules}.
     """

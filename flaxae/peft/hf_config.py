@@ -60,7 +60,7 @@ def read_config(directory: str | Path) -> AdapterConfig:
     """Read the config of a PEFT directory.
 
     Raises:
-        ConfigError: there is no config, or it uses what is not supported here.
+        ConfigError: if there is no config, or it has an unsupported option.
     """
     path = Path(directory) / CONFIG
     require(path.is_file(), f"{directory}: no {CONFIG}: not a PEFT adapter's directory")
@@ -82,12 +82,12 @@ def write_config(
 
     Args:
         model: the model with the adapter; it may be abstract.
-        directory: made if it does not exist.
+        directory: created if it does not exist.
         name: name of the adapter; it is not written.
         base: the Hub id or directory from which PEFT loads the base.
 
     Raises:
-        ConfigError: there is no such adapter, or PEFT has no config for it.
+        ConfigError: if there is no such adapter, or PEFT has no config for it.
     """
     configs = adapter_configs(model)
     require(name in configs, f"no adapter {name!r}; there are {', '.join(configs) or 'none'}")
@@ -103,7 +103,7 @@ def config_from_peft(raw: dict[str, Any]) -> AdapterConfig:
     """Convert the contents of adapter_config.json.
 
     Raises:
-        ConfigError: it uses what is not supported here.
+        ConfigError: if the config has an unsupported option.
     """
     kind = raw.get("peft_type")
     require(kind in ("LORA", "IA3"), f"peft_type={kind!r} is not one of: LORA, IA3")
@@ -136,7 +136,7 @@ def config_to_peft(config: AdapterConfig, model: nnx.Module) -> dict[str, Any]:
         model: the model with the adapter, whose modules' names are needed.
 
     Raises:
-        ConfigError: PEFT has no config for it.
+        ConfigError: if PEFT has no config for it.
     """
     if isinstance(config, BiasConfig):
         require(

@@ -44,7 +44,7 @@ def save_adapter(
 
     Args:
         model: the model with the adapter.
-        directory: made if it does not exist.
+        directory: created if it does not exist.
         name: name of the adapter; it is not written.
         base: the Hub id or directory from which PEFT loads the base.
     """
@@ -71,7 +71,7 @@ def load_adapter(
         The model with the adapter, which is active.
 
     Raises:
-        ConfigError: the directory is incomplete, uses what is not supported, or is of another
+        ConfigError: if the directory is incomplete, uses what is not supported, or is of another
             model.
     """
     directory = Path(directory)

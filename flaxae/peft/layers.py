@@ -52,7 +52,7 @@ class RowScale:
             and the decoder's. Each contains all rows of the batch, in their order.
 
     Raises:
-        ConfigError: a layout has another number of rows, or two layouts have the same number of
+        ConfigError: if a layout has another number of rows, or two layouts have the same number of
             tokens.
     """
 
@@ -243,7 +243,7 @@ def adapted_class(kind: type) -> type:
     reads the base's table.
 
     Raises:
-        ConfigError: it is a subclass of Linear, which cannot have adapters.
+        ConfigError: if it is a subclass of Linear, which cannot have adapters.
     """
     if kind is Linear or kind is AdaptedLinear:
         return AdaptedLinear

@@ -26,8 +26,8 @@ def merge(model: Model, names: Iterable[str] | str | None = None) -> Model:
         `modules_to_save` is tied to the head, the merged head is untied.
 
     Raises:
-        ConfigError: two adapters on one module cannot be merged together, or a tied head cannot be
-            untied.
+        ConfigError: if two adapters on one module cannot be merged together, or a tied head cannot
+            be untied.
     """
     names = active_names(model) if names is None else (names,) if isinstance(names, str) else names
     names = tuple(names)
@@ -45,7 +45,7 @@ def merge(model: Model, names: Iterable[str] | str | None = None) -> Model:
         else:
             require(
                 len(used) == 1,
-                f"{_name(path)}: two adapters train it whole; merge only one of them",
+                f"{_name(path)}: two adapters train it in full; merge only one of them",
             )
             _untie(out, path)
             _merge_saved(module, used[0], target)

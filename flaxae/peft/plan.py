@@ -28,7 +28,7 @@ def plan_adapters(sites: list[Site], config: AdapterConfig) -> Plan:
         config: config of the adapter, with its targets filled in.
 
     Raises:
-        ConfigError: a name of the config is no module of the model, or none is left.
+        ConfigError: if a name in the config is not a module of the model, or no module is left.
     """
     if isinstance(config, BiasConfig):
         return _plan_biases(sites, config)
@@ -46,7 +46,7 @@ def plan_adapters(sites: list[Site], config: AdapterConfig) -> Plan:
             name = next(n for n, x in zip(site.names, layers, strict=True) if x)
             raise ConfigError(
                 f"target_modules: {name} is not a Linear, and only those can have an adapter; "
-                "put it into modules_to_save to train it whole"
+                "put it into modules_to_save to train it in full"
             )
         plan.append((site, layers))
     if not plan:

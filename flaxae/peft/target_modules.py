@@ -38,7 +38,7 @@ def with_defaults(config: AdapterConfig, model_type: str) -> AdapterConfig:
         model_type: "phi", "llama", "t5", ...; "" if the model has none.
 
     Raises:
-        ConfigError: no targets are set and the model's type has no defaults.
+        ConfigError: if no targets are set and the model's type has no defaults.
     """
     changes: dict[str, Names] = {}
     ia3 = isinstance(config, IA3Config)

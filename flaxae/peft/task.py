@@ -1,4 +1,4 @@
-"""The base of tasks on a pretrained language model: frozen with an adapter, or trained whole.
+"""The base of tasks on a pretrained language model: frozen with an adapter, or trained in full.
 
 A family subclasses `LanguageModelTaskConfig` and `LanguageModelTask` and adds data and a loss.
 """
@@ -49,7 +49,7 @@ class AdapterOptions(Section):
     targets: tuple = ()  # names of modules, or ("all-linear",); (): the model type's defaults
     feedforward: tuple = ()  # IA3: the targets whose input is scaled, instead of their output
     layers: tuple = ()  # LoRA, DoRA: layer numbers; (): all
-    modules_to_save: tuple = ()  # names of modules that are trained whole
+    modules_to_save: tuple = ()  # names of modules that are trained in full
 
     def config(self) -> peft.AdapterConfig | None:
         """Return the adapter's own config; None: the whole model is trained."""
@@ -116,7 +116,7 @@ class LanguageModelTask(Task):
         adapter: the adapter's config; None: the whole model is trained.
 
     Raises:
-        ConfigError: the config names no model, or options that do not go together.
+        ConfigError: if the config names no model, or its options cannot be combined.
     """
 
     sharding_rules = (

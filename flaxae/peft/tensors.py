@@ -122,7 +122,7 @@ def with_current_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return a phi adapter's tensors by current names; a fused q, k, v adapter becomes three.
 
     Raises:
-        ConfigError: a tensor of the fused projection cannot be divided by three.
+        ConfigError: if a tensor of the fused projection cannot be divided by three.
     """
     out = {}
     for key, value in tensors.items():

@@ -61,7 +61,7 @@ class Checkpointer:
             wait: whether to return only when the state is on disk.
 
         Raises:
-            CheckpointError: this or the previous save failed; earlier checkpoints stay.
+            CheckpointError: if this or the previous save failed; earlier checkpoints stay.
         """
         self._write("latest", step, state, extra)
         if wait:
@@ -93,7 +93,7 @@ class Checkpointer:
             The checkpoint; None if no step has been saved.
 
         Raises:
-            CheckpointError: there are checkpoints and none is readable, or none fits the state.
+            CheckpointError: if there are checkpoints and none is readable, or none fits the state.
         """
         self.wait()
         if not self.steps() and not steps_on_disk(self.workdir / "best"):
@@ -107,7 +107,7 @@ class Checkpointer:
         if reasons:
             errors.warn(f"went back to step {found.step}; newer steps are kept as torn_<step>")
         elif not self.steps():
-            errors.warn(f"latest has no step; continues from the best one, step {found.step}")
+            errors.warn(f"no latest checkpoint: continuing from the best one, step {found.step}")
         self._set_aside(after=found.step)
         return found
 
@@ -121,7 +121,7 @@ class Checkpointer:
             The checkpoint; None if there is no best one.
 
         Raises:
-            CheckpointError: there is one, and it is not readable or does not fit the state.
+            CheckpointError: if there is one, and it is not readable or does not fit the state.
         """
         self.wait()
         reasons: list[str] = []
@@ -263,7 +263,7 @@ def read_arrays(
         The state as nested dicts of numpy arrays, its extra, and its step.
 
     Raises:
-        CheckpointError: there is no checkpoint, or none is readable.
+        CheckpointError: if there is no checkpoint, or none is readable.
     """
     folder = paths.absolute(workdir) / which
     steps = steps_on_disk(folder)

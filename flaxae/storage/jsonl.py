@@ -17,7 +17,7 @@ class LineFile:
     """A file of lines that grows, and is cut back on resume.
 
     Local: each line is on disk when `append` returns. In a bucket an object cannot grow: the lines
-    are kept in memory too, and `flush`, or now and then `append`, writes all of them again.
+    are kept in memory too, and `flush`, or from time to time `append`, writes all of them again.
 
     Args:
         path: the file; it need not exist.

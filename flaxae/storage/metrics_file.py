@@ -25,7 +25,7 @@ class Writer:
     "time/", so that logs can be compared without them. Only process 0 writes.
 
     Args:
-        workdir: the folder; made if it is missing.
+        workdir: the folder; created if it is missing.
         log: the config's section; `tensorboard` is read.
         process_index: the index of this process.
 
@@ -63,7 +63,7 @@ class Writer:
             images: name -> uint8 (height, width, channels).
 
         Raises:
-            ConfigError: a log cannot be written.
+            ConfigError: if a log cannot be written.
         """
         if not self._main:
             return

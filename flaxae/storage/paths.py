@@ -34,7 +34,7 @@ NO_ASSETS = (
     "tensorboard",
     "versions.json",
 )
-INSTALL = "in flaxae's own folder, pip install -c constraints.txt -e '.[gcs]'"
+INSTALL = "in flaxae's repository, run pip install -c constraints.txt -e '.[gcs]'"
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
@@ -45,7 +45,8 @@ def as_path(path: str | os.PathLike) -> pathlib.Path:
         path: a local path (kept as it is), or gs://BUCKET/FOLDER.
 
     Raises:
-        ConfigError: the path has another scheme or no folder, or a package for buckets is missing.
+        ConfigError: if the path has another scheme or no folder, or a package for buckets is
+            missing.
     """
     if is_remote(path):
         return cast(pathlib.Path, path)

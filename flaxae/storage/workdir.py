@@ -78,8 +78,8 @@ def prepare(
         The frozen config to run with.
 
     Raises:
-        ConfigError: the workdir belongs to another config (names the fields that differ), or cannot
-            be written.
+        ConfigError: if the workdir belongs to another config (names the fields that differ), or
+            cannot be written.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"workdir {workdir} is a file; name a folder")

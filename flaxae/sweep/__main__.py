@@ -24,22 +24,22 @@ def main(argv: list[str]) -> int:
         description="Trains a grid of overrides, or the runs that the config file names; "
         "--config.a.b=v flags set the base.",
     )
-    parser.add_argument("--config", required=True, help="a file of configs/")
-    parser.add_argument("--workdir", required=True, help="one folder per run, and the tables")
+    parser.add_argument("--config", required=True, help="the base config's file, FILE[:PRESET]")
+    parser.add_argument("--workdir", required=True, help="folder of the runs and the tables")
     parser.add_argument(
         "--grid",
         action="append",
         default=[],
         metavar="FIELD=V1,V2,...",
-        help="a field and its values; may be repeated",
+        help="a field and its values; may be repeated: all combinations are trained",
     )
-    parser.add_argument("--no-lanes", action="store_true", help="one program per run")
+    parser.add_argument("--no-lanes", action="store_true", help="train one run per program")
     parser.add_argument(
         "--jobs",
         type=int,
         default=1,
         metavar="N",
-        help="programs side by side, each on its share of the cores",
+        help="number of programs that run at the same time, each on its share of the cores",
     )
     args, rest = parser.parse_known_args(argv[1:])
     config, workdir, _ = flags.parse(

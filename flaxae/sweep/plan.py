@@ -30,7 +30,7 @@ class Plan(NamedTuple):
         """Return the plan of a grid, or else of `get_runs` in a config file ("FILE[:PRESET]").
 
         Raises:
-            ConfigError: there is no grid and no `get_runs`, or the grid is not well formed.
+            ConfigError: if there is no grid and no `get_runs`, or the grid is not well formed.
         """
         if grid:
             return cls(expand(parse_grid(grid)), "", None)

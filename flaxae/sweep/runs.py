@@ -57,7 +57,7 @@ def sweep(
         One row per run: its hash, overrides, status ("done", "failed", "sigterm", ...) and metrics.
 
     Raises:
-        ConfigError: a config is wrong. With jobs, the status of its rows is "error" instead, and
+        ConfigError: if a config is wrong. With jobs, the status of its rows is "error" instead, and
             the other runs continue.
     """
     outdir = paths.as_workdir(outdir)

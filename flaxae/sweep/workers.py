@@ -73,7 +73,7 @@ def run_all(
         None, or "sigterm" or "sigint" after a signal.
 
     Raises:
-        ConfigError: there are more jobs than cores, or no jobs.
+        ConfigError: if there are more jobs than cores, or no jobs.
     """
     mine = cores()
     require(1 <= jobs <= len(mine), f"jobs={jobs}: this process may use {len(mine)} cores")

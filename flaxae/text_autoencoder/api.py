@@ -45,7 +45,7 @@ class TextAutoencoder(Pretrained):
             Clean codes, float32.
 
         Raises:
-            ConfigError: it is not a list of texts, or a text is empty or too long.
+            ConfigError: if it is not a list of texts, or a text is empty or too long.
         """
         return self._codec.encode_ids(
             checks.texts(texts, self.tokenizer, self.max_length, truncate)
@@ -61,7 +61,7 @@ class TextAutoencoder(Pretrained):
             Clean codes, float32.
 
         Raises:
-            ConfigError: an id is out of range, or a row is too long or empty.
+            ConfigError: if an id is out of range, or a row is too long or empty.
         """
         return self._codec.encode_ids(checks.ids(ids, self.tokenizer.vocab_size, self.max_length))
 
@@ -82,8 +82,8 @@ class TextAutoencoder(Pretrained):
             One text per code.
 
         Raises:
-            ConfigError: codes have another shape or are not finite, or an option is unknown or out
-                of range.
+            ConfigError: if codes have another shape or are not finite, or an option is unknown or
+                out of range.
         """
         seed = checks.whole("seed", seed, 0)
         codes = checks.codes(z, self.num_latents, self.dim)
@@ -129,7 +129,7 @@ class TextAutoencoder(Pretrained):
             **sampling: see `decode`.
 
         Raises:
-            ConfigError: an argument is wrong.
+            ConfigError: if an argument is wrong.
         """
         return self.decode(self.path(a, b, steps, how, prior=prior), **sampling)
 
@@ -155,12 +155,12 @@ class TextAutoencoder(Pretrained):
             prior: see `interpolate`.
 
         Raises:
-            ConfigError: an argument is wrong.
+            ConfigError: if an argument is wrong.
         """
         require(steps >= 2, f"steps={steps}: a path has at least 2, its ends")
         first, last = self._codes([a, b])
         if prior is not None:
-            require(how == "slerp", f"how={how!r}: with a prior, a path is a slerp of noise")
+            require(how == "slerp", f"how={how!r}: with a prior, only 'slerp' is possible")
             codes = self.prior(prior).interpolate(first.ravel(), last.ravel(), steps)
         elif how == "slerp":
             codes = slerp(first.ravel(), last.ravel(), steps)
@@ -207,9 +207,9 @@ class TextAutoencoder(Pretrained):
             **sampling: see `decode`.
 
         Raises:
-            ConfigError: an argument is wrong, or there is no such prior.
+            ConfigError: if an argument is wrong, or there is no such prior.
         """
-        require(n >= 0, f"n={n} is negative")
+        require(n >= 0, f"n={n} must not be negative")
         require(0 <= temperature < float("inf"), f"temperature={temperature} must be at least 0")
         seed = checks.whole("seed", seed, 0)
         if "decode_temperature" in sampling:
@@ -244,7 +244,7 @@ class TextAutoencoder(Pretrained):
             Up to k pairs (text, distance), nearest first.
 
         Raises:
-            ConfigError: an argument is wrong.
+            ConfigError: if an argument is wrong.
         """
         require(k >= 1, f"k={k} must be at least 1")
         query = self._codes([text])[0].ravel()
@@ -279,10 +279,10 @@ class TextAutoencoder(Pretrained):
             **sampling: see `decode`.
 
         Raises:
-            ConfigError: there is no such number.
+            ConfigError: if `dim` is out of range.
         """
         size = self.num_latents * self.dim
-        require(0 <= dim < size, f"dim={dim}: a code has the numbers 0 to {size - 1}")
+        require(0 <= dim < size, f"dim={dim} must be from 0 to {size - 1}")
         codes = np.repeat(self._codes([text]).reshape(1, size), len(values), axis=0)
         codes[:, dim] = values
         return self.decode(codes, **sampling)
@@ -304,7 +304,7 @@ def _sampling(options: dict[str, Any]) -> Sampling:
     """Return checked options of decoding."""
     known = {f.name for f in dataclasses.fields(Sampling)}
     wrong = sorted(options.keys() - known)
-    require(not wrong, f"{', '.join(wrong)}: decoding has {', '.join(sorted(known))}, seed")
+    require(not wrong, f"unknown {', '.join(wrong)}: use {', '.join(sorted(known))}, seed")
     least = {"top_k": 0, "beams": 1}
     return Sampling(
         **{k: checks.whole(k, x, least[k]) if k in least else x for k, x in options.items()}

@@ -25,7 +25,7 @@ def texts(
         truncate: cut longer texts; otherwise they are an error.
 
     Raises:
-        ConfigError: it is not a list of texts, or a text is empty, invalid Unicode or too long.
+        ConfigError: if it is not a list of texts, or a text is empty, invalid Unicode or too long.
     """
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
         raise ConfigError(f"texts must be a list of str, not a {type(given).__name__}: give [text]")
@@ -55,7 +55,8 @@ def ids(given: Any, vocab_size: int, limit: int) -> Int[np.ndarray, "B T"]:
         limit: largest number of columns.
 
     Raises:
-        ConfigError: the ids are not integers, of another shape or out of range, or a row is empty.
+        ConfigError: if the ids are not integers, of another shape or out of range, or a row is
+            empty.
     """
     out = np.asarray(given)
     if out.ndim != 2 or out.shape[1] > limit:
@@ -78,7 +79,7 @@ def codes(given: Any, num_latents: int, dim: int) -> Float[np.ndarray, "B L Z"]:
     """Return codes as float32 (B, L, Z); flattened codes (B, L * Z) are accepted as well.
 
     Raises:
-        ConfigError: the codes have another shape or type, or a number is not finite.
+        ConfigError: if the codes have another shape or type, or a number is not finite.
     """
     what = f"(n, {num_latents}, {dim}) or (n, {num_latents * dim})"
     try:
@@ -107,7 +108,7 @@ def whole(name: str, value: Any, least: int, most: int = 2**32 - 1) -> int:
         most: largest accepted number.
 
     Raises:
-        ConfigError: it is not a whole number, or out of range.
+        ConfigError: if it is not a whole number, or out of range.
     """
     try:
         number = operator.index(value)

@@ -33,7 +33,7 @@ def check_weight(prefix: str, weight: float, start: float, ramp: int) -> None:
     """Check the fields of one loss term's weight.
 
     Raises:
-        ConfigError: a field is negative.
+        ConfigError: if a field is negative.
     """
     for name, value in (("weight", weight), ("start", start), ("ramp", ramp)):
         require(value >= 0, f"task.{prefix}_{name}={value} must not be negative")

@@ -44,7 +44,7 @@ def read(path: Path, shape: tuple[int, int]) -> Statistics:
         shape: the shape of the model's codes.
 
     Raises:
-        ConfigError: the file is missing or damaged, or of codes of another shape.
+        ConfigError: if the file is missing or damaged, or of codes of another shape.
     """
     try:
         arrays = load_file(path)

@@ -89,7 +89,7 @@ class Pretrained:
             config_class: the class of the task's config; needed if it is not one of flaxae's own.
 
         Raises:
-            ConfigError: there is no model, or it is incomplete or of another family.
+            ConfigError: if there is no model, or it is incomplete or of another family.
         """
         directory = hf.resolve(source)
         if any((directory / "latest").glob("[0-9]*")):
@@ -139,7 +139,7 @@ class Pretrained:
             priors: names (see `prior`) or priors to save with the model.
 
         Raises:
-            ConfigError: the directory cannot be written, or is a run's workdir.
+            ConfigError: if the directory cannot be written, or is a run's workdir.
         """
         directory = Path(directory)
         kept = [self.prior(p) for p in priors]
@@ -166,7 +166,7 @@ class Pretrained:
             The repository's address.
 
         Raises:
-            ConfigError: the Hub rejects it, or there is no network.
+            ConfigError: if the Hub rejects it, or there is no network.
         """
         import huggingface_hub as hub
 
@@ -192,7 +192,7 @@ class Pretrained:
         """Mean and standard deviation of the codes of training texts.
 
         Raises:
-            ConfigError: the model came without training texts.
+            ConfigError: if the model came without training texts.
         """
         return Statistics.from_codes(self._training_codes)
 
@@ -212,7 +212,7 @@ class Pretrained:
                 a Prior.
 
         Raises:
-            ConfigError: there is no such prior, or its codes have another size.
+            ConfigError: if there is no such prior, or its codes have another size.
         """
         if isinstance(which, str):
             if which not in self._priors:
@@ -255,7 +255,7 @@ class Pretrained:
         True
 
         Raises:
-            ConfigError: the model came without them.
+            ConfigError: if the model came without them.
         """
         if self._lines is None:
             raise ConfigError(f"{self._source or 'this model'} came without its training texts")

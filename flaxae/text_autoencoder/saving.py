@@ -54,7 +54,7 @@ def write(
         statistics: statistics of the model's codes.
 
     Raises:
-        ConfigError: the directory is a file or a run's workdir, or cannot be written.
+        ConfigError: if the directory is a file or a run's workdir, or cannot be written.
     """
     require(not (directory / "latest").exists(), f"{directory} is a run's workdir: name another")
     about = {"step": step, "vocab_size": tokenizer.vocab_size, "tokenizer": tokenizer.fingerprint}
@@ -77,7 +77,7 @@ def read(directory: Path, family: str, config_class: type[TaskConfig] | None = N
         config_class: the class of the task's config; needed if it is not one of flaxae's own.
 
     Raises:
-        ConfigError: a file is missing or damaged, or does not fit the others.
+        ConfigError: if a file is missing or damaged, or does not fit the others.
     """
     tensors = hf.Tensors(directory)
     data = hf.read_config(directory)
@@ -117,7 +117,7 @@ def read_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
         vocab_size: the number of ids that the model has.
 
     Raises:
-        ConfigError: there is no tokenizer, or it has more ids than the model.
+        ConfigError: if there is no tokenizer, or it has more ids than the model.
     """
     tokenizer = Tokenizer.load(directory / TOKENIZER)
     if tokenizer.vocab_size > vocab_size:
@@ -132,7 +132,7 @@ def read_report(directory: Path) -> dict[str, Any] | None:
     """Return the evaluation of a directory or workdir; None if there is none.
 
     Raises:
-        ConfigError: the file is not JSON.
+        ConfigError: if the file is not JSON.
     """
     for path in (directory / REPORT, directory / "report" / REPORT):
         if path.is_file():

@@ -12,7 +12,7 @@ OPTIONS = (
     flags.Option("topology", "v5e:2x4", "chip and slice: v4, v5e, v5p or v6e, such as v5p:2x2x4"),
     flags.Option("slices", 1, "number of such slices (set config.mesh.replica to the same)"),
     flags.Option(
-        "find_batch", False, "search the largest data.batch_size that fits, up to an eighth"
+        "find_batch", False, "find the largest data.batch_size that fits, to within an eighth"
     ),
     flags.Option("effort", 0.0, "compiler effort: 0 as in training, -1 in a fraction of the time"),
     flags.Option("json", False, "print one JSON object instead of the text"),
@@ -58,7 +58,7 @@ def misfit(error: Any, config: Any, name: str, slices: int, as_json: bool) -> st
     if not as_json:
         return (
             f"Does not fit {name}: {error}\n"
-            "A smaller data.batch_size (--find-batch searches it), more chips, remat=True or"
+            "A smaller data.batch_size (--find-batch finds the largest), more chips, remat=True or"
             " accumulate=N reduce the memory."
         )
     known = {

@@ -17,7 +17,7 @@ def find_batch(
     slices: int = 1,
     log: Callable[[str], None] | None = None,
 ) -> report.Report:
-    """Find the largest batch that fits, up to an eighth.
+    """Find the largest batch that fits, to within an eighth.
 
     Memory grows almost linearly with the rows, so the next size to try is where a line through
     known sizes reaches the chip's memory (secant method). If that does not end the search, it

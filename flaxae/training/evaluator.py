@@ -31,7 +31,7 @@ class Evaluator:
         sources: split -> its batches.
 
     Raises:
-        ConfigError: a split is endless and `eval.num_batches` is 0.
+        ConfigError: if a split is endless and `eval.num_batches` is 0.
     """
 
     def __init__(self, setup: Setup):

@@ -23,7 +23,7 @@ class Feed:
         steps_per_call: the number of steps per call.
 
     Raises:
-        ConfigError: the sources differ in the shapes or the number of batches.
+        ConfigError: if the sources differ in the shapes or the number of batches.
     """
 
     def __init__(self, sources: list[Source], steps_per_call: int = 1):
@@ -35,8 +35,8 @@ class Feed:
             s.num_batches != first.num_batches or s.batch_spec != first.batch_spec for s in sources
         ):
             raise ConfigError(
-                "lanes with different data need batches of the same shape and number: run them "
-                "apart (python -m flaxae.sweep --no-lanes)"
+                "lanes with different data need batches of the same shape and number: train them "
+                "separately (python -m flaxae.sweep --no-lanes)"
             )
 
     @property

@@ -22,8 +22,8 @@ def lane_configs(config: Config, lanes: list[dict[str, Any]] | None, task: Task)
         task: the base's task.
 
     Raises:
-        ConfigError: the lanes differ in more than traced fields and data, there are none, or this
-            is one of several processes.
+        ConfigError: if the lanes differ in more than traced fields and data, there are none, or
+            this is one of several processes.
     """
     if lanes is None:
         return [config]
@@ -39,7 +39,7 @@ def lane_configs(config: Config, lanes: list[dict[str, Any]] | None, task: Task)
             if name not in free and not name.startswith("data."):
                 raise ConfigError(
                     f"lanes may differ in {', '.join(sorted(free))} and data.*, not in {name!r}: "
-                    "runs of other shapes are a sweep of several groups"
+                    "train runs of other shapes by python -m flaxae.sweep"
                 )
     configs = [copy_config(config, overrides) for overrides in lanes]
     for lane in configs:

@@ -31,8 +31,8 @@ def load(
         The model (EMA parameters if the run keeps them), its config, task and step.
 
     Raises:
-        ConfigError: the folder is not a run's workdir, or its frozen part has changed.
-        CheckpointError: no checkpoint in it is readable.
+        ConfigError: if the folder is not a run's workdir, or its frozen part has changed.
+        CheckpointError: if no checkpoint in it is readable.
     """
     quiet_backends()
     workdir = paths.as_path(workdir)

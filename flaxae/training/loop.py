@@ -59,11 +59,10 @@ def run(config: Config, workdir: str | Path, lanes: list[dict[str, Any]] | None 
         The state, the metrics of the last evaluation, and how the run ended.
 
     Raises:
-        ConfigError: the config, the data or the workdir is wrong.
-        CheckpointError: a checkpoint cannot be written, or none can be read.
-        NonFiniteError: too many steps were not finite.
-            In a run of several processes, any error ends this process and the others
-            (see `watchdog`).
+        ConfigError: if the config, the data or the workdir is wrong.
+        CheckpointError: if a checkpoint cannot be written, or none can be read.
+        NonFiniteError: if too many steps were not finite. In a run of several processes, any error
+            ends this process and the others (see `watchdog`).
     """
     quiet_backends()
     workdir = paths.as_workdir(workdir)
@@ -79,7 +78,7 @@ class Loop:
 
     Args:
         setup: the run's parts.
-        watchdog: watches the run; None: a new one, which is not entered.
+        watchdog: watches the run; None: a new one, which does not watch yet.
 
     Attributes:
         step_fn: the jitted step, (state, frozen, batch, hparams) -> (state, metrics).

@@ -20,8 +20,8 @@ def check_finite(setup: Setup, end: int, bad: np.ndarray) -> None:
         bad: (steps_per_call, [lanes]); the number of bad steps so far, after each step of the call.
 
     Raises:
-        NonFiniteError: the single run, or the last lane, is past `max_bad_steps`. The message names
-            the step and the file with its batch.
+        NonFiniteError: if the single run, or the last lane, is past `max_bad_steps`. The message
+            names the step and the file with its batch.
     """
     limit = setup.config.max_bad_steps
     failed = np.asarray(bad[-1]) > limit

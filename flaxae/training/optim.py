@@ -73,7 +73,7 @@ def group_trees(groups: tuple, params: Any) -> tuple[Any, Any]:
         Two trees of floats like `params`. Without a match: (1, 1), and (1, 0) for `scale`, `bias`.
 
     Raises:
-        ConfigError: a regex is not valid, or matches no parameter.
+        ConfigError: if a regex is not valid, or matches no parameter.
     """
     try:
         compiled = [(re.compile(regex), float(lr), float(decay)) for regex, lr, decay in groups]
@@ -254,7 +254,7 @@ def unpack(packed: dict[str, Any], template: Any) -> Any:
         template: an optimizer state of the same structure (abstract leaves are enough).
 
     Raises:
-        ValueError: `packed` lacks a leaf of the template; the message names the first one.
+        ValueError: if `packed` lacks a leaf of the template; the message names the first one.
     """
 
     def leaf(path: tuple, _: Any) -> Any:

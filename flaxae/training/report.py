@@ -54,8 +54,8 @@ def evaluate(
         The report.
 
     Raises:
-        ConfigError: the folder is not a run's workdir, or the report cannot be written.
-        CheckpointError: no checkpoint in it is readable.
+        ConfigError: if the folder is not a run's workdir, or the report cannot be written.
+        CheckpointError: if no checkpoint in it is readable.
     """
     from flaxae.training.load import load
 

@@ -26,8 +26,8 @@ def restore_or_init(setup: Setup) -> tuple[State, int]:
         setup: the run's parts; pretrained parameters are taken out of it.
 
     Raises:
-        CheckpointError: there are checkpoints and none is readable.
-        ConfigError: the frozen part or the data are not those of the checkpoint, or no parameter
+        CheckpointError: if there are checkpoints and none is readable.
+        ConfigError: if the frozen part or the data are not those of the checkpoint, or no parameter
             of `resume_from` fits.
     """
     config, task = setup.config, setup.task
@@ -89,13 +89,13 @@ def _overlay(setup: Setup, state: State, params: Any, source: str) -> State:
             new.append(name)
             return mine
         used.add(name)
-        if isinstance(other, jax.Array):  # placed while it was read: no process has it whole
+        if isinstance(other, jax.Array):  # placed while it was read: no process has all of it
             return jax.device_put(other.astype(mine.dtype), place)
         return sharding.put(np.asarray(other, mine.dtype), place)
 
     taken = jax.tree_util.tree_map_with_path(one, state["params"], setup.shardings["params"])
     if not used:
-        raise ConfigError(f"{source}: no parameter has the name and shape of one of this model's")
+        raise ConfigError(f"{source}: no parameter has a name and shape of this model")
     if setup.main:
         dropped = sorted(set(theirs) - used)
         print(

@@ -95,14 +95,13 @@ def make_setup(config: Config, workdir: Path, lanes: list[dict[str, Any]] | None
         lanes: overrides of each lane; None: a single run.
 
     Raises:
-        ConfigError: the mesh does not fit the devices, the batch does not fit the mesh, or the
+        ConfigError: if the mesh does not fit the devices, the batch does not fit the mesh, or the
             data, lanes or pretrained files are wrong.
     """
     compile_time = CompileTime()
     main, count = distributed.is_main(), 0 if lanes is None else len(lanes)
     task: Task = config.task.make(config)
     configs = lane_configs(config, lanes, task)
-    # Mesh, then state.
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         layout = make_layout(task, config)

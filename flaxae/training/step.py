@@ -90,7 +90,7 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         key = jax.random.fold_in(jax.random.key(hparams["seed"]), step)
         ctx = Context(key, step, hparams=hparams, train=True, sharding_rules=task.sharding_rules)
         carry, (grads, weight, metrics) = gradients(state, frozen, batch, ctx)
-        # A batch of nothing but padding has weight 0: its gradients are 0, not NaN.
+        # A batch that contains only padding has weight 0: its gradients are 0, not NaN.
         inverse = 1 / jnp.maximum(weight, 1e-30)
         # The norm of the sums: the mean gradients then need not be kept in memory.
         grad_norm = optax.global_norm(grads) * inverse
@@ -99,7 +99,7 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
             grads = task.transform_grads(grads, state, ctx)
             grad_norm = optax.global_norm(grads)
         finite = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(grad_norm)
-        # A run (or lane) past its bad steps stays as it is, until the loop has noticed.
+        # After too many bad steps a run (or lane) no longer changes, and the loop soon stops it.
         good = finite & (state["bad"] <= config.max_bad_steps)
         new: State = {**state, "carry": carry, "step": step + 1}
         with jax.numpy_dtype_promotion("standard"):

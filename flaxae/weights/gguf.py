@@ -54,7 +54,8 @@ class GGUF(hf.TensorSource):
         path: the file.
 
     Raises:
-        ConfigError: the `gguf` package or the file is missing, or it is not a GGUF file of a Llama.
+        ConfigError: if the `gguf` package or the file is missing, or it is not a GGUF file of a
+            Llama.
     """
 
     def __init__(self, path: str | Path):
@@ -111,7 +112,7 @@ class GGUF(hf.TensorSource):
         """Return what config.json contains in a Hugging Face directory of the model.
 
         Raises:
-            ConfigError: the header lacks a field, or the model is one that is not supported.
+            ConfigError: if the header lacks a field, or the model is one that is not supported.
         """
         raw: dict[str, Any] = {"model_type": "llama", "hidden_act": "silu"}
         for theirs, name in _FIELDS.items():
@@ -145,7 +146,7 @@ class GGUF(hf.TensorSource):
         """Build a `tokenizers.Tokenizer` from the file's vocabulary and merges.
 
         Raises:
-            ConfigError: its kind is not supported.
+            ConfigError: if its kind is not supported.
         """
         kind = (self.field("tokenizer.ggml.model"), self.field("tokenizer.ggml.pre"))
         require(

@@ -39,7 +39,7 @@ def test_a_text_file_becomes_sources(tmp_path):
 def test_embedded_corpora_hold_out_files(tmp_path):
     data = text_sources(_config(tmp_path, max_lines=6000, vocab_size=500))
     assert set(data.overlap) == {"dev", "test_file", "test_line"}
-    assert "held out whole" in data.report()
+    assert "held out completely" in data.report()
     for split in data.splits:
         source = data.source(split)
         assert source.batch_spec == data.source("train").batch_spec

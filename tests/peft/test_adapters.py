@@ -144,7 +144,7 @@ def test_adding_an_adapter_leaves_the_given_model_unchanged():
 
 
 def test_lora_is_initialised_as_in_peft():
-    """Check for U(-1 / sqrt(in), 1 / sqrt(in)), drawn apart for layers and modules."""
+    """Check for U(-1 / sqrt(in), 1 / sqrt(in)), drawn separately for layers and modules."""
     config = peft.LoRAConfig(r=512, target_modules=TARGETS)
     model = peft.add_adapter(Net(), config)
     for module, width in ((model.blocks.up, WIDTH), (model.blocks.down, 2 * WIDTH)):

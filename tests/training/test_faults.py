@@ -84,7 +84,7 @@ def test_a_stopped_process_ends_the_other(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv(watchdog.STALL, "4")
     with pair_of(tmp_path, overrides={"save__every": 10}, only=[1, {"stop_at": 15}]) as pair:
         message = end_of(pair[0], watchdog.GONE)
-    assert "nothing has moved for 4 s at: step 1" in message and watchdog.STALL in message
+    assert "no progress for 4 s at: step 1" in message and watchdog.STALL in message
     assert "The others last reported: process 1, " in message
     assert any((tmp_path / "latest").iterdir())
 
@@ -186,7 +186,7 @@ with Watchdog() as dog:
 def test_a_single_process_is_watched_if_the_variable_is_set() -> None:
     child = start(["-c", WATCHED], env=environment(FLAXAE_STALL_TIMEOUT="1"))
     message = end_of(child, watchdog.GONE)
-    assert message.startswith("error: nothing has moved for 1 s at: step 19. Start all")
+    assert message.startswith("error: no progress for 1 s at: step 19. Start all")
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])

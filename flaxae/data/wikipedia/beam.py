@@ -25,7 +25,7 @@ def build(plan: Plan, arguments: Sequence[str]) -> dict[str, Any]:
         The manifest.
 
     Raises:
-        ConfigError: Beam is not installed, or a case of `shards.begin`.
+        ConfigError: if Beam is not installed, or as in `shards.begin`.
     """
     try:
         import apache_beam as beam

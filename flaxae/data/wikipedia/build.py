@@ -30,7 +30,7 @@ def build(plan: Plan, num_proc: int) -> dict[str, Any]:
         The manifest.
 
     Raises:
-        ConfigError: the source cannot be read, or the folder contains something else.
+        ConfigError: if the source cannot be read, or the folder contains something else.
     """
     import datasets
 

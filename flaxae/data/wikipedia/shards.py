@@ -81,7 +81,7 @@ def begin(plan: Plan) -> list[int]:
         The numbers of the missing shards.
 
     Raises:
-        ConfigError: an option is wrong, or the folder contains something else.
+        ConfigError: if an option is wrong, or the folder contains something else.
     """
     if plan.file_format not in FORMATS:
         raise ConfigError(f"--format {plan.file_format!r} is not one of {', '.join(FORMATS)}")

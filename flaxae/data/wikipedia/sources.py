@@ -144,7 +144,7 @@ Source = Dump | Hub | Tfds
 
 
 def open_source(name: str, max_articles: int = 0) -> Source:
-    """Return the source with a name.
+    """Return the source of articles that a name describes.
 
     Args:
         name: "hf:<Hub name or local path>[:config]", "tfds:<name>", or a dump: a file, or a
@@ -152,7 +152,7 @@ def open_source(name: str, max_articles: int = 0) -> Source:
         max_articles: number of articles that are read (from each file of a dump); 0: all.
 
     Raises:
-        ConfigError: the name is none of these.
+        ConfigError: if the name is none of these.
     """
     if name.startswith("hf:"):
         target, _, config = name.removeprefix("hf:").partition(":")

@@ -47,7 +47,7 @@ def config_from_hf(raw: dict[str, Any]) -> LlamaConfig:
     """Convert a config.json.
 
     Raises:
-        ConfigError: it is not a Llama's, or of a Llama that is not supported.
+        ConfigError: if the config is not that of a supported Llama.
     """
     kind = raw.get("model_type")
     require(kind in MODEL_TYPES, f"model_type={kind!r} is not one of: {', '.join(MODEL_TYPES)}")

@@ -54,7 +54,7 @@ def config_from_hf(raw: dict[str, Any]) -> PhiConfig:
     """Convert a config.json.
 
     Raises:
-        ConfigError: it is not a Phi's, or of a Phi that is not supported.
+        ConfigError: if the config is not that of a supported Phi.
     """
     kind = raw.get("model_type")
     require(kind in MODEL_TYPES, f"model_type={kind!r} is not one of: {', '.join(MODEL_TYPES)}")

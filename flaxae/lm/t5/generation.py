@@ -73,7 +73,7 @@ def generate(
         ids: token ids of the input.
         mask: 1 for real tokens of the input, 0 for padding.
         ctx: context of the model.
-        max_length: maximal number of ids to decode, EOS included.
+        max_length: maximum number of ids to decode, EOS included.
         num_tokens: ids from this one on are never generated (T5's table has 32128 rows, its
             tokenizer 32100 tokens); 0: all ids may be.
 

@@ -279,7 +279,7 @@ class T5(nnx.Module):
             The sum over tokens, and the number of tokens whose target is the best id.
 
         Raises:
-            ConfigError: chunks are given and the head has an adapter.
+            ConfigError: if chunks are given and the head has an adapter.
         """
         if not chunks:
             return cross_entropy(self._scores(x, ctx), targets, weights, ctx)

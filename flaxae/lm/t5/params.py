@@ -50,14 +50,14 @@ def config_from_hf(raw: dict[str, Any], tied: bool | None = None) -> T5Config:
 
     Args:
         raw: contents of config.json.
-        tied: whether the head is tied to the embedding; None: as `tie_word_embeddings` says, which
+        tied: whether the head is tied to the embedding; None: `tie_word_embeddings` decides, which
             is unreliable: transformers 5 writes true there for every T5.
 
     Returns:
         Our config.
 
     Raises:
-        ConfigError: it is not a T5's, or of a T5 that is not supported.
+        ConfigError: if the config is not that of a supported T5.
     """
     kind = raw.get("model_type", "t5")
     require(kind in MODELS, f"model_type={kind!r} is not one of: {', '.join(MODELS)}")
@@ -102,7 +102,7 @@ def config_to_hf(config: T5Config, model_type: str = "t5") -> dict[str, Any]:
         model_type: "t5", or "mt5" for a model that came from an mT5.
 
     Raises:
-        ConfigError: an mT5 cannot have these options.
+        ConfigError: if an mT5 cannot have these options.
     """
     scaled = config.tie_embeddings and config.scale_tied_head
     require(model_type in MODELS, f"model_type={model_type!r} is not one of: {', '.join(MODELS)}")
@@ -193,7 +193,7 @@ def load(source: str | Path, dtype: Any = jnp.float32) -> tuple[T5Config, dict[s
         The config and the parameters, a nested dict.
 
     Raises:
-        ConfigError: the files are not a T5's, or have missing or superfluous tensors.
+        ConfigError: if the files are not a T5's, or have missing or unexpected tensors.
     """
     config, tensors = open_directory(source)
     return config, hf.read_params(tensors, table(config), shapes(config), dtype=dtype)
@@ -234,7 +234,7 @@ def save(
     """Write a directory that `transformers` opens as the same T5.
 
     Args:
-        directory: made if it does not exist; files written earlier are replaced.
+        directory: created if it does not exist; files written earlier are replaced.
         params: nested dict of arrays, as `load` returns them.
         config: config of the model.
         dtype: dtype of the stored tensors.

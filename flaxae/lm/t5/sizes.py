@@ -55,7 +55,7 @@ def t5_size(name: str, **fields: Any) -> T5Config:
         **fields: further fields of T5Config (dropout, dtype, remat), or other values.
 
     Raises:
-        ConfigError: the name is unknown.
+        ConfigError: if the name is unknown.
     """
     short = name.rpartition("/")[2]
     if short not in SIZES:

@@ -52,7 +52,7 @@ def read(config: TextDataConfig) -> Pairs:
     """Read the pairs that a config names.
 
     Raises:
-        ConfigError: there is no such set, or the file is not JSONL of prompts and completions.
+        ConfigError: if there is no such set, or the file is not JSONL of prompts and completions.
     """
     if config.path:
         return _from_file(Path(config.path), config)

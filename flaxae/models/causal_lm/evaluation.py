@@ -138,7 +138,7 @@ def answers(task: Any, model: LanguageModel, split: str, n: int, length: int = 4
         model: the model to evaluate.
         split: name of the split.
         n: number of prompts.
-        length: maximal number of tokens per answer.
+        length: maximum number of tokens per answer.
     """
     pairs = task.pairs.splits[split][:n]
     if not pairs:

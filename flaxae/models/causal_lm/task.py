@@ -34,7 +34,7 @@ class CausalLMConfig(LanguageModelTaskConfig):
     data_class: ClassVar[type[DataConfig]] = TextDataConfig
 
     system: str = ""  # a chat's system message; "": the template's own
-    pack: bool = True  # several examples per row, kept apart by segment ids
+    pack: bool = True  # several examples per row, separated by segment ids
     share_prefix: bool = False  # the prefix that all prompts share is read once per packed row
 
     def make(self, config: Config) -> "CausalLMTask":

@@ -45,8 +45,8 @@ class LoopedModel:
             The model.
 
         Raises:
-            ConfigError: the directory contains no looped model, or an incomplete one.
-            CheckpointError: the run's checkpoint cannot be read.
+            ConfigError: if the directory contains no looped model, or an incomplete one.
+            CheckpointError: if the run's checkpoint cannot be read.
         """
         folder = Path(directory)
         if (folder / WEIGHTS).is_file():
@@ -70,7 +70,7 @@ class LoopedModel:
             directory: the directory, created if needed.
 
         Raises:
-            ConfigError: the directory is a run's workdir, or cannot be written to.
+            ConfigError: if the directory is a run's workdir, or cannot be written to.
         """
         folder = Path(directory)
         require(
@@ -104,7 +104,7 @@ class LoopedModel:
             One number per problem, without a batch axis if xs has none.
 
         Raises:
-            ConfigError: shapes do not fit each other or the model, or loops is negative.
+            ConfigError: if shapes do not fit each other or the model, or loops is negative.
         """
         task: Any = self.config.task
         try:

@@ -199,7 +199,7 @@ def keep_tokens(points: int, count: int, side: str, query: bool = False) -> Bool
         True for kept tokens, (2n,).
 
     Raises:
-        ConfigError: the side or the count is invalid.
+        ConfigError: if the side or the count is invalid.
     """
     visible = 2 * points - 1
     require(side in ("first", "last"), f"side={side!r} must be first or last")

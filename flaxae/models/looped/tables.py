@@ -46,7 +46,8 @@ def read(path: str, points: int) -> Tables:
         The tables.
 
     Raises:
-        ConfigError: there is no file, or a table has too few rows or values that are not numbers.
+        ConfigError: if there is no file, or a table has too few rows or values that are not
+            numbers.
     """
     location = Path(path)
     if location.is_file():

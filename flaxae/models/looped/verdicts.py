@@ -95,7 +95,7 @@ class Claim:
     """A claim that top / bottom is below (or above) a bound.
 
     Attributes:
-        text: the claim in words.
+        text: the claim as a sentence.
         top: (run, path of a number); the path EQUAL_STEPS means the training error after the number
             of steps of the shorter run.
         bottom: the same of the denominator.

@@ -79,7 +79,7 @@ def read_record(path: Path) -> dict[str, dict[str, Any]]:
     """Return the rows of a record by config hash; an incomplete last line is skipped.
 
     Raises:
-        ConfigError: the file is not a record.
+        ConfigError: if the file is not a record.
     """
     lines = path.read_text().split("\n") if path.exists() else [""]
     rows = {}
@@ -180,7 +180,7 @@ def main(argv: list[str]) -> int:
     )
     args = parser.parse_args(argv[1:])
     if not Path(args.config).is_file():
-        raise ConfigError(f"--config={args.config}: no such file; run this in flaxae's own folder")
+        raise ConfigError(f"--config={args.config}: no such file; run this in flaxae's repository")
     namespace = runpy.run_path(args.config)
     if missing := {"VARIANTS", "get_config"} - set(namespace):
         raise ConfigError(f"--config={args.config} defines no {' and no '.join(sorted(missing))}")

@@ -71,7 +71,8 @@ class LatentConfig(Section):
             value = getattr(self, name)
             require(value > 0, f"latent.{name}={value} must be positive")
         for name in ("noise_start", "noise_end", "noise_steps", "queue"):
-            require(getattr(self, name) >= 0, f"latent.{name}={getattr(self, name)} is negative")
+            value = getattr(self, name)
+            require(value >= 0, f"latent.{name}={value} must not be negative")
         first = self.bottleneck is Bottleneck.FIRST_N
         require(
             not self.tanh or (first and not self.gaussian),

@@ -32,7 +32,7 @@ class NoiseConfig(Section):
         for name in ("mask", "replace", "word_dropout", "latent_dropout"):
             value = getattr(self, name)
             require(0 <= value < 1, f"noise.{name}={value} must be in [0, 1)")
-        require(self.mask + self.replace <= 1, "noise.mask + noise.replace is above 1")
+        require(self.mask + self.replace <= 1, "noise.mask + noise.replace must be at most 1")
         require(self.mask_id >= 0, f"noise.mask_id={self.mask_id} must not be negative")
 
 

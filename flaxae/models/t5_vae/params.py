@@ -23,7 +23,7 @@ def load_pretrained(
         {"params": {"t5": ...}, "frozen": {}}.
 
     Raises:
-        ConfigError: the directory is not a T5, or its sizes are not those of the config.
+        ConfigError: if the directory is not a T5, or its sizes are not those of the config.
     """
     theirs, tensors = t5_params.open_directory(source)
     wrong = t5_params.differences(t5, theirs)

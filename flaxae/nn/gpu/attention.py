@@ -89,7 +89,7 @@ def fused_attention(
         The heads side by side, (N, HK).
 
     Raises:
-        ValueError: an array has another shape; the kernels would access memory outside of it.
+        ValueError: if an array has another shape; the kernels would access memory outside of it.
     """
     plan = _Plan(heads, width, queries, keys)
     n, m = (sum(rows * length for rows, length in side) for side in (queries, keys))

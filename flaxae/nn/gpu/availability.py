@@ -18,7 +18,7 @@ def mode() -> str:
     """Return the mode of FLAXAE_GPU_KERNELS in the environment, one of MODES.
 
     Raises:
-        ConfigError: the variable has another value.
+        ConfigError: if the variable has another value.
     """
     found = os.environ.get("FLAXAE_GPU_KERNELS", "auto")
     if found not in MODES:

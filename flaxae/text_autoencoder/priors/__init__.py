@@ -36,8 +36,8 @@ def fit(kind: str, codes: Float[np.ndarray, "n D"], seed: int = 0) -> Prior:
         seed: seed of the mixture's initialisation.
 
     Raises:
-        ConfigError: the kind is unknown, or there are too few codes, all are equal, or a number is
-            not finite.
+        ConfigError: if the kind is unknown, or there are too few codes, all are equal, or a number
+            is not finite.
     """
     if kind == "gaussian":
         return GaussianPrior.fit(codes)
@@ -53,7 +53,7 @@ def load_prior(folder: str | Path) -> Prior:
     """Open the prior that was saved into a folder.
 
     Raises:
-        ConfigError: the folder contains no prior, or it is incomplete or of an unknown kind.
+        ConfigError: if the folder contains no prior, or it is incomplete or of an unknown kind.
     """
     about, _ = read(folder)
     kind = about.get("kind") if isinstance(about, dict) else None

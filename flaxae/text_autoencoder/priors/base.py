@@ -92,7 +92,7 @@ def rows_of(x: Any, dim: int) -> Float[np.ndarray, "n D"]:
         dim: D.
 
     Raises:
-        ConfigError: a row has not D numbers.
+        ConfigError: if a row does not have D numbers.
     """
     x = np.asarray(x, np.float32)
     if x.ndim < 2 or int(np.prod(x.shape[1:])) != dim:
@@ -104,7 +104,7 @@ def codes_to_fit(codes: Any) -> Float[np.ndarray, "n D"]:
     """Return codes, flattened, as float64.
 
     Raises:
-        ConfigError: there are fewer than two, they are all equal, or a number is not finite.
+        ConfigError: if there are fewer than two, they are all equal, or a number is not finite.
     """
     codes = np.asarray(codes, np.float64)
     codes = codes.reshape(len(codes), -1)  # (n, D)
@@ -124,7 +124,7 @@ def write(folder: str | Path, about: dict[str, Any], arrays: dict[str, np.ndarra
         arrays: the content of prior.safetensors.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError: if the folder cannot be written.
     """
     folder = Path(folder)
     try:
@@ -139,7 +139,7 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the content of a prior's two files.
 
     Raises:
-        ConfigError: a file is missing or damaged.
+        ConfigError: if a file is missing or damaged.
     """
     folder = Path(folder)
     try:

@@ -92,7 +92,7 @@ class FlowPrior(Prior):
             steps: steps of the solver; 0: those of the run's config.
 
         Raises:
-            ConfigError: the workdir is not a flow's.
+            ConfigError: if the workdir is not a flow's.
         """
         from flaxae.storage.workdir import stored_config
         from flaxae.training.load import load
@@ -141,7 +141,7 @@ class FlowPrior(Prior):
         """Return the prior of a folder.
 
         Raises:
-            ConfigError: its arrays do not have the shapes that its sizes require.
+            ConfigError: if its arrays do not have the shapes that its sizes require.
         """
         about, arrays = read(folder)
         sizes = (about["dim"], about["width"], about["depth"], about["unroll"])

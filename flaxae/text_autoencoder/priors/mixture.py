@@ -61,7 +61,7 @@ class GMMPrior(Prior):
             seed: seed of the initialisation.
 
         Raises:
-            ConfigError: there are fewer codes than components, or see `codes_to_fit`.
+            ConfigError: if there are fewer codes than components, or as in `codes_to_fit`.
         """
         from sklearn.mixture import GaussianMixture  # slow to import
 

@@ -19,7 +19,7 @@ def resolve(source: str | Path) -> Path:
         source: a directory, or a Hub id (owner/name).
 
     Raises:
-        ConfigError: there is no such directory, or the download fails.
+        ConfigError: if there is no such directory, or the download fails.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -44,7 +44,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """Return the contents of a directory's config.json.
 
     Raises:
-        ConfigError: there is no config.json, or it is not a JSON object.
+        ConfigError: if there is no config.json, or it is not a JSON object.
     """
     path = directory / CONFIG
     require(path.is_file(), f"{directory}: no {CONFIG}")
@@ -55,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the contents of a JSON file.
 
     Raises:
-        ConfigError: it cannot be read, or is not a JSON object.
+        ConfigError: if it cannot be read, or is not a JSON object.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -36,7 +36,7 @@ def read_params(
         Nested dict of arrays.
 
     Raises:
-        ConfigError: a tensor is missing, unread or of another shape, or aliases differ.
+        ConfigError: if a tensor is missing, unread or of another shape, or aliases differ.
     """
     table = _with_aliases(tensors, table)
     _check(tensors, table, shapes)

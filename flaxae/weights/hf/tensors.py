@@ -51,7 +51,8 @@ class Tensors(TensorSource):
         directory: a local directory.
 
     Raises:
-        ConfigError: there are no safetensors files, or a file is broken or contradicts the index.
+        ConfigError: if there are no safetensors files, or a file is broken or contradicts the
+            index.
     """
 
     def __init__(self, directory: Path):

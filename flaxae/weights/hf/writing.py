@@ -32,7 +32,7 @@ def write(
     """Write a directory that `transformers` opens; every process calls it, the main one writes.
 
     Args:
-        directory: made if it does not exist; safetensors files written earlier are replaced.
+        directory: created if it does not exist; safetensors files written earlier are replaced.
         config: contents of config.json.
         table: the tensors of each parameter; aliases are not written.
         params: nested dict of arrays, with the paths of the table.
@@ -40,7 +40,7 @@ def write(
         max_shard_size: bytes per file; larger models are written as shards with an index.
 
     Raises:
-        ConfigError: the table is of other parameters, or has fused tensors.
+        ConfigError: if the table is of other parameters, or has fused tensors.
     """
     leaves = {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
     table.check_paths(set(leaves))

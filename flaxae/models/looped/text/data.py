@@ -28,7 +28,7 @@ def encode_lines(lines: list[str], length: int, long_lines: LongLines) -> dict[s
         "bytes" (N, length), uint8, and "length" (N,), the bytes of each row that are not padding.
 
     Raises:
-        ConfigError: no line is left.
+        ConfigError: if all lines are skipped.
     """
     raw = [line.encode("utf-8", "surrogatepass") + b"\n" for line in lines]
     if long_lines is LongLines.SKIP:

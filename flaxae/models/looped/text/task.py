@@ -79,7 +79,7 @@ class TextTask(Task):
     def data(self, split: str) -> Source:
         """Return the batches of a split."""
         if split not in self.splits:
-            raise ConfigError(f"no split {split!r}: these data have {', '.join(self.splits)}")
+            raise ConfigError(f"no split {split!r}: the splits are {', '.join(self.splits)}")
         if split not in self._sources:
             data = self.data_config
             arrays = encode_lines(self.splits[split], data.max_length, data.long_lines)

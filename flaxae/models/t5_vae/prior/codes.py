@@ -33,7 +33,7 @@ class Codes:
             cache: folder for encoded codes.
 
         Raises:
-            ConfigError: the workdir is missing, or is not a T5-VAE's.
+            ConfigError: if the workdir is missing, or is not a T5-VAE's.
         """
         from flaxae.models.t5_vae.task import T5VAEConfig
         from flaxae.storage.workdir import stored_config

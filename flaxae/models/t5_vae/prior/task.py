@@ -154,7 +154,7 @@ class FlowTask(Task):
         """Read the Gaussian from the workdir.
 
         Raises:
-            ConfigError: the codes of the T5-VAE now have another size.
+            ConfigError: if the codes of the T5-VAE now have another size.
         """
         base = GaussianPrior.load(Path(workdir) / BASE)
         try:
