@@ -25,6 +25,7 @@ from flaxae.config.serialize import copy_config as copy_config
 from flaxae.config.serialize import differences as differences
 from flaxae.config.serialize import flatten_json as flatten_json
 from flaxae.config.serialize import from_json as from_json
+from flaxae.config.serialize import own_task_config as own_task_config
 from flaxae.config.serialize import to_json as to_json
 from flaxae.config.serialize import without_moved_fields as without_moved_fields
 from flaxae.errors import ConfigError as ConfigError

@@ -10,7 +10,9 @@ from flaxae.config.locate import locate
 from flaxae.config.sections import Config
 from flaxae.errors import ConfigError
 
-MODULE = "config_file"  # module name of the classes that a config file defines
+# Module name of the classes that a config file defines. config.json of older runs contains it too,
+# so another name would make them runs of another config.
+MODULE = "config_config"
 
 
 def load_config(path: str) -> Config:

@@ -67,17 +67,40 @@ def from_json(data: dict[str, Any], config_class: type[TaskConfig] | None = None
         ConfigError: if the class is not part of `flaxae`, or its fields do not match.
     """
     name = str(data.get("task", {}).get("class", ""))
+    config_class = config_class or own_task_config(name)
     if config_class is None:
-        module, _, attribute = name.partition(":")
-        if not module.startswith("flaxae.") or not attribute.isidentifier():
-            raise ConfigError(
-                f"the run's task {name!r} is not part of flaxae: pass config_class= to open it"
-            )
-        config_class = getattr(importlib.import_module(module), attribute)
-    assert config_class is not None
+        raise ConfigError(
+            f"the run's task {name!r} is not part of flaxae: pass config_class= to open it"
+        )
     config = Config(task=config_class())
     _fill(config, without_moved_fields(data, config_class.data_class), "")
     return config
+
+
+def own_task_config(name: str) -> type[TaskConfig] | None:
+    """Import one of flaxae's task config classes.
+
+    Args:
+        name: "module:class", as a config.json names it.
+
+    Returns:
+        The class; None if the module is not part of flaxae.
+
+    Raises:
+        ConfigError: flaxae has no task config of this name.
+    """
+    module, _, attribute = name.partition(":")
+    if not module.startswith("flaxae."):
+        return None
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as e:
+        if isinstance(e, ModuleNotFoundError) and not module.startswith(str(e.name)):
+            raise  # the module exists, and imports a package that is not installed
+        found = None
+    if not (isinstance(found, type) and issubclass(found, TaskConfig)):
+        raise ConfigError(f"it is a run of {name}, and flaxae has no task config of that name")
+    return found
 
 
 def without_moved_fields(data: dict[str, Any], data_class: type[DataConfig]) -> dict[str, Any]:

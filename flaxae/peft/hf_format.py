@@ -24,6 +24,7 @@ from flaxae.peft.layers import AdapterParam
 from flaxae.peft.tensors import Entry, entries, with_current_names
 from flaxae.storage import checkpoint
 from flaxae.storage.fingerprint import fingerprint
+from flaxae.storage.quiet import quiet_backends
 from flaxae.tree import lookup, nest
 
 WEIGHTS = "adapter_model.safetensors"
@@ -100,6 +101,7 @@ def _from_workdir(model: Model, workdir: Path, name: str, check_base: bool) -> M
         (workdir / CONFIG).is_file(),
         f"{workdir}: a run without an adapter: open it with flaxae.load({str(workdir)!r}).model",
     )
+    quiet_backends()
     which = "best" if checkpoint.steps_on_disk(workdir / "best") else "latest"
     arrays, extra, _ = checkpoint.read_arrays(workdir, which)
     new = add_adapter(model, read_config(workdir), name)

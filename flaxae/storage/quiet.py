@@ -11,7 +11,7 @@ def quiet_backends() -> None:
     """Keep Orbax, asyncio and tensorstore's threads from printing pages of tracebacks.
 
     A failed save or restore is reported by one CheckpointError or warning instead. Commands,
-    `run` and `load` call this; importing flaxae changes no log filter and no hook.
+    `run`, `load` and `load_adapter` call this; importing flaxae changes no log filter and no hook.
     """
     from absl import logging as absl_logging  # makes the logger that Orbax writes to
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flaxae.config.locate import locate
 from flaxae.errors import ConfigError
 
 
@@ -30,12 +31,16 @@ class Plan(NamedTuple):
         """Return the plan of a grid, or else of `get_runs` in a config file ("FILE[:PRESET]").
 
         Raises:
-            ConfigError: if there is no grid and no `get_runs`, or the grid is not well formed.
+            ConfigError: if there is no such file, no grid and no `get_runs`, or the grid is not well
+                formed.
         """
         if grid:
             return cls(expand(parse_grid(grid)), "", None)
         file, _, preset = config.partition(":")
-        names = runpy.run_path(file)
+        located = locate(file)
+        if located is None:
+            raise ConfigError(f"--config={config}: there is no file {file}")
+        names = runpy.run_path(str(located))
         if "get_runs" not in names:
             raise ConfigError(
                 "--grid is missing: name at least one field and its values "

@@ -21,7 +21,6 @@ A class of the user's own comes only from the config file that the user names:
 `python -m flaxae.explore WORKDIR --config=FILE`.
 """
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -29,7 +28,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from flaxae.config import TaskConfig
+from flaxae.config import TaskConfig, own_task_config
 from flaxae.decoding import Sampling
 from flaxae.errors import ConfigError, require
 from flaxae.task import Context
@@ -267,21 +266,14 @@ _ATTRIBUTES = (
 
 def _task_config_class(name: str, source: str | Path) -> type[TaskConfig]:
     """Import the task config class that a run's config.json names, if it is part of flaxae."""
-    module, _, attribute = name.partition(":")
-    if not module.startswith("flaxae."):
+    try:
+        found = own_task_config(name)
+    except ConfigError as e:
+        raise ConfigError(f"{source}: {e}") from None
+    if found is None:
         raise ConfigError(
             f"{source} is a run of {name or 'an unknown task'}, which is not part of flaxae: give "
             "the config file that it was trained with (--config=FILE), or open the model yourself "
             "and call flaxae.explore.Explorer(model, texts)"
-        )
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as e:
-        if isinstance(e, ModuleNotFoundError) and not module.startswith(str(e.name)):
-            raise  # the module exists, and imports a package that is not installed
-        found = None
-    if not (isinstance(found, type) and issubclass(found, TaskConfig)):
-        raise ConfigError(
-            f"{source} is a run of {name}, and flaxae has no task config of that name"
         )
     return found

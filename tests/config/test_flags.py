@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flaxae.command import run_main
-from flaxae.config import Optimizer, flags
+from flaxae.config import Optimizer, flags, to_json
 from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from tests.helpers import ROOT, environment
@@ -163,7 +163,10 @@ def test_a_file_may_define_classes_and_import_its_neighbours(tmp_path, capsys):
     path = tmp_path / "own.py"
     path.write_text(CLASSES)
     assert parse(str(path), "--config.task.width=4").config.task.width == 4  # pyright: ignore
-    assert parse(str(path)).config.steps == 1000
+    config = parse(str(path)).config
+    assert config.steps == 1000
+    # Stored in config.json: with another name, older runs of such a class could not be resumed.
+    assert to_json(config)["task"]["class"] == "config_config:OwnConfig"
     with pytest.raises(SystemExit):
         parse(str(path), "--help")
     assert "int = 8  # of the hidden layer" in capsys.readouterr().out

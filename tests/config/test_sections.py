@@ -148,6 +148,21 @@ def test_classes_outside_flaxae_are_not_imported():
         config_lib.from_json(data)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flaxae.hugepages:value",  # a function is not called
+        "flaxae.config:Config",
+        "flaxae.models.t5_vae.task:NoConfig",
+        "flaxae.nowhere.task:Config",
+    ],
+)
+def test_only_task_configs_of_flaxae_are_built(name):
+    data = config_lib.to_json(Config()) | {"task": {"class": name}}
+    with pytest.raises(ConfigError, match="flaxae has no task config of that name"):
+        config_lib.from_json(data)
+
+
 def test_copy_is_deep_and_unfrozen():
     config = Config()
     config.freeze()

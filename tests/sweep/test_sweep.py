@@ -1,5 +1,7 @@
 """The runs and programs of a sweep, and its config file; training itself is faked."""
 
+from pathlib import Path
+
 import pytest
 
 from flaxae.errors import ConfigError
@@ -71,6 +73,15 @@ def test_get_runs_gets_the_preset(tmp_path):
     (tmp_path / "mine.py").write_text(FILE)
     plan = Plan.of(f"{tmp_path / 'mine.py'}:short", [])
     assert plan.runs[0]["steps"] == 10 and plan.finish is None
+
+
+def test_runs_come_from_a_file_of_the_installed_package(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(FILE)
+    monkeypatch.setattr("flaxae.sweep.plan.locate", lambda file: tmp_path / Path(file).name)
+    assert len(Plan.of("configs/family/mine.py", []).runs) == 2
+    monkeypatch.setattr("flaxae.sweep.plan.locate", lambda file: None)
+    with pytest.raises(ConfigError, match="there is no file configs/family/mine.py"):
+        Plan.of("configs/family/mine.py", [])
 
 
 def test_a_config_file_without_runs_needs_a_grid(tmp_path):

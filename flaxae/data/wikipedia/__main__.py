@@ -8,7 +8,7 @@ from flaxae.data.sentences import MAX_WORDS, MIN_WORDS
 from flaxae.data.wikipedia import beam, build
 from flaxae.data.wikipedia.shards import FORMATS, Plan
 from flaxae.data.wikipedia.sources import open_source
-from flaxae.errors import ConfigError
+from flaxae.errors import UserError, report
 
 DEFAULT = "hf:wikimedia/wikipedia:20231101.en"
 
@@ -63,9 +63,8 @@ def main(argv: list[str]) -> int:
             manifest = beam.build(plan, [f"--runner={args.beam_runner}", *rest])
         else:
             manifest = build.build(plan, max(args.num_proc, 1))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except UserError as error:
+        return report(error)
     totals = ", ".join(f"{name} {count:,}" for name, count in manifest["totals"].items())
     print(f"{args.out}: {len(manifest['shards'])} shards: {totals}")
     return 0
