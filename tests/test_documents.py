@@ -1,4 +1,4 @@
-"""Documents name files that exist, and keep to their lengths."""
+"""Documents name files that exist, and are not too long."""
 
 import re
 from pathlib import Path

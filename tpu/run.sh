@@ -168,7 +168,7 @@ check_workdir() {
   esac
 }
 
-# Finds mistyped names before a TPU costs.
+# Finds mistyped names before a TPU costs money.
 check_bucket() {
   case $1 in gs://*) ;; *) return 0 ;; esac
   local bucket=${1#gs://} out
@@ -229,7 +229,7 @@ finish() {
   esac
 }
 
-remind() { say "$NAME still exists and costs: tpu/run.sh --name $NAME --delete"; }
+remind() { say "$NAME still exists and costs money: tpu/run.sh --name $NAME --delete"; }
 
 # Runs an action on a TPU that may exist.
 act() {

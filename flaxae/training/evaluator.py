@@ -67,8 +67,8 @@ class Evaluator:
     def carry_for(self, state: State, source: Feed) -> dict[str, Any]:
         """Return the carry that an evaluation starts with; training never sees its changes.
 
-        Streams start from scratch. What has no batch axis is the training's own: a loss weight that
-        waits for the reconstruction is then the one that was trained with.
+        Streams start from scratch. Variables without a batch axis are those of the training, so
+        that a loss weight that waits for the reconstruction has the same value in both.
         """
         setup = self._setup
         if isinstance(setup.task, InitializesCarry):
@@ -141,7 +141,7 @@ class Evaluator:
         if name not in results[0]:
             raise ConfigError(f"save.best_metric={name!r} is not one of: {', '.join(results[0])}")
         for writer in setup.writers:
-            writer.flush()  # a checkpoint that a run may go back to has all its log lines
+            writer.flush()  # before the checkpoint that a run may return to
         if not setup.lanes:
             setup.checkpointer.save_best(step, state, setup.extra(), results[0][name])
             return
@@ -171,7 +171,7 @@ class Evaluator:
         for row in self._setup.writers[0].rows():
             if row.get("step") == step and row.get("split") != "train":
                 found.add("sample" if row["split"] == "sample" else "eval")
-        # A run of several processes finishes what is due before it stops.
+        # Several processes finish due evaluations and samples before they stop.
         return {"eval", "sample"} if jax.process_count() > 1 else found
 
     def last_logged(self) -> Metrics:

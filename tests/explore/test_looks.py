@@ -88,7 +88,7 @@ def test_a_narrow_dark_page_is_readable(narrow, name):
         page.screenshot(path=f"{shots}/narrow_dark_{name}.png", full_page=True)
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
     faint = page.evaluate(CONTRAST)
-    # WCAG asks for less contrast of a symbol than of a text.
+    # WCAG requires less contrast of a symbol than of a text.
     assert [x for x in faint if x[1] < (3 if len(x[0]) == 1 else 4.5)] == []
 
 

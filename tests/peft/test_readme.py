@@ -1,4 +1,4 @@
-"""The README's examples run as they are, each alone, in a folder with a base."""
+"""The README's examples run unchanged, each alone, in a folder with a base."""
 
 import re
 from pathlib import Path

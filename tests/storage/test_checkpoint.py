@@ -1,4 +1,4 @@
-"""Checkpoints: bit-exact, best and latest, and all ways in which one can be torn."""
+"""Checkpoints: bit-exact, best and latest, and all ways in which one can be incomplete."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""Calls side by side: each has its own cores and its own log, and ends by itself."""
+"""Calls side by side: each has its own cores and its own log, and ends independently."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""--delete leaves nothing that costs; options of the actions on an existing TPU."""
+"""--delete leaves nothing that costs money; options of the actions on an existing TPU."""
 
 import pytest
 

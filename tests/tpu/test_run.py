@@ -36,7 +36,9 @@ def test_a_launch_creates_sets_up_starts_and_follows(world: World):
         ("0", "1", "8476"),
         ("1", "1", "8476"),
     ]
-    assert world.count("delete") == 0 and "costs: tpu/run.sh --name t --delete" in result.stdout
+    assert (
+        world.count("delete") == 0 and "costs money: tpu/run.sh --name t --delete" in result.stdout
+    )
     for worker, text in enumerate(["zero is here", "one is here"]):
         assert text in (world.home(worker) / "logs" / "1.log").read_text()
         assert (world.home(worker) / "exit").read_text().split()[:2] == ["1", "0"]

@@ -72,6 +72,6 @@ def test_init_carry_makes_the_carry_of_an_evaluation(
 
     add(monkeypatch, "init_carry", ones)
     run(tiny_config(**SHORT), tmp_path / "ones")
-    assert_same(arrays_of(tmp_path / "ones"), arrays_of(tmp_path / "plain"))  # training's own stays
+    assert_same(arrays_of(tmp_path / "ones"), arrays_of(tmp_path / "plain"))
     dev = [[r for r in log_of(tmp_path / n) if r["split"] == "dev"] for n in ("ones", "plain")]
     assert dev[0][0]["error"] != dev[1][0]["error"]

@@ -99,7 +99,7 @@ def test_lanes_with_different_data_equal_single_runs(tmp_path: Path) -> None:
         single = one(tmp_path, overrides, f"single{i}")
         lane = tmp_path / "lanes" / "lanes" / f"{i:02d}"
         assert_same(arrays_of(lane), single, atol=1e-5)
-        # Evaluated on what the lane itself has held out.
+        # Each lane is evaluated on its own held-out data.
         dev, expected = (
             [r["error"] for r in log_of(folder) if r["split"] == "dev"]
             for folder in (lane, tmp_path / f"single{i}")

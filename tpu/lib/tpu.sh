@@ -106,7 +106,7 @@ is_lost() { case $STATE in PREEMPTED | TERMINATED | FAILED | SUSPENDED) ;; *) re
 create_tpu() {
   local flags=(--accelerator-type="$TYPE") out
   [ "$SPOT" = 0 ] || flags+=(--spot)
-  say "creating $NAME ($TYPE, $ZONE$([ "$SPOT" = 0 ] || echo ', spot')): it costs from now on"
+  say "creating $NAME ($TYPE, $ZONE$([ "$SPOT" = 0 ] || echo ', spot')): it costs money from now on"
   if [ "$QUEUED" = 0 ]; then
     flags=(tpu-vm create "$NAME" --version="$RUNTIME" "${flags[@]}")
   elif [ "$NUM_SLICES" = 1 ]; then

@@ -1,7 +1,7 @@
 """Apache Beam writes the bytes that `datasets` writes.
 
-It needs a separate environment (its releases limit protobuf, pyarrow and pillow to older ones than
-constraints.txt pins), which `make test-beam` makes.
+It needs a separate environment, which `make test-beam` makes: Beam requires older versions of
+protobuf, pyarrow and pillow than constraints.txt pins.
 """
 
 import bz2

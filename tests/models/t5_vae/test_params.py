@@ -60,7 +60,7 @@ def test_t5_weights_are_read_and_all_others_initialised(directory, capsys, monke
     jax.tree.map(np.testing.assert_array_equal, state["params"]["t5"], expected)
     kernel = state["params"]["t5"]["encoder"]["blocks"]["mlp"]["wo"]["kernel"]
     assert kernel.addressable_shards[0].data.size * 8 == kernel.size
-    # Where it was read is where it is trained: nothing went through the host as a whole.
+    # It was read onto the devices where it is trained: the host never had all of it.
     assert kernel.sharding == read["t5"]["encoder"]["blocks"]["mlp"]["wo"]["kernel"].sharding
     said = capsys.readouterr().out
     assert "memory/kernel" in said and "dropped: none" in said and "t5/" not in said

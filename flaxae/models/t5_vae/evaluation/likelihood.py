@@ -125,8 +125,8 @@ def posterior_collapse(
     Returns:
         cross_entropy, accuracy, shuffled, zero (nats per token) and the gap to shuffled, each with
         its interval; and the alarm, true if the gap is below ALARM nats, when the decoder hardly
-        reads the code. No alarm does not prove a model good: a large gap is compatible with poor
-        reconstruction.
+        reads the code. Without an alarm a model may still be bad: a large gap is compatible with
+        poor reconstruction.
     """
     right = scorer.teacher_forced(ids, codes)
     shuffled = scorer.teacher_forced(ids, np.roll(codes, 1, axis=0))
