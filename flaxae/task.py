@@ -126,13 +126,17 @@ class Loss(NamedTuple):
 Sums = dict[str, tuple[Array, Array]]  # name -> (sum, weight)
 
 
+ORDER_MARK = "@"
+
+
 @runtime_checkable
 class Source(Protocol):
     """Random-access data: `batch(step)` is a pure function of (data seed, step).
 
     Attributes:
         num_batches: the number of batches; None: endless.
-        fingerprint: changes if the batches do.
+        fingerprint: changes if the batches do. After ORDER_MARK it names the algorithm of their
+            order, which does not decide which examples are held out.
     """
 
     num_batches: int | None
@@ -146,6 +150,19 @@ class Source(Protocol):
     def batch(self, step: int) -> Any:
         """Return the global batch of a step: a pytree of numpy arrays, rows on axis 0."""
         ...
+
+
+def same_examples(a: str, b: str) -> bool:
+    """Return True if fingerprints of data differ at most in the order of training.
+
+    Args:
+        a: fingerprint of a source, or of several, joined by "+".
+        b: another one.
+    """
+    first, second = (
+        [part.partition(ORDER_MARK)[0] for part in fingerprint.split("+")] for fingerprint in (a, b)
+    )
+    return first == second
 
 
 class Task:
@@ -292,7 +309,7 @@ class Loaded:
             ConfigError: if the data have changed.
         """
         now = self.task.data("train").fingerprint
-        if self.extra.get("data", now) != now:
+        if not same_examples(self.extra.get("data", now), now):
             raise ConfigError(
                 f"{self.workdir}: its data have changed since it was trained (fingerprint "
                 f"{self.extra['data']}, now {now}), so it is unknown which examples "

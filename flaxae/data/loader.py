@@ -12,8 +12,9 @@ from flaxae.data.config import LongLines
 from flaxae.data.tokenizer import EOS, PAD
 from flaxae.data.tokens import TokenTable
 from flaxae.errors import ConfigError
+from flaxae.task import ORDER_MARK
 
-# Algorithm of the order in training, a part of the fingerprint: change it with `_permutation`.
+# Algorithm of the order in training: change it with `_permutation`.
 ORDER = "mt19937-1"
 _HASHED = 65536  # rows that are padded together for the fingerprint
 
@@ -140,11 +141,11 @@ class TextSource:
         passes = [math.ceil(len(m) / self._rows[name]) for name, m in self._members.items()]
         self.batches_per_epoch = max(passes)
         self.num_batches = None if train else self.batches_per_epoch
-        sha = hashlib.sha256(repr((seed, train and ORDER, self._rows)).encode())
+        sha = hashlib.sha256(repr((seed, train, self._rows)).encode())
         for name, m in self._members.items():
             for i in range(0, len(m), _HASHED):
                 sha.update(self._table.padded(m[i : i + _HASHED], int(name)).tobytes())
-        self.fingerprint = sha.hexdigest()[:16]
+        self.fingerprint = with_order(sha.hexdigest()[:16], train)
 
     def __len__(self) -> int:
         """Return the number of texts that are used."""
@@ -206,10 +207,10 @@ class ArraySource:
         self._stream = IndexStream(size, batch_size, f"{seed}/arrays", train)
         self.batches_per_epoch = math.ceil(size / batch_size)
         self.num_batches = None if train else self.batches_per_epoch
-        sha = hashlib.sha256(repr((seed, train and ORDER, batch_size)).encode())
+        sha = hashlib.sha256(repr((seed, train, batch_size)).encode())
         for leaf in jax.tree.leaves(self._arrays):
             sha.update(repr((leaf.dtype.str, leaf.shape)).encode() + leaf.tobytes())
-        self.fingerprint = sha.hexdigest()[:16]
+        self.fingerprint = with_order(sha.hexdigest()[:16], train)
 
     @property
     def batch_spec(self) -> dict[str, Any]:
@@ -250,6 +251,11 @@ def _bucket_limits(
     else:
         limits = [0, *(int(np.searchsorted(lengths, edge, side="right")) for edge in edges)]
     return tuple(int(e) for e in edges), limits
+
+
+def with_order(fingerprint: str, train: bool) -> str:
+    """Return a fingerprint of examples with the algorithm of their order (see `task.Source`)."""
+    return f"{fingerprint}{ORDER_MARK}{ORDER}" if train else fingerprint
 
 
 def _permutation(size: int, key: str, epoch: int) -> np.ndarray:

@@ -31,8 +31,8 @@ class Plan(NamedTuple):
         """Return the plan of a grid, or else of `get_runs` in a config file ("FILE[:PRESET]").
 
         Raises:
-            ConfigError: if there is no such file, no grid and no `get_runs`, or the grid is not well
-                formed.
+            ConfigError: if there is no such file, or no grid and no `get_runs`, or the grid is not
+                well formed.
         """
         if grid:
             return cls(expand(parse_grid(grid)), "", None)

@@ -10,7 +10,7 @@ import numpy as np
 from flaxae.errors import ConfigError
 from flaxae.machine import sharding
 from flaxae.storage import checkpoint
-from flaxae.task import Context, InitializesFromData
+from flaxae.task import Context, InitializesFromData, same_examples
 from flaxae.training.setup import Setup
 from flaxae.training.state import State, make_state
 from flaxae.tree import path_name
@@ -67,12 +67,21 @@ def _check_unchanged(setup: Setup, extra: dict[str, Any]) -> None:
         ("frozen", setup.frozen.fingerprint),
         ("data", setup.feed.fingerprint),
     ):
-        if extra.get(name, now) != now:
+        old = extra.get(name, now)
+        if old == now:
+            continue
+        if name == "data" and same_examples(old, now):
             raise ConfigError(
-                f"{setup.workdir}: its {name} part has changed since it was saved (fingerprint "
-                f"{extra[name]}, now {now}); restore the files it was made from, or "
-                "start a new workdir with --config.resume_from"
+                f"{setup.workdir}: this version of flaxae trains on the same data in another order "
+                f"(fingerprint {old}, now {now}), so the run cannot be continued: use the version "
+                "in its versions.json, or start a new workdir with --config.resume_from. It can "
+                "still be evaluated"
             )
+        raise ConfigError(
+            f"{setup.workdir}: its {name} part has changed since it was saved (fingerprint "
+            f"{old}, now {now}); restore the files it was made from, or "
+            "start a new workdir with --config.resume_from"
+        )
 
 
 def _overlay(setup: Setup, state: State, params: Any, source: str) -> State:

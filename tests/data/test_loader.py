@@ -1,14 +1,17 @@
 """Tests of sources: every example once, constant shapes, pure functions of the step."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 
+from flaxae.config import Config
 from flaxae.data import loader
 from flaxae.data.config import LongLines, TextDataConfig
 from flaxae.data.loader import ArraySource, IndexStream, TextSource
 from flaxae.errors import ConfigError
-from flaxae.task import Source
+from flaxae.task import Loaded, Source
 
 
 def _tokens(n=203, longest=20, seed=0):
@@ -88,6 +91,15 @@ def test_the_fingerprint_of_training_has_the_algorithm_of_the_order(monkeypatch)
     monkeypatch.setattr(loader, "ORDER", "another")
     changed = [a != b for a, b in zip(before, fingerprints(), strict=True)]
     assert changed == [True, False, True, False]
+
+
+def test_a_run_of_another_order_is_evaluated_but_not_of_other_data(tmp_path):
+    source = ArraySource({"x": np.arange(8)}, 4, train=True)
+    stored = source.fingerprint.partition("@")[0]  # as before November 2026
+    task = SimpleNamespace(data=lambda split: source)
+    Loaded(None, Config(), task, 1, tmp_path, {"data": stored}).check_data()
+    with pytest.raises(ConfigError, match="which examples were held out"):
+        Loaded(None, Config(), task, 1, tmp_path, {"data": "0123456789abcdef"}).check_data()
 
 
 def test_batches_cross_epochs():

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from flaxae.config import Config, TaskConfig
-from flaxae.data.loader import ORDER, ArraySource
+from flaxae.data.loader import ArraySource, with_order
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError, require
 from flaxae.models.t5_vae.prior.codes import Codes
@@ -88,9 +88,8 @@ class FlowTask(Task):
         rows = self.base.to_noise(self.codes.codes(split))
         source = ArraySource({"codes": rows}, data.batch_size, data.seed, split == "train")
         # A hash of what codes are computed from, as their last bits differ between machines.
-        source.fingerprint = digest(
-            [self.codes.fingerprint(split), split, str(data.batch_size), str(data.seed), ORDER]
-        )
+        found = digest([self.codes.fingerprint(split), split, str(data.batch_size), str(data.seed)])
+        source.fingerprint = with_order(found, split == "train")
         return source
 
     def init(self, rngs: nnx.Rngs) -> Velocity:
