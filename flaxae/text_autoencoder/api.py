@@ -228,10 +228,8 @@ class TextAutoencoder(Pretrained):
     ) -> list[tuple[str, float]]:
         """Return the texts of a corpus whose codes are nearest to a given one.
 
-        Examples:
-            Examples:
-            >>> vae.nearest("import os", ["return self.x", "import os"], k=1)[0][0]
-            'import os'
+        >>> vae.nearest("import os", ["return self.x", "import os"], k=1)[0][0]
+        'import os'
 
         Args:
             text: a text or a code.
