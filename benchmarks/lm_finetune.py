@@ -9,7 +9,7 @@ subfolder of the workdir. The same command continues after an interruption; fini
 run again. Losses are nats per token of the held-out answers before (the base) and after training,
 with the report's interval. A step's time is the median over the log's lines except the first,
 which includes compilation. Memory is the peak of the training process, or of the GPU or TPU. A
-Llama has no biases, so it refuses the method `bias`, which its row reports.
+Llama has no biases, so the method `bias` fails, and its row reports this.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def run_method(method: str, args: argparse.Namespace) -> dict[str, Any] | None:
     """Train and evaluate a method, as far as it is not done yet.
 
     Returns:
-        The method's numbers; None if the model refuses the method.
+        The method's numbers; None if the model does not support the method.
 
     Raises:
         SystemExit: if training or evaluation failed; the same command continues.

@@ -2,7 +2,7 @@
 
 Both sides use the same sizes, weights, texts (lines of Python's standard library), float32 and
 threads, and must return the same ids. There are two cases: all texts are decoded to 32 tokens
-(random weights for which EOS is never the best id), and texts end by themselves (`--run`, a trained
+(random weights for which EOS is never the best id), and texts end with EOS (`--run`, a trained
 workdir). The sides alternate in one process; times are medians over the rounds, from ids to ids,
 without tokenization.
 """

@@ -72,7 +72,7 @@ class Context:
     Attributes:
         key: random key of this (seed, step, micro-batch), folded along the path.
         step: the train step, traced: schedules read it and never recompile.
-        hparams: what a sweep may vary without changing a shape.
+        hparams: values that a sweep may vary without changing a shape.
         train: True in training (dropout, noise).
         adapter_scale: adapter name -> scale of each row.
         taps: recorder of states.
@@ -114,7 +114,7 @@ class Loss(NamedTuple):
 
     Attributes:
         total: SUM over examples or tokens, float32.
-        weight: what to divide it by.
+        weight: number that `total` is divided by.
         metrics: name -> (sum of any shape, its own weight).
     """
 
@@ -135,8 +135,8 @@ class Source(Protocol):
 
     Attributes:
         num_batches: the number of batches; None: endless.
-        fingerprint: changes if the batches do. After ORDER_MARK it names the algorithm of their
-            order, which does not decide which examples are held out.
+        fingerprint: hash that changes if the batches change. After ORDER_MARK it names the
+            algorithm of their order, which does not decide which examples are held out.
     """
 
     num_batches: int | None
@@ -303,7 +303,7 @@ class Loaded:
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def check_data(self) -> None:
-        """Check that the data, and so what was held out, are those of the training.
+        """Check that the data, and so the held-out examples, are those of the training.
 
         Raises:
             ConfigError: if the data have changed.

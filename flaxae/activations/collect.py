@@ -1,8 +1,8 @@
 """Hidden states at the last token of many texts, without and with adapters, in few programs.
 
 Texts are sorted by length, so that little is padded; base and adapter rows share a batch; no layer
-after the last wanted one runs, and no logits are computed. A prefix that all texts share (a system
-message, the examples of a few-shot prompt) may be read once, instead of once per text.
+after the last requested one runs, and no logits are computed. A prefix that all texts share (a
+system message, the examples of a few-shot prompt) may be read once, instead of once per text.
 """
 
 import dataclasses

@@ -48,7 +48,7 @@ def parse(
     Args:
         argv: the command line, the program's name first.
         options: options of the command besides the config and the workdir.
-        usage: one line for `--help` that says what the command does.
+        usage: one line for `--help` that describes the command.
         workdir: whether the command needs a workdir.
 
     Returns:

@@ -155,7 +155,7 @@ def _loop(
         if not fewer:
             return out
         # Unfinished rows come first. (If max_length is reached, unfinished rows may be dropped here
-        # too: their ids are in `out`, and no loop runs any more.)
+        # too: their ids are in `out`, and no further loop runs.)
         kept = jnp.argsort(done, stable=True)[:fewer]
         row_ids, last, done, ids = row_ids[kept], last[kept], done[kept], ids[kept]
         cache = map_rows(lambda x, axis, kept=kept: jnp.take(x, kept, axis), cache, drop_axes)

@@ -22,7 +22,7 @@ class Recorder(Taps):
 
     Args:
         collect: {name: path of a tap}; the end of a path is enough ("blocks.out").
-        layers: the chosen layers, in the order wanted; negative ones count from the end.
+        layers: the chosen layers, in the order of the results; negative ones count from the end.
         positions: the chosen positions of each row, (B, P); None: all positions.
         replace: {(path of a tap, layer or None for every layer): value -> value}.
 
@@ -53,7 +53,7 @@ class Recorder(Taps):
         return Recorder(self.wanted, self.layers, self.positions, self.replacements)
 
     def __call__(self, path: str, value: Array) -> Array:
-        """Record the value of a tap if it is wanted; return it, or what replaces it."""
+        """Record the value of a tap if it is requested; return it, or its replacement."""
         for (end, layer), change in self.replacements.items():
             if not _ends_with(path, end):
                 continue
@@ -98,11 +98,11 @@ class Recorder(Taps):
             shapes: the shape and dtype of what one layer taps, by name.
 
         Raises:
-            ConfigError: if the model has no tap of a wanted path.
+            ConfigError: if the model has no tap at a requested path.
         """
         missing = sorted(set(self.wanted) - set(shapes))
         require(not missing, f"the model has no tap {[self.wanted[name] for name in missing]}")
-        places = len(self.layers) + 1  # the last one takes the layers that are not wanted
+        places = len(self.layers) + 1  # the last one is for all other layers
         return {n: jnp.zeros((places, *s.shape), s.dtype) for n, s in shapes.items()}
 
     def stored(self, buffers: dict[str, Array], slot: Int[Array, ""]) -> dict[str, Array]:

@@ -19,10 +19,10 @@ class Preemption:
     """A context manager that notices SIGTERM and Ctrl-C; the loop calls `check` after every call.
 
     One process: Python signal handlers set a flag (a second Ctrl-C raises KeyboardInterrupt), and
-    exit restores the old handlers. Outside of the main thread Python allows no handlers, and
-    nothing is noticed. Several processes: JAX's sync point makes all of them stop at the same step
-    after any of them got SIGTERM; it works only after `jax.distributed.initialize`. Ctrl-C there
-    has its usual effect.
+    leaving the context restores the old handlers. Outside of the main thread Python allows no
+    handlers, and nothing is noticed. Several processes: JAX's sync point makes all of them stop at
+    the same step after any of them got SIGTERM; it works only after `jax.distributed.initialize`.
+    Ctrl-C there has its usual effect.
     """
 
     def __init__(self) -> None:

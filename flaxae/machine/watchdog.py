@@ -1,6 +1,6 @@
 """Ends a process that would otherwise wait forever, with one message.
 
-What several processes compute together waits for all of them. If one was killed, has failed or
+A computation of several processes waits for all of them. If one was killed, has failed or
 hangs, the others wait, or JAX ends them with a page of addresses. The watchdog ends them with one
 message, by `os._exit`: a normal exit would wait for the other processes once more.
 """

@@ -116,7 +116,7 @@ class Writer:
                 paths.upload(Path(self._board_copy.name), self.path.parent / "tensorboard")
 
     def close(self) -> None:
-        """Flush and close; print a warning if something cannot be written any more."""
+        """Flush and close; print a warning if something could not be written."""
         try:
             self._flush(end=True)
         except ConfigError as e:

@@ -1,7 +1,7 @@
 """Paths of a run's folder: a local one, or gs://BUCKET/FOLDER of Google Cloud Storage.
 
-A bucket has objects, each written whole or not at all, and no folders. This module does what is
-missing there: it renames and copies folders, and makes local ones for libraries that need them.
+A bucket has no folders, only objects, each of which is written completely or not at all. This
+module renames and copies folders there, and makes local ones for libraries that need them.
 Local paths are plain `pathlib.Path`; those of a bucket are `epath.Path`, which has the methods that
 this package uses.
 """
@@ -143,7 +143,7 @@ def rmtree(folder: pathlib.Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         return
     with contextlib.suppress(FileNotFoundError):
-        (folder / COMMITTED).unlink()  # first: if this is killed, the rest counts as torn
+        (folder / COMMITTED).unlink()  # first: if this is killed, the rest counts as incomplete
     with contextlib.suppress(FileNotFoundError):
         cast(epath.Path, folder).rmtree()
 

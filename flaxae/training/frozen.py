@@ -21,8 +21,8 @@ class Frozen:
         task: the run's task.
         config: the run's config.
         mesh: the run's mesh.
-        saved: whether all else comes from a checkpoint: a model without a frozen part then reads
-            no pretrained file.
+        saved: whether the trained parameters come from a checkpoint: a model without a frozen part
+            then reads no pretrained file.
 
     Attributes:
         values: nested dict of arrays on the mesh.

@@ -1,6 +1,6 @@
 """THE training loop: set up, restore, step, log, evaluate, sample, save.
 
-It knows nothing of any family: what it trains is a `Task`.
+It is independent of the families: it trains any `Task`.
 """
 
 import dataclasses
@@ -198,7 +198,7 @@ class Loop:
     def _between(self, state: State, end: int, due: set[str], last: bool, stop: str | None) -> None:
         """Evaluate, sample, save: in this order, so that a saved step has all its log lines.
 
-        A signal interrupts it. On resume, what is due and has no log line is done first.
+        A signal interrupts it. On resume, what is due and not logged yet is done first.
         """
         setup, preemption = self.setup, self.preemption
         if "eval" in due and not preemption.noticed:

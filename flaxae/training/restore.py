@@ -20,7 +20,7 @@ def restore_or_init(setup: Setup) -> tuple[State, int]:
     """Return the state to start from, and its step.
 
     The sources in order: the workdir's own checkpoints; else the parameters of `resume_from`; else
-    pretrained parameters; else a new draw.
+    pretrained parameters; else newly initialised parameters.
 
     Args:
         setup: the run's parts; pretrained parameters are taken out of it.

@@ -43,7 +43,7 @@ class Setup:
         shardings: the state's shardings.
         hparams: the traced values, on the mesh.
         feed: the train batches.
-        frozen: what is neither trained nor saved.
+        frozen: parameters that are neither trained nor saved.
         checkpointer: the checkpoints of the workdir.
         writers: the logs, one per lane or one.
         compile_time: seconds of compilation since the setup began.

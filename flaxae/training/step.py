@@ -37,7 +37,7 @@ def make_gradients(task: Task, config: Config, layout: Layout) -> Callable:
 
     Returns:
         (state, frozen, batch, ctx) -> (new carry, (gradients, weight, metrics)): gradients of the
-        total loss, and sums with weights, which nothing has divided yet.
+        total loss, and sums with weights that are not divided yet.
     """
 
     def loss_fn(params: Any, carry: Any, frozen: Any, batch: Any, ctx: Context) -> Any:

@@ -1,6 +1,6 @@
 """A text autoencoder in one file: a linear map from bytes to a code, and a linear map back.
 
-Train it, and explore what was trained; no file of flaxae knows of it:
+Train it, and explore what was trained; no file of flaxae refers to it:
 
     python train.py --config=tests/explore/toy_autoencoder.py --workdir=runs/toy
     python -m flaxae.explore runs/toy --config=tests/explore/toy_autoencoder.py

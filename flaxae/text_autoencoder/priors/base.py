@@ -1,7 +1,7 @@
 """The interface of priors, the map between codes and noise, and their files.
 
 A prior maps codes to standard normal noise and back. Sampling decodes fresh noise. A path between
-two codes is taken through their noise, where all points of a slerp are likely ones.
+two codes is a slerp between their noises, because all points of such a slerp are likely.
 """
 
 import json

@@ -52,8 +52,8 @@ class GMMPrior(Prior):
         """Fit a mixture by expectation maximisation (scikit-learn).
 
         Covariances are full if there are at least ten codes per row of the covariances, otherwise
-        diagonal. What is added to their diagonals falls with the number of codes; at ten codes per
-        row it is a hundredth of the codes' mean variance.
+        diagonal. The regularisation added to their diagonals decreases with the number of codes; at
+        ten codes per row it is a hundredth of the codes' mean variance.
 
         Args:
             codes: codes of training texts.
@@ -116,7 +116,7 @@ class GMMPrior(Prior):
         """Return paths through the components of both ends.
 
         The noise between the ends is mapped to codes by the first end's component and by the last
-        end's, and these are mixed linearly. So both ends are met and nothing jumps. If the
+        end's, and these are mixed linearly. So the path contains both ends and has no jumps. If the
         components differ, the path crosses the gap between them, as every continuous path does.
         """
         noise = slerps(self.to_noise(a), self.to_noise(b), steps)
