@@ -20,7 +20,7 @@ def nest(flat: dict[tuple, Any]) -> dict[str, Any]:
 
 
 def lookup(tree: dict[str, Any], path: tuple) -> Any:
-    """Return what a path leads to in nested dicts."""
+    """Return the value at a path in nested dicts."""
     for part in path:
         tree = tree[str(part)]
     return tree

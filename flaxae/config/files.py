@@ -16,7 +16,7 @@ MODULE = "config_config"
 
 
 def load_config(path: str) -> Config:
-    """Return what `get_config()` of a config file returns.
+    """Return the config that `get_config()` of a config file returns.
 
     Args:
         path: the file's path (see `locate`); the part behind a ":" is passed to `get_config`.

@@ -211,7 +211,7 @@ class Explorer(LatentSpace):
         return answers.Point(text, self._decode(code[None])[0], self._near(code, k))
 
     def _parse(self, decoded: list[str]) -> list[bool] | None:
-        """Return whether each text is valid Python; None if the corpus is not Python."""
+        """Return True for each text that is valid Python; None if the corpus is not Python."""
         return [is_valid(text) for text in decoded] if self.python else None
 
 

@@ -52,7 +52,7 @@ def as_picture(table: Table, kind: str, title: str) -> bytes:
     """Draw the map's points, or the rows of the table.
 
     Args:
-        table: what to draw.
+        table: the answer to draw.
         kind: "png" or "svg".
         title: heading.
 

@@ -25,7 +25,7 @@ _SENTENCES = (("question", r".*\?\W*$"), ("exclamation", r".*!\W*$"), ("sentence
 
 
 def is_python(texts: Sequence[str]) -> bool:
-    """Return whether enough of the first 500 texts are valid Python."""
+    """Return True if enough of the first 500 texts are valid Python."""
     some = texts[:500]
     return bool(some) and sum(map(is_valid, some)) > PYTHON_SHARE * len(some)
 

@@ -29,7 +29,7 @@ class Recorder(Taps):
     Attributes:
         stop: the number of layers that run; None: all of them.
         layer: the index of the current layer, set by the model's scan body.
-        current: what the current layer tapped, by name.
+        current: the states that the current layer tapped, by name.
         states: the result, by name: (chosen layers, B, P, width).
     """
 

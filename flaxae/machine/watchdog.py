@@ -198,7 +198,7 @@ class Watchdog:
         return f"{self._name()}{ends}" + (f" [{reason[:200]}]" if reason else "")
 
     def _peers(self) -> str:
-        """Return what the other processes last reported."""
+        """Return a message with the last reports of the other processes."""
         if self._count == 1:
             return ""
         beats = _ask(lambda: _client().key_value_dir_get(BEAT))

@@ -22,7 +22,7 @@ WORD_ORDER, CHAR_ORDER, BETA = 4, 6, 2
 
 
 def is_valid(text: str) -> bool:
-    """Return whether a text parses as Python by itself."""
+    """Return True if a text alone parses as Python."""
     if not text.strip():
         return False
     with warnings.catch_warnings():

@@ -322,7 +322,7 @@ def steps_on_disk(folder: Path) -> list[int]:
 
 
 def _torn(folder: Path) -> list[Path]:
-    """Return what unfinished saves have left; in a bucket it has its final name already."""
+    """Return the remains of unfinished saves; in a bucket they already have their final names."""
     return [
         p
         for p in paths.children(folder)

@@ -131,7 +131,7 @@ class LatentModel(Protocol):
         ...
 
     def clean_code(self, z: Float[Array, "B L Z"], step: Int[Array, ""]) -> Float[Array, "B L Z"]:
-        """Return what to decode for a clean code: z times a scalar, or z itself."""
+        """Return the code to decode for a clean code: z times a scalar, or z itself."""
         ...
 
     def sigma(self, step: Int[Array, ""]) -> Float[Array, ""]:

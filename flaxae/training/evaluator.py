@@ -166,7 +166,7 @@ class Evaluator:
             progress.note("\n".join([f"{name}:", *(f"  {line}" for line in lines)]))
 
     def logged(self, step: int) -> set[str]:
-        """Return which of "eval" and "sample" the log contains for a step."""
+        """Return the subset of {"eval", "sample"} that the log contains for a step."""
         found = set()
         for row in self._setup.writers[0].rows():
             if row.get("step") == step and row.get("split") != "train":

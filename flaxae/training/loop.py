@@ -188,7 +188,7 @@ class Loop:
         raise AssertionError("the feed is endless")
 
     def _due(self, end: int) -> set[str]:
-        """Return which of "eval" and "sample" are due after a step."""
+        """Return the subset of {"eval", "sample"} that is due after a step."""
         last, config = end >= self.config.steps, self.config.eval
         due = {"eval"} if config.splits and (last or _due(end, config.every)) else set()
         if (last or _due(end, config.sample_every)) and not self.setup.lanes:

@@ -250,7 +250,7 @@ def unpack(packed: dict[str, Any], template: Any) -> Any:
     """Undo `pack`.
 
     Args:
-        packed: what `pack` returned.
+        packed: the result of `pack`.
         template: an optimizer state of the same structure (abstract leaves are enough).
 
     Raises:

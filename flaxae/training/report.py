@@ -12,14 +12,14 @@ from flaxae.errors import ConfigError
 from flaxae.storage import paths
 
 REPORT = "report"  # the folder inside a workdir
-TEXT = "report.txt"  # what the task printed, to be shown again
+TEXT = "report.txt"  # the text that the task printed
 
 
 class Tee(io.TextIOBase):
     """A stream that also keeps what is written to it.
 
     Args:
-        stream: where the text goes.
+        stream: the stream that the text is passed to.
 
     Attributes:
         kept: all text so far.

@@ -24,7 +24,7 @@ class StateTree(TypedDict, Generic[Leaf]):
     Attributes:
         step: the number of steps taken.
         bad: the number of steps that were not finite and changed nothing.
-        params: what is trained, nested dicts.
+        params: the trained parameters, nested dicts.
         ema: their moving average, {} if the config has none.
         carry: {"once": Carry variables, "stream": StreamCarry variables}.
         opt: the optimizer's state (see `optim.pack`).

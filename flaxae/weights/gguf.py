@@ -109,7 +109,7 @@ class GGUF(hf.TensorSource):
         return value[index if index else ...]
 
     def config(self) -> dict[str, Any]:
-        """Return what config.json contains in a Hugging Face directory of the model.
+        """Return the config.json that a Hugging Face directory of the model would contain.
 
         Raises:
             ConfigError: if the header lacks a field, or the model is one that is not supported.

@@ -138,7 +138,7 @@ def test_both_report_a_checkpoint_folder_that_is_gone(tmp_path: Path) -> None:
     overrides = {"steps": 4000, "save__every": 10}
     with pair_of(tmp_path, overrides=overrides, slow=0.1) as pair:
         wait_for(tmp_path / "latest" / "10", pair)
-        time.sleep(0.3)  # half-way to the next save
+        time.sleep(0.3)  # halfway to the next save
         (tmp_path / "latest").rename(tmp_path / "moved")
         (tmp_path / "latest").write_text("not a folder")
         messages = [end_of(pair[0], 2), end_of(pair[1], watchdog.GONE)]

@@ -22,7 +22,7 @@ class View:
     Attributes:
         name: name in links.
         title: heading, and text of its button.
-        hint: what to try, and how to read the answer.
+        hint: advice for using the view and reading its answer.
         inputs: name in a link -> widget.
         layout: the view as a Panel object.
     """
@@ -226,7 +226,7 @@ def _parse(text: str, kind: type) -> Any:
 
 
 def _allowed(widget: Any, value: Any) -> bool:
-    """Return whether a value is one of a widget's options and within its bounds."""
+    """Return True if a value is one of a widget's options and within its bounds."""
     if isinstance(value, float) and value != value:
         return False
     if isinstance(value, str) and len(value) > MAX_CHARACTERS:

@@ -16,7 +16,7 @@ class Between(View):
     name, title = "between", "Between two texts"
     hint = (
         "Type two texts and move the slider. If the code is smooth, the text changes step by step; "
-        "if it has holes, the first text stays, then it jumps, or there is nonsense half-way."
+        "if it has holes, the first text stays, then it jumps, or there is nonsense halfway."
     )
 
     def make_inputs(self) -> dict[str, Any]:

@@ -185,7 +185,7 @@ class LoopedTransformer(LoopedBlocks):
 
 
 def keep_tokens(points: int, count: int, side: str, query: bool = False) -> Bool[np.ndarray, " S"]:
-    """Return which tokens pass their states on: `count` of the 2n - 1 up to the query.
+    """Return a mask of the tokens that pass their states on: `count` of the 2n - 1 up to the query.
 
     The last token, y_n, comes after the last readout, so its state never matters; it is kept.
 

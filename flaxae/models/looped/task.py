@@ -30,7 +30,7 @@ class LoopedConfig(TaskConfig):
     problem: Problem = Problem.LINEAR
     tables: str = ""  # problem=table: a CSV or parquet file, or a folder of them
     held_out_tables: str = ""  # tables of evaluation; "": other prompts of the same tables
-    loops: int = 20  # b
+    loops: int = 20  # number of loops, b
     grad_loops: int = 10  # T: the loss and its gradient are those of the last min(b, T) loops
     max_grad_loops: int = 0  # the program takes any T up to this, so that lanes may differ; 0: T
     loops_start: int = 1

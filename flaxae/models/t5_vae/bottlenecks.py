@@ -37,7 +37,7 @@ class LatentConfig(Section):
 
     bottleneck: Bottleneck = Bottleneck.FLATTEN
     dim: int = 256
-    num_latents: int = 1  # of width `dim`; MMD, KL and priors see them as one vector
+    num_latents: int = 1  # latents per code; MMD, KL and priors see them as one vector
     gaussian: bool = False  # q(z|x) is a Gaussian; training decodes samples of it
     log_variance: float = -2.0  # initial log-variance of that Gaussian
     first_n: int = 8  # positions that FIRST_N reads

@@ -293,7 +293,7 @@ class T5VAEModel(nnx.Module):
         )
 
     def _decoder_code(self, z: Float[Array, "B L Z"]) -> Float[Array, "B L Z"]:
-        """Return what the decoder reads: codes, their projections on the sphere, or constants."""
+        """Return the decoder's input: codes, their projections on the sphere, or constants."""
         if self.latent.ignored:
             return jnp.ones_like(z)  # not 0, because the memory's norm divides by its length
         return bottlenecks.on_sphere(z) if self.latent.sphere else z
@@ -304,7 +304,7 @@ class T5VAEModel(nnx.Module):
         return self.memory_norm(memory, ctx)
 
     def _input_bias(self, z: Float[Array, "B L Z"], ctx: Context) -> Float[Array, "B T D"] | None:
-        """Return what z adds to the decoder's embeddings; T is 1 if all positions are equal."""
+        """Return z's term in the decoder's embeddings; T is 1 if all positions are equal."""
         added = None
         if self.latent.injection:
             added = self.injection(flat(z), ctx.at("injection"))

@@ -28,7 +28,7 @@ def kind(line: str) -> int:
 
 
 def bracket_depth(line: str) -> int:
-    """Return how deeply brackets nest, up to MAX_DEPTH."""
+    """Return the nesting depth of brackets, at most MAX_DEPTH."""
     depth = deepest = 0
     for character in line:
         if character in "([{":
