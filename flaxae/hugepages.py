@@ -41,7 +41,7 @@ def value() -> str:
 def restart() -> None:
     """Start this process's command again, with the variable set, if `wanted`; else return.
 
-    The process number, the working directory and open files stay; what was computed is lost, so
+    The process number, the working directory and open files stay; computed values are lost, so
     commands call this first. It returns in a notebook, under a debugger, and if the command is not
     the one that Python was started with.
     """

@@ -166,7 +166,7 @@ def same_examples(a: str, b: str) -> bool:
 
 
 class Task:
-    """Base class of what a family gives to the loop; methods with a body here are optional.
+    """Base class of a family's part of training; methods with a body here are optional.
 
     A task may also define the methods of `LoadsPretrained`, `InitializesFromData`,
     `InitializesCarry`, `TransformsGrads` and `UpdatesState` below.
@@ -193,7 +193,7 @@ class Task:
         return self.data("train").batch_spec
 
     def init(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Build the model. `rngs.params` draws what is trained, `rngs.frozen` frozen parts."""
+        """Build the model. `rngs.params` draws trained parameters, `rngs.frozen` frozen ones."""
         raise NotImplementedError
 
     def loss(self, model: Any, batch: Any, ctx: Context) -> Loss:
@@ -284,7 +284,7 @@ class UpdatesState(Protocol):
 
 @dataclasses.dataclass
 class Loaded:
-    """A trained model and what it was trained with (see `flaxae.load`).
+    """A trained model with its config and task (see `flaxae.load`).
 
     Attributes:
         model: the family's module with the trained values.

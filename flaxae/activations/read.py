@@ -1,6 +1,6 @@
 """Hidden states of a language model, collected at chosen layers and positions, or replaced.
 
-They are taps inside one forward pass; see `flaxae.lm.recorder` for what the scan does with them.
+They are taps inside one forward pass; see `flaxae.lm.recorder` for their handling in the scan.
 """
 
 import dataclasses

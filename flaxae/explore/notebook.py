@@ -28,9 +28,9 @@ def notebook_app(explorer: Explorer, dark: bool = False) -> Any:
 
 
 def _send_styles_inline() -> None:
-    """Make Panel include style sheets in what it sends to a notebook.
+    """Make Panel include style sheets in the messages that it sends to a notebook.
 
-    Panel's `inline=True` does this only for what is shown first. For later changes Panel sends
+    Panel's `inline=True` does this only for the first display. For later changes Panel sends
     addresses of its own web site, which the browser would load with each answer; without a
     connection the styles would be lost.
     """

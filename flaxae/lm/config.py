@@ -28,9 +28,9 @@ class CausalConfig(Section):
     attention_dropout: float = 0.0
     bos_id: int = 1
     eos_ids: tuple = (2,)
-    dtype: str = "float32"  # of the computation; norms, softmax and logits are float32
+    dtype: str = "float32"  # type of the computation; norms, softmax and logits are float32
     remat: bool = False  # recompute blocks in the backward pass
-    remat_keep: str = "nothing"  # with remat, what is kept: "products" of matmuls with weights
+    remat_keep: str = "nothing"  # with remat, kept values: "products" of matmuls with weights
     scan_unroll: int = 1  # layers per iteration of the scan
 
     def validate(self) -> None:

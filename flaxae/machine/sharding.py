@@ -167,7 +167,7 @@ def gathered(x: jax.Array, name: str, rules: tuple) -> jax.Array:
     """Gather a parameter over `fsdp` where a layer uses it; split its gradient again.
 
     A device then keeps the whole parameters of one layer at a time, and XLA has no other choice.
-    Cast the parameter before: what is sent is then half as large.
+    Cast the parameter before, so that the message is half as large.
 
     Args:
         x: the parameter of one layer.

@@ -85,7 +85,7 @@ class LanguageModelTaskConfig(TaskConfig):
     weights: str = "float32"  # dtype in which the frozen base is stored
     dtype: str = "float32"  # dtype of the computation
     remat: bool = False  # recompute blocks in the backward pass
-    remat_keep: str = "nothing"  # with remat, what is kept: "products" of matmuls with weights
+    remat_keep: str = "nothing"  # with remat, kept values: "products" of matmuls with weights
     scan_unroll: int = 1
     # With pretrained="": the sizes of a published model (flaxae.lm.sizes), whose weights are drawn
     # at random. It has no tokenizer: for compiled programs and benchmarks, not for training.
@@ -181,7 +181,7 @@ class LanguageModelTask(Task):
         """Build the model, its adapter drawn, its base drawn or zero.
 
         Args:
-            rngs: `rngs.params` draws what is trained, `rngs.frozen` a frozen base.
+            rngs: `rngs.params` draws trained parameters, `rngs.frozen` a frozen base.
 
         Returns:
             The model. A pretrained base is zeros, which `load_pretrained` replaces.

@@ -53,7 +53,7 @@ class Writer:
         texts: dict[str, list[str]] | None = None,
         images: dict[str, np.ndarray] | None = None,
     ) -> None:
-        """Log what was measured at a step.
+        """Log the measurements of a step.
 
         Args:
             step: the number of steps taken.
@@ -89,7 +89,7 @@ class Writer:
         return [json.loads(line) for line in text.splitlines()]
 
     def cut(self, step: int) -> None:
-        """Remove what was logged after a step, and a line that a killed run left half-written."""
+        """Remove the lines of later steps, and a line that a killed run left incomplete."""
         if not self._main:
             return
         for path in (self.path, self.samples_path):

@@ -4,7 +4,7 @@ Runs are grouped by shape: those that differ only in traced fields (hparams) tra
 program. A run's folder is named by the hash of its config, so that sweeps share runs and resume.
 Without --grid the config file names the runs: `get_runs(preset)` returns the overrides of each run,
 and `finish(rows, workdir, outdir)`, which is optional, makes the sweep's own tables and figures;
-preset is what follows the file's name and a ":".
+preset is the part of the file's name after a ":".
 """
 
 import json

@@ -32,7 +32,7 @@ class Call(NamedTuple):
         name: the name to show when the call has ended.
         function: a module's function, which returns an exit code; it and `args` are pickled.
         args: its arguments.
-        log: the file of what the call prints.
+        log: the file that receives the call's output.
     """
 
     name: str

@@ -57,7 +57,7 @@ class Codec:
     """Texts to codes and back.
 
     Attributes:
-        scale: factor from clean codes to what the decoder expects.
+        scale: factor from clean codes to the codes that the decoder expects.
         sigma: standard deviation of the noise that the decoder was trained with.
         max_length: tokens per text, EOS included.
         num_latents, dim: the shape of a code is (num_latents, dim).
@@ -146,7 +146,7 @@ class Codec:
     def decode(
         self, z: Float[np.ndarray, "B L Z"], sampling: Sampling | None = None, seed: int = 0
     ) -> list[str]:
-        """Return the texts of clean codes, which are scaled here to what the decoder expects."""
+        """Return the texts of clean codes, which are scaled here as the decoder expects."""
         return self.texts(self.generate(z * np.float32(self.scale), sampling, seed))
 
     def texts(self, ids: Int[np.ndarray, "B T"]) -> list[str]:

@@ -57,7 +57,7 @@ class Program:
 
     @cached_property
     def loops(self) -> list[tuple[str, str, int]]:
-        """For each loop, the computation that contains it, its body and its trip count."""
+        """(containing computation, body, trip count) of each loop."""
         out = []
         for name, instructions in self.instructions.items():
             for loop in instructions:

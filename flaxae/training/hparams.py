@@ -17,7 +17,7 @@ def traced_fields(task: Task) -> set[str]:
 
 
 def make_hparams(task: Task, configs: list[Config], lanes: bool) -> dict[str, Array]:
-    """Return the values of what is traced instead of compiled in.
+    """Return the values that are traced instead of compiled into the program.
 
     "weight_decay" is left out if it is 0 in all configs: the update then need not read parameters.
 

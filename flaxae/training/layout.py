@@ -12,7 +12,7 @@ from flaxae.config import Config
 from flaxae.task import Carry, StreamCarry, Task
 from flaxae.tree import lookup, nest
 
-PARTS = ("once", "stream", "params", "frozen")  # Carry, StreamCarry, what is trained, the rest
+PARTS = ("once", "stream", "params", "frozen")  # Carry, StreamCarry, trained variables, the rest
 Seed = int | Array
 
 
@@ -76,7 +76,7 @@ def init_model(task: Task, seed: Seed, frozen_seed: Seed) -> dict[str, Any]:
 
     Args:
         task: the task whose `init` builds the model.
-        seed: seed of what is trained.
+        seed: seed of the trained parameters.
         frozen_seed: seed of frozen random parts.
 
     Returns:

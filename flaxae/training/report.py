@@ -16,7 +16,7 @@ TEXT = "report.txt"  # the text that the task printed
 
 
 class Tee(io.TextIOBase):
-    """A stream that also keeps what is written to it.
+    """A stream that also keeps the text written to it.
 
     Args:
         stream: the stream that the text is passed to.

@@ -85,7 +85,7 @@ def _check_unchanged(setup: Setup, extra: dict[str, Any]) -> None:
 
 
 def _overlay(setup: Setup, state: State, params: Any, source: str) -> State:
-    """Replace parameters of the same path and shape; print what is new and what was dropped."""
+    """Replace parameters of the same path and shape; print the new and the dropped ones."""
     theirs = {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
     used, new = set(), []
 

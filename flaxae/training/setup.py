@@ -1,4 +1,4 @@
-"""The parts of a run, made once: what the loop, the evaluator and restoring share."""
+"""The parts of a run, made once, which the loop, the evaluator and restoring share."""
 
 import dataclasses
 from pathlib import Path

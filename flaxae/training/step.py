@@ -114,7 +114,7 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         if isinstance(task, UpdatesState):
             new = task.after_update(new, ctx)
         kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
-        kept["opt"] = jax.tree.map(  # `tx.update` has kept it already, except what a task changed
+        kept["opt"] = jax.tree.map(  # `tx.update` has kept it already, except for changes by a task
             lambda a, b, own: own if a is own else jnp.where(good, a, b),
             new["opt"],
             state["opt"],

@@ -30,12 +30,12 @@ def test_a_line_is_in_one_split_only():
 def test_overlap_is_measured_against_the_files_trained_on():
     corpus = _corpus()
     splits = split_corpus(corpus, 0)
-    held = splits["test_file"]
+    lines = splits["test_file"]
     # One file is held out: its own 50 lines, and the 20 lines that every file contains.
-    assert len(held) == 70
+    assert len(lines) == 70
     assert splits.overlap["test_file"] == pytest.approx(20 / 70)
     assert splits.overlap["test_line"] == 1.0
-    assert not set(held) & set(splits["train"])
+    assert not set(lines) & set(splits["train"])
 
 
 def test_splits_depend_only_on_the_seed():

@@ -38,9 +38,9 @@ class T5Config(Section):
     scale_tied_head: bool = True  # v1.0: inputs of a tied head are scaled by d_model ** -0.5
     norm_eps: float = 1e-6
     dropout: float = 0.0
-    dtype: str = "float32"  # of the computation; parameters, softmax and logits are float32
+    dtype: str = "float32"  # type of the computation; parameters, softmax and logits are float32
     remat: bool = False  # recompute blocks in the backward pass
-    remat_keep: str = "nothing"  # with remat, what is kept: "products" of matmuls with weights
+    remat_keep: str = "nothing"  # with remat, kept values: "products" of matmuls with weights
     scan_unroll: int = 1  # layers per iteration of the scan
 
     def validate(self) -> None:

@@ -10,7 +10,7 @@ from flaxae.data.tokenizer import PAD
 
 
 def one_device() -> bool:
-    """Return True if what is being traced runs on one device (the loop traces under its mesh)."""
+    """Return True if the traced program runs on one device (the loop traces under its mesh)."""
     return jax.sharding.get_abstract_mesh().size <= 1
 
 

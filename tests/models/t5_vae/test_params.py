@@ -62,8 +62,8 @@ def test_t5_weights_are_read_and_all_others_initialised(directory, capsys, monke
     assert kernel.addressable_shards[0].data.size * 8 == kernel.size
     # It was read onto the devices where it is trained: the host never had all of it.
     assert kernel.sharding == read["t5"]["encoder"]["blocks"]["mlp"]["wo"]["kernel"].sharding
-    said = capsys.readouterr().out
-    assert "memory/kernel" in said and "dropped: none" in said and "t5/" not in said
+    output = capsys.readouterr().out
+    assert "memory/kernel" in output and "dropped: none" in output and "t5/" not in output
 
 
 def test_t5_of_other_sizes_raises(directory):

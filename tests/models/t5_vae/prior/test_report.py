@@ -1,4 +1,4 @@
-"""From a T5-VAE to its flow and the comparison of priors, at a tiny size and by the commands."""
+"""A T5-VAE, its flow and the comparison of priors, at a tiny size and by the commands."""
 
 import json
 from pathlib import Path
