@@ -34,7 +34,7 @@ def load_config(path: str) -> Config:
         if "get_config" not in names:
             raise ConfigError("the file has no get_config()")
         config = names["get_config"](variant) if colon else names["get_config"]()
-    except Exception as e:  # whatever the user's own code raises
+    except Exception as e:  # the user's code may raise any exception
         raise _config_error(file, e) from None
     if not isinstance(config, Config):
         raise ConfigError(

@@ -55,7 +55,7 @@ def load_hub(target: str, config: str, what: str, hint: str) -> Any:
 
     try:
         return datasets.load_dataset(target, config or None)
-    except Exception as error:  # many kinds: of the Hub's client and of the network
+    except Exception as error:  # exceptions of the Hub client and of the network
         raise ConfigError(f"{what} cannot be loaded: {reason(error)}{hint}") from None
 
 
@@ -85,7 +85,7 @@ def load_local(target: str | Sequence[str]) -> Any:
     files = [p for p in paths if FORMATS.get(os.path.splitext(p)[1]) == kind]
     try:
         return datasets.load_dataset(kind, data_files={"train": files})["train"]
-    except Exception as error:  # each reader raises its own kinds
+    except Exception as error:  # each reader raises other exceptions
         raise ConfigError(f"{what} cannot be loaded: {reason(error)}") from None
 
 
@@ -165,7 +165,7 @@ def load_tfds(target: str, column: str, split: str, data: TextDataConfig) -> Par
         rows = [source[i] for i in range(count)]
         texts = [row[column] for row in rows]
         labels = [_string(row["label"]) for row in rows] if data.labels else None
-    except Exception as error:  # many kinds: unknown names, no network, unknown columns
+    except Exception as error:  # unknown names, no network, unknown columns
         raise ConfigError(
             f"data.name={data.name!r} cannot be loaded: {reason(error)}; without a network, set"
             " data.path to a text file or TFDS_DATA_DIR to the folder of the prepared data"

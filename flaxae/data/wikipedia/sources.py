@@ -118,7 +118,7 @@ class Tfds:
             ) from None
         try:
             return tfds.data_source(self.target, split="train")
-        except Exception as error:  # many kinds: unknown names, no network
+        except Exception as error:  # unknown names, no network
             raise ConfigError(
                 f"--source tfds:{self.target} cannot be loaded: {reason(error)}; without a network,"
                 " set TFDS_DATA_DIR to the folder of the prepared data, or give a dump"
