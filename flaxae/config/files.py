@@ -60,4 +60,10 @@ def _config_error(file: str, error: Exception) -> ConfigError:
         return ConfigError(f"{file}, line {error.lineno}: {error.msg}")
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
     at = f", line {lines[-1]}" if lines else ""
-    return ConfigError(f"{file}{at}: {type(error).__name__}: {error}")
+    hint = ""
+    if isinstance(error, ModuleNotFoundError):
+        hint = (
+            "; if it is a file of your own, start the command with PYTHONPATH=FOLDER (the folder "
+            "that contains it), or install your repository: pip install -e FOLDER"
+        )
+    return ConfigError(f"{file}{at}: {type(error).__name__}: {error}{hint}")

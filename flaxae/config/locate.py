@@ -1,16 +1,20 @@
-"""The place of config files: the current folder, or the installed package.
+"""The place of config files: the current folder, the installed package or the checkout.
 
 An installed flaxae contains the repository's configs/ as the package `flaxae.configs` (see
-setup.py), so that `configs/t5_vae/python_lines.py` can be named without a checkout.
+setup.py), so that `configs/t5_vae/python_lines.py` can be named without a checkout. An editable
+install does not contain it; there configs/ is in the checkout, beside the package flaxae.
 """
 
-import importlib
+import importlib.machinery
 import importlib.util
 import sys
+import types
+from collections.abc import Iterable
 from pathlib import Path
 
 FOLDER = "configs"
 PACKAGE = "flaxae.configs"
+CHECKOUT = Path(__file__).resolve().parents[2] / FOLDER  # exists in a checkout only
 
 
 def locate(file: str) -> Path | None:
@@ -18,7 +22,7 @@ def locate(file: str) -> Path | None:
 
     Args:
         file: path in the current folder; one that begins with configs/ may also be a path in the
-            installed package.
+            installed package, or in the checkout that flaxae is imported from.
 
     Returns:
         The path; None if there is no such file.
@@ -28,11 +32,24 @@ def locate(file: str) -> Path | None:
         return path
     if path.parts[:1] != (FOLDER,) or ".." in path.parts:
         return None
-    spec = importlib.util.find_spec(PACKAGE)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        found = Path(folder, *path.parts[1:])
+    for folder in _folders():
+        found = folder.joinpath(*path.parts[1:])
         if found.is_file():
             # Config files import each other by the name that they have in a checkout.
-            sys.modules.setdefault(FOLDER, importlib.import_module(PACKAGE))
+            sys.modules.setdefault(FOLDER, _package(folder))
             return found
     return None
+
+
+def _folders() -> Iterable[Path]:
+    """Yield the folders of flaxae's own config files that exist."""
+    spec = importlib.util.find_spec(PACKAGE)
+    yield from map(Path, (spec.submodule_search_locations or ()) if spec else ())
+    yield CHECKOUT
+
+
+def _package(folder: Path) -> types.ModuleType:
+    """Return a package whose modules are the files of a folder."""
+    spec = importlib.machinery.ModuleSpec(FOLDER, None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    return importlib.util.module_from_spec(spec)

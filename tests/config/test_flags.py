@@ -134,7 +134,11 @@ def test_errors_of_config_files_are_one_message(file, argv, message):
 
 @pytest.mark.parametrize(
     "text, message",
-    [("def f(:", "line 1: "), ("x = 1", "has no get_config()"), ("import nix", "nix")],
+    [
+        ("def f(:", "line 1: "),
+        ("x = 1", "has no get_config()"),
+        ("import nix", "'nix'; .*PYTHONPATH=FOLDER"),
+    ],
 )
 def test_broken_files_name_the_line(tmp_path, text, message):
     (tmp_path / "c.py").write_text(text)

@@ -45,6 +45,14 @@ def test_installed_files_import_each_other(installed):
     assert runpy.run_path(str(path))["STEPS"] == 3
 
 
+def test_the_checkout_is_used_if_the_package_has_no_configs(installed, monkeypatch):
+    spec = importlib.machinery.ModuleSpec(locate.PACKAGE, None, is_package=True)
+    monkeypatch.setitem(sys.modules, locate.PACKAGE, importlib.util.module_from_spec(spec))
+    path = locate.locate("configs/looped/relu.py")
+    assert path == ROOT / "configs" / "looped" / "relu.py"
+    assert runpy.run_path(str(path))["full"].__module__ == "configs.looped.linear"
+
+
 @pytest.mark.parametrize(
     "file", ["configs/family/none.py", "family/base.py", "configs/../configs/family/base.py"]
 )
