@@ -1,11 +1,12 @@
 """`Explorer`: answers, as plain data, to every question that the app asks about a model."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from flaxae.errors import require
+from flaxae.errors import ConfigError, require
 from flaxae.explore import answers, texts
 from flaxae.explore.space import MAX_SAMPLES, LatentSpace
 from flaxae.measures.text import edit_distance, is_valid, path_lengths
@@ -213,6 +214,17 @@ class Explorer(LatentSpace):
     def _parse(self, decoded: list[str]) -> list[bool] | None:
         """Return True for each text that is valid Python; None if the corpus is not Python."""
         return [is_valid(text) for text in decoded] if self.python else None
+
+
+def check_explorer(given: object) -> None:
+    """Raise ConfigError, with the call that makes an explorer, if an object is not one."""
+    if isinstance(given, LatentSpace):
+        return
+    path = isinstance(given, (str, Path))
+    call = f"Explorer.open({str(given)!r})" if path else "Explorer(model, texts)"
+    raise ConfigError(
+        f"give an explorer, not a {type(given).__name__}: flaxae.explore.{call} makes one"
+    )
 
 
 def _cosine(a: Float[np.ndarray, " D"], b: Float[np.ndarray, " D"]) -> float:

@@ -99,13 +99,14 @@ def select_readable(corpus: Corpus, model: Autoencoder, most: int = MAX_TEXTS) -
         if len(kept) >= most:
             break
     if too_long:
-        notes.append(f"{too_long} texts of more than {model.max_length} tokens left out")
+        plural = "" if too_long == 1 else "s"
+        notes.append(f"{too_long} text{plural} of more than {model.max_length} tokens left out")
     if len(pairs) > most:
         notes.append(f"{len(kept)} of {len(pairs)} texts, drawn at random")
     if len(kept) < 2:
         raise ConfigError(
-            f"{corpus.name} has {len(kept)} texts that the model can read (up to "
-            f"{model.max_length} tokens): give at least 2"
+            f"{corpus.name}: the model can read {len(kept)} of {len(pairs)} (distinct, with up to "
+            f"{model.max_length} tokens): give at least 2 such texts"
         )
     kept.sort()
     found = [str(pairs[i][1]) for i in kept] if corpus.labels else None

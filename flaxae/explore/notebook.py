@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import Any
 
-from flaxae.explore.backend import Explorer
+from flaxae.explore.backend import Explorer, check_explorer
 from flaxae.explore.page import AppState, Page, pn
 
 
@@ -18,7 +18,11 @@ def notebook_app(explorer: Explorer, dark: bool = False) -> Any:
     Args:
         explorer: the model and its texts.
         dark: use colours for a dark notebook.
+
+    Raises:
+        ConfigError: if it is not given an `Explorer`.
     """
+    check_explorer(explorer)
     comms = "colab" if "google.colab" in sys.modules else "default"
     pn.extension(comms=comms, inline=True, theme="dark" if dark else "default")
     _send_styles_inline()

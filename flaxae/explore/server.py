@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxae.errors import ConfigError, require
-from flaxae.explore.backend import Explorer
+from flaxae.explore.backend import Explorer, check_explorer
 
 TITLE = "Latent-space explorer"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -112,8 +112,9 @@ def serve(
         None; if `block` is false, the server, which runs as soon as its `io_loop` is started.
 
     Raises:
-        ConfigError: if the address cannot be used.
+        ConfigError: if it is not given an `Explorer`, or the address cannot be used.
     """
+    check_explorer(explorer)
     password = check_address(host, port, password_file)
     from flaxae.explore.page import AppState, Page, pn
 

@@ -15,7 +15,7 @@ from flaxae.explore import answers, corpus, honesty, texts
 from flaxae.explore.cache import FOLDER, Cache
 from flaxae.explore.geometry import FittedGaussian, clusters, nearest
 from flaxae.explore.reduce import umap
-from flaxae.text_autoencoder.protocol import Autoencoder, open_model
+from flaxae.text_autoencoder.protocol import Autoencoder, check_autoencoder, open_model
 
 MAX_CHARACTERS = 2000  # per text that is given to the model
 CLUSTERS = 8
@@ -55,8 +55,17 @@ class LatentSpace:
             most: maximum number of texts.
 
         Raises:
-            ConfigError: if there are no texts, or none that the model can read.
+            ConfigError: if the model lacks a member of `Autoencoder`, or there are not at least
+                two texts that it can read.
         """
+        if isinstance(model, (str, Path)):
+            raise ConfigError(f"give a model, or open this path: Explorer.open({str(model)!r})")
+        check_autoencoder(model, "the explorer needs a text autoencoder, but was given")
+        require(
+            not isinstance(given, (str, bytes)),
+            f"texts={given!r} must be a list of str: give [text, text, ...], or open a file of "
+            "texts by Explorer.open(WORKDIR, FILE)",
+        )
         self.model, self.source = model, str(source)
         self.size = model.num_latents * model.dim
         if given is None:

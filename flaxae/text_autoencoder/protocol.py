@@ -21,6 +21,7 @@ A class of the user's own comes only from the config file that the user names:
 `python -m flaxae.explore WORKDIR --config=FILE`.
 """
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -249,19 +250,34 @@ def open_model(source: str | Path, config_class: type[TaskConfig] | None = None)
         f"{config_class.__qualname__}: give the config file that the run was trained with",
     )
     model = config_class.open_autoencoder(source)
-    missing = [attribute for attribute in _ATTRIBUTES if not hasattr(model, attribute)]
-    require(
-        not missing,
-        f"{expected}.open_autoencoder returned a {type(model).__name__} without "
-        f"{', '.join(missing)}: see flaxae.text_autoencoder.protocol.Autoencoder",
-    )
+    check_autoencoder(model, f"{expected}.open_autoencoder returned")
     return model
 
 
 _ATTRIBUTES = (
-    *("num_latents", "dim", "max_length", "step", "fingerprint", "tokenizer"),
+    *("num_latents", "dim", "max_length", "step", "fingerprint", "tokenizer", "statistics"),
     *("encode", "decode", "prior", "training_texts"),
-)  # `statistics` is computed when it is first read
+)
+
+
+def check_autoencoder(model: Any, found: str) -> None:
+    """Raise ConfigError unless a model has every member of `Autoencoder`.
+
+    Args:
+        model: the model.
+        found: the beginning of the message, such as "open_autoencoder returned".
+    """
+    # `statistics` and `fingerprint` may be properties that compute: they are not read here.
+    missing = [
+        name
+        for name in _ATTRIBUTES
+        if inspect.getattr_static(model, name, None) is None and not hasattr(model, name)
+    ]
+    require(
+        not missing,
+        f"{found} a {type(model).__name__} without {', '.join(missing)}: see "
+        "flaxae.text_autoencoder.protocol.Autoencoder",
+    )
 
 
 def _task_config_class(name: str, source: str | Path) -> type[TaskConfig]:

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from flaxae import explore
 from flaxae.errors import ConfigError
 from flaxae.explore.backend import Explorer
 from flaxae.explore.corpus import Corpus
 from flaxae.explore.space import MAX_CHARACTERS
 from flaxae.text_autoencoder import protocol
-from tests.explore.tiny import LINES, WIDTH, Letters
+from tests.explore.tiny import LINES, WIDTH, Characters, Letters
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +194,10 @@ def test_a_number_out_of_range_is_an_error(explorer):
 def test_too_long_texts_are_left_out():
     made = Explorer(Letters(), ["a", "b", "a", "c" * 13, " "])
     assert made.texts == ["a", "b"]
-    assert made.corpus.notes == ["1 texts of more than 13 tokens left out"]
+    assert made.corpus.notes == ["1 text of more than 13 tokens left out"]
     some = Explorer(Letters(), [f"x{i}" for i in range(50)], most=10)
     assert len(some.texts) == 10 and some.corpus.notes == ["10 of 50 texts, drawn at random"]
-    with pytest.raises(ConfigError, match="0 texts that the model can read"):
+    with pytest.raises(ConfigError, match="given texts: the model can read 0 of 1 "):
         Explorer(Letters(), ["c" * 13])
 
 
@@ -226,3 +227,40 @@ def test_codes_that_are_not_finite_are_an_error():
     model.encode = lambda texts, truncate=False: np.full((len(texts), 2, 6), np.nan)
     with pytest.raises(ConfigError, match="not finite"):
         Explorer(model)
+
+
+def test_all_missing_members_of_a_model_are_named():
+    class HalfWritten:
+        num_latents, dim, max_length, step = 1, 2, 3, 4
+
+    with pytest.raises(ConfigError) as e:
+        Explorer(HalfWritten(), LINES)
+    members = "fingerprint, tokenizer, statistics, encode, decode, prior, training_texts"
+    assert f"a HalfWritten without {members}: see" in str(e.value)
+
+
+def test_statistics_are_not_computed_by_the_check():
+    class Late(Letters):
+        def __init__(self):
+            self.tokenizer = Characters()
+
+        @property
+        def statistics(self):
+            raise ConfigError("computed too early")
+
+    protocol.check_autoencoder(Late(), "")
+
+
+def test_paths_and_single_texts_are_refused():
+    with pytest.raises(ConfigError, match=r"Explorer.open\('runs/x'\)"):
+        Explorer("runs/x")
+    with pytest.raises(ConfigError, match="must be a list of str"):
+        Explorer(Letters(), "import os")
+
+
+@pytest.mark.parametrize("show", [explore.app, explore.serve])
+def test_the_app_names_the_call_that_makes_an_explorer(show):
+    with pytest.raises(ConfigError, match=r"not a str: .*Explorer.open\('runs/x'\)"):
+        show("runs/x")
+    with pytest.raises(ConfigError, match=r"not a Letters: .*Explorer\(model, texts\)"):
+        show(Letters())

@@ -190,3 +190,6 @@ def test_a_hub_id_without_network_raises_with_advice(tmp_path, monkeypatch):
         hf.resolve("runs/some/where")
     with pytest.raises(ConfigError, match="no such directory, and not a Hub id"):
         hf.resolve("./t5")
+    (tmp_path / "demo-quick").mkdir()
+    with pytest.raises(ConfigError, match=r"no such directory \(there is .*/demo-quick\), and not"):
+        hf.resolve(tmp_path / "demo")

@@ -1,5 +1,6 @@
 """Directories in Hugging Face's layout, local or on the Hub, and their JSON files."""
 
+import difflib
 import json
 import re
 from pathlib import Path
@@ -24,9 +25,10 @@ def resolve(source: str | Path) -> Path:
     if Path(source).is_dir():
         return Path(source)
     name = str(source)
+    missing = f"{name}: no such directory{_similar(Path(source))}"
     require(
         bool(_HUB_ID.match(name)) and not Path(source).exists(),
-        f"{name}: no such directory, and not a Hub id (owner/name)",
+        f"{missing}, and not a Hub id (owner/name)",
     )
     from huggingface_hub import snapshot_download
 
@@ -35,9 +37,19 @@ def resolve(source: str | Path) -> Path:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"{name}: no such directory, and downloading it from the Hub failed ({reason}); on a "
-            f"machine with a network run `hf download {name} --local-dir DIR`, then name DIR"
+            f"{missing}, and downloading it from the Hub failed ({reason}); on a machine with a "
+            f"network run `hf download {name} --local-dir DIR`, then name DIR"
         ) from None
+
+
+def _similar(path: Path) -> str:
+    """Return a hint that names folders beside a missing one with similar names; "" for none."""
+    if not path.parent.is_dir():
+        return ""
+    names = sorted(p.name for p in path.parent.iterdir() if p.is_dir())
+    near = [n for n in names if path.name and n.startswith(path.name)]
+    near += [n for n in difflib.get_close_matches(path.name, names) if n not in near]
+    return f" (there is {' and '.join(str(path.parent / n) for n in near[:3])})" if near else ""
 
 
 def read_config(directory: Path) -> dict[str, Any]:
