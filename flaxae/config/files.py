@@ -19,12 +19,12 @@ def load_config(path: str) -> Config:
     """Return the config that `get_config()` of a config file returns.
 
     Args:
-        path: the file's path (see `locate`); the part behind a ":" is passed to `get_config`.
+        path: the file's path (see `locate`); the preset behind a ":" is passed to `get_config`.
 
     Raises:
         ConfigError: if the file does not exist, fails, or does not return a Config.
     """
-    named, colon, variant = path.partition(":")
+    named, colon, preset = path.partition(":")
     located = locate(named)
     if located is None:
         raise ConfigError(f"--config={path}: there is no file {named}")
@@ -33,7 +33,7 @@ def load_config(path: str) -> Config:
         names = _run(file)
         if "get_config" not in names:
             raise ConfigError("the file has no get_config()")
-        config = names["get_config"](variant) if colon else names["get_config"]()
+        config = names["get_config"](preset) if colon else names["get_config"]()
     except Exception as e:  # the user's code may raise any exception
         raise _config_error(file, e) from None
     if not isinstance(config, Config):

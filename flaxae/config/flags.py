@@ -43,7 +43,7 @@ def parse(
     usage: str = "",
     workdir: bool = True,
 ) -> Parsed:
-    """Parse `PROGRAM --config=FILE[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]`.
+    """Parse `PROGRAM --config=FILE[:PRESET] --workdir=DIR [--config.FIELD=VALUE ...]`.
 
     Args:
         argv: the command line, the program's name first.

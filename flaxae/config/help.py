@@ -32,15 +32,20 @@ def help_text(
 ) -> str:
     """Return the text of `--help`: the command, its options and every field of the config."""
     lines = [
-        f"usage: {program} --config=FILE[:VARIANT] [OPTION ...] [--config.FIELD=VALUE ...]",
+        f"usage: {program} --config=FILE[:PRESET] [OPTION ...] [--config.FIELD=VALUE ...]",
         "",
     ]
     if usage:
         lines += [usage, ""]
-    rows = [("--config", "a config file, for example configs/t5_vae/python_lines.py")]
+    rows = [
+        (
+            "--config",
+            "config file, and after a colon its preset: configs/t5_vae/python_lines.py:quick",
+        )
+    ]
     for option in options:
         default = f" (default: {option.default})" if option.default != "" else ""
-        rows.append((f"--{option.name}", option.help + default))
+        rows.append((f"--{option.name.replace('_', '-')}", option.help + default))
     lines += ["options:", *_table(rows), ""]
     note = f"as {path} sets them" if path else "add --config=FILE to see the fields of its task"
     lines.append(f"fields, with type and default ({note}):")

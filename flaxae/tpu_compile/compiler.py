@@ -53,8 +53,8 @@ def topology(name: str, slices: int = 1) -> list[Any]:
         text = str(error).splitlines()[0]
         if "libtpu" in text or "not found" in text.lower() and "tpu" in text.lower():
             raise ConfigError(
-                "compiling for a TPU needs libtpu: pip install -c constraints.txt -e '.[tpu]'"
-                f" ({text})"
+                "libtpu is missing: make test-tpu installs it, or pip install -c constraints.txt "
+                f"'.[tpu]' ({text})"
             ) from error
         raise ConfigError(f"--topology={name}: libtpu does not know this slice ({text})") from error
     return list(found.devices)

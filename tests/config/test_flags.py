@@ -220,6 +220,14 @@ def test_help_lists_every_field(file, capsys):
     assert "--config.steps" in text and "int = 100" in text and "--workdir" in text
 
 
+def test_help_shows_options_as_pages_write_them(file, capsys):
+    options = [flags.Option("find_batch", False, "find the largest batch")]
+    with pytest.raises(SystemExit):
+        flags.parse(["x", f"--config={file}", "--help"], options, workdir=False)
+    text = capsys.readouterr().out
+    assert "--find-batch" in text and "FILE[:PRESET]" in text
+
+
 def test_run_main_prints_one_message(capsys):
     def fails(argv: list[str]) -> int:
         raise ConfigError("the way out")

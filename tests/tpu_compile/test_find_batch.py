@@ -1,12 +1,15 @@
 """The search for the largest batch, with a simulated compiler."""
 
 import dataclasses
+import os
 from typing import Any
 
 import pytest
+from jax.experimental import topologies
 
 from flaxae.config import Config
 from flaxae.data.config import TextDataConfig
+from flaxae.errors import ConfigError
 from flaxae.tpu_compile import DoesNotFit, compiler, find_batch, report
 from flaxae.tpu_compile.chips import chip_of
 
@@ -104,3 +107,13 @@ def test_needed_memory_is_read_from_the_compilers_message():
 def test_chip_of_a_topology():
     chip = chip_of("v5e:16x16")
     assert (chip.flops, chip.hbm) == (197e12, 16 * 2**30)
+
+
+def test_a_missing_libtpu_is_named_with_the_way_out(monkeypatch):
+    def missing(**options):
+        raise RuntimeError("Unable to find libtpu")
+
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(topologies, "get_topology_desc", missing)
+    with pytest.raises(ConfigError, match="libtpu is missing: make test-tpu installs it"):
+        compiler.topology("v5e:2x4")

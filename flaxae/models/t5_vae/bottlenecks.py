@@ -40,8 +40,8 @@ class LatentConfig(Section):
     num_latents: int = 1  # latents per code; MMD, KL and priors see them as one vector
     gaussian: bool = False  # q(z|x) is a Gaussian; training decodes samples of it
     log_variance: float = -2.0  # initial log-variance of that Gaussian
-    first_n: int = 8  # positions that FIRST_N reads
-    tanh: bool = False  # FIRST_N only: codes in (-1, 1), which can never match N(0, I)
+    first_n: int = 8  # positions that bottleneck=first_n reads
+    tanh: bool = False  # first_n only: codes in (-1, 1), which can never match N(0, I)
     memory_tokens: int = 8  # 1 would make cross-attention a constant: softmax over one key
     injection: bool = True  # z -> one vector per decoder position, added to its input
     embed_injection: bool = False  # z -> one vector, added to all decoder embeddings (OPTIMUS)

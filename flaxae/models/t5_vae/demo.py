@@ -18,7 +18,7 @@ CONFIG = "configs/t5_vae/python_lines.py"
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """One size of the demo: a variant of the config file.
+    """One size of the demo: a preset of the config file.
 
     Attributes:
         workdir: the default workdir.
