@@ -35,7 +35,7 @@ def restore_or_init(setup: Setup) -> tuple[State, int]:
     pretrained, setup.frozen.pretrained = setup.frozen.pretrained, {}
     restored = setup.checkpointer.restore(setup.shapes)
     if restored is not None:
-        _check_unchanged(setup, restored.extra)
+        _check_unchanged(setup, restored.extra, int(restored.step))
         return restored.state, int(restored.step)
     make = jax.jit(
         lambda h: make_state(task, config, h, setup.lanes), out_shardings=setup.shardings
@@ -61,8 +61,11 @@ def _train_batches(setup: Setup) -> Iterator[Any]:
         step += 1
 
 
-def _check_unchanged(setup: Setup, extra: dict[str, Any]) -> None:
-    """Raise ConfigError if the frozen part or the data are not those of the checkpoint."""
+def _check_unchanged(setup: Setup, extra: dict[str, Any], step: int) -> None:
+    """Raise ConfigError if the frozen part or the data are not those of the checkpoint.
+
+    The order of the data matters only if the run has steps left.
+    """
     for name, now in (
         ("frozen", setup.frozen.fingerprint),
         ("data", setup.feed.fingerprint),
@@ -71,6 +74,8 @@ def _check_unchanged(setup: Setup, extra: dict[str, Any]) -> None:
         if old == now:
             continue
         if name == "data" and same_examples(old, now):
+            if step >= setup.config.steps:
+                continue
             raise ConfigError(
                 f"{setup.workdir}: this version of flaxae trains on the same data in another order "
                 f"(fingerprint {old}, now {now}), so the run cannot be continued: use the version "

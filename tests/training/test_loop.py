@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from flaxae.training.loop import Loop, run
 from flaxae.training.restore import restore_or_init
 from flaxae.training.setup import make_setup
 from tests.helpers import arrays_of, assert_same, flat, log_of, start_pair
-from tests.tiny.family import TinyConfig, tiny_config
+from tests.tiny.family import TinyConfig, TinyTask, tiny_config
 
 
 def test_20_steps_compile_once_without_hidden_transfers(
@@ -74,6 +75,23 @@ def _live_bytes() -> int:
 def _loop(path: Path, **overrides: object) -> Loop:
     config = flaxae.storage.workdir.prepare(tiny_config(**overrides), path, None, True)
     return Loop(make_setup(config, path))
+
+
+def test_a_finished_run_of_another_batch_order_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tiny_config(steps=2), tmp_path)
+    data = TinyTask.data
+
+    def reordered(task: TinyTask, split: str) -> Any:
+        source = data(task, split)
+        source.fingerprint += "@another"
+        return source
+
+    monkeypatch.setattr(TinyTask, "data", reordered)
+    assert run(tiny_config(steps=2), tmp_path).status == "already_done"
+    with pytest.raises(ConfigError, match="the same data in another order"):
+        run(tiny_config(steps=4), tmp_path)
 
 
 MESHES = {
