@@ -72,6 +72,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         of_variant = [row["numbers"] for row in rows if row["variant"] == name]
         cells = [cell([numbers[column] for numbers in of_variant]) for column in COLUMNS]
         lines.append(f"| {name.replace('_', ' ')} | {len(of_variant)} | {' | '.join(cells)} |")
+    # Rows from before November 2026 do not name their order.
+    orders = sorted({row.get("order", "") for row in rows})
+    if len(orders) > 1:
+        names = ", ".join(order or "before November 2026" for order in orders)
+        lines += ["", f"The runs have batches in different orders: {names}."]
     return "\n".join(lines) + "\n"
 
 
@@ -111,8 +116,15 @@ def add_to_record(path: Path, row: dict[str, Any]) -> None:
 
 
 def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any] | None:
-    """Return a run's report, after training and evaluating if needed; None if interrupted."""
+    """Train and evaluate a run, if needed.
+
+    Returns:
+        The run's report, and under "order" the algorithm of the order of its batches ("": of before
+        November 2026). None if a signal interrupted the training.
+    """
     from flaxae.models.t5_vae.evaluation import Sizes, report
+    from flaxae.storage.checkpoint import read_arrays
+    from flaxae.task import ORDER_MARK
     from flaxae.training.load import load
     from flaxae.training.loop import run
 
@@ -122,7 +134,9 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any] | None:
             return None
         sizes = Sizes(samples=500, codes=2000, pairs=50, factors=500, draws=300)
         report(load(workdir), str(path.parent), sizes)
-    return json.loads(path.read_text())
+    # The workdir may have been trained by an older version.
+    order = read_arrays(workdir)[1].get("data", "").partition(ORDER_MARK)[2]
+    return {**json.loads(path.read_text()), "order": order}
 
 
 def run_all(
@@ -155,7 +169,7 @@ def run_all(
                 numbers = {column: look_up(found, path) for column, path in COLUMNS.items()}
                 dataset = text_data(config).name
                 done[key] = {"run": key, "dataset": dataset, "variant": name, "seed": seed}
-                done[key] |= {"numbers": numbers, "commit": commit}
+                done[key] |= {"numbers": numbers, "commit": commit, "order": found["order"]}
                 add_to_record(record, done[key])
             rows.append(done[key])
             (outdir / "table.md").write_text(table(rows))

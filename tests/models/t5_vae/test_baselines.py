@@ -22,9 +22,10 @@ def trained(monkeypatch):
             return None
         calls.append((config.task.latent.gaussian, config.seed))
         exact = 0.8 + 0.01 * config.seed
-        return {"splits": {"dev": {"exact_match": exact}}, "samples": {"validity": None}}
+        splits = {"dev": {"exact_match": exact}}
+        return {"splits": splits, "samples": {"validity": None}, "order": fake.order}
 
-    fake.limit = 99
+    fake.limit, fake.order = 99, "mt19937-1"
     monkeypatch.setattr(baselines, "train_and_evaluate", fake)
     return types.SimpleNamespace(calls=calls, fake=fake)
 
@@ -57,6 +58,20 @@ def test_record_is_continued_and_its_runs_are_not_trained_again(tmp_path, traine
     # t of one degree of freedom: .805 +- 12.706 * .005
     assert table[2].startswith("| ae | 2 | 0.805 [0.741, 0.869] | n/a |")
     assert table[3].startswith("| beta vae | 2 |")
+
+
+def test_the_table_reports_runs_with_different_batch_orders(tmp_path, trained):
+    assert run_all(tmp_path, [0])
+    table = tmp_path / "out" / "table.md"
+    assert "order" not in table.read_text()
+    record = tmp_path / "runs.jsonl"
+    rows = [json.loads(line) for line in record.read_text().splitlines()]
+    assert [row.pop("order") for row in rows] == ["mt19937-1"] * 2
+    record.write_text("".join(json.dumps(row) + "\n" for row in rows))  # as before November 2026
+    assert run_all(tmp_path, [0])
+    assert "order" not in table.read_text()
+    assert run_all(tmp_path, [0, 1])
+    assert table.read_text().endswith("orders: before November 2026, mt19937-1.\n")
 
 
 def test_run_of_an_incomplete_row_is_trained_again(tmp_path, trained):
