@@ -4,8 +4,10 @@ import runpy
 import sys
 import traceback
 import types
+import typing
 from typing import Any
 
+from flaxae.config.fields import Section
 from flaxae.config.locate import locate
 from flaxae.config.sections import Config
 from flaxae.errors import ConfigError
@@ -50,7 +52,16 @@ def _run(file: str) -> dict[str, Any]:
     module = types.ModuleType(MODULE)
     vars(module).update(namespace)
     sys.modules[MODULE] = module
+    for cls in namespace.values():
+        if isinstance(cls, type) and issubclass(cls, Section) and cls.__module__ == MODULE:
+            _resolve_annotations(cls)
     return namespace
+
+
+def _resolve_annotations(cls: type[Section]) -> None:
+    """Replace annotations that are strings by types, before another file replaces the module."""
+    hints = typing.get_type_hints(cls)
+    cls.__annotations__.update({name: hints[name] for name in cls.__annotations__})
 
 
 def _config_error(file: str, error: Exception) -> ConfigError:

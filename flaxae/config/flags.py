@@ -18,7 +18,7 @@ WORDS = re.compile(r"[\w./-]+(,[\w./-]+)*")
 BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 PARSERS: dict[Any, Callable[[str], Any]] = {
     bool: lambda text: BOOLEANS[text.lower()],
-    int: int,
+    int: lambda text: int(text, 0 if re.match("[+-]?0[xo]", text, re.IGNORECASE) else 10),
     float: float,
 }
 

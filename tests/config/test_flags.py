@@ -176,6 +176,19 @@ def test_a_file_may_define_classes_and_import_its_neighbours(tmp_path, capsys):
     assert "int = 8  # of the hidden layer" in capsys.readouterr().out
 
 
+def test_a_class_keeps_its_types_when_another_file_is_loaded(tmp_path, file):
+    path = tmp_path / "own.py"
+    path.write_text(
+        CLASSES.replace("import dataclasses", "import dataclasses, enum")
+        .replace("@data", "class Color(enum.Enum):\n    RED = 'red'\n    BLUE = 'blue'\n\n@data")
+        .replace("width: int = 8", "color: Color = Color.RED")
+    )
+    config = flags.load_config(str(path))
+    flags.load_config(file)
+    flags.override(config, "task.color", "blue")
+    assert to_json(config)["task"]["color"] == "blue"
+
+
 def test_fields_of_text_data_are_set_as_before():
     file = str(ROOT / "configs/t5_vae/python_lines.py")
     config = parse(file, "--config.data.path=my=file.txt", "--config.data.tokenizer=t5").config
@@ -192,6 +205,13 @@ def test_fields_of_text_data_are_set_as_before():
 )
 def test_booleans_are_parsed(file, text, value):
     assert parse(file, f"--config.log.progress={text}").config.log.progress is value
+
+
+@pytest.mark.parametrize("text, value", [("0x10", 16), ("0o17", 15), ("-0X1f", -31), ("007", 7)])
+def test_integers_are_parsed(file, text, value):
+    config = flags.load_config(file)
+    flags.override(config, "seed", text)
+    assert config.seed == value
 
 
 def test_files_do_not_share_names(file, tmp_path):
