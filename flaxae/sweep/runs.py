@@ -8,6 +8,7 @@ preset is the part of the file's name after a ":".
 """
 
 import json
+import pickle
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 from flaxae.command import run_main
 from flaxae.config import Config, config_hash, copy_config
+from flaxae.config.files import MODULE
 from flaxae.errors import NonFiniteError, require
 from flaxae.storage import paths
 from flaxae.storage import workdir as workdir_lib
@@ -58,13 +60,20 @@ def sweep(
 
     Raises:
         ConfigError: if a config is wrong. With jobs, the status of its rows is "error" instead, and
-            the other runs continue.
+            the other runs continue; but it is raised if a class of the config is defined in the
+            config file.
     """
     outdir = paths.as_workdir(outdir)
     tables = paths.as_workdir(tables) if tables else outdir
     require(jobs >= 1, f"jobs={jobs} must be positive")
     local = not paths.is_remote(outdir)
     require(jobs == 1 or local, f"jobs={jobs} needs a local workdir for its logs, not {outdir}")
+    # A new process cannot import the module of a config file.
+    require(
+        jobs == 1 or MODULE.encode() not in pickle.dumps(config),
+        f"jobs={jobs} needs classes that other processes can import, and the config has a class "
+        "that is defined in the config file: move it into a module, or set jobs=1",
+    )
     configs = [copy_config(config, overrides) for overrides in runs]
     names = [config_hash(c) for c in configs]
     everything = Group(config, configs, runs, names, outdir)

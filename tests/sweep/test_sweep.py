@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from flaxae.config.files import load_config
 from flaxae.errors import ConfigError
 from flaxae.sweep import group_by_shape, sweep
 from flaxae.sweep.__main__ import main
@@ -88,3 +89,18 @@ def test_a_config_file_without_runs_needs_a_grid(tmp_path):
     (tmp_path / "mine.py").write_text("from tests.tiny.family import tiny_config as get_config\n")
     with pytest.raises(ConfigError, match="--grid is missing"):
         Plan.of(str(tmp_path / "mine.py"), [])
+
+
+def test_jobs_need_classes_that_other_processes_can_import(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import dataclasses\n"
+        "from flaxae.config import Config, TaskConfig\n"
+        "@dataclasses.dataclass\n"
+        "class OwnConfig(TaskConfig):\n"
+        "    width: int = 8\n"
+        "def get_config():\n"
+        "    return Config(task=OwnConfig())\n"
+    )
+    with pytest.raises(ConfigError, match=r"jobs=2 .* defined in the config file"):
+        sweep(load_config(str(file)), [{"seed": 1}], tmp_path / "w", jobs=2)
