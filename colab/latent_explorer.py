@@ -71,8 +71,12 @@ def install(source):
         )
     if os.path.isdir(source) and not os.path.isfile(os.path.join(source, "pyproject.toml")):
         raise SystemExit(f"SOURCE={source!r} is a folder without pyproject.toml.")
-    is_local = os.path.isdir(source) or source.endswith(".whl")
-    pip_install(source if is_local else f"git+{source}", *accelerator())
+    if not (os.path.isdir(source) or source.endswith(".whl")):
+        source = source.removeprefix("git+")
+        if found := re.fullmatch(r"([^/:]+@[^/:]+):/*(.+)", source):  # user@host:owner/name
+            source = f"ssh://{found[1]}/{found[2]}"
+        source = f"git+{source}"
+    pip_install(source, *accelerator())
 
 
 if importlib.util.find_spec("flaxae") is None:

@@ -68,6 +68,9 @@ def cell(start):
         ("x/flaxae-1-py3-none-any.whl", "x/flaxae-1-py3-none-any.whl"),
         ("FOLDER", "FOLDER"),
         ("https://host/flaxae.git", "git+https://host/flaxae.git"),
+        ("git+https://host/flaxae.git@main", "git+https://host/flaxae.git@main"),
+        ("git@host:owner/flaxae.git", "git+ssh://git@host/owner/flaxae.git"),
+        ("git+ssh://git@host/owner/flaxae.git", "git+ssh://git@host/owner/flaxae.git"),
     ],
 )
 @pytest.mark.parametrize(
