@@ -5,10 +5,11 @@
 
 Runs of a sweep, and rows of a record of baselines, are named by the hash of their config. A new
 field changes every hash, and finished runs would be trained again under their new names. This
-command gives them the new names: `--outdir` is the folder of a sweep (folders of runs are renamed,
-their config.json is rewritten), `--record` a JSONL file of `flaxae.models.t5_vae.baselines`. A run
-whose config.json does not belong to its name is reported and left as it is. Needed once for runs
-from before November 2026, when fields of texts left the data section of other families.
+command gives them the new names: `--outdir` is the folder of a sweep (folders of runs and of groups
+of unfinished runs are renamed, their config.json is rewritten), `--record` a JSONL file of
+`flaxae.models.t5_vae.baselines`. A run whose config.json does not belong to its name, or whose task
+is not part of flaxae, is reported and left as it is. Needed once for runs from before November
+2026, when fields of texts left the data section of other families.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any
 from configs.t5_vae import baselines
 from flaxae.command import run_main
 from flaxae.config import Config, config_hash, copy_config, from_json, to_json
+from flaxae.errors import ConfigError
 
 
 def new_config(stored: dict[str, Any], name: str) -> Config | None:
@@ -32,6 +34,9 @@ def new_config(stored: dict[str, Any], name: str) -> Config | None:
 
     Returns:
         None if the stored config gives another name.
+
+    Raises:
+        ConfigError: if the run's task is not part of flaxae.
     """
     # A workdir keeps the schedule's horizon as resolved; the name is of the config before that.
     for horizon in (0, stored["optim"]["decay_steps"]):
@@ -43,31 +48,52 @@ def new_config(stored: dict[str, Any], name: str) -> Config | None:
 
 
 def rekey_runs(outdir: Path) -> int:
-    """Rename the run folders of a sweep.
+    """Rename the run folders of a sweep, and the folders of its groups.
 
     Returns:
-        The number of folders that could not be matched to their config.
+        The number of folders that were left as they are and are not up to date.
     """
-    unmatched = 0
-    for file in sorted(outdir.glob("*/config.json")):
-        folder, stored = file.parent, json.loads(file.read_text())
-        config = new_config(stored, folder.name)
-        if config is None:
-            now = config_hash(copy_config(from_json(stored), {"optim.decay_steps": 0}))
-            known = folder.name in (now, config_hash(from_json(stored)))
-            unmatched += not known
-            print(f"{folder}: {'up to date' if known else 'left: its config has another name'}")
-            continue
-        name = config_hash(config)
-        if (outdir / name).exists() and name != folder.name:
-            unmatched += 1
-            print(f"{folder}: left, since {outdir / name} exists already")
-            continue
-        config.optim.decay_steps = stored["optim"]["decay_steps"]
-        file.write_text(json.dumps(to_json(config), indent=2) + "\n")
-        folder.rename(outdir / name)
-        print(f"{folder} -> {name}")
-    return unmatched
+    files = [*sorted(outdir.glob("*/config.json")), *sorted(outdir.glob("groups/*/*/config.json"))]
+    left = 0
+    for file in files:
+        try:
+            _rekey(outdir, file)
+        except ConfigError as e:
+            left += 1
+            print(f"{file.parent}: left: {e}")
+    return left
+
+
+def _rekey(outdir: Path, file: Path) -> None:
+    """Rename the folder of a config.json, of a run or a group; raise ConfigError if it is left."""
+    folder, stored = file.parent, json.loads(file.read_text())
+    lanes = stored.pop("lanes", None)
+    # A group's folder is groups/BASE/RUNS, where BASE is the hash of the sweep's base config.
+    old = folder.name if lanes is None else folder.parent.name
+    config = new_config(stored, old)
+    if config is None:
+        resolved = from_json(stored)
+        asked = copy_config(resolved, {"optim.decay_steps": 0})
+        if old in (config_hash(asked), config_hash(resolved)):
+            print(f"{folder}: up to date")
+            return
+        names = [config_hash(copy_config(asked, lane)) for lane in lanes or []]
+        if names and all((outdir / name / "result.json").exists() for name in names):
+            print(f"{folder}: not needed, its runs are finished")
+            return
+        raise ConfigError("its config has another name")
+    new = outdir / config_hash(config)
+    if lanes is not None:
+        runs = [config_hash(copy_config(config, lane))[:6] for lane in lanes]
+        new = outdir / "groups" / new.name / "-".join(runs)[:80]  # as in flaxae.sweep.runs
+    if new.exists() and new != folder:
+        raise ConfigError(f"{new} exists already")
+    config.optim.decay_steps = stored["optim"]["decay_steps"]
+    contents = to_json(config) | ({} if lanes is None else {"lanes": lanes})
+    file.write_text(json.dumps(contents, indent=2) + "\n")
+    new.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(new)
+    print(f"{folder} -> {new.relative_to(outdir)}")
 
 
 def rekey_record(path: Path) -> None:

@@ -63,6 +63,46 @@ def test_a_run_that_its_name_does_not_belong_to_is_left(tmp_path, capsys):
     assert (tmp_path / "mine").exists() and "left" in capsys.readouterr().out
 
 
+def test_runs_of_foreign_tasks_are_reported_and_the_others_renamed(tmp_path, capsys):
+    experiment = report_layers.EXPERIMENT
+    config = copy_config(experiment.get_config("quick"), experiment.get_runs("quick")[0])
+    foreign = old_run(tmp_path, config).rename(tmp_path / "0")
+    stored = json.loads((foreign / "config.json").read_text())
+    stored["task"]["class"] = "config_config:OwnConfig"
+    (foreign / "config.json").write_text(json.dumps(stored))
+    old_run(tmp_path, config)
+    assert rekey.rekey_runs(tmp_path) == 1
+    assert "is not part of flaxae" in capsys.readouterr().out and foreign.exists()
+    assert (tmp_path / config_hash(config)).exists()
+
+
+def test_groups_are_renamed_if_their_base_is_known(tmp_path, capsys):
+    experiment = report_layers.EXPERIMENT
+    base, lanes = experiment.get_config("quick"), [{"seed": 1}, {"seed": 2}]
+    run = old_run(tmp_path, base)
+    old = tmp_path / "groups" / run.name / "111111-222222"
+    old.parent.mkdir(parents=True)
+    run.rename(old)
+    stored = json.loads((old / "config.json").read_text())
+    (old / "config.json").write_text(json.dumps(stored | {"lanes": lanes}))
+    assert rekey.rekey_runs(tmp_path) == 0
+    names = [config_hash(copy_config(base, lane)) for lane in lanes]
+    new = tmp_path / "groups" / config_hash(base) / f"{names[0][:6]}-{names[1][:6]}"
+    assert stored_config(new) == resolve(base, None) and not old.exists()
+    assert json.loads((new / "config.json").read_text())["lanes"] == lanes
+    assert rekey.rekey_runs(tmp_path) == 0  # up to date
+    # A base that differs from the group's config cannot be found out.
+    other = new.rename(tmp_path / "groups" / "other")
+    (tmp_path / "groups" / "0123456789").mkdir()
+    other.rename(tmp_path / "groups" / "0123456789" / new.name)
+    assert rekey.rekey_runs(tmp_path) == 1
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text("{}")
+    assert rekey.rekey_runs(tmp_path) == 0
+    assert "its runs are finished" in capsys.readouterr().out
+
+
 def test_rows_of_a_record_are_renamed(tmp_path):
     row = {"run": "0123456789", "dataset": "docstrings", "variant": "ae", "seed": 2}
     path = tmp_path / "record.jsonl"
