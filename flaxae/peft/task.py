@@ -129,7 +129,11 @@ class LanguageModelTask(Task):
 
     def __init__(self, config: Config):
         options = config.task
-        assert isinstance(options, LanguageModelTaskConfig)
+        if not isinstance(options, LanguageModelTaskConfig):
+            raise ConfigError(
+                f"task: {type(self).__name__} needs a LanguageModelTaskConfig, not a "
+                f"{type(options).__name__}"
+            )
         self.config, self.options = config, options
         self.adapter = options.adapter.config()
         self.trainable = nnx.Param if self.adapter is None else peft.trainable()

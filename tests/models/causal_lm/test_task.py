@@ -10,12 +10,12 @@ from flax import nnx
 
 from configs.causal_lm import smollm2_lora
 from flaxae import lm, peft
-from flaxae.config import from_json, to_json
+from flaxae.config import Config, TaskConfig, from_json, to_json
 from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from flaxae.lm.llama.modeling import Llama, LlamaConfig
 from flaxae.models.causal_lm import data as data_lib
-from flaxae.models.causal_lm.task import AdapterOptions, Method
+from flaxae.models.causal_lm.task import AdapterOptions, CausalLMTask, Method
 from flaxae.task import Context
 from tests.models.causal_lm.tiny import tiny_config, tokenizer
 
@@ -186,3 +186,8 @@ def test_each_config_trains_the_documented_number_of_parameters(method, millions
         else sum(x.size for x in jax.tree.leaves(nnx.state(model)))
     )
     assert count / 1e6 == pytest.approx(millions, rel=2e-3)
+
+
+def test_the_task_needs_options_of_a_language_model():
+    with pytest.raises(ConfigError, match="needs a LanguageModelTaskConfig, not a TaskConfig"):
+        CausalLMTask(Config(task=TaskConfig()))
