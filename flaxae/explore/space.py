@@ -204,11 +204,6 @@ class LatentSpace:
         """Return the corpus's UMAP layout; it takes minutes the first time, then it is cached."""
         return self.cache.get("map", len(self.texts), lambda: umap(self.codes))
 
-    @property
-    def umap_is_cached(self) -> bool:
-        """True if the UMAP layout can be read from the cache."""
-        return self.cache.find("map", len(self.texts)) is not None
-
     @cached_property
     def clusters(self) -> np.ndarray:
         """The cluster of each text: k-means along the directions of largest variance, (n,)."""

@@ -111,25 +111,6 @@ class Checkpointer:
         self._set_aside(after=found.step)
         return found
 
-    def restore_best(self, abstract_state: Any) -> Restored | None:
-        """Restore the best state. Nothing is renamed.
-
-        Args:
-            abstract_state: pytree of jax.ShapeDtypeStruct with shardings, on any mesh.
-
-        Returns:
-            The checkpoint; None if there is no best one.
-
-        Raises:
-            CheckpointError: if there is one, and it is not readable or does not fit the state.
-        """
-        self.wait()
-        reasons: list[str] = []
-        found = self._newest("best", abstract_state, reasons)
-        if found is None and reasons:
-            raise CheckpointError(errors.none_readable(self.workdir / "best", reasons))
-        return found
-
     def steps(self) -> list[int]:
         """Return the steps in `latest`, oldest first."""
         return _steps(self._manager("latest"))

@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from flaxae.errors import ConfigError, require
 from flaxae.lm import files
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.lm.t5.modeling import EOS, PAD, T5
-from flaxae.machine import sharding
 from flaxae.nn.mlp import FeedForward
 from flaxae.weights import hf
 from flaxae.weights.hf import Table, Weight
@@ -197,29 +195,6 @@ def load(source: str | Path, dtype: Any = jnp.float32) -> tuple[T5Config, dict[s
     """
     config, tensors = open_directory(source)
     return config, hf.read_params(tensors, table(config), shapes(config), dtype=dtype)
-
-
-def load_sharded(
-    source: str | Path, mesh: Mesh, rules: tuple = (), dtype: Any = jnp.float32
-) -> tuple[T5Config, dict[str, Any]]:
-    """Read a T5 onto a mesh; each process reads only the slices that its devices hold.
-
-    Args:
-        source: a directory, or a Hub id.
-        mesh: the devices, see `sharding.make_mesh`.
-        rules: sharding rules, see `sharding.infer_sharding`.
-        dtype: dtype of the parameters.
-
-    Returns:
-        The config and the parameters, a nested dict.
-
-    Raises:
-        ConfigError: see `load`.
-    """
-    config, tensors = open_directory(source)
-    wanted = shapes(config)
-    places = sharding.infer_sharding(wanted, mesh, rules)
-    return config, hf.read_params(tensors, table(config), wanted, places, dtype)
 
 
 def save(

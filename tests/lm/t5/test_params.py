@@ -15,7 +15,7 @@ from flaxae.lm.t5.generation import encode, generate, logits
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.lm.t5.params import config_from_hf, config_to_hf
 from flaxae.lm.t5.sizes import SIZES, t5_size
-from flaxae.machine.sharding import make_mesh
+from flaxae.machine.sharding import infer_sharding, make_mesh
 from flaxae.nn.mlp import FeedForward
 from flaxae.task import Context
 from flaxae.weights import hf
@@ -90,7 +90,10 @@ def test_sharded_loading_reads_only_the_slices_of_each_device(untied, tmp_path, 
         return value
 
     monkeypatch.setattr(hf.Tensors, "read", counted)
-    _, loaded = t5_params.load_sharded(tmp_path, mesh)
+    config, tensors = t5_params.open_directory(tmp_path)
+    shapes = t5_params.shapes(config)
+    places = infer_sharding(shapes, mesh, ())
+    loaded = hf.read_params(tensors, t5_params.table(config), shapes, places)
     equal(loaded, params)
     for leaf in (loaded["embedding"]["table"], loaded["encoder"]["blocks"]["mlp"]["wo"]["kernel"]):
         assert leaf.addressable_shards[0].data.size * 8 == leaf.size
