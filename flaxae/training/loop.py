@@ -69,6 +69,8 @@ def run(config: Config, workdir: str | Path, lanes: list[dict[str, Any]] | None 
     with Watchdog() as watchdog:
         config = workdir_lib.prepare(config, workdir, lanes, distributed.is_main())
         distributed.sync("workdir")
+        if config.log.progress and distributed.is_main():
+            print("preparing the data and the model ...", flush=True)
         with Loop(make_setup(config, workdir, lanes), watchdog) as loop:
             return loop.train()
 
@@ -138,6 +140,7 @@ class Loop:
                 if stop or last:
                     self.progress.close()
                     return Result(state, self.results, stop or "done")
+            self.progress.note("compiling the training step ...")
             self.clock = (time.perf_counter(), start)
             rows = sharding.batch_sharding(setup.mesh, setup.feed.leading)
             feed = Prefetcher(

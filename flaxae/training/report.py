@@ -65,6 +65,8 @@ def evaluate(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise ConfigError(f"cannot write the report into {folder}: {paths.reason(e)}") from None
+    if loaded.config.log.progress:
+        print(f"evaluating step {loaded.step} of {workdir} ...", file=sys.stderr, flush=True)
     tee, images = Tee(sys.stdout), {}
     with paths.local_for_writing(folder) as local:
         before = _figures(local)

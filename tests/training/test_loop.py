@@ -338,3 +338,14 @@ def test_a_run_may_evaluate_nothing(tmp_path: Path) -> None:
     assert run(tiny_config(**FIVE, eval__splits=()), tmp_path).status == "done"
     assert run(tiny_config(**FIVE, eval__splits=()), tmp_path).status == "already_done"
     assert {row["split"] for row in log_of(tmp_path)} == {"train", "sample"}
+
+
+def test_a_run_reports_what_it_does_before_its_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run(tiny_config(steps=2, log__progress=True), tmp_path / "w")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "preparing the data and the model ..."
+    assert "compiling the training step ..." in lines
+    run(tiny_config(steps=2), tmp_path / "quiet")
+    assert capsys.readouterr().out == ""
