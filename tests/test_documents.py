@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flaxae.config import flags
+from flaxae.text_autoencoder import protocol
 from flaxae.training.loop import run
 from tests.helpers import ROOT
 
@@ -73,3 +74,17 @@ def test_the_family_of_the_page_trains(tmp_path: Path):
     config.steps = 20
     result = run(config, tmp_path / "run")
     assert result.status == "done" and result.metrics["dev/error"] < 1
+
+
+def test_the_autoencoders_of_the_page_run():
+    page = (ROOT / "docs" / "adding_a_family.md").read_text()
+    section = page.partition("## A text autoencoder\n")[2].partition("\n## ")[0]
+    names = {}
+    for code in re.findall(r"^```python\n(.*?)^```", section, re.M | re.S):
+        exec(code, names)
+    members = {name for name in vars(protocol.LatentModel) if not name.startswith("_")}
+    assert [name for name in members if not hasattr(names["MyModel"], name)] == []
+    explorer = names["explorer"]
+    explorer.warm_up()
+    assert explorer.reconstruct("count = 5").decoded == "count = 5"
+    assert len(explorer.samples("gaussian", 3).texts) == 3
