@@ -78,7 +78,8 @@ def parse(
                 text = "true"
             extra[name] = _convert(_value(name, text, arguments), type(default), f"--{name}")
         else:
-            known = ["config", *own]
+            fields = iterate_fields(load_config(path) if path else Config())
+            known = ["config", *own, *(f"config.{field}" for field, _, _ in fields)]
             raise ConfigError(f"unknown option --{name}; {_near(name, known, '--')}")
     config = load_config(path) if path else None
     if wants_help:
@@ -115,7 +116,11 @@ def override(config: Config, name: str, text: str | None) -> None:
             raise ConfigError(
                 f"--config.{name} is a section; set one of its fields: {', '.join(inside)}"
             )
-        raise ConfigError(f"the config has no field {name!r}; {_near(name, list(kinds))}")
+        section = name.rpartition(".")[0]
+        inside = [field for field in kinds if field.startswith(f"{section}.")] if section else []
+        raise ConfigError(
+            f"the config has no field {name!r}; {_near(name, list(kinds), '', inside)}"
+        )
     kind = kinds[name]
     if text is None:
         if kind is not bool:
@@ -184,10 +189,13 @@ def _literal(text: str, name: str) -> tuple:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
-def _near(name: str, known: list[str], prefix: str = "") -> str:
+def _near(name: str, known: list[str], prefix: str = "", section: Sequence[str] = ()) -> str:
+    """Return the names that are similar, or those of the section, as the end of a message."""
     leaf = name.rsplit(".", 1)[-1]
     near = [field for field in known if field.rsplit(".", 1)[-1] == leaf]
     near += [f for f in difflib.get_close_matches(name, known, n=3, cutoff=0.7) if f not in near]
+    if not near and section:
+        return f"its section has: {', '.join(section)}"
     if not near:
         return "--help lists them all"
     return (

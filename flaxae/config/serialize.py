@@ -4,11 +4,16 @@ import enum
 import hashlib
 import importlib
 import json
+from pathlib import Path
 from typing import Any
 
 from flaxae.config.fields import Section, field_types, get_field, set_field
+from flaxae.config.files import load_config
 from flaxae.config.sections import Config, DataConfig, TaskConfig
-from flaxae.errors import ConfigError
+from flaxae.errors import ConfigError, require
+
+# A task's config class, or the config file of its runs.
+ConfigClass = type[TaskConfig] | str | Path
 
 # Fields that a resumed run may change; any other difference is an error.
 RESUMABLE = (
@@ -56,25 +61,64 @@ def to_json(config: Section) -> dict[str, Any]:
     return out
 
 
-def from_json(data: dict[str, Any], config_class: type[TaskConfig] | None = None) -> Config:
+def from_json(
+    data: dict[str, Any],
+    config_class: ConfigClass | None = None,
+    source: str | Path = "config.json",
+) -> Config:
     """Convert the output of `to_json` back to a config.
 
     Args:
         data: contents of a workdir's config.json.
-        config_class: the task's config class; needed if it is not part of `flaxae`.
+        config_class: the task's config class, or the path of its config file; needed if the class
+            is not part of `flaxae`.
+        source: name of the folder in messages.
 
     Raises:
-        ConfigError: if the class is not part of `flaxae`, or its fields do not match.
+        ConfigError: if the class is not part of `flaxae`, is not the one of the run, or its fields
+            do not match.
     """
     name = str(data.get("task", {}).get("class", ""))
-    config_class = config_class or own_task_config(name)
-    if config_class is None:
+    if config_class is not None:
+        found = task_config_class(config_class, name, source)
+    else:
+        found = own_task_config(name)
+    if found is None:
         raise ConfigError(
-            f"the run's task {name!r} is not part of flaxae: pass config_class= to open it"
+            f"{source} is a run of {name or 'an unknown task'}, which is not part of flaxae: give "
+            "the config file that it was trained with, --config=FILE for a command and "
+            "config_class='FILE' (or the task's config class) in Python"
         )
-    config = Config(task=config_class())
-    _fill(config, without_moved_fields(data, config_class.data_class), "")
+    config = Config(task=found())
+    _fill(config, without_moved_fields(data, found.data_class), "")
     return config
+
+
+def task_config_class(given: ConfigClass, name: str, source: str | Path) -> type[TaskConfig]:
+    """Return the task config class that a caller gave for a run.
+
+    Args:
+        given: the class, or the path of a config file whose task has it.
+        name: "module:class", as the run's config.json names it; "": any class is accepted.
+        source: name of the run in messages.
+
+    Raises:
+        ConfigError: if it is neither, or a class of another name.
+    """
+    if isinstance(given, (str, Path)):
+        given = type(load_config(str(given)).task)
+    if not (isinstance(given, type) and issubclass(given, TaskConfig)):
+        raise ConfigError(
+            f"config_class={given!r} is neither a task's config class nor the path of a config "
+            "file; type(flaxae.config.flags.load_config('FILE').task) is the class of a file"
+        )
+    expected = name.rpartition(":")[2]
+    require(
+        expected in ("", given.__qualname__),
+        f"{source} is a run of {expected}, but the given config is of {given.__qualname__}: give "
+        "the config file that the run was trained with",
+    )
+    return given
 
 
 def own_task_config(name: str) -> type[TaskConfig] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxae.config import Config, copy_config, differences, from_json, to_json, without_moved_fields
+from flaxae.config.files import MODULE
 from flaxae.errors import ConfigError
 from flaxae.storage import paths
 
@@ -102,6 +103,7 @@ def prepare(
                 f"{workdir} contains a run of another config:\n  {lines}\n"
                 "Give the same values to continue it, or another --workdir "
                 "(with --config.resume_from to start from its parameters)."
+                f"{_class_hint(stored, new)}"
             )
     if main:
         try:
@@ -114,6 +116,22 @@ def prepare(
                 raise
             raise ConfigError(f"cannot write into workdir {workdir}: {paths.reason(e)}") from None
     return config
+
+
+def _class_hint(stored: dict[str, Any], new: dict[str, Any]) -> str:
+    """Return how to continue a run whose task class has only been imported in another way."""
+    old, now = (str(data["task"].get("class", "")).partition(":") for data in (stored, new))
+    if old[2] != now[2] or old[0] == now[0] or MODULE not in (old[0], now[0]):
+        return ""
+    if old[0] == MODULE:
+        return (
+            "\nIts class was defined by the config file of a command: continue the run with that "
+            'command, or in Python with the config flaxae.config.flags.load_config("FILE").'
+        )
+    return (
+        f"\nIts class was imported from {old[0]}: continue the run in Python as before, or with a "
+        f"config file that imports {old[2]} from there."
+    )
 
 
 def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -138,4 +156,4 @@ def stored_config(workdir: str | Path, config_class: Any = None) -> Config:
     """Return the config of a workdir (see `config.from_json`)."""
     data = read_config(workdir)
     data.pop("lanes", None)
-    return from_json(data, config_class)
+    return from_json(data, config_class, workdir)

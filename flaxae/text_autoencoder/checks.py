@@ -28,7 +28,9 @@ def texts(
         ConfigError: if it is not a list of texts, or a text is empty, invalid Unicode or too long.
     """
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
-        raise ConfigError(f"texts must be a list of str, not a {type(given).__name__}: give [text]")
+        single = isinstance(given, (str, bytes))
+        way_out = "give [text]" if single else "give a list of texts, for example list(texts)"
+        raise ConfigError(f"texts must be a list of str, not a {type(given).__name__}: {way_out}")
     for i, text in enumerate(given):
         if not isinstance(text, str):
             raise ConfigError(f"texts[{i}] is a {type(text).__name__}, not a str")

@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from flaxae.config import Config, TaskConfig
+from flaxae.config import Config
+from flaxae.config.serialize import ConfigClass
 from flaxae.data.config import text_data
 from flaxae.data.text import digest
 from flaxae.data.tokenizer import Tokenizer
@@ -78,15 +79,21 @@ class Pretrained:
         if statistics is not None:
             self.statistics = statistics
 
+    def __repr__(self) -> str:
+        source = f", source={str(self._source)!r}" if self._source else ""
+        return (
+            f"{type(self).__name__}(step={self.step}, num_latents={self.num_latents}, "
+            f"dim={self.dim}, max_length={self.max_length}{source})"
+        )
+
     @classmethod
-    def from_pretrained(
-        cls, source: str | Path, config_class: type[TaskConfig] | None = None
-    ) -> Self:
+    def from_pretrained(cls, source: str | Path, config_class: ConfigClass | None = None) -> Self:
         """Open a trained model.
 
         Args:
             source: a run's workdir, a directory that `save_pretrained` wrote, or a Hub id.
-            config_class: the class of the task's config; needed if it is not one of flaxae's own.
+            config_class: the class of the task's config, or the path of the run's config file;
+                needed if the class is not one of flaxae's own.
 
         Raises:
             ConfigError: if there is no model, or it is incomplete or of another family.
@@ -106,7 +113,7 @@ class Pretrained:
         )
 
     @classmethod
-    def _from_workdir(cls, directory: Path, config_class: type[TaskConfig] | None) -> Self:
+    def _from_workdir(cls, directory: Path, config_class: ConfigClass | None) -> Self:
         from flaxae.training.load import load
 
         loaded = load(directory, config_class)

@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from flaxae.config import TaskConfig, own_task_config
+from flaxae.config.serialize import ConfigClass, task_config_class
 from flaxae.decoding import Sampling
 from flaxae.errors import ConfigError, require
 from flaxae.task import Context
@@ -225,12 +226,13 @@ class Autoencoder(Protocol):
         ...
 
 
-def open_model(source: str | Path, config_class: type[TaskConfig] | None = None) -> Autoencoder:
+def open_model(source: str | Path, config_class: ConfigClass | None = None) -> Autoencoder:
     """Open a trained text autoencoder of any family.
 
     Args:
         source: a run's workdir, a directory that `save_pretrained` wrote, or a Hub id.
-        config_class: the class of the run's task config. Required if it is not part of flaxae.
+        config_class: the class of the run's task config, or the path of the run's config file.
+            Required if the class is not part of flaxae.
 
     Returns:
         What the task config's `open_autoencoder` returns.
@@ -242,15 +244,11 @@ def open_model(source: str | Path, config_class: type[TaskConfig] | None = None)
     task = hf.read_config(hf.resolve(source)).get("task")
     name = str(task.get("class", "")) if isinstance(task, dict) else ""
     if config_class is None:
-        config_class = _task_config_class(name, source)
-    expected = name.rpartition(":")[2]
-    require(
-        config_class.__qualname__ == expected,
-        f"{source} is a run of {expected or 'an unknown task'}, but the given config is of "
-        f"{config_class.__qualname__}: give the config file that the run was trained with",
-    )
-    model = config_class.open_autoencoder(source)
-    check_autoencoder(model, f"{expected}.open_autoencoder returned")
+        found = _task_config_class(name, source)
+    else:
+        found = task_config_class(config_class, name or "an unknown task", source)
+    model = found.open_autoencoder(source)
+    check_autoencoder(model, f"{found.__qualname__}.open_autoencoder returned")
     return model
 
 

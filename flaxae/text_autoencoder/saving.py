@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from safetensors import SafetensorError
 
-from flaxae.config import Config, TaskConfig, from_json, to_json
+from flaxae.config import Config, from_json, to_json
+from flaxae.config.serialize import ConfigClass
 from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import ConfigError, require
 from flaxae.text_autoencoder import latent_stats
@@ -68,13 +69,14 @@ def write(
         raise ConfigError(f"cannot write into {directory}: {e}") from None
 
 
-def read(directory: Path, family: str, config_class: type[TaskConfig] | None = None) -> Saved:
+def read(directory: Path, family: str, config_class: ConfigClass | None = None) -> Saved:
     """Read a directory strictly: nothing missing, nothing more, all shapes as the config says.
 
     Args:
         directory: a directory that `write` wrote.
         family: the family's name in messages, such as "T5-VAE".
-        config_class: the class of the task's config; needed if it is not one of flaxae's own.
+        config_class: the class of the task's config, or the path of the config file; needed if
+            the class is not one of flaxae's own.
 
     Raises:
         ConfigError: if a file is missing or damaged, or does not fit the others.
@@ -87,7 +89,7 @@ def read(directory: Path, family: str, config_class: type[TaskConfig] | None = N
         raise ConfigError(
             f"{directory}: not a {family} that save_pretrained wrote (see config.json)"
         )
-    config = from_json(data, config_class)
+    config = from_json(data, config_class, directory)
     config.freeze()
     task = config.task.make(config)
     abstract = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import jax
 
-from flaxae.config import TaskConfig
-from flaxae.errors import ConfigError
+from flaxae.config.serialize import ConfigClass
+from flaxae.errors import ConfigError, require
 from flaxae.machine import sharding
 from flaxae.storage import checkpoint, paths
 from flaxae.storage import workdir as workdir_lib
@@ -16,30 +16,44 @@ from flaxae.task import Task
 from flaxae.training.frozen import Frozen
 from flaxae.training.layout import make_layout
 
+WHICH = ("auto", "latest", "best")
+
 
 def load(
-    workdir: str | Path, config_class: type[TaskConfig] | None = None, which: str = "auto"
+    workdir: str | Path, config_class: ConfigClass | None = None, which: str = "auto"
 ) -> Loaded:
     """Open the trained model of a workdir.
 
     Args:
         workdir: a run's folder.
-        config_class: the task's config class, if it is not one of flaxae's own.
+        config_class: the task's config class, or the path of the run's config file, if the class
+            is not one of flaxae's own.
         which: "latest", "best", or "auto": the best checkpoint if the run keeps one.
 
     Returns:
         The model (EMA parameters if the run keeps them), its config, task and step.
 
     Raises:
-        ConfigError: if the folder is not a run's workdir, or its frozen part has changed.
+        ConfigError: if the folder is not a run's workdir, `which` is wrong, or the frozen part has
+            changed.
         CheckpointError: if no checkpoint in it is readable.
     """
+    require(which in WHICH, f"which={which!r} is not one of {', '.join(WHICH)}")
     quiet_backends()
     workdir = paths.as_path(workdir)
     config = workdir_lib.stored_config(workdir, config_class)
     config.freeze()
-    if which == "auto":
-        which = "best" if checkpoint.steps_on_disk(workdir / "best") else "latest"
+    if which != "latest":
+        has_best = bool(checkpoint.steps_on_disk(workdir / "best"))
+        if which == "best" and not has_best:
+            metric = config.save.best_metric
+            raise ConfigError(
+                f"{workdir}: the run keeps no best checkpoint: save.best_metric is empty"
+                if not metric
+                else f"{workdir} has no best checkpoint yet: the run saves it when it evaluates "
+                f"{metric}"
+            )
+        which = "best" if has_best else "latest"
     arrays, extra, step = checkpoint.read_arrays(workdir, which)
     task: Task = config.task.make(config)
     with paths.local_for_reading(workdir, paths.NO_ASSETS) as folder:

@@ -105,6 +105,9 @@ def test_tuples_are_parsed(file, text, value):
         ("--config.steps=-1", "steps=-1 must be positive"),
         ("--noconfig.log.progress=1", "takes no value"),
         ("--wrkdir=x", "unknown option --wrkdir; did you mean --workdir"),
+        ("--steps=1", "unknown option --steps; did you mean --config.steps"),
+        ("--penalty=1", "unknown option --penalty; did you mean --config.task.penalty"),
+        ("--config.optim.learning_rate=1", "its section has: optim.name, optim.lr, optim.sched"),
         ("stray", "unexpected argument 'stray'"),
     ],
 )

@@ -144,8 +144,53 @@ def test_json_round_trip_keeps_everything():
 
 def test_classes_outside_flaxae_are_not_imported():
     data = config_lib.to_json(Config()) | {"task": {"class": "os:system"}}
-    with pytest.raises(ConfigError, match="config_class"):
+    with pytest.raises(ConfigError, match="not part of flaxae.*--config=FILE.*config_class='FILE'"):
         config_lib.from_json(data)
+
+
+def test_a_config_of_another_task_is_refused_by_name():
+    data = config_lib.to_json(Config(task=TinyConfig()))
+    with pytest.raises(ConfigError, match="a run of TinyConfig, but the given config is of T5VAE"):
+        config_lib.from_json(data, T5VAEConfig)
+
+
+FILE = """
+from tests.tiny.family import tiny_config
+
+def get_config():
+    return tiny_config()
+"""
+
+
+def test_a_config_file_may_be_given_in_place_of_its_class(tmp_path):
+    file = tmp_path / "experiment.py"
+    file.write_text(FILE)
+    data = config_lib.to_json(Config(task=TinyConfig(penalty=0.5)))
+    for given in (file, str(file)):
+        assert config_lib.from_json(data, given).task == TinyConfig(penalty=0.5)
+    with pytest.raises(
+        ConfigError, match="neither a task's config class nor the path.*load_config"
+    ):
+        config_lib.from_json(data, TinyConfig())  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "module, message",
+    [
+        ("config_config", r'in Python with the config flaxae.config.flags.load_config\("FILE"\)'),
+        ("mine.tiny", None),  # another class of this name
+    ],
+)
+def test_a_run_of_a_command_names_how_to_continue_it_in_python(tmp_path, module, message):
+    config = Config(task=TinyConfig())
+    stored = config_lib.to_json(resolve(config, None))
+    stored["task"]["class"] = f"{module}:TinyConfig"
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match=message) as e:
+        prepare(config, tmp_path, None, main=True)
+    assert f"task.class: '{module}:TinyConfig' -> 'tests.tiny.family:TinyConfig'" in str(e.value)
+    assert message or "load_config" not in str(e.value)
 
 
 @pytest.mark.parametrize(
