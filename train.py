@@ -34,15 +34,44 @@ def describe(result: "Result", workdir: str, argv: list[str]) -> str:
     step = int(result.state["step"])
     if result.status in ("sigterm", "sigint"):
         return f"Saved at step {step}. Continue with the same command:\n  python {shlex.join(argv)}"
-    lines = [f"  {name} = {value}" for name, value in sorted(result.metrics.items())]
+    from flaxae.task import has_report
+
     verb = "was done already, at" if result.status == "already_done" else "is done:"
-    lines = [
-        f"The run in {workdir} {verb} step {step}.",
-        *lines,
-        f"Its whole evaluation: python -m flaxae.evaluate {shlex.quote(workdir)}",
-        f"Train it further:     the same command with --config.steps={2 * step}",
-    ]
+    lines = [f"The run in {workdir} {verb} step {step}."]
+    lines += [f"  {name} = {value}" for name, value in sorted(result.metrics.items())]
+    if has_report(result.task):
+        command = ["python", "-m", "flaxae.evaluate", workdir]
+        if not type(result.config.task).__module__.startswith("flaxae."):
+            command.append(f"--config={config_file(argv)}")
+        lines.append(f"Its whole evaluation: {shlex.join(command)}")
+    lines.append(f"Train it further:     the same command with {further(result, workdir)}")
     return "\n".join(lines)
+
+
+def further(result: "Result", workdir: str) -> str:
+    """Return the options that train a finished run further."""
+    from flaxae.training.state import horizon, schedule_has_ended
+
+    step = int(result.state["step"])
+    if schedule_has_ended(result.config, step):
+        return (
+            f"{shlex.join([f'--config.resume_from={workdir}'])} --workdir=NEW\n"
+            "                      (a new run from its parameters: its own learning rate has "
+            "reached 0)"
+        )
+    # Not beyond the end of a schedule that ends at 0.
+    ended = schedule_has_ended(result.config, 2 * step)
+    return f"--config.steps={horizon(result.config) if ended else 2 * step}"
+
+
+def config_file(argv: list[str]) -> str:
+    """Return the config file, with its preset, that a command line names."""
+    file = ""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name == "config" and argument.startswith("-"):
+            file = value if equals else following
+    return file
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ class Task:
 
     def eval_step(self, model: Any, batch: Any, ctx: Context) -> Sums:
         """Return sums with weights of one batch; default: the loss and its metrics."""
-        loss = self.loss(model, batch, ctx)
+        loss = require_loss(self, self.loss(model, batch, ctx))
         return {"loss": (loss.total, loss.weight), **loss.metrics}
 
     def finalize(self, sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
@@ -218,8 +218,20 @@ class Task:
         return {}
 
     def report(self, loaded: "Loaded", outdir: str) -> dict[str, Any]:
-        """Evaluate a trained run as a whole; figures and tables go into outdir."""
-        raise NotImplementedError(f"{type(self).__name__} has no report")
+        """Evaluate a trained run as a whole, for `python -m flaxae.evaluate`.
+
+        Args:
+            loaded: the trained model with its config.
+            outdir: a local folder for figures and tables.
+
+        Returns:
+            Names with values that JSON can contain. `--json=FILE` writes them; the scalars are
+            printed if the method prints nothing.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} defines no report(): there is no whole evaluation of its runs; "
+            "the metrics of training are in metrics.jsonl"
+        )
 
     def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
         """Return the FLOPs of one train step without rematerialisation; 0: unknown."""
@@ -230,6 +242,22 @@ class Task:
 
     def load_assets(self, workdir: str) -> None:
         """Read what `save_assets` wrote; called before any other method of the task."""
+
+
+def has_report(task: Any) -> bool:
+    """Return True if a task defines `report`."""
+    return getattr(type(task), "report", Task.report) is not Task.report
+
+
+def require_loss(task: Any, loss: Any) -> Loss:
+    """Return what a task's `loss` returned; raise ConfigError if it is not a Loss."""
+    if isinstance(loss, Loss):
+        return loss
+    kind = "an array" if isinstance(loss, jax.Array) else f"a {type(loss).__name__}"
+    raise ConfigError(
+        f"{type(task).__name__}.loss must return flaxae.task.Loss (total, weight, metrics), not "
+        f"{kind}"
+    )
 
 
 @runtime_checkable
@@ -301,6 +329,10 @@ class Loaded:
     step: int
     workdir: Path
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        names = f"model={type(self.model).__name__}, task={type(self.task).__name__}"
+        return f"Loaded({names}, step={self.step}, workdir={str(self.workdir)!r})"
 
     def check_data(self) -> None:
         """Check that the data, and so the held-out examples, are those of the training.

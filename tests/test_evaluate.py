@@ -4,11 +4,14 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from matplotlib.figure import Figure
 
 from flaxae import evaluate
 from flaxae.config import LogConfig
+from flaxae.errors import ConfigError
 from flaxae.training import load as loading
+from tests.tiny.family import TinyTask, tiny_config
 
 
 def draw(path):
@@ -29,6 +32,33 @@ class Drawer:
 
 def events(workdir):
     return b"".join(f.read_bytes() for f in (workdir / "tensorboard").glob("*tfevents*"))
+
+
+class Silent:
+    """A task whose report only returns values."""
+
+    def report(self, loaded, outdir):
+        return {"step": loaded.step, "table": [1, 2], "error": 0.5}
+
+
+def opened(monkeypatch, task):
+    config = SimpleNamespace(log=LogConfig(tensorboard=False))
+    loaded = SimpleNamespace(task=task, step=7, config=config)
+    monkeypatch.setattr(loading, "load", lambda *_: loaded)
+
+
+def test_scalars_of_a_report_that_prints_nothing_are_printed(tmp_path, monkeypatch, capsys):
+    opened(monkeypatch, Silent())
+    evaluate.evaluate(tmp_path)
+    assert capsys.readouterr().out == "step = 7\nerror = 0.5\n"
+    assert (tmp_path / "report" / "report.txt").read_text() == "step = 7\nerror = 0.5\n"
+
+
+def test_a_task_without_a_report_is_one_message_and_writes_nothing(tmp_path, monkeypatch):
+    opened(monkeypatch, TinyTask(tiny_config()))
+    with pytest.raises(ConfigError, match=r"TinyTask defines no report\(\)"):
+        evaluate.evaluate(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_figures_of_the_report_also_go_to_tensorboard(tmp_path, monkeypatch, capsys):

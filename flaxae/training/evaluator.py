@@ -1,5 +1,6 @@
 """The loop's own evaluation: exact sums over whole splits, samples, and the best checkpoint."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -19,6 +20,18 @@ from flaxae.training.state import State, make_state
 from flaxae.training.step import make_eval_step
 
 Metrics = dict[str, Any]  # "split/name" -> value, or a list of one value per lane
+
+
+class UnknownMetricError(ConfigError):
+    """`save.best_metric` names no metric of the evaluations.
+
+    Args:
+        name: the field's value.
+        known: the metrics.
+    """
+
+    def __init__(self, name: str, known: Iterable[str]):
+        super().__init__(f"save.best_metric={name!r} is not one of: {', '.join(known)}")
 
 
 class Evaluator:
@@ -58,6 +71,42 @@ class Evaluator:
             for folder in setup.lane_dirs
             if config.save.best_metric
         ]
+
+    def check_best_metric(self, state: State) -> None:
+        """Check before the first step that evaluations have the metric of `save.best_metric`.
+
+        Nothing is computed on the device: the task makes the metrics from sums of ones.
+
+        Args:
+            state: a state of the run, for its shapes.
+
+        Raises:
+            ConfigError: if no metric has this name.
+        """
+        setup, name = self._setup, self._setup.config.save.best_metric
+        if not name or not self.sources:
+            return
+        names: list[str] = []
+        for split, source in self.sources.items():
+            shapes = self._sum_shapes(state, source)
+            ones = jax.tree.map(lambda x: np.ones(x.shape[bool(setup.lanes) :], x.dtype), shapes)
+            try:
+                names += [f"{split}/{metric}" for metric in setup.task.finalize(ones)]
+            except Exception:  # a task may need real sums: the first evaluation checks the name
+                return
+        if name not in names:
+            raise UnknownMetricError(name, names)
+
+    def _sum_shapes(self, state: State, source: Feed) -> Any:
+        """Return the shapes of a split's sums, with an axis of lanes if there are lanes."""
+        lanes = (self._setup.lanes,) if source.leading else ()  # lanes with data of their own
+        batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((*lanes, *x.shape), x.dtype), source.batch_spec
+        )
+        carry = jax.eval_shape(lambda s: self.carry_for(s, source), state)
+        params, zero = state["ema"] or state["params"], np.int32(0)
+        frozen, hparams = self._setup.frozen.values, self._setup.hparams
+        return jax.eval_shape(self._zeros, params, carry, frozen, batch, hparams, zero, zero)
 
     def close(self) -> None:
         """Close the lanes' best checkpoints when all saves are on disk."""
@@ -139,7 +188,7 @@ class Evaluator:
         if not name:
             return
         if name not in results[0]:
-            raise ConfigError(f"save.best_metric={name!r} is not one of: {', '.join(results[0])}")
+            raise UnknownMetricError(name, results[0])
         for writer in setup.writers:
             writer.flush()  # before the checkpoint that a run may return to
         if not setup.lanes:

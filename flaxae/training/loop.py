@@ -18,16 +18,17 @@ from flaxae.machine.preemption import Preemption
 from flaxae.machine.watchdog import Watchdog
 from flaxae.storage import paths
 from flaxae.storage import workdir as workdir_lib
+from flaxae.storage.checkpoint_errors import warn
 from flaxae.storage.quiet import quiet_backends
 from flaxae.training import metrics as metrics_lib
-from flaxae.training.evaluator import Evaluator, Metrics
+from flaxae.training.evaluator import Evaluator, Metrics, UnknownMetricError
 from flaxae.training.feed import Prefetcher
 from flaxae.training.lanes import write_lane
 from flaxae.training.non_finite import check_finite
 from flaxae.training.profiling import Trace
 from flaxae.training.restore import restore_or_init
 from flaxae.training.setup import Setup, make_setup
-from flaxae.training.state import State
+from flaxae.training.state import State, horizon, schedule_has_ended
 from flaxae.training.step import make_train_step
 
 
@@ -39,11 +40,20 @@ class Result:
         state: the last state.
         metrics: the last evaluation, "split/name" -> value, or one value per lane.
         status: "done", "already_done", "sigterm" or "sigint".
+        config: the config that the run trained with, its schedule's horizon included.
+        task: the run's task.
     """
 
     state: State
     metrics: Metrics
     status: str
+    config: Config = dataclasses.field(default_factory=Config)
+    task: Any = None
+
+    def __repr__(self) -> str:
+        step = f"step={self.state['step']}"
+        values = [f"{name}={_short(value)}" for name, value in sorted(self.metrics.items())]
+        return f"Result({', '.join([self.status, step, *values])})"
 
 
 def run(config: Config, workdir: str | Path, lanes: list[dict[str, Any]] | None = None) -> Result:
@@ -124,7 +134,14 @@ class Loop:
             last = start >= config.steps
             owed = self._due(start) - self.evaluator.logged(start) if start else set()
             if last and not owed:
-                return Result(state, self.evaluator.last_logged(), "already_done")
+                return self._result(state, self.evaluator.last_logged(), "already_done")
+            self.evaluator.check_best_metric(state)
+            if start and not last and schedule_has_ended(config, start):
+                warn(
+                    f"the learning rate is 0 from step {horizon(config)} on, the end of its "
+                    "schedule: more steps do not change the parameters. Start a new run from them "
+                    f"with --config.resume_from={setup.workdir} and another --workdir"
+                )
             self.progress = metrics_lib.Progress(
                 config.steps,
                 start,
@@ -139,7 +156,7 @@ class Loop:
                 stop = self.preemption.noticed
                 if stop or last:
                     self.progress.close()
-                    return Result(state, self.results, stop or "done")
+                    return self._result(state, self.results, stop or "done")
             self.progress.note("compiling the training step ...")
             self.clock = (time.perf_counter(), start)
             rows = sharding.batch_sharding(setup.mesh, setup.feed.leading)
@@ -155,7 +172,10 @@ class Loop:
                 feed.close()
                 self.trace.stop()
                 self.progress.close()
-            return Result(state, self.results, status)
+            return self._result(state, self.results, status)
+
+    def _result(self, state: State, metrics: Metrics, status: str) -> Result:
+        return Result(state, metrics, status, self.config, self.setup.task)
 
     def _steps(self, state: State, start: int, feed: Iterator[Any]) -> tuple[State, str]:
         """Step until the last step or a signal; return the state and the run's status."""
@@ -206,21 +226,31 @@ class Loop:
         setup, preemption = self.setup, self.preemption
         if "eval" in due and not preemption.noticed:
             with self.goodput.track("eval"):
-                found = self.evaluator.evaluate(state, end, preemption, self.progress)
+                try:
+                    found = self.evaluator.evaluate(state, end, preemption, self.progress)
+                except UnknownMetricError:  # no step is lost
+                    self._save(state, end, wait=True)
+                    raise
                 self.results = found or {}
         if "sample" in due and not preemption.noticed:
             with self.goodput.track("sample"):
                 self.evaluator.sample(state, end, self.progress)
         stop = stop or preemption.noticed
-        if ("save" in due or stop) and end not in setup.checkpointer.steps():
-            with self.goodput.track("save"):
-                for writer in setup.writers:
-                    writer.flush()
-                wait = last or stop is not None
-                setup.checkpointer.save(end, state, setup.extra(), wait=wait)
+        if "save" in due or stop:
+            self._save(state, end, wait=last or stop is not None)
         if last and not stop and setup.main:
             for lane, folder in enumerate(setup.lane_dirs):
                 write_lane(state, lane, folder, setup.configs[lane], end, setup.extra(lane))
+
+    def _save(self, state: State, end: int, wait: bool) -> None:
+        """Save the state unless its step is saved already."""
+        setup = self.setup
+        if end in setup.checkpointer.steps():
+            return
+        with self.goodput.track("save"):
+            for writer in setup.writers:
+                writer.flush()
+            setup.checkpointer.save(end, state, setup.extra(), wait=wait)
 
     def _log(self, end: int, metrics: dict[str, Any]) -> None:
         """Read the metrics of one call; write them if a log line is due."""
@@ -272,6 +302,13 @@ def _description(setup: Setup, start: int) -> str:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def _short(value: Any) -> str:
+    """Return a metric, or one metric per lane, with four digits."""
+    if isinstance(value, list):
+        return f"[{', '.join(_short(x) for x in value)}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _number(x: Any) -> Any:

@@ -8,8 +8,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from flaxae.config.serialize import ConfigClass
 from flaxae.errors import ConfigError
 from flaxae.storage import paths
+from flaxae.task import has_report
 
 REPORT = "report"  # the folder inside a workdir
 TEXT = "report.txt"  # the text that the task printed
@@ -39,7 +41,10 @@ class Tee(io.TextIOBase):
 
 
 def evaluate(
-    workdir: str | Path, outdir: str | Path = "", config_class: Any = None, which: str = "auto"
+    workdir: str | Path,
+    outdir: str | Path = "",
+    config_class: ConfigClass | None = None,
+    which: str = "auto",
 ) -> dict[str, Any]:
     """Run a task's report on a trained run; print it, and save the printed text with it.
 
@@ -47,20 +52,24 @@ def evaluate(
         workdir: the run's folder.
         outdir: the folder of the report and its figures; "": a folder inside the workdir, and the
             figures also go into the run's TensorBoard if it has one.
-        config_class: the task's config class, if it is not one of flaxae's own.
+        config_class: the task's config class, or the path of the run's config file, if the class
+            is not one of flaxae's own.
         which: the checkpoint: "latest", "best" or "auto".
 
     Returns:
         The report.
 
     Raises:
-        ConfigError: if the folder is not a run's workdir, or the report cannot be written.
+        ConfigError: if the folder is not a run's workdir, the task has no report, or the report
+            cannot be written.
         CheckpointError: if no checkpoint in it is readable.
     """
     from flaxae.training.load import load
 
     folder = report_folder(workdir, outdir)
     loaded = load(workdir, config_class, which)
+    if not has_report(loaded.task):
+        loaded.task.report(loaded, str(folder))  # raises its error before a folder is made
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -72,6 +81,8 @@ def evaluate(
         before = _figures(local)
         with contextlib.redirect_stdout(tee):
             result = loaded.task.report(loaded, str(local))
+            if not tee.kept.getvalue():
+                _print_scalars(result)
         (local / TEXT).write_text(tee.kept.getvalue())
         if not outdir and loaded.config.log.tensorboard:
             # Only the figures of this evaluation, not those of an earlier one.
@@ -84,6 +95,13 @@ def evaluate(
         writer.write(loaded.step, REPORT, {}, images=images)
         writer.close()
     return result
+
+
+def _print_scalars(result: dict[str, Any]) -> None:
+    """Print the numbers and strings of a report, for a task that printed nothing."""
+    for name, value in (result or {}).items():
+        if np.ndim(value) == 0 and not isinstance(value, dict):
+            print(f"{name} = {value}")
 
 
 def _figures(folder: Path) -> dict[Path, int]:

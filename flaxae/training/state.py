@@ -48,6 +48,12 @@ def horizon(config: Config) -> int:
     return config.optim.decay_steps or config.steps
 
 
+def schedule_has_ended(config: Config, step: int) -> bool:
+    """Return True if this step and all later ones train at a learning rate of 0."""
+    end = horizon(config)
+    return step >= end and float(optim_lib.learning_rate(config.optim, 1.0, step, end)) < 1e-6
+
+
 def make_tx(
     config: Config, hparams: dict[str, Any], step: Any
 ) -> optax.GradientTransformationExtraArgs:

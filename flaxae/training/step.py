@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from flaxae.config import Config
-from flaxae.task import Context, Task, TransformsGrads, UpdatesState
+from flaxae.task import Context, Task, TransformsGrads, UpdatesState, require_loss
 from flaxae.training import optim as optim_lib
 from flaxae.training.layout import Layout
 from flaxae.training.state import Shardings, State, horizon, make_tx, optimizer_template
@@ -42,7 +42,7 @@ def make_gradients(task: Task, config: Config, layout: Layout) -> Callable:
 
     def loss_fn(params: Any, carry: Any, frozen: Any, batch: Any, ctx: Context) -> Any:
         model = layout.merge(params, carry, frozen)
-        loss = task.loss(model, batch, ctx)
+        loss = require_loss(task, task.loss(model, batch, ctx))
         metrics = {"loss": (loss.total, loss.weight), **loss.metrics}
         return loss.total, (loss.weight, metrics, layout.carry_of(model))
 

@@ -13,6 +13,7 @@ import flaxae
 from flaxae.errors import CheckpointError, ConfigError, NonFiniteError
 from flaxae.machine import sharding
 from flaxae.task import Context
+from flaxae.training.evaluator import Evaluator
 from flaxae.training.loop import Loop, run
 from flaxae.training.restore import restore_or_init
 from flaxae.training.setup import make_setup
@@ -223,12 +224,23 @@ def test_the_frozen_part_is_neither_saved_nor_changed(tmp_path: Path) -> None:
         flaxae.load(tmp_path / "w")
 
 
-def test_a_finished_run_is_extended_and_gives_its_parameters_to_another(tmp_path: Path) -> None:
+def test_a_finished_run_is_extended_and_gives_its_parameters_to_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     first = run(tiny_config(), tmp_path / "w")
     again = run(tiny_config(), tmp_path / "w")
     assert again.status == "already_done"
     assert again.metrics == first.metrics
     longer = run(tiny_config(steps=30), tmp_path / "w")
+    assert "the learning rate is 0 from step 20 on" in capsys.readouterr().err
+    assert repr(longer).startswith("Result(done, step=30, dev/drift=") and len(repr(longer)) < 200
+    loaded = flaxae.load(tmp_path / "w", TinyConfig)
+    workdir = str(tmp_path / "w")
+    assert repr(loaded) == f"Loaded(model=Tiny, task=TinyTask, step=30, workdir={workdir!r})"
+    with pytest.raises(ConfigError, match="keeps no best checkpoint: save.best_metric is empty"):
+        flaxae.load(tmp_path / "w", TinyConfig, which="best")
+    with pytest.raises(ConfigError, match="which='newest' is not one of auto, latest, best"):
+        flaxae.load(tmp_path / "w", TinyConfig, which="newest")
     assert longer.status == "done" and int(longer.state["step"]) == 30
     stored = json.loads((tmp_path / "w" / "config.json").read_text())
     assert stored["optim"]["decay_steps"] == 20  # extending never moves the schedule
@@ -245,6 +257,40 @@ def test_the_best_checkpoint_is_that_of_the_best_evaluation(tmp_path: Path) -> N
     rows = [r for r in log_of(tmp_path / "w") if r["split"] == "dev"]
     best = min(rows, key=lambda r: r["error"])
     assert flaxae.load(tmp_path / "w", config_class=TinyConfig).step == best["step"]
+
+
+@pytest.mark.parametrize("lanes", [None, [{}, {"seed": 1}], [{}, {"data.seed": 1}]])
+def test_an_unknown_best_metric_is_found_before_the_first_step(tmp_path: Path, lanes: Any) -> None:
+    config = tiny_config(save__best_metric="dev/eror", eval__every=2)
+    with pytest.raises(
+        ConfigError, match="'dev/eror' is not one of: dev/drift, dev/error, dev/loss"
+    ):
+        run(config, tmp_path / "w", lanes)
+    assert not any(f.stat().st_size for f in (tmp_path / "w").rglob("metrics.jsonl"))
+    config.save.best_metric = "dev/error"
+    with Loop(
+        make_setup(flaxae.storage.workdir.prepare(config, tmp_path, lanes, True), tmp_path, lanes)
+    ) as loop:
+        with jax.set_mesh(loop.setup.mesh):
+            loop.evaluator.check_best_metric(restore_or_init(loop.setup)[0])
+
+
+def test_no_step_is_lost_to_a_best_metric_that_is_found_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Evaluator, "check_best_metric", lambda *_: None)
+    config = tiny_config(save__best_metric="dev/eror", eval__every=2)
+    with pytest.raises(ConfigError, match="'dev/eror' is not one of"):
+        run(config, tmp_path)
+    assert arrays_of(tmp_path)["['step']"] == 2
+
+
+def test_a_loss_of_another_type_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TinyTask, "loss", lambda *_: jax.numpy.zeros(()))
+    with pytest.raises(ConfigError, match="TinyTask.loss must return flaxae.task.Loss .* an array"):
+        run(tiny_config(), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_step(
