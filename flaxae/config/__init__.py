@@ -4,6 +4,7 @@ A config file's `get_config()` returns a `Config`; `--config.a.b=v` overrides ar
 Sections are mutable while flags are parsed and frozen after that.
 """
 
+from flaxae.config import flags as flags
 from flaxae.config.fields import Section as Section
 from flaxae.config.fields import field_types as field_types
 from flaxae.config.fields import get_field as get_field
