@@ -34,8 +34,9 @@ class TextAutoencoder(Pretrained):
     def encode(self, texts: Sequence[str], *, truncate: bool = False) -> Float[np.ndarray, "B L Z"]:
         """Encode texts.
 
-        >>> vae.encode([]).shape[0]
-        0
+        Examples:
+            >>> vae.encode([]).shape[0]
+            0
 
         Args:
             texts: any number of texts.
@@ -68,9 +69,10 @@ class TextAutoencoder(Pretrained):
     def decode(self, z: Float[np.ndarray, "B L Z"], *, seed: int = 0, **sampling: Any) -> list[str]:
         """Decode codes, greedily by default.
 
-        >>> z = vae.encode(["import os"])
-        >>> vae.decode(z) == vae.decode(z, temperature=1.0, top_k=1)
-        True
+        Examples:
+            >>> z = vae.encode(["import os"])
+            >>> vae.decode(z) == vae.decode(z, temperature=1.0, top_k=1)
+            True
 
         Args:
             z: clean codes; flattened codes (B, L * Z) are accepted as well.
@@ -94,8 +96,9 @@ class TextAutoencoder(Pretrained):
     ) -> list[str]:
         """Encode texts and decode their codes.
 
-        >>> len(vae.reconstruct(["import os", "return self.x"]))
-        2
+        Examples:
+            >>> len(vae.reconstruct(["import os", "return self.x"]))
+            2
 
         Args:
             texts: any number of texts.
@@ -116,9 +119,10 @@ class TextAutoencoder(Pretrained):
     ) -> list[str]:
         """Return the texts on a path from a to b, decoded ends included.
 
-        >>> path = vae.interpolate("import os", "return self.x", steps=3, how="lerp")
-        >>> [path[0], path[-1]] == vae.reconstruct(["import os", "return self.x"])
-        True
+        Examples:
+            >>> path = vae.interpolate("import os", "return self.x", steps=3, how="lerp")
+            >>> [path[0], path[-1]] == vae.reconstruct(["import os", "return self.x"])
+            True
 
         Args:
             a: first end, a text or a code.
@@ -144,8 +148,9 @@ class TextAutoencoder(Pretrained):
     ) -> Float[np.ndarray, "steps L Z"]:
         """Return the codes that `interpolate` decodes.
 
-        >>> vae.path("import os", "return self.x", steps=4).shape[0]
-        4
+        Examples:
+            >>> vae.path("import os", "return self.x", steps=4).shape[0]
+            4
 
         Args:
             a: first end, a text or a code.
@@ -173,8 +178,9 @@ class TextAutoencoder(Pretrained):
     def analogy(self, a: str | Code, b: str | Code, c: str | Code, **sampling: Any) -> str:
         """Return the text of the code a - b + c, which is to c as a is to b.
 
-        >>> vae.analogy("x = 1", "x = 1", "y = 2") == vae.reconstruct(["y = 2"])[0]
-        True
+        Examples:
+            >>> vae.analogy("x = 1", "x = 1", "y = 2") == vae.reconstruct(["y = 2"])[0]
+            True
 
         Args:
             a: a text or a code.
@@ -195,8 +201,9 @@ class TextAutoencoder(Pretrained):
     ) -> list[str]:
         """Decode codes drawn from a prior.
 
-        >>> len(vae.sample(3, temperature=0.8, prior="gaussian", top_k=1, decode_temperature=1.0))
-        3
+        Examples:
+            >>> len(vae.sample(3, temperature=0.8, prior="gaussian", top_k=1, decode_temperature=1.0))
+            3
 
         Args:
             n: number of texts.
@@ -228,8 +235,9 @@ class TextAutoencoder(Pretrained):
     ) -> list[tuple[str, float]]:
         """Return the texts of a corpus whose codes are nearest to a given one.
 
-        >>> vae.nearest("import os", ["return self.x", "import os"], k=1)[0][0]
-        'import os'
+        Examples:
+            >>> vae.nearest("import os", ["return self.x", "import os"], k=1)[0][0]
+            'import os'
 
         Args:
             text: a text or a code.
@@ -266,9 +274,10 @@ class TextAutoencoder(Pretrained):
     ) -> list[str]:
         """Decode a code with one of its numbers set to each of several values.
 
-        >>> mean, std = (float(x.ravel()[0]) for x in vae.statistics[:2])
-        >>> len(vae.traverse("import os", 0, [mean - 2 * std, mean, mean + 2 * std]))
-        3
+        Examples:
+            >>> mean, std = (float(x.ravel()[0]) for x in vae.statistics[:2])
+            >>> len(vae.traverse("import os", 0, [mean - 2 * std, mean, mean + 2 * std]))
+            3
 
         Args:
             text: a text or a code.

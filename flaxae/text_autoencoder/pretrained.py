@@ -206,8 +206,9 @@ class Pretrained:
     def prior(self, which: str | Prior | None = None) -> Prior:
         """Return a prior of the codes.
 
-        >>> vae.prior("gaussian").sample(4).shape == (4, vae.num_latents * vae.dim)
-        True
+        Examples:
+            >>> vae.prior("gaussian").sample(4).shape == (4, vae.num_latents * vae.dim)
+            True
 
         Args:
             which: one of
@@ -258,8 +259,9 @@ class Pretrained:
     def training_texts(self) -> list[str]:
         """Return the texts that the model was trained on.
 
-        >>> "import os = 0" in vae.training_texts()
-        True
+        Examples:
+            >>> "import os = 0" in vae.training_texts()
+            True
 
         Raises:
             ConfigError: if the model came without them.
@@ -271,8 +273,9 @@ class Pretrained:
     def training_labels(self) -> list[str] | None:
         """Return one label per training text; None if the run's data have no labels.
 
-        >>> vae.training_labels() is None
-        True
+        Examples:
+            >>> vae.training_labels() is None
+            True
         """
         return self._labels() if self._labels is not None else None
 
@@ -280,8 +283,9 @@ class Pretrained:
     def fingerprint(self) -> str:
         """A hash of the parameters and the tokenizer.
 
-        >>> len(vae.fingerprint)
-        16
+        Examples:
+            >>> len(vae.fingerprint)
+            16
         """
         return digest([fingerprint(self._codec.state), str(self.tokenizer.fingerprint)])
 

@@ -10,14 +10,15 @@ from flaxae.text_autoencoder.api import TextAutoencoder
 class T5VAE(TextAutoencoder):
     """Texts as codes, and operations on codes.
 
-    >>> import flaxae
-    >>> vae = flaxae.T5VAE.from_pretrained("runs/t5_vae")  # doctest: +SKIP
-    >>> z = vae.encode(["import os", "return self.x"])
-    >>> z.shape == (2, vae.num_latents, vae.dim)
-    True
-    >>> likely, drawn = vae.decode(z, beams=4), vae.decode(z, temperature=0.7, seed=1)
-    >>> len(vae.interpolate("import os", "return self.x", steps=5))
-    5
+    Examples:
+        >>> import flaxae
+        >>> vae = flaxae.T5VAE.from_pretrained("runs/t5_vae")  # doctest: +SKIP
+        >>> z = vae.encode(["import os", "return self.x"])
+        >>> z.shape == (2, vae.num_latents, vae.dim)
+        True
+        >>> likely, drawn = vae.decode(z, beams=4), vae.decode(z, temperature=0.7, seed=1)
+        >>> len(vae.interpolate("import os", "return self.x", steps=5))
+        5
 
     All methods are those of `TextAutoencoder`.
     """
