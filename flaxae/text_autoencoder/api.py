@@ -202,7 +202,7 @@ class TextAutoencoder(Pretrained):
         """Decode codes drawn from a prior.
 
         Examples:
-            >>> len(vae.sample(3, temperature=0.8, prior="gaussian", top_k=1, decode_temperature=1.0))
+            >>> len(vae.sample(3, temperature=0.8, prior="gaussian", decode_temperature=1.0))
             3
 
         Args:
