@@ -30,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flaxae.data.config import TextDataConfig
 from flaxae.training.hparams import make_hparams
 from flaxae.training.layout import init_model, make_layout
 from flaxae.training.state import abstract_state, make_state
@@ -232,7 +233,10 @@ def measure(case: Case, config: Any, args: argparse.Namespace) -> dict[str, Any]
         state = init(hparams)
         frozen = draw_frozen(task, config, mesh)
         rows = sharding.batch_sharding(mesh)
-        batch = sharding.put(random_batch(spec, config.data.vocab_size, case), rows)
+        # Looped problems are drawn on the device: their batch is empty.
+        texts = isinstance(config.data, TextDataConfig)
+        vocab_size = config.data.vocab_size if texts else 0
+        batch = sharding.put(random_batch(spec, vocab_size, case), rows)
         step = train_step.make_train_step(task, config, layout, shardings)
         began = time.perf_counter()
         step = step.lower(state, frozen, batch, hparams).compile()
