@@ -211,6 +211,7 @@ def test_a_run_killed_and_resumed_in_a_bucket_equals_the_run_in_a_folder(bucket,
     assert log_of(there) == log_of(whole)
 
 
+@pytest.mark.slow
 def test_two_processes_write_into_a_bucket(bucket, whole):
     options = {"workdir": "gs://bucket/two", "overrides": OPTIONS, "slow": 0.05}
     pair = start_pair(options)
@@ -244,6 +245,7 @@ def test_all_other_files_of_a_run_go_into_the_bucket(bucket, tmp_path):
     assert set(np.load(file)) == {"x", "y", "weight"}
 
 
+@pytest.mark.slow
 def test_a_sweep_in_a_bucket_equals_a_sweep_in_a_folder(bucket, tmp_path):
     grid = sweep_plan.expand({"optim.lr": [1e-2, 1e-3]})
     config = tiny_config(steps=4, save__every=2, save__best_metric="dev/loss")

@@ -86,6 +86,7 @@ def test_a_sweep_side_by_side_equals_a_sweep_in_sequence(tmp_path):
         assert log_of(tmp_path / "one" / run) == log_of(tmp_path / "two" / run)
 
 
+@pytest.mark.slow
 def test_a_sweep_saves_after_ctrl_c_and_continues(tmp_path):
     steps = 3000
     (tmp_path / "mine.py").write_text(SWEEP % (steps, *POISON))

@@ -39,6 +39,7 @@ def real(tmp_path: Path):
             subprocess.run(["tmux", "kill-server"], env=env, capture_output=True)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_workers_continues_after_sigterm(real: World, tmp_path: Path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -373,11 +373,11 @@ def test_a_failed_start_claims_no_workdir(tmp_path: Path) -> None:
 def test_a_run_older_than_a_config_field_resumes(tmp_path: Path) -> None:
     run(tiny_config(**FIVE), tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
-    del stored["data"]["max_lines"]
+    del stored["optim"]["momentum"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert run(tiny_config(**FIVE), tmp_path).status == "already_done"
-    with pytest.raises(ConfigError, match="max_lines: 0 -> 3"):
-        run(tiny_config(**FIVE, data__max_lines=3), tmp_path)
+    with pytest.raises(ConfigError, match="momentum: 0.9 -> 0.5"):
+        run(tiny_config(**FIVE, optim__momentum=0.5), tmp_path)
 
 
 def test_a_run_may_evaluate_nothing(tmp_path: Path) -> None:

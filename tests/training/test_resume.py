@@ -67,6 +67,7 @@ def test_ctrl_c_saves_and_exits_130(tmp_path: Path) -> None:
     assert any((tmp_path / "run" / "latest").iterdir())
 
 
+@pytest.mark.slow
 def test_two_processes_sigterm_and_resume(whole: Path, tmp_path: Path) -> None:
     options = {"workdir": str(tmp_path / "run"), "overrides": HARD, "slow": 0.05}
     pair = start_pair(options)

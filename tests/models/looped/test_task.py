@@ -39,6 +39,7 @@ def context(step: int = 0, train: bool = True, **hparams) -> Context:
     return Context(jax.random.key(3), jnp.int32(step), hparams=named, train=train)
 
 
+@pytest.mark.slow
 def test_lanes_with_different_b_and_t_equal_single_runs(tmp_path):
     config = tiny_config(task__max_grad_loops=3)
     result = run(config, tmp_path / "lanes", LANES)
@@ -183,6 +184,7 @@ def loss_and_gradient(config, step, cut=0):
 
 
 @pytest.mark.usefixtures("split_small")
+@pytest.mark.slow
 def test_eight_devices_equal_one(tmp_path):
     one, eight = tiny_config(), tiny_config(mesh__replica=2, mesh__fsdp=4)
     a, b = run(one, tmp_path / "one"), run(eight, tmp_path / "eight")

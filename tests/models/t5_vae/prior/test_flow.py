@@ -79,7 +79,8 @@ def test_flow_fits_codes_that_no_gaussian_fits(workdir: Path, flow: FlowPrior) -
     assert theirs > 0.01
     assert ours < 0.1 * theirs
     losses = [row["loss"] for row in log_of(workdir) if row["split"] == "train"]
-    assert losses[-1] < 0.8 * losses[0]
+    # These are losses of single batches, the first one after 50 steps.
+    assert losses[-1] < 0.9 * losses[0]
     assert (workdir / "samples.jsonl").read_text().count("samples of the flow") == 1
 
 
