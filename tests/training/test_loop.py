@@ -261,9 +261,9 @@ def test_the_best_checkpoint_is_that_of_the_best_evaluation(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("lanes", [None, [{}, {"seed": 1}], [{}, {"data.seed": 1}]])
 def test_an_unknown_best_metric_is_found_before_the_first_step(tmp_path: Path, lanes: Any) -> None:
-    config = tiny_config(save__best_metric="dev/eror", eval__every=2)
+    config = tiny_config(save__best_metric="dev/losss", eval__every=2)
     with pytest.raises(
-        ConfigError, match="'dev/eror' is not one of: dev/drift, dev/error, dev/loss"
+        ConfigError, match="'dev/losss' is not one of: dev/drift, dev/error, dev/loss"
     ):
         run(config, tmp_path / "w", lanes)
     assert not any(f.stat().st_size for f in (tmp_path / "w").rglob("metrics.jsonl"))
@@ -279,8 +279,8 @@ def test_no_step_is_lost_to_a_best_metric_that_is_found_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Evaluator, "check_best_metric", lambda *_: None)
-    config = tiny_config(save__best_metric="dev/eror", eval__every=2)
-    with pytest.raises(ConfigError, match="'dev/eror' is not one of"):
+    config = tiny_config(save__best_metric="dev/losss", eval__every=2)
+    with pytest.raises(ConfigError, match="'dev/losss' is not one of"):
         run(config, tmp_path)
     assert arrays_of(tmp_path)["['step']"] == 2
 
