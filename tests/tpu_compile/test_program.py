@@ -148,7 +148,8 @@ def test_a_program_that_does_not_fit_raises():
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("v9:2x2", "no chip 'v9'"), ("v5e:3x5", "no such slice"), ("v5e", "slice")]
+    ("name", "words"),
+    [("v9:2x2", "no chip 'v9'"), ("v5e:3x5", "does not know this slice"), ("v5e", "slice")],
 )
 def test_unknown_slices_are_errors(name, words):
     with pytest.raises(ConfigError, match=words):
