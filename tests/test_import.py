@@ -1,7 +1,10 @@
 """Importing flaxae: what it must not import, and what it must not change."""
 
+import ast
+import importlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -60,3 +63,35 @@ def test_importing_changes_no_log_filter_and_no_hook():
         "print(sys.unraisablehook is before, [len(f) for f in filters()])"
     )
     assert printed(code).splitlines() == ["True [[], []]", "False [1, 1]"]
+
+
+LAZY = sorted(
+    ".".join(path.parent.relative_to(ROOT).parts)
+    for path in (ROOT / "flaxae").rglob("__init__.py")
+    if "def __getattr__" in path.read_text()
+)
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_no_lazy_name_is_also_a_module_of_its_package(package):
+    """Importing a module binds its name in the package, over the object of a lazy name."""
+    names = set(importlib.import_module(package).__all__)
+    assert names and not names & {p.stem for p in ROOT.joinpath(*package.split(".")).iterdir()}
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_lazy_names_exist_and_stay_what_they_are(package):
+    module = importlib.import_module(package)
+    targets = {name: target.partition(":") for name, target in getattr(module, "_LAZY", {}).items()}
+    for name in module.__all__:
+        path, _, attribute = targets.get(name, ("", "", ""))
+        if path.startswith("flaxae.explore."):  # importing Panel takes seconds
+            tree = ast.parse(ROOT.joinpath(*path.split(".")).with_suffix(".py").read_text())
+            assert attribute in {getattr(node, "name", "") for node in tree.body}
+            continue
+        first = getattr(module, name)
+        if path:
+            assert getattr(importlib.import_module(path), attribute) is first
+        assert getattr(module, name) is first and not isinstance(first, types.ModuleType)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = module.nonsense
