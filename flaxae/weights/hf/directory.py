@@ -1,12 +1,12 @@
 """Directories in Hugging Face's layout, local or on the Hub, and their JSON files."""
 
 import difflib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from flaxae.errors import ConfigError, require
+from flaxae.foreign_json import read_json as read_json
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -61,17 +61,3 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     require(path.is_file(), f"{directory}: no {CONFIG}")
     return read_json(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the contents of a JSON file.
-
-    Raises:
-        ConfigError: if it cannot be read, or is not a JSON object.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not JSON ({error})") from None
-    require(isinstance(data, dict), f"{path}: not a JSON object")
-    return data
