@@ -173,7 +173,10 @@ class LanguageModelTask(Task):
             "set pretrained to train one",
         )
         if tokenizer is None:
-            raise ConfigError(f"{self.config.pretrained}: it has no tokenizer.json")
+            raise ConfigError(
+                f"pretrained={self.config.pretrained} has no tokenizer.json: put that of the model "
+                "into the folder; the ids of another tokenizer mean other tokens"
+            )
         return tokenizer
 
     @property

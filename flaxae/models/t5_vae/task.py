@@ -16,11 +16,12 @@ from flaxae.config import Config, DataConfig, TaskConfig
 from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.hub import TextData, text_sources
 from flaxae.data.plan import planned_spec
+from flaxae.data.pretrained import check_vocabulary
 from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import require
 from flaxae.lm.t5.modeling import PAD, T5Config
 from flaxae.losses import Kernel, mmd
-from flaxae.models.t5_vae import flops, objectives
+from flaxae.models.t5_vae import flops, objectives, vocabulary
 from flaxae.models.t5_vae import noise as noise_lib
 from flaxae.models.t5_vae.batches import compare, one_device, rows_of
 from flaxae.models.t5_vae.bottlenecks import LatentConfig, sampled
@@ -131,15 +132,15 @@ class T5VAETask(Task):
     @cached_property
     def text(self) -> TextData:
         """The corpus with its tokenizer and splits, loaded at first use."""
-        rows = self.t5.vocab_size
+        # A kept tokenizer was checked before, and the files of the first parameters may be gone.
+        rows, new = self.t5.vocab_size, self._kept_tokenizer is None
+        if new:
+            vocabulary.check_named(self.config)
         text = text_sources(self.data_config, self._kept_tokenizer, rows)
         if self.config.pretrained:
-            from flaxae.data.pretrained import check_own, check_vocabulary
-
             check_vocabulary(text.tokenizer, rows, pretrained=True)
-            # A kept tokenizer was checked before, and the pretrained files may be gone.
-            if self._kept_tokenizer is None:
-                check_own(text.tokenizer, self.config.pretrained)
+        if new:
+            vocabulary.check_first(self.config, text.tokenizer, rows)
         return text
 
     def data(self, split: str) -> Source:

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxae.config import set_field, to_json
 from flaxae.data.tokenizer import train
 from flaxae.errors import ConfigError
 from flaxae.lm.t5 import params as t5_params
 from flaxae.machine.sharding import make_mesh
+from flaxae.storage.workdir import write_json
 from flaxae.training import restore
 from flaxae.training.frozen import Frozen
 from flaxae.training.hparams import make_hparams
@@ -115,3 +117,57 @@ def test_tokenizer_must_be_the_t5s_own(tmp_path):
     task = task_of("own")
     task.load_assets(str(tmp_path / "run"))
     assert task.text.tokenizer.vocab == made["own"].vocab
+
+
+def test_without_the_name_of_its_tokenizer_a_t5_is_refused(tmp_path):
+    """A tokenizer trained on the texts would give the T5's embeddings other tokens."""
+    lines = [f"{a}{b} = {a}{b}" for a in "abcdefgh" for b in "jklmnopq"]
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    (tmp_path / "t5").mkdir()
+
+    def text(**given):
+        config = tiny_config(
+            pretrained=str(tmp_path / "t5"), data__path=str(tmp_path / "lines.txt"), data__cache=""
+        )
+        for name, value in ({"task.t5.vocab_size": 384} | given).items():
+            set_field(config, name, value)
+        return config.task.make(config).text
+
+    with pytest.raises(ConfigError, match=r"data\.tokenizer is empty.*t5 contains none.*a spiece"):
+        text()
+    own = train(lines, 280)
+    own.save(tmp_path / "t5" / "tokenizer.json")
+    with pytest.raises(ConfigError, match=f"Set data.tokenizer={tmp_path / 't5'}, the model's own"):
+        text()
+    assert text(**{"data.tokenizer": str(tmp_path / "t5")}).tokenizer.vocab == own.vocab
+
+
+def test_resume_from_a_run_with_another_tokenizer_is_refused(tmp_path):
+    lines = [f"{a}{b} = {a}{b}" for a in "abcdefgh" for b in "jklmnopq"]
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    (tmp_path / "other.txt").write_text("\n".join(line[::-1] for line in lines))
+
+    def config_for(name, **given):
+        path = str(tmp_path / f"{name}.txt")
+        return tiny_config(data__path=path, data__cache="", data__vocab_size=280, **given)
+
+    first = config_for("lines")
+    task = first.task.make(first)
+    (tmp_path / "w").mkdir()
+    write_json(tmp_path / "w" / "config.json", to_json(first))
+    source = {"resume_from": str(tmp_path / "w")}
+
+    def text(name, **given):
+        config = config_for(name, **source, **given)
+        return config.task.make(config).text
+
+    with pytest.raises(ConfigError, match="has no tokenizer.json"):
+        text("lines")
+    task.save_assets(str(tmp_path / "w"))
+    kept = tmp_path / "w" / "tokenizer.json"
+    assert text("lines").tokenizer.vocab == task.text.tokenizer.vocab
+    with pytest.raises(ConfigError, match=f"another tokenizer.*set data.tokenizer={kept}"):
+        text("other")
+    assert text("other", data__tokenizer=str(kept)).tokenizer.vocab == task.text.tokenizer.vocab
+    # Another number of rows: the embedding is not taken.
+    assert text("other", task__t5__vocab_size=300).tokenizer.vocab != task.text.tokenizer.vocab
