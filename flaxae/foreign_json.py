@@ -64,10 +64,16 @@ def check_fields(raw: Mapping[str, Any], kinds: Mapping[str, Any], where: str = 
         require(not problem, f"{where}{problem}")
 
 
-def check_regex(pattern: str, name: str) -> None:
-    """Raise ConfigError, which begins with `name`, for an invalid regular expression."""
+def check_regex(pattern: str, name: str, used: str = "") -> None:
+    """Raise ConfigError, which begins with `name`, for an invalid regular expression.
+
+    Args:
+        pattern: the regular expression.
+        name: the field that it is a value of.
+        used: the expression that it becomes part of; "": it is used alone.
+    """
     try:
-        re.compile(pattern)
+        re.compile(used or pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise ConfigError(f"{name}: {pattern!r} is not a regular expression ({error})") from None
 

@@ -1,15 +1,40 @@
 """Configs of adapters, with PEFT's field names; they are hashable, so that a model can own them."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from flaxae.errors import require
+from flaxae.foreign_json import check_fields, check_regex
 
 Names = tuple[str, ...] | str | None
+NAMES = list[str] | str  # a list of names, or a regex
+MAX_RANK = 2**16  # no layer is wider; more memory than a machine has is not asked for
+PATTERNS = {"rank_pattern": dict[str, int], "alpha_pattern": dict[str, float]}
 
 
 def _names(value: Any) -> Names:
     return value if value is None or isinstance(value, str) else tuple(sorted(value))
+
+
+def _as_dict(value: Any) -> Any:
+    """Return a tuple of pairs, or None, as a dict; other values as they are."""
+    pairs = isinstance(value, tuple) and all(isinstance(x, tuple) and len(x) == 2 for x in value)
+    return {} if value is None else dict(value) if pairs else value
+
+
+def saved_regex(name: str) -> str:
+    """Return the regex of a module to save and of all below it."""
+    return rf"(^|.*\.){name}($|\..*)"
+
+
+def layer_regex(pattern: str) -> str:
+    """Return the regex of a name below a list of layers; its last group is the layer's number."""
+    return rf"(?:^|.*?\.){pattern}\.(\d+)\."
+
+
+def key_regex(key: str) -> str:
+    """Return the regex of the names that a key of `rank_pattern` or `alpha_pattern` matches."""
+    return rf"(.*\.)?({key})$"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +56,16 @@ class AdapterConfig:
     layers_to_transform: Any = None
     layers_pattern: Any = None
 
+    kinds: ClassVar[dict[str, Any]] = {
+        "target_modules": NAMES,
+        "exclude_modules": NAMES,
+        "modules_to_save": NAMES,
+        "layers_to_transform": list[int] | int,
+        "layers_pattern": NAMES,
+    }
+
     def __post_init__(self) -> None:
+        check_fields(vars(self), self.kinds)
         for name in ("target_modules", "exclude_modules", "modules_to_save"):
             object.__setattr__(self, name, _names(getattr(self, name)))
         if isinstance(self.modules_to_save, str):
@@ -43,6 +77,7 @@ class AdapterConfig:
         if isinstance(pattern, str):
             pattern = (pattern,)
         object.__setattr__(self, "layers_pattern", tuple(pattern) if pattern else None)
+        self._check_regexes()
         regex = isinstance(self.target_modules, str)
         require(
             not (regex and (self.layers_to_transform or self.layers_pattern)),
@@ -53,6 +88,19 @@ class AdapterConfig:
             not self.layers_pattern or self.layers_to_transform is not None,
             "layers_pattern needs layers_to_transform",
         )
+
+    def _check_regexes(self) -> None:
+        """Raise ConfigError for an invalid regex; PEFT makes some names part of one."""
+        for field in ("target_modules", "exclude_modules", "feedforward_modules"):
+            value = getattr(self, field, None)
+            if isinstance(value, str):
+                check_regex(value, field)
+        for field, regex in (("modules_to_save", saved_regex), ("layers_pattern", layer_regex)):
+            for one in getattr(self, field) or ():
+                check_regex(one, field, regex(one))
+        for field in PATTERNS:
+            for key, _ in getattr(self, field, ()):
+                check_regex(key, field, key_regex(key))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +125,24 @@ class LoRAConfig(AdapterConfig):
     rank_pattern: Any = ()
     alpha_pattern: Any = ()
 
+    kinds: ClassVar[dict[str, Any]] = AdapterConfig.kinds | {
+        "r": int,
+        "lora_alpha": float,
+        "lora_dropout": float,
+        "use_rslora": bool,
+        "use_dora": bool,
+    }
+
     def __post_init__(self) -> None:
+        patterns = {name: _as_dict(getattr(self, name)) for name in PATTERNS}
+        check_fields(patterns, PATTERNS)
+        for name, value in patterns.items():
+            object.__setattr__(self, name, tuple(value.items()))
         super().__post_init__()
-        for name in ("rank_pattern", "alpha_pattern"):
-            value = getattr(self, name)
-            pairs = tuple(value.items()) if isinstance(value, dict) else tuple(value or ())
-            object.__setattr__(self, name, pairs)
         ranks = [self.r, *(x for _, x in self.rank_pattern)]
         alphas = [self.lora_alpha, *(x for _, x in self.alpha_pattern)]
         require(min(ranks) > 0, f"r={min(ranks)} must be positive")
+        require(max(ranks) <= MAX_RANK, f"r={max(ranks)} is above {MAX_RANK}")
         require(min(alphas) > 0, f"lora_alpha={min(alphas)} must be positive")
         require(0 <= self.lora_dropout < 1, f"lora_dropout={self.lora_dropout} must be in [0, 1)")
 
@@ -104,6 +161,8 @@ class IA3Config(AdapterConfig):
     """
 
     feedforward_modules: Any = None
+
+    kinds: ClassVar[dict[str, Any]] = AdapterConfig.kinds | {"feedforward_modules": NAMES}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,9 +11,10 @@ from typing import Any
 from flax import nnx
 
 from flaxae.errors import ConfigError, require
+from flaxae.foreign_json import check_fields, read_json
 from flaxae.peft import names as names_lib
 from flaxae.peft.apply import DEFAULT, adapter_configs
-from flaxae.peft.configs import AdapterConfig, BiasConfig, IA3Config, LoRAConfig
+from flaxae.peft.configs import NAMES, AdapterConfig, BiasConfig, IA3Config, LoRAConfig
 from flaxae.peft.target_modules import is_target, unordered
 
 CONFIG = "adapter_config.json"
@@ -52,6 +53,14 @@ IGNORED = {
     "runtime_config",
     "task_type",
 }
+KINDS = {
+    "peft_type": str,
+    "bias": str,
+    "init_lora_weights": str | bool,
+    "base_model_name_or_path": str,
+    "modules_to_save": NAMES,
+    "target_modules": NAMES,
+}
 # Initialisations that do not change the base's weights; a converted adapter has True.
 HARMLESS_INIT = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -64,11 +73,7 @@ def read_config(directory: str | Path) -> AdapterConfig:
     """
     path = Path(directory) / CONFIG
     require(path.is_file(), f"{directory}: no {CONFIG}: not a PEFT adapter's directory")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not JSON ({error})") from None
-    require(isinstance(raw, dict), f"{path}: not a JSON object")
+    raw = read_json(path)
     try:
         return config_from_peft(raw)
     except ConfigError as error:
@@ -105,9 +110,10 @@ def config_from_peft(raw: dict[str, Any]) -> AdapterConfig:
     Raises:
         ConfigError: if the config has an unsupported option.
     """
+    check_fields(raw, KINDS)
     kind = raw.get("peft_type")
     require(kind in ("LORA", "IA3"), f"peft_type={kind!r} is not one of: LORA, IA3")
-    bias = raw.get("bias", "none") if kind == "LORA" else "none"
+    bias = (raw.get("bias") or "none") if kind == "LORA" else "none"
     fields = LORA_FIELDS if kind == "LORA" else IA3_FIELDS
     init = raw.get("init_lora_weights", True)
     require(

@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from flaxae.errors import ConfigError, require
-from flaxae.peft.configs import AdapterConfig, IA3Config, Names
+from flaxae.peft.configs import (
+    AdapterConfig,
+    IA3Config,
+    Names,
+    key_regex,
+    layer_regex,
+    saved_regex,
+)
 
 ALL_LINEAR = "all-linear"
 HEAD = "lm_head"
@@ -138,7 +145,7 @@ def is_target(config: AdapterConfig, name: str, linear: bool = True) -> bool:
     if matches(config.exclude_modules, name):
         return False
     saved = config.modules_to_save or ()
-    if any(re.match(rf"(^|.*\.){one}($|\..*)", name) for one in saved):
+    if any(re.match(saved_regex(one), name) for one in saved):
         return False
     targets = config.target_modules
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
@@ -151,17 +158,18 @@ def _in_layers(config: AdapterConfig, name: str) -> bool:
     if not layers:
         return True
     patterns = config.layers_pattern
-    regexes = [rf"(?:^|.*?\.){one}\.(\d+)\." for one in patterns or ()] or [
+    regexes = [layer_regex(one) for one in patterns or ()] or [
         r".*?\.[^.]*\.(\d+)\."  # the first number after a list's name
     ]
     found = next((m for m in (re.match(x, name) for x in regexes) if m), None)
-    return found is not None and int(found.group(1)) in layers
+    # The last group: a pattern may have groups itself.
+    return found is not None and int(found.group(found.re.groups)) in layers
 
 
 def pattern_value(pattern: Iterable, name: str, default: Any) -> Any:
     """Return the value of the first key that matches the end of a name."""
     for key, value in pattern:
-        if re.match(rf"(.*\.)?({key})$", name):
+        if re.match(key_regex(key), name):
             return value
     return default
 

@@ -7,14 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from flaxae import peft
 from flaxae.errors import ConfigError
 from flaxae.lm.phi.modeling import Phi, PhiConfig
+from flaxae.peft.hf_config import LORA_FIELDS, config_from_peft
 from tests.peft.test_adapters import CONFIGS, trained
 from tests.peft.tiny import Net, moved, run, t5
+from tests.test_foreign_json import VALUES
 
+NET = Net()
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -121,11 +126,41 @@ def changed(saved, tmp_path, tensors=None, **fields):
         ({"fan_in_fan_out": True}, "fan_in_fan_out=True is not supported"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"lora_dropout": 1.5}, "lora_dropout=1.5"),
+        ({"r": "4"}, 'adapter_config.json: r="4" is a string, not an integer'),
+        ({"r": True}, "adapter_config.json: r=true is a boolean, not an integer"),
+        ({"r": 10**12}, "r=1000000000000 is above 65536"),
+        ({"lora_alpha": [6]}, r"adapter_config.json: lora_alpha=\[6\] is a list, not a number"),
+        ({"use_dora": "yes"}, 'adapter_config.json: use_dora="yes" is a string, not a boolean'),
+        ({"bias": True}, "adapter_config.json: bias=true is a boolean, not a string"),
+        (
+            {"target_modules": 3},
+            "target_modules=3 is an integer, not a list of str",
+        ),
+        ({"target_modules": ["up", 3]}, r"target_modules\[1\]=3 is an integer, not a string"),
+        ({"target_modules": "up("}, r"target_modules: 'up\(' is not a regular expression"),
+        ({"exclude_modules": "*up"}, r"exclude_modules: '\*up' is not a regular expression"),
+        ({"modules_to_save": ["(?i)head"]}, "modules_to_save: .* is not a regular expression"),
+        (
+            {"layers_to_transform": "all"},
+            'layers_to_transform="all" is a string, not a list of int',
+        ),
+        ({"rank_pattern": ["up"]}, r'rank_pattern=\["up"\] is a list, not an object of integers'),
+        ({"rank_pattern": {"up": "2"}}, r'rank_pattern\["up"\]="2" is a string, not an integer'),
+        ({"alpha_pattern": {"up)": 2}}, r"alpha_pattern: 'up\)' is not a regular expression"),
     ],
 )
 def test_a_config_that_does_not_match_raises(saved, tmp_path, fields, message):
     with pytest.raises(ConfigError, match=message):
         peft.load_adapter(Net(), changed(saved, tmp_path, **fields))
+
+
+@given(st.sampled_from(LORA_FIELDS), VALUES)
+def test_any_value_of_a_field_is_read_or_is_one_message(field, value):
+    raw = {"peft_type": "LORA", "target_modules": ["up"], "layers_to_transform": [0]}
+    try:
+        peft.add_adapter(NET, config_from_peft(raw | {field: value}))
+    except ConfigError as error:
+        assert str(error).count("\n") == 0
 
 
 def test_fields_without_effect_are_ignored(saved, tmp_path):
