@@ -178,12 +178,10 @@ def _open_gguf(path: Path) -> _Opened:
     config = _config(llama, raw, path)
 
     def tokenizer() -> ChatTokenizer:
-        tokens = file.field("tokenizer.ggml.tokens")
-        ids = (raw["bos_token_id"], raw["eos_token_id"])
-        bos, eos = ("" if i is None else tokens[i] for i in ids)
+        bos, eos = file.token(raw.get("bos_token_id")), file.token(raw["eos_token_id"][0])
         return ChatTokenizer(file.tokenizer(), bos=bos, eos=eos, template=file.chat_template())
 
-    return _Opened(llama, config, file, tokenizer, (path,))
+    return _Opened(llama, config, file, tokenizer, file.files)
 
 
 def _open_directory(source: str | Path) -> _Opened:

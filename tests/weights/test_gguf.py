@@ -10,7 +10,8 @@ from flax import nnx
 from flaxae import lm
 from flaxae.errors import ConfigError
 from flaxae.lm.llama import params as llama
-from flaxae.weights.gguf import GGUF, _half_split
+from flaxae.weights.gguf import GGUF
+from flaxae.weights.gguf.reading import half_split
 from tests.tiny.language_models import tiny
 
 gguf = pytest.importorskip("gguf")
@@ -122,8 +123,8 @@ def test_quantised_weights_are_dequantised_in_the_right_row_order(tmp_path):
 
 def test_llama_cpps_row_order_is_undone():
     rows = np.arange(24.0).reshape(12, 2)
-    np.testing.assert_array_equal(_half_split(interleaved(rows, 3), 3), rows)
-    assert not np.array_equal(_half_split(rows, 3), rows)
+    np.testing.assert_array_equal(half_split(interleaved(rows, 3), 3), rows)
+    assert not np.array_equal(half_split(rows, 3), rows)
 
 
 def test_the_tokenizer_is_built_from_the_file(tmp_path):
