@@ -188,6 +188,26 @@ def test_array_source_batches_every_row():
         ArraySource({"x": np.zeros(3), "y": np.zeros(4)}, 2)
 
 
+def test_the_fingerprint_of_arrays_changes_with_each_argument():
+    x = np.arange(10.0, dtype=np.float32)
+    sources = [
+        ArraySource({"x": array, **more}, rows, seed, train)
+        for array, more, rows, seed, train in (
+            (x, {}, 4, 0, True),
+            (x, {}, 4, 1, True),
+            (x, {}, 5, 0, True),
+            (x, {}, 4, 0, False),
+            (x + (x == 9), {}, 4, 0, True),
+            (x.view(np.int32), {}, 4, 0, True),
+            (x[:, None], {}, 4, 0, True),
+            (x, {"weight": x}, 4, 0, True),
+        )
+    ]
+    assert len({source.fingerprint for source in sources}) == len(sources)
+    assert ArraySource({"x": x}, 4, 0).fingerprint == sources[0].fingerprint
+    assert not np.array_equal(sources[0].batch(0)["x"], sources[1].batch(0)["x"])
+
+
 def test_fixed_lengths_have_rows_by_their_numbers_of_texts():
     tokens = [[5] * 6] * 60 + [[6] * 14] * 30 + [[7] * 20] * 2
     source = _source(tokens, num_buckets=8, bucket_edges=(8, 16, 24))

@@ -49,7 +49,8 @@ class Tiny(nnx.Module):
 @dataclasses.dataclass
 class TinyConfig(TaskConfig):
     penalty: float = 0.1  # a loss weight that lanes may vary
-    poison: float = 0.0  # above 0: the loss is not finite from step 5 on
+    poison: float = 0.0  # from step 5 on, above 0: the loss is not finite; below: its gradient
+    heals: int = 0  # the step from which on both are finite again; 0: never
     dropout: bool = True
 
     def make(self, config: Config) -> "TinyTask":
@@ -77,7 +78,7 @@ class Problems:
 
 class TinyTask(Task):
     trainable = nnx.Param
-    hparams = {"penalty": "task.penalty", "poison": "task.poison"}
+    hparams = {"penalty": "task.penalty", "poison": "task.poison", "heals": "task.heals"}
 
     def __init__(self, config: Config):
         self.config = config
@@ -100,7 +101,11 @@ class TinyTask(Task):
         model.queue[...] = (
             jnp.roll(model.queue[...], 1, 0).at[0].set(jax.lax.stop_gradient(y.mean(0)))
         )
-        bad = jnp.where((ctx.hparams["poison"] > 0) & (ctx.step >= 5) & ctx.train, jnp.nan, 0.0)
+        poison, heals = ctx.hparams["poison"], ctx.hparams["heals"]
+        ill = (ctx.step >= 5) & ((heals == 0) | (ctx.step < heals)) & ctx.train
+        bad = jnp.where((poison > 0) & ill, jnp.nan, 0.0)
+        # The square root's slope at 0 is infinite: a value of 0 with a gradient of 0 * infinity.
+        bad += 0.0 * jnp.sqrt(jnp.where((poison < 0) & ill, 0.0, 1.0) * (1 + jnp.square(y).sum()))
         total = error + weight * (ctx.hparams["penalty"] * ramp * drift + bad)
         return Loss(total, weight, {"error": (error, weight), "drift": (drift * weight, weight)})
 

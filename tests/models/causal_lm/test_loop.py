@@ -87,12 +87,17 @@ def test_a_run_is_evaluated_and_loaded_as_an_adapter(folder, straight, capsys):
     from flaxae import generate, lm
 
     plain = lm.load(folder / "base").model
+    arrays = checkpoint.read_arrays(workdir)[0]
+    average, last = (arrays[name]["blocks"]["self_attn"] for name in ("ema", "params"))
     for source in (workdir, workdir / "report" / "adapter"):
         model = peft.load_adapter(plain, source, "mine")
         for module in ("q_proj", "v_proj"):
             ours = getattr(model.blocks.self_attn, module).adapters["mine"]
             theirs = getattr(loaded.model.blocks.self_attn, module).adapters["default"]
             np.testing.assert_array_equal(ours.B[...], theirs.B[...])
+            # The moving average, which differs from the last parameters.
+            np.testing.assert_array_equal(ours.B[...], average[module]["adapters"]["default"]["B"])
+            assert np.any(ours.B[...] != last[module]["adapters"]["default"]["B"])
     command = ["", "--model", str(folder / "base"), "--adapter", str(workdir)]
     assert generate.main([*command, "--max-new-tokens", "4", "say 3 1"]) == 0
 

@@ -82,7 +82,7 @@ def tiny_config(folder, **overrides):
     config = Config(
         task=CausalLMConfig(),
         data=TextDataConfig(path=str(pairs(folder / "pairs.jsonl")), batch_size=4, max_length=48),
-        optim=OptimConfig(lr=1e-2),
+        optim=OptimConfig(lr=1e-2, ema=0.5),
         log=LogConfig(every=1, tensorboard=False, progress=False),
         eval=EvalConfig(num_samples=1),
         save=SaveConfig(every=4),

@@ -1,0 +1,126 @@
+"""A run of the tiny family, compiled once, whose steps tests take by hand."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from flaxae.config import Config
+from flaxae.machine import sharding
+from flaxae.machine.preemption import Preemption
+from flaxae.storage import workdir as workdir_lib
+from flaxae.task import Context
+from flaxae.training.loop import Loop
+from flaxae.training.metrics import Progress
+from flaxae.training.restore import restore_or_init
+from flaxae.training.setup import Setup, make_setup
+from flaxae.training.state import State
+from tests.tiny.family import Tiny, TinyConfig, TinyTask, tiny_config
+
+
+@dataclasses.dataclass
+class NoisyConfig(TinyConfig):
+    def make(self, config: Config) -> "NoisyTask":
+        return NoisyTask(config)
+
+
+class NoisyTask(TinyTask):
+    """Draws a random number in the evaluation, and samples the model's head."""
+
+    def eval_step(self, model: Tiny, batch: Any, ctx: Context) -> Any:
+        noise = jax.random.normal(ctx.key)
+        return {**super().eval_step(model, batch, ctx), "noise": (noise, jax.numpy.ones(()))}
+
+    def sample(self, model: Tiny, ctx: Context, n: int) -> dict[str, Any]:
+        return {"head": [repr(np.asarray(model.head[...]).tolist())]}
+
+
+class Steps:
+    """Takes the steps of a run by hand; its states stay valid after a step.
+
+    Attributes:
+        loop: the run.
+        setup: its parts.
+        progress: prints nothing.
+        start: the state from scratch.
+    """
+
+    def __init__(self, loop: Loop):
+        self.loop, self.setup = loop, loop.setup
+        self.progress = Progress(1, 0, False, 1, "examples")
+        self.start: State = self.restored(self.setup)
+
+    def restored(self, setup: Setup) -> State:
+        """Return the state that a run with these parts starts with, on the host."""
+        with jax.set_mesh(setup.mesh):
+            return jax.device_get(restore_or_init(setup)[0])
+
+    def take(self, n: int, state: State | None = None, **hparams: Any) -> list[State]:
+        """Take n steps from a state; return the states after each, on the host.
+
+        Args:
+            n: the number of steps.
+            state: the state to start from; None: `start`.
+            **hparams: values that replace the run's, for all lanes.
+        """
+        setup, states = self.setup, []
+        device, values = self.placed(state), self.hparams(**hparams)
+        with jax.set_mesh(setup.mesh):
+            for _ in range(n):
+                batch = setup.feed.batch(int(device["step"]))
+                batch = sharding.put(batch, sharding.batch_sharding(setup.mesh))
+                device, _ = self.loop.step_fn(device, setup.frozen.values, batch, values)
+                states.append(jax.device_get(device))
+        return states
+
+    def hparams(self, **others: Any) -> dict[str, jax.Array]:
+        """Return the run's hyperparameters, some replaced."""
+        values = jax.device_get(self.setup.hparams)
+        for name, value in others.items():
+            values[name] = np.full_like(values[name], value)
+        return sharding.put(values, sharding.replicated(self.setup.mesh))
+
+    def placed(self, state: State | None = None, **parts: Any) -> Any:
+        """Return a state (default: `start`) on the devices, with other values of some parts."""
+        whole: Any = {**(state or self.start), **parts}
+        place: Any = self.setup.shardings
+        return {k: sharding.put(v, place[k]) if jax.tree.leaves(v) else v for k, v in whole.items()}
+
+    def evaluate(self, state: Any, **hparams: Any) -> dict[str, Any]:
+        """Return the metrics of a state that is on the devices."""
+        own, self.setup.hparams = self.setup.hparams, self.hparams(**hparams)
+        evaluator, progress = self.loop.evaluator, self.progress
+        try:
+            with jax.set_mesh(self.setup.mesh):
+                found = evaluator.evaluate(state, int(state["step"]), Preemption(), progress)
+        finally:
+            self.setup.hparams = own
+        assert found is not None
+        return found
+
+
+def _steps(folder: Path, lanes: Any = None, **overrides: Any) -> Iterator[Steps]:
+    options = {"optim__schedule": "constant", "optim__warmup": 0, "mesh__fsdp": 2} | overrides
+    config = tiny_config(task=NoisyConfig(), **options)
+    config = workdir_lib.prepare(config, folder, lanes, True)
+    with Loop(make_setup(config, folder, lanes)) as loop:
+        yield Steps(loop)
+
+
+@pytest.fixture(scope="session")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steps]:
+    """Yield a run with a moving average, which allows one bad step."""
+    yield from _steps(tmp_path_factory.mktemp("steps"), optim__ema=0.3, max_bad_steps=1)
+
+
+@pytest.fixture(scope="session")
+def lane_steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steps]:
+    """Yield three lanes of such a run: healthy, ill for one step, ill for three steps."""
+    ill = {"task.poison": -1.0}
+    lanes = [{}, ill | {"task.heals": 6}, ill | {"task.heals": 8}]
+    folder = tmp_path_factory.mktemp("lane_steps")
+    yield from _steps(folder, lanes, optim__ema=0.3, max_bad_steps=1)
