@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flaxae.command import run_main
 from flaxae.config import flags
+from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError
 from flaxae.training.report import REPORT, evaluate, report_folder
 
@@ -33,14 +34,29 @@ def main(argv: list[str]) -> int:
     )
     args = parser.parse_args(argv[1:])
     config_class = type(flags.load_config(args.config).task) if args.config else None
+    file = user_path(args.json) if args.json else None
+    if file is not None:
+        _check_writable(file)  # before the evaluation, which takes minutes
     result = evaluate(args.workdir, args.outdir, config_class, args.which)
-    if args.json:
+    if file is not None:
         try:
-            Path(args.json).write_text(json.dumps(result, indent=2) + "\n")
+            file.write_text(json.dumps(result, indent=2) + "\n")
         except OSError as e:
-            raise ConfigError(f"--json={args.json}: {e.strerror}") from None
+            raise ConfigError(f"--json={file}: {e.strerror}") from None
     print(f"written to {report_folder(args.workdir, args.outdir)}")
     return 0
+
+
+def _check_writable(file: Path) -> None:
+    """Raise ConfigError if a file cannot be written; leave it as it is."""
+    try:
+        new = not file.exists()
+        with file.open("a"):
+            pass
+    except OSError as e:
+        raise ConfigError(f"--json={file}: {e.strerror}") from None
+    if new:
+        file.unlink()
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flaxae.command import run_main
+from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def task_of(adapter: str) -> Any:
     from flaxae.peft.hf_format import WEIGHTS
     from flaxae.storage import workdir
 
-    folder = Path(adapter)
+    folder = user_path(adapter)
     run = all((folder / name).is_file() for name in (CONFIG, "config.json"))
     if not run or (folder / WEIGHTS).is_file():
         return None

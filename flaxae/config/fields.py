@@ -5,6 +5,7 @@ Conventions: enums for choices; 0 or "" means off; tuples' contents are checked 
 
 import dataclasses
 import enum
+import os
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +24,7 @@ class Section:
             raise ConfigError(
                 f"{type(self).__name__} has no field {name!r}; its fields are: {known}"
             )
-        object.__setattr__(self, name, value)
+        object.__setattr__(self, name, _with_home(value))
 
     def validate(self) -> None:
         """Check the values of the fields; raise ConfigError if one is not allowed."""
@@ -36,6 +37,14 @@ class Section:
             if isinstance(value, Section):
                 value.freeze()
         object.__setattr__(self, "_frozen", True)
+
+
+def _with_home(value: Any) -> Any:
+    """Return a value with the home folder in place of `~/` in each path of it."""
+    if isinstance(value, tuple):
+        return tuple(_with_home(x) for x in value)
+    is_path = isinstance(value, str) and (value == "~" or value.startswith("~/"))
+    return os.path.expanduser(value) if is_path else value
 
 
 def field_types(cls: type) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The place of config files: the current folder, the installed package or the checkout.
+"""Paths that users give; config files in the current folder, the installed package or the checkout.
 
 An installed flaxae contains the repository's configs/ as the package `flaxae.configs` (see
 setup.py), so that `configs/t5_vae/python_lines.py` can be named without a checkout. An editable
@@ -7,6 +7,7 @@ install does not contain it; there configs/ is in the checkout, beside the packa
 
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Iterable
@@ -15,6 +16,11 @@ from pathlib import Path
 FOLDER = "configs"
 PACKAGE = "flaxae.configs"
 CHECKOUT = Path(__file__).resolve().parents[2] / FOLDER  # exists in a checkout only
+
+
+def user_path(path: str | os.PathLike) -> Path:
+    """Return a path with the home folder in place of a `~` at the beginning, as in a shell."""
+    return Path(os.path.expanduser(path))
 
 
 def locate(file: str) -> Path | None:
@@ -27,7 +33,7 @@ def locate(file: str) -> Path | None:
     Returns:
         The path; None if there is no such file.
     """
-    path = Path(file)
+    path = user_path(file)
     if path.is_file():
         return path
     if path.parts[:1] != (FOLDER,) or ".." in path.parts:

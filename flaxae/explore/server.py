@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
 from flaxae.explore.backend import Explorer, check_explorer
 
@@ -62,7 +63,7 @@ def check_address(host: str, port: int, password_file: str) -> str:
 def read_password(path: str) -> str:
     """Return the first line of a file. Raises ConfigError if it is missing or too short."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = user_path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(
             f"--password-file={path} cannot be read: {getattr(e, 'strerror', None) or e}"

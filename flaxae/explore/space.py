@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flaxae.config.files import load_config
+from flaxae.config.locate import user_path
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError, require
 from flaxae.explore import answers, corpus, honesty, texts
@@ -104,15 +105,16 @@ class LatentSpace:
             ConfigError: if a file is missing or cannot be read, or the run is not one of a text
                 autoencoder.
         """
-        given = corpus.read_corpus(corpus_file, labels) if corpus_file else None
+        source = user_path(source)
+        given = corpus.read_corpus(user_path(corpus_file), labels) if corpus_file else None
         require(
             not labels or given is not None,
             "--labels describes the lines of --corpus: give both",
         )
         config_class = type(load_config(str(config)).task) if config else None
         model = open_model(source, config_class)
-        local = Path(source).is_dir()
-        folder = Path(source) / FOLDER if local else Path(".cache") / FOLDER
+        local = source.is_dir()
+        folder = source / FOLDER if local else Path(".cache") / FOLDER
         made = cls(model, given, source=source, folder=folder, most=most)
         made.corpus_path, made.config_path = str(corpus_file or ""), str(config or "")
         return made

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
 
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
@@ -88,7 +89,7 @@ class ChatTokenizer:
 
     def save(self, directory: str | Path) -> None:
         """Write the files that `open_tokenizer` and transformers read."""
-        directory = Path(directory)
+        directory = user_path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._inner.save(str(directory / TOKENIZER))
         settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -108,7 +109,7 @@ def open_tokenizer(directory: str | Path) -> ChatTokenizer:
     """
     import tokenizers
 
-    directory = Path(directory)
+    directory = user_path(directory)
     path = directory / TOKENIZER
     require(path.is_file(), f"{directory}: no {TOKENIZER}")
     try:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
 from flaxae.lm import files
 from flaxae.lm.causal import CausalLM
@@ -168,8 +169,8 @@ class _Opened(NamedTuple):
 
 
 def _open(source: str | Path) -> _Opened:
-    path = smollm2_file() if str(source) == SMOLLM2 else Path(source)
-    return _open_gguf(path) if path.suffix == gguf.SUFFIX else _open_directory(source)
+    path = smollm2_file() if str(source) == SMOLLM2 else user_path(source)
+    return _open_gguf(path) if path.suffix == gguf.SUFFIX else _open_directory(path)
 
 
 def _open_gguf(path: Path) -> _Opened:

@@ -10,6 +10,7 @@ from typing import Any
 
 from flax import nnx
 
+from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
 from flaxae.foreign_json import check_fields, read_json
 from flaxae.peft import names as names_lib
@@ -71,7 +72,7 @@ def read_config(directory: str | Path) -> AdapterConfig:
     Raises:
         ConfigError: if there is no config, or it has an unsupported option.
     """
-    path = Path(directory) / CONFIG
+    path = user_path(directory) / CONFIG
     require(path.is_file(), f"{directory}: no {CONFIG}: not a PEFT adapter's directory")
     raw = read_json(path)
     try:
@@ -98,7 +99,7 @@ def write_config(
     require(name in configs, f"no adapter {name!r}; there are {', '.join(configs) or 'none'}")
     raw = config_to_peft(configs[name], model)
     raw |= {"base_model_name_or_path": base, "task_type": TASKS.get(names_lib.model_type(model))}
-    directory = Path(directory)
+    directory = user_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dict(sorted(raw.items())), indent=2)  # the keys of patterns keep their order
     (directory / CONFIG).write_text(text + "\n", encoding="utf-8")

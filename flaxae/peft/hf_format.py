@@ -9,6 +9,7 @@ from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
 from flaxae.peft import names as names_lib
 from flaxae.peft.apply import (
@@ -52,7 +53,7 @@ def save_adapter(
     write_config(model, directory, name, base=base)
     tensors = {e.key: e.to_disk() for e in _entries(model, name)}
     metadata = {"format": "pt", BASE: base_fingerprint(model)}
-    save_file(tensors, Path(directory) / WEIGHTS, metadata=metadata)
+    save_file(tensors, user_path(directory) / WEIGHTS, metadata=metadata)
 
 
 def load_adapter(
@@ -75,7 +76,7 @@ def load_adapter(
         ConfigError: if the directory is incomplete, uses what is not supported, or is of another
             model.
     """
-    directory = Path(directory)
+    directory = user_path(directory)
     if (directory / "config.json").is_file() and not (directory / WEIGHTS).is_file():
         return _from_workdir(model, directory, name, check_base)
     config = read_config(directory)

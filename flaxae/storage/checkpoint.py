@@ -45,7 +45,7 @@ class Checkpointer:
     """
 
     def __init__(self, workdir: str | Path, save: SaveConfig, create: bool = True):
-        self.workdir = paths.absolute(workdir)
+        self.workdir = paths.for_checkpoints(workdir)
         self._save, self._create = save, create
         self._managers: dict[str, ocp.CheckpointManager] = {}
         self._best: tuple[float | None] | None = None  # (value,) once it has been read
@@ -246,7 +246,7 @@ def read_arrays(
     Raises:
         CheckpointError: if there is no checkpoint, or none is readable.
     """
-    folder = paths.absolute(workdir) / which
+    folder = paths.for_checkpoints(workdir) / which
     steps = steps_on_disk(folder)
     if not steps:
         raise CheckpointError(

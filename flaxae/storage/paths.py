@@ -36,24 +36,30 @@ NO_ASSETS = (
 )
 INSTALL = "in flaxae's repository, run pip install -c constraints.txt -e '.[gcs]'"
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+# Parts of a path that Orbax, TensorStore, etils or gcsfs read as a pattern, an escape, a URL or a
+# root of their own: a checkpoint there goes elsewhere, or cannot be read.
+PATTERNS = re.compile(r"[][*?\\]|gs:(?=/|$)")
+IN_BUCKET = re.compile(r"[][*?\\#\x00-\x1f\x7f]|::|//|gs:(?=/|$)|(?<=/)\.\.?(?=/|$)")
+ROOTS = ("gs", "s3", "az", "hf")  # of etils: it takes /gs/x for gs://x
 
 
 def as_path(path: str | os.PathLike) -> pathlib.Path:
     """Return the path of a local folder or of one in a bucket.
 
     Args:
-        path: a local path (kept as it is), or gs://BUCKET/FOLDER.
+        path: a local path, or gs://BUCKET/FOLDER. A `~` or `~USER` at the beginning of a local
+            path is the home folder, as in a shell; "./~" is a folder of that name.
 
     Raises:
-        ConfigError: if the path has another scheme or no folder, or a package for buckets is
-            missing.
+        ConfigError: if the path has another scheme or no folder, the user is unknown, or a package
+            for buckets is missing.
     """
     if is_remote(path):
         return cast(pathlib.Path, path)
     text = os.fspath(path)
     scheme = SCHEME.match(text)
     if not scheme:
-        return pathlib.Path(text)
+        return _local(text)
     bucket, _, folder = text.removeprefix("gs://").partition("/")
     if not text.startswith("gs://") or not bucket or not folder.strip("/"):
         raise ConfigError(
@@ -75,13 +81,74 @@ def as_path(path: str | os.PathLike) -> pathlib.Path:
     return cast(pathlib.Path, epath.Path(text))
 
 
+def _local(text: str) -> pathlib.Path:
+    """Return a local path with the home folder in place of `~`."""
+    if "\0" in text:
+        raise ConfigError(f"{text!r} is no path: it contains a null character")
+    home = os.path.expanduser(text)
+    if text.startswith("~") and home == text:
+        user = text.split("/")[0]
+        raise ConfigError(
+            f"{text}: there is no user {user[1:]!r}; write ./{text} for a folder {user}"
+        )
+    path = pathlib.Path(home)
+    # A second call must not take it for a home folder.
+    return pathlib.Path(os.path.abspath(path)) if str(path).startswith("~") else path
+
+
 def is_remote(path: Any) -> bool:
     """Return True for a path in a bucket (a str is not yet a path)."""
     return isinstance(path, epath.Path) and "://" in os.fspath(path)
 
 
+def for_checkpoints(path: str | os.PathLike) -> pathlib.Path:
+    """Return the absolute path of a folder that contains checkpoints.
+
+    Raises:
+        ConfigError: if checkpoints there could not be read or written (see PATTERNS).
+    """
+    folder = absolute(path)
+    text = os.fspath(folder)
+    if is_remote(folder):
+        wrong = IN_BUCKET.search(text.removeprefix("gs://"))
+        out = "use another name in the bucket"
+    else:
+        wrong = PATTERNS.search(text)
+        out = (
+            "rename that folder or use another path, such as a symbolic link to it "
+            "(ln -s FOLDER LINK)"
+        )
+        if len(folder.parts) > 1 and folder.parts[1] in ROOTS:
+            raise ConfigError(
+                f"{text}: checkpoints cannot be kept under /{folder.parts[1]}, which the library "
+                f"that writes them reads as {folder.parts[1]}://; {out}"
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"{text!r}: checkpoints cannot be kept in a folder whose name is not UTF-8; {out}"
+            ) from None
+    if wrong:
+        raise ConfigError(
+            f"{text}: checkpoints cannot be kept in a folder with {wrong[0]!r} in its path, which "
+            f"the libraries that write them read as a pattern, an escape or a URL; {out}"
+        )
+    return folder
+
+
 def as_workdir(path: str | os.PathLike) -> pathlib.Path:
-    """Return `as_path` of a run's folder. Raises ConfigError if a bucket cannot be opened."""
+    """Return `as_path` of a run's folder.
+
+    Raises:
+        ConfigError: if the folder cannot be opened, or checkpoints could not be kept there.
+    """
+    for_checkpoints(path)
+    return reachable(path)
+
+
+def reachable(path: str | os.PathLike) -> pathlib.Path:
+    """Return `as_path` of a folder. Raises ConfigError if it, or its bucket, cannot be opened."""
     folder = as_path(path)
     if is_remote(folder):
         storage: Any = importlib.import_module("google.cloud.storage")
@@ -94,6 +161,11 @@ def as_workdir(path: str | os.PathLike) -> pathlib.Path:
                 "needs storage.buckets.get on it, and rights to read, write and delete objects; "
                 "`gcloud auth application-default login` sets one if the machine has none"
             ) from None
+        return folder
+    try:
+        folder.exists()  # raises for a name that is too long or a parent that cannot be read
+    except OSError as e:
+        raise ConfigError(f"the folder {folder} cannot be opened: {reason(e)}") from None
     return folder
 
 

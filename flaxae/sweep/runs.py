@@ -64,7 +64,7 @@ def sweep(
             config file.
     """
     outdir = paths.as_workdir(outdir)
-    tables = paths.as_workdir(tables) if tables else outdir
+    tables = paths.reachable(tables) if tables else outdir
     require(jobs >= 1, f"jobs={jobs} must be positive")
     local = not paths.is_remote(outdir)
     require(jobs == 1 or local, f"jobs={jobs} needs a local workdir for its logs, not {outdir}")

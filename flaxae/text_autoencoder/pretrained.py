@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from flaxae.config import Config
+from flaxae.config.locate import user_path
 from flaxae.config.serialize import ConfigClass
 from flaxae.data.config import text_data
 from flaxae.data.text import digest
@@ -148,7 +149,7 @@ class Pretrained:
         Raises:
             ConfigError: if the directory cannot be written, or is a run's workdir.
         """
-        directory = Path(directory)
+        directory = user_path(directory)
         kept = [self.prior(p) for p in priors]
         saving.write(
             directory, self._model, self.config, self.tokenizer, self.step, self.statistics
@@ -246,10 +247,11 @@ class Pretrained:
             return load_prior(saved)
         if name in ("gaussian", "gmm"):
             return fit(name, self._training_codes.reshape(len(self._training_codes), -1))
-        if (Path(name) / "prior.json").is_file():
-            return load_prior(name)
-        if Path(name).is_dir():
-            return FlowPrior.from_workdir(name)
+        folder = user_path(name)
+        if (folder / "prior.json").is_file():
+            return load_prior(folder)
+        if folder.is_dir():
+            return FlowPrior.from_workdir(folder)
         raise ConfigError(
             f"prior={name!r}: give 'normal', 'gaussian', 'gmm', the directory of a saved prior or "
             "of a trained flow (configs/t5_vae/flow_prior.py), or 'flow' if one was saved with the "

@@ -20,7 +20,9 @@ def main(argv: list[str]) -> int:
         description="Write shards of Wikipedia's sentences. Existing shards are kept, so the same"
         " command continues where it stopped. Train on them with --config.data.path=OUT.",
     )
-    parser.add_argument("out", help="folder of the shards, such as .cache/wikipedia")
+    parser.add_argument(
+        "out", type=os.path.expanduser, help="folder of the shards, such as .cache/wikipedia"
+    )
     parser.add_argument(
         "--source",
         default=DEFAULT,

@@ -156,9 +156,10 @@ def open_source(name: str, max_articles: int = 0) -> Source:
     """
     if name.startswith("hf:"):
         target, _, config = name.removeprefix("hf:").partition(":")
-        return Hub(target, config, max_articles)
+        return Hub(os.path.expanduser(target), config, max_articles)
     if name.startswith("tfds:"):
         return Tfds(name.removeprefix("tfds:"), max_articles)
+    name = os.path.expanduser(name)
     paths = [name]
     if name.endswith(_DUMPS) and not os.path.exists(name):
         raise ConfigError(f"--source {name!r}: there is no such file; give a dump's path")

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from flaxae.config import Config, from_json, to_json
+from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
 from flaxae.models.looped.modeling import LoopedTransformer
 from flaxae.models.looped.task import LoopedConfig
@@ -48,7 +49,7 @@ class LoopedModel:
             ConfigError: if the directory contains no looped model, or an incomplete one.
             CheckpointError: if the run's checkpoint cannot be read.
         """
-        folder = Path(directory)
+        folder = user_path(directory)
         if (folder / WEIGHTS).is_file():
             return cls(*_read(folder))
         found = [kind for kind in ("latest", "best") if checkpoint.steps_on_disk(folder / kind)]
@@ -72,7 +73,7 @@ class LoopedModel:
         Raises:
             ConfigError: if the directory is a run's workdir, or cannot be written to.
         """
-        folder = Path(directory)
+        folder = user_path(directory)
         require(
             not (folder / "latest").exists(),
             f"{folder} is a run's workdir: choose another directory",

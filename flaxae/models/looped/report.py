@@ -21,6 +21,7 @@ import jax
 from flaxae import sweep
 from flaxae.command import run_main
 from flaxae.config import Config, LogConfig, flags
+from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError
 from flaxae.machine.compile_cache import keep_programs
 from flaxae.models.looped import evaluation, figures
@@ -216,7 +217,7 @@ def main(argv: list[str]) -> int:
             f"--only: unknown {', '.join(sorted(unknown))}; there are {', '.join(known)}"
         )
     files = [file for file in files if not args.only or file.stem in args.only]
-    workdir = Path(args.workdir)
+    workdir = user_path(args.workdir)
     keep_programs(workdir / "logs" / workers.PROGRAMS)
     named = [f"{file}:quick" if args.quick else str(file) for file in files]
     jobs = args.jobs or (_jobs() if jax.default_backend() == "cpu" else 1)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from flaxae.config.locate import user_path
 from flaxae.data.tables import load_local
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError
@@ -49,7 +50,7 @@ def read(path: str, points: int) -> Tables:
         ConfigError: if there is no file, or a table has too few rows or values that are not
             numbers.
     """
-    location = Path(path)
+    location = user_path(path)
     if location.is_file():
         files = [location]
     else:

@@ -16,6 +16,7 @@ from typing import Any
 
 from flaxae.command import run_main
 from flaxae.config import Config, config_hash, copy_config
+from flaxae.config.locate import user_path
 from flaxae.data.config import text_data
 from flaxae.errors import ConfigError
 from flaxae.measures import stats
@@ -193,20 +194,22 @@ def main(argv: list[str]) -> int:
         "--record", metavar="FILE", help="rows of finished runs; default: WORKDIR/runs.jsonl"
     )
     args = parser.parse_args(argv[1:])
-    if not Path(args.config).is_file():
+    file = user_path(args.config)
+    if not file.is_file():
         raise ConfigError(f"--config={args.config}: no such file; run this in flaxae's repository")
-    namespace = runpy.run_path(args.config)
+    namespace = runpy.run_path(str(file))
     if missing := {"VARIANTS", "get_config"} - set(namespace):
         raise ConfigError(f"--config={args.config} defines no {' and no '.join(sorted(missing))}")
     variants = namespace["VARIANTS"]
     if unknown := set(args.variants) - set(variants):
         raise ConfigError(f"--variants: no {', '.join(unknown)}; there are {', '.join(variants)}")
     variants = {k: v for k, v in variants.items() if not args.variants or k in args.variants}
-    record = Path(args.record or Path(args.workdir) / "runs.jsonl")
+    workdir = user_path(args.workdir)
+    record = user_path(args.record) if args.record else workdir / "runs.jsonl"
     # All data sets get a seed before any gets the next one: unfinished tables are comparable.
     for count in range(1, len(args.seeds) + 1):
         for name in args.datasets:
-            folder = Path(args.workdir) / name
+            folder = workdir / name
             folder.mkdir(parents=True, exist_ok=True)
             seeds = args.seeds[:count]
             if not run_all(namespace["get_config"](name), variants, seeds, folder, record):

@@ -11,6 +11,7 @@ from typing import Any
 
 from flaxae.command import run_main
 from flaxae.config import TaskConfig, flags
+from flaxae.config.locate import user_path
 from flaxae.training.report import REPORT, TEXT, evaluate
 
 CONFIG = "configs/t5_vae/python_lines.py"
@@ -95,7 +96,7 @@ def run_demo(preset: str = "quick", workdir: str = "") -> int:
     Returns:
         The exit code: 0, 75 after SIGTERM, 130 after Ctrl-C.
     """
-    folder = Path(workdir or PRESETS[preset].workdir)
+    folder = user_path(workdir or PRESETS[preset].workdir)
     config = flags.load_config(f"{CONFIG}:{preset}")
     start = saved_step(folder)
     print(f"T5-VAE on lines of Python, PRESET={preset}, {config.steps} steps, in {folder}")

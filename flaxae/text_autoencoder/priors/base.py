@@ -13,6 +13,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError
 from flaxae.text_autoencoder.interpolation import slerp
 
@@ -126,7 +127,7 @@ def write(folder: str | Path, about: dict[str, Any], arrays: dict[str, np.ndarra
     Raises:
         ConfigError: if the folder cannot be written.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / ARRAYS)
@@ -141,7 +142,7 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     Raises:
         ConfigError: if a file is missing or damaged.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     try:
         return json.loads((folder / JSON).read_text()), load_file(folder / ARRAYS)
     except OSError:

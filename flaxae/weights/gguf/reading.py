@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
+from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
 from flaxae.weights import hf
 from flaxae.weights.gguf import header as header_lib
@@ -50,7 +51,7 @@ class GGUF(hf.TensorSource):
     """
 
     def __init__(self, path: str | Path):
-        self.directory = Path(path)
+        self.directory = user_path(path)
         self._gguf = _package(path)
         reader = _open(self._gguf, self.directory)
         self.header = header_lib.Header(self.directory, reader)

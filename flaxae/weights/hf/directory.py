@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
 from flaxae.foreign_json import read_json as read_json
 
@@ -22,12 +23,13 @@ def resolve(source: str | Path) -> Path:
     Raises:
         ConfigError: if there is no such directory, or the download fails.
     """
-    if Path(source).is_dir():
-        return Path(source)
+    source = user_path(source)
+    if source.is_dir():
+        return source
     name = str(source)
-    missing = f"{name}: no such directory{_similar(Path(source))}"
+    missing = f"{name}: no such directory{_similar(source)}"
     require(
-        bool(_HUB_ID.match(name)) and not Path(source).exists(),
+        bool(_HUB_ID.match(name)) and not source.exists(),
         f"{missing}, and not a Hub id (owner/name)",
     )
     from huggingface_hub import snapshot_download

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from jax.typing import DTypeLike
 from safetensors.numpy import save_file
 
+from flaxae.config.locate import user_path
 from flaxae.errors import require
 from flaxae.machine import distributed
 from flaxae.tree import path_name
@@ -46,7 +47,7 @@ def write(
     table.check_paths(set(leaves))
     fused = any(w.rows[1] > 1 for w in table.weights.values())
     require(not fused, "fused tensors can be read, but not written")
-    directory, dtype = Path(directory), np.dtype(dtype)
+    directory, dtype = user_path(directory), np.dtype(dtype)
     shards = _plan(table, leaves, dtype, max_shard_size)
     if distributed.is_main():
         directory.mkdir(parents=True, exist_ok=True)
