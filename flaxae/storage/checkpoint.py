@@ -1,7 +1,8 @@
 """Saving and restoring states; the only file that knows Orbax.
 
 A workdir has two Orbax managers: `latest` (the newest steps) and `best` (one step, by a metric).
-One manager with both policies deletes the newest step when the metric worsens.
+One manager with both policies deletes the newest step when the metric worsens. Neither deletes
+anything on its own: an older step is removed here, once the newer one has been read back.
 """
 
 import contextlib
@@ -18,6 +19,8 @@ from flaxae.errors import CheckpointError
 from flaxae.machine import distributed
 from flaxae.storage import checkpoint_errors as errors
 from flaxae.storage import paths
+from flaxae.storage.checkpoint_files import steps_on_disk as steps_on_disk
+from flaxae.storage.checkpoint_files import superseded, unfinished
 
 __all__ = ["CheckpointError", "Checkpointer", "Restored", "read_arrays"]
 
@@ -49,6 +52,7 @@ class Checkpointer:
         self._save, self._create = save, create
         self._managers: dict[str, ocp.CheckpointManager] = {}
         self._best: tuple[float | None] | None = None  # (value,) once it has been read
+        self._unread: dict[str, tuple[int, Any]] = {}  # saved, not read back: step and shapes
         self._failed = False
 
     def save(self, step: int, state: Any, extra: dict[str, Any], *, wait: bool = False) -> None:
@@ -116,29 +120,34 @@ class Checkpointer:
         return _steps(self._manager("latest"))
 
     def wait(self) -> None:
-        """Wait until all saves are on disk. Raises CheckpointError if one failed."""
-        for which, manager in self._managers.items():
-            with self._surface(which):
-                manager.wait_until_finished()
+        """Wait until all saves are on disk and have been read back.
+
+        Raises:
+            CheckpointError: if a save failed, or cannot be read.
+        """
+        for which in self._managers:
+            self._settle(which)
 
     def close(self) -> None:
         """Wait for saves and free the managers. A failure is raised only once."""
-        managers, self._managers = self._managers, {}
-        for which, manager in managers.items():
-            with contextlib.suppress(Exception) if self._failed else self._surface(which):
-                manager.close()
+        try:
+            if not self._failed:
+                self.wait()
+        finally:
+            managers, self._managers = self._managers, {}
+            for which, manager in managers.items():
+                with contextlib.suppress(Exception) if self._failed else self._surface(which):
+                    manager.close()
 
     def _manager(self, which: str) -> ocp.CheckpointManager:
         # Made when first needed: a lane's folder is opened twice, once for each manager.
         if which not in self._managers:
-            best, folder = which == "best", self.workdir / which
+            folder = self.workdir / which
             if self._create and jax.process_index() == 0:
-                for unfinished in _torn(folder):
-                    paths.rmtree(unfinished)
+                for left in unfinished(folder):
+                    paths.rmtree(left)
             distributed.sync("flaxae_open_checkpoints")
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=1 if best else self._save.keep,
-                keep_period=None if best else self._save.keep_every or None,
                 create=self._create,
                 # If the folder cannot be made, all processes otherwise wait 20 minutes for it.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -156,6 +165,7 @@ class Checkpointer:
 
     def _write(self, which: str, step: int, state: Any, extra: dict[str, Any]) -> None:
         manager = self._manager(which)
+        self._settle(which, step)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
         )
@@ -169,6 +179,37 @@ class Checkpointer:
                 f"{self.workdir / which}: step {step} was not saved, because it is not newer than "
                 f"{newest}; restore before saving, or use a new workdir"
             )
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+        self._unread[which] = (step, shapes)
+
+    def _settle(self, which: str, noticed: int | None = None) -> None:
+        """Wait for the last save, read it back, and remove the steps that it replaces.
+
+        Args:
+            which: "latest" or "best".
+            noticed: the step at which a failure is noticed, for its message.
+
+        Raises:
+            CheckpointError: if the save failed, or cannot be read back: then no step is removed.
+        """
+        manager = self._managers[which]
+        with self._surface(which, noticed):
+            manager.wait_until_finished()
+        step, shapes = self._unread.pop(which, (None, None))
+        if step is None:
+            return
+        wrong = errors.unreadable(lambda: _tree(manager.item_metadata(step).get("state")), shapes)
+        if not distributed.everywhere(not wrong):
+            self._failed = True
+            others = [s for s in steps_on_disk(self.workdir / which) if s != step]
+            raise CheckpointError(
+                f"{self.workdir / which}: step {step} was saved, but cannot be read back: "
+                f"{wrong or 'another process could not read it'}. Steps {others} stay; fix the "
+                "disk or use another workdir, then run the same command"
+            )
+        with self._surface(which, noticed):
+            for old in superseded(which, _steps(manager), self._save):
+                manager.delete(old)
 
     @contextlib.contextmanager
     def _surface(self, which: str, step: int | None = None) -> Iterator[None]:
@@ -294,18 +335,3 @@ def _tree(metadata: Any) -> Any:
 
 def _steps(manager: ocp.CheckpointManager) -> list[int]:
     return sorted(manager.all_steps())
-
-
-def steps_on_disk(folder: Path) -> list[int]:
-    """Return the steps in a workdir's `latest` or `best`, oldest first; it need not exist."""
-    found = (p for p in paths.children(folder) if p.name.isdigit())
-    return sorted(int(p.name) for p in found if paths.committed(p))
-
-
-def _torn(folder: Path) -> list[Path]:
-    """Return the remains of unfinished saves; in a bucket they already have their final names."""
-    return [
-        p
-        for p in paths.children(folder)
-        if ".orbax-checkpoint-tmp" in p.name or (p.name.isdigit() and not paths.committed(p))
-    ]

@@ -1,6 +1,7 @@
 """Messages about checkpoints that cannot be read or written."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,19 @@ def misfits(there: Any, wanted: Any) -> list[str]:
             lines.append(f"{name} is {there[name]} there and {wanted[name]} here")
     lines.sort()
     return lines if len(lines) <= 6 else [*lines[:5], f"and {len(lines) - 5} more"]
+
+
+def unreadable(read: Callable[[], Any], wanted: Any) -> str:
+    """Return why a tree of metadata cannot be read, or differs from the wanted one; "" if it fits.
+
+    Args:
+        read: returns the tree of a checkpoint's metadata.
+        wanted: pytree of arrays' shapes and dtypes.
+    """
+    try:
+        return "; ".join(misfits(read(), wanted))
+    except Exception as e:
+        return reason(e)
 
 
 def reason(e: Exception) -> str:

@@ -299,3 +299,29 @@ def test_a_process_killed_while_saving_leaves_a_readable_checkpoint(tmp_path):
         checkpointer.close()
         left = [p.name for p in (tmp_path / str(attempt) / "latest").iterdir()]
         assert left == [str(step + 1)]
+
+
+@pytest.mark.parametrize("which", ["latest", "best"])
+def test_an_older_step_stays_until_the_newer_one_has_been_read_back(tmp_path, which):
+    def save(checkpointer, step):
+        if which == "latest":
+            checkpointer.save(step, make(step), {})
+        else:
+            assert checkpointer.save_best(step, make(step), {}, -step)
+
+    checkpointer = Checkpointer(tmp_path, SaveConfig(keep=1))
+    folder = tmp_path / which
+    save(checkpointer, 1)
+    checkpointer.wait()
+    save(checkpointer, 2)
+    checkpointer.wait()
+    assert [p.name for p in folder.iterdir()] == ["2"]
+    save(checkpointer, 3)
+    checkpointer._manager(which).wait_until_finished()
+    assert sorted(p.name for p in folder.iterdir()) == ["2", "3"]
+    shutil.rmtree(folder / "3" / "state" / "d")  # success was reported, nothing can be read
+    (folder / "3" / "state" / "manifest.ocdbt").unlink()
+    with pytest.raises(CheckpointError, match=r"3 was saved, but cannot be read back.*\[2\] stay"):
+        checkpointer.wait()
+    checkpointer.close()  # does not raise it again
+    assert read_arrays(tmp_path, which)[2] == 2
