@@ -4,13 +4,13 @@ The published OPTIMUS Wikipedia files (wikipedia_json_64_filtered: JSON lists of
 "bert_token_length", "gpt2_token", "gpt2_token_length"}) contain ids of BERT and GPT-2 and no text.
 """
 
-import json
 import os
 from typing import Any
 
 import tokenizers
 
 from flaxae.errors import ConfigError
+from flaxae.foreign_json import read_fields
 
 _CHUNK = 10_000  # rows
 _ADDED = 16  # ids just above a vocabulary are tokens added to it, such as OPTIMUS's <BOS>
@@ -95,8 +95,7 @@ def _lowercase(folder: str) -> bool:
     path = os.path.join(folder, "tokenizer_config.json")
     if not os.path.isfile(path):
         return False
-    with open(path, encoding="utf-8") as file:
-        return bool(json.load(file).get("do_lower_case", False))
+    return bool(read_fields(path, {"do_lower_case": bool}).get("do_lower_case"))
 
 
 def _texts(tokenizer: tokenizers.Tokenizer, rows: list[list[int]]) -> list[str]:

@@ -1,6 +1,5 @@
 """Tokenizers of pretrained models: tokenizer.json, SentencePiece, and the bytes of byT5."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from flaxae.data.tokenizer import SPECIALS, Tokenizer
 from flaxae.errors import ConfigError
+from flaxae.foreign_json import read_fields
 from flaxae.weights import hf
 
 BYT5 = "byt5"
@@ -63,7 +63,7 @@ def own_tokenizer(directory: Path) -> Tokenizer | None:
 
 def _of_file(path: str, settings: dict[str, Any]) -> Tokenizer:
     if path.endswith(".model"):
-        return _sentencepiece(path, int(settings.get("extra_ids", 100)))
+        return _sentencepiece(path, settings.get("extra_ids"))
     return Tokenizer.load(path)
 
 
@@ -143,13 +143,10 @@ def _settings(directory: Path) -> dict[str, Any]:
     path = directory / "tokenizer_config.json"
     if not path.is_file():
         return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from None
+    return read_fields(path, {"tokenizer_class": str, "extra_ids": int})
 
 
-def _sentencepiece(path: str, extra_ids: int) -> Tokenizer:
+def _sentencepiece(path: str, extra_ids: int | None) -> Tokenizer:
     """Open a SentencePiece Unigram model and add T5's sentinels <extra_id_99> .. <extra_id_0>."""
     # Imported here because the generated protocol buffers are slow to import.
     from sentencepiece import sentencepiece_model_pb2
@@ -165,7 +162,8 @@ def _sentencepiece(path: str, extra_ids: int) -> Tokenizer:
     # Rounded, because writing and reading can change the last digit of a float.
     vocab = [(piece.piece, round(piece.score, 6)) for piece in proto.pieces]
     known = {piece for piece, _ in vocab}
-    extra = [x for i in reversed(range(extra_ids)) if (x := f"<extra_id_{i}>") not in known]
+    number = 100 if extra_ids is None else extra_ids
+    extra = [x for i in reversed(range(number)) if (x := f"<extra_id_{i}>") not in known]
     inner = tokenizers.Tokenizer(
         models.Unigram(
             vocab + [(x, 0.0) for x in extra],

@@ -7,10 +7,38 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from flaxae.config import Section, field_types
 from flaxae.errors import require
+from flaxae.foreign_json import check_fields
 from flaxae.machine import sharding
 from flaxae.weights import hf
 from flaxae.weights.hf import Weight
+
+# Types of fields of config.json that no field of ours has under another name.
+KINDS = {
+    "model_type": str,
+    "hidden_act": str,
+    "tie_word_embeddings": bool,
+    "bos_token_id": int,
+    "eos_token_id": int | list[int],
+    "rope_theta": float,
+    "rope_scaling": dict,
+    "rope_parameters": dict,
+    "partial_rotary_factor": float,
+    "head_dim": int,
+}
+ROPE_FIELDS = ("rope_scaling", "rope_parameters")
+ROPE_KINDS = {
+    "rope_type": str,
+    "type": str,
+    "rope_theta": float,
+    "factor": float,
+    "partial_rotary_factor": float,
+    "low_freq_factor": float,
+    "high_freq_factor": float,
+    "original_max_position_embeddings": int,
+}
+MAX_LAYERS, MAX_SIZE = 2**12, 2**31 - 1  # no model has more
 
 
 def shapes(kind: Any, config: Any) -> dict[str, Any]:
@@ -115,6 +143,25 @@ def norm(path: str, names: tuple[str, ...], bias: bool, *, stacked: bool = True)
         f"{path}/{ours}": Weight(tuple(f"{n}.{theirs}" for n in names), stacked=stacked)
         for ours, theirs in weights.items()
     }
+
+
+def check_kinds(raw: dict[str, Any], config: type[Section], fields: dict[str, str]) -> None:
+    """Raise ConfigError for a field of a config.json that has another type than ours has.
+
+    Args:
+        raw: contents of config.json.
+        config: our config's class.
+        fields: Hugging Face's names -> ours.
+    """
+    ours = field_types(config)
+    check_fields(raw, KINDS | {theirs: ours[name] for theirs, name in fields.items()})
+    for name in ROPE_FIELDS:
+        check_fields(raw.get(name) or {}, ROPE_KINDS, f"{name}: ")
+    for theirs, name in fields.items():
+        value = raw.get(theirs)
+        if ours[name] is int and value is not None:
+            most = MAX_LAYERS if "layers" in name else MAX_SIZE
+            require(value <= most, f"{theirs}={value} is above {most}")
 
 
 def given(raw: dict[str, Any], fields: dict[str, str], what: str) -> dict[str, Any]:

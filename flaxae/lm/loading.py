@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
+from flaxae.foreign_json import read_fields
 from flaxae.lm import files
 from flaxae.lm.causal import CausalLM
 from flaxae.lm.chat import TOKENIZER, ChatTokenizer, open_tokenizer
@@ -190,7 +191,8 @@ def _open_directory(source: str | Path) -> _Opened:
     directory = hf.resolve(source)
     raw = hf.read_config(directory)
     if (directory / "generation_config.json").is_file():  # chat models have several ends
-        ends = hf.read_json(directory / "generation_config.json").get("eos_token_id")
+        path = directory / "generation_config.json"
+        ends = read_fields(path, {"eos_token_id": int | list[int]}).get("eos_token_id")
         raw = raw | ({} if ends is None else {"eos_token_id": ends})
     kind = raw.get("model_type")
     found = [family for family in FAMILIES if kind in family.MODEL_TYPES]
@@ -202,7 +204,7 @@ def _open_directory(source: str | Path) -> _Opened:
         return open_tokenizer(directory) if (directory / TOKENIZER).is_file() else None
 
     paths = (directory / hf.CONFIG, *sorted(directory.glob("model*.safetensors")))
-    config = _config(found[0], raw, directory)
+    config = _config(found[0], raw, directory / hf.CONFIG)
     return _Opened(found[0], config, tensors, tokenizer, paths)
 
 

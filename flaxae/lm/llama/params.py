@@ -49,6 +49,7 @@ def config_from_hf(raw: dict[str, Any]) -> LlamaConfig:
     Raises:
         ConfigError: if the config is not that of a supported Llama.
     """
+    files.check_kinds(raw, LlamaConfig, FIELDS)
     kind = raw.get("model_type")
     require(kind in MODEL_TYPES, f"model_type={kind!r} is not one of: {', '.join(MODEL_TYPES)}")
     act = raw.get("hidden_act", "silu")

@@ -56,6 +56,8 @@ def config_from_hf(raw: dict[str, Any]) -> PhiConfig:
     Raises:
         ConfigError: if the config is not that of a supported Phi.
     """
+    names = {old: FIELDS[new] for old, new in OLD_FIELDS.items() if new in FIELDS}
+    files.check_kinds(raw, PhiConfig, FIELDS | names | {"rotary_dim": "rotary_dim"})
     kind = raw.get("model_type")
     require(kind in MODEL_TYPES, f"model_type={kind!r} is not one of: {', '.join(MODEL_TYPES)}")
     raw = {k: v for k, v in raw.items() if v is not None}
@@ -69,7 +71,7 @@ def config_from_hf(raw: dict[str, Any]) -> PhiConfig:
     require(not raw.get("tie_word_embeddings"), "a Phi with tied embeddings is not supported")
     raw.setdefault("num_key_value_heads", raw.get("num_attention_heads"))
     known = files.given(raw, FIELDS, "Phi")
-    head_dim = raw.get("head_dim", known["d_model"] // known["num_heads"])
+    head_dim = raw.get("head_dim", known["d_model"] // max(known["num_heads"], 1))
     config = PhiConfig(
         **known, **_rope(raw, head_dim), head_dim=head_dim, **files.token_ids(raw, 1, 2)
     )

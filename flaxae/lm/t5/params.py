@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from flaxae.errors import ConfigError, require
+from flaxae.foreign_json import check_fields
 from flaxae.lm import files
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.lm.t5.modeling import EOS, PAD, T5
@@ -40,6 +41,7 @@ DEFAULTS = {
     "layer_norm_epsilon": 1e-6,
     "dropout_rate": 0.1,
 }
+KINDS = {"feed_forward_proj": str, "scale_decoder_outputs": bool}
 IDS = {"pad_token_id": PAD, "eos_token_id": EOS, "decoder_start_token_id": PAD}
 
 
@@ -57,13 +59,17 @@ def config_from_hf(raw: dict[str, Any], tied: bool | None = None) -> T5Config:
     Raises:
         ConfigError: if the config is not that of a supported T5.
     """
-    kind = raw.get("model_type", "t5")
+    files.check_kinds(raw, T5Config, FIELDS)
+    check_fields(raw, dict.fromkeys(IDS, int) | KINDS)
+    kind = raw.get("model_type") or "t5"
     require(kind in MODELS, f"model_type={kind!r} is not one of: {', '.join(MODELS)}")
-    forward = raw.get("feed_forward_proj", "relu" if kind == "t5" else "gated-gelu")
+    forward = raw.get("feed_forward_proj") or ("relu" if kind == "t5" else "gated-gelu")
     known = {x.value: x for x in FeedForward}
     require(forward in known, f"feed_forward_proj={forward!r} is not one of: {', '.join(known)}")
     for name, value in IDS.items():
-        require(raw.get(name, value) == value, f"{name}={raw.get(name)}: only {value} is supported")
+        require(
+            raw.get(name) in (value, None), f"{name}={raw.get(name)}: only {value} is supported"
+        )
     raw = {**DEFAULTS, "num_decoder_layers": raw.get("num_layers"), **_given(raw)}
     missing = [name for name in FIELDS if raw.get(name) is None]
     require(not missing, f"config.json lacks {', '.join(missing)}")
@@ -177,7 +183,7 @@ def open_directory(source: str | Path) -> tuple[T5Config, hf.Tensors]:
     try:
         return config_from_hf(raw, tied), tensors
     except ConfigError as error:
-        raise ConfigError(f"{directory}: {error}") from None
+        raise ConfigError(f"{directory / hf.CONFIG}: {error}") from None
 
 
 def load(source: str | Path, dtype: Any = jnp.float32) -> tuple[T5Config, dict[str, Any]]:

@@ -7,7 +7,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from flaxae.errors import ConfigError, require
-from flaxae.weights.hf.directory import INDEX, SINGLE, read_json
+from flaxae.foreign_json import read_fields
+from flaxae.weights.hf.directory import INDEX, SINGLE
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 _ROWS = 4096  # rows per read, when two tensors are compared
@@ -63,7 +64,9 @@ class Tensors(TensorSource):
             return
         if not (directory / INDEX).is_file():
             raise ConfigError(self._no_weights())
-        files = read_json(directory / INDEX).get("weight_map", {})
+        index = read_fields(directory / INDEX, {"weight_map": dict[str, str]})
+        files = index.get("weight_map") or {}
+        require(bool(files), f"{directory / INDEX}: it has no weight_map")
         for file in sorted(set(files.values())):
             require(Path(file).name == file, f"{directory / INDEX}: {file!r} is not a file name")
             require(
