@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flaxae.command import run_main
 from flaxae.config.locate import user_path
+from flaxae.config.ranges import COUNT, SEEDS, WHOLE, Range, ranged
 from flaxae.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -98,11 +99,26 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--adapter", default="", metavar="DIR", help="an adapter's directory, or a run's folder")
     add("--tokenizer", default="", metavar="DIR", help="a directory with another tokenizer.json")
-    add("--max-new-tokens", type=int, default=256, metavar="N")
-    add("--temperature", type=float, default=0.0, metavar="T", help="0: the most likely token")
-    add("--top-k", type=int, default=0, metavar="K", help="only the K best tokens; 0: all")
-    add("--top-p", type=float, default=1.0, metavar="P", help="only the nucleus of probability P")
-    add("--seed", type=int, default=0, help="seed of the drawn tokens")
+    add("--max-new-tokens", type=ranged("--max-new-tokens", int, COUNT), default=256, metavar="N")
+    text = "0: the most likely token"
+    add(
+        "--temperature",
+        type=ranged("--temperature", float, Range(0)),
+        default=0.0,
+        metavar="T",
+        help=text,
+    )
+    text = "only the K best tokens; 0: all"
+    add("--top-k", type=ranged("--top-k", int, WHOLE), default=0, metavar="K", help=text)
+    text = "only the nucleus of probability P"
+    add(
+        "--top-p",
+        type=ranged("--top-p", float, Range(0, 1, "(]")),
+        default=1.0,
+        metavar="P",
+        help=text,
+    )
+    add("--seed", type=ranged("--seed", int, SEEDS), default=0, help="seed of the drawn tokens")
     add("--system", default="", metavar="TEXT", help="a system message")
     add("--no-chat", action="store_true", help="the prompt as it is, without a chat template")
     add(
@@ -123,7 +139,6 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command line; return its exit code."""
     args = parser().parse_args(argv[1:])
-    require(args.max_new_tokens > 0, f"--max-new-tokens={args.max_new_tokens} must be positive")
     from flaxae.decoding import Sampling
 
     sampled = args.temperature > 0

@@ -5,10 +5,12 @@ import sys
 
 from flaxae.command import run_main
 from flaxae.config import Config, flags
+from flaxae.config.ranges import Range
 from flaxae.training.state import abstract_state
 
 USAGE = "Prints a config's parameters, mesh and shardings; nothing is trained or allocated."
-OPTIONS = (flags.Option("devices", 0, "number of simulated CPU devices; 0: the real devices"),)
+DEVICES = "number of simulated CPU devices; 0: the real devices"
+OPTIONS = (flags.Option("devices", 0, DEVICES, Range(0, 4096, "[]")),)
 SHOWN = 2**20  # bytes; smaller leaves of the state are only counted
 
 

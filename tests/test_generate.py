@@ -222,7 +222,7 @@ def test_the_command_prints_the_same_text_for_the_same_seed(directory, capsys):
     [
         (["--max-new-tokens=0", "x"], "--max-new-tokens=0 must be positive"),
         (["--top-p=0.5", "x"], "--top-p draws tokens: give --temperature too"),
-        (["--temperature=1", "--top-p=2", "x"], "top_p=2.0 must be above 0"),
+        (["--temperature=1", "--top-p=2", "x"], "--top-p=2.0 must be in (0, 1]"),
         (["--model=no/where/at/all", "x"], "no such directory"),
         (["--adapter=nowhere", "x"], "nowhere"),
         (["--max-new-tokens=500", "x"], "positions for 200"),

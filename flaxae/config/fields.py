@@ -1,20 +1,27 @@
 """Sections: config dataclasses with checked fields that are found by dotted names.
 
-Conventions: enums for choices; 0 or "" means off; tuples' contents are checked by `validate()`.
+Conventions: enums for choices; 0 or "" means off; numbers have a range (see `ranges`), which is
+checked when they are set.
 """
 
 import dataclasses
 import enum
 import os
-import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
+from flaxae.config.ranges import check_value, field_rules
 from flaxae.errors import ConfigError
 
 
 class Section:
-    """Base class of all config dataclasses: no unknown fields, read-only once frozen."""
+    """Base class of all config dataclasses: no unknown fields, read-only once frozen.
+
+    Attributes:
+        section: where a Config has the section, in messages; "": the class is named instead.
+    """
+
+    section: ClassVar[str] = ""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self.__dict__.get("_frozen"):
@@ -24,10 +31,19 @@ class Section:
             raise ConfigError(
                 f"{type(self).__name__} has no field {name!r}; its fields are: {known}"
             )
+        check_value(type(self), name, self.dotted(name), value)
         object.__setattr__(self, name, _with_home(value))
 
+    @classmethod
+    def dotted(cls, field: str) -> str:
+        """Return the name of a field in messages about a section that is not part of a Config."""
+        return f"{cls.section or cls.__name__}.{field}"
+
     def validate(self) -> None:
-        """Check the values of the fields; raise ConfigError if one is not allowed."""
+        """Check that the fields fit each other; raise ConfigError if they do not.
+
+        Ranges of single fields are checked when they are set.
+        """
 
     def freeze(self) -> None:
         """Validate this section and all below it, and make them read-only."""
@@ -49,8 +65,7 @@ def _with_home(value: Any) -> Any:
 
 def field_types(cls: type) -> dict[str, Any]:
     """Return the type of each field of a config dataclass."""
-    hints = typing.get_type_hints(cls)
-    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    return {name: kind for name, (kind, _) in field_rules(cls).items()}
 
 
 def iterate_fields(config: Section, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -73,7 +88,11 @@ def get_field(config: Section, dotted: str) -> Any:
 
 
 def set_field(config: Section, dotted: str, value: Any) -> None:
-    """Set a dotted field; raise ConfigError if the field is unknown or the type is wrong."""
+    """Set a dotted field.
+
+    Raises:
+        ConfigError: if the field is unknown, or the value's type or the value is not allowed.
+    """
     *parents, name = dotted.split(".")
     holder = get_field(config, ".".join(parents)) if parents else config
     kinds = field_types(type(holder)) if isinstance(holder, Section) else {}
@@ -81,7 +100,9 @@ def set_field(config: Section, dotted: str, value: Any) -> None:
         raise ConfigError(
             f"the config has no field {dotted!r}; its section has: {', '.join(sorted(kinds))}"
         )
-    setattr(holder, name, coerce(value, kinds[name], dotted))
+    value = coerce(value, kinds[name], dotted)
+    check_value(type(holder), name, dotted, value)
+    setattr(holder, name, value)
 
 
 def coerce(value: Any, kind: Any, name: str) -> Any:

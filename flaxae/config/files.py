@@ -9,6 +9,7 @@ from typing import Any
 
 from flaxae.config.fields import Section
 from flaxae.config.locate import locate
+from flaxae.config.ranges import field_rules
 from flaxae.config.sections import Config
 from flaxae.errors import ConfigError
 
@@ -52,6 +53,7 @@ def _run(file: str) -> dict[str, Any]:
     module = types.ModuleType(MODULE)
     vars(module).update(namespace)
     sys.modules[MODULE] = module
+    field_rules.cache_clear()  # a file that used a class before its module was there
     for cls in namespace.values():
         if isinstance(cls, type) and issubclass(cls, Section) and cls.__module__ == MODULE:
             _resolve_annotations(cls)
@@ -60,7 +62,7 @@ def _run(file: str) -> dict[str, Any]:
 
 def _resolve_annotations(cls: type[Section]) -> None:
     """Replace annotations that are strings by types, before another file replaces the module."""
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     cls.__annotations__.update({name: hints[name] for name in cls.__annotations__})
 
 

@@ -76,7 +76,10 @@ def parse(
             default = own[name].default
             if text is None and isinstance(default, bool):
                 text = "true"
-            extra[name] = _convert(_value(name, text, arguments), type(default), f"--{name}")
+            value = _convert(_value(name, text, arguments), type(default), f"--{name}")
+            if (allowed := own[name].allowed) is not None:
+                allowed.check(f"--{name}", value, type(default))
+            extra[name] = value
         else:
             fields = iterate_fields(load_config(path) if path else Config())
             known = ["config", *own, *(f"config.{field}" for field, _, _ in fields)]

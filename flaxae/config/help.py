@@ -8,16 +8,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from flaxae.config.fields import get_field, iterate_fields
+from flaxae.config.ranges import Entries, Range, field_rules
 from flaxae.config.sections import Config
 
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """An option of a command besides --config and --workdir; its type is that of the default."""
+    """An option of a command besides --config and --workdir; its type is that of the default.
+
+    Attributes:
+        name: its name, with "_" for "-".
+        default: the value if it is not given.
+        help: what it does.
+        allowed: the range of a number; None for other types.
+    """
 
     name: str
     default: Any
     help: str
+    allowed: Range | None = None
 
 
 def kind_name(kind: Any) -> str:
@@ -50,9 +59,9 @@ def help_text(
     note = f"as {path} sets them" if path else "add --config=FILE to see the fields of its task"
     lines.append(f"fields, with type and default ({note}):")
     rows = []
-    for name, kind, value in iterate_fields(config):
+    for name, _, value in iterate_fields(config):
         value = value.value if isinstance(value, enum.Enum) else value
-        shown, comment = f"{kind_name(kind)} = {value!r}", _comment(config, name)
+        shown, comment = f"{_kind(config, name)} = {value!r}", _comment(config, name)
         rows.append((f"--config.{name}", shown + (f"  # {comment}" if comment else "")))
     return "\n".join([*lines, *_table(rows)])
 
@@ -60,6 +69,17 @@ def help_text(
 def _table(rows: list[tuple[str, str]]) -> list[str]:
     width = max(len(name) for name, _ in rows)
     return [f"  {name:{width}}  {text}" for name, text in rows]
+
+
+def _kind(config: Config, name: str) -> str:
+    """Return a field's type with its range."""
+    parents, _, leaf = name.rpartition(".")
+    kind, rule = field_rules(type(get_field(config, parents) if parents else config))[leaf]
+    if isinstance(rule, Range):
+        return f"{kind_name(kind)} {rule.describe()}"
+    if isinstance(rule, Entries) and rule.range is not None:
+        return f"{kind_name(kind)} of {kind_name(rule.kind)} {rule.range.describe()}"
+    return kind_name(kind)
 
 
 def _comment(config: Config, name: str) -> str:

@@ -2,10 +2,24 @@
 
 import dataclasses
 import enum
+import re
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 from flaxae.config.fields import Section
+from flaxae.config.ranges import (
+    Checked,
+    Count,
+    NonNegative,
+    Positive,
+    Range,
+    Rate,
+    Seed,
+    Share,
+    Strings,
+    Whole,
+    Wholes,
+)
 from flaxae.errors import ConfigError, require
 
 
@@ -44,64 +58,68 @@ class OptimConfig(Section):
     matches the path of a parameter applies to it.
     """
 
+    section: ClassVar[str] = "optim"
+
     name: Optimizer = Optimizer.ADAMW
-    lr: float = 1e-3
+    lr: NonNegative = 1e-3
     schedule: Schedule = Schedule.COSINE
-    warmup: int = 0  # steps of linear increase from 0
-    decay_steps: int = 0  # the schedule's horizon; 0: `steps`, resolved when the workdir is created
-    final_lr: float = 0.0  # the last learning rate as a share of lr
-    wsd_decay: float = 0.2  # share of the horizon over which wsd decays
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    momentum: float = 0.9  # of sgd and muon
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0  # largest norm of the gradient; 0: no clipping
-    groups: tuple = ()
-    ema: float = 0.0  # decay of the parameters' moving average; 0: off
+    warmup: Whole = 0  # steps of linear increase from 0
+    decay_steps: Whole = 0  # the schedule's horizon (see docs/running.md); 0: the first `steps`
+    final_lr: Share = 0.0  # the learning rate from the horizon on, as a share of lr
+    wsd_decay: Annotated[float, Range(0, 1, "(]")] = 0.2  # share of the horizon in which wsd decays
+    b1: Rate = 0.9
+    b2: Rate = 0.999
+    eps: Positive = 1e-8
+    momentum: Rate = 0.9  # of sgd and muon
+    weight_decay: NonNegative = 0.0
+    clip_norm: NonNegative = 1.0  # largest norm of the gradient; 0: no clipping
+    groups: Annotated[tuple, Checked()] = ()
+    ema: Rate = 0.0  # decay of the parameters' moving average; 0: off
 
     def validate(self) -> None:
-        """Check rates and groups."""
-        require(self.lr >= 0, f"optim.lr={self.lr} must not be negative")
-        require(0 <= self.ema < 1, f"optim.ema={self.ema} must be in [0, 1)")
-        require(self.warmup >= 0, f"optim.warmup={self.warmup} must not be negative")
-        require(0 < self.wsd_decay <= 1, f"optim.wsd_decay={self.wsd_decay} must be in (0, 1]")
+        """Check the groups."""
         for group in self.groups:
             ok = isinstance(group, (tuple, list)) and len(group) == 3 and isinstance(group[0], str)
-            ok = ok and all(isinstance(x, (int, float)) for x in group[1:])
             require(
                 ok, f"optim.groups: {group!r} is not (path regex, lr multiplier, decay multiplier)"
             )
+            for factor in group[1:]:
+                Range(0).check(f"optim.groups: {group!r}: a multiplier", factor)
+            try:
+                re.compile(group[0])
+            except re.error as e:
+                raise ConfigError(
+                    f"optim.groups: {group[0]!r} is not a regular expression ({e})"
+                ) from None
 
 
 @dataclasses.dataclass
 class DataConfig(Section):
     """Fields of the data that every family has; a family may have a subclass with more."""
 
-    seed: int = 0  # seed of the order of batches and of the splits
-    batch_size: int = 64  # rows per step, over all devices
-    cache: str = ".cache"  # folder of tokenizers and prepared corpora
-    prefetch: int = 2  # batches prepared in advance; 0: each batch when it is needed
+    section: ClassVar[str] = "data"
 
-    def validate(self) -> None:
-        """Check the sizes."""
-        require(self.batch_size > 0, f"data.batch_size={self.batch_size} must be positive")
-        require(self.prefetch >= 0, f"data.prefetch={self.prefetch} must not be negative")
+    seed: Seed = 0  # seed of the order of batches and of the splits
+    batch_size: Count = 64  # rows per step, over all devices
+    cache: str = ".cache"  # folder of tokenizers and prepared corpora
+    prefetch: Whole = 2  # batches prepared in advance; 0: each batch when it is needed
 
 
 @dataclasses.dataclass
 class MeshConfig(Section):
     """Sizes of the mesh axes; 0: all remaining devices."""
 
-    replica: int = 1
-    fsdp: int = 0
-    model: int = 1
+    section: ClassVar[str] = "mesh"
+
+    replica: Whole = 1
+    fsdp: Whole = 0
+    model: Whole = 1
 
     def validate(self) -> None:
         """Check that at most one size is 0."""
         sizes = (self.replica, self.fsdp, self.model)
         require(
-            min(sizes) >= 0 and sizes.count(0) <= 1,
+            sizes.count(0) <= 1,
             f"mesh={sizes}: at most one axis may be 0 (= the rest)",
         )
 
@@ -110,40 +128,37 @@ class MeshConfig(Section):
 class LogConfig(Section):
     """Logging of metrics."""
 
-    every: int = 50  # steps between log lines
+    section: ClassVar[str] = "log"
+
+    every: Count = 50  # steps between log lines
     tensorboard: bool = True
     progress: bool = True  # a progress bar
-
-    def validate(self) -> None:
-        """Check the period."""
-        require(self.every > 0, f"log.every={self.every} must be positive")
 
 
 @dataclasses.dataclass
 class EvalConfig(Section):
     """Evaluation and samples during training."""
 
-    every: int = 0  # steps between evaluations; 0: only at the end
-    splits: tuple = ("dev",)
-    sample_every: int = 0  # steps between samples; 0: only at the end
-    num_samples: int = 4
-    num_batches: int = 0  # batches per evaluation; 0: the whole split
+    section: ClassVar[str] = "eval"
+
+    every: Whole = 0  # steps between evaluations; 0: only at the end
+    splits: Strings = ("dev",)
+    sample_every: Whole = 0  # steps between samples; 0: only at the end
+    num_samples: Whole = 4  # 0: none
+    num_batches: Whole = 0  # batches per evaluation; 0: the whole split
 
 
 @dataclasses.dataclass
 class SaveConfig(Section):
     """Checkpoints."""
 
-    every: int = 500  # steps between checkpoints
-    keep: int = 1  # number of latest checkpoints
-    keep_every: int = 0  # checkpoints of multiples of this step are never deleted; 0: none
+    section: ClassVar[str] = "save"
+
+    every: Count = 500  # steps between checkpoints
+    keep: Count = 1  # number of latest checkpoints
+    keep_every: Whole = 0  # checkpoints of multiples of this step are never deleted; 0: none
     best_metric: str = ""  # such as "dev/loss"; "": no best checkpoint
     best_mode: Mode = Mode.MIN
-
-    def validate(self) -> None:
-        """Check number and period."""
-        require(self.keep > 0, f"save.keep={self.keep} must be positive")
-        require(self.every > 0, f"save.every={self.every} must be positive")
 
 
 @dataclasses.dataclass
@@ -154,6 +169,7 @@ class TaskConfig(Section):
         data_class: class of `Config.data` for this task.
     """
 
+    section: ClassVar[str] = "task"
     data_class: ClassVar[type[DataConfig]] = DataConfig
 
     def make(self, config: "Config") -> Any:
@@ -192,15 +208,20 @@ class Config(Section):
     log: LogConfig = dataclasses.field(default_factory=LogConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     save: SaveConfig = dataclasses.field(default_factory=SaveConfig)
-    steps: int = 1000
-    seed: int = 0  # seed of the initialisation and of ctx.key
-    frozen_seed: int = 0  # seed of random parts that are never trained
-    accumulate: int = 1  # micro-batches per step
-    steps_per_call: int = 1  # steps per dispatch
-    max_bad_steps: int = 0  # steps without a finite loss before the run fails
+    steps: Count = 1000
+    seed: Seed = 0  # seed of the initialisation and of ctx.key
+    frozen_seed: Seed = 0  # seed of random parts that are never trained
+    accumulate: Count = 1  # micro-batches per step
+    steps_per_call: Count = 1  # steps per dispatch
+    max_bad_steps: Whole = 0  # steps without a finite loss before the run fails
     resume_from: str = ""  # a workdir whose parameters the run starts from, as far as they match
     pretrained: str = ""  # directory, file or Hub id of pretrained weights
-    profile: tuple = ()  # (first step, last step) of a profiler trace
+    profile: Wholes = ()  # (first step, last step) of a profiler trace
+
+    @classmethod
+    def dotted(cls, field: str) -> str:
+        """Return the name of a field of the config itself in messages."""
+        return field
 
     def __post_init__(self) -> None:
         if self.data is None:
@@ -213,9 +234,6 @@ class Config(Section):
             type(self.data) is kind,
             f"data: {task.__name__} needs a {kind.__name__}, not a {type(self.data).__name__}",
         )
-        require(self.steps > 0, f"steps={self.steps} must be positive")
-        require(self.steps_per_call > 0, f"steps_per_call={self.steps_per_call} must be positive")
-        require(self.accumulate > 0, f"accumulate={self.accumulate} must be positive")
         n = self.steps_per_call
         periods = {"steps": self.steps, "log.every": self.log.every, "save.every": self.save.every}
         periods |= {"eval.every": self.eval.every, "eval.sample_every": self.eval.sample_every}

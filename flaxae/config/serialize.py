@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flaxae.config.fields import Section, field_types, get_field, set_field
+from flaxae.config.fields import Section, field_types, set_field
 from flaxae.config.files import load_config
 from flaxae.config.sections import Config, DataConfig, TaskConfig
 from flaxae.errors import ConfigError, require
@@ -90,7 +90,7 @@ def from_json(
             "config_class='FILE' (or the task's config class) in Python"
         )
     config = Config(task=found())
-    _fill(config, without_moved_fields(data, found.data_class), "")
+    _fill(config, without_moved_fields(data, found.data_class))
     return config
 
 
@@ -170,14 +170,11 @@ def without_moved_fields(data: dict[str, Any], data_class: type[DataConfig]) -> 
     return {**data, "data": {k: v for k, v in section.items() if k not in lost}}
 
 
-def _fill(section: Section, data: dict[str, Any], prefix: str) -> None:
-    for name, value in data.items():
-        if name == "class":
-            continue
-        if isinstance(value, dict):
-            _fill(get_field(section, name), value, f"{prefix}{name}.")
-        else:
-            set_field(section, name, value)
+def _fill(config: Config, data: dict[str, Any]) -> None:
+    """Set the fields of a config to those of its JSON."""
+    for name, value in flatten_json(data).items():
+        if name != "task.class":
+            set_field(config, name, value)
 
 
 def flatten_json(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -219,7 +216,7 @@ def config_hash(config: Config) -> str:
 def copy_config(config: Config, overrides: dict[str, Any] | None = None) -> Config:
     """Return an unfrozen copy with values of dotted fields replaced."""
     new = Config(task=type(config.task)(), data=type(config.data)())
-    _fill(new, to_json(config), "")
+    _fill(new, to_json(config))
     for name, value in (overrides or {}).items():
         set_field(new, name, value)
     return new

@@ -4,6 +4,7 @@ import dataclasses
 import enum
 
 from flaxae.config import Config, DataConfig
+from flaxae.config.ranges import Count, Counts, Whole
 from flaxae.errors import ConfigError, require
 
 
@@ -32,11 +33,11 @@ class TextDataConfig(DataConfig):
 
     name: str = "python_lines"
     path: str = ""
-    max_length: int = 32  # tokens per row, EOS included
-    num_buckets: int = 4  # parts of equal size into which a batch is divided by length
+    max_length: Count = 32  # tokens per row, EOS included
+    num_buckets: Count = 4  # parts of equal size into which a batch is divided by length
     long_lines: LongLines = LongLines.SKIP
-    vocab_size: int = 4096  # size of a tokenizer that is trained on the corpus
-    max_lines: int = 0  # distinct lines to read; 0: all
+    vocab_size: Count = 4096  # size of a tokenizer that is trained on the corpus
+    max_lines: Whole = 0  # distinct lines to read; 0: all
     labels: bool = False  # lines are label<tab>text; tables have a column "label"
     # A tokenizer.json, a spiece.model, a directory or Hub id of one, or "byt5"; "": one is trained.
     tokenizer: str = ""
@@ -44,18 +45,15 @@ class TextDataConfig(DataConfig):
     ids_tokenizer: str = ""  # directory of the tokenizer that decodes a data set of token ids
     # Fixed bucket lengths, such as (32, 64, 128); batch_size / num_buckets rows are then the unit
     # in which the lengths share a batch. (): lengths that cut the data into num_buckets parts.
-    bucket_edges: tuple = ()
+    bucket_edges: Counts = ()
 
     def validate(self) -> None:
-        """Check sizes and bucket lengths."""
+        """Check the bucket lengths."""
         super().validate()
-        for name in ("max_length", "num_buckets", "vocab_size"):
-            require(getattr(self, name) > 0, f"data.{name}={getattr(self, name)} must be positive")
         edges = self.bucket_edges
         if edges:
-            whole = all(isinstance(e, int) and not isinstance(e, bool) and e > 1 for e in edges)
             require(
-                whole and list(edges) == sorted(set(edges)) and edges[-1] == self.max_length,
+                edges[0] > 1 and list(edges) == sorted(set(edges)) and edges[-1] == self.max_length,
                 f"data.bucket_edges={edges} must be ascending lengths in tokens that end with"
                 f" data.max_length={self.max_length}",
             )

@@ -1,13 +1,15 @@
 """The choice of the next id from its scores: the best one, or a random one."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from flaxae.config.ranges import Count, Finite, Range, Whole, check_value, field_rules
 from flaxae.errors import ConfigError
 
 # (scores, position, indices of these rows in the batch) -> ids
@@ -32,17 +34,17 @@ class Sampling:
         length_penalty: beam search ranks by log-probability / length ** length_penalty.
     """
 
-    temperature: float | None = None
-    top_k: int = 0
-    top_p: float | None = None
-    beams: int = 1
-    length_penalty: float = 1.0
+    temperature: Annotated[float | None, Range(0)] = None
+    top_k: Whole = 0
+    top_p: Annotated[float | None, Range(0, 1, "(]")] = None
+    beams: Count = 1
+    length_penalty: Finite = 1.0
 
     def __post_init__(self) -> None:
-        self._check("temperature", self.temperature, lambda x: 0 <= x < float("inf"), "at least 0")
-        self._check("top_p", self.top_p, lambda x: 0 < x <= 1, "above 0 and at most 1")
-        self._check("top_k", self.top_k, lambda x: x >= 0, "at least 0")
-        self._check("beams", self.beams, lambda x: x >= 1, "at least 1")
+        for name in field_rules(Sampling):
+            value = getattr(self, name)
+            if _known(value):
+                check_value(Sampling, name, name, value)
         if self.beams > 1 and self.temperature:
             raise ConfigError(
                 f"beams={self.beams} and temperature={self.temperature} exclude each other: beam "
@@ -53,14 +55,10 @@ class Sampling:
         if _known(self.top_p) and self.top_p == 1:
             object.__setattr__(self, "top_p", None)
 
-    def _check(self, name: str, value: Any, fits: Callable[[Any], bool], what: str) -> None:
-        if _known(value) and not fits(value):
-            raise ConfigError(f"{name}={value} must be {what}")
-
 
 def _known(value: Any) -> bool:
     """Return True for a number; leaves of a pytree may also be tracers, None or placeholders."""
-    return isinstance(value, (int, float))
+    return isinstance(value, numbers.Real)
 
 
 jax.tree_util.register_dataclass(

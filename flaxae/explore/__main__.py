@@ -10,7 +10,8 @@ import importlib.util
 import sys
 
 from flaxae.command import run_main
-from flaxae.errors import ConfigError, require
+from flaxae.config.ranges import INT32, Range, ranged
+from flaxae.errors import ConfigError
 from flaxae.machine.compile_cache import keep_programs
 
 
@@ -27,8 +28,10 @@ def parser() -> argparse.ArgumentParser:
     text = "texts to explore, one per line; default: the texts that the model was trained on"
     add("--corpus", default="", metavar="FILE", help=text)
     add("--labels", action="store_true", help="the lines of --corpus are label<tab>text")
-    add("--points", type=int, default=10_000, help="maximum number of texts (default: 10000)")
-    add("--port", type=int, default=5006, help="default: 5006; 0: any free port")
+    text = "maximum number of texts (default: 10000)"
+    add("--points", type=ranged("--points", int, Range(2, INT32)), default=10_000, help=text)
+    text = "default: 5006; 0: any free port"
+    add("--port", type=ranged("--port", int, Range(0, 65535, "[]")), default=5006, help=text)
     text = "address to listen on (default: 127.0.0.1); any other than loopback needs a password"
     add("--host", default="127.0.0.1", help=text)
     text = "file whose first line is the password that users must enter"
@@ -42,7 +45,6 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command."""
     args = parser().parse_args(argv[1:])
-    require(args.points >= 2, f"--points={args.points} must be at least 2")
     from flaxae.explore.server import check_address, serve
 
     check_address(args.host, args.port, args.password_file)

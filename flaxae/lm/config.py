@@ -1,8 +1,10 @@
 """The config of decoder-only language models."""
 
 import dataclasses
+from typing import ClassVar
 
 from flaxae.config import Section
+from flaxae.config.ranges import Count, Positive, Rate, Whole, Wholes
 from flaxae.errors import require
 from flaxae.nn.rope import Rope
 from flaxae.nn.stack import check_kept
@@ -14,40 +16,36 @@ DTYPES = ("float32", "bfloat16")
 class CausalConfig(Section):
     """Sizes that all decoder-only models have."""
 
-    d_model: int = 64
-    d_ff: int = 128
-    num_heads: int = 4
-    num_kv_heads: int = 4  # fewer than num_heads: query heads share keys and values
-    head_dim: int = 16
-    num_layers: int = 2
-    vocab_size: int = 256
-    max_length: int = 2048  # positions that the model was trained on
-    norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
+    section: ClassVar[str] = "lm"
+
+    d_model: Count = 64
+    d_ff: Count = 128
+    num_heads: Count = 4
+    num_kv_heads: Count = 4  # fewer than num_heads: query heads share keys and values
+    head_dim: Count = 16
+    num_layers: Count = 2
+    vocab_size: Count = 256
+    max_length: Count = 2048  # positions that the model was trained on
+    norm_eps: Positive = 1e-5
+    rope_theta: Positive = 10000.0
     tie_embeddings: bool = False
-    attention_dropout: float = 0.0
-    bos_id: int = 1
-    eos_ids: tuple = (2,)
+    attention_dropout: Rate = 0.0
+    bos_id: Whole = 1
+    eos_ids: Wholes = (2,)
     dtype: str = "float32"  # type of the computation; norms, softmax and logits are float32
     remat: bool = False  # recompute blocks in the backward pass
     remat_keep: str = "nothing"  # with remat, kept values: "products" of matmuls with weights
-    scan_unroll: int = 1  # layers per iteration of the scan
+    scan_unroll: Count = 1  # layers per iteration of the scan
 
     def validate(self) -> None:
         """Raise ConfigError for sizes or options that do not go together."""
-        sizes = ("d_model", "d_ff", "num_heads", "num_kv_heads", "head_dim", "num_layers")
-        for name in (*sizes, "vocab_size", "max_length", "scan_unroll", "norm_eps", "rope_theta"):
-            require(getattr(self, name) > 0, f"lm.{name}={getattr(self, name)} must be positive")
         require(
             self.num_heads % self.num_kv_heads == 0,
             f"lm.num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}",
         )
-        rate = self.attention_dropout
-        require(0 <= rate < 1, f"lm.attention_dropout={rate} must be in [0, 1)")
         check_kept(self.remat_keep, "lm.remat_keep", self.remat)
         require(self.dtype in DTYPES, f"lm.dtype={self.dtype!r} is not one of: {', '.join(DTYPES)}")
-        ints = all(isinstance(i, int) for i in self.eos_ids)
-        require(ints and bool(self.eos_ids), f"lm.eos_ids={self.eos_ids} must be ids, at least one")
+        require(bool(self.eos_ids), "lm.eos_ids=() must be ids, at least one")
 
     @property
     def mlp_kernels(self) -> int:

@@ -1,14 +1,16 @@
 """Configs of adapters, with PEFT's field names; they are hashable, so that a model can own them."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from flaxae.config.ranges import Range, Rate, check_ranges
 from flaxae.errors import require
 from flaxae.foreign_json import check_fields, check_regex
 
 Names = tuple[str, ...] | str | None
 NAMES = list[str] | str  # a list of names, or a regex
-MAX_RANK = 2**16  # no layer is wider; more memory than a machine has is not asked for
+RANKS = Range(1, 2**16, "[]")  # no layer is wider; more memory than a machine has is not asked for
+ALPHAS = Range(0, ends="()")
 PATTERNS = {"rank_pattern": dict[str, int], "alpha_pattern": dict[str, float]}
 
 
@@ -117,9 +119,9 @@ class LoRAConfig(AdapterConfig):
         alpha_pattern: {regex of the end of a name: lora_alpha of these modules}.
     """
 
-    r: int = 8
-    lora_alpha: float = 8
-    lora_dropout: float = 0.0
+    r: Annotated[int, RANKS] = 8
+    lora_alpha: Annotated[float, ALPHAS] = 8
+    lora_dropout: Rate = 0.0
     use_rslora: bool = False
     use_dora: bool = False
     rank_pattern: Any = ()
@@ -139,12 +141,11 @@ class LoRAConfig(AdapterConfig):
         for name, value in patterns.items():
             object.__setattr__(self, name, tuple(value.items()))
         super().__post_init__()
-        ranks = [self.r, *(x for _, x in self.rank_pattern)]
-        alphas = [self.lora_alpha, *(x for _, x in self.alpha_pattern)]
-        require(min(ranks) > 0, f"r={min(ranks)} must be positive")
-        require(max(ranks) <= MAX_RANK, f"r={max(ranks)} is above {MAX_RANK}")
-        require(min(alphas) > 0, f"lora_alpha={min(alphas)} must be positive")
-        require(0 <= self.lora_dropout < 1, f"lora_dropout={self.lora_dropout} must be in [0, 1)")
+        check_ranges(self)
+        for key, rank in self.rank_pattern:
+            RANKS.check(f"rank_pattern[{key!r}]", rank, int)
+        for key, alpha in self.alpha_pattern:
+            ALPHAS.check(f"alpha_pattern[{key!r}]", alpha)
 
     def scaling(self, rank: int, alpha: float) -> float:
         """Return the factor of the update for a rank and an alpha."""

@@ -7,7 +7,7 @@ import dataclasses
 import enum
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from flaxae import peft
 from flaxae.config import Config, Section, TaskConfig
+from flaxae.config.ranges import Count, Positive, Rate, Strings, Wholes
 from flaxae.errors import ConfigError, require
 from flaxae.lm import loading
 from flaxae.lm.causal import CausalLM
@@ -41,15 +42,17 @@ class Method(enum.Enum):
 class AdapterOptions(Section):
     """The trained part of a language model."""
 
+    section: ClassVar[str] = "task.adapter"
+
     method: Method = Method.LORA
-    r: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
+    r: Count = 8
+    alpha: Positive = 16.0
+    dropout: Rate = 0.0
     rslora: bool = False
-    targets: tuple = ()  # names of modules, or ("all-linear",); (): the model type's defaults
-    feedforward: tuple = ()  # IA3: the targets whose input is scaled, instead of their output
-    layers: tuple = ()  # LoRA, DoRA: layer numbers; (): all
-    modules_to_save: tuple = ()  # names of modules that are trained in full
+    targets: Strings = ()  # names of modules, or ("all-linear",); (): the model type's defaults
+    feedforward: Strings = ()  # IA3: the targets whose input is scaled, instead of their output
+    layers: Wholes = ()  # LoRA, DoRA: layer numbers; (): all
+    modules_to_save: Strings = ()  # names of modules that are trained in full
 
     def config(self) -> peft.AdapterConfig | None:
         """Return the adapter's own config; None: the whole model is trained."""
@@ -86,7 +89,7 @@ class LanguageModelTaskConfig(TaskConfig):
     dtype: str = "float32"  # dtype of the computation
     remat: bool = False  # recompute blocks in the backward pass
     remat_keep: str = "nothing"  # with remat, kept values: "products" of matmuls with weights
-    scan_unroll: int = 1
+    scan_unroll: Count = 1
     # With pretrained="": the sizes of a published model (flaxae.lm.sizes), whose weights are drawn
     # at random. It has no tokenizer: for compiled programs and benchmarks, not for training.
     sizes: str = ""

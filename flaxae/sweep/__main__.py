@@ -5,6 +5,7 @@ import sys
 
 from flaxae.command import run_main
 from flaxae.config import flags
+from flaxae.config.ranges import COUNT, ranged
 from flaxae.storage import paths
 from flaxae.sweep.plan import Plan
 from flaxae.sweep.runs import exit_code, sweep
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--no-lanes", action="store_true", help="train one run per program")
     parser.add_argument(
         "--jobs",
-        type=int,
+        type=ranged("--jobs", int, COUNT),
         default=1,
         metavar="N",
         help="number of programs that run at the same time, each on its share of the cores",

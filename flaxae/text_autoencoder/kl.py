@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.errors import require
 from flaxae.losses import kl_to_standard_normal
 from flaxae.task import Carry
 
@@ -27,16 +26,6 @@ class WeightSchedule(enum.Enum):
     LINEAR = "linear"
     SIGMOID = "sigmoid"
     BAR = "bar"
-
-
-def check_weight(prefix: str, weight: float, start: float, ramp: int) -> None:
-    """Check the fields of one loss term's weight.
-
-    Raises:
-        ConfigError: if a field is negative.
-    """
-    for name, value in (("weight", weight), ("start", start), ("ramp", ramp)):
-        require(value >= 0, f"task.{prefix}_{name}={value} must not be negative")
 
 
 def weight_factor(

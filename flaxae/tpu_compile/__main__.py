@@ -6,15 +6,21 @@ from typing import Any
 
 from flaxae.command import run_main
 from flaxae.config import flags
+from flaxae.config.ranges import COUNT, Range
 
 USAGE = "Compile a config's training step for a TPU slice, without a TPU, and print its costs."
 OPTIONS = (
     flags.Option("topology", "v5e:2x4", "chip and slice: v4, v5e, v5p or v6e, such as v5p:2x2x4"),
-    flags.Option("slices", 1, "number of such slices (set config.mesh.replica to the same)"),
+    flags.Option("slices", 1, "number of such slices (set config.mesh.replica to the same)", COUNT),
     flags.Option(
         "find_batch", False, "find the largest data.batch_size that fits, to within an eighth"
     ),
-    flags.Option("effort", 0.0, "compiler effort: 0 as in training, -1 in a fraction of the time"),
+    flags.Option(
+        "effort",
+        0.0,
+        "compiler effort: 0 as in training, -1 in a fraction of the time",
+        Range(-1, 1, "[]"),
+    ),
     flags.Option("json", False, "print one JSON object instead of the text"),
 )
 

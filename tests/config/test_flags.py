@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flaxae.command import run_main
-from flaxae.config import Optimizer, flags, to_json
+from flaxae.config import Optimizer, flags, get_field, to_json
 from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from tests.helpers import ROOT, environment
@@ -79,12 +79,18 @@ def test_variants_and_the_order_of_arguments(file):
 
 
 @pytest.mark.parametrize(
-    "text, value", [("dev", ("dev",)), ("5", (5,)), ("[1, 2]", (1, 2)), ("", ())]
+    "field, text, value",
+    [
+        ("eval.splits", "dev", ("dev",)),
+        ("profile", "5", (5,)),
+        ("profile", "[1, 2]", (1, 2)),
+        ("eval.splits", "", ()),
+    ],
 )
-def test_tuples_are_parsed(file, text, value):
+def test_tuples_are_parsed(file, field, text, value):
     config = flags.load_config(file)
-    flags.override(config, "eval.splits", text)
-    assert config.eval.splits == value
+    flags.override(config, field, text)
+    assert get_field(config, field) == value
 
 
 @pytest.mark.parametrize(
@@ -155,11 +161,12 @@ from __future__ import annotations
 import dataclasses
 
 from flaxae.config import Config, TaskConfig
+from flaxae.config.ranges import Count
 from configs.t5_vae.baselines import STEPS
 
 @dataclasses.dataclass
 class OwnConfig(TaskConfig):
-    width: int = 8  # of the hidden layer
+    width: Count = 8  # of the hidden layer
 
 def get_config():
     return Config(task=OwnConfig(), steps=STEPS)
@@ -176,7 +183,7 @@ def test_a_file_may_define_classes_and_import_its_neighbours(tmp_path, capsys):
     assert to_json(config)["task"]["class"] == "config_config:OwnConfig"
     with pytest.raises(SystemExit):
         parse(str(path), "--help")
-    assert "int = 8  # of the hidden layer" in capsys.readouterr().out
+    assert "int from 1 = 8  # of the hidden layer" in capsys.readouterr().out
 
 
 def test_a_class_keeps_its_types_when_another_file_is_loaded(tmp_path, file):
@@ -184,7 +191,7 @@ def test_a_class_keeps_its_types_when_another_file_is_loaded(tmp_path, file):
     path.write_text(
         CLASSES.replace("import dataclasses", "import dataclasses, enum")
         .replace("@data", "class Color(enum.Enum):\n    RED = 'red'\n    BLUE = 'blue'\n\n@data")
-        .replace("width: int = 8", "color: Color = Color.RED")
+        .replace("width: Count = 8", "color: Color = Color.RED")
     )
     config = flags.load_config(str(path))
     flags.load_config(file)
@@ -211,10 +218,8 @@ def test_booleans_are_parsed(file, text, value):
 
 
 @pytest.mark.parametrize("text, value", [("0x10", 16), ("0o17", 15), ("-0X1f", -31), ("007", 7)])
-def test_integers_are_parsed(file, text, value):
-    config = flags.load_config(file)
-    flags.override(config, "seed", text)
-    assert config.seed == value
+def test_integers_are_parsed(text, value):
+    assert flags.PARSERS[int](text) == value
 
 
 def test_files_do_not_share_names(file, tmp_path):
@@ -240,7 +245,7 @@ def test_help_lists_every_field(file, capsys):
     text = capsys.readouterr().out
     assert "--config.optim.name" in text and "adamw|adafactor|sgd|lion|muon = 'adamw'" in text
     assert "--config.task.penalty" in text and "float = 0.1  # a loss weight that lanes" in text
-    assert "--config.steps" in text and "int = 100" in text and "--workdir" in text
+    assert "--config.steps" in text and "int from 1 = 100" in text and "--workdir" in text
 
 
 def test_help_shows_options_as_pages_write_them(file, capsys):

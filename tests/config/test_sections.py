@@ -80,7 +80,7 @@ def test_older_configs_lose_fields_that_changed_nothing():
     [
         ("max_length", 64, "data.max_length=64, but a DataConfig no longer has this field"),
         ("bucket_edges", [8, 16], "data.bucket_edges"),
-        ("widht", 3, "no field 'widht'"),
+        ("widht", 3, "no field 'data.widht'"),
     ],
 )
 def test_older_configs_with_other_fields_are_refused(field, value, message):
@@ -126,8 +126,8 @@ def test_freezing_includes_all_sections():
     ],
 )
 def test_validate_names_the_field(field, value):
-    config = config_lib.copy_config(Config(), {field: value})
     with pytest.raises(ConfigError, match=field.split(".")[0]):
+        config = config_lib.copy_config(Config(), {field: value})
         config.freeze()
 
 

@@ -338,7 +338,7 @@ def test_invalid_configs_raise():
         with pytest.raises(ConfigError, match=message):
             peft.add_adapter(Net(), config)
     for make, message in (
-        (lambda: peft.LoRAConfig(r=0), "r=0 must be positive"),
+        (lambda: peft.LoRAConfig(r=0), "r=0 must be in \\[1, 65536\\]"),
         (lambda: peft.LoRAConfig(lora_dropout=1.0), "lora_dropout=1.0"),
         (lambda: peft.LoRAConfig(target_modules="x", layers_to_transform=[0]), "into the regex"),
         (lambda: peft.LoRAConfig(layers_pattern="h"), "needs layers_to_transform"),

@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 
+from flaxae.command import run_main
+from flaxae.config.ranges import COUNT, WHOLE, ranged
 from flaxae.data.sentences import MAX_WORDS, MIN_WORDS
 from flaxae.data.wikipedia import beam, build
 from flaxae.data.wikipedia.shards import FORMATS, Plan
@@ -29,21 +31,29 @@ def main(argv: list[str]) -> int:
         help="hf:<Hub name or local path>[:config], tfds:<name>, or a dump: an .xml"
         f" or .xml.bz2, or a folder of its parts; default: {DEFAULT}",
     )
-    parser.add_argument("--num-shards", type=int, default=64)
+    parser.add_argument("--num-shards", type=ranged("--num-shards", int, COUNT), default=64)
     parser.add_argument("--format", choices=FORMATS, default="txt")
     parser.add_argument(
-        "--min-words", type=int, default=MIN_WORDS, help="fewest words of a sentence"
+        "--min-words",
+        type=ranged("--min-words", int, COUNT),
+        default=MIN_WORDS,
+        help="fewest words of a sentence",
     )
-    parser.add_argument("--max-words", type=int, default=MAX_WORDS, help="most words of a sentence")
+    parser.add_argument(
+        "--max-words",
+        type=ranged("--max-words", int, COUNT),
+        default=MAX_WORDS,
+        help="most words of a sentence",
+    )
     parser.add_argument(
         "--max-articles",
-        type=int,
+        type=ranged("--max-articles", int, WHOLE),
         default=0,
         help="number of articles that are read (from each file of a dump); 0: all",
     )
     parser.add_argument(
         "--num-proc",
-        type=int,
+        type=ranged("--num-proc", int, COUNT),
         default=os.cpu_count() or 1,
         help="number of processes of `datasets`; default: one per core",
     )
@@ -73,4 +83,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(run_main(main))

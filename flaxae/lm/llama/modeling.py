@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flaxae.config.ranges import Count, Positive
 from flaxae.errors import require
 from flaxae.lm.attention import AttentionInputs, LayerCache, SelfAttention
 from flaxae.lm.causal import CausalLM
@@ -27,10 +28,10 @@ class LlamaConfig(CausalConfig):
     """Sizes of a Llama-style model."""
 
     rope_scaling: RopeScaling = RopeScaling.NONE
-    rope_factor: float = 1.0
-    rope_low: float = 1.0  # Llama 3's scaling, see nn.rope
-    rope_high: float = 4.0
-    rope_original_length: int = 8192
+    rope_factor: Positive = 1.0
+    rope_low: Positive = 1.0  # Llama 3's scaling, see nn.rope
+    rope_high: Positive = 4.0
+    rope_original_length: Count = 8192
     attention_bias: bool = False
     mlp_bias: bool = False
 
@@ -38,9 +39,8 @@ class LlamaConfig(CausalConfig):
         """Raise ConfigError for sizes that no Llama has."""
         super().validate()
         require(self.head_dim % 2 == 0, f"lm.head_dim={self.head_dim} must be even")
-        require(self.rope_factor > 0, f"lm.rope_factor={self.rope_factor} must be positive")
         require(
-            0 < self.rope_low < self.rope_high,
+            self.rope_low < self.rope_high,
             f"lm.rope_low={self.rope_low} must be below rope_high={self.rope_high}",
         )
 

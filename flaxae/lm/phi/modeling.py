@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flaxae.config.ranges import Count, Rate
 from flaxae.errors import require
 from flaxae.lm.attention import AttentionInputs, LayerCache, SelfAttention
 from flaxae.lm.causal import CausalLM
@@ -27,19 +28,17 @@ from flaxae.task import Context
 class PhiConfig(CausalConfig):
     """Sizes of a Phi."""
 
-    rotary_dim: int = 8  # rotated features per head
-    residual_dropout: float = 0.0
-    embedding_dropout: float = 0.0
+    rotary_dim: Count = 8  # rotated features per head
+    residual_dropout: Rate = 0.0
+    embedding_dropout: Rate = 0.0
 
     def validate(self) -> None:
         """Raise ConfigError for sizes that no Phi has."""
         super().validate()
         require(
-            self.rotary_dim % 2 == 0 and 0 < self.rotary_dim <= self.head_dim,
+            self.rotary_dim % 2 == 0 and self.rotary_dim <= self.head_dim,
             f"lm.rotary_dim={self.rotary_dim} must be even and at most head_dim={self.head_dim}",
         )
-        for name in ("residual_dropout", "embedding_dropout"):
-            require(0 <= getattr(self, name) < 1, f"lm.{name} must be in [0, 1)")
 
     def rope(self) -> Rope:
         """Return the rotary embedding of positions."""

@@ -1,6 +1,7 @@
 """T5's sizes, and the blocks that its encoder and decoder scan over."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from flaxae.config import Section
+from flaxae.config.ranges import Count, Positive, Rate, Whole
 from flaxae.errors import require
 from flaxae.nn.attention import Attention
 from flaxae.nn.bias import Bias
@@ -24,33 +26,40 @@ from flaxae.task import Context
 class T5Config(Section):
     """Sizes of a T5."""
 
-    d_model: int = 192
-    d_ff: int = 768
-    d_kv: int = 48
-    num_heads: int = 4
-    num_layers: int = 2
-    num_decoder_layers: int = 2
-    vocab_size: int = 0  # rows of the embedding table; 0: data.vocab_size
-    relative_buckets: int = 32
-    relative_max_distance: int = 128
+    section: ClassVar[str] = "task.t5"
+
+    d_model: Count = 192
+    d_ff: Count = 768
+    d_kv: Count = 48
+    num_heads: Count = 4
+    num_layers: Count = 2
+    num_decoder_layers: Count = 2
+    vocab_size: Whole = 0  # rows of the embedding table; 0: data.vocab_size
+    relative_buckets: Count = 32
+    relative_max_distance: Count = 128
     feed_forward: FeedForward = FeedForward.GATED_GELU
     tie_embeddings: bool = False  # v1.0: the head is the embedding
     scale_tied_head: bool = True  # v1.0: inputs of a tied head are scaled by d_model ** -0.5
-    norm_eps: float = 1e-6
-    dropout: float = 0.0
+    norm_eps: Positive = 1e-6
+    dropout: Rate = 0.0
     dtype: str = "float32"  # type of the computation; parameters, softmax and logits are float32
     remat: bool = False  # recompute blocks in the backward pass
     remat_keep: str = "nothing"  # with remat, kept values: "products" of matmuls with weights
-    scan_unroll: int = 1  # layers per iteration of the scan
+    scan_unroll: Count = 1  # layers per iteration of the scan
 
     def validate(self) -> None:
         """Raise ConfigError for sizes or options that do not go together."""
-        sizes = ("d_model", "d_ff", "d_kv", "num_heads", "num_layers", "num_decoder_layers")
-        for name in (*sizes, "scan_unroll"):
-            require(getattr(self, name) > 0, f"t5.{name}={getattr(self, name)} must be positive")
-        require(self.vocab_size >= 0, f"t5.vocab_size={self.vocab_size} must not be negative")
-        require(self.norm_eps > 0, f"t5.norm_eps={self.norm_eps} must be positive")
-        require(0 <= self.dropout < 1, f"t5.dropout={self.dropout} must be in [0, 1)")
+        # The encoder halves its buckets by direction, then both stacks by distance.
+        buckets, distance = self.relative_buckets, self.relative_max_distance
+        require(
+            buckets % 2 == 0 and buckets >= 4,
+            f"t5.relative_buckets={buckets} must be even, and at least 4",
+        )
+        require(
+            distance > buckets // 2,
+            f"t5.relative_max_distance={distance} must be above half of t5.relative_buckets,"
+            f" {buckets // 2}",
+        )
         check_kept(self.remat_keep, "t5.remat_keep", self.remat)
         kinds = ("float32", "bfloat16")
         require(self.dtype in kinds, f"t5.dtype={self.dtype!r} is not one of: {', '.join(kinds)}")

@@ -8,7 +8,7 @@ of `flaxae.nn`: b loops, of which the last T carry gradient.
 import dataclasses
 import enum
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from flaxae.config import Section
+from flaxae.config.ranges import Count
 from flaxae.errors import require
 from flaxae.models.looped.blocks import STD, Block
 from flaxae.nn.linear import Linear, align
@@ -48,19 +49,18 @@ class Injection(enum.Enum):
 class LoopSizes(Section):
     """Sizes of the looped blocks."""
 
-    width: int = 256
-    num_heads: int = 8
-    num_layers: int = 1
+    section: ClassVar[str] = "task.model"
+
+    width: Count = 256
+    num_heads: Count = 8
+    num_layers: Count = 1
     injection: Injection = Injection.ADD
     remat: bool = True  # recompute each loop (of a single pass, each layer) in the backward pass
     remat_keep: str = "nothing"  # not recomputed: "products", of matmuls with weights
-    scan_unroll: int = 1  # layers per iteration of the scan
+    scan_unroll: Count = 1  # layers per iteration of the scan
 
     def validate(self) -> None:
         """Raise ConfigError for sizes that do not fit each other."""
-        for name in ("width", "num_heads", "num_layers", "scan_unroll"):
-            value = getattr(self, name)
-            require(value > 0, f"task.model.{name}={value} must be positive")
         check_kept(self.remat_keep, "task.model.remat_keep", self.remat)
         require(
             self.width % self.num_heads == 0,

@@ -14,6 +14,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from flaxae.config.ranges import Count
 from flaxae.errors import require
 from flaxae.models.looped.core import Injection as Injection
 from flaxae.models.looped.core import LoopedBlocks, LoopSizes
@@ -25,15 +26,8 @@ from flaxae.task import Context
 class ModelConfig(LoopSizes):
     """Sizes of the transformer."""
 
-    dims: int = 20
-    points: int = 41  # points of the longest prompt, including the query
-
-    def validate(self) -> None:
-        """Raise ConfigError for sizes that are not positive or do not fit each other."""
-        super().validate()
-        for name in ("dims", "points"):
-            value = getattr(self, name)
-            require(value > 0, f"task.model.{name}={value} must be positive")
+    dims: Count = 20
+    points: Count = 41  # points of the longest prompt, including the query
 
 
 class LastLoops(NamedTuple):

@@ -22,6 +22,7 @@ from flaxae import sweep
 from flaxae.command import run_main
 from flaxae.config import Config, LogConfig, flags
 from flaxae.config.locate import user_path
+from flaxae.config.ranges import WHOLE, ranged
 from flaxae.errors import ConfigError
 from flaxae.machine.compile_cache import keep_programs
 from flaxae.models.looped import evaluation, figures
@@ -199,7 +200,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument(
         "--jobs",
-        type=int,
+        type=ranged("--jobs", int, WHOLE),
         default=0,
         metavar="N",
         help="runs at a time, each on its share of the cores; default: one per core, at most 8; 1 "

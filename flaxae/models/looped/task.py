@@ -1,13 +1,14 @@
 """The looped transformer as a Task: problems drawn on the device, curricula, and its evaluation."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from flaxae.config import Config, TaskConfig
+from flaxae.config.ranges import Count, Range, Whole
 from flaxae.errors import ConfigError, require
 from flaxae.machine.sharding import split_rows
 from flaxae.models.looped import problems, tables
@@ -16,6 +17,9 @@ from flaxae.models.looped.depth import grown, random_loops
 from flaxae.models.looped.modeling import LoopedTransformer, ModelConfig
 from flaxae.models.looped.problems import Problem, ProblemBatch
 from flaxae.task import Context, Loaded, Loss, Source, Task
+
+# The increment of a curriculum; bounded, so that no step's number exceeds an int32.
+Growth = Annotated[int, Range(1, 1000, "[]")]
 
 
 @dataclasses.dataclass
@@ -30,23 +34,23 @@ class LoopedConfig(TaskConfig):
     problem: Problem = Problem.LINEAR
     tables: str = ""  # problem=table: a CSV or parquet file, or a folder of them
     held_out_tables: str = ""  # tables of evaluation; "": other prompts of the same tables
-    loops: int = 20  # number of loops, b
-    grad_loops: int = 10  # T: the loss and its gradient are those of the last min(b, T) loops
-    max_grad_loops: int = 0  # the program takes any T up to this, so that lanes may differ; 0: T
-    loops_start: int = 1
-    loops_by: int = 2
-    loops_every: int = 0
+    loops: Count = 20  # number of loops, b
+    grad_loops: Count = 10  # T: the loss and its gradient are those of the last min(b, T) loops
+    max_grad_loops: Whole = 0  # the program takes any T up to this, so that lanes may differ; 0: T
+    loops_start: Count = 1
+    loops_by: Growth = 2
+    loops_every: Whole = 0
     random_loops: bool = False  # a new b at each step, Poisson-lognormal with mean `loops`
-    random_sigma: float = 0.5
-    max_loops: int = 0  # largest random b; 0: 3 b
-    dims_start: int = 5
-    dims_by: int = 1
-    dims_every: int = 0
-    points_start: int = 11
-    points_by: int = 2
-    points_every: int = 0
-    eval_loops: int = 0  # evaluation also reads out after each of these loops; 0: only after b
-    eval_batches: int = 20
+    random_sigma: Annotated[float, Range(0, 10, "[]")] = 0.5
+    max_loops: Whole = 0  # largest random b; 0: 3 b
+    dims_start: Count = 5
+    dims_by: Growth = 1
+    dims_every: Whole = 0
+    points_start: Count = 11
+    points_by: Growth = 2
+    points_every: Whole = 0
+    eval_loops: Whole = 0  # evaluation also reads out after each of these loops; 0: only after b
+    eval_batches: Count = 20
 
     def make(self, config: Config) -> "LoopedTask":
         """Make the task."""
@@ -54,12 +58,6 @@ class LoopedConfig(TaskConfig):
 
     def validate(self) -> None:
         """Raise ConfigError for numbers out of range and options that exclude each other."""
-        counts = ("loops", "grad_loops", "loops_start", "dims_start", "points_start")
-        for name in (*counts, "eval_batches"):
-            require(getattr(self, name) > 0, f"task.{name}={getattr(self, name)} must be positive")
-        for name in ("loops_every", "dims_every", "points_every", "max_loops", "eval_loops"):
-            value = getattr(self, name)
-            require(value >= 0, f"task.{name}={value} must not be negative")
         most = self.max_grad_loops or self.grad_loops
         require(
             self.grad_loops <= most,

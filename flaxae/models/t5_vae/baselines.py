@@ -17,6 +17,7 @@ from typing import Any
 from flaxae.command import run_main
 from flaxae.config import Config, config_hash, copy_config
 from flaxae.config.locate import user_path
+from flaxae.config.ranges import SEEDS, ranged
 from flaxae.data.config import text_data
 from flaxae.errors import ConfigError
 from flaxae.measures import stats
@@ -187,7 +188,7 @@ def main(argv: list[str]) -> int:
         "--workdir", required=True, help="one folder per data set, with one folder per run"
     )
     parser.add_argument("--datasets", nargs="+", default=["python_lines", "docstrings"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=ranged("--seeds", int, SEEDS), default=[0, 1, 2])
     parser.add_argument("--config", default=CONFIG, help="defines get_config and VARIANTS")
     parser.add_argument("--variants", nargs="+", default=[], help="default: all")
     parser.add_argument(

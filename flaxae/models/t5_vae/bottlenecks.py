@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flaxae.config import Section
+from flaxae.config.ranges import Count, NonNegative, Range, Whole
 from flaxae.errors import require
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.nn.attention import Attention
@@ -30,29 +31,34 @@ class Bottleneck(enum.Enum):
     ATTENTION_POOL = "attention_pool"  # RESAMPLER with each latent on a sphere of radius sqrt(dim)
 
 
+LogVariance = Annotated[float, Range(-50, 50, "[]")]  # its exponential is finite in float32
+
+
 # Hashable, because it is a static part of the model's graph, like T5Config.
 @dataclasses.dataclass(unsafe_hash=True)
 class LatentConfig(Section):
     """The latent code, its bottleneck, and how the decoder reads it."""
 
+    section: ClassVar[str] = "task.latent"
+
     bottleneck: Bottleneck = Bottleneck.FLATTEN
-    dim: int = 256
-    num_latents: int = 1  # latents per code; MMD, KL and priors see them as one vector
+    dim: Count = 256
+    num_latents: Count = 1  # latents per code; MMD, KL and priors see them as one vector
     gaussian: bool = False  # q(z|x) is a Gaussian; training decodes samples of it
-    log_variance: float = -2.0  # initial log-variance of that Gaussian
-    first_n: int = 8  # positions that bottleneck=first_n reads
+    log_variance: LogVariance = -2.0  # initial log-variance of that Gaussian
+    first_n: Count = 8  # positions that bottleneck=first_n reads
     tanh: bool = False  # first_n only: codes in (-1, 1), which can never match N(0, I)
-    memory_tokens: int = 8  # 1 would make cross-attention a constant: softmax over one key
+    memory_tokens: Count = 8  # 1 would make cross-attention a constant: softmax over one key
     injection: bool = True  # z -> one vector per decoder position, added to its input
     embed_injection: bool = False  # z -> one vector, added to all decoder embeddings (OPTIMUS)
     kv_slot: bool = False  # z -> one more key and value in each layer's self-attention (OPTIMUS)
     cross_gate: bool = False  # one learned scale of the cross-attention per layer
     positions: bool = True  # learned absolute positions on both sides
-    noise_start: float = 0.0  # sigma of the Gaussian noise on z in training, at step 0
-    noise_end: float = 0.0  # the same from step noise_steps on; linear in between
-    noise_steps: int = 0
+    noise_start: NonNegative = 0.0  # sigma of the Gaussian noise on z in training, at step 0
+    noise_end: NonNegative = 0.0  # the same from step noise_steps on; linear in between
+    noise_steps: Whole = 0
     scale_codes: bool = True  # scale clean codes to the norm of noisy ones before decoding
-    queue: int = 0  # number of codes of earlier steps that the MMD also reads
+    queue: Whole = 0  # number of codes of earlier steps that the MMD also reads
     ignored: bool = False  # the decoder reads 1s instead of codes: a lower bound for codes
 
     @property
@@ -67,12 +73,6 @@ class LatentConfig(Section):
 
     def validate(self) -> None:
         """Check the fields, and that they fit each other."""
-        for name in ("dim", "num_latents", "first_n", "memory_tokens"):
-            value = getattr(self, name)
-            require(value > 0, f"latent.{name}={value} must be positive")
-        for name in ("noise_start", "noise_end", "noise_steps", "queue"):
-            value = getattr(self, name)
-            require(value >= 0, f"latent.{name}={value} must not be negative")
         first = self.bottleneck is Bottleneck.FIRST_N
         require(
             not self.tanh or (first and not self.gaussian),

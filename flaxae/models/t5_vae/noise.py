@@ -5,12 +5,14 @@ Noise on inputs follows the denoising autoencoder of Shen et al. (2020), word dr
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flaxae.config import Section
+from flaxae.config.ranges import Rate, Whole
 from flaxae.errors import require
 from flaxae.lm.t5.modeling import EOS, PAD, shift_right
 from flaxae.nn.linear import dropout
@@ -21,19 +23,17 @@ from flaxae.task import Context
 class NoiseConfig(Section):
     """Probabilities of corruptions in training; 0: off. For Gaussian noise see `latent.noise_*`."""
 
-    mask: float = 0.0  # probability that an input token of the encoder becomes mask_id
-    replace: float = 0.0  # probability that it becomes a random id instead
-    word_dropout: float = 0.0  # probability that one of the decoder becomes mask_id
-    latent_dropout: float = 0.0  # probability that a number of the code becomes 0
-    mask_id: int = 2  # <unk> of our tokenizers, which no text contains; for a T5: 32099
+    section: ClassVar[str] = "task.noise"
+
+    mask: Rate = 0.0  # probability that an input token of the encoder becomes mask_id
+    replace: Rate = 0.0  # probability that it becomes a random id instead
+    word_dropout: Rate = 0.0  # probability that one of the decoder becomes mask_id
+    latent_dropout: Rate = 0.0  # probability that a number of the code becomes 0
+    mask_id: Whole = 2  # <unk> of our tokenizers, which no text contains; for a T5: 32099
 
     def validate(self) -> None:
         """Check the fields."""
-        for name in ("mask", "replace", "word_dropout", "latent_dropout"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"noise.{name}={value} must be in [0, 1)")
         require(self.mask + self.replace <= 1, "noise.mask + noise.replace must be at most 1")
-        require(self.mask_id >= 0, f"noise.mask_id={self.mask_id} must not be negative")
 
 
 def corrupted(

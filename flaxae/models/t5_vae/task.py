@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from flaxae.config import Config, DataConfig, TaskConfig
+from flaxae.config.ranges import NonNegative, Whole
 from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.hub import TextData, text_sources
 from flaxae.data.plan import planned_spec
@@ -41,31 +42,31 @@ class T5VAEConfig(TaskConfig):
     t5: T5Config = dataclasses.field(default_factory=T5Config)
     latent: LatentConfig = dataclasses.field(default_factory=LatentConfig)
     noise: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
-    mmd_weight: float = 10.0
+    mmd_weight: NonNegative = 10.0
     mmd_schedule: WeightSchedule = WeightSchedule.LINEAR
     # The weight rises linearly from mmd_start times the weight over mmd_ramp steps (0: constant).
     # At first the MMD's gradient is a hundred times the reconstruction's, which must be learned
     # before.
-    mmd_start: float = 1.0
-    mmd_ramp: int = 0
+    mmd_start: NonNegative = 1.0
+    mmd_ramp: Whole = 0
     mmd_kernel: Kernel = Kernel.IMQ
-    kl_weight: float = 0.0  # the beta of a beta-VAE; needs latent.gaussian
+    kl_weight: NonNegative = 0.0  # the beta of a beta-VAE; needs latent.gaussian
     kl_schedule: WeightSchedule = WeightSchedule.LINEAR
-    kl_start: float = 1.0
-    kl_ramp: int = 0
-    kl_cycles: int = 0  # cycles of annealing over the run, from 0 to the weight; 0: none
-    kl_free_bits: float = 0.0  # free nats per dimension, on average over the batch
-    kl_threshold: float = 0.0  # free nats per dimension in each text (OPTIMUS' lambda)
-    bar: float = 0.0  # loss in nats per token below which WeightSchedule.BAR raises a weight
-    cycle_weight: float = 0.0  # pulls codes of the decoder's soft output to the decoded codes
-    critic_weight: float = 0.0  # ACAI: a critic must not detect mixed codes in their output
+    kl_start: NonNegative = 1.0
+    kl_ramp: Whole = 0
+    kl_cycles: Whole = 0  # cycles of annealing over the run, from 0 to the weight; 0: none
+    kl_free_bits: NonNegative = 0.0  # free nats per dimension, on average over the batch
+    kl_threshold: NonNegative = 0.0  # free nats per dimension in each text (OPTIMUS' lambda)
+    bar: NonNegative = 0.0  # loss in nats per token below which WeightSchedule.BAR raises a weight
+    cycle_weight: NonNegative = 0.0  # pulls codes of the decoder's soft output to the decoded codes
+    critic_weight: NonNegative = 0.0  # ACAI: a critic must not detect mixed codes in their output
     # True: all buckets are put on one token axis, for large matmuls on one device. False, and
     # always on several devices: one bucket after another, so that no rows move between devices.
     pack_buckets: bool = True
     # Above 0: the output head and its loss are computed in this number of parts of the tokens, so
     # that the logits of one part stay in the CPU's cache and never all exist at once. It is ignored
     # on several devices.
-    loss_chunks: int = 0
+    loss_chunks: Whole = 0
 
     def make(self, config: Config) -> "T5VAETask":
         """Return the task of a config."""
@@ -80,12 +81,6 @@ class T5VAEConfig(TaskConfig):
 
     def validate(self) -> None:
         """Check the fields, and that they fit each other."""
-        kl.check_weight("mmd", self.mmd_weight, self.mmd_start, self.mmd_ramp)
-        kl.check_weight("kl", self.kl_weight, self.kl_start, self.kl_ramp)
-        names = ("kl_cycles", "kl_free_bits", "kl_threshold", "bar", "loss_chunks")
-        for name in (*names, "cycle_weight", "critic_weight"):
-            value = getattr(self, name)
-            require(value >= 0, f"task.{name}={value} must not be negative")
         require(
             not (self.kl_free_bits and self.kl_threshold),
             "task.kl_free_bits and task.kl_threshold are alternatives: set only one of them",

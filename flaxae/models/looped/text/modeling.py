@@ -12,6 +12,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from flaxae.config.ranges import Count
 from flaxae.errors import require
 from flaxae.losses import cross_entropy
 from flaxae.machine.sharding import split_rows
@@ -25,8 +26,8 @@ from flaxae.task import Context
 class TextModelConfig(LoopSizes):
     """Sizes of the language model."""
 
-    width: int = 128
-    num_heads: int = 4
+    width: Count = 128
+    num_heads: Count = 4
 
 
 class LoopedText(LoopedBlocks):

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from flaxae.config import Config, DataConfig, TaskConfig
+from flaxae.config.ranges import Count, Counts, NonNegative, Range, Whole
 from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.hub import load_examples
 from flaxae.data.loader import ArraySource
@@ -31,28 +32,23 @@ class TextConfig(TaskConfig):
     data_class: ClassVar[type[DataConfig]] = TextDataConfig
 
     model: TextModelConfig = dataclasses.field(default_factory=TextModelConfig)
-    loops: int = 6  # mean of b (Poisson-lognormal), and b of evaluation
-    grad_loops: int = 3  # T: the loss and its gradient are those of the last min(b, T) loops
+    loops: Count = 6  # mean of b (Poisson-lognormal), and b of evaluation
+    grad_loops: Count = 3  # T: the loss and its gradient are those of the last min(b, T) loops
     random_loops: bool = True
-    random_sigma: float = 0.5
-    max_loops: int = 0  # largest random b; 0: 3 times the mean
-    report_loops: tuple = (1, 2, 4, 8, 12, 16, 24, 32)
-    temperature: float = 0.7  # temperature of samples
+    random_sigma: Annotated[float, Range(0, 10, "[]")] = 0.5
+    max_loops: Whole = 0  # largest random b; 0: 3 times the mean
+    report_loops: Counts = (1, 2, 4, 8, 12, 16, 24, 32)
+    temperature: NonNegative = 0.7  # temperature of samples
 
     def make(self, config: Config) -> "TextTask":
         """Make the task."""
         return TextTask(config)
 
     def validate(self) -> None:
-        """Raise ConfigError for numbers out of range."""
-        for name in ("loops", "grad_loops"):
-            require(getattr(self, name) > 0, f"task.{name}={getattr(self, name)} must be positive")
-        require(self.max_loops >= 0, f"task.max_loops={self.max_loops} must not be negative")
-        require(self.temperature >= 0, f"task.temperature={self.temperature} must not be negative")
+        """Raise ConfigError if the numbers of loops to report do not ascend."""
         loops = self.report_loops
-        whole = all(isinstance(n, int) and n > 0 for n in loops)
         require(
-            bool(loops) and whole and list(loops) == sorted(set(loops)),
+            bool(loops) and list(loops) == sorted(set(loops)),
             f"task.report_loops={loops} must be ascending numbers of loops",
         )
 

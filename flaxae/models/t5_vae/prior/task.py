@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from flaxae.config import Config, TaskConfig
+from flaxae.config.ranges import Count, Whole
 from flaxae.data.loader import ArraySource, with_order
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError, require
@@ -37,22 +38,16 @@ class FlowConfig(TaskConfig):
     """A velocity network, and the codes that it learns."""
 
     codes_from: str = ""  # the workdir of a trained T5-VAE
-    num_lines: int = 0  # texts of its training split; 0: all
-    width: int = 512
-    depth: int = 4
+    num_lines: Whole = 0  # texts of its training split; 0: all
+    width: Count = 512
+    depth: Count = 4
     times: Times = Times.UNIFORM
-    solver_steps: int = STEPS
-    scan_unroll: int = 1
+    solver_steps: Count = STEPS
+    scan_unroll: Count = 1
 
     def make(self, config: Config) -> "FlowTask":
         """Return the task of a config."""
         return FlowTask(config)
-
-    def validate(self) -> None:
-        """Check the fields."""
-        for name in ("width", "depth", "solver_steps", "scan_unroll"):
-            require(getattr(self, name) > 0, f"task.{name}={getattr(self, name)} must be positive")
-        require(self.num_lines >= 0, f"task.num_lines={self.num_lines} must not be negative")
 
 
 class FlowTask(Task):
