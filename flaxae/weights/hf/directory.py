@@ -8,6 +8,7 @@ from typing import Any
 from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
 from flaxae.foreign_json import read_json as read_json
+from flaxae.weights.hf import quantised
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -58,8 +59,11 @@ def read_config(directory: Path) -> dict[str, Any]:
     """Return the contents of a directory's config.json.
 
     Raises:
-        ConfigError: if there is no config.json, or it is not a JSON object.
+        ConfigError: if there is no config.json, it is not a JSON object, or it is the config of a
+            quantised model.
     """
     path = directory / CONFIG
     require(path.is_file(), f"{directory}: no {CONFIG}")
-    return read_json(path)
+    raw = read_json(path)
+    quantised.check_config(directory, raw)
+    return raw

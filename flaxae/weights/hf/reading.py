@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from flaxae.errors import ConfigError, require
+from flaxae.errors import require
 from flaxae.tree import path_name
+from flaxae.weights.hf import names as names_lib
+from flaxae.weights.hf import quantised
 from flaxae.weights.hf.table import Table, Weight
 from flaxae.weights.hf.tensors import TensorSource
-
-_MAX_NAMED = 8  # problems that a message names
 
 
 def read_params(
@@ -36,7 +36,8 @@ def read_params(
         Nested dict of arrays.
 
     Raises:
-        ConfigError: if a tensor is missing, unread or of another shape, or aliases differ.
+        ConfigError: if a tensor is missing, unread, of another shape or not of floats, or aliases
+            differ.
     """
     table = _with_aliases(tensors, table)
     _check(tensors, table, shapes)
@@ -97,21 +98,26 @@ def _check(tensors: TensorSource, table: Table, shapes: dict[str, Any]) -> None:
     """Raise ConfigError unless the files contain exactly the tensors of the table."""
     ours = {path_name(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(shapes)}
     table.check_paths(set(ours))
-    read, problems = set(table.unused), []
+    read, lacking, types, wrong = set(table.unused), {}, {}, []
     for path, weight in table.weights.items():
         read |= {*weight.names, *weight.aliases}
         shape = ours[path][1:] if weight.stacked else ours[path]
         shape = shape[::-1] if weight.transpose else shape
         shape = (shape[0] * weight.rows[1], *shape[1:]) if shape else shape
-        missing = [name for name in weight.names if name not in tensors.names]
-        problems += [f"{name} is missing (it fills {path})" for name in missing]
+        lacking |= {name: path for name in weight.names if name not in tensors.names}
         if weight.stacked and len(weight.names) != ours[path][0]:
-            problems.append(f"{path} has {ours[path][0]} layers, the table {len(weight.names)}")
+            wrong.append(f"{path} has {ours[path][0]} layers, the table {len(weight.names)}")
         for name in sorted(set(weight.names) & tensors.names):
+            types[name] = tensors.dtype(name)
             if tensors.shape(name) != shape:
-                problems.append(f"{name} is {tensors.shape(name)}, the config says {shape}")
-    problems += [f"{name} is not a weight of this model" for name in sorted(tensors.names - read)]
-    if problems:
-        more = len(problems) - _MAX_NAMED
-        end = f"; and {more} more" if more > 0 else ""
-        raise ConfigError(f"{tensors.directory}: {'; '.join(problems[:_MAX_NAMED])}{end}")
+                wrong.append(f"{name} is {tensors.shape(name)}, the config says {shape}")
+    quantised.check_types(tensors.directory, types)
+    unexpected = sorted(tensors.names - read)
+    problems = names_lib.problems(
+        [f"{name} is missing (it fills {path})" for name, path in lacking.items()],
+        [f"{name} is not a weight of this model" for name in unexpected],
+        wrong,
+    )
+    hints = (quantised.hint(unexpected), names_lib.hint(unexpected, lacking))
+    problems += [text for text in hints if text]
+    require(not problems, f"{tensors.directory}: {'; '.join(problems)}")
