@@ -50,18 +50,19 @@ def describe(result: "Result", workdir: str, argv: list[str]) -> str:
 
 def further(result: "Result", workdir: str) -> str:
     """Return the options that train a finished run further."""
-    from flaxae.training.state import horizon, schedule_has_ended
+    from flaxae.config.horizon import horizon, schedule_has_ended
 
-    step = int(result.state["step"])
-    if schedule_has_ended(result.config, step):
-        return (
-            f"{shlex.join([f'--config.resume_from={workdir}'])} --workdir=NEW\n"
-            "                      (a new run from its parameters: its own learning rate has "
-            "reached 0)"
-        )
+    config, step = result.config, int(result.state["step"])
     # Not beyond the end of a schedule that ends at 0.
-    ended = schedule_has_ended(result.config, 2 * step)
-    return f"--config.steps={horizon(result.config) if ended else 2 * step}"
+    most = horizon(config) if schedule_has_ended(config, 2 * step) else 2 * step
+    most -= most % config.steps_per_call
+    if most > step:
+        return f"--config.steps={most}"
+    return (
+        f"{shlex.join([f'--config.resume_from={workdir}'])} --workdir=NEW\n"
+        "                      (a new run from its parameters: its own learning rate has "
+        "reached 0)"
+    )
 
 
 def config_file(argv: list[str]) -> str:

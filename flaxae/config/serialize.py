@@ -18,6 +18,7 @@ ConfigClass = type[TaskConfig] | str | Path
 # Fields that a resumed run may change; any other difference is an error.
 RESUMABLE = (
     "steps",
+    "optim.decay_steps",  # only if it is given: see flaxae.config.horizon
     "mesh",
     "data.prefetch",
     "steps_per_call",

@@ -10,6 +10,7 @@ from typing import Any
 
 from flaxae.config import Config, copy_config, differences, from_json, to_json, without_moved_fields
 from flaxae.config.files import MODULE
+from flaxae.config.horizon import check_horizon, horizon, stored_horizon
 from flaxae.errors import ConfigError
 from flaxae.storage import paths
 
@@ -60,7 +61,7 @@ def resolve(config: Config, stored: dict[str, Any] | None) -> Config:
     """Return a copy whose schedule horizon is fixed, so that extending a run never moves it."""
     config = copy_config(config)
     if not config.optim.decay_steps:
-        config.optim.decay_steps = stored["optim"]["decay_steps"] if stored else config.steps
+        config.optim.decay_steps = (stored and stored_horizon(stored)) or config.steps
     return config
 
 
@@ -105,7 +106,13 @@ def prepare(
                 "(with --config.resume_from to start from its parameters)."
                 f"{_class_hint(stored, new)}"
             )
+    check_horizon(config, stored, workdir)
     if main:
+        if stored is not None and (old := stored_horizon(stored)) != horizon(config):
+            print(
+                f"the learning-rate schedule of {workdir} now ends at step {horizon(config)}, not "
+                f"{old}: the learning rate changes from here on"
+            )
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             write_json(workdir / "config.json", new)

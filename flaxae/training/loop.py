@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from flaxae.config import Config
+from flaxae.config.horizon import horizon, schedule_has_ended
 from flaxae.machine import distributed, sharding
 from flaxae.machine.preemption import Preemption
 from flaxae.machine.watchdog import Watchdog
@@ -28,7 +29,7 @@ from flaxae.training.non_finite import check_finite
 from flaxae.training.profiling import Trace
 from flaxae.training.restore import restore_or_init
 from flaxae.training.setup import Setup, make_setup
-from flaxae.training.state import State, horizon, schedule_has_ended
+from flaxae.training.state import State
 from flaxae.training.step import make_train_step
 
 

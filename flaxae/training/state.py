@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
 from flaxae.config import Config
+from flaxae.config.horizon import horizon
 from flaxae.machine import sharding as sharding_lib
 from flaxae.task import Task
 from flaxae.training import optim as optim_lib
@@ -41,17 +42,6 @@ class StateTree(TypedDict, Generic[Leaf]):
 State = StateTree[Array]
 Shapes = StateTree[jax.ShapeDtypeStruct]
 Shardings = StateTree[NamedSharding]
-
-
-def horizon(config: Config) -> int:
-    """Return the step at which the learning-rate schedule ends."""
-    return config.optim.decay_steps or config.steps
-
-
-def schedule_has_ended(config: Config, step: int) -> bool:
-    """Return True if this step and all later ones train at a learning rate of 0."""
-    end = horizon(config)
-    return step >= end and float(optim_lib.learning_rate(config.optim, 1.0, step, end)) < 1e-6
 
 
 def make_tx(

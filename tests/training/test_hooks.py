@@ -57,7 +57,7 @@ def test_init_from_data_makes_the_state_of_a_new_run_only(
     add(monkeypatch, "init_from_data", from_first_batch)
     run(tiny_config(**SHORT | {"optim__lr": 0.0}), tmp_path)
     assert not any(x.any() for name, x in arrays_of(tmp_path).items() if "params" in name)
-    run(tiny_config(**SHORT | {"optim__lr": 0.0, "steps": 6, "optim__decay_steps": 3}), tmp_path)
+    run(tiny_config(**SHORT | {"optim__lr": 0.0, "steps": 6, "optim__decay_steps": 6}), tmp_path)
     assert calls == [(16, 4)]
 
 

@@ -41,7 +41,7 @@ def test_four_lanes_equal_four_runs(tmp_path: Path) -> None:
     # A lane's folder is an ordinary workdir.
     loaded = flaxae.load(tmp_path / "lanes" / "lanes" / "02", config_class=TinyConfig)
     assert loaded.step == 20 and loaded.config.seed == 2
-    longer = flaxae.config.copy_config(tiny_config(steps=24, optim__decay_steps=20), LANES[2])
+    longer = flaxae.config.copy_config(tiny_config(steps=24, optim__decay_steps=24), LANES[2])
     assert run(longer, tmp_path / "lanes" / "lanes" / "02").status == "done"
 
 
@@ -105,7 +105,7 @@ def test_lanes_with_different_data_equal_single_runs(tmp_path: Path) -> None:
             for folder in (lane, tmp_path / f"single{i}")
         )
         np.testing.assert_allclose(dev, expected, atol=1e-5)
-        config = flaxae.config.copy_config(tiny_config(steps=22, optim__decay_steps=20), overrides)
+        config = flaxae.config.copy_config(tiny_config(steps=22, optim__decay_steps=22), overrides)
         assert run(config, lane).status == "done"
 
 

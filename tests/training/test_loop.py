@@ -231,8 +231,11 @@ def test_a_finished_run_is_extended_and_gives_its_parameters_to_another(
     again = run(tiny_config(), tmp_path / "w")
     assert again.status == "already_done"
     assert again.metrics == first.metrics
-    longer = run(tiny_config(steps=30), tmp_path / "w")
-    assert "the learning rate is 0 from step 20 on" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="0 from step 20 on"):
+        run(tiny_config(steps=30), tmp_path / "w")
+    longer = run(tiny_config(steps=30, optim__decay_steps=30), tmp_path / "w")
+    assert "now ends at step 30, not 20" in capsys.readouterr().out
+    assert run(tiny_config(steps=30), tmp_path / "w").status == "already_done"
     assert repr(longer).startswith("Result(done, step=30, dev/drift=") and len(repr(longer)) < 200
     loaded = flaxae.load(tmp_path / "w", TinyConfig)
     workdir = str(tmp_path / "w")
@@ -243,9 +246,9 @@ def test_a_finished_run_is_extended_and_gives_its_parameters_to_another(
         flaxae.load(tmp_path / "w", TinyConfig, which="newest")
     assert longer.status == "done" and int(longer.state["step"]) == 30
     stored = json.loads((tmp_path / "w" / "config.json").read_text())
-    assert stored["optim"]["decay_steps"] == 20  # extending never moves the schedule
+    assert stored["optim"]["decay_steps"] == 30  # only a horizon that is given moves the schedule
     new = run(
-        tiny_config(steps=1, save__every=1, optim__lr=0.0, resume_from=str(tmp_path / "w")),
+        tiny_config(steps=2, save__every=1, optim__lr=0.0, resume_from=str(tmp_path / "w")),
         tmp_path / "new",
     )
     assert_same(flat(new.state["params"]), flat(longer.state["params"]))

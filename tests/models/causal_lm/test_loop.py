@@ -144,7 +144,7 @@ def test_an_adapter_of_another_base_raises(folder, straight, tmp_path):
     base(folder / "base", seed=1)
     try:
         with pytest.raises(ConfigError, match="frozen part"):
-            fields = {"pretrained": str(folder / "base"), "steps": 9, "optim__decay_steps": 8}
+            fields = {"pretrained": str(folder / "base"), "steps": 9, "optim__decay_steps": 9}
             fields["data__path"] = str(folder / "pairs.jsonl")
             run(tiny_config(tmp_path, **fields), workdir)
         with pytest.raises(ConfigError, match="the frozen part of the model is not the one"):

@@ -175,7 +175,7 @@ def test_flops_count_every_kernel(workdir: Path) -> None:
 def test_codes_of_another_width_raise(workdir: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(PlantedCodes, "dim", 3)
     with pytest.raises(ConfigError, match="2 dimensions.*now have 3"):
-        run(config_for(steps=350), workdir)
+        run(config_for(steps=350, optim__decay_steps=350), workdir)
     with pytest.raises(ConfigError, match="2 dimensions.*now have 3"):
         FlowPrior.from_workdir(workdir)
 
