@@ -192,6 +192,10 @@ class Task:
         """Return the shapes of a train batch. Override it if a config determines them."""
         return self.data("train").batch_spec
 
+    def data_notes(self) -> list[str]:
+        """Return remarks on the data, such as what was left out; a run prints them at its start."""
+        return []
+
     def init(self, rngs: nnx.Rngs) -> nnx.Module:
         """Build the model. `rngs.params` draws trained parameters, `rngs.frozen` frozen ones."""
         raise NotImplementedError

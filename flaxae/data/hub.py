@@ -5,6 +5,7 @@ import os
 from flaxae.data import embedded, recipes, tables
 from flaxae.data.config import TextDataConfig
 from flaxae.data.files import corpus_of, read_path
+from flaxae.data.labels import MISSING
 from flaxae.data.loader import TextSource
 from flaxae.data.pretrained import check_vocabulary, open_tokenizer
 from flaxae.data.text import Corpus, Splits, split_corpus
@@ -32,7 +33,7 @@ def load_examples(data: TextDataConfig) -> Corpus:
     if name.startswith("recipe:"):
         return corpus_of(name, recipes.parts(data), max_lines)
     if name.startswith("hf:"):
-        return corpus_of(name, [tables.hugging_face(data)], max_lines)
+        return corpus_of(name, tables.hugging_face(data), max_lines)
     if name.startswith("tfds:"):
         return corpus_of(name, [tables.tfds_part(data)], max_lines)
     if name in embedded.NAMES:
@@ -91,13 +92,17 @@ class TextData:
         return [self.splits[split][i] for i in self.source(split).kept]
 
     def labels(self, split: str) -> list[str]:
-        """Return the label of each of `lines(split)`; raise ConfigError if there are no labels."""
+        """Return the label of each of `lines(split)`, "" where it is missing.
+
+        Raises:
+            ConfigError: if the texts were read without labels.
+        """
         if not self.corpus.labels:
             raise ConfigError(
                 f"{self.corpus.name} is read without labels: set data.labels=True"
                 " (lines of label<tab>text, or a table's column)"
             )
-        return [self.corpus.labels[line] for line in self.lines(split)]
+        return [self.corpus.labels.get(line, MISSING) for line in self.lines(split)]
 
     def report(self) -> str:
         """Describe the data: sizes, skipped lines, and overlap of held-out splits with training."""

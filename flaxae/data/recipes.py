@@ -14,12 +14,14 @@ from typing import Any
 
 from flaxae.data import tables
 from flaxae.data.config import TextDataConfig
-from flaxae.data.files import Part, read_lines, read_path
+from flaxae.data.files import Part, read_path
+from flaxae.data.folders import HELD_OUT, check_content
+from flaxae.data.lines import read_lines
+from flaxae.data.local import FORMATS, load_files, read_local
 from flaxae.data.sentences import sentence_status, split_sentences
 from flaxae.errors import ConfigError
 
 FORM = "recipe:<name>[:local path]"
-_HELD_OUT = {"train": "", "validation": "dev", "test": "test_file"}
 _SPLIT_WORDS = (("train", ("train",)), ("validation", ("valid", "dev")), ("test", ("test",)))
 _TAGS = re.compile(r"<br\s*/?>|\\n|\n", re.IGNORECASE)
 _LABELLED = re.compile(r"[^\t]{1,40}\t[^\t]+")
@@ -120,7 +122,7 @@ def _remote(data: TextDataConfig, recipe: Recipe, name: str) -> Iterator[Part]:
     if recipe.tfds:
         for split in recipe.splits:
             part = tables.load_tfds(recipe.tfds, recipe.columns[0][0], split, data)
-            yield dataclasses.replace(part, name=split, split=_HELD_OUT[split])
+            yield dataclasses.replace(part, name=split, split=HELD_OUT[split])
         return
     hint = f"; without a network, give local files: data.name=recipe:{name}:/path"
     loaded = tables.load_hub(*recipe.hub, f"data.name={data.name!r} ({recipe.hub[0]})", hint)
@@ -138,31 +140,37 @@ def _from_table(table: Any, name: str, split: str, data: TextDataConfig, recipe:
     for i, text in enumerate(part.texts):
         lines = recipe.lines(text)
         texts += lines
-        labels += [part.labels[i]] * len(lines) if part.labels else []
-    return Part(name, texts, labels if part.labels else None, _HELD_OUT[split])
+        labels += [part.labels[i]] * len(lines) if part.labels is not None else []
+    kept = labels if part.labels is not None else None
+    return Part(name, texts, kept, HELD_OUT[split], part.blank, part.notes)
 
 
 def _local(data: TextDataConfig, recipe: Recipe, path: str) -> Iterator[Part]:
     if not os.path.exists(path):
         raise ConfigError(f"data.name={data.name!r}: there is nothing at {path!r}")
     if os.path.isfile(os.path.join(path, "dataset_dict.json")):
-        loaded = tables.load_local(path)
+        loaded = read_local(path).splits
         for split in (x for x in recipe.splits if x in loaded):
             yield _from_table(loaded[split], split, split, data, recipe)
         return
     by_split: dict[str, list[str]] = {}
+    if os.path.isfile(path):
+        check_content(path, repr(path))
     for file in _data_files(path):
         split = _split_of(os.path.relpath(file, os.path.dirname(path)))
         by_split.setdefault(split, []).append(file)
     if not by_split:
         raise ConfigError(f"data.name={data.name!r}: {path!r} contains no data files")
-    for split in (x for x in _HELD_OUT if x in by_split):
+    for split in (x for x in HELD_OUT if x in by_split):
         files = by_split[split]
         if table_files := [f for f in files if _is_table(f)]:
-            yield _from_table(tables.load_local(table_files), split, split, data, recipe)
+            wanted = tuple(name for columns in recipe.columns for name in columns)
+            table, notes = load_files(table_files, wanted)
+            part = _from_table(table, split, split, data, recipe)
+            yield dataclasses.replace(part, notes=notes + part.notes)
         for file in (f for f in files if not _is_table(f)):
             part = _text_part(file, recipe, data.labels)
-            yield dataclasses.replace(part, split=_HELD_OUT[split])
+            yield dataclasses.replace(part, split=HELD_OUT[split])
 
 
 def _data_files(path: str) -> list[str]:
@@ -182,7 +190,7 @@ def _extension(file: str) -> str:
 
 
 def _is_table(file: str) -> bool:
-    return _extension(file) in tables.FORMATS and _extension(file) != ".txt"
+    return _extension(file) in FORMATS and _extension(file) != ".txt"
 
 
 def _split_of(file: str) -> str:

@@ -1,5 +1,6 @@
 """Tables of `datasets` and `tfds`, and the texts and labels in them."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -9,37 +10,78 @@ import numpy as np
 from flaxae.data import foreign_ids
 from flaxae.data.config import TextDataConfig
 from flaxae.data.files import Part
+from flaxae.data.folders import HELD_OUT, SPLITS
+from flaxae.data.labels import label_text
+from flaxae.data.local import is_data_file, read_local, reason
+from flaxae.data.records import is_number
 from flaxae.errors import ConfigError
 
-FORMATS = {
-    ".json": "json",
-    ".jsonl": "json",
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".txt": "text",
-    ".arrow": "arrow",
-}
 HF_FORM = "hf:<name or local path>[:config][:column]"
 _STRINGS = ("string", "large_string")
 
 
-def hugging_face(data: TextDataConfig) -> Part:
-    """Read the texts of `data.name` = hf:...: a column of the train split or of the only table.
+def hugging_face(data: TextDataConfig) -> list[Part]:
+    """Read the texts of `data.name` = hf:...: one part for each split.
 
     Raises:
-        ConfigError: if the table cannot be loaded, or has no such column.
+        ConfigError: if a table cannot be loaded, or has no such column.
     """
     name = data.name
-    target, *rest = name.removeprefix("hf:").split(":")
-    local = os.path.exists(target)
-    if not target or len(rest) > (1 if local else 2):
-        raise ConfigError(f"data.name={name!r} is not {HF_FORM}")
-    config, column = (("", *rest) if local else tuple(rest)) + ("",) * (2 - local - len(rest))
-    hint = "" if local else "; without a network, give a local path (hf:/path) or data.path"
-    loaded = load_local(target) if local else load_hub(target, config, f"data.name={name!r}", hint)
-    if isinstance(loaded, dict):
-        loaded = loaded["train"] if "train" in loaded else next(iter(loaded.values()))
-    return column_part(loaded, (column,) if column else (), name, data)
+    path, column = local_path(os.path.expanduser(name.removeprefix("hf:")))
+    if path:
+        splits, notes = read_local(path, (column,) if column else ())
+    else:
+        target, *rest = name.removeprefix("hf:").split(":")
+        if not target or len(rest) > 2:
+            raise ConfigError(f"data.name={name!r} is not {HF_FORM}")
+        if target.startswith((".", "/", "~")) or is_data_file(target):
+            raise ConfigError(f"data.name={name!r}: there is nothing at {target!r}")
+        config, column = (*rest, "", "")[:2]
+        hint = "; without a network, give a local path (hf:/path) or data.path"
+        splits, notes = load_hub(target, config, f"data.name={name!r}", hint), []
+    columns = (column,) if column else ()
+    splits, more = _known_splits(splits, name)
+    notes = notes + more
+    parts = []
+    for split, table in splits.items():
+        try:
+            part = column_part(table, columns, name, data)
+        except ConfigError as error:
+            raise ConfigError("; ".join([str(error), *notes])) from None
+        part_name = name if len(splits) == 1 else split
+        parts.append(dataclasses.replace(part, name=part_name, split=HELD_OUT[split]))
+    parts[0].notes[:0] = notes
+    return parts
+
+
+def local_path(text: str) -> tuple[str, str]:
+    """Return the path and the column of PATH[:COLUMN]; "" if there is nothing at the path."""
+    path, colon, column = text.rpartition(":")
+    if os.path.exists(text) or not colon:
+        return (text, "") if os.path.exists(text) else ("", "")
+    return (path, column) if os.path.exists(path) else ("", "")
+
+
+def _known_splits(loaded: Any, name: str) -> tuple[dict[str, Any], list[str]]:
+    """Return the splits that are used, by their common names, and notes on splits."""
+    if not isinstance(loaded, dict):
+        return {"train": loaded}, []
+    known = {word: split for split, words in SPLITS.items() for word in words}
+    keys: dict[str, str] = {}  # common name -> the data set's own
+    for key, table in loaded.items():
+        split = known.get(str(key).lower(), "")
+        if split and split not in keys and len(table):
+            keys[split] = str(key)
+    if "train" not in keys:
+        keys = {"train": str(next(iter(loaded)))}
+    unused = [str(key) for key in loaded if str(key) not in keys.values()]
+    notes = []
+    if len(keys) > 1:
+        held_out = ", ".join(key for split, key in keys.items() if split != "train")
+        notes.append(f"{name}: its own splits are held out: {held_out}")
+    if unused:
+        notes.append(f"{name}: trained on is {keys['train']!r}; not used: {', '.join(unused)}")
+    return {split: loaded[key] for split, key in keys.items()}, notes
 
 
 def load_hub(target: str, config: str, what: str, hint: str) -> Any:
@@ -59,36 +101,6 @@ def load_hub(target: str, config: str, what: str, hint: str) -> Any:
         raise ConfigError(f"{what} cannot be loaded: {reason(error)}{hint}") from None
 
 
-def load_local(target: str | Sequence[str]) -> Any:
-    """Load a table from the output of save_to_disk, or from files of one kind.
-
-    Args:
-        target: a directory, a file, or several files.
-
-    Raises:
-        ConfigError: if there are no readable files, or files of several kinds.
-    """
-    import datasets
-
-    paths, what = list(target), f"{list(target)[:1]}"
-    if isinstance(target, str):
-        paths, what = [target], repr(target)
-        if os.path.isdir(target):
-            names = sorted(os.listdir(target))
-            if {"dataset_dict.json", "state.json"} & set(names):
-                return datasets.load_from_disk(target)
-            paths = [os.path.join(target, n) for n in names]
-    kinds = {FORMATS[e] for p in paths if (e := os.path.splitext(p)[1]) in FORMATS}
-    if len(kinds) != 1:
-        raise ConfigError(f"{what} must contain files of one kind: {', '.join(FORMATS)}")
-    kind = kinds.pop()
-    files = [p for p in paths if FORMATS.get(os.path.splitext(p)[1]) == kind]
-    try:
-        return datasets.load_dataset(kind, data_files={"train": files})["train"]
-    except Exception as error:  # each reader raises other exceptions
-        raise ConfigError(f"{what} cannot be loaded: {reason(error)}") from None
-
-
 def column_part(
     table: Any, columns: Sequence[str], name: str, data: TextDataConfig, label: str = "label"
 ) -> Part:
@@ -102,27 +114,44 @@ def column_part(
         label: column of labels.
 
     Raises:
-        ConfigError: if there are no such columns.
+        ConfigError: if there are no such columns, or they cannot be read.
     """
     strings = [c for c, kind in table.features.items() if getattr(kind, "dtype", "") in _STRINGS]
     ids = foreign_ids.id_columns(table)
-    if not columns:
-        texts = [c for c in strings if not (data.labels and c == label)]
-        only = "text" if "text" in texts else texts[0] if len(texts) == 1 else ""
-        columns = (only,) if only else ()
-    table = table.select(range(min(data.max_lines, len(table)))) if data.max_lines else table
-    if ids and (set(columns) <= set(ids) if columns else not strings):
-        found = [foreign_ids.decode(table, list(columns) or ids, data.ids_tokenizer, repr(name))]
-    elif columns and set(columns) <= set(strings):
-        found = [table[c] for c in columns]
-    else:
-        raise ConfigError(
-            f"data.name={name!r}: its columns of text are {', '.join(strings) or 'none'};"
-            f" name one as the last part of {HF_FORM}"
-        )
-    labels = _labels(table, label, name) if data.labels else None
-    kept = [(x, i) for rows in found for i, x in enumerate(rows) if x and x.strip()]
-    return Part(name, [x for x, _ in kept], labels and [labels[i] for _, i in kept])
+    try:
+        if not columns:
+            texts = [c for c in strings if not (data.labels and c == label)]
+            if "text" in texts:
+                texts = ["text"]
+            elif len(texts) > 1:
+                texts = [c for c in texts if not _all_numbers(table[c])]
+            columns = tuple(texts) if len(texts) == 1 else ()
+        table = table.select(range(min(data.max_lines, len(table)))) if data.max_lines else table
+        if ids and (set(columns) <= set(ids) if columns else not strings):
+            chosen = list(columns) or ids
+            found = [foreign_ids.decode(table, chosen, data.ids_tokenizer, repr(name))]
+        elif columns and set(columns) <= set(strings):
+            found = [table[c] for c in columns]
+        else:
+            others = [c for c in table.features if c not in strings]
+            more = f" (not text: {', '.join(others)})" if others else ""
+            raise ConfigError(
+                f"data.name={name!r}: its columns of text are {', '.join(strings) or 'none'}{more};"
+                f" name one as the last part of {HF_FORM}"
+            )
+        labels = _labels(table, label, name) if data.labels else None
+        values = [x for rows in found for x in rows]
+    except ConfigError:
+        raise
+    except Exception as error:  # the files of a table are read here, and may be damaged
+        raise ConfigError(f"data.name={name!r} cannot be read: {reason(error)}") from None
+    kept = [i for i, x in enumerate(values) if x and x.strip()]
+    kept_labels = labels and [labels[i % len(labels)] for i in kept]
+    return Part(name, [values[i] for i in kept], kept_labels, blank=len(values) - len(kept))
+
+
+def _all_numbers(values: Any) -> bool:
+    return all(is_number(x) for x in values if x and x.strip())
 
 
 def _labels(table: Any, label: str, name: str) -> list[str]:
@@ -131,7 +160,7 @@ def _labels(table: Any, label: str, name: str) -> list[str]:
             f"data.labels=True: {name!r} has no column {label!r}, but {', '.join(table.features)}"
         )
     names = getattr(table.features[label], "names", None)
-    return [names[x] if names and isinstance(x, int) and x >= 0 else str(x) for x in table[label]]
+    return [label_text(x, names) for x in table[label]]
 
 
 def tfds_part(data: TextDataConfig) -> Part:
@@ -164,7 +193,7 @@ def load_tfds(target: str, column: str, split: str, data: TextDataConfig) -> Par
         count = min(len(source), data.max_lines or len(source))
         rows = [source[i] for i in range(count)]
         texts = [row[column] for row in rows]
-        labels = [_string(row["label"]) for row in rows] if data.labels else None
+        labels = [_tfds_label(row["label"]) for row in rows] if data.labels else None
     except Exception as error:  # unknown names, no network, unknown columns
         raise ConfigError(
             f"data.name={data.name!r} cannot be loaded: {reason(error)}; without a network, set"
@@ -174,13 +203,15 @@ def load_tfds(target: str, column: str, split: str, data: TextDataConfig) -> Par
         raise ConfigError(f"data.name={data.name!r}: column {column!r} contains no text")
     kept = [i for i, text in enumerate(texts) if text.strip()]
     found = labels and [labels[i] for i in kept]
-    return Part(data.name, [_string(texts[i]) for i in kept], found)
+    blank = len(texts) - len(kept)
+    return Part(data.name, [_string(texts[i]) for i in kept], found, blank=blank)
+
+
+def _tfds_label(value: Any) -> str:
+    """Return a label; tfds writes -1 where it is missing."""
+    text = label_text(value)
+    return "" if text == "-1" else text
 
 
 def _string(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def reason(error: Exception) -> str:
-    """Return the first line of an exception's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from flaxae.errors import ConfigError
 
@@ -55,6 +55,32 @@ class Splits(dict[str, list[str]]):
     def __init__(self, lines: dict[str, list[str]], overlap: dict[str, float], notes: list[str]):
         super().__init__(lines)
         self.overlap, self.notes = overlap, notes
+
+
+def unicode_fault(text: str) -> str:
+    """Return why a text is not valid Unicode; "" if it is.
+
+    Halves of surrogate pairs come from escapes in JSON and from arguments of a command that are not
+    UTF-8; they can neither be encoded nor tokenized.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ascii(error.object[error.start])
+        before = error.object[max(0, error.start - 20) : error.start]
+        return (
+            f"the text contains {code} after {before!r}, half of a surrogate pair, which is not a"
+            " character (was it UTF-8?): repair or remove it"
+        )
+    return ""
+
+
+def check_unicode(texts: Sequence[str]) -> None:
+    """Raise ConfigError that names the first text that is not valid Unicode."""
+    for number, text in enumerate(texts, 1):
+        if isinstance(text, str) and (fault := unicode_fault(text)):
+            which = f"text {number} of {len(texts)}: " if len(texts) > 1 else ""
+            raise ConfigError(f"{which}{fault}")
 
 
 def digest(parts: Iterable[str]) -> str:
@@ -112,12 +138,14 @@ def split_corpus(corpus: Corpus, seed: int) -> Splits:
         split.
 
     Raises:
-        ConfigError: if the corpus is too small to be split.
+        ConfigError: if the corpus is too small to be split, or files that are held out contain its
+            training lines.
     """
     if len(corpus.examples) < MIN_LINES:
+        reasons = f" ({'; '.join(corpus.notes)})" if corpus.notes else ""
         raise ConfigError(
             f"{corpus.name} has {len(corpus.examples)} distinct lines;"
-            f" training and held-out splits need at least {MIN_LINES}"
+            f" training and held-out splits need at least {MIN_LINES}{reasons}"
         )
     file_split = corpus.held_out or _held_out_files(corpus, seed)
     pools: dict[str, list[int]] = {"test_file": [], "dev": [], "rest": []}
@@ -154,6 +182,13 @@ def split_corpus(corpus: Corpus, seed: int) -> Splits:
         for name in ("dev", "test_file", "test_line")
         if chosen.get(name)
     }
+    if not rest:
+        raise ConfigError(
+            f"{corpus.name}: no line is left for training: of {len(corpus.examples)} distinct lines"
+            f" {len(pools['test_file']) + len(pools['dev'])} are in held-out files and at least 1"
+            " per split is held out besides; give more training lines that the held-out files do"
+            " not contain"
+        )
     chosen["train"] = rest
     lines = {
         name: [corpus.examples[i] for i in sorted(chosen[name])]

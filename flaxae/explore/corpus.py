@@ -21,7 +21,7 @@ class Corpus:
     Attributes:
         name: name to show.
         texts: the texts.
-        labels: one label per text; None if there are none.
+        labels: one label per text, "" where it is missing; None if there are none.
         notes: messages about texts that were left out.
     """
 
@@ -37,7 +37,7 @@ class Corpus:
 
 
 def read_corpus(path: str | Path, labels: bool = False) -> Corpus:
-    """Read the lines of a UTF-8 text file.
+    """Read the lines of a UTF-8 text file, or of a directory of .txt and .parquet files.
 
     Args:
         path: file of texts, one per line.
@@ -48,13 +48,17 @@ def read_corpus(path: str | Path, labels: bool = False) -> Corpus:
             shards.
     """
     try:
-        parts = list(read_path(str(path), labels))
+        parts = list(read_path(str(path), labels, "--corpus"))
     except ConfigError as e:
-        message = str(e).replace("data.path=", "--corpus=").replace("data.labels=True", "--labels")
-        raise ConfigError(message) from None
+        raise ConfigError(str(e).replace("data.labels=True", "--labels")) from None
     texts = [text for part in parts for text in part.texts]
     found = [label for part in parts for label in part.labels or []] if labels else None
-    return Corpus(str(path), texts, found)
+    notes = [note for part in parts for note in part.notes]
+    if blank := sum(part.blank for part in parts):
+        notes.append(f"{blank} records without text left out")
+    if missing := sum(not label for label in found or []):
+        notes.append(f"{missing} of {len(texts)} texts have no label")
+    return Corpus(str(path), texts, found, notes)
 
 
 def training_corpus(model: Autoencoder) -> Corpus:

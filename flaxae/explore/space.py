@@ -225,7 +225,7 @@ class LatentSpace:
         if by == "kind":
             return [texts.kind(text, self.python) for text in self.texts]
         if by == "label" and self.corpus.labels:
-            return self.corpus.labels
+            return [label or "no label" for label in self.corpus.labels]
         require(by == "cluster", f"{by!r}: give length, kind or cluster; these texts have no label")
         return [f"cluster {number + 1}" for number in self.clusters]
 

@@ -151,6 +151,8 @@ class Loop:
                 unit="examples",
             )
             self.progress.note(_description(setup, start))
+            for note in setup.task.data_notes():
+                self.progress.note(f"data: {note}")
             if owed:
                 # A signal stopped the run before it had evaluated or sampled at this step.
                 self._between(state, start, owed, last, None)

@@ -7,8 +7,9 @@ import pyarrow.parquet
 import pytest
 
 from flaxae.data.config import TextDataConfig
-from flaxae.data.files import read_lines, read_path
+from flaxae.data.files import read_path
 from flaxae.data.hub import load_examples, text_sources
+from flaxae.data.lines import read_lines
 from flaxae.errors import ConfigError
 
 

@@ -81,7 +81,10 @@ def test_hub_names_split_into_config_and_column(monkeypatch):
 
     def load(name, config):
         calls.append((name, config))
-        return {"test": None, "train": datasets.Dataset.from_dict({"a": TEXTS, "b": TEXTS[::-1]})}
+        return {
+            "test": datasets.Dataset.from_dict({"a": [], "b": []}),
+            "train": datasets.Dataset.from_dict({"a": TEXTS, "b": TEXTS[::-1]}),
+        }
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert load_examples(TextDataConfig(name="hf:o/n:c:b")).examples == TEXTS[::-1]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from flaxae.data.files import Part, corpus_of
 from flaxae.data.text import MAX_EVAL_LINES, make_corpus, split_corpus
 from flaxae.errors import ConfigError
 
@@ -58,6 +59,19 @@ def test_held_out_splits_are_capped():
 def test_too_few_lines_is_an_error():
     with pytest.raises(ConfigError, match="at least 10"):
         split_corpus(make_corpus("small", [("f", ["a", "b"])]), 0)
+
+
+def test_equal_texts_are_one_line():
+    corpus = corpus_of("x", [Part("a", ["same"] * 50)])
+    with pytest.raises(ConfigError, match=r"x has 1 distinct lines.*49 of 50 lines repeat"):
+        split_corpus(corpus, 0)
+
+
+def test_held_out_files_with_all_training_lines_are_an_error():
+    lines = [str(i) for i in range(30)]
+    corpus = corpus_of("x", [Part("train", lines), Part("test", lines, split="test_file")])
+    with pytest.raises(ConfigError, match="no line is left for training: of 30 .* 30 are in held"):
+        split_corpus(corpus, 0)
 
 
 def test_given_splits_are_kept():

@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flaxae.data.tables import load_hub, load_local, reason
+from flaxae.data.local import read_local, reason
+from flaxae.data.tables import load_hub
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError
 
@@ -83,7 +84,7 @@ class Hub:
     def table(self, folder: str, num_proc: int) -> Any:
         """Return the `datasets` table; the arguments are not needed."""
         if os.path.exists(self.target):
-            table = load_local(self.target)
+            table = _pooled(self.target)
         else:
             hint = "; without a network, give a local directory (hf:/path) or a dump"
             table = load_hub(self.target, self.config, f"--source hf:{self.target}", hint)
@@ -94,6 +95,19 @@ class Hub:
             raise ConfigError(f"--source hf:{self.target} has no column 'text', but {found}")
         count = min(self.max_articles or len(table), len(table))
         return table.select(range(count)) if count < len(table) else table
+
+
+def _pooled(path: str) -> Any:
+    """Return the splits of a saved data set, or all files of a folder as one table."""
+    import datasets
+
+    splits = read_local(path, ("title",)).splits
+    if os.path.isfile(os.path.join(path, "dataset_dict.json")):
+        return splits
+    try:
+        return datasets.concatenate_datasets(list(splits.values()))
+    except Exception as error:  # columns of other types
+        raise ConfigError(f"--source hf:{path} cannot be loaded: {reason(error)}") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Tables from local files as regression problems: each prompt consists of points of one table.
 
-A file is a CSV or .parquet file of numbers whose last column is the target. Columns are
-standardised over the table. If a table has more than d columns, each prompt takes d at random;
-fewer are padded with 0.
+A file is a CSV, TSV or .parquet file of numbers whose last column is the target. A first line of
+numbers is data, not a header. Columns are standardised over the table. If a table has more than d
+columns, each prompt takes d at random; fewer are padded with 0.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +14,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flaxae.config.locate import user_path
-from flaxae.data.tables import load_local
+from flaxae.data.folders import list_files, unused_notes
+from flaxae.data.local import load_files
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError
 
-SUFFIXES = (".csv", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".parquet")
+_BOOLEANS = {"true": 1.0, "false": 0.0}
 
 
 class Tables(NamedTuple):
@@ -28,12 +31,14 @@ class Tables(NamedTuple):
         rows: number of rows of each table.
         columns: number of columns of each table without the target.
         fingerprint: hash of names and values.
+        notes: remarks on headers and on files that are not used.
     """
 
     values: Float[np.ndarray, "tables rows columns"]
     rows: Int[np.ndarray, " tables"]
     columns: Int[np.ndarray, " tables"]
     fingerprint: str
+    notes: Sequence[str] = ()
 
 
 def read(path: str, points: int) -> Tables:
@@ -47,44 +52,69 @@ def read(path: str, points: int) -> Tables:
         The tables.
 
     Raises:
-        ConfigError: if there is no file, or a table has too few rows or values that are not
-            numbers.
+        ConfigError: if there is no file, or a table has too few rows, or values that are not
+            numbers or are missing.
     """
-    location = user_path(path)
-    if location.is_file():
-        files = [location]
-    else:
-        files = sorted(p for p in location.glob("*") if p.suffix in SUFFIXES)
-    if not path or not files:
+    location, notes = user_path(path), []
+    files = [location] if path and location.is_file() else []
+    if path and location.is_dir():
+        listing = list_files(str(location), SUFFIXES)
+        files = [location / name for name in listing.used]
+        notes = unused_notes(path, listing)
+    if not files:
         raise ConfigError(
             f"task.tables={path!r}: no {' or '.join(SUFFIXES)} file found; name a file or a folder"
         )
-    tables = [_read_table(file, points) for file in files]
+    tables = []
+    for file in files:
+        table, more = _read_table(file, points)
+        tables.append(table)
+        notes += more
     most = max(len(t) for t in tables), max(t.shape[1] for t in tables)
     values = np.zeros((len(tables), *most), np.float32)
     for i, table in enumerate(tables):
         values[i, : len(table), : table.shape[1]] = table
     rows, columns = (np.asarray([t.shape[i] - i for t in tables], np.int32) for i in range(2))
     names = [f.name for f in files]
-    return Tables(values, rows, columns, digest([*names, values.tobytes().hex()]))
+    return Tables(values, rows, columns, digest([*names, values.tobytes().hex()]), notes)
 
 
-def _read_table(file: Path, points: int) -> Float[np.ndarray, "rows columns"]:
-    """Read one table, standardise it, and move the target to column 0."""
-    table = load_local(str(file))
-    try:
-        columns = [np.asarray(table[name][:], np.float64) for name in table.column_names]
-    except (TypeError, ValueError) as e:
-        raise ConfigError(f"task.tables: {file} has values that are not numbers: {e}") from None
+def _read_table(file: Path, points: int) -> tuple[Float[np.ndarray, "rows columns"], list[str]]:
+    """Read one table, standardise it, and move the target to column 0; return notes too."""
+    table, notes = load_files([str(file)])
+    columns = [_numbers(table[name][:], name, file) for name in table.column_names]
     whole = np.stack(columns, axis=1)
-    if whole.shape[1] < 2 or len(whole) < points or not np.isfinite(whole).all():
+    if whole.shape[1] < 2 or len(whole) < points:
         raise ConfigError(
             f"task.tables: {file} has {len(whole)} rows x {whole.shape[1]} columns; it needs at "
-            f"least 2 columns, task.model.points={points} rows, and no missing values"
+            f"least 2 columns and task.model.points={points} rows"
         )
     spread = whole.std(0)
     whole = (whole - whole.mean(0)) / np.where(spread > 0, spread, 1.0)
-    return np.roll(whole, 1, axis=1).astype(np.float32)
+    return np.roll(whole, 1, axis=1).astype(np.float32), notes
+
+
+def _numbers(values: Sequence[Any], name: str, file: Path) -> Float[np.ndarray, " rows"]:
+    """Return a column as numbers; raise ConfigError that names the first value that is none."""
+    try:
+        out = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        out = np.asarray([_number(x) for x in values], np.float64)
+    if not np.isfinite(out).all():
+        row = int(np.flatnonzero(~np.isfinite(out))[0])
+        raise ConfigError(
+            f"task.tables: {file} has values that are not numbers or are missing: "
+            f"{values[row]!r} in row {row + 1} of column {name!r}"
+        )
+    return out
+
+
+def _number(value: Any) -> float:
+    """Return a number or boolean, or NaN for another value."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return _BOOLEANS.get(str(value).strip().lower(), float("nan"))
 
 
 class TableSource:

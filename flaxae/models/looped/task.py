@@ -97,6 +97,7 @@ class LoopedTask(Task):
         if not isinstance(config.task, LoopedConfig):
             raise ConfigError("task: not a LoopedConfig")
         self.config, self.options = config, config.task
+        self._read: dict[str, tables.Tables] = {}
         names = ["loops", "loops_start"] + ["grad_loops"] * (self.options.max_grad_loops > 0)
         self.hparams = {name: f"task.{name}" for name in names}
 
@@ -107,7 +108,7 @@ class LoopedTask(Task):
             model = options.model
             path = options.tables if train else options.held_out_tables or options.tables
             return tables.TableSource(
-                tables.read(path, model.points),
+                self._tables(path),
                 self.config.data.batch_size,
                 model.points,
                 model.dims,
@@ -115,6 +116,15 @@ class LoopedTask(Task):
                 None if train else options.eval_batches,
             )
         return EmptySource(None if train else options.eval_batches, options.problem.value)
+
+    def _tables(self, path: str) -> tables.Tables:
+        if path not in self._read:
+            self._read[path] = tables.read(path, self.options.model.points)
+        return self._read[path]
+
+    def data_notes(self) -> list[str]:
+        """Return remarks on the files of tables."""
+        return list(dict.fromkeys(note for read in self._read.values() for note in read.notes))
 
     def batch_spec(self) -> Any:
         """Return the shapes of a batch."""

@@ -142,6 +142,10 @@ class T5VAETask(Task):
         """Return the batches of a split."""
         return self.text.source(split)
 
+    def data_notes(self) -> list[str]:
+        """Return remarks on what the corpus and its splits contain."""
+        return [*self.text.corpus.notes, *self.text.splits.notes]
+
     def batch_spec(self) -> Any:
         """Return the shapes of a batch, without loading texts if the config determines them."""
         return planned_spec(self.data_config) or self.data("train").batch_spec

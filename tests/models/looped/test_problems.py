@@ -184,6 +184,42 @@ def test_prompts_are_read_from_table_files(tmp_path):
     np.testing.assert_allclose(answer, ys[:, 0], atol=1e-4)
 
 
+def test_a_table_without_a_header_keeps_its_first_row(tmp_path):
+    path = tmp_path / "a.csv"
+    for head, rows, note in (
+        ("", 4, "no header"),
+        ("x,y\n", 4, "read as the header: x, y"),
+        ("0,1\n", 4, "read as the header: 0, 1"),
+        ("1.5,2\n", 5, "no header"),
+        ("x1,x1\n", 4, "read as the header: x1, x1.1"),
+    ):
+        path.write_text(f"{head}1,2\n3,5\n5,1\n7,True\n")
+        read = tables.read(str(path), 4)
+        assert read.rows.tolist() == [rows] and any(note in found for found in read.notes)
+    path.rename(tmp_path / "a.tsv").write_text("1\t2\n3\t5\n5\t1\n")
+    (tmp_path / "b.json").write_text("[]")
+    (tmp_path / ".c.csv").write_text("x")
+    read = tables.read(str(tmp_path), 3)
+    assert read.rows.tolist() == [3] and f"{tmp_path}: not used: b.json" in read.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x,y\n1,2\n3,\n5,1\n", "missing: '' in row 2 of column 'y'"),
+        ("x,y\n1,2\n3,NA\n5,1\n", "'NA' in row 2 of column 'y'"),
+        ("x,y\n1,2\ninf,4\n5,1\n", "'inf' in row 2 of column 'x'"),
+        ("x,y\n2020-01-01,2\n", "'2020-01-01' in row 1 of column 'x'"),
+        ("x,y\n1,2\n3,4,5\n", "line 3: 3 fields"),
+        ("", "is empty"),
+    ],
+)
+def test_values_that_are_no_numbers_are_named(tmp_path, content, message):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        tables.read(str(tmp_path), 1)
+
+
 def test_invalid_tables_are_named(tmp_path):
     with pytest.raises(ConfigError, match="no .csv"):
         tables.read(str(tmp_path), 4)

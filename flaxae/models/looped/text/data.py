@@ -30,6 +30,7 @@ def encode_lines(lines: list[str], length: int, long_lines: LongLines) -> dict[s
     Raises:
         ConfigError: if all lines are skipped.
     """
+    require(bool(lines), "there are no lines: give more data")
     raw = [line.encode("utf-8", "surrogatepass") + b"\n" for line in lines]
     if long_lines is LongLines.SKIP:
         raw = [row for row in raw if len(row) <= length]

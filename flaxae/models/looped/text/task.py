@@ -16,7 +16,7 @@ from flaxae.config.ranges import Count, Counts, NonNegative, Range, Whole
 from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.hub import load_examples
 from flaxae.data.loader import ArraySource
-from flaxae.data.text import Splits, split_corpus
+from flaxae.data.text import Corpus, Splits, split_corpus
 from flaxae.errors import ConfigError, require
 from flaxae.models.looped.core import SHARDING_RULES
 from flaxae.models.looped.depth import random_loops
@@ -68,9 +68,18 @@ class TextTask(Task):
         self._sources: dict[str, ArraySource] = {}
 
     @cached_property
+    def corpus(self) -> Corpus:
+        """All lines."""
+        return load_examples(self.data_config)
+
+    @cached_property
     def splits(self) -> Splits:
         """The lines of each split."""
-        return split_corpus(load_examples(self.data_config), self.data_config.seed)
+        return split_corpus(self.corpus, self.data_config.seed)
+
+    def data_notes(self) -> list[str]:
+        """Return remarks on what the corpus and its splits contain."""
+        return [*self.corpus.notes, *self.splits.notes]
 
     def data(self, split: str) -> Source:
         """Return the batches of a split."""
@@ -78,7 +87,10 @@ class TextTask(Task):
             raise ConfigError(f"no split {split!r}: the splits are {', '.join(self.splits)}")
         if split not in self._sources:
             data = self.data_config
-            arrays = encode_lines(self.splits[split], data.max_length, data.long_lines)
+            try:
+                arrays = encode_lines(self.splits[split], data.max_length, data.long_lines)
+            except ConfigError as error:
+                raise ConfigError(f"split {split!r} of {self.corpus.name}: {error}") from None
             train = split == "train"
             self._sources[split] = ArraySource(arrays, data.batch_size, data.seed, train)
         return self._sources[split]

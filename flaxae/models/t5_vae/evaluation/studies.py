@@ -8,6 +8,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Float, Int
 
+from flaxae.data.labels import MISSING
 from flaxae.lm.t5.modeling import PAD
 from flaxae.models.t5_vae.evaluation import disentanglement, interpolation, latent, probes, samples
 from flaxae.models.t5_vae.evaluation.factors import KINDS, factors_of, kind
@@ -213,14 +214,18 @@ def probe_study(
         task: the task, which makes the untrained model.
         train: lines to train probes on.
         dev: lines to test probes on.
-        labels: labels of train and dev if the corpus has some; by default the kind of statement
-            for Python, else whether the text contains a digit.
+        labels: labels of train and dev if the corpus has some, "" for lines without a label, which
+            are left out; by default the kind of statement for Python, else whether the text
+            contains a digit.
         python: whether the lines are Python.
     """
+    rows = [np.arange(len(part.lines)) for part in (train, dev)]
     if labels is not None:
-        name, names = "label", np.unique(labels[0]).tolist()
+        rows = [np.flatnonzero([x != MISSING for x in part]) for part in labels]
+        given = [[part[i] for i in keep] for part, keep in zip(labels, rows, strict=True)]
+        name, names = "label", np.unique(given[0]).tolist()
         index = {x: i for i, x in enumerate(names)}
-        values = [np.asarray([index.get(x, -1) for x in part]) for part in labels]
+        values = [np.asarray([index.get(x, -1) for x in part], int) for part in given]
     elif python:
         name, names = "kind of statement", list(KINDS)
         values = [np.asarray([kind(line) for line in part.lines]) for part in (train, dev)]
@@ -230,18 +235,18 @@ def probe_study(
             np.asarray([any(c.isdigit() for c in line) for line in part.lines], int)
             for part in (train, dev)
         ]
-    if len(np.unique(values[0])) < 2 or len(train.lines) < 10:
-        return "n/a: all training lines have one label"
+    if len(np.unique(values[0])) < 2 or len(values[0]) < 10 or not len(values[1]):
+        return "n/a: fewer than 2 labels, 10 labelled training lines or 1 labelled dev line"
     untrained = Scorer(task.init(nnx.Rngs(1)), 0)
     parts = []
-    for part in (train, dev):
+    for part, keep in zip((train, dev), rows, strict=True):
         random = untrained.encode(part.ids)
         parts.append(
             {
-                "latent": part.flat,
-                "pooled_encoder": part.pooled,
-                "random_latent": random.mean.reshape(len(part.ids), -1),
-                "random_pooled_encoder": random.pooled,
+                "latent": part.flat[keep],
+                "pooled_encoder": part.pooled[keep],
+                "random_latent": random.mean.reshape(len(part.ids), -1)[keep],
+                "random_pooled_encoder": random.pooled[keep],
             }
         )
     found = probes.study(parts[0], values[0], parts[1], values[1])
