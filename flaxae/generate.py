@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flaxae.command import run_main
 from flaxae.config.locate import user_path
 from flaxae.config.ranges import COUNT, SEEDS, WHOLE, Range, ranged
+from flaxae.data.text import unicode_fault
 from flaxae.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -145,7 +146,10 @@ def main(argv: list[str]) -> int:
     for name, value, off in (("top-k", args.top_k, 0), ("top-p", args.top_p, 1.0)):
         require(sampled or value == off, f"--{name} draws tokens: give --temperature too")
     sampling = Sampling(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
-    prompt = sys.stdin.read() if args.prompt == STDIN else args.prompt
+    prompt = _read_stdin() if args.prompt == STDIN else args.prompt
+    for name, text in (("the prompt", prompt), ("--system", args.system)):
+        fault = unicode_fault(text)
+        require(not fault, f"{name}: {fault}")
     try:
         for piece in run(args, prompt, sampling):
             print(piece, end="", flush=True)
@@ -157,6 +161,16 @@ def main(argv: list[str]) -> int:
         return 0
     print()
     return 0
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"the prompt on standard input is not UTF-8 (byte {error.start}): convert it first, for"
+            " example with iconv -t utf-8"
+        ) from None
 
 
 def run(args: argparse.Namespace, prompt: str, sampling: Any) -> Iterator[str]:

@@ -114,6 +114,8 @@ class TextSource:
         self.skipped = too_long if long_lines is LongLines.SKIP else 0
         self.truncated = too_long - self.skipped
         self.kept = np.flatnonzero(lengths <= longest) if self.skipped else np.arange(len(lengths))
+        if not len(lengths):
+            raise ConfigError("there are no texts: give more data")
         if len(self.kept) < (num_buckets if edges is None and not bucket_edges else 1):
             raise ConfigError(
                 f"{len(self.kept)} of {len(lengths)} texts are left for {num_buckets} length"

@@ -70,9 +70,11 @@ def pack(
     )
     sizes = [len(e.prompt) + len(e.completion) for e in examples]
     kept = [i for i, size in enumerate(sizes) if size <= length]
+    require(bool(sizes), "there are no examples: give more data")
     if not kept:
         raise ConfigError(
-            f"none of {len(sizes)} examples fits data.max_length={length} tokens: raise it"
+            f"none of {len(sizes)} examples fits data.max_length={length} tokens (the shortest has"
+            f" {min(sizes)}): raise it"
         )
     own = [size - shared for size in sizes]
     rows = [[i] for i in kept] if alone else _best_fit(kept, own, length - shared)

@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from flaxae.data.config import TokenizerKind
-from flaxae.data.text import digest
+from flaxae.data.text import check_unicode, digest
 from flaxae.errors import ConfigError
 
 PAD, EOS, UNK = 0, 1, 2  # T5's
@@ -45,8 +45,17 @@ class Tokenizer:
         return self._inner.get_vocab()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, without EOS."""
-        encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        """Return the ids of each text, without EOS.
+
+        Raises:
+            ConfigError: if a text is not valid Unicode.
+        """
+        texts = list(texts)
+        try:
+            encodings = self._inner.encode_batch_fast(texts, add_special_tokens=False)
+        except TypeError:
+            check_unicode(texts)
+            raise
         rows = [e.ids for e in encodings]
         for i, row in enumerate(rows):
             if EOS in row or PAD in row:  # a Unigram model has "</s>" among its pieces

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxae.config.locate import user_path
+from flaxae.data.text import check_unicode
 from flaxae.errors import ConfigError, require
 
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
@@ -42,8 +43,16 @@ class ChatTokenizer:
             texts: the texts.
             special: add the tokens that the tokenizer puts around a text (Llama's BOS); the text
                 of a chat template contains them already.
+
+        Raises:
+            ConfigError: if a text is not valid Unicode.
         """
-        rows = self._inner.encode_batch(list(texts), add_special_tokens=special)
+        texts = list(texts)
+        try:
+            rows = self._inner.encode_batch(texts, add_special_tokens=special)
+        except TypeError:
+            check_unicode(texts)
+            raise
         return [row.ids for row in rows]
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:

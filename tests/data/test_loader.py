@@ -43,6 +43,17 @@ def _assert_spec(source, batch):
     assert spec == source.batch_spec
 
 
+def test_no_texts_and_only_long_texts_are_errors():
+    options = dict(batch_size=4, max_length=4, num_buckets=2, seed=0)
+    with pytest.raises(ConfigError, match="there are no texts"):
+        TextSource([], **options, train=True)
+    with pytest.raises(ConfigError, match="there are no texts"):
+        TextSource([], **options, train=False, edges=(2, 4))
+    for train in (True, False):
+        with pytest.raises(ConfigError, match="0 of 3 texts are left .*3 are longer.*truncate"):
+            TextSource([[5] * 9] * 3, **options, train=train, edges=None if train else (2, 4))
+
+
 def test_buckets_are_equal_parts_and_shapes_are_constant():
     source = _source()
     assert isinstance(source, Source) and source.num_batches is None

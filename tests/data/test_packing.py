@@ -81,5 +81,7 @@ def test_long_examples_are_counted_and_no_examples_are_an_error():
     assert packed.skipped == 1 and packed.kept == [1]
     with pytest.raises(ConfigError, match="data.max_length=10"):
         pack(examples[:1], 10)
+    with pytest.raises(ConfigError, match="there are no examples"):
+        pack([], 10)
     with pytest.raises(ConfigError, match="3 target tokens"):
         pack([Example([1], [2, 3, 4])], 10, targets=2)

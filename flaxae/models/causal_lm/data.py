@@ -7,15 +7,14 @@ import ast
 import dataclasses
 import functools
 import hashlib
-import json
 import re
 import warnings
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from flaxae.data import embedded
 from flaxae.data.config import TextDataConfig
 from flaxae.data.packing import Example
+from flaxae.data.records import json_rows
 from flaxae.errors import ConfigError, require
 from flaxae.lm.chat import ChatTokenizer
 
@@ -55,7 +54,7 @@ def read(config: TextDataConfig) -> Pairs:
         ConfigError: if there is no such set, or the file is not JSONL of prompts and completions.
     """
     if config.path:
-        return _from_file(Path(config.path), config)
+        return _from_file(config.path, config)
     require(
         config.name == SIGNATURES,
         f"data.name={config.name!r}: the embedded set is {SIGNATURES!r}; set data.path to a JSONL "
@@ -72,32 +71,31 @@ def _library_pairs() -> list[tuple[str, list[Pair]]]:
     return [(name, pairs) for name, pairs in files if pairs]
 
 
-def _from_file(path: Path, config: TextDataConfig) -> Pairs:
+def _from_file(path: str, config: TextDataConfig) -> Pairs:
     """Read a JSONL file; every line counts as a separate file when splits are made."""
-    try:
-        # Not splitlines(), which also splits at characters that JSON strings may contain (U+2028).
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"data.path={path}: {error}") from None
     pairs = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            pairs.append((f"{number}", [Pair(row["prompt"], row["completion"])]))
-            require(all(isinstance(x, str) and x for x in pairs[-1][1][0]), "a text is empty")
-        except (ValueError, KeyError, TypeError, ConfigError) as error:
+    for where, row in json_rows(path, f"data.path={path}"):
+        texts = [row.get(name) for name in Pair._fields]
+        if wrong := [n for n, x in zip(Pair._fields, texts, strict=True) if not _is_text(x)]:
             raise ConfigError(
-                f'data.path={path}, line {number}: not {{"prompt": "...", "completion": "..."}} '
-                f"({error})"
-            ) from None
-    require(len(pairs) > 2, f"data.path={path}: {len(pairs)} pairs are too few")
-    return _split(str(path), pairs, config.seed)
+                f'data.path={path}, {where}: not {{"prompt": "...", "completion": "..."}}: '
+                f"{' and '.join(wrong)} must be a text that is not empty"
+            )
+        pairs.append((where.split()[1], [Pair(*map(str, texts))]))
+    require(len(pairs) > 2, f"data.path={path}: {len(pairs)} pairs are too few: give at least 3")
+    return _split(path, pairs, config.seed)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _split(name: str, files: list[tuple[str, list[Pair]]], seed: int) -> Pairs:
-    """Assign whole files to splits; pairs that occur in dev or test are removed from training."""
+    """Assign whole files to splits; pairs that occur in dev or test are removed from training.
+
+    Raises:
+        ConfigError: if a split remains without pairs.
+    """
 
     def rank(item: tuple[str, Any]) -> bytes:
         return hashlib.blake2b(f"{seed}/{item[0]}".encode(), digest_size=8).digest()
@@ -108,10 +106,18 @@ def _split(name: str, files: list[tuple[str, list[Pair]]], seed: int) -> Pairs:
         stop = start + max(1, round(share * len(files)))
         out[split] = list(dict.fromkeys(p for _, pairs in files[start:stop] for p in pairs))
         start = stop
+    distinct = {p for _, pairs in files for p in pairs}
     out["dev"] = [p for p in out["dev"] if p not in set(out["test"])]
     rest = list(dict.fromkeys(p for _, pairs in files[start:] for p in pairs))
     held_out = {*out["test"], *out["dev"]}
     train = [p for p in rest if p not in held_out]
+    if empty := [split for split, pairs in (("dev", out["dev"]), ("train", train)) if not pairs]:
+        plural = "pair" if len(distinct) == 1 else "pairs"
+        raise ConfigError(
+            f"{name}: no pair is left for {' and '.join(empty)}, since its {len(files)} entries are"
+            f" {len(distinct)} distinct {plural}, and a pair is in one split only: give more"
+            " different pairs"
+        )
     notes = [f"{len(rest) - len(train)} pairs of training files are left out: dev or test has them"]
     return Pairs(name, {"train": train, **out}, notes)
 

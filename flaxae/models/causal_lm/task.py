@@ -15,7 +15,7 @@ from flaxae.config import Config, DataConfig
 from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.loader import ArraySource
 from flaxae.data.packing import Packed, density, pack
-from flaxae.errors import require
+from flaxae.errors import ConfigError, require
 from flaxae.lm.chat import ChatTokenizer
 from flaxae.lm.protocol import LanguageModel
 from flaxae.models.causal_lm import data as data_lib
@@ -67,7 +67,10 @@ class CausalLMTask(LanguageModelTask):
             )
             share = self.options.share_prefix and not alone and bool(examples)
             shared = shared_prefix([e.prompt for e in examples]) if share else 0
-            out[split] = pack(examples, self.data_config.max_length, alone=alone, shared=shared)
+            try:
+                out[split] = pack(examples, self.data_config.max_length, alone=alone, shared=shared)
+            except ConfigError as error:
+                raise ConfigError(f"split {split!r} of {self.pairs.name}: {error}") from None
         # One width for all splits: an evaluation's batches then have the shapes of training's.
         width = max(p.arrays["where"].shape[1] for p in out.values())
         for packed in out.values():
@@ -75,6 +78,16 @@ class CausalLMTask(LanguageModelTask):
                 a = packed.arrays[name]
                 packed.arrays[name] = np.pad(a, ((0, 0), (0, width - a.shape[1])))
         return out
+
+    def data_notes(self) -> list[str]:
+        """Return remarks on what was left out."""
+        skipped = {split: packed.skipped for split, packed in self.packed.items() if packed.skipped}
+        limit = self.data_config.max_length
+        too_long = [
+            f"{split}: {n} examples of more than {limit} tokens are left out"
+            for split, n in skipped.items()
+        ]
+        return [*self.pairs.notes, *too_long]
 
     def data(self, split: str) -> Source:
         """Return the packed rows of a split."""

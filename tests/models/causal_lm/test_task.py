@@ -56,6 +56,33 @@ def test_pairs_are_read_from_a_jsonl_file(tmp_path):
         data_lib.read(TextDataConfig(path=str(path)))
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"prompt": "p", "completion": "c"}'] * 9, "are 1 distinct pair, .*more different"),
+        ([f'{{"prompt": "{i % 2}", "completion": "c"}}' for i in range(9)], "no pair is left for"),
+        (['{"prompt": "p", "completion": "c"}'] * 2, "2 pairs are too few: give at least 3"),
+        (['{"prompt": "p", "completion": ""}'], "line 1: .*completion must be a text that is not"),
+        (['{"prompt": 5, "completion": ["c"]}'], "prompt and completion must be a text"),
+        (["", '{"prompt": "p",'], "line 2: not JSON"),
+        (["prompt,completion"], "line 1: not JSON"),
+        (['{"prompt": "p", "completion": "\\ud83d"}'], "line 1: .*half of a surrogate pair"),
+    ],
+)
+def test_pairs_that_cannot_be_used_are_errors(tmp_path, lines, message):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=f"pairs.jsonl.*{message}"):
+        data_lib.read(TextDataConfig(path=str(path)))
+
+
+def test_a_split_without_a_fitting_example_is_named(tmp_path):
+    config = tiny_config(tmp_path, data__max_length=3)
+    config.freeze()
+    with pytest.raises(ConfigError, match=r"split 'train' of .*none of \d+ examples fits data.max"):
+        config.task.make(config).data("train")
+
+
 def test_encoded_examples_have_the_prompt_and_an_ended_answer():
     examples = data_lib.encoded([data_lib.Pair("ask", "say")], tokenizer(), 2)
     assert tokenizer().decode(examples[0].prompt) == "ask\n"
