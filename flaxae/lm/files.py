@@ -195,17 +195,3 @@ def token_ids(raw: dict[str, Any], bos: int, eos: int) -> dict[str, Any]:
         "bos_id": bos if begin is None else begin,
         "eos_ids": tuple(ends) if isinstance(ends, (list, tuple)) else (ends,),
     }
-
-
-def rope_parameters(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return rope_theta, rope_type and its parameters, as transformers 4 or 5 write them."""
-    scaling = raw.get("rope_scaling") or {}
-    new = raw.get("rope_parameters") or {}
-    found = {**scaling, **new}
-    found["rope_type"] = found.get("rope_type", found.get("type", "default"))
-    theta = raw.get("rope_theta")
-    found.setdefault("rope_theta", 10000.0 if theta is None else theta)
-    factor = raw.get("partial_rotary_factor")
-    if factor is not None:
-        found.setdefault("partial_rotary_factor", factor)
-    return found

@@ -3,8 +3,9 @@
 from typing import Any
 
 from flaxae.errors import require
-from flaxae.lm import files
+from flaxae.lm import features, files
 from flaxae.lm.llama.modeling import Llama, LlamaConfig
+from flaxae.lm.rope_config import rope_parameters
 from flaxae.nn.rope import RopeScaling
 from flaxae.weights.hf import Table, Weight
 
@@ -35,6 +36,9 @@ DEFAULTS = {
     "attention_dropout": 0.0,
     "mlp_bias": False,
 }
+# Other names of fields that are read.
+NORM_EPS = ("norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
+ACTIVATIONS = ("hidden_activation", "activation_function")
 # Fields of Llama 3's scaling -> ours.
 RAMP = {
     "low_freq_factor": "rope_low",
@@ -62,11 +66,20 @@ def config_from_hf(raw: dict[str, Any]) -> LlamaConfig:
         **files.given(raw, FIELDS, "Llama"), **files.token_ids(raw, 1, 2), **_rope(raw)
     )
     config.validate()
+    width = config.head_dim
+    features.check(
+        raw,
+        "Llama",
+        features.rotary(width, width, config.rope_theta)
+        | features.same(NORM_EPS, config.norm_eps)
+        | features.same(ACTIVATIONS, act)
+        | {"is_encoder_decoder": (False,)},
+    )
     return config
 
 
 def _rope(raw: dict[str, Any]) -> dict[str, Any]:
-    found = files.rope_parameters(raw)
+    found = rope_parameters(raw)
     kind, known = found["rope_type"], {x.value: x for x in RopeScaling}
     require(kind in known, f"rope_type={kind!r} is not one of: {', '.join(known)}")
     part = found.get("partial_rotary_factor", 1.0)

@@ -7,8 +7,9 @@ import math
 from typing import Any
 
 from flaxae.errors import require
-from flaxae.lm import files
+from flaxae.lm import features, files
 from flaxae.lm.phi.modeling import Phi, PhiConfig
+from flaxae.lm.rope_config import rope_parameters
 from flaxae.weights.hf import Table, Weight
 
 MODEL = Phi
@@ -37,6 +38,9 @@ DEFAULTS = {
     "embd_pdrop": 0.0,
     "hidden_act": "gelu_new",
 }
+# Other names of fields that are read.
+NORM_EPS = ("norm_eps", "rms_norm_eps", "layer_norm_epsilon", "norm_epsilon")
+ACTIVATIONS = ("hidden_activation", "activation_function")
 OLD_FIELDS = {
     "n_embd": "hidden_size",
     "n_inner": "intermediate_size",
@@ -67,7 +71,6 @@ def config_from_hf(raw: dict[str, Any]) -> PhiConfig:
     raw = DEFAULTS | raw
     act = raw["hidden_act"]
     require(act == "gelu_new", f"hidden_act={act!r}: only gelu_new is supported")
-    require(not raw.get("qk_layernorm"), "qk_layernorm=true is not supported")
     require(not raw.get("tie_word_embeddings"), "a Phi with tied embeddings is not supported")
     raw.setdefault("num_key_value_heads", raw.get("num_attention_heads"))
     known = files.given(raw, FIELDS, "Phi")
@@ -76,14 +79,24 @@ def config_from_hf(raw: dict[str, Any]) -> PhiConfig:
         **known, **_rope(raw, head_dim), head_dim=head_dim, **files.token_ids(raw, 1, 2)
     )
     config.validate()
+    features.check(
+        raw,
+        "Phi",
+        features.rotary(head_dim, config.rotary_dim, config.rope_theta)
+        | features.same(NORM_EPS, config.norm_eps)
+        | features.same(ACTIVATIONS, act)
+        | {"is_encoder_decoder": (False,)},
+    )
     return config
 
 
 def _rope(raw: dict[str, Any], head_dim: int) -> dict[str, Any]:
-    found = files.rope_parameters(raw)
+    found = rope_parameters(raw)
     kind = found["rope_type"]
     require(kind == "default", f"rope_type={kind!r}: a Phi's rotary positions are not scaled")
-    rotary = raw.get("rotary_dim", int(head_dim * found.get("partial_rotary_factor", 0.5)))
+    rotary = int(head_dim * found.get("partial_rotary_factor", 0.5))
+    if raw["model_type"] in OLD_TYPES:
+        rotary = raw.get("rotary_dim", rotary)
     return {"rope_theta": found["rope_theta"], "rotary_dim": rotary}
 
 

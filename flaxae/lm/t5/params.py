@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from flaxae.errors import ConfigError, require
 from flaxae.foreign_json import check_fields
-from flaxae.lm import files
+from flaxae.lm import features, files
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.lm.t5.modeling import EOS, PAD, T5
 from flaxae.nn.mlp import FeedForward
@@ -40,6 +40,13 @@ DEFAULTS = {
     "relative_attention_max_distance": 128,
     "layer_norm_epsilon": 1e-6,
     "dropout_rate": 0.1,
+}
+# Names by which transformers reads some fields too.
+ATTRIBUTES = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "num_heads",
+    "num_hidden_layers": "num_layers",
+    "head_dim": "d_kv",
 }
 KINDS = {"feed_forward_proj": str, "scale_decoder_outputs": bool}
 IDS = {"pad_token_id": PAD, "eos_token_id": EOS, "decoder_start_token_id": PAD}
@@ -90,6 +97,15 @@ def config_from_hf(raw: dict[str, Any], tied: bool | None = None) -> T5Config:
         scale_tied_head=scaled if tied else True,
     )
     config.validate()
+    gated = forward.startswith("gated-")
+    names = {forward.removeprefix("gated-")} | ({"gelu_new"} if forward == "gated-gelu" else set())
+    features.check(
+        raw,
+        "T5",
+        {"dense_act_fn": tuple(sorted(names)), "is_gated_act": (gated,)}
+        | {theirs: (raw[ours],) for theirs, ours in ATTRIBUTES.items()}
+        | {"is_encoder_decoder": (True,)},
+    )
     return config
 
 

@@ -24,13 +24,12 @@ def resolve(source: str | Path) -> Path:
     Raises:
         ConfigError: if there is no such directory, or the download fails.
     """
-    source = user_path(source)
-    if source.is_dir():
-        return source
-    name = str(source)
-    missing = f"{name}: no such directory{_similar(source)}"
+    path, name = user_path(source), str(source)  # "./t5" is a path, "t5" may be a Hub id
+    if path.is_dir():
+        return path
+    missing = f"{name}: no such directory{_similar(path)}"
     require(
-        bool(_HUB_ID.match(name)) and not source.exists(),
+        bool(_HUB_ID.match(name)) and not path.exists(),
         f"{missing}, and not a Hub id (owner/name)",
     )
     from huggingface_hub import snapshot_download
