@@ -45,13 +45,18 @@ class Section:
         Ranges of single fields are checked when they are set.
         """
 
-    def freeze(self) -> None:
-        """Validate this section and all below it, and make them read-only."""
-        self.validate()
+    def freeze(self, check: bool = True) -> None:
+        """Make this section and all below it read-only.
+
+        Args:
+            check: whether to validate them. A stored run's config was valid when the run began.
+        """
+        if check:
+            self.validate()
         for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
             value = getattr(self, field.name)
             if isinstance(value, Section):
-                value.freeze()
+                value.freeze(check)
         object.__setattr__(self, "_frozen", True)
 
 

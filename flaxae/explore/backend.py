@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from flaxae.config.ranges import SEEDS
 from flaxae.errors import ConfigError, require
 from flaxae.explore import answers, texts
 from flaxae.explore.space import MAX_SAMPLES, LatentSpace
@@ -149,6 +150,7 @@ class Explorer(LatentSpace):
         """
         require(1 <= n <= MAX_SAMPLES, f"n={n} must be 1 to {MAX_SAMPLES}")
         require(0 <= temperature <= 10, f"temperature={temperature} must be 0 to 10")
+        SEEDS.check("seed", seed, int)
         drawn = np.asarray(self.model.prior(prior).sample(n, seed, temperature), np.float32)
         decoded = self._decode(drawn.reshape(n, self.size))
         corpus = set(self.texts)

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from flaxae import decoding
+from flaxae.config.ranges import COUNT, SEEDS
 from flaxae.decoding import Sampling, mask_unused
 from flaxae.errors import require
 from flaxae.lm.protocol import LanguageModel
@@ -215,8 +216,11 @@ class Streamer:
             seed: seed of sampling.
 
         Raises:
-            ConfigError: if prompt and new ids are longer than the model was trained on.
+            ConfigError: if a number is out of range, or prompt and new ids are longer than the
+                model was trained on.
         """
+        COUNT.check("max_new_tokens", max_new_tokens, int)
+        SEEDS.check("seed", seed, int)
         longest = self.model.config.max_length
         require(
             len(ids) + max_new_tokens <= longest,

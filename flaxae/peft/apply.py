@@ -1,5 +1,6 @@
 """Adapters on a model: add, remove, activate. A model that is passed in is never changed."""
 
+import numbers
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -8,6 +9,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Key
 
+from flaxae.config.ranges import SEEDS
 from flaxae.errors import require
 from flaxae.peft import names as names_lib
 from flaxae.peft import target_modules as targets
@@ -52,7 +54,10 @@ def add_adapter(
         name not in adapter_names(model), f"there is an adapter {name!r} already: remove it first"
     )
     model, sites = copied(model), names_lib.sites(model)
-    key = jax.random.key(seed) if isinstance(seed, int) else seed
+    if isinstance(seed, numbers.Integral):
+        SEEDS.check("seed", seed, int)
+        seed = jax.random.key(int(seed))
+    key: Any = seed
     if not isinstance(config, BiasConfig):
         model_type = names_lib.model_type(model)
         config = targets.with_defaults(config, model_type)

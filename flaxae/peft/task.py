@@ -21,7 +21,7 @@ from flaxae.errors import ConfigError, require
 from flaxae.lm import loading
 from flaxae.lm.causal import CausalLM
 from flaxae.lm.chat import ChatTokenizer
-from flaxae.lm.config import CausalConfig
+from flaxae.lm.config import DTYPES, CausalConfig
 from flaxae.lm.sizes import lm_size
 from flaxae.task import Task
 from flaxae.tree import nest
@@ -93,6 +93,12 @@ class LanguageModelTaskConfig(TaskConfig):
     # With pretrained="": the sizes of a published model (flaxae.lm.sizes), whose weights are drawn
     # at random. It has no tokenizer: for compiled programs and benchmarks, not for training.
     sizes: str = ""
+
+    def validate(self) -> None:
+        """Raise ConfigError for types that no model has."""
+        for name in ("weights", "dtype"):
+            kind = getattr(self, name)
+            require(kind in DTYPES, f"task.{name}={kind!r} is not one of: {', '.join(DTYPES)}")
 
     def model_fields(self) -> dict[str, Any]:
         """Return the fields of the language model's config that its files do not decide."""

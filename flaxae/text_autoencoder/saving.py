@@ -90,7 +90,7 @@ def read(directory: Path, family: str, config_class: ConfigClass | None = None) 
             f"{directory}: not a {family} that save_pretrained wrote (see config.json)"
         )
     config = from_json(data, config_class, directory)
-    config.freeze()
+    config.freeze(check=False)
     task = config.task.make(config)
     abstract = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))
     tokenizer = read_tokenizer(directory, abstract.vocab_size)

@@ -42,7 +42,7 @@ def load(
     quiet_backends()
     workdir = paths.as_path(workdir)
     config = workdir_lib.stored_config(workdir, config_class)
-    config.freeze()
+    config.freeze(check=False)
     if which != "latest":
         has_best = bool(checkpoint.steps_on_disk(workdir / "best"))
         if which == "best" and not has_best:

@@ -217,7 +217,8 @@ class Loop:
         """Return the subset of {"eval", "sample"} that is due after a step."""
         last, config = end >= self.config.steps, self.config.eval
         due = {"eval"} if config.splits and (last or _due(end, config.every)) else set()
-        if (last or _due(end, config.sample_every)) and not self.setup.lanes:
+        samples = config.num_samples > 0 and not self.setup.lanes
+        if samples and (last or _due(end, config.sample_every)):
             due.add("sample")
         return due
 

@@ -63,6 +63,18 @@ class LoopedConfig(TaskConfig):
             self.grad_loops <= most,
             f"task.grad_loops={self.grad_loops} is above task.max_grad_loops={most}",
         )
+        require(
+            not self.random_loops or not self.max_loops or self.max_loops >= self.loops,
+            f"task.max_loops={self.max_loops} is below the mean of random b, task.loops="
+            f"{self.loops}",
+        )
+        ends = {"loops": self.loops, "dims": self.model.dims, "points": self.model.points}
+        for name, end in ends.items():
+            start, where = getattr(self, f"{name}_start"), "" if name == "loops" else "model."
+            require(
+                not getattr(self, f"{name}_every") or start <= end,
+                f"task.{name}_start={start} is above task.{where}{name}={end}: a curriculum grows",
+            )
         need = problems.NONZERO if self.problem is Problem.SPARSE else 1
         require(
             self.model.dims >= need,

@@ -74,11 +74,12 @@ def next_commands(config: str, workdir: Path, python: str) -> str:
         workdir: the run's workdir.
         python: the interpreter's path.
     """
+    folder = shlex.quote(str(workdir))
     lines = [
         "Explore the latent space in the browser:",
-        f"  {python} -m flaxae.explore {workdir}",
+        f"  {python} -m flaxae.explore {folder}",
         "Other commands:",
-        f"  {python} -m flaxae.evaluate {workdir}            # repeat this evaluation",
+        f"  {python} -m flaxae.evaluate {folder}            # repeat this evaluation",
         f"  {python} train.py --config={config} --workdir=runs/mine --config.data.path=my.txt",
         f"  {python} train.py --config={config} --help",
         f"  {python} -m flaxae.summary --config={config}",

@@ -122,6 +122,11 @@ class T5VAETask(Task):
         self.config = config
         self.data_config = text_data(config)
         self.options: Any = config.task
+        noise, rows = self.options.noise, self.t5.vocab_size
+        require(
+            not (noise.mask or noise.word_dropout) or noise.mask_id < rows,
+            f"task.noise.mask_id={noise.mask_id} is no id of a vocabulary of {rows}",
+        )
         self._kept_tokenizer: Tokenizer | None = None  # from an earlier start of the same run
 
     @cached_property

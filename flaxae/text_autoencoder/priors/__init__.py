@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from flaxae.config.ranges import SEEDS
 from flaxae.errors import ConfigError
 from flaxae.text_autoencoder.priors.base import Prior, read
 from flaxae.text_autoencoder.priors.flow import FlowPrior
@@ -42,6 +43,7 @@ def fit(kind: str, codes: Float[np.ndarray, "n D"], seed: int = 0) -> Prior:
     if kind == "gaussian":
         return GaussianPrior.fit(codes)
     if kind == "gmm":
+        SEEDS.check("seed", seed, int)
         return GMMPrior.fit(codes, seed=seed)
     raise ConfigError(
         f"prior {kind!r}: only 'gaussian' and 'gmm' can be fitted; train a flow with python "

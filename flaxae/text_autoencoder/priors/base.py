@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from flaxae.config.locate import user_path
+from flaxae.config.ranges import SEEDS, WHOLE, Range
 from flaxae.errors import ConfigError
 from flaxae.text_autoencoder.interpolation import slerp
 
@@ -53,7 +54,13 @@ class Prior(Protocol):
             n: number of codes.
             seed: equal seeds draw equal codes.
             temperature: standard deviation of the noise.
+
+        Raises:
+            ConfigError: if a number is out of range.
         """
+        WHOLE.check("n", n, int)
+        SEEDS.check("seed", seed, int)
+        Range(0).check("temperature", temperature)
         noise = np.random.default_rng(seed).normal(size=(n, self.dim))
         return self.from_noise((temperature * noise).astype(np.float32))
 

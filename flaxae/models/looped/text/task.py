@@ -45,7 +45,12 @@ class TextConfig(TaskConfig):
         return TextTask(config)
 
     def validate(self) -> None:
-        """Raise ConfigError if the numbers of loops to report do not ascend."""
+        """Raise ConfigError for numbers of loops that do not fit each other."""
+        require(
+            not self.random_loops or not self.max_loops or self.max_loops >= self.loops,
+            f"task.max_loops={self.max_loops} is below the mean of random b, task.loops="
+            f"{self.loops}",
+        )
         loops = self.report_loops
         require(
             bool(loops) and list(loops) == sorted(set(loops)),
