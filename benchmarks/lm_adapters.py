@@ -76,7 +76,7 @@ class Ours:
         self.lm, self.config = opened, opened.config
         pairs = data_lib.read(TextDataConfig(name="signatures")).splits["train"]
         examples = data_lib.encoded(
-            pairs[: 2 * args.examples], opened.tokenizer, self.config.eos_ids[0]
+            pairs[: 2 * args.examples], opened.tokenizer, self.config.eos_ids
         )
         fits = [e for e in examples if len(e.prompt) + len(e.completion) <= args.length]
         self.examples = sorted(fits[: args.examples], key=lambda e: len(e.prompt + e.completion))

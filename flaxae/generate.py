@@ -70,6 +70,48 @@ def task_of(adapter: str) -> Any:
     return config.task.make(config)
 
 
+def open_model(args: argparse.Namespace) -> "LoadedModel":
+    """Open the model that the command line names: --model, or else the base of --adapter.
+
+    Raises:
+        ConfigError: if it cannot be opened, or the adapter names no base.
+    """
+    from flaxae.lm import loading
+    from flaxae.peft.hf_config import base_name
+
+    base = "" if args.model or not args.adapter else base_name(args.adapter)
+    require(
+        bool(args.model or base or not args.adapter),
+        f"{args.adapter}: it does not name the model that it was trained on: give --model",
+    )
+    name = args.model or base or loading.SMOLLM2
+    try:
+        return loading.load(name, weights=args.weights, dtype=args.dtype, tokenizer=args.tokenizer)
+    except ConfigError as error:
+        if not base:
+            raise
+        raise ConfigError(
+            f"{args.adapter}: the model that it was trained on, {base!r}, cannot be opened "
+            f"({error}): give --model, a directory that contains it"
+        ) from None
+
+
+def ends(lm: "LoadedModel", chat: bool, system: str = "", task: Any = None) -> tuple[int, ...]:
+    """Return the ids that end an answer: the model's own and, with `chat`, the template's.
+
+    Args:
+        lm: the language model with its tokenizer.
+        chat: see `prompt_ids`.
+        system: see `prompt_ids`.
+        task: see `prompt_ids`.
+    """
+    own = tuple(lm.config.eos_ids)
+    if lm.tokenizer is None or not chat or not lm.tokenizer.template:
+        return own
+    system = system or getattr(getattr(task, "options", None), "system", "")
+    return tuple(dict.fromkeys((*own, lm.tokenizer.turn(own, system).end)))
+
+
 def texts(tokenizer: Any, parts: Iterable[list[int]]) -> Iterator[str]:
     """Yield pieces of text as ids arrive; a character waits until all its bytes are there."""
     ids, shown, text = [], "", ""
@@ -94,9 +136,10 @@ def parser() -> argparse.ArgumentParser:
     add("prompt", help=f"the message, or the text to continue; {STDIN}: standard input")
     add(
         "--model",
-        default="smollm2-135m",
+        default="",
         metavar="NAME",
-        help="smollm2-135m, a Hugging Face directory or id, or a GGUF file",
+        help="smollm2-135m, a Hugging Face directory or id, or a GGUF file; default: the model "
+        "that the adapter names, smollm2-135m without an adapter",
     )
     add("--adapter", default="", metavar="DIR", help="an adapter's directory, or a run's folder")
     add("--tokenizer", default="", metavar="DIR", help="a directory with another tokenizer.json")
@@ -177,12 +220,9 @@ def run(args: argparse.Namespace, prompt: str, sampling: Any) -> Iterator[str]:
     """Load the model that the command line names, and yield pieces of the answer."""
     import jax
 
-    from flaxae import lm as language_models
     from flaxae.lm.generation import Streamer
 
-    lm = language_models.load(
-        args.model, weights=args.weights, dtype=args.dtype, tokenizer=args.tokenizer
-    )
+    lm = open_model(args)
     task = task_of(args.adapter) if args.adapter else None
     ids = prompt_ids(lm, prompt, chat=not args.no_chat, system=args.system, task=task)
     model, tokenizer = lm.model, lm.tokenizer
@@ -193,7 +233,13 @@ def run(args: argparse.Namespace, prompt: str, sampling: Any) -> Iterator[str]:
         model = peft.load_adapter(model, args.adapter)
     # On a CPU a scan in the loop would copy all weights for every token.
     unroll = jax.default_backend() == "cpu"
-    streamer = Streamer(model, sampling, num_tokens=tokenizer.vocab_size, unroll=unroll)
+    streamer = Streamer(
+        model,
+        sampling,
+        num_tokens=tokenizer.vocab_size,
+        ends=ends(lm, not args.no_chat, args.system, task),
+        unroll=unroll,
+    )
     yield from texts(tokenizer, streamer(ids, args.max_new_tokens, args.seed))
 
 

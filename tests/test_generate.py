@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from flaxae import generate as command
+from flaxae import peft
 from flaxae.command import run_main
 from flaxae.decoding import Sampling
 from flaxae.errors import ConfigError
@@ -200,6 +201,101 @@ def test_the_template_of_a_hub_id_is_fetched(directory, tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert open_tokenizer(hf.resolve("owner/chat")).template == TEMPLATE
+
+
+@pytest.fixture
+def streamed(monkeypatch):
+    """Replace the generator by one that returns chosen ids; return what it was called with."""
+    calls = {"new": [5, 6]}
+
+    class Streamer:
+        def __init__(self, model, sampling, **options):
+            calls.update(options, model=model)
+
+        def __call__(self, ids, count, seed):
+            calls["ids"] = ids
+            yield calls["new"]
+
+    monkeypatch.setattr(generation, "Streamer", Streamer)
+    return calls
+
+
+def test_a_tokenizer_whose_ids_have_gaps_uses_its_highest_id(streamed, tmp_path, capsys):
+    vocab = {"a": 3, "b": 22, "</s>": 63}
+    inner = tokenizers.Tokenizer(models.BPE(vocab, []))
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = ChatTokenizer(inner, eos="</s>")
+    assert tokenizer.vocab_size == 64
+    assert tokenizer.decode([22, 40, 63, 64, -1]) == "b</s>"
+    LoadedModel(tiny("llama", vocab_size=64, eos_ids=(63,)), tokenizer, ()).save(tmp_path)
+    streamed["new"] = [22, 63]
+    assert run(capsys, "--model", str(tmp_path), "ab") == (0, "b</s>\n", "")
+    assert (streamed["num_tokens"], streamed["ids"]) == (64, [3, 22])
+
+
+def test_ids_that_the_model_lacks_raise(directory):
+    streamer = Streamer(tiny("llama"), Sampling())
+    with pytest.raises(ConfigError, match="makes id 50, and the model's embedding has 50 rows"):
+        next(streamer([3, 50], 4))
+
+
+@pytest.mark.parametrize(
+    ("config", "generation_config", "argv", "ends"),
+    [
+        ([1, 5, 6], None, [], (1, 5, 6, 7)),  # the template ends a turn in "f", 7
+        ([1, 5, 7], None, [], (1, 5, 7)),
+        (1, [7, 5], [], (7, 5)),
+        (1, None, ["--no-chat"], (1,)),
+    ],
+)
+def test_generation_ends_at_all_ends_of_model_and_template(
+    config, generation_config, argv, ends, streamed, directory, tmp_path, capsys
+):
+    folder = shutil.copytree(directory, tmp_path / "copy")
+    inner = letters()
+    inner.add_special_tokens(["f"])
+    tokenizer = ChatTokenizer(inner, bos="<s>", eos="</s>", template=f"{TEMPLATE}f")
+    tokenizer.save(folder)
+    raw = json.loads((folder / "config.json").read_text()) | {"eos_token_id": config}
+    (folder / "config.json").write_text(json.dumps(raw))
+    if generation_config:
+        text = json.dumps({"eos_token_id": generation_config})
+        (folder / "generation_config.json").write_text(text)
+    assert run(capsys, "--model", str(folder), *argv, "hi")[0] == 0
+    assert streamed["ends"] == ends
+
+
+@pytest.fixture(scope="module")
+def adapter(directory, tmp_path_factory):
+    model = peft.add_adapter(tiny("llama", eos_ids=(1,)), peft.LoRAConfig(r=2))
+    folder = tmp_path_factory.mktemp("adapter")
+    peft.save_adapter(model, folder, base=str(directory))
+    return folder
+
+
+def test_an_adapters_base_is_the_default_model(adapter, streamed, capsys):
+    assert run(capsys, "--adapter", str(adapter), "hi") == (0, "de\n", "")
+    assert peft.adapter_names(streamed["model"]) == ("default",)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("no/such/base", "trained on, 'no/such/base', cannot be opened (no/such/base: no such dir"),
+        (None, "it does not name the model that it was trained on: give --model"),
+        (3, "adapter_config.json: base_model_name_or_path=3 is an integer, not a string"),
+    ],
+)
+def test_an_adapter_whose_base_is_unknown_asks_for_the_model(
+    base, message, adapter, tmp_path, capsys
+):
+    folder = shutil.copytree(adapter, tmp_path / "copy")
+    raw = json.loads((folder / "adapter_config.json").read_text())
+    text = json.dumps(raw | {"base_model_name_or_path": base})
+    (folder / "adapter_config.json").write_text(text)
+    code, out, err = run(capsys, "--adapter", str(folder), "hi")
+    assert (code, out, err.count("\n")) == (2, "", 1) and message in err
+    assert "give --model" in err or base == 3
 
 
 def run(capsys, *argv):

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from flaxae.activations import read
 from flaxae.errors import require
+from flaxae.lm.chat import check_ids
 from flaxae.lm.protocol import LanguageModel
 from flaxae.task import Context
 
@@ -53,7 +54,7 @@ class Collector:
         lengths: int = 4,
         share_prefix: bool = True,
     ):
-        num_layers = model.config.num_layers
+        num_layers, self.vocab_size = model.config.num_layers, model.config.vocab_size
         self.hooks = tuple(hooks)
         self.layers = tuple(layer % num_layers for layer in layers)
         read.recorder(model, self.hooks, layers)  # raises for an unknown hook
@@ -77,9 +78,10 @@ class Collector:
             {hook: (sides, texts, layers, width)}, in the order of texts and layers.
 
         Raises:
-            ConfigError: if there is no text, or one is empty.
+            ConfigError: if there is no text, one is empty, or the model does not have an id.
         """
         require(bool(texts) and all(len(text) > 0 for text in texts), "a text without a token")
+        check_ids(texts, self.vocab_size)
         skip = shared_prefix(texts) if self.share_prefix else 0
         cache = self._prefix(self.state, np.asarray(texts[0][:skip], np.int32)) if skip else None
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))

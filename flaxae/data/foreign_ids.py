@@ -98,15 +98,20 @@ def _lowercase(folder: str) -> bool:
     return bool(read_fields(path, {"do_lower_case": bool}).get("do_lower_case"))
 
 
+def _size(tokenizer: tokenizers.Tokenizer) -> int:
+    """Return the highest id + 1; ids may have gaps."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
 def _texts(tokenizer: tokenizers.Tokenizer, rows: list[list[int]]) -> list[str]:
-    size = tokenizer.get_vocab_size()
+    size = _size(tokenizer)
     rows = [[i for i in row if i < size] for row in rows]
     return [text.strip() for text in tokenizer.decode_batch(rows, skip_special_tokens=True)]
 
 
 def _agreement(tokenizer: tokenizers.Tokenizer, rows: list[list[int]]) -> float:
     """Return the share of rows whose decoded text is encoded to the same ids."""
-    size = tokenizer.get_vocab_size()
+    size = _size(tokenizer)
     if any(not 0 <= i < size + _ADDED for row in rows for i in row):
         return 0.0
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}

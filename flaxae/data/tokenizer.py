@@ -26,7 +26,7 @@ class Tokenizer:
     """Map between texts and ids; 0 is padding and the start of decoding, 1 EOS, 2 unknown.
 
     Attributes:
-        vocab_size: number of ids.
+        vocab_size: the highest id + 1; ids may have gaps, so that there are fewer tokens.
         fingerprint: hash of the tokenizer.
     """
 
@@ -36,7 +36,7 @@ class Tokenizer:
         inner.no_truncation()  # a stored tokenizer.json may truncate and pad by default
         inner.no_padding()
         self._inner = inner
-        self.vocab_size: int = inner.get_vocab_size()
+        self.vocab_size = max(inner.get_vocab().values(), default=-1) + 1
         self.fingerprint = hashlib.sha256(inner.to_str().encode()).hexdigest()[:16]
 
     @property

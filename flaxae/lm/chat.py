@@ -1,15 +1,45 @@
 """Tokenizers of language models, with their chat templates."""
 
+import contextlib
+import functools
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flaxae.config.locate import user_path
 from flaxae.data.text import check_unicode
 from flaxae.errors import ConfigError, require
+from flaxae.foreign_json import check_fields, read_json
 
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+TOKENS = "special_tokens_map.json"  # in older directories
+TOOL_USE = "tool_use"  # name of the template that is used where tools are given
+_NAMED = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+_ANSWER = "Zq7answerZq7"  # an answer that no template contains
+
+
+class Turn(NamedTuple):
+    """The form of a model's answer in a conversation.
+
+    Attributes:
+        before: text between the start of the answer that a prompt ends with and the answer.
+        after: text between the answer and the token that ends the turn.
+        end: id of the token that ends the turn.
+    """
+
+    before: str
+    after: str
+    end: int
 
 
 class ChatTokenizer:
@@ -20,21 +50,39 @@ class ChatTokenizer:
         bos: text of the token that begins a text; "": none.
         eos: text of the token that ends a text; "": none.
         template: Jinja source of the chat template; "": none.
+        tokens: further special tokens that templates see by name: {"pad_token": "<pad>"}.
+        tool_template: Jinja source of the template for conversations with tools; "": `template`.
     """
 
-    def __init__(self, inner: Any, *, bos: str = "", eos: str = "", template: str = ""):
+    def __init__(
+        self,
+        inner: Any,
+        *,
+        bos: str = "",
+        eos: str = "",
+        template: str = "",
+        tokens: Mapping[str, str] | None = None,
+        tool_template: str = "",
+    ):
         inner.no_truncation()
         inner.no_padding()
         self._inner, self.bos, self.eos, self.template = inner, bos, eos, template
+        self.tool_template = tool_template
+        named = {"bos_token": bos, "eos_token": eos}
+        self.tokens = {name: x for name, x in named.items() if x} | dict(tokens or {})
 
-    @property
+    @functools.cached_property
     def vocab_size(self) -> int:
-        """Number of tokens."""
-        return self._inner.get_vocab_size()
+        """The highest id + 1; ids may have gaps, so that there are fewer tokens."""
+        return max(self._inner.get_vocab().values(), default=-1) + 1
 
     def id(self, token: str) -> int | None:
         """Return the id of a token, or None if there is no such token."""
         return self._inner.token_to_id(token)
+
+    def token(self, index: int) -> str | None:
+        """Return the token of an id, or None if there is no such id."""
+        return self._inner.id_to_token(index)
 
     def encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
         """Return the ids of each text.
@@ -59,62 +107,135 @@ class ChatTokenizer:
         """Return the text of ids.
 
         Args:
-            ids: token ids; ids outside of the vocabulary are skipped.
+            ids: token ids; ids that are no token are skipped.
             special: include the text of special tokens.
         """
-        ids = [int(i) for i in ids if int(i) < self.vocab_size]
+        ids = [int(i) for i in ids if 0 <= int(i) < self.vocab_size]
         return self._inner.decode(ids, skip_special_tokens=not special)
 
-    def chat(self, messages: Sequence[dict[str, str]], *, answer: bool = True) -> str:
-        """Return the text of a conversation.
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        answer: bool = True,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[dict[str, str]] | None = None,
+        **variables: Any,
+    ) -> str:
+        """Return the text of a conversation, rendered as transformers does.
 
         Args:
             messages: [{"role": "user", "content": "..."}, ...].
             answer: end the text with the start of the model's answer.
+            tools: JSON schemas, or functions with type hints and a docstring.
+            documents: [{"title": "...", "text": "..."}, ...].
+            **variables: further variables of the template, such as enable_thinking=False.
 
         Raises:
             ConfigError: if there is no template, or it rejects the messages.
         """
         require(bool(self.template), "this tokenizer has no chat template: use plain text")
+        require(bool(messages), "a conversation needs at least one message")
+        render = _renderer()
+        messages = [{k: v for k, v in message.items() if v is not None} for message in messages]
         try:
-            from jinja2 import TemplateError
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
-        except ImportError:
-            raise ConfigError("chat templates need `pip install jinja2`") from None
-
-        def refuse(reason: str) -> None:
-            raise TemplateError(reason)
-
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals |= {"raise_exception": refuse}
-        environment.filters["tojson"] = lambda x, **kwargs: json.dumps(x, ensure_ascii=False)
-        names = {"bos_token": self.bos, "eos_token": self.eos, "add_generation_prompt": answer}
-        try:
-            return environment.from_string(self.template).render(messages=messages, **names)
-        except TemplateError as error:
+            return render(
+                [messages],
+                tools=tools,
+                documents=documents,
+                chat_template=(self.tool_template if tools is not None else "") or self.template,
+                add_generation_prompt=answer,
+                **{**self.tokens, **variables},
+            )[0][0]
+        except ImportError as error:
+            raise ConfigError(f"chat templates need another jinja2: {error}") from None
+        except Exception as error:  # a template is a program, which can fail in any way
             raise ConfigError(f"the chat template rejects the messages: {error}") from None
+
+    def turn(self, ends: Sequence[int], system: str = "") -> Turn:
+        """Return the form of an answer: that of the chat template if there is one.
+
+        The end is the first of `ends` that the template writes after an answer, or else the first
+        special token. Without a template, or if it writes neither, it is the first of `ends`.
+
+        Args:
+            ends: the ids that end a text of the model.
+            system: system message of the conversation.
+        """
+        plain = Turn("", "", ends[0])
+        if not self.template:
+            return plain
+        messages = [{"role": "system", "content": system}] if system else []
+        messages += [{"role": "user", "content": "question"}]
+        prompt = self.chat(messages)
+        try:
+            whole = self.chat([*messages, {"role": "assistant", "content": _ANSWER}], answer=False)
+        except ConfigError:  # a template for single questions
+            return plain
+        before, _, after = whole.rpartition(_ANSWER)
+        row = self._inner.encode(after, add_special_tokens=False)
+        special = {i for i, t in self._inner.get_added_tokens_decoder().items() if t.special}
+        for wanted in (set(ends), special):
+            for index, (begin, _) in zip(row.ids, row.offsets, strict=True):
+                if index in wanted:
+                    start = before[len(prompt) :] if before.startswith(prompt) else ""
+                    return Turn(start, after[:begin], index)
+        return plain
 
     def save(self, directory: str | Path) -> None:
         """Write the files that `open_tokenizer` and transformers read."""
         directory = user_path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._inner.save(str(directory / TOKENIZER))
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
-        settings |= {"bos_token": self.bos} if self.bos else {}
-        settings |= {"eos_token": self.eos} if self.eos else {}
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | self.tokens
         text = json.dumps(settings, indent=2) + "\n"
         (directory / SETTINGS).write_text(text, encoding="utf-8")
         if self.template:
             (directory / TEMPLATE).write_text(self.template, encoding="utf-8")
 
 
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep transformers from advising, as it is imported, to install PyTorch."""
+    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@functools.cache
+def _renderer() -> Any:
+    """Return transformers' own renderer of chat templates, which needs no PyTorch."""
+    try:
+        import jinja2  # noqa: F401
+    except ImportError:
+        raise ConfigError("chat templates need `pip install jinja2`") from None
+    with _without_advice():
+        from transformers.utils.chat_template_utils import render_jinja_template
+    return render_jinja_template
+
+
+def check_ids(rows: Sequence[Sequence[int]], size: int) -> None:
+    """Raise ConfigError for an id that a model with an embedding of `size` rows does not have."""
+    wrong = next((i for row in rows for i in row if not 0 <= i < size), None)
+    require(
+        wrong is None,
+        f"the tokenizer makes id {wrong}, and the model's embedding has {size} rows: it is another "
+        "model's tokenizer, or its added tokens were not added to the model",
+    )
+
+
 def open_tokenizer(directory: str | Path) -> ChatTokenizer:
     """Open the tokenizer of a Hugging Face directory.
 
     Raises:
-        ConfigError: if there is no tokenizer.json, or it cannot be read.
+        ConfigError: if there is no tokenizer.json, or it or its settings cannot be read.
     """
     import tokenizers
 
@@ -123,20 +244,64 @@ def open_tokenizer(directory: str | Path) -> ChatTokenizer:
     require(path.is_file(), f"{directory}: no {TOKENIZER}")
     try:
         inner = tokenizers.Tokenizer.from_file(str(path))
-        settings = {}
-        if (directory / SETTINGS).is_file():
-            settings = json.loads((directory / SETTINGS).read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises plain Exceptions
         raise ConfigError(f"{directory}: its tokenizer cannot be read ({error})") from None
-    template = settings.get("chat_template") or ""
-    if isinstance(template, list):
-        named = {t["name"]: t["template"] for t in template}
-        template = named.get("default", "")
+    settings = _settings(directory)
+    tokens = _tokens(settings, directory / SETTINGS)
+    templates = _templates(settings, directory)
+    return ChatTokenizer(
+        inner,
+        bos=tokens.get("bos_token", ""),
+        eos=tokens.get("eos_token", ""),
+        template=templates.get("default", ""),
+        tokens=tokens,
+        tool_template=templates.get(TOOL_USE, ""),
+    )
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    """Return the contents of tokenizer_config.json; as in transformers, older files add to it."""
+    settings = read_json(directory / SETTINGS) if (directory / SETTINGS).is_file() else {}
+    if "added_tokens_decoder" not in settings and (directory / TOKENS).is_file():
+        settings |= read_json(directory / TOKENS)
+    return settings
+
+
+def _tokens(settings: dict[str, Any], path: Path) -> dict[str, str]:
+    """Return the special tokens that have names; null is no token."""
+    extra = settings.get("extra_special_tokens")
+    own = {k: x for k, x in settings.items() if k.endswith("_token") and isinstance(x, (str, dict))}
+    named = own | {k: settings.get(k) for k in _NAMED} | (extra if isinstance(extra, dict) else {})
+    check_fields(named, dict.fromkeys(named, str | dict), f"{path}: ")
+    texts = {k: x.get("content") if isinstance(x, dict) else x for k, x in named.items()}
+    check_fields(texts, dict.fromkeys(texts, str), f"{path}: content of ")
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _templates(settings: dict[str, Any], directory: Path) -> dict[str, str]:
+    """Return the chat templates by name; "default" is the one for plain conversations."""
+    path = directory / SETTINGS
+    check_fields(settings, {"chat_template": str | list[dict] | dict[str, str]}, f"{path}: ")
+    found = settings.get("chat_template") or {}
+    if isinstance(found, list):
+        for one in found:
+            check_fields(one, {"name": str, "template": str}, f"{path}: chat_template: ")
+        found = {one.get("name") or "": one.get("template") or "" for one in found}
+    named = {"default": found} if isinstance(found, str) else dict(found)
     if (directory / TEMPLATE).is_file():
-        template = (directory / TEMPLATE).read_text(encoding="utf-8")
-    bos, eos = (_text(settings.get(name)) for name in ("bos_token", "eos_token"))
-    return ChatTokenizer(inner, bos=bos, eos=eos, template=template)
+        named = {"default": _read(directory / TEMPLATE)}
+    for file in sorted((directory / "additional_chat_templates").glob("*.jinja")):
+        named[file.stem] = _read(file)
+    require(
+        not named or "default" in named,
+        f"{directory}: its chat templates are {', '.join(sorted(named))}, and none is the default: "
+        f"write the one to use into {TEMPLATE}",
+    )
+    return named
 
 
-def _text(token: Any) -> str:
-    return token.get("content", "") if isinstance(token, dict) else token or ""
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error})") from None

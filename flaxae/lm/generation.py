@@ -14,6 +14,7 @@ from flaxae import decoding
 from flaxae.config.ranges import COUNT, SEEDS
 from flaxae.decoding import Sampling, mask_unused
 from flaxae.errors import require
+from flaxae.lm.chat import check_ids
 from flaxae.lm.protocol import LanguageModel
 from flaxae.nn.stack import unstacked
 from flaxae.task import Context
@@ -120,6 +121,7 @@ def generate(
     key: Key[Array, ""] | None = None,
     *,
     num_tokens: int = 0,
+    ends: tuple[int, ...] = (),
     drop_ended: bool = False,
     unroll: bool = False,
 ) -> Int[Array, "B T"]:
@@ -134,6 +136,7 @@ def generate(
         sampling: how ids are chosen; default greedy.
         key: random key of sampling; default `ctx.key`.
         num_tokens: ids from this one on are never generated; 0: all ids may be.
+        ends: ids that end a text; (): those of the model's config.
         drop_ended: see `decoding.generate`.
         unroll: unstack the layers before the loop. That is a second copy of the weights and takes
             longer to compile, and is faster for one row on a CPU.
@@ -144,7 +147,7 @@ def generate(
     blocks = unstacked(model.blocks) if unroll else None
     first, cache = start(model, ids, mask, ctx, max_new_tokens, unroll)
     step = stepper(model, ctx, ids.shape[1], num_tokens, blocks)
-    ends, axes = tuple(model.config.eos_ids), cache_axes(cache)
+    ends, axes = ends or tuple(model.config.eos_ids), cache_axes(cache)
     return decoding.generate(
         step,
         cache,
@@ -168,6 +171,7 @@ class Streamer:
         model: a language model, not under jit.
         sampling: how ids are chosen.
         num_tokens: ids from this one on are never generated; 0: all ids may be.
+        ends: ids that end a text; (): those of the model's config.
         chunk: ids per part.
         unroll: see `generate`.
         context: function from a key to the model's context; default: a context of evaluation.
@@ -179,12 +183,14 @@ class Streamer:
         sampling: Sampling,
         *,
         num_tokens: int = 0,
+        ends: tuple[int, ...] = (),
         chunk: int = 8,
         unroll: bool = False,
         context: Callable[[Array], Context] | None = None,
     ):
         self.model, self.sampling = model, sampling
         self.num_tokens, self.chunk = num_tokens, chunk
+        self.ends = ends or tuple(model.config.eos_ids)
         self._context = context or (lambda key: Context(key=key, step=jnp.int32(0)))
         self._unroll = unroll
         layers = unstacked(model.blocks) if unroll else None
@@ -204,7 +210,7 @@ class Streamer:
     ) -> tuple[Array, dict]:
         model, blocks = nnx.merge(self._graphdef, weights)
         step = stepper(model, self._context(key), length, self.num_tokens, blocks)
-        choose, ends = decoding.chooser(sampling, key), tuple(model.config.eos_ids)
+        choose, ends = decoding.chooser(sampling, key), self.ends
         return decoding.advance(step, choose, state, self.chunk, eos=ends, pad=ends[0])
 
     def __call__(self, ids: list[int], max_new_tokens: int, seed: int = 0) -> Iterator[list[int]]:
@@ -216,11 +222,12 @@ class Streamer:
             seed: seed of sampling.
 
         Raises:
-            ConfigError: if a number is out of range, or prompt and new ids are longer than the
-                model was trained on.
+            ConfigError: if a number is out of range, prompt and new ids are longer than the model
+                was trained on, or the model does not have an id.
         """
         COUNT.check("max_new_tokens", max_new_tokens, int)
         SEEDS.check("seed", seed, int)
+        check_ids([ids], self.model.config.vocab_size)
         longest = self.model.config.max_length
         require(
             len(ids) + max_new_tokens <= longest,
@@ -234,7 +241,7 @@ class Streamer:
         mask = np.asarray([[0] * gap + [1] * len(ids)], np.float32)
         key = jax.random.key(seed)
         state = self._start(self._state, row, mask, key, room=room)
-        ends, left = set(self.model.config.eos_ids), max_new_tokens
+        ends, left = set(self.ends), max_new_tokens
         while left > 0:
             new, state = self._advance(self._state, state, key, self.sampling, length=length)
             part = np.asarray(new)[0][:left].tolist()

@@ -19,6 +19,11 @@ class LanguageModelConfig(Protocol):
         ...
 
     @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding: ids are below it."""
+        ...
+
+    @property
     def max_length(self) -> int:
         """Positions that the model was trained on."""
         ...

@@ -12,7 +12,7 @@ from flax import nnx
 
 from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
-from flaxae.foreign_json import check_fields, read_json
+from flaxae.foreign_json import check_fields, read_fields, read_json
 from flaxae.peft import names as names_lib
 from flaxae.peft.apply import DEFAULT, adapter_configs
 from flaxae.peft.configs import NAMES, AdapterConfig, BiasConfig, IA3Config, LoRAConfig
@@ -73,12 +73,30 @@ def read_config(directory: str | Path) -> AdapterConfig:
         ConfigError: if there is no config, or it has an unsupported option.
     """
     path = user_path(directory) / CONFIG
-    require(path.is_file(), f"{directory}: no {CONFIG}: not a PEFT adapter's directory")
+    require(path.is_file(), f"{directory}: no {CONFIG}: {_not_an_adapter(Path(directory))}")
     raw = read_json(path)
     try:
         return config_from_peft(raw)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def base_name(directory: str | Path) -> str:
+    """Return the Hub id or directory of the model that an adapter was trained on; "" if unknown.
+
+    Raises:
+        ConfigError: if there is no config, or it is not JSON.
+    """
+    path = Path(directory) / CONFIG
+    require(path.is_file(), f"{directory}: no {CONFIG}: {_not_an_adapter(Path(directory))}")
+    return read_fields(path, KINDS).get("base_model_name_or_path") or ""
+
+
+def _not_an_adapter(directory: Path) -> str:
+    """Return what a directory without a config is, and the adapters below it."""
+    inside = [path.parent.name for path in sorted(directory.glob(f"*/{CONFIG}"))]
+    hint = f"; there are adapters in its folders {', '.join(inside)}" if inside else ""
+    return f"not a PEFT adapter's directory{hint}"
 
 
 def write_config(

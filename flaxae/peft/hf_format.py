@@ -24,6 +24,7 @@ from flaxae.peft.hf_config import CONFIG, read_config, write_config
 from flaxae.peft.layers import AdapterParam
 from flaxae.peft.tensors import Entry, entries, with_current_names
 from flaxae.storage import checkpoint
+from flaxae.storage import workdir as workdir_lib
 from flaxae.storage.fingerprint import fingerprint
 from flaxae.storage.quiet import quiet_backends
 from flaxae.tree import lookup, nest
@@ -77,7 +78,7 @@ def load_adapter(
             model.
     """
     directory = user_path(directory)
-    if (directory / "config.json").is_file() and not (directory / WEIGHTS).is_file():
+    if is_run(directory):
         return _from_workdir(model, directory, name, check_base)
     config = read_config(directory)
     tensors, metadata = _read(directory)
@@ -94,6 +95,12 @@ def load_adapter(
     except ConfigError as error:
         raise ConfigError(f"{directory}: {error}") from None
     return _filled(model, name, tensors, directory)
+
+
+def is_run(directory: str | Path) -> bool:
+    """Return True for the workdir of a run, False for a directory that PEFT or others wrote."""
+    directory = Path(directory)
+    return workdir_lib.is_workdir(directory) and not (directory / WEIGHTS).is_file()
 
 
 def _from_workdir(model: Model, workdir: Path, name: str, check_base: bool) -> Model:

@@ -33,6 +33,16 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not JSON ({e}); restore it, or use a new workdir") from None
 
 
+def is_workdir(folder: str | Path) -> bool:
+    """Return True if a folder's config.json is a run's, and not that of a pretrained model."""
+    path = paths.as_path(folder) / "config.json"
+    try:
+        raw = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(raw, dict) and isinstance(raw.get("task"), dict)
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and packages, and the commit, that this process runs."""
     out = {"python": platform.python_version(), "machine": platform.machine()}

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import re
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from flaxae.data import embedded
@@ -149,20 +150,29 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 
 def encoded(
-    pairs: list[Pair], tokenizer: ChatTokenizer, end: int, system: str = ""
+    pairs: list[Pair], tokenizer: ChatTokenizer, ends: Sequence[int], system: str = ""
 ) -> list[Example]:
-    """Return the token ids of pairs, the prompt in the model's chat template if it has one.
+    """Return the token ids of pairs, in the form of the model's chat template if it has one.
 
     Args:
         pairs: prompts with completions.
         tokenizer: the model's tokenizer.
-        end: the id that ends an answer.
+        ends: the ids that end a text of the model; `ChatTokenizer.turn` chooses one.
         system: system message of the chat; "": the template's own.
     """
+    turn, special = tokenizer.turn(ends, system), not tokenizer.template
     texts = [prompt_text(p.prompt, tokenizer, system) for p in pairs]
-    prompts = tokenizer.encode(texts, special=not tokenizer.template)
-    answers = tokenizer.encode([p.completion for p in pairs], special=False)
-    return [Example(p, [*a, end]) for p, a in zip(prompts, answers, strict=True)]
+    answers = [f"{turn.before}{p.completion}{turn.after}" for p in pairs]
+    prompts = tokenizer.encode(texts, special=special)
+    rows = tokenizer.encode(answers, special=False)
+    if turn.before or turn.after:
+        # The ids of the conversation as a whole, where the prompt's are the beginning of them.
+        whole = tokenizer.encode(
+            [a + b for a, b in zip(texts, answers, strict=True)], special=special
+        )
+        for i, (prompt, ids) in enumerate(zip(prompts, whole, strict=True)):
+            rows[i] = ids[len(prompt) :] if ids[: len(prompt)] == prompt else rows[i]
+    return [Example(p, [*a, turn.end]) for p, a in zip(prompts, rows, strict=True)]
 
 
 def prompt_text(prompt: str, tokenizer: ChatTokenizer, system: str = "") -> str:

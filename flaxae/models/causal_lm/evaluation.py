@@ -157,10 +157,10 @@ def answers(task: Any, model: LanguageModel, split: str, n: int, length: int = 4
     @jax.jit
     def continued(state: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
         ctx = Context(jax.random.key(0), jnp.int32(0))
-        return generate(nnx.merge(graphdef, state), ids, mask, ctx, length)
+        return generate(nnx.merge(graphdef, state), ids, mask, ctx, length, ends=task.ends)
 
     made = np.asarray(continued(state, ids, mask))
-    out, ends = [], set(task.model_config.eos_ids)
+    out, ends = [], set(task.ends)
     for pair, row in zip(pairs, made.tolist(), strict=True):
         row = row[: next((i for i, x in enumerate(row) if x in ends), None)]
         question = pair.prompt.strip().splitlines()[-1]

@@ -16,7 +16,7 @@ from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.loader import ArraySource
 from flaxae.data.packing import Packed, density, pack
 from flaxae.errors import ConfigError, require
-from flaxae.lm.chat import ChatTokenizer
+from flaxae.lm.chat import ChatTokenizer, check_ids
 from flaxae.lm.protocol import LanguageModel
 from flaxae.models.causal_lm import data as data_lib
 from flaxae.peft.task import AdapterOptions as AdapterOptions
@@ -62,9 +62,9 @@ class CausalLMTask(LanguageModelTask):
         out, alone = {}, not self.options.pack
         limit = self.data_config.max_lines or None
         for split, pairs in self.pairs.splits.items():
-            examples = data_lib.encoded(
-                pairs[:limit], self.tokenizer, self.model_config.eos_ids[0], self.options.system
-            )
+            ids, size = self.model_config.eos_ids, self.model_config.vocab_size
+            examples = data_lib.encoded(pairs[:limit], self.tokenizer, ids, self.options.system)
+            check_ids([row for example in examples for row in example], size)
             share = self.options.share_prefix and not alone and bool(examples)
             shared = shared_prefix([e.prompt for e in examples]) if share else 0
             try:
@@ -116,9 +116,17 @@ class CausalLMTask(LanguageModelTask):
         """
         return data_lib.prompt_text(prompt, tokenizer, system or self.options.system)
 
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Ids that end an answer: the model's, and the one that it is trained to end in."""
+        ids = self.model_config.eos_ids
+        return tuple(dict.fromkeys((*ids, self.tokenizer.turn(ids, self.options.system).end)))
+
     def describe(self) -> list[str]:
         """Return lines that describe the data."""
         lines = [self.pairs.name, *self.pairs.notes]
+        end = self.tokenizer.turn(self.model_config.eos_ids, self.options.system).end
+        lines.append(f"answers end in {self.tokenizer.token(end)!r} (id {end})")
         for split, packed in self.packed.items():
             rows, length = packed.arrays["ids"].shape
             line = (

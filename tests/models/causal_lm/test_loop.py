@@ -115,7 +115,7 @@ def test_generate_builds_the_same_prompt_as_training(folder, straight, tmp_path)
         return tok.decode(ids, special=True)
 
     pair = data_lib.Pair("say 3", "x")
-    trained_on = data_lib.encoded([pair], tok, 2)[0].prompt
+    trained_on = data_lib.encoded([pair], tok, (2,))[0].prompt
     assert asked(workdir) == tok.decode(trained_on, special=True) == "say 3\n"
     assert asked(workdir, chat=False) == "say 3"
     assert (
@@ -126,7 +126,7 @@ def test_generate_builds_the_same_prompt_as_training(folder, straight, tmp_path)
     config["task"]["system"] = "be kind"
     (tmp_path / "config.json").write_text(json.dumps(config))
     tok.template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-    trained_on = data_lib.encoded([pair], tok, 2, "be kind")[0].prompt
+    trained_on = data_lib.encoded([pair], tok, (2,), "be kind")[0].prompt
     assert asked(tmp_path) == tok.decode(trained_on) == "<system>be kind<user>say 3"
     assert asked(tmp_path, system="be brief") == "<system>be brief<user>say 3"
     config["task"]["class"] = "mine.task:Mine"

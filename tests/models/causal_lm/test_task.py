@@ -84,7 +84,7 @@ def test_a_split_without_a_fitting_example_is_named(tmp_path):
 
 
 def test_encoded_examples_have_the_prompt_and_an_ended_answer():
-    examples = data_lib.encoded([data_lib.Pair("ask", "say")], tokenizer(), 2)
+    examples = data_lib.encoded([data_lib.Pair("ask", "say")], tokenizer(), (2,))
     assert tokenizer().decode(examples[0].prompt) == "ask\n"
     assert examples[0].completion[-1] == 2 and tokenizer().decode(examples[0].completion) == "say"
 
