@@ -223,9 +223,17 @@ def mmd(
 
     Returns:
         The estimate. It is unbiased: its mean is 0 if both samples come from one distribution, so
-        it can be negative.
+        it can be negative. It needs two codes: if `weights` leave fewer, it is 0 without a
+        gradient, and must count with weight 0.
+
+    Raises:
+        ValueError: if there are fewer than two codes (with those of `reference`) or draws.
     """
     z, prior = z.astype(jnp.float32), prior.astype(jnp.float32)
+    count = z.shape[0] + (0 if reference is None else reference.shape[0])
+    if min(count, prior.shape[0]) < 2:
+        raise ValueError(f"MMD^2 needs two codes and two draws, not {count} and {prior.shape[0]}")
+    weighted = weights is not None
     weights = jnp.ones(z.shape[0], jnp.float32) if weights is None else weights
     codes, wx = z, weights
     if reference is not None:
@@ -241,6 +249,8 @@ def mmd(
     )
     biased = kernel is Kernel.LEGACY
     value = _mean(xx, wx, wx, biased) + _mean(yy, wy, wy, biased) - 2 * _mean(xy, wx, wy, True)
+    if weighted:
+        value = jnp.where(jnp.sum(wx) >= 2, value, 0)
     if reference is None:
         return value
     fixed = jax.lax.stop_gradient(value)
@@ -256,13 +266,16 @@ def _median_distance(
     """
     squared = squared_distances(jax.lax.stop_gradient(z), prior)
     real = jnp.where(weights[:, None] > 0, squared, jnp.nan)
-    return jnp.maximum(jnp.nanmedian(real), 1e-6)
+    return jnp.maximum(jnp.nan_to_num(jnp.nanmedian(real)), 1e-6)  # nan without real rows
 
 
 def _mean(
     matrix: Float[Array, "n m"], a: Float[Array, " n"], b: Float[Array, " m"], diagonal: bool
 ) -> Float[Array, ""]:
-    """Return the weighted mean of kernel values, with or without the diagonal."""
+    """Return the weighted mean of kernel values, with or without the diagonal.
+
+    Both the sum and the mean are 0 if there are no pairs: `mmd` then gives the value no meaning.
+    """
     pairs = a[:, None] * b[None, :]
     if not diagonal:
         # A mask, not sum - trace: the difference of two large numbers would lose the small result.

@@ -123,7 +123,22 @@ class Loss(NamedTuple):
     metrics: dict[str, tuple[Array, Array]]
 
 
-Sums = dict[str, tuple[Array, Array]]  # name -> (sum, weight)
+class Rows(NamedTuple):
+    """Values of single examples, which an evaluation collects instead of adding them up.
+
+    They are for a measure that is not a sum, such as an MMD: `finalize` computes it once over the
+    split, so that it does not depend on the size of the batches.
+
+    Attributes:
+        values: (rows, ...).
+        weight: (rows,), 0 for rows that only pad a batch.
+    """
+
+    values: Any
+    weight: Any
+
+
+Sums = dict[str, tuple[Array, Array]]  # name -> (sum, weight), or Rows
 
 
 ORDER_MARK = "@"
@@ -205,14 +220,21 @@ class Task:
         raise NotImplementedError
 
     def eval_step(self, model: Any, batch: Any, ctx: Context) -> Sums:
-        """Return sums with weights of one batch; default: the loss and its metrics."""
+        """Return sums with weights (or `Rows`) of a batch; default: the loss and its metrics."""
         loss = require_loss(self, self.loss(model, batch, ctx))
         return {"loss": (loss.total, loss.weight), **loss.metrics}
 
     def finalize(self, sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
-        """Return the metrics of a whole split; default: sum / weight of the scalars."""
+        """Return the metrics of a whole split; default: sum / weight of the scalars.
+
+        Args:
+            sums: the sums of all batches with their weights, and `Rows` of all examples.
+
+        Returns:
+            Name -> value, nan where nothing was measured (a weight of 0).
+        """
         return {
-            k: float(s) / max(float(w), 1e-30)
+            k: float(s) / float(w) if float(w) else float("nan")
             for k, (s, w) in sums.items()
             if getattr(s, "ndim", 0) == 0
         }

@@ -16,9 +16,10 @@ def head():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(13, 8)), jnp.float32)
     table = jnp.asarray(rng.normal(size=(11, 8)), jnp.float32)
-    targets = jnp.asarray(rng.integers(0, 11, 13), jnp.int32)
-    weights = jnp.asarray(rng.random(13) > 0.3, jnp.float32)
-    return x, table, targets, weights
+    targets = np.asarray(x @ table.T).argmax(-1)  # hits but for every third row
+    targets[::3] = rng.integers(0, 11, 5)
+    weights = jnp.asarray([1, 0.5, 0, 1, 1, 0, 2, 1, 0.25, 1, 0, 1, 1], jnp.float32)
+    return x, table, jnp.asarray(targets, jnp.int32), weights
 
 
 def reference(x, table, targets, weights):
@@ -30,8 +31,10 @@ def test_cross_entropy_equals_log_softmax(head):
     x, table, targets, weights = head
     loss, correct = losses.cross_entropy(x @ table.T, targets, weights)
     np.testing.assert_allclose(loss, reference(*head), rtol=1e-6)
-    hits = np.asarray((x @ table.T).argmax(-1) == targets) * np.asarray(weights)
-    assert float(correct) == hits.sum()
+    hits = np.asarray((x @ table.T).argmax(-1) == targets)
+    assert float(correct) == (hits * np.asarray(weights)).sum()
+    # Hits and misses have weights, and a hit has none: the sum needs both.
+    assert len({float(correct), float(hits.sum()), float(weights.sum()), 0.0}) == 4
     grads = jax.grad(lambda x: losses.cross_entropy(x @ table.T, targets, weights)[0])(x)
     np.testing.assert_allclose(grads, jax.grad(reference)(*head), atol=1e-6)
 
@@ -112,6 +115,48 @@ def test_rows_that_pad_a_batch_do_not_count():
     assert float(mmd(padded, prior, weights=weights)) == pytest.approx(
         float(mmd(z, prior)), abs=1e-6
     )
+
+
+@pytest.mark.parametrize("kernel", [Kernel.IMQ, Kernel.RBF_MEDIAN])
+def test_the_mmd_of_one_code_is_undefined(kernel):
+    """It has no pair of codes, and would draw codes together: value and gradient are 0."""
+    z, prior = jax.random.normal(jax.random.key(4), (2, 4, 3))
+    run = jax.jit(jax.value_and_grad(lambda z, weights: mmd(z, prior, kernel, weights=weights)))
+    for real, defined in ((0, False), (1, False), (2, True)):
+        value, grads = run(z, (jnp.arange(4) < real).astype(jnp.float32))
+        assert bool(value != 0) == bool(jnp.any(grads != 0)) == defined
+        assert jnp.all(jnp.isfinite(grads))
+    with pytest.raises(ValueError, match="two codes and two draws, not 1 and 4"):
+        mmd(z[:1], prior, kernel)
+    with pytest.raises(ValueError, match="two codes and two draws, not 4 and 1"):
+        mmd(z, prior[:1], kernel)
+    # A queue of earlier codes makes the pairs.
+    assert mmd(z[:1], prior, kernel, reference=z[1:]) != 0
+
+
+def test_imq_is_the_sum_of_seven_scales():
+    """At squared distance 6 in 3 dimensions C / (C + 6) has C = 6 s."""
+    by_hand = [0.6 / 6.6, 1.2 / 7.2, 3 / 9, 6 / 12, 12 / 18, 30 / 36, 60 / 66]
+    found = losses.kernel_matrix(jnp.asarray([[6.0, 0.0]]), 3, Kernel.IMQ)
+    np.testing.assert_allclose(found, [[sum(by_hand), 7.0]], rtol=1e-6)
+    rbf = losses.kernel_matrix(jnp.asarray([[6.0]]), 3, Kernel.RBF)
+    expected = (np.exp(-0.5) + np.exp(-1) + np.exp(-2)) / 3  # gammas 1/12, 1/6 and 1/3
+    np.testing.assert_allclose(rbf, [[expected]], rtol=1e-6)
+    legacy = losses.kernel_matrix(jnp.asarray([[6.0]]), 3, Kernel.LEGACY)
+    np.testing.assert_allclose(legacy, [[np.exp(-6 / 9)]], rtol=1e-6)
+
+
+def test_mmd_of_two_codes_by_hand():
+    """One pair on each side: k(z1, z2) + k(p1, p2) - 2 mean k(z, p)."""
+    prior = jnp.asarray([[0.0], [2.0]])  # the codes are 0 and 1
+
+    def k(r):
+        return sum(2 * s / (2 * s + r) for s in losses.IMQ_SCALES)
+
+    expected = k(1) + k(4) - 2 * (k(0) + k(4) + k(1) + k(1)) / 4
+    padded = jnp.asarray([[0.0], [7.0], [1.0]])
+    found = jax.jit(lambda z: (mmd(z[::2], prior), mmd(z, prior, weights=jnp.asarray([1, 0, 1.0]))))
+    np.testing.assert_allclose(found(padded), [expected, expected], rtol=1e-5)
 
 
 def test_reference_rows_keep_the_scale_of_the_gradient():

@@ -11,7 +11,7 @@ from flaxae.errors import ConfigError
 from flaxae.machine import sharding
 from flaxae.machine.preemption import Preemption
 from flaxae.storage.checkpoint import Checkpointer
-from flaxae.task import Context, InitializesCarry
+from flaxae.task import Context, InitializesCarry, Rows
 from flaxae.training.feed import Feed
 from flaxae.training.lanes import slice_lane
 from flaxae.training.metrics import Progress
@@ -172,6 +172,7 @@ class Evaluator:
         at = sharding.put(np.int32(step), everywhere)
         limits = [n for n in (source.num_batches, setup.config.eval.num_batches) if n]
         carry, sums = self.carry_for(state, source), None
+        collected = []
         rows = sharding.batch_sharding(setup.mesh, source.leading)
         for i in range(min(limits)):
             if preemption.noticed:
@@ -181,7 +182,9 @@ class Evaluator:
             args = (params, carry, setup.frozen.values, batch, setup.hparams, at, index)
             sums = self._zeros(*args) if sums is None else sums
             sums, carry = self._step_fn(sums, *args)
-        return jax.device_get(sums)
+            collected.append({k: v for k, v in sums.items() if isinstance(v, Rows)})
+        sums, collected = jax.device_get((sums, collected))
+        return (sums or {}) | _joined_rows(collected, axis=int(setup.lanes > 0))
 
     def _keep_best(self, state: State, step: int, results: list[dict[str, float]]) -> None:
         setup, name = self._setup, self._setup.config.save.best_metric
@@ -241,3 +244,10 @@ class Evaluator:
         if not self._setup.lanes:
             return results[0]
         return {k: [r.get(k) for r in results] for k in results[0]}
+
+
+def _joined_rows(parts: list[dict[str, Rows]], axis: int) -> dict[str, Rows]:
+    """Join the rows of all batches along the axis of examples, (B, ...) or (lanes, B, ...)."""
+    if not parts:
+        return {}
+    return jax.tree.map(lambda *x: np.concatenate(x, axis), *parts)

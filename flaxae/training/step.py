@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from flaxae.config import Config
-from flaxae.task import Context, Task, TransformsGrads, UpdatesState, require_loss
+from flaxae.task import Context, Rows, Task, TransformsGrads, UpdatesState, require_loss
 from flaxae.training import optim as optim_lib
 from flaxae.training.layout import Layout
 from flaxae.training.state import Shardings, State, horizon, make_tx, optimizer_template
@@ -122,7 +122,7 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         )
         kept["step"] = step + 1
         kept["bad"] = state["bad"] + (~finite).astype(jnp.int32)
-        out = {k: s / jnp.maximum(w, 1e-30) for k, (s, w) in metrics.items() if s.ndim == 0}
+        out = {k: _mean(s, w) for k, (s, w) in metrics.items() if s.ndim == 0}
         out |= {
             "grad_norm": grad_norm,
             "param_norm": optax.global_norm(kept["params"]),
@@ -134,6 +134,11 @@ def make_update(task: Task, config: Config, layout: Layout) -> Callable:
         return kept, out
 
     return update
+
+
+def _mean(total: Array, weight: Array) -> Array:
+    """Return total / weight, nan where nothing was measured."""
+    return jnp.where(weight == 0, jnp.nan, total / jnp.maximum(weight, 1e-30))
 
 
 def _average(ema: Any, params: Any, limit: float, step: Array) -> Any:
@@ -202,7 +207,8 @@ def make_eval_step(
 
     Returns:
         The step, (sums, params, carry, frozen, batch, hparams, step, index) -> (sums, carry), and a
-        function of all arguments but `sums` that returns the sums to start from.
+        function of all arguments but `sums` that returns the sums to start from. `Rows` are not
+        added: those that the step returns are of its own batch.
     """
 
     def one(
@@ -221,7 +227,10 @@ def make_eval_step(
 
     def eval_step(sums: Any, *args: Any) -> Any:
         new, carry = one(*args)
-        return jax.tree.map(jnp.add, sums, new), carry
+        for name, value in new.items():
+            if not isinstance(value, Rows):
+                new[name] = jax.tree.map(jnp.add, sums[name], value)
+        return new, carry
 
     def zeros(*args: Any) -> Any:
         shapes = jax.eval_shape(one, *args)[0]

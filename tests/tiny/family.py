@@ -17,7 +17,7 @@ from flaxae.config import (
     SaveConfig,
     TaskConfig,
 )
-from flaxae.task import Carry, Context, Loss, StreamCarry, Task
+from flaxae.task import Carry, Context, Loss, Rows, StreamCarry, Task
 
 D, H, QUEUE = 4, 16, 8
 
@@ -90,10 +90,24 @@ class TinyTask(Task):
         return Tiny(self.config.data.batch_size, rngs)
 
     def loss(self, model: Tiny, batch: Any, ctx: Context) -> Loss:
+        return self._loss(model, batch, ctx)[0]
+
+    def eval_step(self, model: Tiny, batch: Any, ctx: Context) -> Any:
+        loss, errors = self._loss(model, batch, ctx)
+        rows = Rows(errors, batch["weight"])
+        return {"loss": (loss.total, loss.weight), **loss.metrics, "errors": rows}
+
+    def finalize(self, sums: dict[str, Any]) -> dict[str, float]:
+        errors, weight = (np.asarray(x) for x in sums["errors"])
+        real = errors[weight > 0]
+        return super().finalize(sums) | {"median": float(np.median(real)), "rows": len(real)}
+
+    def _loss(self, model: Tiny, batch: Any, ctx: Context) -> tuple[Loss, jax.Array]:
         options: Any = self.config.task
         ctx = ctx if options.dropout else dataclasses.replace(ctx, train=False)
         y = model(batch["x"], ctx)
-        error = jnp.sum(jnp.square(y - batch["y"]).mean(-1) * batch["weight"])
+        errors = jnp.square(y - batch["y"]).mean(-1)
+        error = jnp.sum(errors * batch["weight"])
         weight = jnp.sum(batch["weight"])
         ramp = jnp.minimum(ctx.step.astype(jnp.float32) / 10, 1)
         drift = jnp.square(y.mean(0) - model.queue[...].mean(0)).sum()
@@ -107,7 +121,8 @@ class TinyTask(Task):
         # The square root's slope at 0 is infinite: a value of 0 with a gradient of 0 * infinity.
         bad += 0.0 * jnp.sqrt(jnp.where((poison < 0) & ill, 0.0, 1.0) * (1 + jnp.square(y).sum()))
         total = error + weight * (ctx.hparams["penalty"] * ramp * drift + bad)
-        return Loss(total, weight, {"error": (error, weight), "drift": (drift * weight, weight)})
+        metrics = {"error": (error, weight), "drift": (drift * weight, weight)}
+        return Loss(total, weight, metrics), errors
 
 
 def tiny_config(**overrides: Any) -> Config:

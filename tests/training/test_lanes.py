@@ -38,6 +38,8 @@ def test_four_lanes_equal_four_runs(tmp_path: Path) -> None:
         expected = [r for r in expected if r["split"] != "sample"]  # lanes are not sampled from
         assert [r["step"] for r in rows] == [r["step"] for r in expected]
         assert rows[-1]["loss"] == pytest.approx(expected[-1]["loss"], abs=1e-5)
+        assert rows[-1]["median"] == pytest.approx(expected[-1]["median"], abs=1e-5)
+        assert expected[-1]["rows"] == rows[-1]["rows"] == 3 * 13  # collected from three batches
     # A lane's folder is an ordinary workdir.
     loaded = flaxae.load(tmp_path / "lanes" / "lanes" / "02", config_class=TinyConfig)
     assert loaded.step == 20 and loaded.config.seed == 2

@@ -12,10 +12,15 @@ divided by the number of real tokens. So the CE is a mean over tokens, terms tha
 token; Kingma & Welling 2014, eq. 3).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+from flaxae.config import Config
+from flaxae.errors import require
 
 
 class Critic(nnx.Module):
@@ -102,3 +107,30 @@ def rolled(x: Float[Array, "B ..."], counts: list[int]) -> Float[Array, "B ..."]
     starts = [sum(counts[:i]) for i in range(len(counts))]
     parts = [x[start : start + count] for start, count in zip(starts, counts, strict=True)]
     return jnp.concatenate([jnp.roll(part, 1, axis=0) for part in parts])
+
+
+def check_rows(config: Config, counts: list[int]) -> None:
+    """Check that a micro-batch of training has the two texts that MMD and critic need.
+
+    Args:
+        config: the run's config.
+        counts: rows per bucket of a micro-batch.
+
+    Raises:
+        ConfigError: if there are too few.
+    """
+    task: Any = config.task
+    data: Any = config.data
+    sizes = f"data.batch_size={data.batch_size} / accumulate={config.accumulate}"
+    require(
+        not task.mmd_weight or sum(counts) + task.latent.queue > 1,
+        f"task.mmd_weight={task.mmd_weight}: an MMD needs two texts per micro-batch, and {sizes} "
+        "is 1: raise data.batch_size, lower accumulate, set task.latent.queue (codes of earlier "
+        "steps), or train without the MMD (task.mmd_weight=0)",
+    )
+    require(
+        not task.critic_weight or min(counts) > 1,
+        f"task.critic_weight={task.critic_weight}: each code is mixed with another one of its "
+        f"length, and with {sizes} and data.num_buckets={data.num_buckets} a length has only one "
+        "text per micro-batch: raise data.batch_size, or lower accumulate or data.num_buckets",
+    )

@@ -22,13 +22,13 @@ from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import require
 from flaxae.lm.t5.modeling import PAD, T5Config
 from flaxae.losses import Kernel, mmd
-from flaxae.models.t5_vae import flops, objectives, vocabulary
+from flaxae.models.t5_vae import flops, objectives, split_terms, vocabulary
 from flaxae.models.t5_vae import noise as noise_lib
 from flaxae.models.t5_vae.batches import compare, one_device, rows_of
 from flaxae.models.t5_vae.bottlenecks import LatentConfig, sampled
 from flaxae.models.t5_vae.modeling import T5VAEModel, flat
 from flaxae.models.t5_vae.noise import NoiseConfig
-from flaxae.task import Context, Loss, Source, Task
+from flaxae.task import Context, Loss, Rows, Source, Sums, Task
 from flaxae.text_autoencoder import kl
 from flaxae.text_autoencoder.kl import WeightSchedule
 
@@ -177,8 +177,23 @@ class T5VAETask(Task):
         return params.load_pretrained(self.config.pretrained, self.t5, abstract, shardings)
 
     def loss(self, model: T5VAEModel, batch: dict[str, Any], ctx: Context) -> Loss:
-        """Return the loss that `objectives` describes, with its terms as metrics."""
+        """Return the loss that `objectives` describes, with its terms as metrics.
+
+        Raises:
+            ConfigError: in training, if a micro-batch has too few texts for a term (when traced).
+        """
+        return self._loss(model, batch, ctx)[0]
+
+    def _loss(
+        self, model: T5VAEModel, batch: dict[str, Any], ctx: Context, split: bool = False
+    ) -> tuple[Loss, tuple[Array, Array | None]]:
+        """Return the loss of a batch, and mean and log-variance of its codes.
+
+        With `split` the terms that are no sums over texts are left out (see `split_terms`).
+        """
         ids, rows = rows_of(batch)
+        if ctx.train:
+            objectives.check_rows(self.config, [x.shape[0] for x in ids])
         noise = self.options.noise
         num_tokens = self.text.tokenizer.vocab_size if noise.replace else 0
         read = noise_lib.corrupted(ids, noise, num_tokens, ctx)
@@ -186,7 +201,7 @@ class T5VAETask(Task):
         noisy = sampled(z, log_variance, ctx) + model.sigma(ctx.step) * jax.random.normal(
             ctx.at("noise").key, z.shape, jnp.float32
         )
-        mmd_value = self._mmd(model, flat(noisy), rows, ctx)
+        mmd_value = jnp.float32(0) if split else self._mmd(model, flat(noisy), rows, ctx)
         code = model.clean_code(z, ctx.step)
         if ctx.train:
             code = noise_lib.dropped_latents(noisy, noise, ctx)
@@ -196,8 +211,9 @@ class T5VAETask(Task):
         texts = jnp.sum(rows)
         weight = self._weight("mmd", model, ctx)
         total += tokens * weight * mmd_value
-        metrics["mmd"] = (mmd_value * tokens, tokens)
-        metrics["mmd_weighted"] = (weight * mmd_value * tokens, tokens)
+        measured = tokens if ctx.train else jnp.where(texts < 2, 0, tokens)
+        metrics["mmd"] = (mmd_value * tokens, measured)
+        metrics["mmd_weighted"] = (weight * mmd_value * tokens, measured)
         if log_variance is not None:
             weight = self._weight("kl", model, ctx)
             raw, floored = kl.kl_terms(
@@ -207,7 +223,8 @@ class T5VAETask(Task):
                 free_bits=self.options.kl_free_bits,
                 threshold=self.options.kl_threshold,
             )
-            total += weight * floored
+            if not (split and self.options.kl_free_bits):
+                total += weight * floored
             metrics["kl"] = (raw, texts)  # nats per text
             metrics["kl_weighted"] = (weight * floored, tokens)
             metrics["kl_weight"] = (weight * tokens, tokens)
@@ -221,24 +238,37 @@ class T5VAETask(Task):
                 model.progress.update(recon / jnp.maximum(tokens, 1), self.options.bar, ctx.step)
         metrics["sigma"] = (model.sigma(ctx.step) * tokens, tokens)
         metrics["z_norm"] = (jnp.sum(jnp.linalg.norm(flat(z), axis=-1) * rows), texts)
-        return Loss(total, tokens, metrics)
+        return Loss(total, tokens, metrics), (z, log_variance)
 
-    def eval_step(
-        self, model: T5VAEModel, batch: Any, ctx: Context
-    ) -> dict[str, tuple[Array, Array]]:
-        """Return sums of the teacher-forced loss and of free-running greedy reconstruction."""
-        loss = self.loss(model, batch, ctx)
+    def eval_step(self, model: T5VAEModel, batch: Any, ctx: Context) -> Sums:
+        """Return sums of the teacher-forced loss and of free-running greedy reconstruction.
+
+        The codes are collected, for `finalize`.
+        """
+        loss, (z, log_variance) = self._loss(model, batch, ctx, split=True)
         ids, rows = rows_of(batch)
-        code = model.clean_code(self._encode(model, ids, ctx), ctx.step)
-        output = model.generate(code, ctx, self.text.tokenizer.vocab_size)
+        output = model.generate(model.clean_code(z, ctx.step), ctx, self.text.tokenizer.vocab_size)
         exact, matches, longest = compare(output, ids, model.max_length)
-        return {
+        sums = {
             "loss": (loss.total, loss.weight),
             **{k: v for k, v in loss.metrics.items() if k != "token_accuracy"},
             "forced_accuracy": loss.metrics["token_accuracy"],
             "exact_match": (jnp.sum(exact * rows), jnp.sum(rows)),
             "token_accuracy": (jnp.sum(matches * rows), jnp.sum(longest * rows)),
+            "codes": Rows(z, rows),
         }
+        # For `finalize`, which multiplies it by the MMD.
+        sums["mmd_weighted"] = (self._weight("mmd", model, ctx) * loss.weight, loss.weight)
+        if log_variance is not None:
+            sums["log_variances"] = Rows(log_variance, rows)
+        return sums
+
+    def finalize(self, sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
+        """Return the metrics of a split, with the loss terms that are no sums over texts.
+
+        The MMD of fewer than two texts is nan, and does not count in the loss.
+        """
+        return split_terms.add(super().finalize(sums), sums, self.options, self.config.data.seed)
 
     def _weight(self, name: str, model: T5VAEModel, ctx: Context) -> Float[Array, ""]:
         """Return the weight of "mmd" or "kl" at this step."""
@@ -281,6 +311,10 @@ class T5VAETask(Task):
         """
         queue: Any = model.queue[...] if ctx.train and self.options.latent.queue else None
         count = noisy.shape[0] + (0 if queue is None else queue.shape[0])
+        if count < 2:
+            # A lane may have a weight if the config has none: it fails, as its loss is not finite.
+            weight: Any = ctx.hparams.get("mmd_weight", jnp.float32(0))
+            return jnp.where(ctx.train & (weight > 0), jnp.nan, 0)
         prior = jax.random.normal(ctx.at("prior").key, (count, noisy.shape[1]), jnp.float32)
         value = mmd(
             noisy,

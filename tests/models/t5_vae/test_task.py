@@ -1,7 +1,9 @@
 """Sums of the loss: packing, padding rows, sharding, the queue."""
 
+import contextlib
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +14,12 @@ from jax.sharding import PartitionSpec as P
 
 from flaxae.config import MeshConfig, from_json, to_json
 from flaxae.errors import ConfigError
+from flaxae.losses import Kernel
 from flaxae.machine import sharding
+from flaxae.models.t5_vae import objectives, split_terms
 from flaxae.models.t5_vae.batches import compare
 from flaxae.models.t5_vae.task import T5VAEConfig
-from flaxae.task import Context
+from flaxae.task import Context, Rows
 from flaxae.training.layout import init_model, make_layout
 from tests.models.t5_vae.tiny import batch, tiny_config, tiny_task
 
@@ -58,19 +62,123 @@ def test_sums_are_over_real_tokens(ctx):
     assert float(loss.metrics["sigma"][1]) == tokens
 
 
-def test_rows_of_weight_zero_do_not_count(ctx):
-    task, ctx = tiny_task(), dataclasses.replace(ctx, train=False)
-    data, junk = batch(), batch(seed=9)
-    for bucket, other in zip(data.values(), junk.values(), strict=True):
-        bucket["weight"] = np.asarray([1, 1, 1, 0], np.float32)
-        bucket["ids"][3] = 0
-        other["weight"] = bucket["weight"]
-        other["ids"][:3] = bucket["ids"][:3]
+def split_metrics(task, params, batches, ctx):
+    """Evaluate batches of one shape as the loop does."""
     run = jax.jit(lambda p, b: task.eval_step(model_of(task, p), b, ctx))
-    changed = run(tiny_params(), junk)
-    for name, (a, b) in run(tiny_params(), data).items():
-        np.testing.assert_allclose(a, changed[name][0], rtol=1e-5, err_msg=name)
-        np.testing.assert_allclose(b, changed[name][1], err_msg=name)
+    parts = [run(params, data) for data in batches]
+    sums = {
+        name: Rows(*(np.concatenate(x) for x in zip(*(p[name] for p in parts), strict=True)))
+        if isinstance(value, Rows)
+        else tuple(map(sum, zip(*(p[name] for p in parts), strict=True)))
+        for name, value in parts[0].items()
+    }
+    return task.finalize(sums), sums
+
+
+def keep(data, *weights, junk=None):
+    """Return a batch in which only some rows are real; the others contain `junk`."""
+    out = {}
+    for (name, bucket), weight in zip(data.items(), weights, strict=True):
+        real = np.asarray(weight, np.float32)
+        filler = np.zeros_like(bucket["ids"]) if junk is None else junk[name]["ids"]
+        out[name] = {"ids": np.where(real[:, None] > 0, bucket["ids"], filler), "weight": real}
+    return out
+
+
+def test_the_metrics_of_a_split_depend_on_neither_padding_nor_batches(ctx):
+    """The MMD and free bits of five texts are the same where a batch has only one of them."""
+    options = {"gaussian": True, "noise_end": 0.3}
+    task = tiny_task(
+        **{f"task__latent__{k}": v for k, v in options.items()},
+        task__kl_weight=0.5,
+        task__kl_free_bits=0.9,
+    )
+    params = jax.jit(lambda: init_model(task, jnp.uint32(0), 0)["params"])()
+    ctx = dataclasses.replace(ctx, train=False)
+    data, junk = batch(), batch(seed=9)
+    whole, sums = split_metrics(task, params, [keep(data, [1, 1, 0, 0], [1, 1, 1, 0])], ctx)
+    parts = [
+        keep(data, [1, 0, 0, 0], [0, 0, 0, 0], junk=junk),
+        keep(data, [0, 0, 0, 0], [1, 1, 0, 0], junk=junk),
+        keep(data, [0, 1, 0, 0], [0, 0, 1, 0], junk=junk),
+    ]
+    divided, _ = split_metrics(task, params, parts, ctx)
+    for name, value in whole.items():
+        assert value == pytest.approx(divided[name], rel=1e-5), name
+    # By hand: cross entropy, MMD and KL per token.
+    tokens = float(sums["loss"][1])
+    codes, weight = (np.asarray(x) for x in sums["codes"])
+    log_variances = np.asarray(sums["log_variances"].values)
+    each = 0.5 * (codes**2 + np.exp(log_variances) - 1 - log_variances)[weight > 0]  # (5, 1, 8)
+    free = 5 * np.maximum(each.mean(0), 0.9).sum() / tokens
+    assert 0.9 * 8 * 5 / tokens < free and (each.mean(0) < 0.9).any()
+    assert whole["kl_weighted"] == pytest.approx(0.5 * free, rel=1e-5)
+    assert whole["mmd_weighted"] == whole["mmd"] != 0
+    expected = whole["recon"] + whole["mmd"] + 0.5 * free
+    assert whole["loss"] == pytest.approx(expected, rel=1e-5)
+    # One text has no MMD: it is not measured, and does not count.
+    one, _ = split_metrics(task, params, parts[:1], ctx)
+    assert math.isnan(one["mmd"]) and math.isnan(one["mmd_weighted"])
+    assert one["loss"] == pytest.approx(one["recon"] + one["kl_weighted"], rel=1e-5)
+
+
+def test_the_mmd_of_a_split():
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(300, 4)).astype(np.float32) + 1
+    value = split_terms.split_mmd(codes, Kernel.IMQ, seed=3)
+    assert split_terms.split_mmd(codes[::-1], Kernel.IMQ, seed=3) == pytest.approx(value, abs=0.05)
+    assert math.isnan(split_terms.split_mmd(codes[:1], Kernel.IMQ, seed=3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(split_terms, "BLOCK", 100)
+        blocks = split_terms.split_mmd(codes, Kernel.IMQ, seed=3)
+    assert blocks != value and blocks == pytest.approx(value, rel=0.2)
+    rows = Rows(codes[:, None], np.ones(300, np.float32))
+    noisy = split_terms.noisy_codes(rows, None, 0.5, seed=3)
+    order = rng.permutation(300)
+    again = split_terms.noisy_codes(Rows(codes[order, None], rows.weight), None, 0.5, seed=3)
+    np.testing.assert_array_equal(noisy, again)
+    noise = noisy - codes[np.lexsort(codes.T[::-1])]
+    assert noise.std() == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (
+            (1, 0),
+            {},
+            r"mmd_weight=1\.0: an MMD needs two texts per micro-batch.*batch_size=8 / acc",
+        ),
+        ((1, 0), {"task__latent__queue": 1}, ""),
+        ((1, 0), {"task__mmd_weight": 0.0}, ""),
+        ((1, 1), {}, ""),
+        ((2, 1), {"task__critic_weight": 1.0}, r"critic_weight=1\.0: each code is mixed"),
+        ((2, 2), {"task__critic_weight": 1.0}, ""),
+    ],
+)
+def test_training_with_too_few_texts_per_micro_batch_is_refused(rows, options, message):
+    config = tiny_config(**options)
+    with pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext():
+        objectives.check_rows(config, [n for n in rows if n])
+
+
+def test_a_micro_batch_of_one_text_is_refused_when_it_is_traced(ctx):
+    data = {"004": {"ids": np.asarray([[3, 1, 0, 0]], np.int32), "weight": np.ones(1, np.float32)}}
+
+    def trace(at, **options):
+        task = tiny_task(**options)
+        model = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))
+        split = nnx.split(model)
+
+        def total(state):
+            return task.loss(nnx.merge(split[0], state), data, at).total
+
+        return jax.eval_shape(total, split[1])
+
+    with pytest.raises(ConfigError, match="an MMD needs two texts"):
+        trace(ctx)
+    assert trace(dataclasses.replace(ctx, train=False)).shape == ()
+    assert trace(ctx, task__mmd_weight=0.0).shape == ()
 
 
 def test_mmd_weight_is_traced(ctx):
