@@ -9,6 +9,7 @@ from flaxae.command import run_main
 from flaxae.config import flags
 from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError
+from flaxae.measures.stats import finite
 from flaxae.training.report import REPORT, evaluate, report_folder
 
 
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
     result = evaluate(args.workdir, args.outdir, config_class, args.which)
     if file is not None:
         try:
-            file.write_text(json.dumps(result, indent=2) + "\n")
+            file.write_text(json.dumps(finite(result), indent=2) + "\n")
         except OSError as e:
             raise ConfigError(f"--json={file}: {e.strerror}") from None
     print(f"written to {report_folder(args.workdir, args.outdir)}")

@@ -119,7 +119,12 @@ class NGram:
         return np.stack([nats, np.bincount(rows, minlength=len(texts))], axis=1)
 
     def perplexity(self, texts: Sequence[Sequence[int]], draws: int = 1000) -> Interval:
-        """Return exp of the mean -log P per token, with its bootstrap interval over texts."""
+        """Return exp of the mean -log P per token, with its bootstrap interval over texts.
+
+        All three are nan if there are no texts.
+        """
+        if not len(texts):
+            return Interval(np.nan, np.nan, np.nan)
         return bootstrap(self.score(texts), lambda sums: np.exp(ratio(sums)), draws=draws)
 
 

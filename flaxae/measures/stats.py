@@ -7,6 +7,7 @@ rows.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -29,7 +30,23 @@ class Interval:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        ends = (
+            f" [{self.low:.3f}, {self.high:.3f}]"
+            if np.isfinite([self.low, self.high]).all()
+            else ""
+        )
+        return f"{self.value:.3f}{ends}"
+
+
+def finite(tree: Any) -> Any:
+    """Replace numbers that are not finite, which JSON lacks, by None in a tree."""
+    if isinstance(tree, dict):
+        return {name: finite(x) for name, x in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [finite(x) for x in tree]
+    if tree is None or isinstance(tree, (bool, int, str)):
+        return tree
+    return float(tree) if np.isfinite(tree) else None
 
 
 def ratio(sums: Float[np.ndarray, "... k"]) -> Float[np.ndarray, "..."]:
@@ -80,11 +97,14 @@ def bootstrap(
         level: coverage of the interval.
 
     Returns:
-        The statistic of all rows with its interval; nan for all three if there are no rows.
+        The statistic of all rows with its interval. One row has no interval (its bounds are nan,
+        since all resamples are equal); all three are nan if there are no rows.
     """
     rows = _columns(rows)
     if not len(rows):
         return Interval(np.nan, np.nan, np.nan)
+    if len(rows) < 2:
+        return Interval(float(statistic(rows.sum(0))), np.nan, np.nan)
     values = statistic(resampled_sums(rows, draws, seed))
     return percentile_interval(float(statistic(rows.sum(0))), values, level)
 
@@ -109,8 +129,15 @@ def bootstrap_indices(
         level: coverage of the interval.
 
     Returns:
-        The statistic of all rows with its percentile interval.
+        The statistic of all rows with its percentile interval; one row has none (nan).
+
+    Raises:
+        ValueError: if there are no rows.
     """
+    if rows < 1:
+        raise ValueError("a bootstrap needs at least one row")
+    if rows < 2:
+        return Interval(float(statistic(np.arange(rows))), np.nan, np.nan)
     rng = np.random.default_rng(seed)
     values = [statistic(rng.integers(rows, size=rows)) for _ in range(draws)]
     return percentile_interval(float(statistic(np.arange(rows))), np.asarray(values), level)
@@ -136,10 +163,12 @@ def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     """Return a mean with Student's t interval, for example over runs of several seeds.
 
     Args:
-        values: one value per run; the bounds are nan if there is only one.
+        values: one value per run; the bounds are nan if there is only one, all if there is none.
         level: coverage of the interval if the values are normally distributed.
     """
     values = np.asarray(values, np.float64)
+    if not len(values):
+        return Interval(np.nan, np.nan, np.nan)
     mean = float(values.mean())
     if len(values) < 2:
         return Interval(mean, np.nan, np.nan)
@@ -275,6 +304,8 @@ def auroc_interval(
 ) -> Interval:
     """Return AUROC with a bootstrap interval; positives and negatives are resampled separately.
 
+    The bounds are nan if one of the two has a single example, whose resamples are all equal.
+
     Args:
         scores: one number per example, (n,).
         labels: true for positive examples, (n,).
@@ -284,6 +315,8 @@ def auroc_interval(
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
     value = auroc(scores, labels)
     groups, rng = (scores[labels], scores[~labels]), np.random.default_rng(seed)
+    if min(map(len, groups)) < 2:
+        return Interval(value, np.nan, np.nan)
     kinds = np.repeat([True, False], [len(g) for g in groups])
     values = [
         auroc(np.concatenate([g[rng.integers(len(g), size=len(g))] for g in groups]), kinds)
@@ -295,9 +328,13 @@ def auroc_interval(
 def p_value(observed: float, null: ArrayLike) -> float:
     """Return the share of null values at least as large as the observed one.
 
-    The observed value counts as one of them, so the result is never 0.
+    The observed value counts as one of them, so the result is never 0. It is nan if the observed
+    value is undefined (nan), or there are no null values.
     """
-    null = np.asarray(null)
+    null = np.asarray(null, np.float64)
+    null = null[~np.isnan(null)]
+    if np.isnan(observed) or not len(null):
+        return float("nan")
     # Values that differ only by rounding count as equal.
     slack = 1e-12 * max(1.0, abs(observed))
     return float((1 + np.sum(null >= observed - slack)) / (1 + len(null)))
@@ -313,8 +350,13 @@ def permutation_test(
         second: numbers of the other sample, (m,); the two need not be paired.
         draws: number of random permutations of the labels.
         seed: seed of the permutations.
+
+    Raises:
+        ValueError: if a sample is empty.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if not len(first) or not len(second):
+        raise ValueError("a permutation test needs numbers in both samples")
     pool = np.concatenate([first, second])
     labels = permuted_labels(len(first), len(second), draws, seed)
     sums = labels @ pool
@@ -347,7 +389,12 @@ def sign_flip_test(differences: ArrayLike, *, draws: int = 2000, seed: int = 0) 
         differences: one difference per pair, (n,).
         draws: number of times that all signs are flipped at random.
         seed: seed of the flips.
+
+    Raises:
+        ValueError: if there are no differences.
     """
     values = np.asarray(differences, np.float64)
+    if not len(values):
+        raise ValueError("a sign-flip test needs at least one difference")
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, len(values)))
     return p_value(abs(values.mean()), np.abs(signs @ values / len(values)))

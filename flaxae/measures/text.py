@@ -246,7 +246,8 @@ def signatures() -> dict[str, str]:
 def distinct_n(texts: Sequence[str], n: int) -> float:
     """Return the share of different ones among all word n-grams (Li et al. 2016).
 
-    The share falls with the number of texts: compare only values of equally many texts.
+    The share falls with the number of texts: compare only values of equally many texts. It is nan
+    if the texts have no n-grams.
     """
     ngrams = [ngram for text in texts for ngram in _ngrams(words(text), n)]
-    return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+    return len(set(ngrams)) / len(ngrams) if ngrams else float("nan")

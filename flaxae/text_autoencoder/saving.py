@@ -171,7 +171,7 @@ def _cell(row: dict[str, Any], name: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return ""
     text = str(value) if isinstance(value, int) else f"{value:.3f}"
-    return f"{text} [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else text
+    return f"{text} [{ends[0]:.3f}, {ends[1]:.3f}]" if ends and None not in ends else text
 
 
 def _params(model: Any) -> tuple[Any, dict[str, Any], Any]:

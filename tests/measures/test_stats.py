@@ -138,3 +138,32 @@ def test_t_interval_of_a_small_case_and_its_coverage():
     rows = np.random.default_rng(0).normal(3.0, 2.0, size=(2000, 3))
     covers = [(x := stats.t_interval(row)).low < 3.0 < x.high for row in rows]
     assert np.mean(covers) == pytest.approx(0.95, abs=0.015)
+
+
+def test_one_row_has_no_interval():
+    """All resamples of one row are equal: an interval of width 0 would claim certainty."""
+    rows = [stats.bootstrap([3.0]), stats.bootstrap_indices(1, lambda i: 3.0)]
+    rows += [stats.t_interval([3.0]), stats.paired_difference([5.0], [2.0])]
+    rows.append(stats.jackknife(lambda x: {"mean": x.mean()}, [3.0])["mean"])
+    for found in rows:
+        assert found.value == 3 and np.isnan([found.low, found.high]).all()
+    for found in (stats.bootstrap([]), stats.t_interval([])):
+        assert np.isnan([found.value, found.low, found.high]).all()
+    found = stats.auroc_interval([1, 2, 3], [0, 0, 1])
+    assert found.value == 1 and np.isnan([found.low, found.high]).all()
+
+
+def test_an_undefined_value_is_not_significant():
+    assert np.isnan(stats.p_value(np.nan, [1.0, 2.0])) and np.isnan(stats.p_value(1.0, []))
+    assert stats.p_value(2.0, [1.0, np.nan, 3.0]) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="both samples"):
+        stats.permutation_test([], [1.0])
+    with pytest.raises(ValueError, match="at least one difference"):
+        stats.sign_flip_test([])
+    with pytest.raises(ValueError, match="at least one row"):
+        stats.bootstrap_indices(0, len)
+
+
+def test_numbers_that_are_not_finite_become_none():
+    tree = {"a": [np.nan, 1, True, "x", None], "b": np.float32(2)}
+    assert stats.finite(tree) == {"a": [None, 1, True, "x", None], "b": 2.0}

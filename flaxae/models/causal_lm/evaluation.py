@@ -44,11 +44,17 @@ def report(loaded: Any, outdir: Path) -> dict[str, Any]:
     print(f"{'split':<8}{'tokens':>8}{'base':>10}{'trained':>10}{'difference':>24}")
     base = None if adapted else untrained(task)
     for split in SPLITS:
+        if split not in task.packed or not len(task.packed[split].arrays["ids"]):
+            out[split] = "n/a: the split has no examples"
+            print(f"{split:<8}{out[split]}")
+            continue
         out[split] = row = losses(task, model, split, base)
         low, high = row["interval"]
+        # A single row has no interval.
+        interval = f" [{low:.3f}, {high:.3f}]" if np.isfinite([low, high]).all() else ""
         print(
             f"{split:<8}{row['tokens']:>8.0f}{row['base']:>10.3f}{row['trained']:>10.3f}"
-            f"{row['difference']:>10.3f} [{low:.3f}, {high:.3f}]"
+            f"{row['difference']:>10.3f}{interval}"
         )
     print(
         f"\nnats per token of the answers, up to {MAX_ROWS} rows; 95 % bootstrap interval over rows"
@@ -140,7 +146,7 @@ def answers(task: Any, model: LanguageModel, split: str, n: int, length: int = 4
         n: number of prompts.
         length: maximum number of tokens per answer.
     """
-    pairs = task.pairs.splits[split][:n]
+    pairs = task.pairs.splits.get(split, [])[:n]
     if not pairs:
         return []
     tokenizer = task.tokenizer

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flaxae.measures.stats import finite
 from flaxae.models.looped.baselines import baselines, least_squares
 from flaxae.models.looped.modeling import keep_tokens
 from flaxae.models.looped.problems import Problem, ProblemBatch
@@ -298,7 +299,7 @@ def report(loaded: Loaded, outdir: str) -> dict[str, Any]:
     names = ["loops", "shifts", "curve"] + ["masks", "halting"] * (options.loops > 1)
     names += ["probes"] * (options.problem in (Problem.LINEAR, Problem.NOISY))
     out = {name: MEASURES[name](loaded) for name in names}
-    (Path(outdir) / "report.json").write_text(json.dumps(out, indent=1) + "\n")
+    (Path(outdir) / "report.json").write_text(json.dumps(finite(out), indent=1) + "\n")
     figures.by_loop({"this run": [out["loops"]]}, Path(outdir) / "by_loop")
     figures.learning_curves({"this run": [out["curve"]]}, Path(outdir) / "learning_curve")
     found = out["loops"]

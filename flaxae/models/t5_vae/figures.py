@@ -145,7 +145,8 @@ def by_length(splits: dict[str, Any], path: Path) -> Path:
     for shift, (name, row) in enumerate(splits.items()):
         positions = [names.index(tuple(x["tokens"])) + 0.1 * shift for x in row["by_length"]]
         values = np.asarray([x["exact_match"] for x in row["by_length"]])
-        bounds = np.asarray([x["exact_match_interval"] for x in row["by_length"]]).T
+        # None becomes nan: the interval of a single line.
+        bounds = np.asarray([x["exact_match_interval"] for x in row["by_length"]], float).T
         bars = np.abs(bounds - values)
         axis.errorbar(positions, values, bars, fmt="o-", markersize=3, linewidth=1, label=name)
     axis.set_xticks(range(len(names)), [f"{low}-{high}" for low, high in names])
@@ -178,7 +179,8 @@ def interpolation(scores: dict[str, Any], path: Path) -> Path:
         x, y = row["max_step_share"], row[second]
         if None in (x["value"], y["value"]):
             continue
-        bars = [[[abs(v["value"] - v["low"])], [abs(v["high"] - v["value"])]] for v in (y, x)]
+        ends = np.asarray([[v["low"], v["high"]] for v in (y, x)], float)  # None becomes nan
+        bars = np.abs(ends - [[y["value"]], [x["value"]]])[:, :, None]  # (2, low and high, 1)
         axis.errorbar(
             x["value"], y["value"], *bars, fmt="o", capsize=3, label=name.replace("_", " ")
         )

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
+from flaxae.errors import ConfigError
 from flaxae.measures import stats
 from flaxae.models.looped import figures
 from flaxae.models.looped.depth import random_loops
@@ -129,16 +130,24 @@ def report(loaded: Loaded, outdir: str) -> dict[str, Any]:
         "mean_loops": options.loops,
         "trained_99": deepest,
         "splits": {},
+        "left_out": {},
     }
     for split in [s for s in SPLITS if s in task.splits]:
-        bits, count = line_bits(loaded.model, task.data(split), most)
+        try:
+            source = task.data(split)
+        except ConfigError as error:  # none of its lines fits a row
+            out["left_out"][split] = str(error)
+            continue
+        bits, count = line_bits(loaded.model, source, most)
         out["splits"][split] = by_loop(bits, count, options.loops)
     if options.model.injection.value == "stable":
         decay = np.asarray(loaded.model.decay())
         out["decay"] = {"smallest": float(decay.min()), "largest": float(decay.max())}
-    (Path(outdir) / "report.json").write_text(json.dumps(out, indent=1) + "\n")
+    text = json.dumps(stats.finite(out), indent=1)
+    (Path(outdir) / "report.json").write_text(text + "\n")
     curves = {name: found["by_loop"] for name, found in out["splits"].items()}
-    figures.bits_by_loop(curves, Path(outdir) / "bits_by_loop", options.loops, deepest)
+    if curves:
+        figures.bits_by_loop(curves, Path(outdir) / "bits_by_loop", options.loops, deepest)
     _print_summary(out, options)
     return out
 
@@ -150,6 +159,8 @@ def _print_summary(out: dict[str, Any], options: Any) -> None:
         "the steps"
     )
     splits = out["splits"]
+    for name, why in out["left_out"].items():
+        print(f"{name} is left out: {why}")
     print("| loops | " + " | ".join(f"{s} ({x['lines']} lines)" for s, x in splits.items()) + " |")
     print("|---" * (len(splits) + 1) + "|")
     for loops in options.report_loops:

@@ -163,7 +163,9 @@ def mig(codes: Float[np.ndarray, "n d"], factors: dict[str, Int[np.ndarray, " n"
     if information.shape[0] < 2:
         information = np.concatenate([information, np.zeros_like(information)])
     top = np.sort(information, axis=0)[::-1]
-    return float(np.mean((top[0] - top[1]) / entropies))
+    # A factor with a single value (in a part of the texts) has no gap.
+    varies = entropies > 0
+    return float(np.mean((top[0] - top[1])[varies] / entropies[varies])) if varies.any() else np.nan
 
 
 def mig_interval(

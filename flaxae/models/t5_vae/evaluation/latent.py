@@ -39,9 +39,12 @@ def mmd_test(
             with itself are excluded, as in the estimate.
 
     Returns:
-        "value", "low" and "high" of the estimate and its interval, and the permutation's "p".
+        "value", "low" and "high" of the estimate and its interval, and the permutation's "p"; all
+        are nan if there are fewer than two codes.
     """
     n, dim = codes.shape
+    if n < 2:
+        return dict.fromkeys(("value", "low", "high", "p"), float("nan"))
     rng = np.random.default_rng(
         (seed, 1)
     )  # independent of the streams that draw codes or their noise
@@ -71,18 +74,26 @@ def _mmd(
     kx, ky = x @ kernel, y @ kernel
 
     def within(w: np.ndarray, kw: np.ndarray) -> np.ndarray:
-        return (w * kw).sum(1) / (w.sum(1) ** 2 - (w**2).sum(1))
+        pairs = w.sum(1) ** 2 - (w**2).sum(1)  # 0 if a resample repeats a single row
+        return np.divide((w * kw).sum(1), pairs, out=np.full(len(w), np.nan), where=pairs > 0)
 
     return within(x, kx) + within(y, ky) - 2 * (x * ky).sum(1) / (x.sum(1) * y.sum(1))
 
 
 def mmd_null_p95(n: int, dim: int, draws: int = 100) -> float:
-    """Return the 95 % quantile of MMD^2 between two samples of N(0, I), as a reference."""
+    """Return the 95 % quantile of MMD^2 between two samples of N(0, I), as a reference.
+
+    It is nan for samples of fewer than two points.
+    """
+    if n < 2:
+        return float("nan")
     return float(np.percentile(mmd_null(jax.random.key(1), n, dim, draws=draws), 95))
 
 
 def spectrum(codes: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
-    """Return the variances along the codes' principal axes, largest first."""
+    """Return the variances along the codes' principal axes, largest first; nan for one code."""
+    if len(codes) < 2:
+        return np.full(codes.shape[1], np.nan)
     covariance = np.cov(codes.T).reshape((codes.shape[1],) * 2)  # (d, d), also for d = 1
     return np.linalg.eigvalsh(covariance)[::-1].clip(0)
 
@@ -104,13 +115,17 @@ def isotropy(codes: Float[np.ndarray, "n d"]) -> dict[str, float]:
         effective_rank: exp of the entropy of the normalised spectrum (Roy & Vetterli 2007).
         participation_ratio: (sum of variances)^2 / sum of their squares.
         mean_cosine: mean cosine similarity of all pairs of codes.
+        All are nan if there are fewer than two codes.
     """
+    if len(codes) < 2:
+        names = ("effective_rank", "participation_ratio", "mean_cosine")
+        return dict.fromkeys(names, float("nan"))
     variances = spectrum(codes)
     share = variances / max(variances.sum(), 1e-30)
     entropy = -(share * np.log(np.where(share > 0, share, 1))).sum()
     unit = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1e-30)
     n = len(codes)
-    cosine = (np.square(unit.sum(0)).sum() - np.square(unit).sum()) / max(n * (n - 1), 1)
+    cosine = (np.square(unit.sum(0)).sum() - np.square(unit).sum()) / (n * (n - 1))
     return {
         "effective_rank": float(np.exp(entropy)) if variances.sum() > 0 else 0.0,
         "participation_ratio": float(variances.sum() ** 2 / max(np.square(variances).sum(), 1e-30)),
@@ -124,7 +139,10 @@ def gaussianity(codes: Float[np.ndarray, "n d"]) -> dict[str, float]:
     Returns:
         skew, excess_kurtosis: root mean squares over the dimensions that vary.
         squared_norm_std: standard deviation of |z|^2 / d; it is (2 / d)^(1/2) for N(0, I).
+        All are nan if there are fewer than two codes.
     """
+    if len(codes) < 2:
+        return dict.fromkeys(("skew", "excess_kurtosis", "squared_norm_std"), float("nan"))
     std = codes.std(0)
     alive = std > 1e-6 * max(std.max(), 1e-30)
     scaled = (codes[:, alive] - codes[:, alive].mean(0)) / std[alive]
@@ -156,8 +174,13 @@ def shape_intervals(codes: Float[np.ndarray, "n d"], groups: int = 20) -> dict[s
     return {name: [x.low, x.high] for name, x in found.items()}
 
 
-def active_units(means: Float[np.ndarray, "n d"]) -> int:
-    """Count the dimensions whose posterior mean has a variance over texts above ACTIVE."""
+def active_units(means: Float[np.ndarray, "n d"]) -> float:
+    """Count the dimensions whose posterior mean has a variance over texts above ACTIVE.
+
+    The count is nan for fewer than two texts, whose variance is unknown.
+    """
+    if len(means) < 2:
+        return float("nan")
     return int((means.var(0) > ACTIVE).sum())
 
 

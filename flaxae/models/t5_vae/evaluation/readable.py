@@ -6,9 +6,16 @@ from typing import Any
 def number(value: Any, digits: int = 3) -> str:
     """Format a number, a value with its interval, or a dash if nothing was measured."""
     if isinstance(value, dict):
+        if value["low"] is None:
+            return number(value["value"], digits)
         inner = f"{number(value['low'], digits)}, {number(value['high'], digits)}"
         return f"{number(value['value'], digits)} [{inner}]"
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _cell(value: float | None, width: int, digits: int) -> str:
+    """Format a number for a column."""
+    return f"{number(value, digits):>{width}}"
 
 
 def _with_interval(row: dict[str, Any], name: str, digits: int = 3) -> str:
@@ -53,6 +60,7 @@ def _splits(result: dict[str, Any]) -> list[str]:
             text += f"{row['validity']:>8.3f}{row['validity_of_real_lines']:>8.3f}"
         out.append(text + f"{row['in_training_files']:>8.3f}")
     out.append("seen: share of these lines that also occur in the training files")
+    out += [f"{name} is left out: {why}" for name, why in result.get("left_out", {}).items()]
     for name, row in result["splits"].items():
         exact, tokens = (_with_interval(row, x) for x in ("exact_match", "token_accuracy"))
         bleu, chrf = (_with_interval(row, x, 2) for x in ("bleu", "chrf"))
@@ -101,7 +109,8 @@ def _likelihood(row: dict[str, Any]) -> list[str]:
 
 def _latent(row: dict[str, Any]) -> list[str]:
     """Describe the measures of codes."""
-    low, high = row["intervals"]["mmd_with_noise"]
+    ends = row["intervals"]["mmd_with_noise"]
+    interval = "" if None in ends else f" [{ends[0]:.2e}, {ends[1]:.2e}]"
     shape, normal = row["isotropy"], row["isotropy_of_normal"]
     gauss, of_normal = row["gaussianity"], row["gaussianity_of_normal"]
     named = {**row, **shape, **gauss}
@@ -111,7 +120,7 @@ def _latent(row: dict[str, Any]) -> list[str]:
 
     out = [
         f"latent: MMD^2 {row['mmd']:.2e} = {row['mmd_over_null']:.1f} x the null's p95 (p "
-        f"{row['mmd_p']:.3f}); with noise {row['mmd_with_noise']:.2e} [{low:.2e}, {high:.2e}] = "
+        f"{row['mmd_p']:.3f}); with noise {row['mmd_with_noise']:.2e}{interval} = "
         f"{row['mmd_with_noise_over_null']:.1f} x (p {row['mmd_with_noise_p']:.3f}, n {row['n']})",
         f"    |z|^2/d {of('squared_norm_over_dim')}, active units {of('active_units', 0)} of "
         f"{row['size']}, effective rank {of('effective_rank', 1)} (N(0, I): "
@@ -150,9 +159,10 @@ def _samples(row: dict[str, Any]) -> list[str]:
         f"{'from':<12}" + "".join(f"{name:>10}" for name in head),
     ]
     for name, x in names.items():
-        text = f"{name.replace('_', ' '):<12}{x['forward_ppl']:>10.1f}{x['reverse_ppl']:>10.1f}"
-        text += f"{x['distinct']:>10.3f}{x['distinct_1']:>10.3f}{x['distinct_2']:>10.3f}"
-        text += f"{x['self_bleu']:>10.2f}{x['in_training_lines']:>10.3f}"
+        text = f"{name.replace('_', ' '):<12}"
+        text += "".join(_cell(x[column], 10, 1) for column in ("forward_ppl", "reverse_ppl"))
+        text += "".join(_cell(x[c], 10, 3) for c in ("distinct", "distinct_1", "distinct_2"))
+        text += _cell(x["self_bleu"], 10, 2) + _cell(x["in_training_lines"], 10, 3)
         out.append(text + (f"{x['validity']:>10.3f}" if python else ""))
     text = f"samples of N(0, I): forward PPL {_with_interval(row, 'forward_ppl', 1)}, reverse "
     text += _with_interval(row, "reverse_ppl", 1)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from flaxae.errors import ConfigError
+from flaxae.measures.stats import finite
 from flaxae.measures.text import signatures, valid_mask
 from flaxae.models.t5_vae import figures
 from flaxae.models.t5_vae.evaluation import interpolation, studies
@@ -21,18 +23,21 @@ from flaxae.task import Context
 from flaxae.text_autoencoder.codec import Codec
 from flaxae.text_autoencoder.interpolation import slerp
 
+# The parts of a report on the dev split that are a sentence if there are too few lines.
+STUDIES = ("latent", "likelihood", "references", "samples", "interpolation", "probes")
+STUDIES += ("disentanglement",)
 PYTHON_SHARE = 0.3  # a corpus counts as Python if a larger share of its lines parses
 
 
 def sample_texts(task: Any, model: T5VAEModel, ctx: Context, n: int) -> dict[str, list[str]]:
     """Return texts for the log: reconstructions, samples of N(0, I), and an interpolation."""
     codec = Codec(model, task.text.tokenizer, ctx.step)
-    lines = list(task.text.lines("dev")[:n])
-    if not lines:
-        return {}
-    codes = codec.encode(lines)
+    lines = list(held_out(task.text, "dev")[0][:n])
     shape = (n, codec.num_latents, codec.dim)
     prior = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    if not lines:
+        return {"samples of N(0, I)": codec.texts(codec.generate(prior))} if n else {}
+    codes = codec.encode(lines)
     out = {
         "reconstructions": [
             f"{'=' if a == b else '!'} {a}   ->   {b}"
@@ -45,6 +50,14 @@ def sample_texts(task: Any, model: T5VAEModel, ctx: Context, n: int) -> dict[str
     return out
 
 
+def held_out(text: Any, split: str) -> tuple[list[str], str]:
+    """Return the lines of a held-out split, and why there are none."""
+    try:
+        return text.lines(split), ""
+    except ConfigError as error:  # all are longer than the model's rows
+        return [], str(error)
+
+
 def evaluate(
     loaded: Any, sizes: Sizes | None = None
 ) -> tuple[dict[str, Any], studies.EncodedLines | None]:
@@ -55,18 +68,21 @@ def evaluate(
         sizes: numbers of lines, samples and resamples; by default the full sizes.
 
     Returns:
-        The content of report.json without figures, and the dev split's lines with their codes.
+        The content of report.json without figures, and the dev split's lines with their codes. A
+        part that needs more lines than there are is a sentence that says so.
     """
     sizes = sizes or Sizes()
     text, task = loaded.task.text, loaded.task
     codec = Codec(loaded.model, text.tokenizer, loaded.step)
     scorer = Scorer(loaded.model, loaded.step)
-    rows = {name: _subsample(len(text.lines(name)), sizes.lines) for name in text.splits}
-    splits = {name: [text.lines(name)[i] for i in rows[name]] for name in rows if name != "train"}
+    lines = {name: held_out(text, name) for name in text.splits if name != "train"}
+    rows = {name: _subsample(len(x), sizes.lines) for name, (x, _) in lines.items()}
+    splits = {name: [lines[name][0][i] for i in rows[name]] for name in lines}
     first = splits.get("dev") or next((x for x in splits.values() if x), [])
     python = bool(len(first) and valid_mask(first[:500]).mean() > PYTHON_SHARE)
     out: dict[str, Any] = {"step": loaded.step, "python": python}
     out |= {"signatures": signatures(), "splits": {}}
+    out["left_out"] = {name: why or "no lines" for name, (x, why) in lines.items() if not x}
     timer = _Timer()
     parts: dict[str, studies.EncodedLines] = {}
     for name in [n for n in ("dev", "test_file", "test_line") if splits.get(n)]:
@@ -77,7 +93,8 @@ def evaluate(
         timer(f"reconstruction of {name}")
     dev = parts.get("dev")
     if dev is None:
-        return studies.finite(out), None
+        out |= dict.fromkeys(STUDIES, "n/a: no line of the dev split can be used")
+        return finite(out), None
     train = text.lines("train")
     picked = _subsample(len(train), sizes.codes)
     encoded = studies.encode_lines(scorer, codec, [train[i] for i in picked])
@@ -100,7 +117,7 @@ def evaluate(
         out[key] = call()
         timer(key)
     out["seconds"] = timer.seconds
-    return studies.finite(out), dev
+    return finite(out), dev
 
 
 def _split_report(
@@ -159,7 +176,8 @@ def report(loaded: Any, outdir: str, sizes: Sizes | None = None) -> dict[str, An
         paths["by_length"] = figures.by_length(result["splits"], folder / "by_length.png")
     if dev is not None:
         paths["latent_map"] = figures.latent_map(dev.flat, dev.lines, folder / "latent_map.png")
-        paths["spectrum"] = figures.spectrum(result["latent"], folder / "spectrum.png")
+        if isinstance(result["latent"], dict):
+            paths["spectrum"] = figures.spectrum(result["latent"], folder / "spectrum.png")
         if isinstance(result["interpolation"], dict):
             paths["interpolation"] = figures.interpolation(
                 result["interpolation"], folder / "interpolation.png"

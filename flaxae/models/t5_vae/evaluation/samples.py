@@ -50,12 +50,12 @@ class SampleEvaluator:
             bootstrap interval, and compare only for equal numbers of texts.
         """
         ids = self.tokenizer.encode(texts)
+        # A single text has no others to be compared with.
+        rows = text_metrics.self_bleu_rows(texts) if len(texts) > 1 else []
         found = {
             "forward_ppl": self.model.perplexity(ids, draws),
             "reverse_ppl": NGram(ids, self.tokenizer.vocab_size).perplexity(self.held_out, draws),
-            "self_bleu": bootstrap(
-                text_metrics.self_bleu_rows(texts), text_metrics.bleu, draws=draws
-            ),
+            "self_bleu": bootstrap(rows, text_metrics.bleu, draws=draws),
         }
         if self.python:
             found["validity"] = bootstrap(text_metrics.valid_mask(texts), draws=draws)

@@ -21,6 +21,7 @@ from flaxae.models.t5_vae.evaluation.reconstruction import reconstruction
 from flaxae.text_autoencoder.codec import Codec
 
 STOCHASTIC_ONLY = "n/a: the encoder is deterministic"
+MIN_LINES = 10  # for a study that divides lines into classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +57,27 @@ class EncodedLines:
         return rearrange(self.codes, "b l z -> b (l z)")
 
 
+def too_few(lines: int, least: int, reason: str) -> str:
+    """Return why a study is left out if there are fewer than `least` lines, else ""."""
+    if lines >= least:
+        return ""
+    return f"n/a: {reason} needs at least {least} lines, and there {_count(lines)}"
+
+
+def _count(lines: int) -> str:
+    return "is 1" if lines == 1 else f"are {lines}"
+
+
 def encode_lines(scorer: Scorer, codec: Codec, lines: list[str]) -> EncodedLines:
     """Encode lines once for all parts of a report."""
     ids = codec.ids(lines)
     return EncodedLines(lines, ids, *scorer.encode(ids))
 
 
-def references(codec: Codec, dev: EncodedLines, python: bool, sizes: Sizes) -> dict[str, Any]:
+def references(codec: Codec, dev: EncodedLines, python: bool, sizes: Sizes) -> dict[str, Any] | str:
     """Measure reconstruction from other lines' codes and from zeros."""
+    if missing := too_few(len(dev.lines), 2, "another line's code"):
+        return missing
     lines = dev.lines[: sizes.references]
     codes = {
         "shuffled_codes": np.roll(dev.codes, 1, axis=0)[: len(lines)],
@@ -75,7 +89,7 @@ def references(codec: Codec, dev: EncodedLines, python: bool, sizes: Sizes) -> d
     }
 
 
-def latent_study(codec: Codec, dev: EncodedLines, sizes: Sizes) -> dict[str, Any]:
+def latent_study(codec: Codec, dev: EncodedLines, sizes: Sizes) -> dict[str, Any] | str:
     """Measure codes alone, without decoding them.
 
     Returns:
@@ -83,6 +97,8 @@ def latent_study(codec: Codec, dev: EncodedLines, sizes: Sizes) -> dict[str, Any
         isotropy, Gaussianity and spectrum; KL and mutual information, or the reason why there are
         none. The noise is that of training: the codes' noise, or draws of their posteriors.
     """
+    if missing := too_few(len(dev.lines), 2, "the distribution of codes"):
+        return missing
     codes = dev.flat.astype(np.float64)
     n, size = min(len(codes), sizes.mmd), codes.shape[1]
     noise = np.random.default_rng(1).normal(size=codes.shape)
@@ -105,7 +121,7 @@ def latent_study(codec: Codec, dev: EncodedLines, sizes: Sizes) -> dict[str, Any
         "mmd_with_noise_over_null": sampled["value"] / null,
         "mmd_p": clean["p"],
         "mmd_with_noise_p": sampled["p"],
-        "std_mean": float(codes.std(0).mean()),
+        "std_mean": float(codes.std(0).mean()) if len(codes) > 1 else float("nan"),
         "squared_norm_over_dim": squared.value,
         "intervals": {
             "mmd": [clean["low"], clean["high"]],
@@ -152,8 +168,10 @@ def _bits(bits: float, tokens: float, estimate: str) -> dict[str, Any]:
 
 def likelihood_study(
     scorer: Scorer, codec: Codec, dev: EncodedLines, sizes: Sizes
-) -> dict[str, Any]:
+) -> dict[str, Any] | str:
     """Measure teacher-forced losses, posterior collapse and, for Gaussian codes, the bound."""
+    if missing := too_few(len(dev.lines), 2, "the comparison with another line's code"):
+        return missing
     out = posterior_collapse(scorer, dev.ids, dev.codes * np.float32(codec.scale))
     if dev.log_variances is None:
         return out | {"importance_weighted": STOCHASTIC_ONLY}
@@ -178,7 +196,7 @@ def sample_study(
     test: list[str],
     python: bool,
     sizes: Sizes,
-) -> dict[str, Any]:
+) -> dict[str, Any] | str:
     """Measure samples of all priors by a language model of the training lines.
 
     Real lines are measured like samples, for comparison. They must differ from the lines of reverse
@@ -194,6 +212,8 @@ def sample_study(
         sizes: numbers of samples and resamples.
     """
     real, held_out = (test, dev) if test else (dev[::2], dev[1::2])
+    if not test and (missing := too_few(len(dev), 2, "a comparison with real lines")):
+        return missing
     shuffled = [real[i] for i in np.random.default_rng(0).permutation(len(real))]
     evaluator = samples.SampleEvaluator(codec.tokenizer, train, held_out, python)
     return samples.study(
@@ -235,8 +255,11 @@ def probe_study(
             np.asarray([any(c.isdigit() for c in line) for line in part.lines], int)
             for part in (train, dev)
         ]
-    if len(np.unique(values[0])) < 2 or len(values[0]) < 10 or not len(values[1]):
-        return "n/a: fewer than 2 labels, 10 labelled training lines or 1 labelled dev line"
+    for part, least, split in ((0, MIN_LINES, "training"), (1, 1, "dev")):
+        if missing := too_few(len(values[part]), least, f"a probe ({split} lines with a label)"):
+            return missing
+    if len(np.unique(values[0])) < 2:
+        return "n/a: all training lines have one label"
     untrained = Scorer(task.init(nnx.Rngs(1)), 0)
     parts = []
     for part, keep in zip((train, dev), rows, strict=True):
@@ -255,6 +278,8 @@ def probe_study(
 
 def disentanglement_study(dev: EncodedLines, python: bool, sizes: Sizes) -> dict[str, Any] | str:
     """Measure the disentanglement of codes with respect to factors of their lines."""
+    if missing := too_few(len(dev.lines), MIN_LINES, "disentanglement"):
+        return missing
     rows = slice(0, sizes.factors)
     factors = factors_of(dev.lines[rows], python)
     if len(factors) < 2:
@@ -266,8 +291,8 @@ def interpolation_study(
     codec: Codec, dev: EncodedLines, python: bool, sizes: Sizes
 ) -> dict[str, Any] | str:
     """Score interpolations between held-out lines."""
-    if len(dev.lines) < 2:
-        return "n/a: fewer than two lines"
+    if missing := too_few(len(dev.lines), 2, "an interpolation"):
+        return missing
     return interpolation.study(
         codec,
         dev.lines,
@@ -276,14 +301,3 @@ def interpolation_study(
         python=python,
         draws=sizes.draws,
     )
-
-
-def finite(tree: Any) -> Any:
-    """Replace numbers that are not finite, which JSON lacks, by None in a tree."""
-    if isinstance(tree, dict):
-        return {name: finite(x) for name, x in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [finite(x) for x in tree]
-    if tree is None or isinstance(tree, (bool, int, str)):
-        return tree
-    return float(tree) if np.isfinite(tree) else None

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from flaxae.errors import ConfigError
 from flaxae.losses import mmd
 from flaxae.measures import stats
 from flaxae.measures.text import is_valid
@@ -43,9 +44,13 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
         # Scaled so that the decoder, which multiplies codes by codec.scale, reads N(0, I).
         "N(0, I)": StandardNormal(codes.dim, 1 / codec.scale),
         "Gaussian": task.base,
-        "GMM-10": fit("gmm", some),
-        "flow": task.prior(loaded.model),
     }
+    left_out = {}
+    try:
+        priors["GMM-10"] = fit("gmm", some)
+    except ConfigError as error:  # there are fewer codes than components
+        left_out["GMM-10"] = str(error)
+    priors["flow"] = task.prior(loaded.model)
     lines, dev = codes.lines("dev"), codes.codes("dev")
     order = rng.permutation(len(dev))
     lines, dev = [lines[i] for i in order], dev[order]
@@ -55,13 +60,15 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
         "t5_vae": {"workdir": str(codes.workdir), "step": codes.loaded.step},
         "fitted_to": {"codes": len(train), "dim": codes.dim, "mixture": len(some)},
         "priors": {},
+        "left_out": left_out,
         "references": references(codec, lines, dev, some, known),
     }
     for name, prior in priors.items():
         result["priors"][name] = measure(prior, codec, lines, dev, known)
         prior.save(folder / prior.kind)
-    (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
     print(describe(result))
+    result = stats.finite(result)
+    (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
 
 
@@ -159,6 +166,8 @@ def path_scores(
         dev: codes, in random order.
     """
     pairs = min(PAIRS, len(dev) // 2)
+    if not pairs:
+        return {"pairs": 0, "validity": mean([]), "distinct": float("nan"), "examples": []}
     codes = interpolate(dev[0 : 2 * pairs : 2], dev[1 : 2 * pairs : 2], BETWEEN + 2)[:, 1:-1]
     texts = decode(codec, codes.reshape(-1, dev.shape[1]))
     groups = [texts[i : i + BETWEEN] for i in range(0, len(texts), BETWEEN)]
@@ -183,7 +192,12 @@ def decode(codec: Codec, z: Float[np.ndarray, "n D"]) -> list[str]:
 
 
 def distance(a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "n D"]) -> float:
-    """Return the MMD^2 of two sets of codes, whose mean is 0 if both have one distribution."""
+    """Return the MMD^2 of two sets of codes, whose mean is 0 if both have one distribution.
+
+    It is nan if one of them has fewer than two codes.
+    """
+    if min(len(a), len(b)) < 2:
+        return float("nan")
     return float(jax.jit(mmd)(a, b))
 
 
@@ -196,7 +210,7 @@ def describe(result: dict[str, Any]) -> str:
     """Return a report as text."""
 
     def with_interval(row: dict[str, float]) -> str:
-        return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        return str(stats.Interval(**row))
 
     fitted, real = result["fitted_to"], result["references"]["real codes"]
     lines = [
@@ -221,6 +235,7 @@ def describe(result: dict[str, Any]) -> str:
     for name in ("slerp", "lerp"):
         path = result["references"][name]["interpolation"]
         lines.append(f"{name:<94}{with_interval(path['validity']):>23}{path['distinct']:>10.3f}")
+    lines += [f"{name} is left out: {why}" for name, why in result["left_out"].items()]
     lines.append("seen: share that are training lines, verbatim; MMD^2 against held-out codes")
     for name, row in result["priors"].items():
         lines.append(f"samples of {name}:")

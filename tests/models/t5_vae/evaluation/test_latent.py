@@ -1,5 +1,7 @@
 """Measures of known codes: draws of the prior, collapsed, shifted, and of low rank."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -117,3 +119,34 @@ def test_information_of_collapsed_and_of_separate_posteriors():
     apart = np.arange(200.0)[:, None] * 10
     perfect = m.information(apart, np.full((200, 1), -2.0))["mutual_information"]
     assert perfect["value"] == pytest.approx(np.log(200)) == perfect["cap"]
+
+
+def test_effective_rank_and_participation_ratio_by_hand():
+    """Codes of variances 9, 4 and 1: shares 9/14, 4/14 and 1/14."""
+    axes = np.asarray([3.0, 2, 1]) * np.sqrt(5 / 2)
+    codes = np.concatenate([np.diag(axes), -np.diag(axes)])  # six codes of mean 0
+    np.testing.assert_allclose(m.spectrum(codes), [9, 4, 1])
+    entropy = 9 / 14 * np.log(14 / 9) + 4 / 14 * np.log(14 / 4) + 1 / 14 * np.log(14)
+    found = m.isotropy(codes)
+    assert found["effective_rank"] == pytest.approx(np.exp(entropy))
+    assert found["participation_ratio"] == pytest.approx(14**2 / (81 + 16 + 1))
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_measures_of_a_distribution_need_two_codes(n):
+    codes = np.ones((n, 3))
+    values = [m.mmd_test(codes), m.isotropy(codes), m.gaussianity(codes)]
+    values += [{"null": m.mmd_null_p95(n, 3), "active": m.active_units(codes)}]
+    assert all(np.isnan(x) for found in values for x in found.values())
+    assert np.isnan(m.spectrum(codes)).all() and m.spectrum(codes).shape == (3,)
+
+
+def test_two_codes_have_measures_without_intervals():
+    codes = np.asarray([[0.0, 1, 2], [2, 1, 0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = m.shape_intervals(codes)
+        test = m.mmd_test(codes, permutations=20, draws=20)
+    assert np.isnan(list(found.values())).all()
+    assert m.isotropy(codes)["effective_rank"] == pytest.approx(1)
+    assert 0 < test["p"] <= 1 and np.isfinite(test["value"])

@@ -3,12 +3,14 @@
 import importlib
 import json
 import types
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxae.errors import ConfigError
 from flaxae.models.t5_vae import evaluation, figures
 from flaxae.models.t5_vae.evaluation import interpolation, studies
 from flaxae.task import Context
@@ -72,11 +74,6 @@ def test_codes_of_no_lines_can_be_flattened():
     assert studies.EncodedLines([], ids, codes, None, np.zeros((0, 16))).flat.shape == (0, 8)
 
 
-def test_numbers_that_are_not_finite_become_none():
-    tree = {"a": [np.nan, 1, True, "x", None], "b": np.float32(2)}
-    assert studies.finite(tree) == {"a": [None, 1, True, "x", None], "b": 2.0}
-
-
 @pytest.mark.parametrize("gaussian", [False, True])
 def test_report_writes_json_figures_and_text(tmp_path, capsys, monkeypatch, gaussian):
     monkeypatch.setattr(interpolation, "PAIRS", (("ab", "cd"),))
@@ -120,3 +117,39 @@ def test_report_writes_json_figures_and_text(tmp_path, capsys, monkeypatch, gaus
     parts += ["linear probes for label"] if gaussian else ["probes: n/a"]
     for part in parts:
         assert part in printed
+
+
+STUDIES = {"latent", "likelihood", "references", "samples", "interpolation", "disentanglement"}
+# Lines of the dev split -> the parts of its report that need more.
+LEAVES_OUT = {0: STUDIES, 1: STUDIES, 2: {"disentanglement"}, 3: {"disentanglement"}}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("gaussian", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_report_of_few_lines_says_what_it_leaves_out(
+    tmp_path, capsys, monkeypatch, count, gaussian
+):
+    monkeypatch.setattr(interpolation, "PAIRS", (("ab", "cd"),))
+    task = tiny_task(task__latent__gaussian=gaussian)
+    dev, lines = task.text.lines("dev")[:count], task.text.lines
+
+    def few(split):
+        if split == "dev" and not count:
+            raise ConfigError("split 'dev' of letters: 0 of 3 texts are left")
+        return dev if split == "dev" else lines(split)
+
+    task.text.lines = few
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        result = evaluation.report(loaded(task, tmp_path), str(tmp_path / "out"), SIZES)
+    left_out = {k for k, v in result.items() if isinstance(v, str) and v.startswith("n/a")}
+    assert left_out - {"probes"} == LEAVES_OUT[count]  # the labels of the probes are all equal
+    assert "NaN" not in (tmp_path / "out" / "report.json").read_text()
+    printed = capsys.readouterr().out
+    for name in left_out:
+        assert f"{name}: n/a: " in printed
+    assert ("dev is left out: split 'dev'" in printed) == (not count)
+    if count == 1:
+        assert "needs at least 2 lines, and there is 1" in result["latent"]
+        assert result["splits"]["dev"]["intervals"]["token_accuracy"] == [None, None]
+        assert "None" not in printed and "nan" not in printed

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import pytest
 
 from flaxae.config import Config, DataConfig, EvalConfig, LogConfig, OptimConfig, SaveConfig
 from flaxae.errors import ConfigError
+from flaxae.models.t5_vae.prior import report
 from flaxae.models.t5_vae.prior.codes import Codes
 from flaxae.models.t5_vae.prior.report import round_trip
 from flaxae.models.t5_vae.prior.task import FlowConfig
@@ -70,6 +71,21 @@ def test_report_compares_all_priors(folder: Path) -> None:
     assert "GMM-10" in text and "round trip" in text
     kept = load_prior(folder / "flow" / "report" / "flow")
     np.testing.assert_array_equal(kept.sample(3), FlowPrior.from_workdir(folder / "flow").sample(3))
+
+
+def test_a_report_of_one_line_leaves_out_what_needs_more(folder: Path) -> None:
+    """One line has neither a path nor an MMD, and few codes have no mixture of ten."""
+    codes, codec = np.ones((1, 8), np.float32), cast(Any, None)
+    assert np.isnan(report.distance(codes, np.ones((5, 8), np.float32)))
+    found = report.path_scores(codec, cast(Any, None), codes)
+    assert found["pairs"] == 0 and np.isnan(found["validity"]["value"])
+    result = json.loads((folder / "flow" / "report" / "report.json").read_text())
+    del result["priors"]["GMM-10"]
+    result["left_out"] = {"GMM-10": "9 codes are too few"}
+    nothing = {"value": np.nan, "low": np.nan, "high": np.nan}
+    for row in (*result["priors"].values(), *result["references"].values()):
+        row.setdefault("interpolation", {}).update(validity=nothing, distinct=np.nan)
+    assert "GMM-10 is left out: 9 codes are too few" in report.describe(result)
 
 
 def test_codes_are_encoded_once(folder: Path, monkeypatch: Any) -> None:
