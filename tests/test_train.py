@@ -143,7 +143,7 @@ def test_steps_beyond_the_schedule_of_a_new_run_are_refused():
 
 
 def test_the_horizon_in_the_advice_fits_steps_per_call():
-    fields = {"steps_per_call": 4, "log__every": 4, "save__every": 4, "eval__every": 4}
+    fields: Any = {"steps_per_call": 4, "log__every": 4, "save__every": 4, "eval__every": 4}
     assert text(optim__decay_steps=30, **fields).endswith("with --config.steps=28")
     assert "--config.resume_from" in text(optim__decay_steps=23, **fields)
 

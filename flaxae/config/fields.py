@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from flaxae.config.ranges import check_value, field_rules
+from flaxae.config.ranges import LARGEST, check_value, field_rules
 from flaxae.errors import ConfigError
 
 
@@ -116,11 +116,11 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
         if isinstance(value, kind):
             return value
         options = {m.value: m for m in kind}
-        if value not in options:
+        if not isinstance(value, str) or value not in options:
             raise ConfigError(f"{name}={value!r} is not one of: {', '.join(options)}")
         return options[value]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) <= LARGEST else value  # the field's range refuses it
     if kind is tuple and isinstance(value, list):
         return as_tuples(value)
     if isinstance(kind, type) and (

@@ -30,8 +30,10 @@ def schedule_has_ended(config: Config, step: int) -> bool:
     return step >= horizon(config) and ends_at_zero(config.optim)
 
 
-def stored_horizon(stored: dict[str, Any]) -> int:
-    """Return the horizon of a workdir's config.json; 0 if it has none."""
+def stored_horizon(stored: dict[str, Any] | None) -> int:
+    """Return the horizon of a workdir's config.json; 0 if it has none, or is not there."""
+    if stored is None:
+        return 0
     return stored.get("optim", {}).get("decay_steps", 0) or stored.get("steps", 0)
 
 

@@ -18,6 +18,7 @@ from flaxae.errors import ConfigError, UserError, require
 
 INT32 = 2**31  # steps and sizes are int32 in a program
 UINT32 = 2**32  # seeds are uint32 in a program
+LARGEST = 10**300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +76,16 @@ class Range:
         Raises:
             ConfigError: if it is outside, is not finite, or is not a number of this kind.
         """
+        value: Any = number
         # numpy's scalars are Integral and Real too.
-        fits = isinstance(number, numbers.Integral if kind is int else numbers.Real)
-        if isinstance(number, bool) or not fits:
-            raise ConfigError(
-                f"{name}={number!r} is a {type(number).__name__}, not a {kind.__name__}"
-            )
-        if number not in self:
-            raise ConfigError(f"{name}={number!r} {self._reason(number, kind)}")
+        fits = isinstance(value, numbers.Integral if kind is int else numbers.Real)
+        if isinstance(value, bool) or not fits:
+            given = type(value).__name__
+            raise ConfigError(f"{name}={value!r} is a {given}, not a {kind.__name__}")
+        if isinstance(value, int) and abs(value) > LARGEST:  # Python cannot convert it to a float
+            raise ConfigError(f"{name} has more than 300 digits; it {self._demand(kind)}")
+        if (float(value) if kind is float else value) not in self:
+            raise ConfigError(f"{name}={value!r} {self._reason(value, kind)}")
 
     def _reason(self, number: float, kind: type) -> str:
         if not math.isfinite(number):

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flaxae.config.fields import Section, field_types, set_field
+from flaxae.config.fields import Section, field_types, get_field, set_field
 from flaxae.config.files import load_config
 from flaxae.config.sections import Config, DataConfig, TaskConfig
 from flaxae.errors import ConfigError, require
@@ -79,6 +79,10 @@ def from_json(
         ConfigError: if the class is not part of `flaxae`, is not the one of the run, or its fields
             do not match.
     """
+    sections = data if isinstance(data, dict) else {"": data}
+    for section in ("", "task", "data"):
+        value = sections.get(section, {})
+        require(isinstance(value, dict), f"{source}: its {section or 'config'} is no JSON object")
     name = str(data.get("task", {}).get("class", ""))
     if config_class is not None:
         found = task_config_class(config_class, name, source)
@@ -171,11 +175,16 @@ def without_moved_fields(data: dict[str, Any], data_class: type[DataConfig]) -> 
     return {**data, "data": {k: v for k, v in section.items() if k not in lost}}
 
 
-def _fill(config: Config, data: dict[str, Any]) -> None:
-    """Set the fields of a config to those of its JSON."""
-    for name, value in flatten_json(data).items():
-        if name != "task.class":
-            set_field(config, name, value)
+def _fill(config: Config, data: dict[str, Any], prefix: str = "") -> None:
+    """Set the fields of a config, or of the section that `prefix` names, to those of its JSON."""
+    for name, value in data.items():
+        dotted = f"{prefix}{name}"
+        if dotted == "task.class":
+            continue
+        if isinstance(value, dict) and isinstance(get_field(config, dotted), Section):
+            _fill(config, value, f"{dotted}.")
+        else:
+            set_field(config, dotted, value)
 
 
 def flatten_json(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

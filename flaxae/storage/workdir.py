@@ -71,7 +71,7 @@ def resolve(config: Config, stored: dict[str, Any] | None) -> Config:
     """Return a copy whose schedule horizon is fixed, so that extending a run never moves it."""
     config = copy_config(config)
     if not config.optim.decay_steps:
-        config.optim.decay_steps = (stored and stored_horizon(stored)) or config.steps
+        config.optim.decay_steps = stored_horizon(stored) or config.steps
     return config
 
 

@@ -139,6 +139,36 @@ def test_values_out_of_range_are_one_message_on_every_way(task):
             from_json(data, task)
 
 
+WRONG = (None, True, -1, 10**400, math.nan, "", "x", [], [None], [[]], {}, {"a": 1}, "\0")
+
+
+@given(st.data())
+def test_a_stored_config_with_a_wrong_value_is_one_message(data):
+    """A config.json in which a field or a section is replaced by any JSON value."""
+    stored = json.loads(json.dumps(to_json(Config(task=T5VAEConfig()))))
+    section = stored
+    while True:
+        name = data.draw(st.sampled_from(sorted(section)))
+        if not isinstance(section[name], dict) or data.draw(st.booleans()):
+            break
+        section = section[name]
+    section[name] = data.draw(st.sampled_from(WRONG))
+    try:
+        again = to_json(from_json(stored))
+    except ConfigError as e:
+        assert "\n" not in str(e) and name in str(e)
+    else:
+        again["task"]["class"] = stored["task"]["class"]
+        # Equal, but for sections that are not given.
+        assert section[name] == {} or json.loads(json.dumps(again)) == stored
+
+
+@pytest.mark.parametrize("stored", [None, [], 3, "x", {"task": []}, {"data": 3}])
+def test_a_stored_config_that_is_no_object_is_one_message(stored):
+    with pytest.raises(ConfigError, match="is no JSON object"):
+        from_json(stored, T5VAEConfig)
+
+
 def test_tuples_of_numbers_are_checked_by_entry():
     base = Config(task=TextConfig())
     for name, value in [
@@ -192,6 +222,8 @@ def test_messages_name_the_range():
         "is 0.0 in float32, the type of programs; it must be positive"
     )
     assert message(warmup=2**31) == "optim.warmup=2147483648 must be below 2**31"
+    assert message(lr=10**400) == "optim.lr has more than 300 digits; it must not be negative"
+    assert "is inf in float32" in message(lr=10**39)
     assert message(lr="high") == "optim.lr='high' is a str, not a float"
     with pytest.raises(ConfigError, match=r"^seed=-1 must be in \[0, 2\*\*32\)$"):
         Config(seed=-1)
