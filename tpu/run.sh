@@ -48,6 +48,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 # shellcheck source=tpu/lib/state.sh
 . "$here/lib/state.sh"
+# shellcheck source=tpu/lib/gcloud.sh
+. "$here/lib/gcloud.sh"
 # shellcheck source=tpu/lib/tpu.sh
 . "$here/lib/tpu.sh"
 # shellcheck source=tpu/lib/train.sh
@@ -116,6 +118,8 @@ check_options() {
   local pattern='^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$' # bash 3.2 needs the pattern in a variable
   [[ $NAME =~ $pattern ]] ||
     usage_error "--name must be 1 to 40 of a-z, 0-9 and - and start with a letter, not '$NAME'"
+  pattern='^[a-z0-9-]*$'
+  [[ $ZONE =~ $pattern ]] || usage_error "--zone must be like us-west4-a, not '$ZONE'"
   is_number "$NUM_SLICES" && [ "$NUM_SLICES" -ge 1 ] || usage_error "--num-slices must be 1 or more"
   [ "$NUM_SLICES" = 1 ] || QUEUED=1
   if [ "$ACTION" != launch ]; then
@@ -123,7 +127,8 @@ check_options() {
       "(and --project, --queued, --num-slices if it was launched with them)"
     return
   fi
-  GIVEN=$KEYS # options that a launch does not set have their defaults
+  # Options that a launch does not set have their defaults, except the project: it is remembered.
+  if [ -n "$PROJECT" ]; then GIVEN=$KEYS; else GIVEN=${KEYS/PROJECT /}; fi
   [ -n "$TYPE" ] || usage_error "--type is missing, e.g. --type v5litepod-8"
   [ -n "$ZONE" ] || usage_error "--zone is missing, e.g. --zone us-west4-a"
   if [ -z "$RUNTIME" ]; then
@@ -171,21 +176,21 @@ check_workdir() {
 # Finds mistyped names before a TPU costs money.
 check_bucket() {
   case $1 in gs://*) ;; *) return 0 ;; esac
-  local bucket=${1#gs://} out
+  local bucket=${1#gs://} out=$SCRATCH/bucket.out
   bucket=gs://${bucket%%/*}
   if [ "$DRY" = 1 ]; then
     show gcloud storage ls "$bucket"
-  elif ! out=$(gcloud storage ls "$bucket" 2>&1 </dev/null); then
-    case $out in
-      *404* | *"not found"* | *"does not exist"*) usage_error "there is no bucket $bucket: $out" ;;
-      *) warn "cannot list $bucket from here: $out" ;;
+  elif ! gcloud storage ls "$bucket" >"$out" 2>&1 </dev/null; then
+    read_error "$out" 1
+    case $MESSAGE in
+      "$bucket not found: 404"* | "$bucket/ not found: 404"* | \
+        "HTTPError 404: The specified bucket does not exist"*) usage_error "there is no bucket $bucket: $CAUSE" ;;
+      *) warn "cannot list $bucket from here: $CAUSE" ;;
     esac
   fi
 }
 
 launch() {
-  [ "$DRY" = 1 ] || command -v gcloud >/dev/null ||
-    usage_error "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
   choose_code
   if [ "$DRY" = 1 ]; then
     check_bucket "$WORKDIR"
@@ -229,7 +234,16 @@ finish() {
   esac
 }
 
-remind() { say "$NAME still exists and costs money: tpu/run.sh --name $NAME --delete"; }
+remind() {
+  local what="still exists and costs money"
+  case $STATE in UNKNOWN | ABSENT) what="may still exist and cost money" ;; esac
+  say "$NAME $what: tpu/run.sh --name $NAME --delete"
+}
+
+no_tpu() {
+  echo "there is no $NAME in $ZONE${PROJECT:+ of $PROJECT}$([ "$KNOWN$NUM_SLICES" != 01 ] ||
+    echo ' (if it has several slices, give --num-slices)')"
+}
 
 # Runs an action on a TPU that may exist.
 act() {
@@ -237,7 +251,9 @@ act() {
   case $ACTION in
     status) print_status ;;
     stop)
-      find_hosts || die "$NAME is $STATE: nothing to stop"
+      inspect
+      [ "$STATE" != ABSENT ] || die "$(no_tpu): nothing to stop"
+      [ "$STATE" = READY ] || is_unwell || die "$NAME is $STATE: nothing to stop"
       ask stop || die "not all workers answered; try again"
       say "asked $(grep -c stopping "$ANSWERS") of $((HOSTS * NUM_SLICES)) workers to save and stop"
       ;;
@@ -246,9 +262,9 @@ act() {
     delete)
       take_lock
       find_kind
-      find_state
-      if [ "$STATE" = ABSENT ] && all_gone; then
-        say "there is no $NAME in $ZONE${PROJECT:+ of $PROJECT}"
+      inspect
+      if [ "$STATE" = ABSENT ]; then
+        say "$(no_tpu)"
         if [ "$ELSEWHERE" = 1 ]; then
           die "$NAME was launched without --project and remains remembered: try no or another project"
         fi
@@ -262,5 +278,6 @@ act() {
 
 parse "$@"
 check_options
+[ "$DRY" = 1 ] || check_gcloud
 mkdir_state
 if [ "$ACTION" = launch ]; then launch; else act; fi

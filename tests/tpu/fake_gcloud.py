@@ -5,11 +5,16 @@ FAKE_GCLOUD is the folder. Its `world.json` scripts what happens:
     create          results of successive creates: "ok", "lost" (exit code 0, but nothing created),
                     or the text of an error; then "ok"
     delete          results of successive deletes: "ok", or the text of an error; then "ok"
+    describe        results of successive describes: "ok", or the text of an error, with gcloud's
+                    "ERROR: " or without; then "ok"
+    project         the default project
+    bucket_error    text of an error of `gcloud storage`
     stay            nodes that remain after the deletion of their queued resource
     states          for each created TPU, the node's states in successive describes; the last one
                     is repeated; default: READY
     health          the same for the node's health; default: HEALTHY
     queue           the same for queued resources; default: ACTIVE
+    failure         code and message of a queued resource that has FAILED
     ssh             results of successive ssh and scp: "ok", "flake" (exit code 255), "half" (runs,
                     but 255 and no output), "lost" (0, but nothing copied); then "ok"
     env             environment of the workers; {worker} is replaced by the worker's number
@@ -45,8 +50,22 @@ def world():
 
 
 def fail(message: str, code: int = 1) -> None:
-    print(f"ERROR: (gcloud.compute.tpus) {message}", file=sys.stderr)
+    if not message.startswith("ERROR"):
+        words = [word for word in sys.argv[1:5] if not word.startswith("-")]
+        message = f"ERROR: (gcloud.{'.'.join(words)}) {message}"
+    print(message, file=sys.stderr)
     sys.exit(code)
+
+
+def absent(kind: str, name: str, flags: dict) -> None:
+    """Fail as gcloud does if a resource does not exist."""
+    kind = {"tpu-vm": "nodes", "queued-resources": "queuedResources"}[kind]
+    path = f"projects/{flags.get('project', 'p')}/locations/{flags['zone']}/{kind}/{name}"
+    fail(
+        f"NOT_FOUND: Resource '{path}' was not found. This command is authenticated as me@host"
+        " which is the active account specified by the [core/account] property\n"
+        f"- '@type': type.googleapis.com/google.rpc.ResourceInfo\n  resourceName: {path}"
+    )
 
 
 def take(queue: list, default):
@@ -118,13 +137,19 @@ def create(kind: str, name: str, flags: dict) -> None:
 
 def describe(kind: str, name: str, flags: dict) -> None:
     with world() as data:
+        answer = take(data.get("describe", []), "ok")
+        if answer != "ok":
+            fail(answer)
         if kind == "queued-resources":
             if name not in data.get("requests", {}):
-                fail(f"NOT_FOUND: Resource {name} was not found")
+                absent(kind, name, flags)
+            if "failedData" in flags["format"]:
+                print(data.get("failure", ""))
+                return
             print(next_state(data["requests"][name]["states"]))
             return
         if name not in data.get("nodes", {}):
-            fail(f"NOT_FOUND: Resource {name} was not found")
+            absent(kind, name, flags)
         node = data["nodes"][name]
         assert flags["format"].startswith("csv[no-heading](state,health,")
         state, health = next_state(node["states"]), next_state(node["health"])
@@ -140,11 +165,11 @@ def delete(kind: str, name: str, flags: dict) -> None:
         if kind == "queued-resources":
             assert "force" in flags
             if name not in data.get("requests", {}):
-                fail(f"NOT_FOUND: {name}")
+                absent(kind, name, flags)
             nodes = data["requests"].pop(name)["nodes"]
             nodes = [node for node in nodes if node not in data.get("stay", [])]
         elif name not in data.get("nodes", {}):
-            fail(f"NOT_FOUND: {name}")
+            absent(kind, name, flags)
         gone = [(node, data["nodes"].pop(node)) for node in nodes if node in data["nodes"]]
     for node in gone:
         end_workers(*node)
@@ -197,7 +222,10 @@ def storage(paths: list[str]) -> None:
     """Run `ls BUCKET` or `rsync PATH FOLDER`."""
     bucket, _, path = paths[0].removeprefix("gs://").partition("/")
     if bucket != "bucket":
-        fail(f"{paths[0]} not found: 404.")
+        fail(f"gs://{bucket} not found: 404.")
+    with world() as data:
+        if answer := data.get("bucket_error", ""):
+            fail(answer)
     if len(paths) == 2:
         shutil.copytree(f"{ROOT}/bucket/{path}", paths[1], dirs_exist_ok=True)
 
@@ -224,6 +252,9 @@ def main(arguments: list[str]) -> None:
     with open(f"{ROOT}/calls.jsonl", "a") as file:
         print(json.dumps(arguments), file=file)
     words, flags = parse(arguments)
+    if words == ["config", "get-value", "project"]:
+        with world() as data:
+            return print(data.get("project", ""))
     if "storage" in words:
         return storage([word for word in words if word.startswith("gs://") or word == "data"])
     assert words[:2] == ["compute", "tpus"] and flags["zone"], arguments

@@ -3,7 +3,7 @@
 
 print_status() {
   find_kind
-  find_state
+  inspect
   echo "$NAME: $STATE ($ZONE)"
   echo "attempt $ATTEMPT, retries in a row: $TRIES"
   [ "$STATE" = READY ] || return 0
@@ -14,6 +14,10 @@ print_status() {
 
 # Prints all commands of a launch in order.
 plan() {
+  if [ -z "$PROJECT" ]; then
+    echo "# the project, which is remembered"
+    show gcloud config get-value project
+  fi
   echo "# create the TPU, unless it exists"
   find_state_plan
   create_tpu
@@ -43,7 +47,7 @@ plan_action() {
   echo "# find the TPU"
   if [ "$ACTION" != stop ] && [ "$KNOWN" = 0 ] && [ "$QUEUED" = 0 ]; then
     echo "# (no launch of $NAME is remembered; if a queued resource exists, --queued applies)"
-    tpus queued-resources describe "$NAME" --format='value(state.state)'
+    tpus queued-resources describe "$NAME" --format="$REQUEST_FORMAT"
   fi
   find_state_plan
   case $ACTION in
@@ -61,10 +65,9 @@ plan_action() {
 find_state_plan() {
   local node
   if [ "$QUEUED" = 1 ]; then
-    tpus queued-resources describe "$NAME" --format='value(state.state)'
+    tpus queued-resources describe "$NAME" --format="$REQUEST_FORMAT"
   fi
   for node in $(nodes); do
-    tpus tpu-vm describe "$node" \
-      --format='csv[no-heading](state,health,networkEndpoints.len(),acceleratorType)'
+    tpus tpu-vm describe "$node" --format="$NODE_FORMAT"
   done
 }

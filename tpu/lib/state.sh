@@ -80,7 +80,13 @@ forget_state() { rm -rf "$DIR/state" "$DIR/upload"; }
 # A name identifies one TPU: the command must match the existing one.
 check_same_tpu() {
   local given_id=$ID
-  load_state || { save_state; MADE=0; return 0; }
+  if ! load_state; then
+    # gcloud's default may change, and the TPU would seem to be gone.
+    [ -n "$PROJECT" ] || PROJECT=$(gcloud config get-value project 2>/dev/null </dev/null | tail -n 1)
+    save_state
+    MADE=0
+    return
+  fi
   OLD_ID=$ID
   ID=$given_id
 }

@@ -1,22 +1,9 @@
 # The TPU through gcloud: its state, creation, deletion, and ssh to its workers. Sourced by run.sh.
 # shellcheck shell=bash disable=SC2034,SC2153,SC2154 # globals of run.sh
 
-STATE='' HOSTS=0 REASON=''
+STATE='' HOSTS=0 REASON='' FAILURE=''
 SSH_TRIES=${FLAXAE_TPU_SSH_TRIES:-8}
 UNWELL=${FLAXAE_TPU_UNWELL:-40} # polls (15 s) until an unhealthy TPU counts as lost
-# A dead connection must end with an error instead of hanging.
-SSH_OPTIONS=(-oConnectTimeout=20 -oServerAliveInterval=15 -oServerAliveCountMax=4)
-
-# Runs gcloud compute tpus ... for this zone and project; a dry run only prints the command.
-tpus() {
-  local where=(--zone="$ZONE")
-  [ -z "$PROJECT" ] || where+=(--project="$PROJECT")
-  if [ "$DRY" = 1 ]; then
-    show gcloud compute tpus "$@" "${where[@]}" --quiet
-  else
-    gcloud compute tpus "$@" "${where[@]}" --quiet </dev/null
-  fi
-}
 
 # Prints the names of the slices' nodes.
 nodes() {
@@ -28,35 +15,22 @@ nodes() {
   fi
 }
 
-# Describes a resource; sets FOUND to its fields, ABSENT or UNKNOWN.
-describe() {
-  local errors=$SCRATCH/describe.err
-  if FOUND=$(tpus "$1" describe "$2" --format="$3" 2>"$errors"); then
-    return 0
-  fi
-  FOUND=UNKNOWN
-  if grep -qiE 'NOT_FOUND|not found|404' "$errors"; then FOUND=ABSENT; fi
-}
-
-describe_node() {
-  describe tpu-vm "$1" 'csv[no-heading](state,health,networkEndpoints.len(),acceleratorType)'
-}
-
 # Sets STATE, which is READY only if all nodes are, and HOSTS, the number of hosts per slice.
 find_state() {
   local node worst=READY state health hosts type
   if [ "$QUEUED" = 1 ]; then
-    describe queued-resources "$NAME" 'value(state.state)'
+    describe_request
     STATE=$FOUND
     [ "$STATE" = ACTIVE ] || return 0
   fi
   for node in $(nodes); do
     describe_node "$node"
     IFS=, read -r state health hosts type <<<"$FOUND,,,"
+    if is_number "$hosts" && [ "$hosts" -ge 1 ]; then HOSTS=$hosts; else hosts=''; fi
     case $state in
       READY)
-        HOSTS=$hosts
         case $health in UNHEALTHY*) state=$health ;; TIMEOUT) state=UNHEALTHY_TIMEOUT ;; esac
+        [ -n "$hosts" ] || state=UNKNOWN STATUS=OTHER CAUSE="it reports no workers"
         # Do not use a TPU of this name that someone else has created.
         type=${type%%,*} type=${type##*/}
         if [ -n "$TYPE" ] && [ -n "$type" ] && [ "$type" != "$TYPE" ]; then
@@ -65,25 +39,51 @@ find_state() {
         fi
         ;;
       ABSENT) [ "$QUEUED" = 0 ] || state=PREEMPTED ;; # the node of an active request is gone
+      UNKNOWN) [ "$FOUND" = UNKNOWN ] || state=UNHEALTHY_UNKNOWN ;; # "after a failed repair"
+      STATE_UNSPECIFIED) state=UNKNOWN STATUS=OTHER CAUSE="it reports STATE_UNSPECIFIED" ;;
     esac
-    if [ "$state" != READY ] && [ "$worst" != PREEMPTED ]; then worst=$state; fi
+    if [ "$(rank "$state")" -gt "$(rank "$worst")" ]; then worst=$state; fi
   done
   STATE=$worst
+}
+
+# Prints the rank of a node's state: of several nodes, the highest counts.
+rank() {
+  if [ "$1" = READY ]; then
+    echo 0
+  elif is_unwell "$1"; then
+    echo 1
+  elif is_lost "$1" || [ "$1" = STOPPED ]; then
+    echo 4
+  elif [ "$1" = UNKNOWN ]; then
+    echo 3
+  else
+    echo 2 # it changes by itself
+  fi
 }
 
 # If no launch is remembered and --queued is not given: a queued resource may exist although there
 # is no node of this name, because it waits or because its nodes have other names.
 find_kind() {
   [ "$KNOWN" = 0 ] && [ "$QUEUED" = 0 ] || return 0
-  describe queued-resources "$NAME" 'value(state.state)'
+  describe_request
+  [ "$FOUND" != UNKNOWN ] || die "$(unknown); nothing was changed, try --$ACTION again"
   [ "$FOUND" = ABSENT ] || QUEUED=1
+}
+
+# Sets STATE for an action: ABSENT only if neither the request nor any node exists. Ends the launcher
+# if that cannot be told.
+inspect() {
+  find_state
+  [ "$STATE" != ABSENT ] || [ "$QUEUED" = 0 ] || all_gone
+  [ "$STATE" != UNKNOWN ] || die "$(unknown); nothing was changed, try --$ACTION again"
 }
 
 # Succeeds if neither the request nor any node exists; otherwise STATE is that of one of them.
 all_gone() {
   local node
   if [ "$QUEUED" = 1 ]; then
-    describe queued-resources "$NAME" 'value(state.state)'
+    describe_request
     STATE=$FOUND
     [ "$STATE" = ABSENT ] || return 1
   fi
@@ -94,17 +94,26 @@ all_gone() {
   done
 }
 
-find_hosts() {
-  find_state
-  [ "$STATE" = READY ]
+# States in which a TPU may recover or still train; after some time it is replaced.
+is_unwell() {
+  case ${1:-$STATE} in
+    UNHEALTHY* | REPAIRING | RESTARTING | REIMAGING | HIDING | HIDDEN | UNHIDING | STOPPING | SUSPENDING) ;;
+    *) return 1 ;;
+  esac
 }
 
-is_unwell() { case $STATE in UNHEALTHY*) ;; *) return 1 ;; esac; }
-
-is_lost() { case $STATE in PREEMPTED | TERMINATED | FAILED | SUSPENDED) ;; *) return 1 ;; esac; }
+# States that a TPU never leaves: it must be deleted before it can be created again. A spot TPU that
+# was preempted may also be STOPPED.
+is_lost() {
+  case ${1:-$STATE} in
+    PREEMPTED | TERMINATED | FAILED | SUSPENDED) ;;
+    STOPPED) [ "$SPOT" = 1 ] ;;
+    *) return 1 ;;
+  esac
+}
 
 create_tpu() {
-  local flags=(--accelerator-type="$TYPE") out
+  local flags=(--accelerator-type="$TYPE") out=$SCRATCH/create.out
   [ "$SPOT" = 0 ] || flags+=(--spot)
   say "creating $NAME ($TYPE, $ZONE$([ "$SPOT" = 0 ] || echo ', spot')): it costs money from now on"
   if [ "$QUEUED" = 0 ]; then
@@ -116,23 +125,29 @@ create_tpu() {
       --runtime-version="$RUNTIME" "${flags[@]}")
   fi
   if [ "$DRY" = 1 ]; then tpus "${flags[@]}"; return; fi
-  if out=$(tpus "${flags[@]}" 2>&1); then MADE=1; return 0; fi
-  case $out in
-    # Created by an interrupted attempt, or being deleted: the next poll may show it.
-    *ALREADY_EXISTS* | *"already exists"*)
-      out="it exists already according to gcloud, but gcloud shows no $NAME; if this persists:"
-      out="$out tpu/run.sh --name $NAME --delete, or another --name" ;;
-    *PERMISSION_DENIED* | *INVALID_ARGUMENT* | *UNAUTHENTICATED* | *NOT_FOUND* | *"Invalid value"* | \
-      *"nrecognized argument"* | *"active account"* | *"Invalid choice"*)
-      ! all_gone || forget_state
-      die "gcloud refuses to create $NAME: $out"
-      ;;
-    *[Qq]uota*) # right after a preemption the old TPU may still count
-      [ "$ATTEMPT" -gt 0 ] || { ! all_gone || forget_state; die "no quota for $NAME: $out"; } ;;
-    *RESOURCE_EXHAUSTED* | *"no more capacity"*) out="$ZONE has no $TYPE free" ;;
+  if tpus "${flags[@]}" >"$out" 2>&1; then MADE=1; return 0; fi
+  read_error "$out" $?
+  case $STATUS in
+    ALREADY_EXISTS) # created by an interrupted attempt, or being deleted: the next poll may show it
+      CAUSE="it exists already according to gcloud, but gcloud shows no $NAME; if this persists:"
+      CAUSE="$CAUSE tpu/run.sh --name $NAME --delete, or another --name" ;;
+    QUOTA) # right after a preemption the old TPU may still count
+      [ "$ATTEMPT" -gt 0 ] || end_creation "no quota for $NAME" ;;
+    CAPACITY) CAUSE="$ZONE has no $TYPE free ($CAUSE)" ;;
+    *) ! is_final || end_creation "gcloud refuses to create $NAME" ;;
   esac
-  REASON="not created: $(printf '%s' "$out" | tail -n 3 | tr '\n' ' ')"
+  REASON="not created: $CAUSE"
   return 1
+}
+
+# Ends the launcher after an error that no retry can help; forgets only what is verified to be gone.
+end_creation() {
+  local message="$1: $CAUSE"
+  if all_gone; then
+    forget_state
+    die "$message"
+  fi
+  die "$message; $NAME is $STATE and may cost money: tpu/run.sh --name $NAME --delete"
 }
 
 # Succeeds only if all of it is verified to be deleted.
@@ -152,6 +167,7 @@ delete_tpu() {
   done
   [ "$DRY" = 0 ] || return 0
   ! all_gone || return 0
+  if [ "$STATE" = UNKNOWN ]; then reply="$(unknown) $reply"; fi
   REASON="$NAME is $STATE after it was deleted: $reply"
   warn "$REASON"
   return 1
@@ -159,15 +175,39 @@ delete_tpu() {
 
 # Tries up to three times; gcloud's message is stored in "reply".
 delete_one() {
-  local i out kind=$1 name=$2
+  local i kind=$1 name=$2 out=$SCRATCH/delete.out
   shift 2
   if [ "$DRY" = 1 ]; then tpus "$kind" delete "$name" "$@"; return; fi
   for i in 1 2 3; do
-    out=$(tpus "$kind" delete "$name" "$@" 2>&1) && return
-    case $out in *NOT_FOUND* | *"not found"*) return ;; esac
-    reply=$out
+    tpus "$kind" delete "$name" "$@" >"$out" 2>&1 && return
+    read_error "$out" $?
+    ! says_absent "$out" "$kind" "$name" || return
+    reply=$CAUSE
+    ! is_final || return
     [ "$i" = 3 ] || nap 15
   done
+}
+
+# Adds to REASON why a queued resource has FAILED; sets FAILURE if no retry can help.
+read_failure() {
+  local code text
+  describe queued-resources "$NAME" 'value(state.failedData.error.code,state.failedData.error.message)'
+  IFS=$'\t' read -r code text <<<"$FOUND"
+  is_number "$code" || return 0
+  REASON="$REASON: $text"
+  STATUS=$(status_of_code "$code")
+  ! is_final || FAILURE="$STATUS: $text"
+}
+
+# Deletes lost nodes whose request is gone already: they would prevent another creation.
+no_remains() {
+  [ "$QUEUED" = 1 ] && ! all_gone || return 0
+  REASON="the nodes of $NAME remained $STATE"
+  case $STATE in
+    UNKNOWN) REASON=$(unknown) ;;
+    *) is_lost && [ "$MADE" = 1 ] || return 0; delete_tpu ;;
+  esac
+  return 1
 }
 
 # Creates the TPU unless it exists, and waits until it is ready. Fails (REASON) to start again.
@@ -187,18 +227,24 @@ ensure_tpu() {
           REASON="$NAME was created but does not exist"
           return 1
         fi
+        no_remains || return 1
         create_tpu || return 1
         created=1
         continue
         ;;
-      STOPPED) die "$NAME is STOPPED: start it with gcloud compute tpus tpu-vm start, or use --delete" ;;
+      STOPPED)
+        is_lost || die "$NAME is STOPPED: start it with gcloud compute tpus tpu-vm start, or use --delete"
+        ;;
       UNKNOWN)
         unknown=$((unknown + 1))
+        # The second time, because a launcher that ends does not restart the run.
+        [ $unknown -lt 2 ] || ! is_final || die "$(unknown)"
         if [ $unknown -ge "$SSH_TRIES" ]; then
-          REASON="gcloud does not report the state of $NAME: $(tail -n 2 "$SCRATCH/describe.err" | tr '\n' ' ')"
+          REASON=$(unknown)
           return 1
         fi
         ;;
+      *) unknown=0 ;;
     esac
     if is_unwell; then
       unwell=$((unwell + 1))
@@ -217,57 +263,11 @@ ensure_tpu() {
     fi
     if is_lost; then
       REASON="$NAME was $STATE"
+      [ "$STATE" != FAILED ] || read_failure
       delete_tpu
+      [ -z "$FAILURE" ] || die "the request for $NAME failed: $FAILURE"
       return 1
     fi
     nap 15
   done
-}
-
-# Runs a command on workers ("all" or a number) of a node, over ssh.
-ssh_to() {
-  local node=$1 worker=$2 command=$3 option flags=()
-  shift 3
-  for option in "${SSH_OPTIONS[@]}"; do flags+=(--ssh-flag="$option"); done
-  tpus tpu-vm ssh "$node" --worker="$worker" --command="$command" "${flags[@]}" "$@"
-}
-
-copy_to() {
-  local node=$1 option flags=()
-  shift
-  for option in "${SSH_OPTIONS[@]}"; do flags+=(--scp-flag="$option"); done
-  tpus tpu-vm scp "$@" "$node:flaxae-tpu/$NAME/" --worker=all "${flags[@]}"
-}
-
-# Runs "worker.sh ..." on all workers of all slices and writes their answers into the file ANSWERS,
-# as lines "NODE WORKER ...". Fails if not all answered.
-ask() {
-  local node script=flaxae-tpu/$NAME/worker.sh out=$SCRATCH/ssh.out command
-  command="if [ -f $script ]; then bash $script $*; else echo flaxae-worker '?' absent - 0 - -; fi"
-  if [ "$DRY" = 1 ]; then
-    for node in $(nodes); do ssh_to "$node" all "$command"; done
-    return
-  fi
-  : >"$ANSWERS" && : >"$SCRATCH/details"
-  for node in $(nodes); do
-    ssh_to "$node" all "$command" >"$out" 2>"$SCRATCH/ssh.err"
-    sed -n "s/^.*flaxae-worker /$node /p" "$out" >>"$ANSWERS"
-    sed -n "s/^worker [0-9]*| /$node &/p" "$out" >>"$SCRATCH/details"
-  done
-  [ "$(wc -l <"$ANSWERS")" -ge $((HOSTS * NUM_SLICES)) ]
-}
-
-# Opens a terminal on worker "W" or "SLICE:W"; further arguments are flags of ssh.
-worker_terminal() {
-  local worker=${1##*:} node=$NAME action=$2
-  shift 2
-  if [ "$NUM_SLICES" -gt 1 ]; then
-    node=$NAME-0
-    case $WORKER in *:*) node=$NAME-${WORKER%%:*} ;; esac
-  fi
-  local where=(--zone="$ZONE")
-  [ -z "$PROJECT" ] || where+=(--project="$PROJECT")
-  set -- compute tpus tpu-vm ssh "$node" --worker="$worker" "${where[@]}" \
-    --command="bash flaxae-tpu/$NAME/worker.sh $action" -- ${@+"$@"}
-  if [ "$DRY" = 1 ]; then show gcloud "$@"; else exec gcloud "$@"; fi
 }

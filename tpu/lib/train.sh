@@ -79,15 +79,24 @@ send_env() {
 
 # Repeats a command that ssh may interrupt. Fails (REASON) if the TPU is gone or never answers.
 persist() {
-  local i
+  local i refused
   for ((i = 1; i <= SSH_TRIES; i++)); do
+    : >"$SCRATCH/ssh.err"
     if "$@" >"$SCRATCH/step.out" 2>&1; then return 0; fi
-    cat "$SCRATCH/step.out" "$SCRATCH/ssh.err" 2>/dev/null | tail -n 3 >&2
+    cat "$SCRATCH/ssh.err" >>"$SCRATCH/step.out"
+    tail -n 3 "$SCRATCH/step.out" >&2
+    read_error "$SCRATCH/step.out" 1
+    refused=''
+    ! is_final || refused=$CAUSE
     find_state
     case $STATE in
       READY | UNKNOWN) say "$1: ssh failed, attempt $i of $SSH_TRIES" ;;
       *) REASON="$NAME became $STATE"; return 1 ;;
     esac
+    if [ -n "$refused" ] && [ $i -ge 2 ]; then
+      remind >&2
+      die "gcloud refuses to reach the workers of $NAME: $refused"
+    fi
     nap 15
   done
   REASON="the workers do not answer"
