@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from flaxae.errors import ConfigError, require
+from flaxae.pointers import require_content
 
 # type -> (one, several) for messages
 _NAMES: dict[Any, tuple[str, str]] = {
@@ -28,8 +29,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """Return the object that a JSON file contains.
 
     Raises:
-        ConfigError: if it cannot be read, or is not a JSON object.
+        ConfigError: if it cannot be read, is a pointer file, or is not a JSON object.
     """
+    require_content(path)
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:

@@ -170,6 +170,7 @@ def _check_manifest(folder: str, names: list[str]) -> None:
     path = os.path.join(folder, MANIFEST)
     if not os.path.isfile(path):
         return
+    folders.check_content(path, repr(path))
     try:
         with open(path, encoding="utf-8") as file:
             listed = list(json.load(file)["shards"])

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from flaxae.errors import ConfigError
+from flaxae.pointers import pointer
 
 MANIFEST = "manifest.json"
 TEXTS = (".txt", ".parquet")  # shards of `data.path`
@@ -27,7 +28,6 @@ _COMPRESSED = (
     (b"7z\xbc\xaf\x27\x1c", "7z", "7z x"),
 )
 _BZIP2 = re.compile(rb"BZh[1-9]\x31\x41\x59\x26\x53\x59")
-_LFS = b"version https://git-lfs.github.com/spec/"
 _SEPARATORS = re.compile(r"[-._\s\d]+")
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 _NAMED = 8  # file names in a message
@@ -195,10 +195,8 @@ def check_content(path: str, what: str) -> None:
     """
     if packed := compression(path):
         raise ConfigError(f"{what} is compressed ({packed[0]}): unpack it first with {packed[1]}")
-    if _start(path).startswith(_LFS):
-        raise ConfigError(
-            f"{what} is a Git LFS pointer, not the file itself: fetch it with git lfs pull"
-        )
+    if text := pointer(path):
+        raise ConfigError(f"{what} is {text}")
 
 
 def _start(path: str) -> bytes:

@@ -11,6 +11,7 @@ import tokenizers
 
 from flaxae.errors import ConfigError
 from flaxae.foreign_json import read_fields
+from flaxae.pointers import require_content
 
 _CHUNK = 10_000  # rows
 _ADDED = 16  # ids just above a vocabulary are tokens added to it, such as OPTIMUS's <BOS>
@@ -73,6 +74,8 @@ def open_ids_tokenizer(folder: str) -> tokenizers.Tokenizer:
         for name in ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt")
         if os.path.isfile(path := os.path.join(folder, name))
     }
+    for path in paths.values():
+        require_content(path)
     try:
         if "tokenizer.json" in paths:
             return tokenizers.Tokenizer.from_file(paths["tokenizer.json"])

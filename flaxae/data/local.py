@@ -15,6 +15,7 @@ from flaxae.data.folders import (
 )
 from flaxae.data.records import read_records
 from flaxae.errors import ConfigError
+from flaxae.pointers import require_content
 
 FORMATS = {
     ".json": "json",
@@ -86,6 +87,9 @@ def _saved(folder: str) -> Any:
     """Load the output of save_to_disk, of which each part may be missing or cut."""
     import datasets
 
+    for here, _, files in os.walk(folder):
+        for name in files:
+            require_content(os.path.join(here, name))
     try:
         return datasets.load_from_disk(folder)
     except Exception as error:  # missing keys and files, invalid JSON, errors of arrow

@@ -10,6 +10,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 from flaxae.data.tokenizer import SPECIALS, Tokenizer
 from flaxae.errors import ConfigError
 from flaxae.foreign_json import read_fields
+from flaxae.pointers import require_content
 from flaxae.weights import hf
 
 BYT5 = "byt5"
@@ -151,6 +152,7 @@ def _sentencepiece(path: str, extra_ids: int | None) -> Tokenizer:
     # Imported here because the generated protocol buffers are slow to import.
     from sentencepiece import sentencepiece_model_pb2
 
+    require_content(path)
     proto: Any = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     try:
         with open(path, "rb") as file:

@@ -13,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from flaxae.data.config import TokenizerKind
 from flaxae.data.text import check_unicode, digest
 from flaxae.errors import ConfigError
+from flaxae.pointers import require_content
 
 PAD, EOS, UNK = 0, 1, 2  # T5's
 SPECIALS = ("<pad>", "</s>", "<unk>")
@@ -96,6 +97,7 @@ class Tokenizer:
         path = os.fspath(path)
         if not os.path.isfile(path):
             raise ConfigError(f"there is no tokenizer at {path!r}")
+        require_content(path)
         try:
             inner = tokenizers.Tokenizer.from_file(path)
         except Exception as error:  # the library raises bare Exception

@@ -12,6 +12,7 @@ from flaxae.config.locate import user_path
 from flaxae.data.text import check_unicode
 from flaxae.errors import ConfigError, require
 from flaxae.foreign_json import check_fields, read_json
+from flaxae.pointers import require_content
 
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 TOKENS = "special_tokens_map.json"  # in older directories
@@ -242,6 +243,7 @@ def open_tokenizer(directory: str | Path) -> ChatTokenizer:
     directory = user_path(directory)
     path = directory / TOKENIZER
     require(path.is_file(), f"{directory}: no {TOKENIZER}")
+    require_content(path)
     try:
         inner = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exceptions
@@ -301,6 +303,7 @@ def _templates(settings: dict[str, Any], directory: Path) -> dict[str, str]:
 
 
 def _read(path: Path) -> str:
+    require_content(path)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

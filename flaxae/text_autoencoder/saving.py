@@ -17,6 +17,7 @@ from flaxae.config import Config, from_json, to_json
 from flaxae.config.serialize import ConfigClass
 from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import ConfigError, require
+from flaxae.pointers import require_content
 from flaxae.text_autoencoder import latent_stats
 from flaxae.text_autoencoder.latent_stats import Statistics
 from flaxae.weights import hf
@@ -138,6 +139,7 @@ def read_report(directory: Path) -> dict[str, Any] | None:
     """
     for path in (directory / REPORT, directory / "report" / REPORT):
         if path.is_file():
+            require_content(path)
             try:
                 return json.loads(path.read_text(encoding="utf-8"))
             except ValueError as e:

@@ -11,6 +11,7 @@ from flaxae.data.local import read_local, reason
 from flaxae.data.tables import load_hub
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError
+from flaxae.pointers import require_content
 
 Article = tuple[str, str]  # title, text
 Piece = Any  # argument of `read`: a path, or (first row, end)
@@ -39,6 +40,7 @@ class Dump:
         """Yield the articles of a file without redirects and talk pages, as a stream."""
         count = 0
         try:
+            require_content(piece)
             with (bz2.open if piece.endswith(".bz2") else open)(piece, "rb") as file:
                 for article in _pages(file):
                     yield article

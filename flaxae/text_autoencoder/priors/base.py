@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from flaxae.config.locate import user_path
 from flaxae.config.ranges import SEEDS, WHOLE, Range
 from flaxae.errors import ConfigError
+from flaxae.pointers import require_content
 from flaxae.text_autoencoder.interpolation import slerp
 
 JSON, ARRAYS = "prior.json", "prior.safetensors"
@@ -150,6 +151,8 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         ConfigError: if a file is missing or damaged.
     """
     folder = user_path(folder)
+    for name in (JSON, ARRAYS):
+        require_content(folder / name)
     try:
         return json.loads((folder / JSON).read_text()), load_file(folder / ARRAYS)
     except OSError:

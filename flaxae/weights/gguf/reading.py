@@ -9,6 +9,7 @@ from einops import rearrange
 
 from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
+from flaxae.pointers import require_content
 from flaxae.weights import hf
 from flaxae.weights.gguf import header as header_lib
 from flaxae.weights.gguf import tokenizer as tokenizer_lib
@@ -152,6 +153,7 @@ def _package(path: str | Path) -> Any:
 def _open(gguf: Any, path: Path) -> Any:
     """Return a reader of a file, which never reads past its end."""
     require(path.is_file(), f"{path}: no such file")
+    require_content(path)
     with path.open("rb") as file:
         start = file.read(8)
     require(

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from flaxae.errors import ConfigError, require
 from flaxae.foreign_json import read_fields
+from flaxae.pointers import pointer, require_content
 from flaxae.weights.hf import names as names_lib
 from flaxae.weights.hf import quantised
 from flaxae.weights.hf.directory import INDEX, SINGLE
@@ -115,6 +116,7 @@ class Tensors(TensorSource):
 
     def _open(self, path: Path) -> set[str]:
         """Open a file; return the names of its tensors."""
+        require_content(path)
         try:
             file = safe_open(path, framework="numpy")
             new = {name: file.get_slice(name) for name in file.keys()}
@@ -130,7 +132,8 @@ class Tensors(TensorSource):
                 f"{self.directory}: neither {SINGLE} nor {INDEX}, only {', '.join(others[:3])}: "
                 f"a model of several files needs its {INDEX}, and one file the name {SINGLE}"
             )
-        pickles = sorted(path.name for kind in PICKLES for path in self.directory.glob(kind))
+        paths = sorted(path for kind in PICKLES for path in self.directory.glob(kind))
+        pickles = [f"{p.name}{f' ({text})' if (text := pointer(p)) else ''}" for p in paths]
         if not pickles:
             return f"{self.directory}: neither {SINGLE} nor {INDEX}"
         return (
