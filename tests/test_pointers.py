@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tokenizers
+from tokenizers import models
 
 from flaxae.data import foreign_ids, pretrained
 from flaxae.data.config import TextDataConfig
@@ -21,6 +23,7 @@ from flaxae.text_autoencoder.priors import base
 from flaxae.weights import gguf, hf
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1004\n"
+TOKENIZER = tokenizers.Tokenizer(models.BPE()).to_str()
 
 
 def _data(text: str, **fields: str) -> Callable[[Path], object]:
@@ -73,8 +76,8 @@ OPENERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 # Files beside the pointer, without which it is not opened.
 BESIDE = {
     "a shard": {"model.safetensors.index.json": '{"weight_map": {"x": "part.safetensors"}}'},
-    "a model's settings": {"tokenizer.json": "{}"},
-    "a chat template": {"tokenizer.json": "{}"},
+    "a model's settings": {"tokenizer.json": TOKENIZER},
+    "a chat template": {"tokenizer.json": TOKENIZER},
     "GPT-2's merges": {"vocab.json": "{}"},
     "a manifest": {"a.txt": "x"},
     "a saved data set": {"state.json": "{}", "dataset_info.json": "{}"},

@@ -10,7 +10,7 @@ from flaxae.data.folders import MANIFEST
 from flaxae.data.labels import label_text
 from flaxae.data.lines import numbered_lines
 from flaxae.data.text import Corpus, make_corpus
-from flaxae.errors import ConfigError
+from flaxae.errors import ConfigError, causes
 
 
 @dataclasses.dataclass
@@ -231,7 +231,7 @@ def _parquet(path: str, name: str, labels: bool, what: str) -> Part:
         found = pyarrow.parquet.read_schema(path)
     except Exception as error:  # errors of pyarrow and of the file system
         raise ConfigError(
-            f"{what} is not a whole parquet file ({_first_line(error)}): make or download it again"
+            f"{what} is not a whole parquet file ({causes(error)}): make or download it again"
         ) from None
     if missing := [c for c in columns if c not in found.names]:
         raise ConfigError(
@@ -247,12 +247,8 @@ def _parquet(path: str, name: str, labels: bool, what: str) -> Part:
         rows = [table.column(c).to_pylist() for c in columns]
     except Exception as error:
         raise ConfigError(
-            f"{what} is not a whole parquet file ({_first_line(error)}): make or download it again"
+            f"{what} is not a whole parquet file ({causes(error)}): make or download it again"
         ) from None
     good = [i for i, text in enumerate(rows[0]) if text and text.strip()]
     kept = [label_text(rows[1][i]) for i in good] if labels else None
     return Part(name, [rows[0][i] for i in good], kept, blank=len(rows[0]) - len(good))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -14,7 +14,7 @@ from flaxae.data.folders import (
     unused_notes,
 )
 from flaxae.data.records import read_records
-from flaxae.errors import ConfigError
+from flaxae.errors import ConfigError, causes
 from flaxae.pointers import require_content
 
 FORMATS = {
@@ -94,7 +94,7 @@ def _saved(folder: str) -> Any:
         return datasets.load_from_disk(folder)
     except Exception as error:  # missing keys and files, invalid JSON, errors of arrow
         raise ConfigError(
-            f"{folder!r} is not a whole output of save_to_disk ({reason(error)}): save or copy it"
+            f"{folder!r} is not a whole output of save_to_disk ({causes(error)}): save or copy it"
             " again"
         ) from None
 
@@ -143,12 +143,4 @@ def load_files(paths: Sequence[str], wanted: Sequence[str] = ()) -> tuple[Any, l
     except ConfigError:
         raise
     except Exception as error:  # each reader raises other exceptions
-        raise ConfigError(f"{what} cannot be loaded: {reason(error)}") from None
-
-
-def reason(error: BaseException) -> str:
-    """Return the first line of the message of an exception, or of the one that caused it."""
-    while error.__cause__ is not None and type(error).__name__ == "DatasetGenerationError":
-        error = error.__cause__
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{line} is missing" if isinstance(error, KeyError) else line
+        raise ConfigError(f"{what} cannot be loaded: {causes(error)}") from None

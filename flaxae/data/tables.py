@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,12 @@ from flaxae.data.config import TextDataConfig
 from flaxae.data.files import Part
 from flaxae.data.folders import HELD_OUT, SPLITS
 from flaxae.data.labels import label_text
-from flaxae.data.local import is_data_file, read_local, reason
+from flaxae.data.local import is_data_file, read_local
 from flaxae.data.records import is_number
-from flaxae.errors import ConfigError
+from flaxae.errors import HUB_ACCESS, ConfigError, causes, is_network, is_refused
 
 HF_FORM = "hf:<name or local path>[:config][:column]"
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?$")
 _STRINGS = ("string", "large_string")
 
 
@@ -34,10 +36,10 @@ def hugging_face(data: TextDataConfig) -> list[Part]:
         target, *rest = name.removeprefix("hf:").split(":")
         if not target or len(rest) > 2:
             raise ConfigError(f"data.name={name!r} is not {HF_FORM}")
-        if target.startswith((".", "/", "~")) or is_data_file(target):
+        if is_data_file(target) or not _HUB_ID.match(target):
             raise ConfigError(f"data.name={name!r}: there is nothing at {target!r}")
         config, column = (*rest, "", "")[:2]
-        hint = "; without a network, give a local path (hf:/path) or data.path"
+        hint = "give a local path (hf:/path) or data.path"
         splits, notes = load_hub(target, config, f"data.name={name!r}", hint), []
     columns = (column,) if column else ()
     splits, more = _known_splits(splits, name)
@@ -85,20 +87,28 @@ def _known_splits(loaded: Any, name: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def load_hub(target: str, config: str, what: str, hint: str) -> Any:
-    """Load a data set of the Hub; raise ConfigError if that fails.
+    """Load a data set of the Hub.
 
     Args:
         target: name on the Hub.
         config: configuration of the data set; "": its default.
         what: beginning of the error message.
-        hint: end of the error message.
+        hint: the way out without a network.
+
+    Raises:
+        ConfigError: if there is no such data set, or it cannot be loaded.
     """
     import datasets  # slow to import, and only needed here
 
     try:
         return datasets.load_dataset(target, config or None)
     except Exception as error:  # exceptions of the Hub client and of the network
-        raise ConfigError(f"{what} cannot be loaded: {reason(error)}{hint}") from None
+        if is_network(error):
+            end = f"{causes(error, whole=False)}; without a network, {hint}"
+        else:
+            end = f"{causes(error)}{f' ({HUB_ACCESS})' if is_refused(error) else ''}"
+            end += f"; the form is {HF_FORM}" if type(error) is ValueError else ""
+        raise ConfigError(f"{what} cannot be loaded: {end}") from None
 
 
 def column_part(
@@ -144,7 +154,7 @@ def column_part(
     except ConfigError:
         raise
     except Exception as error:  # the files of a table are read here, and may be damaged
-        raise ConfigError(f"data.name={name!r} cannot be read: {reason(error)}") from None
+        raise ConfigError(f"data.name={name!r} cannot be read: {causes(error)}") from None
     kept = [i for i, x in enumerate(values) if x and x.strip()]
     kept_labels = labels and [labels[i % len(labels)] for i in kept]
     return Part(name, [values[i] for i in kept], kept_labels, blank=len(values) - len(kept))
@@ -196,7 +206,7 @@ def load_tfds(target: str, column: str, split: str, data: TextDataConfig) -> Par
         labels = [_tfds_label(row["label"]) for row in rows] if data.labels else None
     except Exception as error:  # unknown names, no network, unknown columns
         raise ConfigError(
-            f"data.name={data.name!r} cannot be loaded: {reason(error)}; without a network, set"
+            f"data.name={data.name!r} cannot be loaded: {causes(error)}; without a network, set"
             " data.path to a text file or TFDS_DATA_DIR to the folder of the prepared data"
         ) from None
     if not all(isinstance(text, (bytes, str, np.bytes_)) for text in texts):

@@ -17,7 +17,7 @@ from flaxae.config.serialize import ConfigClass
 from flaxae.data.config import text_data
 from flaxae.data.text import digest
 from flaxae.data.tokenizer import Tokenizer
-from flaxae.errors import ConfigError, require
+from flaxae.errors import ConfigError, causes, require
 from flaxae.storage.fingerprint import fingerprint
 from flaxae.text_autoencoder import checks, saving
 from flaxae.text_autoencoder.codec import Codec
@@ -188,7 +188,7 @@ class Pretrained:
             raise
         except Exception as e:  # each network library has exceptions of other classes
             raise ConfigError(
-                f"{repo_id}: the upload to the Hub failed ({str(e).strip().splitlines()[0]}); call "
+                f"{repo_id}: the upload to the Hub failed ({causes(e)}); call "
                 f"save_pretrained(DIR), and later, with a network, run: hf upload {repo_id} DIR"
             ) from None
         finally:

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from flaxae.config import Config
-from flaxae.errors import ConfigError
+from flaxae.errors import ConfigError, causes
 from flaxae.machine import libtpu
 from flaxae.tpu_compile.chips import chip_of
 from flaxae.training.hparams import make_hparams
@@ -50,7 +50,7 @@ def topology(name: str, slices: int = 1) -> list[Any]:
             options["chip_config_name"] = chip.config
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except Exception as error:
-        text = str(error).splitlines()[0]
+        text = causes(error, whole=False)
         if "libtpu" in text or "not found" in text.lower() and "tpu" in text.lower():
             raise ConfigError(
                 "libtpu is missing: make test-tpu installs it, or pip install -c constraints.txt "

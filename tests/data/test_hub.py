@@ -104,6 +104,57 @@ def test_an_unreachable_hub_is_a_clear_error(monkeypatch):
     assert "\n" not in str(error.value)
 
 
+class GatedRepoError(OSError):
+    """As huggingface_hub's: the message is long, and begins with what matters least."""
+
+
+GATED = "401 Client Error. (Request ID: x)\n\nAccess to dataset o/n is restricted."
+CONFIGS = "Config name is missing.\nPlease pick one among the available configs: ['a', 'b']"
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "messages"),
+    [
+        (RuntimeError("An error occurred"), ValueError("row 7: bad\nvalue"), ["row 7: bad value"]),
+        (RuntimeError("An error occurred"), OSError(28, "No space left"), ["No space left"]),
+        (ValueError(CONFIGS), None, ["missing. Please pick", "['a', 'b']; the form is hf:<name"]),
+        (GatedRepoError(GATED), None, ["o/n is restricted. (check the name", "hf auth login"]),
+        (KeyError("splits"), None, ["'splits' is missing"]),
+        (RuntimeError(), None, ["RuntimeError"]),
+        (
+            ConnectionError("Couldn't reach the Hub\nat all"),
+            OSError("certificate verify failed"),
+            ["reach the Hub; cause: certificate verify failed; without a network, give"],
+        ),
+    ],
+)
+def test_the_cause_of_a_failed_download_is_shown(monkeypatch, error, cause, messages):
+    def load(*_):
+        raise error from cause
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(ConfigError) as found:
+        load_examples(TextDataConfig(name="hf:owner/name"))
+    text = str(found.value)
+    assert all(message in text for message in messages) and "\n" not in text
+    network = "without a network, give a local path"
+    assert (network in text) == isinstance(error, ConnectionError)
+
+
+@pytest.mark.parametrize("name", ["hf:/no/such/folder", "hf:./typo", "hf:no/such/file.jsonl"])
+def test_a_missing_local_table_is_not_looked_for_on_the_hub(name, monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: pytest.fail("asked the Hub"))
+    with pytest.raises(ConfigError, match="there is nothing at"):
+        load_examples(TextDataConfig(name=name))
+
+
+def test_a_broken_local_table_names_its_cause(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a.parquet").write_text("no parquet")
+    with pytest.raises(ConfigError, match="cannot be loaded: .*Parquet magic bytes not found"):
+        load_examples(TextDataConfig(name=f"hf:{tmp_path}/a.parquet"))
+
+
 def test_missing_tfds_is_a_clear_error(monkeypatch):
     real = builtins.__import__
 

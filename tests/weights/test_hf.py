@@ -193,3 +193,19 @@ def test_a_hub_id_without_network_raises_with_advice(tmp_path, monkeypatch):
     (tmp_path / "demo-quick").mkdir()
     with pytest.raises(ConfigError, match=r"no such directory \(there is .*/demo-quick\), and not"):
         hf.resolve(tmp_path / "demo")
+
+
+@pytest.mark.parametrize("kind", ["XetDownloadError", "GatedRepoError", "LocalEntryNotFoundError"])
+def test_the_cause_of_a_failed_download_is_shown(monkeypatch, kind: str):
+    bases = (OSError,) if kind == "LocalEntryNotFoundError" else (Exception,)
+    error = type(kind, bases, {})("401 Client Error.\n\nThe cause")
+
+    def download(*_, **__):
+        raise error from OSError("disk quota")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(ConfigError, match="401 Client Error.*disk quota") as found:
+        hf.resolve("owner/name")
+    text = str(found.value)
+    assert ("hf auth login" in text) == (kind == "GatedRepoError") and "\n" not in text
+    assert ("The cause" in text) == (kind != "LocalEntryNotFoundError")

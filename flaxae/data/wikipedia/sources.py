@@ -7,10 +7,10 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flaxae.data.local import read_local, reason
+from flaxae.data.local import read_local
 from flaxae.data.tables import load_hub
 from flaxae.data.text import digest
-from flaxae.errors import ConfigError
+from flaxae.errors import ConfigError, causes
 from flaxae.pointers import require_content
 
 Article = tuple[str, str]  # title, text
@@ -49,7 +49,7 @@ class Dump:
                         return
         except (OSError, EOFError, ElementTree.ParseError) as error:
             raise ConfigError(
-                f"{piece!r} is not a whole XML dump (after {count} articles: {reason(error)}):"
+                f"{piece!r} is not a whole XML dump (after {count} articles: {causes(error)}):"
                 " download it again"
             ) from None
 
@@ -88,7 +88,7 @@ class Hub:
         if os.path.exists(self.target):
             table = _pooled(self.target)
         else:
-            hint = "; without a network, give a local directory (hf:/path) or a dump"
+            hint = "give a local directory (hf:/path) or a dump"
             table = load_hub(self.target, self.config, f"--source hf:{self.target}", hint)
         if isinstance(table, dict):
             table = table["train"] if "train" in table else next(iter(table.values()))
@@ -109,7 +109,7 @@ def _pooled(path: str) -> Any:
     try:
         return datasets.concatenate_datasets(list(splits.values()))
     except Exception as error:  # columns of other types
-        raise ConfigError(f"--source hf:{path} cannot be loaded: {reason(error)}") from None
+        raise ConfigError(f"--source hf:{path} cannot be loaded: {causes(error)}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Tfds:
             return tfds.data_source(self.target, split="train")
         except Exception as error:  # unknown names, no network
             raise ConfigError(
-                f"--source tfds:{self.target} cannot be loaded: {reason(error)}; without a network,"
+                f"--source tfds:{self.target} cannot be loaded: {causes(error)}; without a network,"
                 " set TFDS_DATA_DIR to the folder of the prepared data, or give a dump"
             ) from None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxae.config.locate import user_path
-from flaxae.errors import ConfigError, require
+from flaxae.errors import HUB_ACCESS, ConfigError, causes, is_network, is_refused, require
 from flaxae.foreign_json import read_json as read_json
 from flaxae.weights.hf import quantised
 
@@ -36,11 +36,12 @@ def resolve(source: str | Path) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(PATTERNS)))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # exceptions of the Hub client and of the network
+        reason = causes(error, whole=not is_network(error))
+        way_out = f"on a machine with a network run `hf download {name} --local-dir DIR`, then "
+        way_out = HUB_ACCESS if is_refused(error) else f"{way_out}name DIR"
         raise ConfigError(
-            f"{missing}, and downloading it from the Hub failed ({reason}); on a machine with a "
-            f"network run `hf download {name} --local-dir DIR`, then name DIR"
+            f"{missing}, and downloading it from the Hub failed ({reason}); {way_out}"
         ) from None
 
 
