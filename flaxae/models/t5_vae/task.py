@@ -3,7 +3,7 @@
 import dataclasses
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from flaxae.config import Config, DataConfig, TaskConfig
-from flaxae.config.ranges import NonNegative, Whole
+from flaxae.config.ranges import NonNegative, Range, Whole
 from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.hub import TextData, text_sources
 from flaxae.data.plan import planned_spec
@@ -31,6 +31,9 @@ from flaxae.models.t5_vae.noise import NoiseConfig
 from flaxae.task import Context, Loss, Rows, Source, Sums, Task
 from flaxae.text_autoencoder import kl
 from flaxae.text_autoencoder.kl import WeightSchedule
+
+
+Chunks = Annotated[int, Range(0, 1024, "[]")]  # each is a part of the program
 
 
 @dataclasses.dataclass
@@ -66,7 +69,7 @@ class T5VAEConfig(TaskConfig):
     # Above 0: the output head and its loss are computed in this number of parts of the tokens, so
     # that the logits of one part stay in the CPU's cache and never all exist at once. It is ignored
     # on several devices.
-    loss_chunks: Whole = 0
+    loss_chunks: Chunks = 0
 
     def make(self, config: Config) -> "T5VAETask":
         """Return the task of a config."""
