@@ -61,14 +61,18 @@ class GMMPrior(Prior):
             seed: seed of the initialisation.
 
         Raises:
-            ConfigError: if there are fewer codes than components, or as in `codes_to_fit`.
+            ConfigError: if there are fewer than two codes per component, whose variance would be
+                the regularisation alone, or as in `codes_to_fit`.
         """
         from sklearn.mixture import GaussianMixture  # slow to import
 
         codes = codes_to_fit(codes)
         n, dim = codes.shape
-        if n < components:
-            raise ConfigError(f"{n} codes are too few for a mixture of {components}: encode more")
+        if n < 2 * components:
+            raise ConfigError(
+                f"{n} codes are too few for a mixture of {components}, which needs at least "
+                f"{2 * components}: encode more"
+            )
         full = n >= 10 * components * dim
         share = float(np.clip(0.1 * components * dim / n, 1e-4, 0.1))
         mixture = GaussianMixture(

@@ -141,6 +141,7 @@ def test_mistakes_raise_one_clear_error(codes: np.ndarray, tmp_path: Path) -> No
         (lambda: fit("gaussian", codes[:1]), "two or more"),
         (lambda: fit("gaussian", codes * np.nan), "finite"),
         (lambda: fit("gmm", codes[:4]), "too few"),
+        (lambda: fit("gmm", bumps(19)), "19 codes are too few for a mixture of 10.*at least 20"),
         (lambda: fit("flow", codes), "flow_prior"),
         (lambda: load_prior(tmp_path / "none"), "contains no prior"),
     ]
