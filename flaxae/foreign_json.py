@@ -33,10 +33,24 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """
     require_content(path)
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not JSON ({error})") from None
-    require(isinstance(data, dict), f"{path}: not a JSON object, but {_described(data)}")
+    return parse_object(text, str(path))
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """Return the object that JSON text contains; raise ConfigError if it is none.
+
+    Args:
+        text: the text.
+        where: the file that it is from, for messages.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not JSON ({error})") from None
+    require(isinstance(data, dict), f"{where}: not a JSON object, but {_described(data)}")
     return data
 
 

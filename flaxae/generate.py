@@ -55,15 +55,12 @@ def prompt_ids(
 def task_of(adapter: str) -> Any:
     """Return the task of a run's folder; None for other folders and for a user's own tasks."""
     from flaxae.config import from_json
-    from flaxae.peft.hf_config import CONFIG
-    from flaxae.peft.hf_format import WEIGHTS
+    from flaxae.peft.hf_format import is_run
     from flaxae.storage import workdir
 
-    folder = user_path(adapter)
-    run = all((folder / name).is_file() for name in (CONFIG, "config.json"))
-    if not run or (folder / WEIGHTS).is_file():
+    if not is_run(adapter):
         return None
-    raw = workdir.read_config(folder)
+    raw = workdir.read_config(user_path(adapter))
     if not str(raw.get("task", {}).get("class", "")).startswith("flaxae."):
         return None
     config = from_json(raw)

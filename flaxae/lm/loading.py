@@ -189,7 +189,7 @@ def _open_gguf(path: Path) -> _Opened:
 def _open_directory(source: str | Path) -> _Opened:
     require(not Path(source).is_file(), f"{source}: neither a directory nor a {gguf.SUFFIX} file")
     directory = hf.resolve(source)
-    raw = hf.read_config(directory)
+    raw = hf.read_model_config(directory)
     if (directory / "generation_config.json").is_file():  # chat models have several ends
         path = directory / "generation_config.json"
         ends = read_fields(path, {"eos_token_id": int | list[int]}).get("eos_token_id")

@@ -73,7 +73,7 @@ def read_config(directory: str | Path) -> AdapterConfig:
         ConfigError: if there is no config, or it has an unsupported option.
     """
     path = user_path(directory) / CONFIG
-    require(path.is_file(), f"{directory}: no {CONFIG}: {_not_an_adapter(Path(directory))}")
+    require(path.is_file(), f"{directory}: no {CONFIG}: {_not_an_adapter(path.parent)}")
     raw = read_json(path)
     try:
         return config_from_peft(raw)
@@ -87,8 +87,8 @@ def base_name(directory: str | Path) -> str:
     Raises:
         ConfigError: if there is no config, or it is not JSON.
     """
-    path = Path(directory) / CONFIG
-    require(path.is_file(), f"{directory}: no {CONFIG}: {_not_an_adapter(Path(directory))}")
+    path = user_path(directory) / CONFIG
+    require(path.is_file(), f"{directory}: no {CONFIG}: {_not_an_adapter(path.parent)}")
     return read_fields(path, KINDS).get("base_model_name_or_path") or ""
 
 

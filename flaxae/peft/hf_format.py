@@ -52,6 +52,11 @@ def save_adapter(
         name: name of the adapter; it is not written.
         base: the Hub id or directory from which PEFT loads the base.
     """
+    require(
+        not is_run(directory),
+        f"{directory} is a run's workdir, whose adapter_config.json would be replaced: name "
+        "another directory",
+    )
     write_config(model, directory, name, base=base)
     tensors = {e.key: e.to_disk() for e in _entries(model, name)}
     metadata = {"format": "pt", BASE: base_fingerprint(model)}
@@ -100,7 +105,7 @@ def load_adapter(
 
 def is_run(directory: str | Path) -> bool:
     """Return True for the workdir of a run, False for a directory that PEFT or others wrote."""
-    directory = Path(directory)
+    directory = user_path(directory)
     return workdir_lib.is_workdir(directory) and not (directory / WEIGHTS).is_file()
 
 

@@ -11,10 +11,20 @@ from typing import Any
 from flaxae.config import Config, copy_config, differences, from_json, to_json, without_moved_fields
 from flaxae.config.files import MODULE
 from flaxae.config.horizon import check_horizon, horizon, stored_horizon
-from flaxae.errors import ConfigError
+from flaxae.errors import ConfigError, require
+from flaxae.foreign_json import parse_object
 from flaxae.storage import paths
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
+# Files that no run writes into its workdir.
+MODEL_FILES = (
+    "adapter_model.bin",
+    "adapter_model.safetensors",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -23,24 +33,35 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_config(workdir: str | Path) -> dict[str, Any]:
-    """Return the JSON of a workdir's config. Raises ConfigError if it is missing or not JSON."""
+    """Return the JSON of a workdir's config.
+
+    Raises:
+        ConfigError: if it is missing, not JSON, or not that of a run.
+    """
     path = paths.as_path(workdir) / "config.json"
     try:
-        return json.loads(path.read_text())
+        raw = parse_object(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise ConfigError(f"{workdir} is not a run's workdir: it has no config.json") from None
-    except ValueError as e:
-        raise ConfigError(f"{path} is not JSON ({e}); restore it, or use a new workdir") from None
+    except (ValueError, ConfigError) as e:
+        raise ConfigError(
+            f"{path} cannot be read ({e}); restore it, or use a new workdir"
+        ) from None
+    kind = raw.get("model_type")
+    require(
+        isinstance(raw.get("task"), dict),
+        f"{workdir} is not a run's workdir: its config.json "
+        + (f"is that of a pretrained model ({kind})" if kind else "names no task"),
+    )
+    return raw
 
 
 def is_workdir(folder: str | Path) -> bool:
     """Return True if a folder's config.json is a run's, and not that of a pretrained model."""
-    path = paths.as_path(folder) / "config.json"
     try:
-        raw = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return bool(read_config(folder))
+    except ConfigError:
         return False
-    return isinstance(raw, dict) and isinstance(raw.get("task"), dict)
 
 
 def versions() -> dict[str, str]:
@@ -100,6 +121,8 @@ def prepare(
         raise ConfigError(f"{workdir} has checkpoints but no config.json; use a new workdir")
     if stored is not None and not _begun(workdir):
         stored = None  # a start that failed, for example on its data, claims no workdir
+    if stored is None:
+        _check_no_model(workdir)
     config = resolve(config, stored)
     config.freeze()
     new = to_json(config) | ({"lanes": lanes} if lanes is not None else {})
@@ -133,6 +156,16 @@ def prepare(
                 raise
             raise ConfigError(f"cannot write into workdir {workdir}: {paths.reason(e)}") from None
     return config
+
+
+def _check_no_model(workdir: Path) -> None:
+    """Raise ConfigError for a folder of a model or an adapter, whose files a run would replace."""
+    found = [name for name in MODEL_FILES if (workdir / name).exists()]
+    require(
+        not found,
+        f"workdir {workdir} contains {' and '.join(found)}: it is the folder of a model or an "
+        "adapter, whose config a run would replace; use a new workdir",
+    )
 
 
 def _class_hint(stored: dict[str, Any], new: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from flaxae.lm import loading
 from flaxae.lm.llama import params as llama
 from flaxae.lm.loading import LoadedModel
 from flaxae.lm.phi import params as phi
+from flaxae.lm.t5 import params as t5_params
 from flaxae.machine.sharding import make_mesh
 from tests.tiny.language_models import KINDS, LLAMA3, tiny
 
@@ -178,6 +179,21 @@ def test_the_fingerprint_changes_with_the_weights_only(tmp_path):
     tensors["model.norm.weight"][0] += 1
     save_file(tensors, path)
     assert lm.load(tmp_path).fingerprint != before
+
+
+def test_folders_of_runs_and_adapters_are_no_models(tmp_path):
+    saved("llama", tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.rename(tmp_path / "model" / "adapter_config.json")
+    with pytest.raises(ConfigError, match="no config.json: it is an adapter, which is loaded onto"):
+        lm.load(tmp_path / "model")
+    config.write_text('{"task": {"class": "flaxae.x:Y"}}')
+    for load in (lm.load, t5_params.load):
+        with pytest.raises(ConfigError, match="a run, or a model that flaxae saved, and not a pre"):
+            load(tmp_path / "model")
+    (tmp_path / "model" / "latest").mkdir()
+    with pytest.raises(ConfigError, match="is a run's workdir, whose config.json would be"):
+        saved("llama", tmp_path / "model")
 
 
 def test_a_missing_package_or_directory_raises_with_advice(monkeypatch, tmp_path):

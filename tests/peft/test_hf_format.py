@@ -209,6 +209,30 @@ def test_missing_and_truncated_files_raise_and_are_named(saved, tmp_path):
         peft.load_adapter(Net(), folder)
 
 
+def test_a_config_json_of_a_model_makes_no_run_of_an_adapters_folder(saved, tmp_path):
+    """Check for a merge of two downloads, or PEFT's folder inside of its base's."""
+    folder = changed(saved, tmp_path)
+    for raw in ({"model_type": "llama"}, {"task": "text-generation"}, [], "x"):
+        (folder / "config.json").write_text(json.dumps(raw))
+        assert peft.adapter_names(peft.load_adapter(Net(), folder)) == ("default",)
+    weights = (folder / WEIGHTS).rename(folder / "adapter_model.bin")
+    with pytest.raises(ConfigError, match="adapter_model.bin is a pickle, which is not opened"):
+        peft.load_adapter(Net(), folder)
+    weights.unlink()
+    with pytest.raises(ConfigError, match=f"no {WEIGHTS}$"):
+        peft.load_adapter(Net(), folder)
+
+
+def test_an_adapter_is_not_saved_into_a_run_and_folders_of_adapters_are_named(saved, tmp_path):
+    with pytest.raises(ConfigError, match="there are adapters in its folders changed$"):
+        peft.load_adapter(Net(), changed(saved, tmp_path).parent)
+    (tmp_path / "config.json").write_text('{"task": {"class": "flaxae.x:Y"}}')
+    with pytest.raises(ConfigError, match="is a run's workdir, whose adapter_config.json would be"):
+        peft.save_adapter(trained("lora"), tmp_path)
+    with pytest.raises(ConfigError, match="a run without an adapter"):
+        peft.load_adapter(Net(), tmp_path)
+
+
 def test_an_adapter_of_another_base_raises(saved):
     other = Net(seed=1)
     with pytest.raises(ConfigError, match="it was trained on another base"):

@@ -1,9 +1,13 @@
-"""The record of the code version in a run's folder."""
+"""A run's folder: the record of the code version, and folders that are no run's."""
 
+import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from flaxae.config import Config, TaskConfig
+from flaxae.errors import ConfigError
 from flaxae.storage import workdir
 
 
@@ -19,3 +23,34 @@ def test_the_commit_comes_from_git_or_else_from_the_sender(
     assert workdir.versions()["commit"] == commit
     monkeypatch.delenv("FLAXAE_COMMIT")
     assert workdir.versions()["commit"] == git.strip()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"config.json": '{"model_type": "llama"}'}, "that of a pretrained model .llama.$"),
+        ({"config.json": '{"task": "text-generation"}'}, "its config.json names no task"),
+        ({"config.json": "[]"}, "cannot be read .*not a JSON object, but a list"),
+        ({"model.safetensors": ""}, "contains model.safetensors: it is the folder of a model"),
+        ({"adapter_config.json": "{}", "adapter_model.bin": ""}, "contains adapter_model.bin"),
+        (
+            {"config.json": '{"task": {"class": "a:B"}}', "model.safetensors": ""},
+            "contains model.safetensors",
+        ),
+    ],
+)
+def test_the_folder_of_a_model_is_no_workdir_and_stays_as_it_is(
+    files: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        workdir.prepare(Config(task=TaskConfig()), tmp_path, None, True)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == files
+
+
+def test_other_files_in_a_new_workdir_are_allowed(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    workdir.prepare(Config(task=TaskConfig()), tmp_path, None, True)
+    assert workdir.is_workdir(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] > 0

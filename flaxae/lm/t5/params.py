@@ -188,7 +188,7 @@ def build(config: T5Config, params: dict[str, Any]) -> T5:
 def open_directory(source: str | Path) -> tuple[T5Config, hf.Tensors]:
     """Return the config and the tensors of a directory or Hub id; no tensor is read yet."""
     directory = hf.resolve(source)
-    raw, tensors = hf.read_config(directory), hf.Tensors(directory)
+    raw, tensors = hf.read_model_config(directory), hf.Tensors(directory)
     if HEAD not in tensors.names:
         # With an untied config the head is missing, and read_params says so.
         tied = raw.get("tie_word_embeddings") is not False

@@ -9,6 +9,7 @@ from flaxae.weights.hf.directory import INDEX as INDEX
 from flaxae.weights.hf.directory import SINGLE as SINGLE
 from flaxae.weights.hf.directory import read_config as read_config
 from flaxae.weights.hf.directory import read_json as read_json
+from flaxae.weights.hf.directory import read_model_config as read_model_config
 from flaxae.weights.hf.directory import resolve as resolve
 from flaxae.weights.hf.reading import read_params as read_params
 from flaxae.weights.hf.table import Table as Table

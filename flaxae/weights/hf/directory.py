@@ -55,6 +55,21 @@ def _similar(path: Path) -> str:
     return f" (there is {' and '.join(str(path.parent / n) for n in near[:3])})" if near else ""
 
 
+def read_model_config(directory: Path) -> dict[str, Any]:
+    """Return the contents of a pretrained model's config.json.
+
+    Raises:
+        ConfigError: if `read_config` raises one, or it is the config of a run.
+    """
+    raw = read_config(directory)
+    require(
+        not isinstance(raw.get("task"), dict),
+        f"{directory}: a run, or a model that flaxae saved, and not a pretrained model; parameters "
+        "of a run are taken by --config.resume_from, its adapter by --adapter",
+    )
+    return raw
+
+
 def read_config(directory: Path) -> dict[str, Any]:
     """Return the contents of a directory's config.json.
 
@@ -63,7 +78,9 @@ def read_config(directory: Path) -> dict[str, Any]:
             quantised model.
     """
     path = directory / CONFIG
-    require(path.is_file(), f"{directory}: no {CONFIG}")
+    adapter = (directory / "adapter_config.json").is_file()
+    hint = ": it is an adapter, which is loaded onto its base model" if adapter else ""
+    require(path.is_file(), f"{directory}: no {CONFIG}{hint}")
     raw = read_json(path)
     quantised.check_config(directory, raw)
     return raw

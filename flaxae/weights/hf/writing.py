@@ -41,13 +41,18 @@ def write(
         max_shard_size: bytes per file; larger models are written as shards with an index.
 
     Raises:
-        ConfigError: if the table is of other parameters, or has fused tensors.
+        ConfigError: if the table is of other parameters or has fused tensors, or the directory is
+            a run's workdir.
     """
     leaves = {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
     table.check_paths(set(leaves))
     fused = any(w.rows[1] > 1 for w in table.weights.values())
     require(not fused, "fused tensors can be read, but not written")
     directory, dtype = user_path(directory), np.dtype(dtype)
+    require(
+        not (directory / "latest").exists(),
+        f"{directory} is a run's workdir, whose config.json would be replaced: name another",
+    )
     shards = _plan(table, leaves, dtype, max_shard_size)
     if distributed.is_main():
         directory.mkdir(parents=True, exist_ok=True)
