@@ -77,6 +77,10 @@ def corpus_of(name: str, parts: Iterable[Part], max_lines: int = 0) -> Corpus:
         corpus.notes.append(
             f"{repeated} of {counts['texts']} lines repeat an earlier line and are used once"
         )
+    if max_lines and len(corpus.examples) >= max_lines:
+        corpus.notes.append(
+            f"data.max_lines={max_lines}: later texts, files and splits are not read"
+        )
     if counts["changed"]:
         corpus.notes.append(
             f"{counts['changed']} repeated lines have another label; the first is used"

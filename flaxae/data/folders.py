@@ -1,6 +1,5 @@
 """Files of a folder: which are data, which split each belongs to, and which are not used."""
 
-import itertools
 import os
 import re
 from collections.abc import Iterable
@@ -31,7 +30,7 @@ _BZIP2 = re.compile(rb"BZh[1-9]\x31\x41\x59\x26\x53\x59")
 _SEPARATORS = re.compile(r"[-._\s\d]+")
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 _NAMED = 8  # file names in a message
-_WALKED = 10_000  # files of subfolders that are looked at to name those that are not used
+_WALKED = 10_000  # files after which subfolders that are not used are not looked through
 
 
 class Listing(NamedTuple):
@@ -63,10 +62,12 @@ def list_files(folder: str, endings: Iterable[str], ignored: Iterable[str] = ())
         os.listdir(folder)
     except OSError as error:
         raise ConfigError(f"{folder!r} cannot be read: {error.strerror or error}") from None
-    found = itertools.islice(_walk(folder), _WALKED)
-    names = sorted(name for name in found if os.path.basename(name) not in ignored)
-    data = []
-    for name in names:
+    found = (name for name in _walk(folder) if os.path.basename(name) not in ignored)
+    names, data = [], []
+    for name in found:
+        names.append(name)
+        if os.sep in name and data and os.sep not in data[0] and len(names) > _WALKED:
+            break  # files of the folder itself come first, and only these are used
         if not name.lower().endswith(endings):
             continue
         path = os.path.join(folder, name)
@@ -77,8 +78,8 @@ def list_files(folder: str, endings: Iterable[str], ignored: Iterable[str] = ())
             )
         if os.path.isfile(path):
             data.append(name)
-    used = [name for name in data if os.sep not in name] or data
-    return Listing(used, [name for name in names if name not in set(used)])
+    used = sorted([name for name in data if os.sep not in name] or data)
+    return Listing(used, sorted(set(names) - set(used)))
 
 
 def _walk(folder: str) -> Iterable[str]:

@@ -2,7 +2,7 @@
 
 `recipe:<name>` loads from the Hub or from tfds. `recipe:<name>:<path>` reads local files: parquet,
 json or csv files of a Hub data set, the output of save_to_disk, or text files (one text or
-label<tab>text per line). "train", "valid", "dev" or "test" in the path of a file is its split.
+label<tab>text per line). The words in the path of a file are its split (see `folders.split_of`).
 """
 
 import dataclasses
@@ -15,14 +15,13 @@ from typing import Any
 from flaxae.data import tables
 from flaxae.data.config import TextDataConfig
 from flaxae.data.files import Part, read_path
-from flaxae.data.folders import HELD_OUT, check_content
+from flaxae.data.folders import HELD_OUT, check_content, compression, named, split_of
 from flaxae.data.lines import read_lines
 from flaxae.data.local import FORMATS, load_files, read_local
 from flaxae.data.sentences import sentence_status, split_sentences
 from flaxae.errors import ConfigError
 
 FORM = "recipe:<name>[:local path]"
-_SPLIT_WORDS = (("train", ("train",)), ("validation", ("valid", "dev")), ("test", ("test",)))
 _TAGS = re.compile(r"<br\s*/?>|\\n|\n", re.IGNORECASE)
 _LABELLED = re.compile(r"[^\t]{1,40}\t[^\t]+")
 
@@ -156,29 +155,36 @@ def _local(data: TextDataConfig, recipe: Recipe, path: str) -> Iterator[Part]:
     by_split: dict[str, list[str]] = {}
     if os.path.isfile(path):
         check_content(path, repr(path))
-    for file in _data_files(path):
-        split = _split_of(os.path.relpath(file, os.path.dirname(path)))
+    files, unused = _data_files(path)
+    for file in files:
+        split = split_of(os.path.relpath(file, os.path.dirname(path))) or "train"
         by_split.setdefault(split, []).append(file)
     if not by_split:
         raise ConfigError(f"data.name={data.name!r}: {path!r} contains no data files")
+    left_out = [f"{path}: not used: {named(unused)}"] if unused else []
     for split in (x for x in HELD_OUT if x in by_split):
         files = by_split[split]
         if table_files := [f for f in files if _is_table(f)]:
             wanted = tuple(name for columns in recipe.columns for name in columns)
             table, notes = load_files(table_files, wanted)
             part = _from_table(table, split, split, data, recipe)
-            yield dataclasses.replace(part, notes=notes + part.notes)
+            yield dataclasses.replace(part, notes=left_out + notes + part.notes)
+            left_out = []
         for file in (f for f in files if not _is_table(f)):
             part = _text_part(file, recipe, data.labels)
-            yield dataclasses.replace(part, split=HELD_OUT[split])
+            yield dataclasses.replace(part, split=HELD_OUT[split], notes=left_out)
+            left_out = []
 
 
-def _data_files(path: str) -> list[str]:
+def _data_files(path: str) -> tuple[list[str], list[str]]:
+    """Return the data files at a path, and the archives there, which are not read."""
     if os.path.isfile(path):
-        return [path]
+        return [path], []
     found = [os.path.join(folder, f) for folder, _, files in os.walk(path) for f in files]
-    ignored = (".md", ".py", ".lock", ".gitattributes", ".zip", ".gz", "dataset_infos.json")
-    return sorted(f for f in found if not f.endswith(ignored) and not _hidden(f, path))
+    found = sorted(f for f in found if not _hidden(f, path))
+    ignored = (".md", ".py", ".lock", ".gitattributes", "dataset_infos.json")
+    data = [f for f in found if not f.endswith(ignored) and not compression(f)]
+    return data, [os.path.relpath(f, path) for f in found if compression(f)]
 
 
 def _hidden(file: str, path: str) -> bool:
@@ -191,15 +197,6 @@ def _extension(file: str) -> str:
 
 def _is_table(file: str) -> bool:
     return _extension(file) in FORMATS and _extension(file) != ".txt"
-
-
-def _split_of(file: str) -> str:
-    """Return the split in a path; the file name comes first: "train_data/test.txt" is "test"."""
-    for part in reversed(file.lower().split(os.sep)):
-        for split, words in _SPLIT_WORDS:
-            if any(word in part for word in words):
-                return split
-    return "train"
 
 
 def _text_part(file: str, recipe: Recipe, labels: bool) -> Part:

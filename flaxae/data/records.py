@@ -9,9 +9,10 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from flaxae.data.folders import named
 from flaxae.data.lines import decoded, numbered_lines
 from flaxae.data.text import unicode_fault
 from flaxae.errors import ConfigError
@@ -33,7 +34,7 @@ class Records(NamedTuple):
     notes: list[str]
 
 
-def read_records(kind: str, paths: Iterable[str], wanted: Iterable[str] = ()) -> Records:
+def read_records(kind: str, paths: Sequence[str], wanted: Iterable[str] = ()) -> Records:
     """Read files of one kind.
 
     Args:
@@ -47,11 +48,26 @@ def read_records(kind: str, paths: Iterable[str], wanted: Iterable[str] = ()) ->
     if kind == "text":
         return Records({"text": [x for p in paths for _, x in numbered_lines(p, repr(p))]}, [])
     if kind == "csv":
-        return _csv_files(list(paths), (*KNOWN, *wanted))
+        return _csv_files(paths, (*KNOWN, *wanted))
     rows = [row for path in paths for _, row in json_rows(path, repr(path))]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: _one_kind([row.get(name) for row in rows]) for name in names}
-    return Records(columns, [])
+    if not columns:
+        raise ConfigError(f"{named(list(map(repr, paths)))} contains no records")
+    odd = [name for name, values in columns.items() if not _fits_arrow(values)]
+    notes = [f"{name!r} is not read: its values are of several kinds" for name in odd]
+    return Records({name: x for name, x in columns.items() if name not in odd}, notes)
+
+
+def _fits_arrow(values: list[Any]) -> bool:
+    """Return True if arrow can store the values of a column, which must be of one kind."""
+    import pyarrow
+
+    try:
+        pyarrow.array(values)
+    except (pyarrow.ArrowException, OverflowError, TypeError, ValueError):
+        return False
+    return True
 
 
 def json_rows(path: str, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -76,7 +92,7 @@ def json_rows(path: str, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _listed(text: str, what: str) -> Iterator[tuple[str, Any]]:
     try:
         rows = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise ConfigError(f"{what}, line {line}: not a list in JSON ({error})") from None
     suspect = _SURROGATE.search(text) is not None
@@ -93,7 +109,7 @@ def _lines(text: str, what: str) -> Iterator[tuple[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             hint = ", but one JSON value over several lines" if _is_json(text) else ""
             raise ConfigError(
                 f"{what}, line {number}: not JSON ({error}){hint}; the file must contain one object"
@@ -107,7 +123,7 @@ def _lines(text: str, what: str) -> Iterator[tuple[str, Any]]:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -131,7 +147,7 @@ def _one_kind(values: list[Any]) -> list[Any]:
     return values
 
 
-def _csv_files(paths: list[str], wanted: tuple[str, ...]) -> Records:
+def _csv_files(paths: Sequence[str], wanted: tuple[str, ...]) -> Records:
     columns: dict[str, list[Any]] = {}
     notes: list[str] = []
     first = ""
@@ -154,17 +170,23 @@ def _csv_file(path: str, wanted: tuple[str, ...]) -> tuple[list[str], list[list[
     text = decoded(path, repr(path))
     notes = []
     start = text.lstrip("\r\n").partition("\n")[0]
-    tab = path.lower().endswith(".tsv") or ("\t" in start and "," not in start)
-    delimiter = "\t" if tab else ";" if ";" in start and "," not in start else ","
+    delimiter = "\t" if path.lower().endswith(".tsv") else ","
+    others = [x for x in "\t;" if x in start and "," not in start and delimiter == ","]
+    rows = None
+    for other in others:  # if it divides all lines alike
+        try:
+            rows = _csv_rows(text, path, other, csv.QUOTE_MINIMAL)
+        except ConfigError:
+            continue
+        notes.append(f"{path}: its fields are separated by {'tabs' if other != ';' else other}")
+        break
     try:
-        rows = _csv_rows(text, path, delimiter, csv.QUOTE_MINIMAL)
+        rows = rows or _csv_rows(text, path, delimiter, csv.QUOTE_MINIMAL)
     except ConfigError:
-        if not tab:
+        if delimiter == ",":
             raise
         rows = _csv_rows(text, path, delimiter, csv.QUOTE_NONE)
         notes.append(f"{path}: quotation marks are read as part of the texts")
-    if delimiter != "," and not path.lower().endswith(".tsv"):
-        notes.append(f"{path}: its fields are separated by {'tabs' if tab else 'semicolons'}")
     head = [name.strip() for name in rows[0]]
     if _is_header(head, rows[1:], wanted):
         names = _distinct([name or f"column {i}" for i, name in enumerate(head, 1)])
@@ -189,8 +211,9 @@ def _csv_rows(text: str, path: str, delimiter: str, quoting: Any) -> list[list[s
             if row and (not rows or len(row) == len(rows[0])):
                 rows.append(row)
             elif row:
+                count = f"{len(row)} field{'s' * (len(row) > 1)}"
                 raise ConfigError(
-                    f"{path!r}, line {line}: {len(row)} fields, but {len(rows[0])} in the first"
+                    f"{path!r}, line {line}: {count}, but {len(rows[0])} in the first"
                     f" line: put quotation marks around texts that contain {delimiter!r}"
                 )
             line = reader.line_num + 1

@@ -88,7 +88,8 @@ def select_readable(corpus: Corpus, model: Autoencoder, most: int = MAX_TEXTS) -
         ConfigError: if fewer than two texts are left.
     """
     labels: Sequence[str | None] = corpus.labels or [None] * len(corpus.texts)
-    first = dict(zip(reversed(corpus.texts), reversed(labels), strict=True))
+    backwards = list(zip(reversed(corpus.texts), reversed(labels), strict=True))
+    first = dict(backwards) | {text: label for text, label in backwards if label}
     pairs = [(text, first[text]) for text in dict.fromkeys(corpus.texts) if text.strip()]
     notes = list(corpus.notes)
     order = np.random.default_rng(0).permutation(len(pairs))

@@ -65,7 +65,8 @@ def test_records_without_text_are_counted(tmp_path):
         (",text\n0,It rained.\n", ["It rained."], "read as the header: column 1, text"),
         ("0,1\nIt rained.,5\n", ["It rained."], "read as the header: 0, 1"),
         ("\ufefftext,label\r\nIt rained.,1\r\n", ["It rained."], "header: text, label"),
-        ("label;text\n1;It rained, then.\n", ["It rained, then."], "separated by semicolons"),
+        ("label;text\n1;It rained, then.\n", ["It rained, then."], "separated by ;"),
+        ("I came; I saw.\nHe came.\n", ["I came; I saw.", "He came."], "no header"),
         ('text\n"two\nlines"\n"a ""b"""\n', ["two\nlines", 'a "b"'], "header: text"),
     ],
 )
@@ -99,7 +100,7 @@ def test_tabs_separate_whatever_the_quotation_marks(tmp_path):
     ("name", "content", "message"),
     [
         ("x.csv", "text,label\na,1\nb,2,3\n", "x.csv', line 3: 3 fields, but 2 in the first"),
-        ("x.csv", 'text,label\n"a\nb",1\nc\n', "line 4: 1 fields"),
+        ("x.csv", 'text,label\n"a\nb",1\nc\n', "line 4: 1 field, but"),
         ("x.csv", 'text,label\na,1\n"b,2\nc,3\n', "line 3: not valid CSV"),
         ("x.csv", "\n\n", "is empty"),
         ("x.csv", b"text\nna\xefve\n", r"not UTF-8 \(line 2"),
@@ -107,6 +108,8 @@ def test_tabs_separate_whatever_the_quotation_marks(tmp_path):
         ("x.jsonl", '{"text": "a"}\n{"text": \n', "x.jsonl', line 2: not JSON"),
         ("x.jsonl", '{"text": "a"}\n\n["a"]\n', r"line 3: \[\"a\"\] is not an object"),
         ("x.json", '[{"text": "a"},\n {"text" "b"}]', "line 2: not a list in JSON"),
+        ("x.jsonl", '{"a":' * 9000, "line 1: not JSON .maximum recursion"),
+        ("x.json", "[]", "contains no records"),
         ("x.json", '[{"text": "a"}, 5]', "entry 2: 5 is not an object"),
         ("x.json", '{\n"text": ["a"]\n}', "one JSON value over several lines"),
         ("x.jsonl", b'{"text": "na\xefve"}\n', r"not UTF-8 \(line 1"),
@@ -131,6 +134,16 @@ def test_values_of_several_kinds_in_json(tmp_path):
     rows = [{"text": 5}, {"text": "x"}, {"text": True}, {"text": None}]
     path = _file(tmp_path, "x.jsonl", "\n".join(json.dumps(row) for row in rows))
     assert _load(path).examples == ["5", "x", "true"]
+
+
+def test_columns_that_arrow_cannot_store_are_named(tmp_path):
+    rows = [{"text": "a", "n": 10**30, "x": {"y": 1}}, {"text": "b", "n": 1, "x": 5}]
+    path = _file(tmp_path, "x.jsonl", "\n".join(json.dumps(row) for row in rows))
+    corpus = _load(path)
+    assert corpus.examples == ["a", "b"]
+    assert "'n' is not read: its values are of several kinds" in corpus.notes
+    with pytest.raises(ConfigError, match="columns of text are text.*'x' is not read"):
+        _load(path, "x")
 
 
 def test_files_with_other_columns_are_named(tmp_path):

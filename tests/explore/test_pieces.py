@@ -5,6 +5,8 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from flaxae.errors import ConfigError
@@ -52,6 +54,19 @@ def test_labels_are_read_from_the_file(tmp_path):
     (tmp_path / "x.txt").write_text("good\n")
     with pytest.raises(ConfigError, match="--labels"):
         corpus.read_corpus(tmp_path / "x.txt", labels=True)
+
+
+def test_a_corpus_says_what_it_left_out(tmp_path):
+    table = pyarrow.table({"text": ["a", None, "b"], "label": [1, 2, None]})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    (tmp_path / "y.csv").write_text("text\nc\n")
+    found = corpus.read_corpus(tmp_path, labels=True)
+    assert (found.texts, found.labels) == (["a", "b"], ["1", ""])
+    notes = " ".join(found.notes)
+    for part in ("not used: y.csv", "1 records without text", "1 of 2 texts have no label"):
+        assert part in notes
+    with pytest.raises(ConfigError, match="--corpus=.*y.csv' is a table"):
+        corpus.read_corpus(tmp_path / "y.csv")
 
 
 def test_facts_come_from_the_files_of_the_run(tmp_path):

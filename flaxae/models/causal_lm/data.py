@@ -74,17 +74,22 @@ def _library_pairs() -> list[tuple[str, list[Pair]]]:
 
 def _from_file(path: str, config: TextDataConfig) -> Pairs:
     """Read a JSONL file; every line counts as a separate file when splits are made."""
-    pairs = []
+    pairs, fields = [], dict.fromkeys(Pair._fields)
     for where, row in json_rows(path, f"data.path={path}"):
         texts = [row.get(name) for name in Pair._fields]
         if wrong := [n for n, x in zip(Pair._fields, texts, strict=True) if not _is_text(x)]:
             raise ConfigError(
                 f'data.path={path}, {where}: not {{"prompt": "...", "completion": "..."}}: '
-                f"{' and '.join(wrong)} must be a text that is not empty"
+                f"{' and '.join(wrong)} must be a text that is not empty (there are"
+                f" {', '.join(row) or 'no fields'})"
             )
+        fields |= dict.fromkeys(row)
         pairs.append((where.split()[1], [Pair(*map(str, texts))]))
     require(len(pairs) > 2, f"data.path={path}: {len(pairs)} pairs are too few: give at least 3")
-    return _split(path, pairs, config.seed)
+    out = _split(path, pairs, config.seed)
+    if unused := [name for name in fields if name not in Pair._fields]:
+        out.notes.append(f"{path}: fields that are not used: {', '.join(unused)}")
+    return out
 
 
 def _is_text(value: Any) -> bool:

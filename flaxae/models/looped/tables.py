@@ -100,6 +100,8 @@ def _numbers(values: Sequence[Any], name: str, file: Path) -> Float[np.ndarray, 
         out = np.asarray(values, np.float64)
     except (TypeError, ValueError):
         out = np.asarray([_number(x) for x in values], np.float64)
+    if out.ndim > 1:
+        raise ConfigError(f"task.tables: {file} has lists, not numbers, in column {name!r}")
     if not np.isfinite(out).all():
         row = int(np.flatnonzero(~np.isfinite(out))[0])
         raise ConfigError(

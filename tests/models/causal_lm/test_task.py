@@ -76,6 +76,13 @@ def test_pairs_that_cannot_be_used_are_errors(tmp_path, lines, message):
         data_lib.read(TextDataConfig(path=str(path)))
 
 
+def test_fields_that_are_not_used_are_named(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"p{i}", "completion": "c", "system": "s"} for i in range(9)]
+    path.write_text(json.dumps(rows))
+    assert "not used: system" in data_lib.read(TextDataConfig(path=str(path))).notes[-1]
+
+
 def test_a_split_without_a_fitting_example_is_named(tmp_path):
     config = tiny_config(tmp_path, data__max_length=3)
     config.freeze()
