@@ -317,6 +317,11 @@ def test_the_command_prints_the_same_text_for_the_same_seed(directory, capsys):
     ("argv", "message"),
     [
         (["--max-new-tokens=0", "x"], "--max-new-tokens=0 must be positive"),
+        (["--max-new-tokens=many", "x"], "--max-new-tokens='many' is not of type int"),
+        (["--seed=-1", "x"], "--seed=-1 must be in [0, 2**32)"),
+        (["--seed=4294967296", "x"], "--seed=4294967296 must be in [0, 2**32)"),
+        (["--temperature=nan", "x"], "--temperature=nan is not a finite number"),
+        (["--temperature=1", "--top-k=-1", "x"], "--top-k=-1 must not be negative"),
         (["--top-p=0.5", "x"], "--top-p draws tokens: give --temperature too"),
         (["--temperature=1", "--top-p=2", "x"], "--top-p=2.0 must be in (0, 1]"),
         (["--model=no/where/at/all", "x"], "no such directory"),

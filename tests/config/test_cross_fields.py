@@ -1,12 +1,15 @@
 """Fields that must fit each other, and seeds outside of configs; nothing is trained."""
 
+import importlib
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from flaxae import peft
+from flaxae.command import run_main
 from flaxae.config import Config, copy_config, flags
 from flaxae.errors import ConfigError
 from flaxae.explore.backend import Explorer
@@ -16,7 +19,9 @@ from flaxae.models.looped.task import LoopedConfig
 from flaxae.models.looped.text.task import TextConfig
 from flaxae.models.t5_vae.task import T5VAEConfig
 from flaxae.text_autoencoder import priors
+from flaxae.training.hparams import make_hparams
 from flaxae.training.lanes import lane_configs
+from tests.helpers import ROOT
 from tests.tiny.family import TinyTask, tiny_config
 
 
@@ -62,6 +67,36 @@ def test_what_a_stored_run_began_with_is_not_refused():
     config.freeze(check=False)
     with pytest.raises(ConfigError, match="frozen"):
         config.optim.lr = 0.5
+
+
+@pytest.mark.parametrize(
+    "module, argv, message",
+    [
+        ("explore.__main__", ["w", "--points=1"], "--points=1 must be at least 2"),
+        ("explore.__main__", ["w", "--port=-1"], "--port=-1 must be in [0, 65535]"),
+        ("sweep.__main__", ["--config=c", "--workdir=w", "--jobs=0"], "--jobs=0 must be positive"),
+        ("models.t5_vae.baselines", ["--workdir=w", "--seeds", "0", "-1"], "--seeds=-1 must be in"),
+        ("models.looped.report", ["--workdir=w", "--jobs=-1"], "--jobs=-1 must not be negative"),
+        ("data.wikipedia.__main__", ["out", "--num-shards=0"], "--num-shards=0 must be positive"),
+        ("summary", ["--config=FILE", "--devices=-1"], "--devices=-1 must be in [0, 4096]"),
+        ("tpu_compile.__main__", ["--config=FILE", "--slices=0"], "--slices=0 must be positive"),
+        ("tpu_compile.__main__", ["--config=FILE", "--effort=nan"], "--effort=nan is not a finite"),
+    ],
+)
+def test_options_of_commands_out_of_range_are_one_message(module, argv, message, capsys):
+    command = importlib.import_module(f"flaxae.{module}")
+    file = str(ROOT / "configs/looped/tree.py")
+    assert run_main(command.main, ["program", *(a.replace("FILE", file) for a in argv)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and message in err
+
+
+def test_the_largest_seeds_reach_the_program_as_they_are():
+    config = tiny_config(seed=2**32 - 1, data__seed=2**32 - 1)
+    hparams = make_hparams(TinyTask(config), [config], lanes=False)
+    assert int(hparams["seed"]) == int(hparams["data_seed"]) == 2**32 - 1
+    data = jax.random.key_data(jax.random.key(2**32 - 1))  # as evaluations and frozen parts do
+    assert data.tolist() == jax.random.key_data(jax.random.key(hparams["seed"])).tolist()
 
 
 SEEDED: dict[str, Any] = {

@@ -247,6 +247,10 @@ def test_a_finished_run_is_extended_and_gives_its_parameters_to_another(
     assert longer.status == "done" and int(longer.state["step"]) == 30
     stored = json.loads((tmp_path / "w" / "config.json").read_text())
     assert stored["optim"]["decay_steps"] == 30  # only a horizon that is given moves the schedule
+    # A run that went beyond its schedule before this was refused.
+    (tmp_path / "w" / "config.json").write_text(json.dumps(stored | {"steps": 32}))
+    run(tiny_config(steps=32), tmp_path / "w")
+    assert "the learning rate is 0 from step 30 on" in capsys.readouterr().err
     new = run(
         tiny_config(steps=2, save__every=1, optim__lr=0.0, resume_from=str(tmp_path / "w")),
         tmp_path / "new",
