@@ -1,5 +1,7 @@
 """Layers in detail: initial values, precision, dropout, grouped heads, packed rows."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from flaxae.nn.linear import Embedding, Linear, product
 from flaxae.nn.mlp import MLP, FeedForward
 from flaxae.nn.norm import LayerNorm, RMSNorm
 from flaxae.nn.rope import Rope, RopeScaling, rotate
-from flaxae.task import Context
+from flaxae.task import Context, Taps
 
 BF16 = jnp.bfloat16
 
@@ -35,7 +37,7 @@ def normal(*shape, seed=0):
 def test_initial_values_have_the_documented_spread():
     rngs = nnx.Rngs(0)
     attention = Attention(64, 4, 32, rngs=rngs)
-    bias = dict(num_buckets=64, max_distance=128, bidirectional=True)
+    bias: Any = dict(num_buckets=64, max_distance=128, bidirectional=True)
     for array, want in (
         (Linear(256, 32, rngs=rngs).kernel, 256**-0.5),
         (Linear(32, 256, std=0.3, rngs=rngs).kernel, 0.3),
@@ -114,10 +116,8 @@ def test_norms_use_their_scale_and_their_eps(plain):
 
 def test_hidden_units_and_attention_weights_are_dropped_in_training(ctx, plain):
     """A rate near 1 leaves few; each segment and each layer has its own mask."""
-    from flaxae.task import Taps
-
     rate, x = 0.9, jnp.asarray(normal(16, 8))
-    layers = {
+    layers: dict[str, Any] = {
         "hidden": MLP(8, 32, kind=FeedForward.RELU, dropout_rate=rate, rngs=nnx.Rngs(0)),
         "attention": Attention(8, 2, 4, dropout_rate=rate, rngs=nnx.Rngs(0)),
     }
@@ -162,15 +162,18 @@ def test_a_slot_is_a_key_that_is_its_own_value(plain):
 def test_grouped_attention_equals_attention_with_repeated_keys(ctx, plain):
     q, k, v = normal(2, 3, 4, 5), normal(2, 2, 6, 5, seed=1), normal(2, 2, 6, 5, seed=2)
     bias = np.where(normal(2, 1, 3, 6, seed=3) > 0.5, MASKED, 0.0).astype(np.float32)
-    args = tuple(map(jnp.asarray, (q, k, v, bias)))
-    found = grouped_attention(*args, plain, scale=0.4)
+
+    def attend(ctx, **more):
+        arrays: Any = map(jnp.asarray, (q, k, v, bias))
+        return grouped_attention(*arrays, ctx=ctx, scale=0.4, **more)
+
+    found, dropped = attend(plain), attend(ctx, dropout_rate=0.5)
     k, v = (a.repeat(2, axis=1) for a in (k, v))  # query heads 0 and 1 share key head 0
     scores = 0.4 * np.einsum("bshk,bhtk->bhst", q, k) + bias
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     want = np.einsum("bhst,bhtk->bshk", weights, v).reshape(2, 3, 20)
     np.testing.assert_allclose(found, want, atol=1e-5)
-    dropped = grouped_attention(*args, ctx, scale=0.4, dropout_rate=0.5)
     assert np.abs(np.asarray(dropped) - want).mean() > 0.1
 
 

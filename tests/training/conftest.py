@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from flaxae.config import Config
 from flaxae.machine import sharding
 from flaxae.machine.preemption import Preemption
 from flaxae.storage import workdir as workdir_lib
-from flaxae.task import Context
+from flaxae.task import Context, Loss
 from flaxae.training.loop import Loop
 from flaxae.training.metrics import Progress
 from flaxae.training.restore import restore_or_init
@@ -29,14 +30,37 @@ class NoisyConfig(TinyConfig):
 
 
 class NoisyTask(TinyTask):
-    """Draws a random number in the evaluation, and samples the model's head."""
+    """Draws a random number in the evaluation, and samples the model's head.
+
+    A metric has a weight of its own.
+    """
+
+    def loss(self, model: Tiny, batch: Any, ctx: Context) -> Loss:
+        total, weight, metrics = super().loss(model, batch, ctx)
+        return Loss(total, weight, {**metrics, "half": (jnp.ones(()), jnp.float32(2))})
 
     def eval_step(self, model: Tiny, batch: Any, ctx: Context) -> Any:
         noise = jax.random.normal(ctx.key)
-        return {**super().eval_step(model, batch, ctx), "noise": (noise, jax.numpy.ones(()))}
+        return {**super().eval_step(model, batch, ctx), "noise": (noise, jnp.ones(()))}
 
     def sample(self, model: Tiny, ctx: Context, n: int) -> dict[str, Any]:
         return {"head": [repr(np.asarray(model.head[...]).tolist())]}
+
+
+@dataclasses.dataclass
+class HookedConfig(NoisyConfig):
+    def make(self, config: Config) -> "HookedTask":
+        return HookedTask(config)
+
+
+class HookedTask(NoisyTask):
+    """Triples gradients, and adds one to the optimizer's state after each update."""
+
+    def transform_grads(self, grads: Any, state: Any, ctx: Context) -> Any:
+        return jax.tree.map(lambda g: 3 * g, grads)
+
+    def after_update(self, state: Any, ctx: Context) -> Any:
+        return {**state, "opt": jax.tree.map(lambda x: x + 1, state["opt"])}
 
 
 class Steps:
@@ -68,13 +92,15 @@ class Steps:
             **hparams: values that replace the run's, for all lanes.
         """
         setup, states = self.setup, []
+        self.metrics: list[dict[str, Any]] = []
         device, values = self.placed(state), self.hparams(**hparams)
         with jax.set_mesh(setup.mesh):
             for _ in range(n):
                 batch = setup.feed.batch(int(device["step"]))
                 batch = sharding.put(batch, sharding.batch_sharding(setup.mesh))
-                device, _ = self.loop.step_fn(device, setup.frozen.values, batch, values)
+                device, metrics = self.loop.step_fn(device, setup.frozen.values, batch, values)
                 states.append(jax.device_get(device))
+                self.metrics.append({k: x[0] for k, x in jax.device_get(metrics).items()})
         return states
 
     def hparams(self, **others: Any) -> dict[str, jax.Array]:
@@ -104,8 +130,8 @@ class Steps:
 
 
 def _steps(folder: Path, lanes: Any = None, **overrides: Any) -> Iterator[Steps]:
-    options = {"optim__schedule": "constant", "optim__warmup": 0, "mesh__fsdp": 2} | overrides
-    config = tiny_config(task=NoisyConfig(), **options)
+    options = {"optim__schedule": "constant", "optim__warmup": 4, "mesh__fsdp": 2}
+    config = tiny_config(**{"task": NoisyConfig(), **options, **overrides})
     config = workdir_lib.prepare(config, folder, lanes, True)
     with Loop(make_setup(config, folder, lanes)) as loop:
         yield Steps(loop)
@@ -124,3 +150,25 @@ def lane_steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steps]:
     lanes = [{}, ill | {"task.heals": 6}, ill | {"task.heals": 8}]
     folder = tmp_path_factory.mktemp("lane_steps")
     yield from _steps(folder, lanes, optim__ema=0.3, max_bad_steps=1)
+
+
+@pytest.fixture(scope="session")
+def hooked_steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steps]:
+    """Yield a run of two micro-batches per step whose task changes gradients and states."""
+    sgd = {"optim__name": "sgd", "optim__clip_norm": 0.01, "optim__warmup": 0, "optim__lr": 0.5}
+    folder = tmp_path_factory.mktemp("hooked_steps")
+    yield from _steps(folder, task=HookedConfig(), accumulate=2, max_bad_steps=9, **sgd)
+
+
+@pytest.fixture(scope="session")
+def apart(steps: Steps) -> Any:
+    """Return a state, on the devices, whose average is far from its parameters."""
+    state = steps.take(3)[-1]
+    return steps.placed(state, ema=jax.tree.map(lambda x: -2 * x, state["params"]))
+
+
+@pytest.fixture(scope="session")
+def saved(steps: Steps, apart: Any) -> str:
+    """Return the workdir of a run that was saved in this state."""
+    steps.setup.checkpointer.save(3, apart, steps.setup.extra(), wait=True)
+    return str(steps.setup.workdir)

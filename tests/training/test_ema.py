@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import pytest
 
 import flaxae
 from flaxae.config import copy_config
@@ -24,15 +23,8 @@ def test_the_average_follows_its_recursion(steps: Steps) -> None:
         new = flat(states[t]["params"])
         want = {k: decay * x + (1 - decay) * new[k] for k, x in want.items()}
         assert_same(flat(states[t]["ema"]), want, atol=1e-7)
-    # The tolerance sees each step: Adam's first updates are as large as the learning rate, 0.01.
+    # The tolerance sees each step: Adam's first updates are as large as the learning rate.
     assert abs(states[5]["ema"]["head"] - states[5]["params"]["head"]).max() > 1e-3
-
-
-@pytest.fixture(scope="module")
-def apart(steps: Steps) -> Any:
-    """Return a state whose average is far from its parameters."""
-    state = steps.take(3)[-1]
-    return steps.placed(state, ema=jax.tree.map(lambda x: -2 * x, state["params"]))
 
 
 def test_metrics_are_those_of_the_averaged_parameters(steps: Steps, apart: Any) -> None:
@@ -51,13 +43,6 @@ def test_samples_are_made_with_the_averaged_parameters(steps: Steps, apart: Any)
     rows = (writer.path.parent / "samples.jsonl").read_text().splitlines()
     head = json.loads(json.loads(rows[-1])["head"][0])
     np.testing.assert_array_equal(np.float32(head), apart["ema"]["head"])
-
-
-@pytest.fixture(scope="module")
-def saved(steps: Steps, apart: Any) -> str:
-    """Return the workdir of a run that was saved in this state."""
-    steps.setup.checkpointer.save(3, apart, steps.setup.extra(), wait=True)
-    return str(steps.setup.workdir)
 
 
 def test_a_loaded_run_has_the_averaged_parameters(saved: str, apart: Any) -> None:
