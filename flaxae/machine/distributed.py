@@ -49,7 +49,8 @@ def initialize() -> None:
         try:
             _join(wait)
         except ValueError as e:
-            if "coordinator_address" not in str(e):  # else: one host that belongs to no cluster
+            # Else it is one host that belongs to no cluster.
+            if not str(e).startswith("coordinator_address should be defined"):
                 raise
 
 

@@ -41,6 +41,9 @@ LOST = re.compile(
     r"|another task|remote task",
     re.IGNORECASE,
 )
+# Statuses of failures of this process itself, whose texts may contain the same words: a message
+# about memory names operations such as optimization_barrier.
+OWN = re.compile("RESOURCE_EXHAUSTED|INVALID_ARGUMENT|UNIMPLEMENTED|OUT_OF_RANGE")
 
 
 def seconds(name: str, default: float) -> float:
@@ -236,8 +239,10 @@ def _ask(question: Callable[[], Any], patience: float = 3.0) -> Any:
 def _lost(error: BaseException | None) -> str:
     """Return the message of JAX that another process is gone; "" for any other error."""
     while error is not None:
-        if isinstance(error, jax.errors.JaxRuntimeError) and LOST.search(str(error)):
-            return str(error)
+        text = str(error)
+        if isinstance(error, jax.errors.JaxRuntimeError) and not OWN.match(text):
+            if LOST.search(text):
+                return text
         error = error.__cause__ or error.__context__
     return ""
 

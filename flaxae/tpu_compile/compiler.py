@@ -1,5 +1,6 @@
 """Compiling a config's training step for a TPU slice that is not attached."""
 
+import importlib.util
 import os
 import re
 from typing import Any
@@ -51,7 +52,7 @@ def topology(name: str, slices: int = 1) -> list[Any]:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except Exception as error:
         text = causes(error, whole=False)
-        if "libtpu" in text or "not found" in text.lower() and "tpu" in text.lower():
+        if not (importlib.util.find_spec("libtpu") or os.environ.get("TPU_LIBRARY_PATH")):
             raise ConfigError(
                 "libtpu is missing: make test-tpu installs it, or pip install -c constraints.txt "
                 f"'.[tpu]' ({text})"
@@ -136,7 +137,7 @@ def compile_step(config: Config, devices: list[Any], effort: float = 0.0) -> tup
 def out_of_memory(error: Exception) -> DoesNotFit | None:
     """Return DoesNotFit with the compiler's message if it reports too little memory, else None."""
     text = str(error)
-    if "RESOURCE_EXHAUSTED" not in text:
+    if not text.startswith("RESOURCE_EXHAUSTED"):  # the status, not a word in another one's text
         return None
     found = re.search(r"Used ([\d.]+)([KMGT]) of|HLO temporaries \(([\d.]+)([KMGT])\)", text)
     needed = None

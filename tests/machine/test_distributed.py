@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from flaxae.errors import ConfigError
-from flaxae.machine import distributed
+from flaxae.machine import distributed, watchdog
 from flaxae.machine.preemption import Preemption
 
 
@@ -73,6 +73,25 @@ def test_a_single_process_does_not_initialize(monkeypatch):
         distributed.initialize()
 
 
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("UNKNOWN: Gloo all-reduce failed: Connection closed by peer", True),
+        ("UNAVAILABLE: the coordination service is gone", True),
+        ("FAILED_PRECONDITION: Buffer Definition Event: Gloo context failed", True),
+        ("RESOURCE_EXHAUSTED: Out of memory, needed by jit(step)/optimization_barrier", False),
+        ("INVALID_ARGUMENT: barrier of another task", False),
+        ("INTERNAL: something else", False),
+    ],
+)
+def test_only_errors_about_other_processes_mean_that_one_is_gone(text: str, lost: bool):
+    error = watchdog.jax.errors.JaxRuntimeError(text)
+    assert bool(watchdog._lost(error)) == lost
+    outer = RuntimeError("barrier")
+    outer.__cause__ = error
+    assert bool(watchdog._lost(outer)) == lost
+
+
 def test_some_of_the_variables_without_the_others_is_an_error(monkeypatch):
     for name in distributed.VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -87,7 +106,7 @@ def test_some_of_the_variables_without_the_others_is_an_error(monkeypatch):
 
 TWO = """
     import sys, time
-    from flaxae.machine import distributed
+    from flaxae.machine import distributed, watchdog
     distributed.initialize()
     import jax, jax.numpy as jnp, numpy as np
     from jax.sharding import AxisType, NamedSharding, PartitionSpec as P

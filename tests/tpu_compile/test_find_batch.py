@@ -101,7 +101,8 @@ def test_needed_memory_is_read_from_the_compilers_message():
     assert found is not None and found.needed == 16.58 * 2**30
     found = compiler.out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: of something"))
     assert found is not None and found.needed is None
-    assert compiler.out_of_memory(RuntimeError("INTERNAL: something else")) is None
+    for text in ("INTERNAL: something else", "INTERNAL: not RESOURCE_EXHAUSTED: Used 1G of 2G"):
+        assert compiler.out_of_memory(RuntimeError(text)) is None
 
 
 def test_chip_of_a_topology():
@@ -111,9 +112,14 @@ def test_chip_of_a_topology():
 
 def test_a_missing_libtpu_is_named_with_the_way_out(monkeypatch):
     def missing(**options):
-        raise RuntimeError("Unable to find libtpu")
+        raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
 
     monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
     monkeypatch.setattr(topologies, "get_topology_desc", missing)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="libtpu is missing: make test-tpu installs it"):
+        compiler.topology("v5e:2x4")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with pytest.raises(ConfigError, match="does not know this slice"):
         compiler.topology("v5e:2x4")
