@@ -53,16 +53,19 @@ class T5Config(Section):
         buckets, distance = self.relative_buckets, self.relative_max_distance
         require(
             buckets % 2 == 0 and buckets >= 4,
-            f"t5.relative_buckets={buckets} must be even, and at least 4",
+            f"task.t5.relative_buckets={buckets} must be even, and at least 4",
         )
         require(
             distance > buckets // 2,
-            f"t5.relative_max_distance={distance} must be above half of t5.relative_buckets,"
-            f" {buckets // 2}",
+            f"task.t5.relative_max_distance={distance} must be above half of "
+            f"task.t5.relative_buckets, {buckets // 2}",
         )
-        check_kept(self.remat_keep, "t5.remat_keep", self.remat)
+        check_kept(self.remat_keep, "task.t5.remat_keep", self.remat)
         kinds = ("float32", "bfloat16")
-        require(self.dtype in kinds, f"t5.dtype={self.dtype!r} is not one of: {', '.join(kinds)}")
+        require(
+            self.dtype in kinds,
+            f"task.t5.dtype={self.dtype!r} is not one of: {', '.join(kinds)}",
+        )
 
 
 def _attention(config: T5Config, rngs: nnx.Rngs) -> Attention:

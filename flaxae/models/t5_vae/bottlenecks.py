@@ -76,12 +76,12 @@ class LatentConfig(Section):
         first = self.bottleneck is Bottleneck.FIRST_N
         require(
             not self.tanh or (first and not self.gaussian),
-            "latent.tanh needs deterministic codes of latent.bottleneck=first_n",
+            "task.latent.tanh needs deterministic codes of task.latent.bottleneck=first_n",
         )
         require(
             not (self.gaussian and self.sphere),
-            "latent.gaussian needs another latent.bottleneck than attention_pool, whose codes are "
-            "on a sphere: use resampler",
+            "task.latent.gaussian needs another task.latent.bottleneck than attention_pool, whose "
+            "codes are on a sphere: use resampler",
         )
 
 

@@ -33,7 +33,9 @@ class NoiseConfig(Section):
 
     def validate(self) -> None:
         """Check the fields."""
-        require(self.mask + self.replace <= 1, "noise.mask + noise.replace must be at most 1")
+        require(
+            self.mask + self.replace <= 1, "task.noise.mask + task.noise.replace must be at most 1"
+        )
 
 
 def corrupted(

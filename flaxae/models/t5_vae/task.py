@@ -32,7 +32,6 @@ from flaxae.task import Context, Loss, Rows, Source, Sums, Task
 from flaxae.text_autoencoder import kl
 from flaxae.text_autoencoder.kl import WeightSchedule
 
-
 Chunks = Annotated[int, Range(0, 1024, "[]")]  # each is a part of the program
 
 
