@@ -394,11 +394,12 @@ def test_a_run_may_evaluate_nothing(tmp_path: Path) -> None:
 
 
 def test_a_run_reports_what_it_does_before_its_first_step(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flaxae.task.Task.data_notes", lambda self: ["2 rows are left out"])
     run(tiny_config(steps=2, log__progress=True), tmp_path / "w")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "preparing the data and the model ..."
-    assert "compiling the training step ..." in lines
+    assert "compiling the training step ..." in lines and "data: 2 rows are left out" in lines
     run(tiny_config(steps=2), tmp_path / "quiet")
     assert capsys.readouterr().out == ""
