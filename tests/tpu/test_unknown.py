@@ -184,7 +184,9 @@ def test_a_missing_bucket_is_told_from_missing_credentials(world: World):
         assert result.returncode == 1 and "cannot list gs://bucket from here" in result.stderr
 
 
-@pytest.mark.parametrize(("spot", "state"), [("1", "STOPPED"), ("1", "HIDDEN"), ("0", "UNKNOWN")])
+@pytest.mark.parametrize(
+    ("spot", "state"), [("1", "STOPPED"), ("1", "PREEMPTING"), ("0", "UNKNOWN")]
+)
 def test_a_preempted_tpu_in_another_state_is_deleted_first(world: World, spot: str, state: str):
     own(world, states=(state,), spot=spot)
     world.play(**world.now() | {"create": ["PERMISSION_DENIED: end"]})
@@ -192,6 +194,14 @@ def test_a_preempted_tpu_in_another_state_is_deleted_first(world: World, spot: s
     assert result.returncode == 1, result.stdout
     verbs = [call[3] for call in world.calls if call[3:4] in (["delete"], ["create"])]
     assert verbs == ["delete", "create"]
+
+
+def test_a_launcher_that_may_not_delete_ends(world: World):
+    own(world, states=("PREEMPTED",))
+    world.play(**world.now() | {"delete": ["PERMISSION_DENIED: no"] * 9})
+    result = world.launch()
+    assert result.returncode == 1 and "continues to cost money" in result.stderr
+    assert world.count("delete") == 1 and world.count("create") == 0 and remembered(world)
 
 
 def test_a_failed_request_shows_its_cause(world: World):

@@ -58,7 +58,7 @@ rank() {
   elif [ "$1" = UNKNOWN ]; then
     echo 3
   else
-    echo 2 # it changes by itself
+    echo 2
   fi
 }
 
@@ -94,11 +94,13 @@ all_gone() {
   done
 }
 
-# States in which a TPU may recover or still train; after some time it is replaced.
+# States in which a TPU may recover or still train (UNHEALTHY, REPAIRING, HIDDEN, ..., and any that
+# is not known here); after some time it is replaced.
 is_unwell() {
   case ${1:-$STATE} in
-    UNHEALTHY* | REPAIRING | RESTARTING | REIMAGING | HIDING | HIDDEN | UNHIDING | STOPPING | SUSPENDING) ;;
-    *) return 1 ;;
+    READY | ABSENT | UNKNOWN | STOPPED | PREEMPTED | TERMINATED | FAILED | SUSPENDED) return 1 ;;
+    # These change by themselves, some after days.
+    CREATING | STARTING | DELETING | ACCEPTED | PROVISIONING | WAITING_FOR_RESOURCES | ACTIVE) return 1 ;;
   esac
 }
 
@@ -152,7 +154,7 @@ end_creation() {
 
 # Succeeds only if all of it is verified to be deleted.
 delete_tpu() {
-  local node reply=''
+  local node reply='' refused=0
   say "deleting $NAME"
   if [ "$QUEUED" = 1 ]; then
     delete_one queued-resources "$NAME" --force
@@ -169,11 +171,13 @@ delete_tpu() {
   ! all_gone || return 0
   if [ "$STATE" = UNKNOWN ]; then reply="$(unknown) $reply"; fi
   REASON="$NAME is $STATE after it was deleted: $reply"
+  [ "$ACTION" != launch ] || [ "$refused" = 0 ] || die "$REASON; it continues to cost money"
   warn "$REASON"
   return 1
 }
 
-# Tries up to three times; gcloud's message is stored in "reply".
+# Tries up to three times; gcloud's message is stored in "reply", and in "refused" whether no later
+# attempt can help (a precondition may hold later).
 delete_one() {
   local i kind=$1 name=$2 out=$SCRATCH/delete.out
   shift 2
@@ -183,7 +187,7 @@ delete_one() {
     read_error "$out" $?
     ! says_absent "$out" "$kind" "$name" || return
     reply=$CAUSE
-    ! is_final || return
+    [ "$STATUS" = FAILED_PRECONDITION ] || ! is_final || { refused=1; return; }
     [ "$i" = 3 ] || nap 15
   done
 }
