@@ -1,6 +1,7 @@
 """The task's data, loss and errors, without a run."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from flaxae.lm.llama.modeling import Llama, LlamaConfig
 from flaxae.models.causal_lm import data as data_lib
+from flaxae.models.causal_lm import evaluation
 from flaxae.models.causal_lm.task import AdapterOptions, CausalLMTask, Method
 from flaxae.task import Context
 from tests.models.causal_lm.tiny import tiny_config, tokenizer
@@ -225,3 +227,20 @@ def test_each_config_trains_the_documented_number_of_parameters(method, millions
 def test_the_task_needs_options_of_a_language_model():
     with pytest.raises(ConfigError, match="needs a LanguageModelTaskConfig, not a TaskConfig"):
         CausalLMTask(Config(task=TaskConfig()))
+
+
+def test_a_report_names_splits_without_examples(tmp_path, capsys, monkeypatch):
+    """One packed row has no interval, and no row has no loss."""
+    row = {"trained": 1.0, "base": 3.0, "difference": -2.0, "tokens": 9.0}
+    row["interval"] = [np.nan, np.nan]
+    monkeypatch.setattr(evaluation.peft, "adapter_names", lambda model: [])
+    monkeypatch.setattr(evaluation, "untrained", lambda task: None)
+    monkeypatch.setattr(evaluation, "losses", lambda *_: row)
+    packed = {"dev": SimpleNamespace(arrays={"ids": np.zeros((1, 8))})}
+    pairs = SimpleNamespace(splits={})
+    task = SimpleNamespace(packed=packed, pairs=pairs, describe=lambda: ["data"])
+    loaded = SimpleNamespace(task=task, model=nnx.Module(), step=3)
+    found = evaluation.report(loaded, tmp_path)
+    assert found["test"] == "n/a: the split has no examples" and found["answers"] == []
+    printed = capsys.readouterr().out
+    assert "-2.000\n" in printed and "nan" not in printed and found["test"] in printed

@@ -143,12 +143,12 @@ def report(loaded: Loaded, outdir: str) -> dict[str, Any]:
     if options.model.injection.value == "stable":
         decay = np.asarray(loaded.model.decay())
         out["decay"] = {"smallest": float(decay.min()), "largest": float(decay.max())}
-    text = json.dumps(stats.finite(out), indent=1)
-    (Path(outdir) / "report.json").write_text(text + "\n")
     curves = {name: found["by_loop"] for name, found in out["splits"].items()}
     if curves:
         figures.bits_by_loop(curves, Path(outdir) / "bits_by_loop", options.loops, deepest)
     _print_summary(out, options)
+    out = stats.finite(out)
+    (Path(outdir) / "report.json").write_text(json.dumps(out, indent=1) + "\n")
     return out
 
 

@@ -1,6 +1,7 @@
 """The language model in the training loop: one compilation, random depth, its evaluation."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -111,3 +112,30 @@ def test_mistakes_in_the_config_are_named(tmp_path):
     config = tiny_config(tmp_path)
     with pytest.raises(ConfigError, match="no split"):
         config.task.make(config).data("test_file")
+
+
+def test_a_report_of_one_line_has_no_intervals_and_names_splits_without_lines(
+    tmp_path, capsys, monkeypatch
+):
+    config = tiny_config(tmp_path, task__random_loops=False)
+    task = config.task.make(config)
+    task.splits = {"dev": [], "test_file": [], "test_line": []}
+
+    def data(split):
+        raise ConfigError(f"none of 3 lines of {split} has at most 8 bytes")
+
+    task.data = data
+    loaded = SimpleNamespace(task=task, model=None, step=7, check_data=lambda: None)
+    found = evaluation.report(loaded, str(tmp_path))  # pyright: ignore[reportArgumentType]
+    assert found["splits"] == {} and "none of 3 lines of dev" in found["left_out"]["dev"]
+    assert "test_line is left out: none of 3 lines of test_line" in capsys.readouterr().out
+
+    task.data = lambda split: None
+    bits = np.linspace(8.0, 4.0, 12)[:, None]
+    monkeypatch.setattr(evaluation, "line_bits", lambda *_: (bits, np.asarray([4.0])))
+    monkeypatch.setattr(evaluation.figures, "bits_by_loop", lambda *_: None)
+    found = evaluation.report(loaded, str(tmp_path))  # pyright: ignore[reportArgumentType]
+    assert json.loads((tmp_path / "report.json").read_text()) == found
+    assert found["splits"]["dev"]["by_loop"][0] == {"value": 2.0, "low": None, "high": None}
+    printed = capsys.readouterr().out
+    assert "unclear" in printed and "nan" not in printed
