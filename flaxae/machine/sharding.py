@@ -149,8 +149,9 @@ def split_rows(x: jax.Array) -> jax.Array:
     """Constrain axis 0 (rows or tokens) to the data axes of the current mesh.
 
     Parameters are split over `fsdp` too. Without a constraint XLA may gather what a layer computes
-    instead of its parameters, and every device then keeps the whole batch. On one device, or if the
-    rows do not divide evenly, x is returned unchanged.
+    instead of its parameters, and every device then keeps the whole batch. Rows that a program
+    draws itself have no sharding at all: without a constraint every device computes all of them.
+    On one device, or if the rows do not divide evenly, x is returned unchanged.
 
     Args:
         x: rows or tokens on axis 0.
