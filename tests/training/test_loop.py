@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -391,6 +392,14 @@ def test_a_run_may_evaluate_nothing(tmp_path: Path) -> None:
     assert run(tiny_config(**FIVE, eval__splits=()), tmp_path).status == "done"
     assert run(tiny_config(**FIVE, eval__splits=()), tmp_path).status == "already_done"
     assert {row["split"] for row in log_of(tmp_path)} == {"train", "sample"}
+
+
+@pytest.mark.parametrize("count, due", [(0, {"eval"}), (4, {"eval", "sample"})])
+def test_samples_are_due_if_there_are_any(count: int, due: set[str]) -> None:
+    loop: Any = SimpleNamespace(
+        config=tiny_config(eval__num_samples=count), setup=SimpleNamespace(lanes=0)
+    )
+    assert Loop._due(loop, 20) == due
 
 
 def test_a_run_reports_what_it_does_before_its_first_step(
