@@ -5,7 +5,9 @@ import json
 import datasets
 import pytest
 import tokenizers
+from tokenizers import models, pre_tokenizers
 
+from flaxae.data import foreign_ids
 from flaxae.data.config import TextDataConfig
 from flaxae.data.hub import load_examples
 from flaxae.errors import ConfigError
@@ -86,3 +88,10 @@ def test_folders_without_a_tokenizer_are_errors(optimus, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_examples(TextDataConfig(name=f"hf:{optimus}", ids_tokenizer=str(tmp_path)))
+
+
+def test_ids_above_a_gap_are_decoded():
+    inner = tokenizers.Tokenizer(models.WordLevel({"a": 3, "b": 40, "?": 41}, unk_token="?"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert foreign_ids._texts(inner, [[3, 40], [40]]) == ["a b", "b"]
+    assert foreign_ids._agreement(inner, [[3, 40], [40]]) == 1

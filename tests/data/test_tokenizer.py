@@ -1,11 +1,14 @@
 """Tests of trained tokenizers: round trips, determinism, cache."""
 
 import pytest
+import tokenizers
+from tokenizers import decoders, models
 
 from flaxae.data import tokenizer as module
 from flaxae.data.config import TokenizerKind
 from flaxae.data.embedded import corpus
-from flaxae.data.tokenizer import EOS, PAD, Tokenizer, load_or_train, train
+from flaxae.data.pretrained import check_vocabulary
+from flaxae.data.tokenizer import EOS, PAD, SPECIALS, Tokenizer, load_or_train, train
 from flaxae.errors import ConfigError
 
 
@@ -83,3 +86,16 @@ def test_unigram_is_repeatable_and_decodes_texts_unchanged(lines, tmp_path):
     kept = load_or_train(lines[:600], 330, str(tmp_path), TokenizerKind.UNIGRAM)
     assert kept.fingerprint == one.fingerprint
     assert load_or_train(lines[:600], 330, str(tmp_path)).fingerprint != one.fingerprint
+
+
+def test_a_vocabulary_with_gaps_ends_at_its_highest_id():
+    vocab = dict(zip(SPECIALS, range(3), strict=True)) | {"a": 7, "b": 40}
+    inner = tokenizers.Tokenizer(models.BPE(vocab, []))
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer(inner)
+    assert tokenizer.vocab_size == 41
+    assert tokenizer.encode(["ab"]) == [[7, 40]]
+    assert tokenizer.decode([[7, 20, 40, 41, EOS, 7]]) == ["ab"]
+    with pytest.raises(ConfigError, match="embedding of 40: set"):
+        check_vocabulary(tokenizer, 40)
+    check_vocabulary(tokenizer, 41, pretrained=True)

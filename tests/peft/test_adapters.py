@@ -9,6 +9,7 @@ from flax import nnx
 
 from flaxae import peft
 from flaxae.errors import ConfigError
+from flaxae.nn.linear import Linear, dropout
 from flaxae.peft.lora import LoRA, output_norms, updated_norms
 from flaxae.task import Taps
 from tests.peft.tiny import (
@@ -175,6 +176,28 @@ def test_doras_norm_equals_the_direct_computation():
     direct = jnp.linalg.norm(kernel + 0.7 * a @ b, axis=0)
     np.testing.assert_allclose(updated_norms(kernel, a, b, 0.7), direct, rtol=1e-5)
     np.testing.assert_allclose(output_norms(kernel), jnp.linalg.norm(kernel, axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_dora_drops_the_input_of_the_base_too_as_peft_does(train):
+    """Compute m W' / |W'| x by hand, W' = W + scaling A B, with the same dropped inputs."""
+    base = Linear(WIDTH, 6, use_bias=True, rngs=nnx.Rngs(0))
+    base.bias[...] = jnp.arange(6.0)
+    key = jax.random.key(1)
+    lora = LoRA(base, (2,), (1.5,), stacked=False, dropout_rate=0.5, dora=True, key=key)
+    assert lora.magnitude is not None
+    lora.B[...] = jax.random.normal(key, (2, 6))
+    lora.magnitude[...] = jnp.arange(1.0, 7.0)
+    x, ctx = jax.random.normal(jax.random.key(2), (BATCH, WIDTH)), context(train=train)
+    raw = base(x, context())
+    dropped = dropout(x, 0.5, ctx.at("dropout"))
+    assert bool(jnp.any(dropped != x)) == train
+    kernel = base.kernel[...]
+    updated = kernel + 1.5 * lora.A[...] @ lora.B[...]
+    scale = lora.magnitude[...] / jnp.linalg.norm(updated, axis=0)
+    # The base's own output is not dropped; what DoRA adds to it is.
+    want = raw + dropped @ (updated * scale[None] - kernel)
+    np.testing.assert_allclose(lora.after(base, x, raw, raw, None, ctx), want, atol=1e-5)
 
 
 def test_doras_norm_gets_no_gradient():

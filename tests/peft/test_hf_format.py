@@ -51,6 +51,32 @@ def test_padding_of_ranks_is_not_written(tmp_path):
         peft.save_adapter(model, tmp_path / "wrong")
 
 
+def test_a_saved_alpha_keeps_its_fraction(tmp_path):
+    config = peft.LoRAConfig(r=2, lora_alpha=2.5, target_modules=["up"])
+    peft.save_adapter(peft.add_adapter(Net(), config), tmp_path)
+    assert json.loads((tmp_path / CONFIG).read_text())["lora_alpha"] == 2.5
+    again = peft.load_adapter(Net(), tmp_path)
+    assert peft.adapter_configs(again)["default"] == config
+    assert again.blocks.up.adapters["default"].scaling == 1.25
+
+
+@pytest.mark.parametrize("rslora", [True, False])
+def test_a_scale_is_that_of_the_modules_own_rank_and_alpha(rslora):
+    config = peft.LoRAConfig(
+        r=4,
+        lora_alpha=6,
+        use_rslora=rslora,
+        target_modules=["up"],
+        rank_pattern={"blocks.1.up": 9, "blocks.2.up": 16},
+        alpha_pattern={"blocks.2.up": 8},
+    )
+    made = peft.add_adapter(Net(), config).blocks.up.adapters["default"]
+    power = 0.5 if rslora else 1
+    want = [6 / 4**power, 6 / 9**power, 8 / 16**power]
+    np.testing.assert_allclose(made.scaling[...], want, rtol=1e-6)
+    assert made.ranks == (4, 9, 16)
+
+
 @pytest.mark.parametrize("rslora", [True, False])
 def test_a_saved_rslora_keeps_its_scale(rslora, tmp_path):
     config = peft.LoRAConfig(r=4, lora_alpha=6, use_rslora=rslora, target_modules=["up"])

@@ -19,6 +19,7 @@ from flaxae.models.causal_lm import data as data_lib
 from flaxae.models.causal_lm import evaluation
 from flaxae.models.causal_lm.task import AdapterOptions, CausalLMTask, Method
 from flaxae.task import Context
+from tests.lm.test_chat_templates import CHATML, LLAMA2, LLAMA3, special
 from tests.models.causal_lm.tiny import tiny_config, tokenizer
 
 
@@ -96,6 +97,44 @@ def test_encoded_examples_have_the_prompt_and_an_ended_answer():
     examples = data_lib.encoded([data_lib.Pair("ask", "say")], tokenizer(), (2,))
     assert tokenizer().decode(examples[0].prompt) == "ask\n"
     assert examples[0].completion[-1] == 2 and tokenizer().decode(examples[0].completion) == "say"
+
+
+@pytest.mark.parametrize(
+    ("template", "ends", "end"),
+    [
+        (LLAMA3, (2, 262, 263), "<|eot_id|>"),
+        (LLAMA3, (2,), "<|eot_id|>"),
+        (CHATML, (2, 260), "<|im_end|>"),
+        (LLAMA2, (2,), "</s>"),
+    ],
+)
+def test_a_trained_conversation_has_the_ids_of_the_template_and_its_end_of_turn(
+    template, ends, end
+):
+    made, pair = special(template), data_lib.Pair("ask", "say it")
+    (example,) = data_lib.encoded([pair], made, ends)
+    messages = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "say it"}]
+    whole = made.encode([made.chat(messages, answer=False)], special=False)[0]
+    assert example.completion[-1] == made.id(end)
+    ids = [*example.prompt, *example.completion]
+    assert ids == whole[: len(ids)]
+    assert made.decode(example.completion).strip() == "say it"
+
+
+def test_answers_end_as_the_models_template_does(tmp_path):
+    config = tiny_config(tmp_path)
+    special(CHATML).save(config.pretrained)
+    path = tmp_path / "base" / "config.json"
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps(raw | {"eos_token_id": [2, 258]}))
+    config.freeze()
+    task = config.task.make(config)
+    with pytest.raises(ConfigError, match="makes id 26., and the model's embedding has 260 rows"):
+        _ = task.packed
+    tokenizer = special(CHATML.replace("<|im_end|>", "<|im_start|>"))  # id 259
+    task.__dict__["_description"] = task._description._replace(tokenizer=tokenizer)
+    assert task.ends == (2, 258, 259)
+    assert "answers end in '<|im_start|>' (id 259)" in task.describe()
 
 
 def test_packed_examples_have_the_loss_and_gradient_of_single_ones(tmp_path):
