@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -30,7 +31,7 @@ def _data(text: str, **fields: str) -> Callable[[Path], object]:
     """Return a function that reads the data of a config; {} in the text is the folder."""
 
     def read(folder: Path) -> object:
-        values = {"name": text} | fields
+        values: dict[str, Any] = {"name": text} | fields
         return load_examples(TextDataConfig(**{k: v.format(folder) for k, v in values.items()}))
 
     return read
@@ -50,6 +51,7 @@ OPENERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "JSON": ("any.json", lambda folder: read_json(folder / "any.json")),
     "GGUF": ("a.gguf", lambda folder: gguf.GGUF(folder / "a.gguf")),
     "an adapter": ("adapter_model.safetensors", hf_format._read),
+    "an adapter's pickle": ("adapter_model.bin", hf_format._read),
     "an adapter's config": ("adapter_config.json", hf_config.read_config),
     "a tokenizer": ("tokenizer.json", lambda folder: Tokenizer.load(folder / "tokenizer.json")),
     "a model's tokenizer": ("tokenizer.json", chat.open_tokenizer),
@@ -97,6 +99,14 @@ def test_a_pointer_is_named_and_not_read(case: str, tmp_path: Path, monkeypatch)
     with pytest.raises(ConfigError, match="Git LFS pointer.*`git lfs pull`") as error:
         read(folder)
     assert name in str(error.value)
+
+
+@pytest.mark.parametrize("case", ["safetensors", "a config", "GGUF", "a tokenizer"])
+def test_a_page_that_was_saved_as_a_file_is_named(case: str, tmp_path: Path):
+    name, read = OPENERS[case]
+    (tmp_path / name).write_text("\n<!DOCTYPE html><html><head><title>Log in</title>" * 1000)
+    with pytest.raises(ConfigError, match=f"{name}: an HTML page.*download it again"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(

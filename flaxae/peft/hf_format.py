@@ -23,7 +23,7 @@ from flaxae.peft.apply import (
 from flaxae.peft.hf_config import CONFIG, read_config, write_config
 from flaxae.peft.layers import AdapterParam
 from flaxae.peft.tensors import Entry, entries, with_current_names
-from flaxae.pointers import require_content
+from flaxae.pointers import pointer, require_content
 from flaxae.storage import checkpoint
 from flaxae.storage import workdir as workdir_lib
 from flaxae.storage.fingerprint import fingerprint
@@ -162,9 +162,11 @@ def _entries(model: Any, name: str) -> list[Entry]:
 
 def _read(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     path = directory / WEIGHTS
-    pickle = (directory / "adapter_model.bin").is_file()
-    hint = " (adapter_model.bin is a pickle, which is not opened: save the adapter again with PEFT)"
-    require(path.is_file(), f"{directory}: no {WEIGHTS}{hint if pickle else ''}")
+    pickle, hint = directory / "adapter_model.bin", ""
+    if pickle.is_file():
+        hint = pointer(pickle) or "a pickle, which is not opened: save the adapter again with PEFT"
+        hint = f" ({pickle.name} is {hint})"
+    require(path.is_file(), f"{directory}: no {WEIGHTS}{hint}")
     require_content(path)
     try:
         with safe_open(path, framework="numpy") as file:
