@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 import flaxae
 from flaxae.config import copy_config
 from flaxae.errors import ConfigError
+from flaxae.machine import sharding
 from flaxae.models.looped import problems
 from flaxae.models.looped.depth import grown, random_loops
 from flaxae.models.looped.modeling import LoopedTransformer
@@ -190,6 +192,14 @@ def test_eight_devices_equal_one(tmp_path):
     a, b = run(one, tmp_path / "one"), run(eight, tmp_path / "eight")
     assert_same(arrays_of(tmp_path / "one"), arrays_of(tmp_path / "eight"), atol=1e-5)
     assert a.metrics["dev/error"] == pytest.approx(b.metrics["dev/error"], rel=1e-4)
+
+
+def test_drawn_problems_are_split_over_the_devices():
+    config = tiny_config(data__batch_size=32, mesh__replica=2, mesh__fsdp=4)
+    task = config.task.make(config)
+    with jax.set_mesh(sharding.make_mesh(config.mesh)):
+        drawn = jax.jit(lambda: tuple(task.draw({}, context()))).lower().compile().output_shardings
+    assert [x.spec for x in drawn] == 2 * [P(("replica", "fsdp"))]
 
 
 def test_training_with_accumulation_is_finite(tmp_path):
