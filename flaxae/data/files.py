@@ -126,7 +126,7 @@ def read_path(path: str, labels: bool = False, option: str = "data.path") -> Ite
         return
     listing = folders.list_files(path, folders.TEXTS, ignored=(MANIFEST,))
     if not listing.used:
-        found = f" (it contains {folders.named(listing.unused)})" if listing.unused else ""
+        found = f" (it contains {folders.unused_names(path, listing)})" if listing.unused else ""
         raise ConfigError(
             f"{option}={path!r} is a directory without shards ({', '.join(folders.TEXTS)})"
             f"{found}: give a text file with one example per line"
@@ -138,6 +138,8 @@ def read_path(path: str, labels: bool = False, option: str = "data.path") -> Ite
     if not splits:
         raise ConfigError(f"{option}={path!r} contains no text: {folders.named(empty)} are empty")
     notes = folders.unused_notes(path, listing) + folders.split_notes(path, splits)
+    if any(x.lower().endswith(folders.TABLES) and os.sep not in x for x in listing.unused):
+        notes.append(f"{path}: tables are read with data.name=hf:FILE, without {option}")
     notes += [f"{path}: empty files: {folders.named(empty)}"] if empty else []
     for split, names in splits.items():
         for name in names:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from flaxae.errors import ConfigError
@@ -66,29 +66,32 @@ def list_files(folder: str, endings: Iterable[str], ignored: Iterable[str] = ())
     names, data = [], []
     for name in found:
         names.append(name)
-        if os.sep in name and data and os.sep not in data[0] and len(names) > _WALKED:
-            break  # files of the folder itself come first, and only these are used
-        if not name.lower().endswith(endings):
-            continue
         path = os.path.join(folder, name)
+        if name.lower().endswith(endings) and (os.path.isfile(path) or not os.path.exists(path)):
+            data.append(name)
+        # Files of the folder itself come first; if there are any, only these are used.
+        if os.sep in name and os.sep not in (data or [name])[0] and len(names) > _WALKED:
+            break
+    used = sorted([name for name in data if os.sep not in name] or data)
+    for path in (os.path.join(folder, name) for name in used):
         if not os.path.exists(path):
             raise ConfigError(
                 f"{path!r} is a link to {os.readlink(path)!r}, which does not exist: restore that"
                 " file or remove the link"
             )
-        if os.path.isfile(path):
-            data.append(name)
-    used = sorted([name for name in data if os.sep not in name] or data)
     return Listing(used, sorted(set(names) - set(used)))
 
 
-def _walk(folder: str) -> Iterable[str]:
-    for here, folders, files in os.walk(folder):
+def _walk(folder: str) -> Iterator[str]:
+    """Yield the relative paths of files, and of folders that are links or cannot be read."""
+    closed: list[str] = []
+    for here, folders, files in os.walk(folder, onerror=lambda e: closed.append(str(e.filename))):
         links = [f for f in folders if os.path.islink(os.path.join(here, f))]  # are not entered
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in (*files, *(f"{link}{os.sep}" for link in links)):
+        for name in (*files, *links):
             if not name.startswith("."):
                 yield os.path.normpath(os.path.join(os.path.relpath(here, folder), name))
+    yield from (os.path.relpath(path, folder) for path in closed)
 
 
 def split_of(path: str) -> str:
@@ -145,11 +148,7 @@ def unused_notes(folder: str, listing: Listing) -> list[str]:
         folder: name of the folder.
         listing: its files.
     """
-    notes = []
-    if listing.unused:
-        nested = all(os.sep not in name for name in listing.used)
-        words = [f"{name}{_why_unused(folder, name, nested)}" for name in listing.unused]
-        notes.append(f"{folder}: not used: {named(words)}")
+    notes = [f"{folder}: not used: {unused_names(folder, listing)}"] if listing.unused else []
     present: dict[tuple[str, int, str], set[int]] = {}
     for name in listing.used:
         if match := _SHARD.fullmatch(name):
@@ -162,20 +161,32 @@ def unused_notes(folder: str, listing: Listing) -> list[str]:
     return notes
 
 
-def _why_unused(folder: str, name: str, nested: bool) -> str:
-    if os.sep in name and nested:
+def unused_names(folder: str, listing: Listing) -> str:
+    """Return the names of files that are not used, with the reasons."""
+    top = bool(listing.used) and os.sep not in listing.used[0]
+    return named(listing.unused, [_why_unused(folder, x, top) for x in listing.unused[:_NAMED]])
+
+
+def _why_unused(folder: str, name: str, top: bool) -> str:
+    path = os.path.join(folder, name)
+    if os.sep in name and top:
         return " (in a subfolder)"
-    if packed := compression(os.path.join(folder, name)):
+    if not os.access(path, os.R_OK):
+        return " (cannot be read)"
+    if os.path.isdir(path):
+        return " (a link to a folder)"
+    if packed := compression(path):
         return f" (compressed: unpack it with {packed[1]})"
     if name.lower().endswith(TABLES):
-        return " (a table: data.name=hf:PATH reads it)"
+        return " (a table)"
     return ""
 
 
-def named(names: list[str]) -> str:
-    """Return the first names and the number of the others."""
+def named(names: Sequence[str], reasons: Sequence[str] = ()) -> str:
+    """Return the first names, with reasons if they are given, and the number of the others."""
     more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    shown = [x + (reasons[i] if reasons else "") for i, x in enumerate(names[:_NAMED])]
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def compression(path: str) -> tuple[str, str] | None:

@@ -3,6 +3,8 @@
 from flaxae.data import folders
 from flaxae.errors import ConfigError
 
+_BINARY = {b"PAR1": "a .parquet file", b"ARROW1": "an .arrow file"}
+
 
 def read_lines(path: str) -> list[str]:
     """Read the non-blank lines of a UTF-8 text file, without their ends of line.
@@ -58,6 +60,10 @@ def decoded(path: str, what: str) -> str:
         raise ConfigError(
             f"{what} is not UTF-8 but UTF-16: convert it first, for example with"
             " iconv -f utf-16 -t utf-8"
+        )
+    if kind := next((k for start, k in _BINARY.items() if raw.startswith(start)), ""):
+        raise ConfigError(
+            f"{what} is not text but {kind}: give it that ending and read it with data.name=hf:FILE"
         )
     if b"\0" in raw:
         raise ConfigError(

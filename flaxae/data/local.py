@@ -11,6 +11,7 @@ from flaxae.data.folders import (
     list_files,
     named,
     split_notes,
+    unused_names,
     unused_notes,
 )
 from flaxae.data.records import read_records
@@ -63,7 +64,7 @@ def read_local(target: str, wanted: Sequence[str] = ()) -> Local:
         return Local(loaded if isinstance(loaded, dict) else {"train": loaded}, [])
     listing = list_files(target, FORMATS, ignored=_METADATA)
     if not listing.used:
-        found = f" (it contains {named(listing.unused)})" if listing.unused else ""
+        found = f" (it contains {unused_names(target, listing)})" if listing.unused else ""
         raise ConfigError(f"{target!r} has no files of these kinds: {', '.join(FORMATS)}{found}")
     _kind(listing.used, repr(target))
     empty = [x for x in listing.used if not os.path.getsize(os.path.join(target, x))]

@@ -19,7 +19,7 @@ from flaxae.errors import HUB_ACCESS, ConfigError, causes, is_network, is_refuse
 
 HF_FORM = "hf:<name or local path>[:config][:column]"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?$")
-_STRINGS = ("string", "large_string", "string_view")
+_STRINGS = ("string", "large_string", "string_view", "null")  # null: all values are missing
 
 
 def hugging_face(data: TextDataConfig) -> list[Part]:

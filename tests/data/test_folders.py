@@ -100,7 +100,8 @@ def test_files_that_are_not_used_are_named(tmp_path):
     assert corpus.examples == ["a.txt"]
     assert corpus.notes == [
         f"{tmp_path}: not used: README.md, d.txt.gz (compressed: unpack it with gunzip), e.jsonl"
-        " (a table: data.name=hf:PATH reads it), sub/g.txt (in a subfolder)",
+        " (a table), sub/g.txt (in a subfolder)",
+        f"{tmp_path}: tables are read with data.name=hf:FILE, without data.path",
         f"{tmp_path}: empty files: empty.txt",
     ]
 
@@ -177,11 +178,17 @@ def test_links_and_unreadable_files(tmp_path):
     (folder / "a.txt").symlink_to(target)
     (folder / "sub").symlink_to(tmp_path / "elsewhere")
     corpus = load_examples(_config(folder))
-    assert corpus.examples == LINES and "not used: sub" in corpus.notes[0]
+    assert corpus.examples == LINES and "not used: sub (a link to a folder)" in corpus.notes[0]
+    (folder / "closed").mkdir()
+    (folder / "closed" / "x.txt").symlink_to("nowhere")  # in a subfolder that is not used
+    assert "closed/x.txt (in a subfolder)" in load_examples(_config(folder)).notes[0]
     target.unlink()
     with pytest.raises(ConfigError, match="a.txt' is a link to .*data.bin', which does not exist"):
         load_examples(_config(folder))
     (folder / "a.txt").unlink()
+    (folder / "b.txt").write_bytes(b"PAR1\0")
+    with pytest.raises(ConfigError, match="not text but a .parquet file: give it that ending"):
+        load_examples(_config(folder))
     (folder / "b.txt").write_bytes(b"ok\n\0")
     with pytest.raises(ConfigError, match="b.txt' is a binary file"):
         load_examples(_config(folder))
@@ -194,7 +201,9 @@ def test_tables_of_several_kinds_are_named(tmp_path):
     _write(tmp_path, "b.jsonl")
     with pytest.raises(ConfigError, match=r"csv: a.csv; json: b.jsonl: name one file"):
         load_examples(TextDataConfig(name=f"hf:{tmp_path}"))
-    with pytest.raises(ConfigError, match=r"without shards .*it contains a.csv, b.jsonl.*hf:"):
+    with pytest.raises(
+        ConfigError, match=r"without shards .*it contains a.csv .a table., b.jsonl .*hf:"
+    ):
         load_examples(_config(tmp_path))
 
 

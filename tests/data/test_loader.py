@@ -173,7 +173,7 @@ def test_buckets_of_one_length_are_one_entry():
     [
         (dict(batch_size=18), "data.batch_size=18 is not divisible by data.num_buckets=4"),
         (dict(tokens=[[5] * 99] * 9), "9 are longer than data.max_length=24"),
-        (dict(tokens=[]), "0 of 0 texts"),
+        (dict(tokens=[]), "there are no texts"),
         (dict(edges=(4, 8)), "4 lengths are needed"),
     ],
 )
@@ -240,7 +240,7 @@ def test_fixed_lengths_have_rows_by_their_numbers_of_texts():
     [
         ((8, 32), "end with data.max_length=24"),
         ((16, 8, 24), "ascending"),
-        ((8.0, 24), "ascending"),
+        ((8.0, 24), "is a float"),
         ((4, 8, 12, 16, 24), "more than data.num_buckets=4"),
     ],
 )

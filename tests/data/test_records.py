@@ -146,6 +146,15 @@ def test_columns_that_arrow_cannot_store_are_named(tmp_path):
         _load(path, "x")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("x.csv", "text\n"), ("x.csv", 'text\n""\n'), ("x.jsonl", '{"text": null}')],
+)
+def test_tables_without_a_text_are_errors(tmp_path, name, content):
+    with pytest.raises(ConfigError, match=f"{name}' contains no text"):
+        _load(_file(tmp_path, name, content))
+
+
 def test_files_with_other_columns_are_named(tmp_path):
     _file(tmp_path, "a.csv", "text,label\na,1\n")
     _file(tmp_path, "b.csv", "label,text\n1,b\n")

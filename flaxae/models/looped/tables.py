@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flaxae.config.locate import user_path
-from flaxae.data.folders import list_files, unused_notes
+from flaxae.data.folders import list_files, named, split_of, unused_notes
 from flaxae.data.local import load_files
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError
@@ -61,6 +61,11 @@ def read(path: str, points: int) -> Tables:
         listing = list_files(str(location), SUFFIXES)
         files = [location / name for name in listing.used]
         notes = unused_notes(path, listing)
+        if held_out := [x for x in listing.used if split_of(x) in ("validation", "test")]:
+            notes.append(
+                f"{path}: {named(held_out)} are used like the other tables; tables that are only"
+                " evaluated belong into a folder for task.held_out_tables"
+            )
     if not files:
         raise ConfigError(
             f"task.tables={path!r}: no {' or '.join(SUFFIXES)} file found; name a file or a folder"

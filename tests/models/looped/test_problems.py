@@ -201,6 +201,8 @@ def test_a_table_without_a_header_keeps_its_first_row(tmp_path):
     (tmp_path / ".c.csv").write_text("x")
     read = tables.read(str(tmp_path), 3)
     assert read.rows.tolist() == [3] and f"{tmp_path}: not used: b.json" in read.notes[0]
+    (tmp_path / "a.tsv").rename(tmp_path / "test.tsv")
+    assert "test.tsv are used like the other tables" in tables.read(str(tmp_path), 3).notes[1]
 
 
 @pytest.mark.parametrize(
