@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from flaxae.errors import ConfigError
 from flaxae.nn.linear import Linear, dropout
-from flaxae.nn.stack import scan_blocks, stacked
+from flaxae.nn.stack import call_blocks, check_kept, scan_blocks, stacked, unstacked
 from flaxae.task import Context, Taps
 
 
@@ -51,6 +52,38 @@ def test_a_scan_equals_a_loop_over_layers(blocks):
         expected_sums.append(out)
     np.testing.assert_allclose(y, expected, rtol=1e-6)
     np.testing.assert_allclose(sums, jnp.stack(expected_sums), rtol=1e-6)
+
+
+def test_calling_blocks_one_by_one_equals_a_scan(blocks):
+    """Dropout, outputs and taps too."""
+    x, scales = jnp.ones((2, 4)), jnp.asarray([1.0, 0.5, 2.0])
+    taps = [Taps(collect=lambda path: path == "state") for _ in range(2)]
+    at = [context(taps=one) for one in taps]
+
+    def call(block, x, at, scale):
+        return block(x, at, scale)
+
+    scanned, sums = scan_blocks(call, blocks, x, at[0], scales)
+    called, outs = call_blocks(call, unstacked(blocks), x, at[1], unstacked(scales))
+    np.testing.assert_allclose(called, scanned, rtol=1e-6)
+    np.testing.assert_allclose(jnp.stack(outs), sums, rtol=1e-6)
+    states = [one.collected["state"] for one in taps]
+    assert states[0].shape == (3, 2, 4)
+    np.testing.assert_allclose(*states, rtol=1e-6)
+
+
+def test_stacks_of_other_keys_differ(blocks):
+    other = stacked(Block, 3, nnx.Rngs(1)).linear.kernel[...]
+    assert np.all(other != blocks.linear.kernel[...])
+
+
+def test_kept_values_need_recomputed_blocks():
+    check_kept("products", "lm.remat_keep", True)
+    check_kept("nothing", "lm.remat_keep", False)
+    with pytest.raises(ConfigError, match="needs lm.remat=True"):
+        check_kept("products", "lm.remat_keep", False)
+    with pytest.raises(ConfigError, match="'all' is not one of: nothing, products"):
+        check_kept("all", "lm.remat_keep", True)
 
 
 KEEPING = {"remat": True, "keep": "products"}
