@@ -12,6 +12,7 @@ import pytest
 
 import train
 from flaxae.command import run_main
+from flaxae.config import copy_config, flags
 from flaxae.config.horizon import check_horizon
 from flaxae.errors import ConfigError
 from flaxae.models.looped.task import LoopedConfig
@@ -140,6 +141,19 @@ def test_steps_beyond_the_schedule_of_a_new_run_are_refused():
     with pytest.raises(ConfigError, match="w began with"):
         check(began, steps=30)
     check({"steps": 20}, steps=20)  # a config.json without a horizon
+
+
+@pytest.mark.parametrize("fields", [{"optim__decay_steps": 10}, {"optim__warmup": 30}])
+def test_each_option_in_the_refusal_of_a_new_run_helps(fields):
+    config = tiny_config(**fields)
+    with pytest.raises(ConfigError) as e:
+        check_horizon(config, None, "w")
+    options = re.findall(r"--config\.([a-z_.]+)=(\d+)", str(e.value))
+    assert options
+    for name, value in options:
+        changed = copy_config(config)
+        flags.override(changed, name, value)
+        check_horizon(changed, None, "w")
 
 
 def test_the_horizon_in_the_advice_fits_steps_per_call():
