@@ -9,7 +9,7 @@ from flaxae.data import folders
 from flaxae.data.folders import MANIFEST
 from flaxae.data.labels import label_text
 from flaxae.data.lines import numbered_lines
-from flaxae.data.text import Corpus, make_corpus
+from flaxae.data.text import Corpus, make_corpus, printable
 from flaxae.errors import ConfigError, causes
 
 
@@ -62,7 +62,7 @@ def corpus_of(name: str, parts: Iterable[Part], max_lines: int = 0) -> Corpus:
                     counts["changed"] += labels.setdefault(text, label) != label
             counts["texts"] += len(part.texts)
             counts["blank"] += part.blank
-            notes.extend(part.notes)
+            notes.extend(map(printable, part.notes))
             yield part.name, part.texts
 
     corpus = make_corpus(name, texts(), max_lines)

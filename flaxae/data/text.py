@@ -75,6 +75,11 @@ def unicode_fault(text: str) -> str:
     return ""
 
 
+def printable(text: str) -> str:
+    """Return a text with escapes for what UTF-8 cannot encode, such as file names in Latin-1."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def check_unicode(texts: Sequence[str]) -> None:
     """Raise ConfigError that names the first text that is not valid Unicode."""
     for number, text in enumerate(texts, 1):

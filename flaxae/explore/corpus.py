@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from flaxae.data.files import read_path
-from flaxae.data.text import digest
+from flaxae.data.text import digest, printable
 from flaxae.errors import ConfigError
 from flaxae.text_autoencoder.protocol import Autoencoder
 
@@ -53,7 +53,7 @@ def read_corpus(path: str | Path, labels: bool = False) -> Corpus:
         raise ConfigError(str(e).replace("data.labels=True", "--labels")) from None
     texts = [text for part in parts for text in part.texts]
     found = [label for part in parts for label in part.labels or []] if labels else None
-    notes = [note for part in parts for note in part.notes]
+    notes = [printable(note) for part in parts for note in part.notes]
     if blank := sum(part.blank for part in parts):
         notes.append(f"{blank} records without text left out")
     if missing := sum(not label for label in found or []):

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import zipfile
 
 import datasets
@@ -281,6 +282,54 @@ def test_damaged_parquet_files_are_named(tmp_path):
         load_examples(TextDataConfig(name=f"hf:{path}:nothing"))
 
 
+def test_file_names_that_are_not_utf8_can_be_printed(tmp_path):
+    for name in (b"train-\xe9.txt", b"test-\xe9.txt", b"\xe9.csv"):
+        with open(os.path.join(os.fsencode(tmp_path), name), "w") as file:
+            file.writelines(f"{name!r} {i}\n" for i in range(12))
+    corpus = load_examples(_config(tmp_path))
+    assert len(corpus.examples) == 24 and corpus.held_out == {1: "test_file"}
+    assert "\\udce9.csv" in "".join(corpus.notes).encode().decode()
+
+
+@settings(max_examples=15)
+@given(
+    st.sets(
+        st.sampled_from(
+            [
+                "a.txt",
+                "test.txt",
+                "b.jsonl",
+                "dev.jsonl",
+                "c.csv",
+                "d.csv.gz",
+                "sub/e.txt",
+                "sub/test.jsonl",
+                "f.md",
+                ".g.csv",
+            ]
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_each_file_of_a_table_folder_is_read_or_named(tmp_path_factory, names):
+    folder = tmp_path_factory.mktemp("tables")
+    for name in names:
+        _write(folder, name, [f"{name} {i}" for i in range(12)])
+    try:
+        corpus = load_examples(TextDataConfig(name=f"hf:{folder}"))
+    except ConfigError as error:
+        reasons = ("no files of these kinds", "files of one kind", "no training data")
+        assert any(reason in str(error) for reason in reasons)
+        return
+    read = {text.rpartition(" ")[0] for text in corpus.examples}
+    visible = {name for name in names if not name.startswith(".")}
+    assert read <= visible and len({name.rpartition(".")[2] for name in read}) == 1
+    assert all(name in " ".join(corpus.notes) for name in visible - read)
+    trained = {text.rpartition(" ")[0] for text in split_corpus(corpus, 0)["train"]}
+    assert not any(split_of(name) in ("validation", "test") for name in trained)
+
+
 NAMES = st.tuples(
     st.sampled_from(["", "", "sub/", "test/", ".git/"]),
     st.sampled_from(["a", "b", "train", "dev", "test", "latest", ".x"]),
@@ -288,7 +337,7 @@ NAMES = st.tuples(
 ).map("".join)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.sets(NAMES, min_size=1, max_size=8))
 def test_each_file_is_read_or_named(tmp_path_factory, names):
     folder = tmp_path_factory.mktemp("mixed")

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from flaxae.config.locate import user_path
 from flaxae.data.folders import list_files, named, split_of, unused_notes
 from flaxae.data.local import load_files
-from flaxae.data.text import digest
+from flaxae.data.text import digest, printable
 from flaxae.errors import ConfigError
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -81,7 +81,8 @@ def read(path: str, points: int) -> Tables:
         values[i, : len(table), : table.shape[1]] = table
     rows, columns = (np.asarray([t.shape[i] - i for t in tables], np.int32) for i in range(2))
     names = [f.name for f in files]
-    return Tables(values, rows, columns, digest([*names, values.tobytes().hex()]), notes)
+    fingerprint = digest([*names, values.tobytes().hex()])
+    return Tables(values, rows, columns, fingerprint, list(map(printable, notes)))
 
 
 def _read_table(file: Path, points: int) -> tuple[Float[np.ndarray, "rows columns"], list[str]]:
