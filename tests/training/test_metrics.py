@@ -1,6 +1,7 @@
 """Logs that are cut back on resume, progress lines, goodput, peaks."""
 
 import json
+import math
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,9 @@ import pytest
 from flaxae.config import LogConfig
 from flaxae.errors import ConfigError
 from flaxae.storage.metrics_file import Writer
+from flaxae.task import Task
 from flaxae.training import metrics
+from flaxae.training.step import _mean
 
 PLAIN = LogConfig(tensorboard=False)
 
@@ -152,3 +155,12 @@ def test_a_full_disk_is_one_message(tmp_path: Path) -> None:
     writer = Writer(tmp_path, LogConfig(tensorboard=False))
     with pytest.raises(ConfigError, match="No space left.*same command"):
         writer.write(1, "train", {"loss": 1.0})
+
+
+def test_a_metric_that_nothing_measured_is_undefined_and_not_0():
+    """A weight of 0 once made a loss of 0, the best value of a run."""
+    sums = {"loss": (0.0, 0.0), "error": (1.0, 4.0), "by_point": (np.ones(3), 1.0)}
+    found = Task().finalize(sums)
+    assert math.isnan(found.pop("loss")) and found == {"error": 0.25}
+    assert math.isnan(_mean(jnp.float32(0), jnp.float32(0)))
+    assert _mean(jnp.float32(1), jnp.float32(4)) == 0.25
