@@ -20,7 +20,7 @@ from flaxae.peft.apply import (
     remove_adapter,
     trainable,
 )
-from flaxae.peft.hf_config import CONFIG, read_config, write_config
+from flaxae.peft.hf_config import CONFIG, base_name, read_config, write_config
 from flaxae.peft.layers import AdapterParam
 from flaxae.peft.tensors import Entry, entries, with_current_names
 from flaxae.pointers import pointer, require_content
@@ -29,6 +29,8 @@ from flaxae.storage import workdir as workdir_lib
 from flaxae.storage.fingerprint import fingerprint
 from flaxae.storage.quiet import quiet_backends
 from flaxae.tree import lookup, nest
+from flaxae.weights.hf import names as weight_names
+from flaxae.weights.hf import quantised
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -92,15 +94,22 @@ def load_adapter(
     require(
         metadata.get(BASE, now) == now or not check_base,
         f"{directory}: it was trained on another base (fingerprint {metadata.get(BASE)}, this "
-        f"model has {now}); load the base that it names, or pass check_base=False",
+        f"model has {now}); load the base that it names, or pass check_base=False"
+        f"{_base_hint(directory)}",
     )
     if names_lib.model_type(model) == "phi":
         tensors = with_current_names(tensors)
     try:
         model = add_adapter(model, config, name)
     except ConfigError as error:
-        raise ConfigError(f"{directory}: {error}") from None
+        raise ConfigError(f"{directory}: {error}{_base_hint(directory)}") from None
     return _filled(model, name, tensors, directory)
+
+
+def _base_hint(directory: Path) -> str:
+    """Return the end of a message that names an adapter's base; "" if it names none."""
+    name = base_name(directory)
+    return f"; the adapter was trained on {name!r}" if name else ""
 
 
 def is_run(directory: str | Path) -> bool:
@@ -170,9 +179,17 @@ def _read(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     require_content(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            names = weight_names.without_wrappers(file.keys())
+            for key in names:
+                kind = file.get_slice(key).get_dtype()
+                require(
+                    kind in quantised.FLOATS,
+                    f"{path}: {key} is stored as {kind}, not as one of "
+                    f"{', '.join(quantised.FLOATS)}: save the adapter again in float32",
+                )
+            tensors = {new: file.get_tensor(key) for key, new in names.items()}
             return tensors, file.metadata() or {}
-    except (SafetensorError, TypeError) as error:
+    except SafetensorError as error:
         raise ConfigError(f"{path}: not a complete safetensors file ({error})") from None
 
 
@@ -180,15 +197,21 @@ def _filled(model: Model, name: str, tensors: dict[str, np.ndarray], directory: 
     """Set the parameters of the model's new adapter to the tensors that were read."""
     wanted = _entries(model, name)
     keys = {entry.key for entry in wanted}
-    problems = [f"{key} is missing" for key in sorted(keys - set(tensors))]
-    problems += [f"{key} is not a tensor of this adapter" for key in sorted(set(tensors) - keys)]
-    for entry in wanted:
-        value = tensors.get(entry.key)
-        if value is not None and value.shape != entry.shape:
-            problems.append(f"{entry.key} is {value.shape}, config and model say {entry.shape}")
+    missing, unexpected = sorted(keys - set(tensors)), sorted(set(tensors) - keys)
+    wrong = [
+        f"{entry.key} is {tensors[entry.key].shape}, config and model say {entry.shape}"
+        for entry in wanted
+        if entry.key in tensors and tensors[entry.key].shape != entry.shape
+    ]
+    problems = weight_names.problems(
+        [f"{key} is missing" for key in missing],
+        [f"{key} is not a tensor of this adapter" for key in unexpected],
+        wrong,
+    )
     if problems:
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise ConfigError(f"{directory}: {'; '.join(problems[:6])}{more}")
+        hint = weight_names.hint(unexpected, missing)
+        parts = [*problems, *([hint] if hint else [])]
+        raise ConfigError(f"{directory}: {'; '.join(parts)}{_base_hint(directory)}")
     for entry in wanted:
         entry.from_disk(tensors[entry.key])
     for variable, value in {id(e.variable): (e.variable, e.values) for e in wanted}.values():

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
@@ -217,6 +218,41 @@ def test_tensors_that_do_not_match_raise(saved, tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             peft.load_adapter(Net(), changed(saved, tmp_path / str(number), change))
+
+
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        (lambda k: k.removeprefix("base_model.model."), "lack the prefix 'base_model.model.'"),
+        (lambda k: k.replace("lora_A.", "lora_A.default."), "names contain 'default'"),
+        (lambda k: k.replace("blocks", "layers"), "layers.0.down.lora_A.weight is not a tensor of"),
+        (lambda k: k.replace("blocks", "layers"), "the adapter was trained on 'some/base'$"),
+    ],
+)
+def test_wrong_names_are_shown_of_both_kinds_with_what_they_lack(saved, tmp_path, rename, message):
+    def change(tensors):
+        old = dict(tensors)
+        tensors.clear()
+        tensors.update({rename(key): value for key, value in old.items()})
+
+    with pytest.raises(ConfigError, match=f"lora_A.weight is missing.*{message}"):
+        peft.load_adapter(Net(), changed(saved, tmp_path, change))
+
+
+def test_names_that_torch_compile_writes_are_read_and_8_bits_are_not(saved, tmp_path):
+    def compiled(tensors):
+        old = dict(tensors)
+        tensors.clear()
+        tensors.update({k.replace("blocks.", "_orig_mod.blocks."): v for k, v in old.items()})
+
+    folder = changed(saved, tmp_path / "compiled", compiled)
+    np.testing.assert_array_equal(run(peft.load_adapter(Net(), folder)), run(trained("lora")))
+
+    def small(tensors):
+        tensors.update({k: v.astype(ml_dtypes.float8_e4m3fn) for k, v in tensors.items()})
+
+    with pytest.raises(ConfigError, match="lora_A.weight is stored as F8_E4M3, not as one of F64"):
+        peft.load_adapter(Net(), changed(saved, tmp_path / "small", small))
 
 
 def test_missing_and_truncated_files_raise_and_are_named(saved, tmp_path):
