@@ -15,6 +15,8 @@ from flaxae.config.sections import Config
 from flaxae.errors import ConfigError
 
 WORDS = re.compile(r"[\w./-]+(,[\w./-]+)*")
+# Errors of ast.literal_eval: not a literal, an unhashable key, nested too deeply.
+UNREADABLE = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 PARSERS: dict[Any, Callable[[str], Any]] = {
     bool: lambda text: BOOLEANS[text.lower()],
@@ -183,7 +185,7 @@ def _literal(text: str, name: str) -> tuple:
     """Parse a tuple written as a Python literal; bare words (dev,test) are strings."""
     try:
         value = ast.literal_eval(text.strip() or "()")
-    except (ValueError, SyntaxError):
+    except UNREADABLE:
         if not WORDS.fullmatch(text):
             raise ConfigError(
                 f"{name}={text!r} is not a tuple, for example (10, 13) or dev,test"

@@ -53,7 +53,8 @@ def help_text(
         )
     ]
     for option in options:
-        default = f" (default: {option.default})" if option.default != "" else ""
+        allowed = f"; {option.allowed.describe()}" if option.allowed else ""
+        default = f" (default: {option.default}{allowed})" if option.default != "" else ""
         rows.append((f"--{option.name.replace('_', '-')}", option.help + default))
     lines += ["options:", *_table(rows), ""]
     note = f"as {path} sets them" if path else "add --config=FILE to see the fields of its task"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flaxae.config.flags import UNREADABLE
 from flaxae.config.locate import locate
 from flaxae.errors import ConfigError
 
@@ -71,7 +72,7 @@ def parse_grid(items: list[str]) -> dict[str, list[Any]]:
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except UNREADABLE:
         return text
 
 

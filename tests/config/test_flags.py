@@ -8,6 +8,7 @@ import pytest
 
 from flaxae.command import run_main
 from flaxae.config import Optimizer, flags, get_field, to_json
+from flaxae.config.ranges import Range
 from flaxae.data.config import TextDataConfig
 from flaxae.errors import ConfigError
 from tests.helpers import ROOT, environment
@@ -106,6 +107,10 @@ def test_tuples_are_parsed(file, field, text, value):
         ("--config.log.progress=maybe", "not of type bool"),
         ("--config.optim.name=adam", "'adam' is not one of: adamw"),
         ("--config.profile=(1, x)", "is not a tuple"),
+        ("--config.profile={[]: 1}", "is not a tuple"),  # a TypeError of ast.literal_eval
+        ("--config.profile=" + 999 * "(", "is not a tuple"),  # a MemoryError
+        ("--config.profile={1, 2}", "is a set, not a int"),
+        ("--config.optim.groups={1, 2}", "is not (path regex"),
         ("--config.optim=1", "is a section; set one of its fields: optim.name"),
         ("--config.steps", "needs a value of type int"),
         ("--config.steps=-1", "steps=-1 must be positive"),
@@ -249,10 +254,14 @@ def test_help_lists_every_field(file, capsys):
 
 
 def test_help_shows_options_as_pages_write_them(file, capsys):
-    options = [flags.Option("find_batch", False, "find the largest batch")]
+    options = [
+        flags.Option("find_batch", False, "find the largest batch"),
+        flags.Option("slices", 1, "how many", Range(1)),
+    ]
     with pytest.raises(SystemExit):
         flags.parse(["x", f"--config={file}", "--help"], options, workdir=False)
     text = capsys.readouterr().out
+    assert "how many (default: 1; from 1)" in text
     assert "--find-batch" in text and "FILE[:PRESET]" in text
 
 

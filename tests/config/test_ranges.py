@@ -169,6 +169,19 @@ def test_a_stored_config_that_is_no_object_is_one_message(stored):
         from_json(stored, T5VAEConfig)
 
 
+@given(st.data(), st.text(max_size=8) | st.floats().map(str) | st.integers().map(str))
+def test_any_text_for_any_field_is_a_value_or_one_message(data, text):
+    config = Config(task=TextConfig())
+    name = data.draw(st.sampled_from([name for name, _, _ in iterate_fields(config)]))
+    try:
+        flags.override(config, name, text)
+        flags.validate(config)
+    except ConfigError as e:
+        assert "\n" not in str(e)
+    else:
+        assert json.dumps(to_json(config), allow_nan=False)
+
+
 def test_tuples_of_numbers_are_checked_by_entry():
     base = Config(task=TextConfig())
     for name, value in [
