@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import importlib.util
+import itertools
 import os
 import threading
 from typing import Any
@@ -15,6 +16,7 @@ from flaxae.errors import ConfigError
 from flaxae.machine import libtpu, watchdog
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_BARRIERS = itertools.count()  # the name of a barrier is used once
 JOIN, JOIN_SECONDS = "FLAXAE_JOIN_TIMEOUT", 300.0
 
 
@@ -120,6 +122,18 @@ def sync(name: str) -> None:
     """Wait until all processes have called this with the same name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def wait_for_main(name: str) -> None:
+    """Wait until all processes have called this with the same name, up to a day.
+
+    It is for what process 0 does alone: a computation of all processes waits for minutes only.
+    """
+    if jax.process_count() > 1:
+        from jax._src.distributed import global_state  # as JAX's own multihost_utils
+
+        client: Any = global_state.client
+        client.wait_at_barrier(f"{name}_{next(_BARRIERS)}", 86_400_000)
 
 
 def everywhere(ok: bool) -> bool:

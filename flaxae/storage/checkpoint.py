@@ -45,11 +45,19 @@ class Checkpointer:
         workdir: the run's folder; checkpoints are in its `latest` and `best`.
         save: the number of checkpoints to keep, and which metric is better (`best_mode`).
         create: False opens the workdir for reading only and writes nothing to it.
+        guard: called before anything is written or removed; raises an error if that must not be.
     """
 
-    def __init__(self, workdir: str | Path, save: SaveConfig, create: bool = True):
+    def __init__(
+        self,
+        workdir: str | Path,
+        save: SaveConfig,
+        create: bool = True,
+        guard: Callable[[], None] = lambda: None,
+    ):
         self.workdir = paths.for_checkpoints(workdir)
         self._save, self._create = save, create
+        self._may_write = guard
         self._managers: dict[str, ocp.CheckpointManager] = {}
         self._best: tuple[float | None] | None = None  # (value,) once it has been read
         self._unread: dict[str, tuple[int, Any]] = {}  # saved, not read back: step and shapes
@@ -169,6 +177,7 @@ class Checkpointer:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
         )
+        self._check_guard()
         saved, newest = False, manager.latest_step()
         if newest is None or newest < step:
             with self._surface(which, step):
@@ -195,9 +204,9 @@ class Checkpointer:
         manager = self._managers[which]
         with self._surface(which, noticed):
             manager.wait_until_finished()
-        step, shapes = self._unread.pop(which, (None, None))
-        if step is None:
+        if which not in self._unread:
             return
+        step, shapes = self._unread.pop(which)
         wrong = errors.unreadable(lambda: _tree(manager.item_metadata(step).get("state")), shapes)
         if not distributed.everywhere(not wrong):
             self._failed = True
@@ -207,9 +216,19 @@ class Checkpointer:
                 f"{wrong or 'another process could not read it'}. Steps {others} stay; fix the "
                 "disk or use another workdir, then run the same command"
             )
+        old = superseded(which, _steps(manager), self._save)
+        if old:
+            self._check_guard()
         with self._surface(which, noticed):
-            for old in superseded(which, _steps(manager), self._save):
-                manager.delete(old)
+            for one in old:
+                manager.delete(one)
+
+    def _check_guard(self) -> None:
+        try:
+            self._may_write()
+        except Exception:
+            self._failed = True  # what is closed afterwards has no error of its own
+            raise
 
     @contextlib.contextmanager
     def _surface(self, which: str, step: int | None = None) -> Iterator[None]:

@@ -57,6 +57,10 @@ class LineFile:
         if is_remote(self.path):
             self._text, self._changed = lines, False
 
+    def abandon(self) -> None:
+        """Forget the lines that have not been written."""
+        self._text, self._changed = None, False
+
     def flush(self) -> None:
         """Write all lines, so that other processes can read them. Raises what writing raises."""
         if not self._changed or self._text is None:

@@ -115,6 +115,12 @@ class Writer:
             with self._writing(self.path.parent / "tensorboard"):
                 paths.upload(Path(self._board_copy.name), self.path.parent / "tensorboard")
 
+    def abandon(self) -> None:
+        """Close without writing what has not been written yet."""
+        for lines in self._lines.values():
+            lines.abandon()
+        self._close_board()
+
     def close(self) -> None:
         """Flush and close; print a warning if something could not be written."""
         try:

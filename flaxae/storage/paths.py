@@ -27,6 +27,7 @@ NO_ASSETS = (
     "config.json",
     "lanes",
     "latest",
+    "lease.json",
     "metrics.jsonl",
     "profile",
     "report",

@@ -1,19 +1,22 @@
 """A run's folder: its config, and the versions and the commit that it was made with."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from flaxae.config import Config, copy_config, differences, from_json, to_json, without_moved_fields
 from flaxae.config.files import MODULE
 from flaxae.config.horizon import check_horizon, horizon, stored_horizon
-from flaxae.errors import ConfigError, require
+from flaxae.errors import ConfigError, UserError, require
 from flaxae.foreign_json import parse_object
 from flaxae.storage import paths
+from flaxae.storage.lease import Lease
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
 # Files that no run writes into its workdir.
@@ -41,8 +44,10 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
     path = paths.as_path(workdir) / "config.json"
     try:
         raw = parse_object(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(f"{workdir} is not a run's workdir: it has no config.json") from None
+    except OSError as e:
+        raise ConfigError(f"{path} cannot be read: {paths.reason(e)}") from None
     except (ValueError, ConfigError) as e:
         raise ConfigError(
             f"{path} cannot be read ({e}); restore it, or use a new workdir"
@@ -96,6 +101,33 @@ def resolve(config: Config, stored: dict[str, Any] | None) -> Config:
     return config
 
 
+def claim(config: Config, workdir: Path, lanes: list[dict[str, Any]] | None, lease: Lease) -> None:
+    """Take the lease of a run's folder, which is created.
+
+    Args:
+        config: the run's config; it is not changed.
+        workdir: the run's folder.
+        lanes: overrides of each lane; None: a single run.
+        lease: its lease.
+
+    Raises:
+        ConfigError: if the config is wrong, another process trains there, or the folder cannot be
+            written.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"workdir {workdir} is a file; name a folder")
+    _resolved(config, workdir, lanes)
+
+    def same() -> bool | None:
+        if not (workdir / "config.json").exists():
+            return None
+        stored = read_config(workdir)
+        return not _changes(config, stored, _resolved(config, workdir, lanes)[1])
+
+    with _writing(workdir):
+        lease.take(same)
+
+
 def prepare(
     config: Config, workdir: Path, lanes: list[dict[str, Any]] | None, main: bool
 ) -> Config:
@@ -116,21 +148,9 @@ def prepare(
     """
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"workdir {workdir} is a file; name a folder")
-    stored = read_config(workdir) if (workdir / "config.json").exists() else None
-    if stored is None and paths.children(workdir / "latest"):
-        raise ConfigError(f"{workdir} has checkpoints but no config.json; use a new workdir")
-    if stored is not None and not _begun(workdir):
-        stored = None  # a start that failed, for example on its data, claims no workdir
-    if stored is None:
-        _check_no_model(workdir)
-    config = resolve(config, stored)
-    config.freeze()
-    new = to_json(config) | ({"lanes": lanes} if lanes is not None else {})
+    config, new, stored = _resolved(config, workdir, lanes)
     if stored is not None:
-        # A field that flaxae did not have yet when the run began is at its default.
-        defaults = to_json(Config(task=type(config.task)()))
-        stored = without_moved_fields(stored, config.task.data_class)
-        changed = differences(_merged(defaults, stored), new)
+        changed = _changes(config, stored, new)
         if changed:
             lines = "\n  ".join(changed)
             raise ConfigError(
@@ -146,15 +166,11 @@ def prepare(
                 f"the learning-rate schedule of {workdir} now ends at step {horizon(config)}, not "
                 f"{old}: the learning rate changes from here on"
             )
-        try:
+        with _writing(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             write_json(workdir / "config.json", new)
             if stored is None:
                 write_json(workdir / "versions.json", versions())
-        except Exception as e:
-            if not (paths.is_remote(workdir) or isinstance(e, OSError)):
-                raise
-            raise ConfigError(f"cannot write into workdir {workdir}: {paths.reason(e)}") from None
     return config
 
 
@@ -166,6 +182,41 @@ def _check_no_model(workdir: Path) -> None:
         f"workdir {workdir} contains {' and '.join(found)}: it is the folder of a model or an "
         "adapter, whose config a run would replace; use a new workdir",
     )
+
+
+def _resolved(
+    config: Config, workdir: Path, lanes: list[dict[str, Any]] | None
+) -> tuple[Config, dict[str, Any], dict[str, Any] | None]:
+    """Return the frozen config, its JSON, and the JSON of the run that the folder contains."""
+    stored = read_config(workdir) if (workdir / "config.json").exists() else None
+    if stored is None and paths.children(workdir / "latest"):
+        raise ConfigError(f"{workdir} has checkpoints but no config.json; use a new workdir")
+    if stored is not None and not _begun(workdir):
+        stored = None  # a start that failed, for example on its data, claims no workdir
+    if stored is None:
+        _check_no_model(workdir)
+    config = resolve(config, stored)
+    config.freeze()
+    return config, to_json(config) | ({"lanes": lanes} if lanes is not None else {}), stored
+
+
+def _changes(config: Config, stored: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return the fields that differ between a run's config and the present one."""
+    # A field that flaxae did not have yet when the run began is at its default.
+    defaults = to_json(Config(task=type(config.task)()))
+    stored = without_moved_fields(stored, config.task.data_class)
+    return differences(_merged(defaults, stored), new)
+
+
+@contextlib.contextmanager
+def _writing(workdir: Path) -> Iterator[None]:
+    """Report a folder that cannot be written as a mistake."""
+    try:
+        yield
+    except Exception as e:
+        if isinstance(e, UserError) or not (paths.is_remote(workdir) or isinstance(e, OSError)):
+            raise
+        raise ConfigError(f"cannot write into workdir {workdir}: {paths.reason(e)}") from None
 
 
 def _class_hint(stored: dict[str, Any], new: dict[str, Any]) -> str:

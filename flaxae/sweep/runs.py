@@ -22,6 +22,7 @@ from flaxae.config.files import MODULE
 from flaxae.errors import NonFiniteError, require
 from flaxae.storage import paths
 from flaxae.storage import workdir as workdir_lib
+from flaxae.storage.lease import Lease
 from flaxae.sweep.groups import Group, group_by_shape
 from flaxae.sweep.plan import write_table
 from flaxae.sweep.workers import Call, Exit, run_all
@@ -146,7 +147,9 @@ def _run_group(group: Group) -> tuple[str, dict[str, dict[str, Any]]]:
             source = together / "lanes" / f"{lane:02d}"
             end = "failed" if (source / "FAILED").exists() else status
             if end in ("done", "already_done"):
-                paths.copy_folder(source, folder)
+                with Lease(folder) as lease:
+                    lease.take(lambda: True)
+                    paths.copy_folder(source, folder)
         end = "done" if end == "already_done" else end
         ends[name] = {"status": end, **metrics}
         if end in ("done", "failed"):

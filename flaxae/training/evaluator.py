@@ -67,7 +67,7 @@ class Evaluator:
                 )
             self.sources[split] = source
         self._lane_checkpointers = [
-            Checkpointer(folder, config.save)
+            Checkpointer(folder, config.save, guard=setup.check_lease)
             for folder in setup.lane_dirs
             if config.save.best_metric
         ]

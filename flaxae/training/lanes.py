@@ -1,5 +1,6 @@
 """Lanes: many runs of one shape, trained as one vmapped program."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,13 @@ def slice_lane(state: Any, lane: int) -> Any:
 
 
 def write_lane(
-    state: Any, lane: int, folder: Path, config: Config, step: int, extra: dict[str, Any]
+    state: Any,
+    lane: int,
+    folder: Path,
+    config: Config,
+    step: int,
+    extra: dict[str, Any],
+    guard: Callable[[], None],
 ) -> None:
     """Make a lane's folder an ordinary workdir, which can be resumed and loaded.
 
@@ -64,11 +71,13 @@ def write_lane(
         config: the lane's config.
         step: the step of the state.
         extra: JSON to save with the state.
+        guard: see `Checkpointer`.
     """
+    guard()
     folder.mkdir(parents=True, exist_ok=True)
     workdir_lib.write_json(folder / "config.json", to_json(config))
     workdir_lib.write_json(folder / "versions.json", workdir_lib.versions())
-    checkpointer = Checkpointer(folder, config.save)
+    checkpointer = Checkpointer(folder, config.save, guard=guard)
     if step not in checkpointer.steps():
         checkpointer.save(step, slice_lane(state, lane), extra, wait=True)
     checkpointer.close()

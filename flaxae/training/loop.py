@@ -3,6 +3,7 @@
 It is independent of the families: it trains any `Task`.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from flaxae.machine.watchdog import Watchdog
 from flaxae.storage import paths
 from flaxae.storage import workdir as workdir_lib
 from flaxae.storage.checkpoint_errors import warn
+from flaxae.storage.lease import Lease, TakenOverError, related
 from flaxae.storage.quiet import quiet_backends
 from flaxae.training import metrics as metrics_lib
 from flaxae.training.evaluator import Evaluator, Metrics, UnknownMetricError
@@ -70,19 +72,26 @@ def run(config: Config, workdir: str | Path, lanes: list[dict[str, Any]] | None 
         The state, the metrics of the last evaluation, and how the run ended.
 
     Raises:
-        ConfigError: if the config, the data or the workdir is wrong.
+        ConfigError: if the config, the data or the workdir is wrong, or another process trains
+            in the workdir.
         CheckpointError: if a checkpoint cannot be written, or none can be read.
+        TakenOverError: if another process has taken over the workdir.
         NonFiniteError: if too many steps were not finite. In a run of several processes, any error
             ends this process and the others (see `watchdog`).
     """
     quiet_backends()
     workdir = paths.as_workdir(workdir)
-    with Watchdog() as watchdog:
-        config = workdir_lib.prepare(config, workdir, lanes, distributed.is_main())
+    main = distributed.is_main()
+    lease = Lease(workdir, related(workdir)) if main else None
+    with Watchdog() as watchdog, lease or contextlib.nullcontext():
+        if lease is not None:
+            workdir_lib.claim(config, workdir, lanes, lease)
+        distributed.wait_for_main("flaxae_lease")
+        config = workdir_lib.prepare(config, workdir, lanes, main)
         distributed.sync("workdir")
-        if config.log.progress and distributed.is_main():
+        if config.log.progress and main:
             print("preparing the data and the model ...", flush=True)
-        with Loop(make_setup(config, workdir, lanes), watchdog) as loop:
+        with Loop(make_setup(config, workdir, lanes, lease), watchdog) as loop:
             return loop.train()
 
 
@@ -120,7 +129,13 @@ class Loop:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        lease = self.setup.lease
+        if isinstance(error, TakenOverError):
+            for writer in self.setup.writers:
+                writer.abandon()
         if error is not None:
+            if lease is not None and jax.process_count() > 1:
+                lease.release()
             self.watchdog.failed(error)  # does not return in a run of several processes
         self.setup.close()
         self.evaluator.close()
@@ -197,6 +212,8 @@ class Loop:
             pending = (end, metrics)
             self.trace.after(end, metrics)
             last = end >= config.steps
+            if self.setup.lease is not None:
+                self.setup.lease.check()
             stop = self.preemption.check()
             due = self._due(end)
             if last or stop or _due(end, config.save.every) or _due(end, config.save.keep_every):
@@ -244,7 +261,15 @@ class Loop:
             self._save(state, end, wait=last or stop is not None)
         if last and not stop and setup.main:
             for lane, folder in enumerate(setup.lane_dirs):
-                write_lane(state, lane, folder, setup.configs[lane], end, setup.extra(lane))
+                write_lane(
+                    state,
+                    lane,
+                    folder,
+                    setup.configs[lane],
+                    end,
+                    setup.extra(lane),
+                    setup.check_lease,
+                )
 
     def _save(self, state: State, end: int, wait: bool) -> None:
         """Save the state unless its step is saved already."""

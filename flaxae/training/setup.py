@@ -1,6 +1,7 @@
 """The parts of a run, made once, which the loop, the evaluator and restoring share."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from flaxae.machine import distributed, sharding
 from flaxae.storage import paths
 from flaxae.storage import workdir as workdir_lib
 from flaxae.storage.checkpoint import Checkpointer
+from flaxae.storage.lease import Lease
 from flaxae.storage.metrics_file import Writer
 from flaxae.task import Task
 from flaxae.training.feed import Feed
@@ -45,6 +47,7 @@ class Setup:
         feed: the train batches.
         frozen: parameters that are neither trained nor saved.
         checkpointer: the checkpoints of the workdir.
+        lease: the lease of the workdir; None in all processes but 0, or without one.
         writers: the logs, one per lane or one.
         compile_time: seconds of compilation since the setup began.
     """
@@ -65,6 +68,7 @@ class Setup:
     feed: Feed
     frozen: Frozen
     checkpointer: Checkpointer
+    lease: Lease | None
     writers: list[Writer]
     compile_time: CompileTime
 
@@ -78,6 +82,10 @@ class Setup:
         data = self.feed if lane is None else self.feed.sources[lane if self.lane_batches else 0]
         return {"frozen": self.frozen.fingerprint, "data": data.fingerprint}
 
+    def check_lease(self) -> None:
+        """Raise TakenOverError if another process trains in the workdir now."""
+        _guard(self.lease)()
+
     def close(self) -> None:
         """Close the logs, and the checkpoints when all saves are on disk."""
         self.compile_time.close()
@@ -86,13 +94,19 @@ class Setup:
         self.checkpointer.close()
 
 
-def make_setup(config: Config, workdir: Path, lanes: list[dict[str, Any]] | None = None) -> Setup:
+def make_setup(
+    config: Config,
+    workdir: Path,
+    lanes: list[dict[str, Any]] | None = None,
+    lease: Lease | None = None,
+) -> Setup:
     """Make the parts of a run; nothing is restored or trained yet.
 
     Args:
         config: the run's frozen config (see `workdir.prepare`).
         workdir: the run's folder.
         lanes: overrides of each lane; None: a single run.
+        lease: the lease of the workdir, which is checked before each save.
 
     Raises:
         ConfigError: if the mesh does not fit the devices, the batch does not fit the mesh, or the
@@ -112,7 +126,7 @@ def make_setup(config: Config, workdir: Path, lanes: list[dict[str, Any]] | None
     tasks = [task]
     if any(to_json(c.data) != to_json(config.data) for c in configs):
         tasks = [c.task.make(c) for c in configs]
-    checkpointer = Checkpointer(workdir, config.save)
+    checkpointer = Checkpointer(workdir, config.save, guard=_guard(lease))
     lane_dirs = [workdir / "lanes" / f"{i:02d}" for i in range(count)]
     folders = lane_dirs or [workdir]
     of_folders = tasks if len(tasks) > 1 else tasks * len(folders)
@@ -141,9 +155,14 @@ def make_setup(config: Config, workdir: Path, lanes: list[dict[str, Any]] | None
         feed=feed,
         frozen=Frozen(task, config, mesh, saved=bool(checkpointer.steps())),
         checkpointer=checkpointer,
+        lease=lease,
         writers=[Writer(folder, config.log, jax.process_index()) for folder in folders],
         compile_time=compile_time,
     )
+
+
+def _guard(lease: Lease | None) -> Callable[[], None]:
+    return lease.check_now if lease is not None else lambda: None
 
 
 def _load_assets(tasks: list[Task], folders: list[Path]) -> None:
