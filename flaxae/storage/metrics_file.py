@@ -88,6 +88,21 @@ class Writer:
         text = self.path.read_text() if self.path.exists() else ""
         return [json.loads(line) for line in text.splitlines()]
 
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Return the rows of evaluations and samples: also those on the train split."""
+        return [row for row in self.rows() if _is_evaluation(row)]
+
+    def remove_evaluation(self, step: int) -> None:
+        """Remove the evaluations of a step, but not its samples."""
+        lines = self._lines[self.path].read() if self._main else []
+
+        def removed(row: dict[str, Any]) -> bool:
+            return row["step"] == step and row["split"] != "sample" and _is_evaluation(row)
+
+        kept = [line for line in lines if not removed(json.loads(line))]
+        if kept != lines:
+            self._lines[self.path].replace(kept)
+
     def cut(self, step: int) -> None:
         """Remove the lines of later steps, and a line that a killed run left incomplete."""
         if not self._main:
@@ -169,6 +184,11 @@ class Writer:
 def _plain(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_evaluation(row: dict[str, Any]) -> bool:
+    """Return True for a row that is not one of the training's own, which have wall-clock values."""
+    return not any(name.startswith("time/") for name in row)
 
 
 def _step_of(line: str) -> float:

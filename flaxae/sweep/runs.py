@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from flaxae.command import run_main
-from flaxae.config import Config, config_hash, copy_config
+from flaxae.config import Config, config_hash, copy_config, flags
 from flaxae.config.files import MODULE
-from flaxae.errors import NonFiniteError, require
+from flaxae.errors import ConfigError, NonFiniteError, require
 from flaxae.storage import paths
 from flaxae.storage import workdir as workdir_lib
 from flaxae.storage.lease import Lease
@@ -60,9 +60,10 @@ def sweep(
         One row per run: its hash, overrides, status ("done", "failed", "sigterm", ...) and metrics.
 
     Raises:
-        ConfigError: if a config is wrong. With jobs, the status of its rows is "error" instead, and
-            the other runs continue; but it is raised if a class of the config is defined in the
-            config file.
+        ConfigError: if a config is wrong, before anything is trained; or if one does not fit the
+            data or the devices. With jobs, the status of its rows is "error" instead in the second
+            case, and the other runs continue; but it is raised if a class of the config is defined
+            in the config file.
     """
     outdir = paths.as_workdir(outdir)
     tables = paths.reachable(tables) if tables else outdir
@@ -76,7 +77,13 @@ def sweep(
         "that is defined in the config file: move it into a module, or set jobs=1",
     )
     configs = [copy_config(config, overrides) for overrides in runs]
+    for one in configs:
+        flags.validate(one)  # before the first run, not when its turn comes
     names = [config_hash(c) for c in configs]
+    try:
+        tables.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"cannot write tables into {tables}: {paths.reason(e)}") from None
     everything = Group(config, configs, runs, names, outdir)
     ends = {name: _record(outdir / name) for name in dict.fromkeys(names)}
     todo, planned = [], set()

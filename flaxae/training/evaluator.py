@@ -1,5 +1,6 @@
 """The loop's own evaluation: exact sums over whole splits, samples, and the best checkpoint."""
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,6 +33,10 @@ class UnknownMetricError(ConfigError):
 
     def __init__(self, name: str, known: Iterable[str]):
         super().__init__(f"save.best_metric={name!r} is not one of: {', '.join(known)}")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating))
 
 
 class Evaluator:
@@ -75,27 +80,44 @@ class Evaluator:
     def check_best_metric(self, state: State) -> None:
         """Check before the first step that evaluations have the metric of `save.best_metric`.
 
-        Nothing is computed on the device: the task makes the metrics from sums of ones.
+        The task makes the metrics from sums of ones, without a computation on the device; if it
+        cannot, from the sums of a first batch.
 
         Args:
-            state: a state of the run, for its shapes.
+            state: a state of the run.
 
         Raises:
-            ConfigError: if no metric has this name.
+            ConfigError: if no metric has this name, or it is not a number, or there are no
+                evaluations.
         """
-        setup, name = self._setup, self._setup.config.save.best_metric
-        if not name or not self.sources:
+        name = self._setup.config.save.best_metric
+        if not name:
             return
+        if not self.sources:
+            raise ConfigError(
+                f"save.best_metric={name!r} needs evaluations: set eval.splits, such as ('dev',)"
+            )
         names: list[str] = []
         for split, source in self.sources.items():
-            shapes = self._sum_shapes(state, source)
-            ones = jax.tree.map(lambda x: np.ones(x.shape[bool(setup.lanes) :], x.dtype), shapes)
-            try:
-                names += [f"{split}/{metric}" for metric in setup.task.finalize(ones)]
-            except Exception:  # a task may need real sums: the first evaluation checks the name
+            metrics = self._metrics_of_a_batch(state, source)
+            if metrics is None:  # the first evaluation checks the name; the state is saved then
                 return
+            names += [f"{split}/{metric}" for metric, value in metrics.items() if _number(value)]
         if name not in names:
             raise UnknownMetricError(name, names)
+
+    def _metrics_of_a_batch(self, state: State, source: Feed) -> dict[str, Any] | None:
+        """Return metrics as those of an evaluation, with other values; None if that fails."""
+        lanes, finalize = self._setup.lanes, self._setup.task.finalize
+        shapes = self._sum_shapes(state, source)
+        with contextlib.suppress(Exception):
+            return finalize(
+                jax.tree.map(lambda x: np.ones(x.shape[bool(lanes) :], x.dtype), shapes)
+            )
+        with contextlib.suppress(Exception):
+            sums = self._sums(state, 0, source, Preemption(), most=1)
+            return finalize(jax.tree.map(lambda x: x[0], sums) if lanes else sums)
+        return None
 
     def _sum_shapes(self, state: State, source: Feed) -> Any:
         """Return the shapes of a split's sums, with an axis of lanes if there are lanes."""
@@ -128,7 +150,12 @@ class Evaluator:
         return {"once": state["carry"]["once"], "stream": self._new_streams(setup.hparams)}
 
     def evaluate(
-        self, state: State, step: int, preemption: Preemption, progress: Progress
+        self,
+        state: State,
+        step: int,
+        preemption: Preemption,
+        progress: Progress,
+        last: bool = False,
     ) -> Metrics | None:
         """Evaluate all splits, log the metrics and keep the best checkpoint.
 
@@ -137,6 +164,8 @@ class Evaluator:
             step: its step.
             preemption: stops the evaluation between batches.
             progress: shows the metrics of the first lane.
+            last: whether the state has been saved: a start continues with what is not logged, so
+                the best checkpoint is complete before anything is logged.
 
         Returns:
             "split/name" -> value, or a list of one value per lane; None if a signal stopped the
@@ -154,23 +183,30 @@ class Evaluator:
                 else [sums]
             )
             rows_of[split] = [setup.task.finalize(one) for one in of_lanes]
-        results: list[dict[str, float]] = [{} for _ in setup.writers]
-        for split, found in rows_of.items():
-            for writer, row, result in zip(setup.writers, found, results, strict=True):
+        results = [
+            {f"{split}/{k}": v for split, rows in rows_of.items() for k, v in rows[i].items()}
+            for i in range(len(setup.writers))
+        ]
+        self._keep_best(state, step, results, wait=last)
+        for split, rows in rows_of.items():
+            for writer, row in zip(setup.writers, rows, strict=True):
                 writer.write(step, split, row)
-                result |= {f"{split}/{k}": v for k, v in row.items()}
-        self._keep_best(state, step, results)
         line = ", ".join(f"{k} {v:.4f}" for k, v in results[0].items() if isinstance(v, float))
         progress.note(f"step {step}: {line}")
         return self._joined(results)
 
-    def _sums(self, state: State, step: int, source: Feed, preemption: Preemption) -> Any:
-        """Return the sums of a whole split on the host; None if a signal came."""
+    def _sums(
+        self, state: State, step: int, source: Feed, preemption: Preemption, most: int = 0
+    ) -> Any:
+        """Return the sums of a split, or of its first `most` batches, on the host.
+
+        They are None if a signal came.
+        """
         setup = self._setup
         everywhere = sharding.replicated(setup.mesh)
         params = state["ema"] or state["params"]
         at = sharding.put(np.int32(step), everywhere)
-        limits = [n for n in (source.num_batches, setup.config.eval.num_batches) if n]
+        limits = [n for n in (source.num_batches, setup.config.eval.num_batches, most) if n]
         carry, sums = self.carry_for(state, source), None
         collected = []
         rows = sharding.batch_sharding(setup.mesh, source.leading)
@@ -186,7 +222,10 @@ class Evaluator:
         sums, collected = jax.device_get((sums, collected))
         return (sums or {}) | _joined_rows(collected, axis=int(setup.lanes > 0))
 
-    def _keep_best(self, state: State, step: int, results: list[dict[str, float]]) -> None:
+    def _keep_best(
+        self, state: State, step: int, results: list[dict[str, float]], wait: bool
+    ) -> None:
+        """Save the state if it is the best so far, and wait for that if `wait`."""
         setup, name = self._setup, self._setup.config.save.best_metric
         if not name:
             return
@@ -196,10 +235,12 @@ class Evaluator:
             writer.flush()  # before the checkpoint that a run may return to
         if not setup.lanes:
             setup.checkpointer.save_best(step, state, setup.extra(), results[0][name])
-            return
         for lane, checkpointer in enumerate(self._lane_checkpointers):
             value = results[lane][name]
             checkpointer.save_best(step, slice_lane(state, lane), setup.extra(lane), value)
+        if wait:
+            for checkpointer in (setup.checkpointer, *self._lane_checkpointers):
+                checkpointer.wait()
 
     def sample(self, state: State, step: int, progress: Progress) -> None:
         """Let the task sample from the model; log and show texts, log images."""
@@ -218,20 +259,27 @@ class Evaluator:
             progress.note("\n".join([f"{name}:", *(f"  {line}" for line in lines)]))
 
     def logged(self, step: int) -> set[str]:
-        """Return the subset of {"eval", "sample"} that the log contains for a step."""
-        found = set()
-        for row in self._setup.writers[0].rows():
-            if row.get("step") == step and row.get("split") != "train":
-                found.add("sample" if row["split"] == "sample" else "eval")
-        # Several processes finish due evaluations and samples before they stop.
-        return {"eval", "sample"} if jax.process_count() > 1 else found
+        """Return the subset of {"eval", "sample"} that the log contains for a step.
+
+        An evaluation that was logged in part, by a run that was killed, is removed from the log.
+        """
+        if jax.process_count() > 1:  # they finish due evaluations and samples before they stop
+            return {"eval", "sample"}
+        writers = self._setup.writers
+        splits = [{r["split"] for r in w.evaluations() if r["step"] == step} for w in writers]
+        found = {"sample"} & splits[0]
+        if all(set(self.sources) <= logged for logged in splits):
+            return found | {"eval"}
+        for writer in writers:
+            writer.remove_evaluation(step)
+        return found
 
     def last_logged(self) -> Metrics:
         """Return the metrics of the last evaluation, from the logs."""
         results = []
         for writer in self._setup.writers:
             last: dict[str, float] = {}
-            for row in writer.rows():
+            for row in writer.evaluations():
                 split = row.pop("split", None)
                 row.pop("step", None)
                 if split in self.sources:

@@ -149,8 +149,10 @@ class Loop:
                 writer.cut(start)
             last = start >= config.steps
             owed = self._due(start) - self.evaluator.logged(start) if start else set()
+            self.results = self.evaluator.last_logged() if start else {}
             if last and not owed:
-                return self._result(state, self.evaluator.last_logged(), "already_done")
+                self._write_lanes(state, start)  # a run that was killed may not have got there
+                return self._result(state, self.results, "already_done")
             self.evaluator.check_best_metric(state)
             if start and not last and schedule_has_ended(config, start):
                 warn(
@@ -242,24 +244,40 @@ class Loop:
     def _between(self, state: State, end: int, due: set[str], last: bool, stop: str | None) -> None:
         """Evaluate, sample, save: in this order, so that a saved step has all its log lines.
 
-        A signal interrupts it. On resume, what is due and not logged yet is done first.
+        The last state is saved before, so that nothing that fails loses it. A signal interrupts it.
+        On resume, what is due and not logged yet is done first.
         """
-        setup, preemption = self.setup, self.preemption
+        if last:
+            self._save(state, end, wait=True)
+        try:
+            self._evaluate_and_sample(state, end, due, last)
+        except Exception as e:
+            # No step is lost. Of several processes one alone may have failed: it cannot save.
+            if jax.process_count() == 1 or isinstance(e, UnknownMetricError):
+                with contextlib.suppress(Exception):
+                    self._save(state, end, wait=True)
+            raise
+        stop = stop or self.preemption.noticed
+        if "save" in due or stop:
+            self._save(state, end, wait=last or stop is not None)
+        if last and not stop:
+            self._write_lanes(state, end)
+
+    def _evaluate_and_sample(self, state: State, end: int, due: set[str], last: bool) -> None:
+        """Evaluate and sample as far as they are due, until a signal comes."""
+        preemption = self.preemption
         if "eval" in due and not preemption.noticed:
             with self.goodput.track("eval"):
-                try:
-                    found = self.evaluator.evaluate(state, end, preemption, self.progress)
-                except UnknownMetricError:  # no step is lost
-                    self._save(state, end, wait=True)
-                    raise
+                found = self.evaluator.evaluate(state, end, preemption, self.progress, last)
                 self.results = found or {}
         if "sample" in due and not preemption.noticed:
             with self.goodput.track("sample"):
                 self.evaluator.sample(state, end, self.progress)
-        stop = stop or preemption.noticed
-        if "save" in due or stop:
-            self._save(state, end, wait=last or stop is not None)
-        if last and not stop and setup.main:
+
+    def _write_lanes(self, state: State, end: int) -> None:
+        """Make each lane's folder an ordinary workdir."""
+        setup = self.setup
+        if setup.main:
             for lane, folder in enumerate(setup.lane_dirs):
                 write_lane(
                     state,
