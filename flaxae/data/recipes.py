@@ -192,7 +192,7 @@ def _hidden(file: str, path: str) -> bool:
 
 
 def _extension(file: str) -> str:
-    return os.path.splitext(file)[1]
+    return os.path.splitext(file)[1].lower()
 
 
 def _is_table(file: str) -> bool:

@@ -195,7 +195,7 @@ def _csv_file(path: str, wanted: tuple[str, ...]) -> tuple[list[str], list[list[
     names = [f"column {i}" for i in range(1, len(head) + 1)]
     notes.append(
         f"{path}: has no header, so its first line is read as data and the columns are named"
-        f" {', '.join(names)}"
+        f" {', '.join(names)}; a first line such as text,label would name them"
     )
     return names, rows, notes
 

@@ -81,6 +81,8 @@ def _known_splits(loaded: Any, name: str) -> tuple[dict[str, Any], list[str]]:
     if len(keys) > 1:
         held_out = ", ".join(key for split, key in keys.items() if split != "train")
         notes.append(f"{name}: its own splits are held out: {held_out}")
+    if not unused and known.get(keys["train"].lower()) != "train":
+        notes.append(f"{name}: it has no split 'train': trained on is {keys['train']!r}")
     if unused:
         notes.append(f"{name}: trained on is {keys['train']!r}; not used: {', '.join(unused)}")
     return {split: loaded[key] for split, key in keys.items()}, notes

@@ -267,6 +267,9 @@ def test_saved_splits_are_held_out(tmp_path):
     assert corpus.held_out == {1: "dev", 2: "test_file"}
     assert not any(text.startswith("unsupervised") for text in corpus.examples)
     assert any("not used: unsupervised" in note for note in corpus.notes)
+    datasets.DatasetDict({"test": tables["test"]}).save_to_disk(str(tmp_path / "y"))
+    corpus = load_examples(TextDataConfig(name=f"hf:{tmp_path / 'y'}"))
+    assert "no split 'train': trained on is 'test'" in corpus.notes[0]
 
 
 def test_damaged_parquet_files_are_named(tmp_path):

@@ -33,10 +33,13 @@ def test_snli_is_read_from_json_files(tmp_path):
         text = "\n".join(json.dumps(row) for row in rows)
         (folder / f"snli_1.0_{split}.jsonl").write_text(text)
     (folder / "README.md").write_text("about")
+    (folder / "snli_1.0_dev.jsonl").rename(folder / "snli_1.0_dev.JSONL")
+    (folder / "old.zip").write_bytes(b"PK\x03\x04")
     corpus = _load("snli", folder)
     assert corpus.examples[:4] == ["A man train 0.", "A man train 1.", "A man train 2.", "He runs."]
     assert corpus.examples[4:] == ["A man dev 0.", "A man test 0."]
     assert corpus.held_out == {1: "dev", 2: "test_file"}
+    assert f"{folder}: not used: old.zip" in corpus.notes
     with pytest.raises(ConfigError, match="has no label"):
         _load("snli", folder, labels=True)
 
