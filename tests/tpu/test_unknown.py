@@ -19,6 +19,7 @@ UNCLEAR = {
     "credentials": f"{COMMAND} Your default credentials were not found. To set up ...",
     "a permission": f"{COMMAND} PERMISSION_DENIED: '{PATH}' (or it may not exist). {HINT}",
     "the project": f"{COMMAND} NOT_FOUND: Resource 'projects/p' was not found. {HINT}",
+    "a project of this name": f"{COMMAND} NOT_FOUND: t was not found",
     "a slice": f"{COMMAND} NOT_FOUND: Resource '{PATH}-0' was not found. {HINT}",
     "a longer name": f"{COMMAND} NOT_FOUND: Resource '{PATH.removesuffix('t')}not' was not found",
     "a zone": f"{COMMAND} NOT_FOUND: Resource 'projects/p/locations/y/nodes/t' was not found",
@@ -33,6 +34,7 @@ CLEAR = [
     f"{COMMAND} NOT_FOUND: Resource '{PATH}' was not found. {HINT}\n- '@type': x",
     f"WARNING: an update\n{COMMAND} NOT_FOUND: Requested entity.\n- x\n  resourceName: {PATH}",
     "ERROR: (gcloud.compute.tpus) NOT_FOUND: Resource t was not found",
+    f"{COMMAND} NOT_FOUND: {PATH} does not exist",
     f'{COMMAND} {{\n  "code": 5,\n  "message": "Resource \'{PATH}\' was not found"\n}}',
 ]
 TRAPS = ["404", "not found", "NOT_FOUND", "already exists", "quota limits", "no more capacity"]

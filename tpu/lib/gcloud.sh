@@ -92,11 +92,13 @@ is_final() {
 # Succeeds if the error in FILE, read before, says that this KIND of resource NAME does not exist.
 # A NOT_FOUND about something else (the project, a network) leaves it unknown.
 says_absent() {
-  local kind=nodes path
+  local kind=nodes path words="(was |could )?not (be )?found|does not exist"
   [ "$2" = tpu-vm ] || kind='queued-?[rR]esources'
   path="projects/[^/ ']+/locations/$ZONE/$kind/$3"
   [ "$STATUS" = NOT_FOUND ] || return 1
-  printf '%s\n' "$MESSAGE" | grep -qE "^(The )?[Rr]esource ['\"]?($path|$3)['\"]? was not found" ||
+  printf '%s\n' "$MESSAGE" |
+    grep -qE -e "^(The )?([Qq]ueued )?[Rr]esource ['\"]?($path|$3)['\"]? ($words)" \
+      -e "^['\"]?$path['\"]? ($words)" ||
     grep -qE "^ *resourceName: '?$path'? *$" "$1"
 }
 
