@@ -22,6 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import jax
+
 from flaxae.errors import ConfigError, UserError
 from flaxae.storage import paths
 from flaxae.storage.versioned import open_versioned
@@ -105,7 +107,8 @@ class Holder:
 class Lease:
     """The lease of one workdir. Enter it, then call `take`; leaving it releases the lease.
 
-    While it is entered, SIGTERM releases it too, unless the process has a handler of its own.
+    While it is entered, SIGTERM releases it too, unless the process has a handler of its own or is
+    one of several.
 
     Args:
         workdir: the run's folder, created by `take`.
@@ -121,7 +124,8 @@ class Lease:
         self._handled = False
 
     def __enter__(self) -> "Lease":
-        main = threading.current_thread() is threading.main_thread()
+        # JAX has a handler of its own in several processes, of which Python does not know.
+        main = threading.current_thread() is threading.main_thread() and jax.process_count() == 1
         if main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
             signal.signal(signal.SIGTERM, self._terminate)
             self._handled = True
