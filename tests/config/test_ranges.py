@@ -269,7 +269,8 @@ def test_numeric_options_of_commands_have_ranges():
     """`type=int` and `type=float` of argparse accept anything."""
     bare = []
     for path in sorted(Path(flaxae.__path__[0]).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)) if "argparse" in text else ():
             if isinstance(node, ast.Call):
                 bare += [
                     f"{path.relative_to(ROOT)}:{node.lineno}"
