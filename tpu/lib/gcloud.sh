@@ -98,7 +98,7 @@ says_absent() {
   [ "$STATUS" = NOT_FOUND ] || return 1
   printf '%s\n' "$MESSAGE" |
     grep -qE -e "^(The )?([Qq]ueued )?[Rr]esource ['\"]?($path|$3)['\"]? ($words)" \
-      -e "^['\"]?$path['\"]? ($words)" ||
+      -e "^['\"]?${path}['\"]? ($words)" ||
     grep -qE "^ *resourceName: '?$path'? *$" "$1"
 }
 
