@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from flaxae.config import Config
 from flaxae.machine import sharding
@@ -35,7 +36,10 @@ class NoisyTask(TinyTask):
     A metric has a weight of its own.
     """
 
+    sharding_rules = (("wide", P(None, "model")),)
+
     def loss(self, model: Tiny, batch: Any, ctx: Context) -> Loss:
+        assert ctx.sharding_rules == self.sharding_rules  # layers place their parameters by them
         total, weight, metrics = super().loss(model, batch, ctx)
         return Loss(total, weight, {**metrics, "half": (jnp.ones(()), jnp.float32(2))})
 

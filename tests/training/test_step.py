@@ -93,6 +93,7 @@ def test_micro_batches_have_their_own_keys_and_rows(hooked_steps: Steps) -> None
                 jax.numpy.int32(0),
                 hparams=steps.hparams(penalty=0.0),
                 train=True,
+                sharding_rules=setup.task.sharding_rules,
             )
             micro = jax.tree.map(lambda x, part=part: jax.numpy.asarray(x[part]), batch)
             out = out + setup.task.loss(model, micro, ctx).total
