@@ -17,6 +17,7 @@ from flaxae.config import Config, from_json, to_json
 from flaxae.config.serialize import ConfigClass
 from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import ConfigError, require
+from flaxae.foreign_json import check_fields
 from flaxae.pointers import require_content
 from flaxae.text_autoencoder import latent_stats
 from flaxae.text_autoencoder.latent_stats import Statistics
@@ -90,12 +91,16 @@ def read(directory: Path, family: str, config_class: ConfigClass | None = None) 
         raise ConfigError(
             f"{directory}: not a {family} that save_pretrained wrote (see config.json)"
         )
+    kinds = {"vocab_size": int, "tokenizer": str}
+    check_fields(about, kinds, f"{directory / hf.CONFIG}: {SAVED}: ")
+    missing = [name for name in kinds if about.get(name) is None]
+    require(not missing, f"{directory / hf.CONFIG}: {SAVED} lacks {', '.join(missing)}")
     config = from_json(data, config_class, directory)
     config.freeze(check=False)
     task = config.task.make(config)
     abstract = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))
     tokenizer = read_tokenizer(directory, abstract.vocab_size)
-    if tokenizer.vocab_size != about["vocab_size"] or tokenizer.fingerprint != about["tokenizer"]:
+    if tokenizer.fingerprint != about["tokenizer"]:
         raise ConfigError(
             f"{directory / TOKENIZER} is another model's tokenizer ({tokenizer.vocab_size} tokens; "
             f"the model was trained with {about['vocab_size']}): restore the model's own"

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from flaxae.config.locate import user_path
 from flaxae.config.ranges import SEEDS, WHOLE, Range
 from flaxae.errors import ConfigError
+from flaxae.foreign_json import check_fields, parse_object
 from flaxae.pointers import require_content
 from flaxae.text_autoencoder.interpolation import slerp
 
@@ -109,6 +110,17 @@ def rows_of(x: Any, dim: int) -> Float[np.ndarray, "n D"]:
     return x.reshape(len(x), dim)
 
 
+_KINDS = {
+    "kind": str,
+    "dim": int,
+    "std": float,
+    "width": int,
+    "depth": int,
+    "unroll": int,
+    "steps": int,
+}
+
+
 def codes_to_fit(codes: Any) -> Float[np.ndarray, "n D"]:
     """Return codes, flattened, as float64.
 
@@ -154,8 +166,12 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     for name in (JSON, ARRAYS):
         require_content(folder / name)
     try:
-        return json.loads((folder / JSON).read_text()), load_file(folder / ARRAYS)
+        about = parse_object((folder / JSON).read_text(encoding="utf-8"), str(folder / JSON))
+        check_fields(about, _KINDS, f"{folder / JSON}: ")
+        return about, load_file(folder / ARRAYS)
     except OSError:
         raise ConfigError(f"{folder} contains no prior: it needs {JSON} and {ARRAYS}") from None
+    except ConfigError:
+        raise
     except (ValueError, SafetensorError) as e:
         raise ConfigError(f"the prior in {folder} cannot be read: {e}") from None

@@ -150,9 +150,11 @@ def test_mistakes_raise_one_clear_error(codes: np.ndarray, tmp_path: Path) -> No
             call()
     prior.save(tmp_path)
     for about, message in (
+        ([], "not a JSON object, but a list"),
+        ({"kind": ["gmm"]}, r'prior.json: kind=\["gmm"\] is a list, not a string'),
+        ({"kind": "flow", "dim": "4"}, 'prior.json: dim="4" is a string, not an integer'),
         ({"kind": "gmm"}, "incomplete"),
         ({"kind": "x"}, "unknown kind"),
-        ([], "unknown kind"),
     ):
         (tmp_path / "prior.json").write_text(json.dumps(about))
         with pytest.raises(ConfigError, match=message):
