@@ -114,3 +114,5 @@ def test_unknown_hooks_layers_and_empty_texts_raise():
         Collector(model, ["resid_out"], [3])
     with pytest.raises(ConfigError, match="without a token"):
         Collector(model, ["resid_out"], [0])([[1], []])
+    with pytest.raises(ConfigError, match="makes id 50, and the model's embedding has 50 rows"):
+        Collector(model, ["resid_out"], [0])([[3], [4, 50]])
