@@ -104,6 +104,16 @@ class TextData:
             )
         return [self.corpus.labels.get(line, MISSING) for line in self.lines(split)]
 
+    def notes(self) -> list[str]:
+        """Return remarks on the corpus, its splits, and texts that are too long."""
+        out = [*self.corpus.notes, *self.splits.notes]
+        for split, source in self._sources.items():
+            length = source.edges[-1]
+            for count, word in ((source.skipped, "left out"), (source.truncated, "cut")):
+                if count:
+                    out.append(f"{split}: {count} texts of more than {length} tokens are {word}")
+        return out
+
     def report(self) -> str:
         """Describe the data: sizes, skipped lines, and overlap of held-out splits with training."""
         corpus = self.corpus

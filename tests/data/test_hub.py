@@ -28,6 +28,7 @@ def test_a_text_file_becomes_sources(tmp_path):
     assert data.source("train") is data.source("train")
     assert data.source("dev").batch_spec == data.source("train").batch_spec
     report = data.report()
+    assert "train: 1 texts of more than" in "".join(data.notes())
     assert "80 of 121 lines repeat" in report and "too long and skipped" in report
     assert len(data.lines("train")) == len(data.source("train"))
     with pytest.raises(ConfigError, match="no split 'test_file'"):

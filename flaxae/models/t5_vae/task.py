@@ -151,7 +151,7 @@ class T5VAETask(Task):
 
     def data_notes(self) -> list[str]:
         """Return remarks on what the corpus and its splits contain."""
-        return [*self.text.corpus.notes, *self.text.splits.notes]
+        return self.text.notes()
 
     def batch_spec(self) -> Any:
         """Return the shapes of a batch, without loading texts if the config determines them."""

@@ -71,6 +71,7 @@ class TextTask(Task):
         self.config, self.options = config, config.task
         self.data_config = text_data(config)
         self._sources: dict[str, ArraySource] = {}
+        self._skipped: list[str] = []
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -84,7 +85,7 @@ class TextTask(Task):
 
     def data_notes(self) -> list[str]:
         """Return remarks on what the corpus and its splits contain."""
-        return [*self.corpus.notes, *self.splits.notes]
+        return [*self.corpus.notes, *self.splits.notes, *self._skipped]
 
     def data(self, split: str) -> Source:
         """Return the batches of a split."""
@@ -97,6 +98,10 @@ class TextTask(Task):
             except ConfigError as error:
                 raise ConfigError(f"split {split!r} of {self.corpus.name}: {error}") from None
             train = split == "train"
+            if too_long := len(self.splits[split]) - len(arrays["length"]):
+                self._skipped.append(
+                    f"{split}: {too_long} lines of more than {data.max_length} bytes are left out"
+                )
             self._sources[split] = ArraySource(arrays, data.batch_size, data.seed, train)
         return self._sources[split]
 
