@@ -18,7 +18,7 @@ from flaxae.errors import ConfigError, UserError, require
 
 INT32 = 2**31  # steps and sizes are int32 in a program
 UINT32 = 2**32  # seeds are uint32 in a program
-LARGEST = 10**300
+LARGEST = 10**300  # Python cannot convert much larger integers to a float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,16 +76,13 @@ class Range:
         Raises:
             ConfigError: if it is outside, is not finite, or is not a number of this kind.
         """
-        value: Any = number
-        # numpy's scalars are Integral and Real too.
-        fits = isinstance(value, numbers.Integral if kind is int else numbers.Real)
-        if isinstance(value, bool) or not fits:
-            given = type(value).__name__
-            raise ConfigError(f"{name}={value!r} is a {given}, not a {kind.__name__}")
-        if isinstance(value, int) and abs(value) > LARGEST:  # Python cannot convert it to a float
+        if not _is_number(number, kind):
+            given = type(number).__name__
+            raise ConfigError(f"{name}={number!r} is a {given}, not a {kind.__name__}")
+        if _is_number(number, int) and abs(number) > LARGEST:
             raise ConfigError(f"{name} has more than 300 digits; it {self._demand(kind)}")
-        if (float(value) if kind is float else value) not in self:
-            raise ConfigError(f"{name}={value!r} {self._reason(value, kind)}")
+        if (float(number) if kind is float else number) not in self:
+            raise ConfigError(f"{name}={number!r} {self._reason(number, kind)}")
 
     def _reason(self, number: float, kind: type) -> str:
         if not math.isfinite(number):
@@ -219,6 +216,12 @@ def ranged(name: str, kind: type, allowed: Range) -> Callable[[str], Any]:
         return value
 
     return parse
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    """Check the type of a number; numpy's scalars are numbers too, True and False are none."""
+    fits = isinstance(value, numbers.Integral if kind is int else numbers.Real)
+    return fits and not isinstance(value, bool)
 
 
 def _text(number: float) -> str:

@@ -99,12 +99,13 @@ def test_the_largest_seeds_reach_the_program_as_they_are():
     assert data.tolist() == jax.random.key_data(jax.random.key(hparams["seed"])).tolist()
 
 
+NOTHING: Any = SimpleNamespace()
 SEEDED: dict[str, Any] = {
     "prior": lambda seed: priors.fit("gaussian", np.eye(3, 2)).sample(1, seed),
     "mixture": lambda seed: priors.fit("gmm", np.eye(3, 2), seed),
-    "adapter": lambda seed: peft.add_adapter(SimpleNamespace(), peft.LoRAConfig(), seed=seed),
-    "generation": lambda seed: next(Streamer.__call__(SimpleNamespace(), [1], 4, seed)),
-    "explorer": lambda seed: Explorer.samples(SimpleNamespace(), seed=seed),
+    "adapter": lambda seed: peft.add_adapter(NOTHING, peft.LoRAConfig(), seed=seed),
+    "generation": lambda seed: next(Streamer.__call__(NOTHING, [1], 4, seed)),
+    "explorer": lambda seed: Explorer.samples(NOTHING, seed=seed),
     "lane": lambda seed: lane_configs(tiny_config(), [{"seed": seed}], TinyTask(tiny_config())),
     "data of a lane": lambda seed: lane_configs(
         tiny_config(), [{"data.seed": seed}], TinyTask(tiny_config())
