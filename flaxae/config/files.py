@@ -8,7 +8,7 @@ import typing
 from typing import Any
 
 from flaxae.config.fields import Section
-from flaxae.config.locate import locate
+from flaxae.config.locate import locate, split_preset
 from flaxae.config.ranges import field_rules
 from flaxae.config.sections import Config
 from flaxae.errors import ConfigError
@@ -27,7 +27,7 @@ def load_config(path: str) -> Config:
     Raises:
         ConfigError: if the file does not exist, fails, or does not return a Config.
     """
-    named, colon, preset = path.partition(":")
+    named, colon, preset = split_preset(path)
     located = locate(named)
     if located is None:
         raise ConfigError(f"--config={path}: there is no file {named}")

@@ -47,6 +47,17 @@ def locate(file: str) -> Path | None:
     return None
 
 
+def split_preset(text: str) -> tuple[str, str, str]:
+    """Split FILE[:PRESET] into the file, the colon and the preset.
+
+    The path of the file may contain colons of its own.
+    """
+    file, colon, preset = text.rpartition(":")
+    if locate(text) is not None:
+        return text, "", ""
+    return (file, colon, preset) if locate(file) is not None else text.partition(":")
+
+
 def _folders() -> Iterable[Path]:
     """Yield the folders of flaxae's own config files that exist."""
     spec = importlib.util.find_spec(PACKAGE)

@@ -1,5 +1,6 @@
 """Local files as `datasets` tables: files of one kind, and the output of save_to_disk."""
 
+import glob
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -140,7 +141,8 @@ def load_files(paths: Sequence[str], wanted: Sequence[str] = ()) -> tuple[Any, l
         if kind in ("csv", "json", "text"):
             columns, notes = read_records(kind, paths, wanted)
             return datasets.Dataset.from_dict(columns), notes
-        return datasets.load_dataset(kind, data_files={"train": list(paths)})["train"], []
+        files = [glob.escape(path) for path in paths]  # `datasets` reads names as patterns
+        return datasets.load_dataset(kind, data_files={"train": files})["train"], []
     except ConfigError:
         raise
     except Exception as error:  # each reader raises other exceptions

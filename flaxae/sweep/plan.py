@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flaxae.config.flags import UNREADABLE
-from flaxae.config.locate import locate
+from flaxae.config.locate import locate, split_preset
 from flaxae.errors import ConfigError
 
 
@@ -37,7 +37,7 @@ class Plan(NamedTuple):
         """
         if grid:
             return cls(expand(parse_grid(grid)), "", None)
-        file, _, preset = config.partition(":")
+        file, _, preset = split_preset(config)
         located = locate(file)
         if located is None:
             raise ConfigError(f"--config={config}: there is no file {file}")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from flaxae import evaluate
 from flaxae.config import Config, DataConfig, SaveConfig, from_json, to_json
-from flaxae.config.locate import locate
+from flaxae.config.locate import locate, split_preset
+from flaxae.data.local import load_files
 from flaxae.errors import ConfigError
 from flaxae.explore.server import read_password
 from flaxae.models.looped import tables
@@ -188,3 +189,25 @@ def test_files_are_opened_in_the_home_folder(home: Path) -> None:
     assert hf.resolve("~/model") == home / "model"
     with pytest.raises(ConfigError, match="no .* file found"):
         tables.read("~/model", 4)
+
+
+@pytest.mark.parametrize("name", ["a?b", "[1]", "**", "[!a]"])
+def test_a_table_is_read_from_its_own_folder_only(name: str, tmp_path: Path) -> None:
+    """`datasets` takes the names of files for patterns, which match other folders' files too."""
+    datasets = pytest.importorskip("datasets")
+    for folder in (name, "axb", "1"):
+        (tmp_path / folder).mkdir()
+        file = str(tmp_path / folder / "x.parquet")
+        datasets.Dataset.from_dict({"text": [folder]}).to_parquet(file)
+    table, _ = load_files([str(tmp_path / name / "x.parquet")])
+    assert table["text"][:] == [name]
+
+
+def test_a_config_file_may_have_a_colon_in_its_path(tmp_path: Path) -> None:
+    file = tmp_path / "a:b" / "mine.py"
+    file.parent.mkdir()
+    file.write_text("")
+    assert split_preset(str(file)) == (str(file), "", "")
+    assert split_preset(f"{file}:quick") == (str(file), ":", "quick")
+    assert split_preset("configs/t5_vae/python_lines.py:quick")[2] == "quick"
+    assert split_preset("missing.py:quick") == ("missing.py", ":", "quick")
