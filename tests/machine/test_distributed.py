@@ -34,6 +34,13 @@ def test_the_second_ctrl_c_interrupts():
     assert signal.getsignal(signal.SIGINT) is not preemption._notice
 
 
+def test_ctrl_c_after_sigterm_lets_the_run_save():
+    with Preemption() as preemption:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            assert preemption.noticed == preemption.check() is not None
+
+
 def test_handlers_are_restored_after_an_exception():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RuntimeError), Preemption():

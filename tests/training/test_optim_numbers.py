@@ -102,3 +102,12 @@ def test_gradients_below_the_largest_norm_are_not_scaled() -> None:
     for clip in (2 * norm, norm / 2):
         (found,) = updates(1, True, name=Optimizer.SGD, momentum=0.0, clip_norm=clip)
         np.testing.assert_allclose(found["kernel"], min(1, clip / norm) * G, rtol=1e-5)
+
+
+def test_muons_size_does_not_depend_on_the_number_of_stacked_layers() -> None:
+    options: dict[str, Any] = {"lr": 1.0, "clip_norm": 0.0, "schedule": Schedule.CONSTANT}
+    tx = optim.make_tx(OptimConfig(name=Optimizer.MUON, **options), {}, 0, 10)
+    params = {"kernel": jnp.zeros((32, 2, 2))}
+    grads = {"kernel": jnp.broadcast_to(jnp.asarray(G), (32, 2, 2))}
+    found, _ = tx.update(grads, tx.init(params), params)
+    assert np.sqrt(np.square(found["kernel"]).mean()) == pytest.approx(0.2, rel=0.3)
