@@ -109,5 +109,6 @@ def test_muons_size_does_not_depend_on_the_number_of_stacked_layers() -> None:
     tx = optim.make_tx(OptimConfig(name=Optimizer.MUON, **options), {}, 0, 10)
     params = {"kernel": jnp.zeros((32, 2, 2))}
     grads = {"kernel": jnp.broadcast_to(jnp.asarray(G), (32, 2, 2))}
+    found: Any
     found, _ = tx.update(grads, tx.init(params), params)
     assert np.sqrt(np.square(found["kernel"]).mean()) == pytest.approx(0.2, rel=0.3)
