@@ -62,6 +62,9 @@ def test_the_metrics_of_a_step_are_its_own(steps: Steps) -> None:
         assert (change > 0) == (0 < t < 5) == (0 < metrics["update_norm"])
         assert (metrics["bad"], metrics["finite"]) == (max(0, t - 4), t < 5)
         assert metrics["half"] == 0.5  # a metric is divided by its own weight
+    # The mean gradient is clipped to a norm of 1; Adam's first moment is a tenth of it.
+    moment = norm(flat(states[1]["opt"]["mu"]))
+    assert 10 * moment == pytest.approx(min(1.0, steps.metrics[0]["grad_norm"]), rel=1e-4)
     good = steps.metrics[2]
     penalty = 0.1 * 2 / 10 * good["drift"]  # the loss reads the step
     assert good["loss"] == pytest.approx(good["error"] + penalty, rel=1e-5)
