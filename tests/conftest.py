@@ -1,6 +1,9 @@
 """Settings of all tests: 8 fake CPU devices, strict dtype promotion, no rank promotion."""
 
+import gc
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.xla import COMPILE_FAST
@@ -29,6 +32,26 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # The same examples in each run, so that a failure is seen again; a busy machine is not an error.
 settings.register_profile("flaxae", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("flaxae")
+
+
+# Bytes in memory above which a worker drops its compiled programs, so that the suite fits into 8 GB.
+MOST_MEMORY = 2 * 10**9
+
+
+def _memory() -> int:
+    """Return the bytes of this process in memory; 0 on systems without /proc."""
+    statm = Path("/proc/self/statm")
+    pages = int(statm.read_text().split()[1]) if statm.exists() else 0
+    return pages * resource.getpagesize()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def drop_programs() -> Iterator[None]:
+    """Free the compiled programs after a file of tests if they take too much memory."""
+    yield
+    if _memory() > MOST_MEMORY:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
