@@ -165,12 +165,17 @@ class CausalLM(nnx.Module):
             return self.lm_head(x, ctx.at("lm_head")).astype(jnp.float32)
         return self.embed_tokens.attend(x, ctx.at("embed_tokens"))
 
-    def untie(self) -> None:
-        """Replace a tied head by a Linear whose kernel is the embedding's table, transposed."""
-        config, table = self.config, self.embed_tokens.table[...]
+    def untie(self, kernel: Float[Array, "D V"] | None = None) -> None:
+        """Replace a tied head by a Linear.
+
+        Args:
+            kernel: kernel of the head; None: the embedding's table, transposed.
+        """
+        config = self.config
+        kernel = self.embed_tokens.table[...].T if kernel is None else kernel
         sizes, dtype = (config.d_model, config.vocab_size), jnp.dtype(config.dtype)
         head = nnx.eval_shape(lambda: Linear(*sizes, dtype=dtype, rngs=nnx.Rngs(0)))
-        head.kernel = nnx.Param(table.T)
+        head.kernel = nnx.Param(kernel)
         self.config = dataclasses.replace(config, tie_embeddings=False)
         del self.lm_head  # NNX treats None as static, and would keep treating the attribute so
         self.lm_head = head
@@ -204,8 +209,9 @@ class CausalLM(nnx.Module):
         targets, weights = targets.reshape(-1), weights.reshape(-1)  # (B * S,)
         if not chunks:
             return cross_entropy(self.logits(flat, ctx), targets, weights)
-        plain = self.lm_head is None or type(self.lm_head) is Linear
-        require(plain, "chunks must be 0 if the head has an adapter")
+        adapters = vars(self.embed_tokens).get("adapters", {})
+        tied = self.lm_head is None and not any(hasattr(x, "head") for x in adapters.values())
+        require(tied or type(self.lm_head) is Linear, "chunks must be 0 if the head has an adapter")
         if self.lm_head is None:
             table = self.embed_tokens.table[...]
         else:

@@ -205,6 +205,8 @@ def _open_directory(source: str | Path) -> _Opened:
 
     paths = (directory / hf.CONFIG, *sorted(directory.glob("model*.safetensors")))
     config = _config(found[0], raw, directory / hf.CONFIG)
+    if isinstance(config, llama.LlamaConfig):
+        config = llama.with_own_head(config, tensors)
     return _Opened(found[0], config, tensors, tokenizer, paths)
 
 

@@ -14,7 +14,13 @@ from flaxae.errors import require
 from flaxae.peft import names as names_lib
 from flaxae.peft import target_modules as targets
 from flaxae.peft.configs import AdapterConfig, BiasConfig
-from flaxae.peft.layers import AdapterParam, adapted_class, adapted_modules
+from flaxae.peft.layers import (
+    AdapterParam,
+    TiedHead,
+    adapted_class,
+    adapted_modules,
+    tied_linear,
+)
 from flaxae.peft.lora import LoRA
 from flaxae.peft.plan import make_adapter, plan_adapters
 
@@ -64,9 +70,13 @@ def add_adapter(
         targets.check_saved(config, model_type)
     for site, layers in plan_adapters(sites, config):
         module = names_lib.find(model, site.path)
-        path = "/".join(map(str, site.path))
+        path = "/".join(map(str, (*site.path, "head") if site.tied else site.path))
         module_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        _attach(module, name, make_adapter(module, site, layers, config, module_key))
+        base = tied_linear(module) if site.tied else module
+        adapter: Any = make_adapter(base, site, layers, config, module_key)
+        if site.tied:
+            adapter = TiedHead(adapter, vars(module).get("adapters", {}).get(name))
+        _attach(module, name, adapter)
     _set_configs(model, {**adapter_configs(model), name: config}, (*active_names(model), name))
     return model
 

@@ -21,7 +21,8 @@ from flaxae.peft.apply import (
     trainable,
 )
 from flaxae.peft.hf_config import CONFIG, base_name, read_config, write_config
-from flaxae.peft.layers import AdapterParam
+from flaxae.peft.layers import AdapterParam, TiedHead
+from flaxae.peft.saved_names import with_saved_names, without_base_layers
 from flaxae.peft.tensors import Entry, entries, with_current_names
 from flaxae.pointers import pointer, require_content
 from flaxae.storage import checkpoint
@@ -160,12 +161,17 @@ def _entries(model: Any, name: str) -> list[Entry]:
     out, host = [], {}
     for site in names_lib.sites(model):
         adapters = vars(names_lib.find(model, site.path)).get("adapters", {})
-        if name not in adapters:
+        adapter = adapters.get(name)
+        if isinstance(adapter, TiedHead):
+            adapter = adapter.head if site.tied else adapter.table
+        elif site.tied:
+            continue
+        if adapter is None:
             continue
         for index, one in enumerate(site.names):
-            if adapters[name].layers[index]:
+            if adapter.layers[index]:
                 at = index if site.stacked else None
-                out += entries(adapters[name], f"{PREFIX}{one}", at, host)
+                out += entries(adapter, f"{PREFIX}{one}", at, host)
     return out
 
 
@@ -197,6 +203,7 @@ def _filled(model: Model, name: str, tensors: dict[str, np.ndarray], directory: 
     """Set the parameters of the model's new adapter to the tensors that were read."""
     wanted = _entries(model, name)
     keys = {entry.key for entry in wanted}
+    tensors = with_saved_names(without_base_layers(tensors, model, directory, PREFIX), keys)
     missing, unexpected = sorted(keys - set(tensors)), sorted(set(tensors) - keys)
     wrong = [
         f"{entry.key} is {tensors[entry.key].shape}, config and model say {entry.shape}"

@@ -13,7 +13,9 @@ from jaxtyping import Array, Float
 
 from flaxae.errors import ConfigError
 from flaxae.nn.linear import Linear
-from flaxae.nn.segments import Segments
+from flaxae.peft.rows import RowScale as RowScale
+from flaxae.peft.rows import added as added
+from flaxae.peft.rows import blended, row_scale
 from flaxae.task import Context
 
 
@@ -39,81 +41,6 @@ class SavedParam(AdapterParam):
 
 class AdapterConstant(nnx.Variable):
     """A number per layer, if an adapter differs between layers; not trained."""
-
-
-class RowScale:
-    """Scales of the rows, for models that put the tokens of all rows on one axis (T5).
-
-    It can be a value of `ctx.adapter_scale`, instead of a (B,) array.
-
-    Args:
-        scale: scale of each row, (B,).
-        *segments: every layout ((rows, length), ...) of tokens in the model's layers: the encoder's
-            and the decoder's. Each contains all rows of the batch, in their order.
-
-    Raises:
-        ConfigError: if a layout has another number of rows, or two layouts have the same number of
-            tokens.
-    """
-
-    def __init__(self, scale: Float[Array, "B"], *segments: Segments):
-        self.scale = scale
-        self._layouts: dict[int, Segments] = {}
-        for layout in segments:
-            rows, tokens = sum(r for r, _ in layout), sum(r * n for r, n in layout)
-            if rows != scale.shape[0]:
-                raise ConfigError(f"segments {layout} have {rows} rows, {scale.shape[0]} scales")
-            if self._layouts.setdefault(tokens, layout) != layout:
-                raise ConfigError(
-                    f"segments {layout} and {self._layouts[tokens]} have the same number of "
-                    "tokens, so the rows of a layer's tokens are ambiguous; pad one of them more"
-                )
-
-    def per_token(self, count: int) -> Float[Array, "N"]:
-        """Return the scale of each of a layer's `count` tokens."""
-        if count == self.scale.shape[0]:  # one token per row: cached decoding
-            return self.scale
-        if count not in self._layouts:
-            raise ConfigError(
-                f"adapter_scale: a layer has {count} tokens, and no layout of the RowScale has "
-                f"that number ({sorted(self._layouts)})"
-            )
-        parts, start = [], 0
-        for rows, length in self._layouts[count]:
-            parts.append(jnp.repeat(self.scale[start : start + rows], length))
-            start += rows
-        return jnp.concatenate(parts)
-
-
-def row_scale(ctx: Context, name: str, x: Array) -> Array | None:
-    """Return the scale of each row of x, with x's number of axes; None: 1 everywhere."""
-    value: Any = ctx.adapter_scale.get(name)
-    if value is None:
-        return None
-    if isinstance(value, RowScale):
-        value = value.per_token(x.shape[0])
-    if value.shape[0] != x.shape[0]:
-        raise ConfigError(
-            f"adapter_scale[{name!r}] has {value.shape[0]} rows, a layer {x.shape[0]}: for a model "
-            "that puts the tokens of all rows on one axis, use a flaxae.peft.RowScale"
-        )
-    return value.astype(jnp.float32).reshape(-1, *[1] * (x.ndim - 1))
-
-
-def blended(y: Array, new: Array, scale: Array | None) -> Array:
-    """Interpolate from y (scale 0, bit for bit) to `new` (scale 1, or None)."""
-    if scale is None:
-        return new.astype(y.dtype)
-    mixed = (1 - scale) * y.astype(jnp.float32) + scale * new.astype(jnp.float32)
-    return jnp.where(scale == 0, y, mixed.astype(y.dtype))
-
-
-def added(y: Array, delta: Array, scale: Array | None) -> Array:
-    """Return y + scale * delta, added in float32; y itself, bit for bit, if the scale is 0."""
-    if scale is None:
-        return (y.astype(jnp.float32) + delta).astype(y.dtype)
-    total = (y.astype(jnp.float32) + scale * delta).astype(y.dtype)
-    return jnp.where(scale == 0, y, total)
 
 
 class Adapter(nnx.Module):
@@ -233,6 +160,40 @@ class ReplacedParams(nnx.Module):
         return value if self.on is None else jnp.where(layer_of(self.on, index) > 0, value, base)
 
 
+class TiedHead(nnx.Module):
+    """The adapter of an output head that is tied to an embedding, whose `attend` is the head.
+
+    It is attached to the embedding, and works on a Linear whose kernel is the table, transposed.
+
+    Attributes:
+        head: adapter of the head.
+        table: replaces the table where it is read by id; None: the base's is read.
+    """
+
+    def __init__(self, head: Adapter, table: ReplacedParams | None):
+        self.head, self.table = head, table
+        self.layers = (True,)
+
+
+def tied_linear(embedding: Any) -> Linear:
+    """Return the Linear that computes what an embedding's `attend` does."""
+    rows, features = embedding.table.shape
+    dtype = embedding.dtype
+    linear = nnx.eval_shape(lambda: Linear(features, rows, dtype=dtype, rngs=nnx.Rngs(0)))
+    linear.kernel = nnx.Param(embedding.table[...].T)
+    return linear
+
+
+def tied_heads(module: nnx.Module) -> dict[str, Adapter]:
+    """Return the adapters of the head that is tied to an embedding, by their names."""
+    adapters = vars(module).get("adapters", {})
+    return {name: x.head for name, x in adapters.items() if isinstance(x, TiedHead)}
+
+
+def _table(adapter: ReplacedParams | TiedHead) -> ReplacedParams | None:
+    return adapter.table if isinstance(adapter, TiedHead) else adapter
+
+
 _classes: dict[type, type] = {}
 
 
@@ -240,7 +201,7 @@ def adapted_class(kind: type) -> type:
     """Return the class that replaces a module's: the same call, with adapters.
 
     Other methods keep using the base's parameters, as in PEFT: a head that is tied to an embedding
-    reads the base's table.
+    reads the base's table, unless it has an adapter itself.
 
     Raises:
         ConfigError: if it is a subclass of Linear, which cannot have adapters.
@@ -253,6 +214,7 @@ def adapted_class(kind: type) -> type:
         )
     if kind not in _classes:
         methods = {"__call__": _call(kind), "__module__": __name__, "base_class": kind}
+        methods |= {"attend": _attend(kind)} if hasattr(kind, "attend") else {}
         _classes[kind] = type(f"Adapted{kind.__name__}", (kind,), methods)
     return _classes[kind]
 
@@ -261,7 +223,8 @@ def _call(kind: Any) -> Callable:
     """Return the `__call__` of an adapted class."""
 
     def call(self: Any, x: Array, ctx: Context) -> Array:
-        used = used_adapters(self, x, ctx)
+        own = [(_table(adapter), scale, at) for adapter, scale, at in used_adapters(self, x, ctx)]
+        used = [(saved, scale, at) for saved, scale, at in own if saved is not None]
         y = None if used and used[0][1] is None else kind.__call__(self, x, ctx)
         for saved, scale, _ in used:
             new = kind.__call__(_with(self, saved), x, ctx)
@@ -270,6 +233,30 @@ def _call(kind: Any) -> Callable:
         return y
 
     return call
+
+
+def _attend(kind: Any) -> Callable:
+    """Return the `attend` of an adapted embedding: a tied head with its adapters."""
+
+    def attend(self: Any, x: Array, ctx: Context) -> Array:
+        heads = tied_heads(self)
+        if not heads:
+            return kind.attend(self, x, ctx)
+        used = [
+            (adapter.head, scale, at)
+            for adapter, scale, at in used_adapters(self, x, ctx)
+            if isinstance(adapter, TiedHead)
+        ]
+        read = x
+        for head, scale, _ in used:
+            read = head.before(read, scale)
+        y = raw = kind.attend(self, read, ctx)
+        linear = tied_linear(self)
+        for head, scale, at in used:
+            y = head.after(linear, x, raw, y, scale, at)
+        return y
+
+    return attend
 
 
 def _blended_rows(y: Array, new: Array, scale: Array) -> Array:

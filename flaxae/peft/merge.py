@@ -5,10 +5,18 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array
 
 from flaxae.errors import ConfigError, require
+from flaxae.nn.linear import Linear
 from flaxae.peft.apply import Model, active_names, copied, remove_adapter
-from flaxae.peft.layers import AdaptedLinear, ReplacedParams, adapted_modules
+from flaxae.peft.layers import (
+    AdaptedLinear,
+    ReplacedParams,
+    TiedHead,
+    adapted_modules,
+    tied_linear,
+)
 from flaxae.peft.names import find
 
 
@@ -42,13 +50,22 @@ def merge(model: Model, names: Iterable[str] | str | None = None) -> Model:
             continue
         if isinstance(module, AdaptedLinear):
             _merge_linear(module, used, target, path)
+            continue
+        heads = [x.head for x in used if isinstance(x, TiedHead)]
+        tables = [x.table if isinstance(x, TiedHead) else x for x in used]
+        tables = [x for x in tables if x is not None]
+        require(
+            len(tables) <= 1,
+            f"{_name(path)}: two adapters train it in full; merge only one of them",
+        )
+        if heads:
+            linear = tied_linear(module)
+            _merge_linear(linear, heads, linear, path)
+            _untie(out, path, linear.kernel[...])
         else:
-            require(
-                len(used) == 1,
-                f"{_name(path)}: two adapters train it in full; merge only one of them",
-            )
-            _untie(out, path)
-            _merge_saved(module, used[0], target)
+            _untie(out, path, None)
+        for table in tables:
+            _merge_saved(module, table, target)
     return out
 
 
@@ -56,8 +73,8 @@ def _name(path: tuple) -> str:
     return "/".join(map(str, path))
 
 
-def _untie(model: Any, path: tuple) -> None:
-    """Untie a head from a saved embedding: the head keeps the base's table."""
+def _untie(model: Any, path: tuple, kernel: Array | None) -> None:
+    """Untie a head from an embedding; its kernel is the base's table, transposed, if None."""
     owner = find(model, path[:-1])
     tied = getattr(getattr(owner, "config", None), "tie_embeddings", False)
     if not tied or not hasattr(find(model, path), "attend"):
@@ -67,10 +84,10 @@ def _untie(model: Any, path: tuple) -> None:
         f"{_name(path)}: the head is tied to it and keeps the base's table, and a merged "
         f"{type(owner).__name__} cannot untie it: use the model with its adapter instead",
     )
-    owner.untie()
+    owner.untie(kernel)
 
 
-def _merge_linear(module: AdaptedLinear, used: list[Any], target: Any, path: tuple) -> None:
+def _merge_linear(module: Linear, used: list[Any], target: Any, path: tuple) -> None:
     """Write the kernel and bias of a Linear and its adapters into `target`."""
     kinds = {type(adapter).__name__ for adapter in used}
     dora = any(getattr(adapter, "magnitude", None) is not None for adapter in used)

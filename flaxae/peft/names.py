@@ -15,6 +15,7 @@ from flaxae.nn.linear import Linear
 from flaxae.weights.hf import Table
 
 Path = tuple[Any, ...]
+HEAD = "lm_head"
 AXES = {"kernel": 2, "table": 2, "scale": 1}  # number of axes of one layer's parameters
 
 
@@ -29,6 +30,7 @@ class Site:
         linear: it is a Linear.
         biased: it has a bias.
         norm: it is a norm.
+        tied: it is the head that is tied to the embedding at this path.
     """
 
     path: Path
@@ -37,6 +39,7 @@ class Site:
     linear: bool
     biased: bool
     norm: bool
+    tied: bool = False
 
 
 def find(model: nnx.Module, path: Path) -> Any:
@@ -75,12 +78,15 @@ def model_type(model: nnx.Module) -> str:
 def sites(model: nnx.Module) -> list[Site]:
     """Return all modules that have parameters themselves, sorted by path."""
     tables: dict[Path, dict[str, tuple[str, ...]]] = {}
+    heads: dict[Path, Path] = {}  # of an embedding with a tied head -> of the model that owns both
     out = []
     modules = sorted(nnx.iter_modules(model), key=lambda item: tuple(map(str, item[0])))
     for path, module in modules:
         found = params_module(module)
         if found is not None:
-            tables[path] = _module_names(found.table(getattr(module, "config", None)))
+            table = found.table(getattr(module, "config", None))
+            tables[path] = _module_names(table)
+            heads |= {(*path, *inner): path for inner in _tied_embeddings(table)}
     for path, module in modules:
         if "adapters" in path or not _own_params(module):
             continue
@@ -96,7 +102,16 @@ def sites(model: nnx.Module) -> list[Site]:
                 norm=isinstance(own.get("scale"), nnx.Param),
             )
         )
+        if path in heads:
+            name = ".".join([*map(str, heads[path]), HEAD])
+            out.append(Site(path, (name,), False, linear=True, biased=False, norm=False, tied=True))
     return out
+
+
+def _tied_embeddings(table: Table) -> list[Path]:
+    """Return the paths of embeddings whose table is also the head's kernel."""
+    tied = [p for p, weight in table.weights.items() if f"{HEAD}.weight" in weight.aliases]
+    return [tuple(path.split("/")[:-1]) for path in tied]
 
 
 def _own_params(module: nnx.Module) -> list[str]:

@@ -113,6 +113,23 @@ def test_logits_equal_transformers_with_padding_on_either_side(kind, tmp_path):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-4)
 
 
+def test_another_head_than_the_tied_embedding_is_read_as_transformers_does(tmp_path):
+    import transformers
+    from safetensors.numpy import load_file, save_file
+
+    draw("llama, grouped, tied", tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    head = np.random.default_rng(1).normal(size=tensors["model.embed_tokens.weight"].shape)
+    save_file(tensors | {"lm_head.weight": head.astype(np.float32)}, path, {"format": "pt"})
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, attn_implementation="eager"
+    ).eval()
+    ids, mask = padded("right")
+    a, b = theirs(model, ids, mask)[mask == 1], ours(lm.load(tmp_path).model, ids, mask)[mask == 1]
+    np.testing.assert_allclose(b, a, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_models_are_opened_by_transformers(kind, tmp_path):
     import transformers

@@ -158,16 +158,31 @@ def their_configs(family):
             "LoraConfig",
             {**LORA, "target_modules": lora, "modules_to_save": ["embed_tokens"]},
         ),
+        "both saved": (
+            "LoraConfig",
+            {**LORA, "target_modules": lora, "modules_to_save": ["lm_head", "embed_tokens"]},
+        ),
+        "head": ("LoraConfig", {**LORA, "target_modules": [*lora, "lm_head"]}),
+        "dora head": ("LoraConfig", {**LORA, "target_modules": ["lm_head"], "use_dora": True}),
         "biases": ("LoraConfig", {"target_modules": "dummy-target-modules", "bias": "all"}),
     }
 
 
 ALL = {
     "t5": ["lora", "all-linear", "dora one layer", "ia3", "saved"],
-    "llama": ["lora defaults", "rslora", "patterns", "one layer", "dora", "ia3", "ia3 defaults"],
+    "llama": [
+        "lora defaults",
+        "rslora",
+        "patterns",
+        "one layer",
+        "dora",
+        "ia3",
+        "ia3 defaults",
+        "head",
+    ],
     "phi": ["lora", "patterns", "dora", "ia3", "ia3 defaults", "saved", "biases"],
-    "tied llama": ["embedding"],
-    "tied t5": ["lora"],
+    "tied llama": ["embedding", "saved", "both saved", "head", "dora head"],
+    "tied t5": ["lora", "saved", "head"],
 }
 ALL = [(family, method) for family, methods in ALL.items() for method in methods]
 
@@ -238,6 +253,7 @@ def test_adapters_of_peft_are_loaded_and_written_back(family, method, tmp_path):
 
     peft.save_adapter(here, tmp_path / "here")
     a, b = (load_file(tmp_path / d / "adapter_model.safetensors") for d in ("there", "here"))
+    a = {k: v for k, v in a.items() if not k.endswith("base_layer.weight")}  # the base's own
     assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
     for key in a:
         np.testing.assert_array_equal(a[key], b[key], err_msg=key)

@@ -4,11 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 from flaxae import lm, peft
 from flaxae.errors import ConfigError
 from flaxae.lm.loading import LoadedModel
-from tests.peft.tiny import run_t5, t5
+from tests.peft.tiny import moved, run_t5, t5
 from tests.tiny.language_models import context, random_ids, tiny
 
 CONFIG = peft.LoRAConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens"])
@@ -59,5 +60,96 @@ def test_saving_a_t5s_shared_embedding_raises_unless_it_is_part_of_another_model
     saved = model.t5.embedding.adapters["default"].values["table"]
     saved[...] = saved[...] + 1
     assert np.abs(run_t5(model.t5) - run_t5(Outer().t5)).max() > 0.01
-    with pytest.raises(ConfigError, match="t5/embedding: the head is tied to it"):
-        peft.merge(model)
+    want = run_t5(model.t5)
+    np.testing.assert_allclose(run_t5(peft.merge(model).t5), want, atol=1e-4)
+
+
+HEADS = {
+    "saved": dict(target_modules=["PART"], modules_to_save=["lm_head"]),
+    "both saved": dict(target_modules=["PART"], modules_to_save=["lm_head", "embed_tokens"]),
+    "lora": dict(target_modules=["PART", "lm_head"]),
+    "dora": dict(target_modules=["lm_head"], use_dora=True),
+}
+MODELS = {
+    "llama": (lambda: tiny("llama", tie_embeddings=True), scores, "q_proj", "embed_tokens"),
+    "t5": (lambda: t5(tie_embeddings=True), run_t5, "q", "embedding"),
+}
+
+
+def with_head(kind, method):
+    """Return a tied model with a perturbed adapter of its head, and the model alone."""
+    make, _, part, _ = MODELS[kind]
+    fields = dict(HEADS[method])
+    fields["target_modules"] = [part if x == "PART" else x for x in fields["target_modules"]]
+    base = make()
+    model = peft.add_adapter(base, peft.LoRAConfig(r=2, **fields))
+    return moved(model, peft.trainable()), base
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("llama", "both saved"),
+        ("llama", "lora"),
+        *(pytest.param("llama", m, marks=pytest.mark.slow) for m in ("saved", "dora")),
+        *(pytest.param("t5", m, marks=pytest.mark.slow) for m in ("saved", "lora")),
+    ],
+)
+def test_a_tied_head_has_an_adapter_of_its_own(kind, method, tmp_path):
+    model, base = with_head(kind, method)
+    run, before = MODELS[kind][1], MODELS[kind][1](base)
+    after = run(model)
+    assert np.abs(after - before).max() > 0.05
+    embedding = getattr(model, MODELS[kind][3])
+    adapter = embedding.adapters["default"]
+    assert (adapter.table is not None) is (method == "both saved")
+    np.testing.assert_array_equal(run(peft.set_active(model, ())), before)
+    alone = peft.remove_adapter(model, "default")
+    assert nnx.split(alone)[0] == nnx.split(base)[0]
+    np.testing.assert_array_equal(run(alone), before)
+    merged = peft.merge(model)
+    assert not merged.config.tie_embeddings
+    np.testing.assert_allclose(run(merged), after, atol=1e-4)
+    peft.save_adapter(model, tmp_path)
+    np.testing.assert_array_equal(run(peft.load_adapter(base, tmp_path)), after)
+    names = load_file(tmp_path / "adapter_model.safetensors")
+    assert any(name.startswith("base_model.model.lm_head.") for name in names)
+
+
+def test_a_saved_tied_head_reads_its_own_kernel_and_leaves_the_embedding():
+    model, base = with_head("llama", "saved")
+    model = peft.set_active(model, "default")
+    head = model.embed_tokens.adapters["default"].head.saved.values["kernel"][...]
+    ids = random_ids(2, 5)
+    np.testing.assert_allclose(scores(model), model.states(ids, context()) @ head, atol=1e-4)
+    np.testing.assert_array_equal(
+        model.embed_tokens(ids, context()), base.embed_tokens(ids, context())
+    )
+    rows = {"adapter_scale": {"default": jnp.asarray([0.0, 1.0])}}
+    mixed = np.asarray(model(ids, context(**rows)))
+    np.testing.assert_array_equal(mixed[0], scores(base)[0])
+    np.testing.assert_allclose(mixed[1], scores(model)[1], atol=1e-5)
+
+
+def test_the_loss_in_parts_refuses_an_adapted_tied_head():
+    model, _ = with_head("llama", "saved")
+    args = model.states(random_ids(2, 5), context()), random_ids(2, 5), jnp.ones((2, 5)), context()
+    with pytest.raises(ConfigError, match="chunks must be 0 if the head has an adapter"):
+        model.loss(*args, chunks=2)
+
+
+def test_a_copy_of_the_bases_head_beside_its_lora_must_be_the_base(tmp_path):
+    model, base = with_head("llama", "lora")
+    peft.save_adapter(model, tmp_path)
+    table = np.asarray(base.embed_tokens.table[...])
+
+    def with_copy(value):
+        key = "base_model.model.lm_head.base_layer.weight"
+        path = tmp_path / "adapter_model.safetensors"
+        save_file(load_file(path) | {key: value}, path)
+
+    with_copy(table)
+    np.testing.assert_array_equal(scores(peft.load_adapter(base, tmp_path)), scores(model))
+    with_copy(table + 1)
+    with pytest.raises(ConfigError, match="lm_head.base_layer.weight differs from this base's"):
+        peft.load_adapter(base, tmp_path)

@@ -1,5 +1,6 @@
 """Llama-style models from and to Hugging Face directories."""
 
+import dataclasses
 from typing import Any
 
 from flaxae.errors import require
@@ -7,7 +8,7 @@ from flaxae.lm import features, files
 from flaxae.lm.llama.modeling import Llama, LlamaConfig
 from flaxae.lm.rope_config import rope_parameters
 from flaxae.nn.rope import RopeScaling
-from flaxae.weights.hf import Table, Weight
+from flaxae.weights.hf import Table, TensorSource, Weight
 
 MODEL = Llama
 MODEL_TYPES = ("llama",)
@@ -110,6 +111,21 @@ def config_to_hf(config: LlamaConfig) -> dict[str, Any]:
         "rope_scaling": scaling,
         "rope_theta": config.rope_theta,
     }
+
+
+def with_own_head(config: LlamaConfig, tensors: TensorSource) -> LlamaConfig:
+    """Return the config with an untied head if the files have another head than the embedding.
+
+    As in transformers 5, where `tie_word_embeddings` does not replace a head that a file contains.
+
+    Args:
+        config: our config.
+        tensors: the tensors of the model's files.
+    """
+    both = config.tie_embeddings and {EMBEDDING, HEAD} <= tensors.names
+    if both and not tensors.same(EMBEDDING, HEAD):
+        return dataclasses.replace(config, tie_embeddings=False)
+    return config
 
 
 def table(config: LlamaConfig) -> Table:

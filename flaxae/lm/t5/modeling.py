@@ -5,6 +5,7 @@ There is one module for each Hugging Face weight.
 v1.0: ReLU, tied embeddings, scaled. v1.1, Flan, mT5, byT5: gated GELU, untied. UL2: gated SiLU.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -256,6 +257,21 @@ class T5(nnx.Module):
         if self.head is not None:
             return self.head(x, ctx.at("head"))
         return self.embedding.attend(self._scaled(x), ctx.at("embedding"))
+
+    def untie(self, kernel: Float[Array, "D V"] | None = None) -> None:
+        """Replace a tied head by a Linear, which contains the scale of a tied head's input.
+
+        Args:
+            kernel: kernel of the head, without the scale; None: the embedding's table, transposed.
+        """
+        config = self.config
+        kernel = self.embedding.table[...].T if kernel is None else kernel
+        sizes, dtype = (config.d_model, config.vocab_size), jnp.dtype(config.dtype)
+        head = nnx.eval_shape(lambda: Linear(*sizes, dtype=dtype, rngs=nnx.Rngs(0)))
+        head.kernel = nnx.Param(self._scaled(kernel))
+        self.config = dataclasses.replace(config, tie_embeddings=False)
+        del self.head  # NNX treats None as static, and would keep treating the attribute so
+        self.head = head
 
     def loss(
         self,
