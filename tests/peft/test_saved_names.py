@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from flaxae.errors import ConfigError
+from flaxae.peft.hf_format import WEIGHTS, _read
 from flaxae.peft.saved_names import with_saved_names
 
 START = "base_model.model."
@@ -54,3 +57,9 @@ def test_names_stay_as_they_are_if_they_do_not_all_fit():
     assert with_saved_names(more, WANTED) is more
     two = {in_state_dict(name): np.ones(1) for name in WANTED} | dict.fromkeys(WANTED, np.ones(1))
     assert with_saved_names(two, WANTED) is two
+
+
+def test_tensors_that_are_not_floats_are_refused_by_name(tmp_path):
+    save_file({"a.lora_A.weight": np.ones(2, np.int8)}, tmp_path / WEIGHTS)
+    with pytest.raises(ConfigError, match="a.lora_A.weight is stored as I8, not as one of"):
+        _read(tmp_path)
