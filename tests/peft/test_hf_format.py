@@ -234,6 +234,7 @@ def test_wrong_names_are_shown_of_both_kinds_with_what_they_lack(saved, tmp_path
         old = dict(tensors)
         tensors.clear()
         tensors.update({rename(key): value for key, value in old.items()})
+        tensors.popitem()  # names that all fit after a known change are understood
 
     with pytest.raises(ConfigError, match=f"lora_A.weight is missing.*{message}"):
         peft.load_adapter(Net(), changed(saved, tmp_path, change))
