@@ -11,6 +11,7 @@ import pytest
 
 from flaxae.data.config import TextDataConfig
 from flaxae.data.hub import load_examples, text_sources
+from flaxae.data.tables import column_part
 from flaxae.errors import ConfigError
 
 TEXTS = [f"text number {i}" for i in range(6)]
@@ -88,6 +89,13 @@ def test_labels_stay_what_they_are(tmp_path, kind, labels, names):
         labels = [str(x) if isinstance(x, datetime.date) else x for x in labels]
     config = TextDataConfig(**_write(tmp_path, kind, labels), labels=True)
     assert set(load_examples(config).labels.values()) == names
+
+
+def test_texts_of_several_columns_have_the_label_of_their_row():
+    rows = {"title": ["a", "b", "c"], "answer": ["x", " ", "z"], "label": [1, 2, 3]}
+    data = TextDataConfig(labels=True)
+    part = column_part(datasets.Dataset.from_dict(rows), ["title", "answer"], "made", data)
+    assert part.texts == ["a", "b", "c", "x", "z"] and part.labels == ["1", "2", "3", "1", "3"]
 
 
 def test_negative_classes_are_missing(tmp_path):

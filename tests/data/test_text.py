@@ -43,6 +43,10 @@ def test_splits_depend_only_on_the_seed():
     corpus = _corpus()
     assert split_corpus(corpus, 3) == split_corpus(corpus, 3)
     assert split_corpus(corpus, 3) != split_corpus(corpus, 4)
+    # The seed chooses the files that are held out as well as the lines.
+    held_out = [split_corpus(corpus, seed)["test_file"] for seed in range(4)]
+    files = [{x.split()[1] for x in lines if x.startswith("line")} for lines in held_out]
+    assert len(set(map(frozenset, files))) > 1
 
 
 def test_one_file_is_split_by_lines_only():

@@ -6,6 +6,7 @@ import pytest
 from flaxae.data import tokens as module
 from flaxae.data.loader import TextSource
 from flaxae.data.pretrained import byte_tokenizer
+from flaxae.data.tokenizer import train
 from flaxae.data.tokens import TokenTable, encode
 
 ROWS = [[5, 6, 7], [], [8] * 9, [9]]
@@ -49,3 +50,10 @@ def test_other_lines_are_encoded_and_small_corpora_not_cached(tmp_path, small):
     for changed in (lines, lines[1:], lines[:5]):
         encode(tokenizer, changed, str(tmp_path))
     assert len(list((tmp_path / "tokens").iterdir())) == 2
+
+
+def test_another_tokenizer_encodes_the_lines_again(tmp_path, small):
+    lines = [f"line {i}" for i in range(20)]
+    other = train(lines, 270)
+    encode(byte_tokenizer(), lines, str(tmp_path))
+    np.testing.assert_array_equal(encode(other, lines, str(tmp_path)).ids, encode(other, lines).ids)
