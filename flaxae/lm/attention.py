@@ -73,8 +73,7 @@ class SelfAttention(nnx.Module):
     Args:
         config: sizes of the model.
         output: attribute name of the output's Linear, as in Hugging Face's files.
-        use_bias: queries, keys and values have a bias.
-        output_bias: the output has a bias.
+        use_bias: queries, keys, values and the output have a bias.
         rngs: `rngs.params()` is drawn from.
     """
 
@@ -84,7 +83,6 @@ class SelfAttention(nnx.Module):
         output: str,
         *,
         use_bias: bool,
-        output_bias: bool,
         rngs: nnx.Rngs,
     ):
         dtype = jnp.dtype(config.dtype)
@@ -96,7 +94,6 @@ class SelfAttention(nnx.Module):
         self.q_proj = Linear(config.d_model, inner, **args)
         self.k_proj = Linear(config.d_model, shared, **args)
         self.v_proj = Linear(config.d_model, shared, **args)
-        args["use_bias"] = output_bias
         setattr(self, output, Linear(inner, config.d_model, **args))
 
     def __call__(

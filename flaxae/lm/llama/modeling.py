@@ -85,7 +85,7 @@ class LlamaBlock(nnx.Module):
     def __init__(self, config: LlamaConfig, rngs: nnx.Rngs):
         dtype, bias = jnp.dtype(config.dtype), config.attention_bias
         self.input_layernorm = RMSNorm(config.d_model, eps=config.norm_eps, dtype=dtype)
-        self.self_attn = SelfAttention(config, "o_proj", use_bias=bias, output_bias=bias, rngs=rngs)
+        self.self_attn = SelfAttention(config, "o_proj", use_bias=bias, rngs=rngs)
         self.post_attention_layernorm = RMSNorm(config.d_model, eps=config.norm_eps, dtype=dtype)
         self.mlp = LlamaMLP(config, rngs)
 

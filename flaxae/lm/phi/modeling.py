@@ -65,7 +65,7 @@ class PhiBlock(nnx.Module):
     def __init__(self, config: PhiConfig, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         self.input_layernorm = LayerNorm(config.d_model, eps=config.norm_eps, dtype=dtype)
-        self.self_attn = SelfAttention(config, "dense", use_bias=True, output_bias=True, rngs=rngs)
+        self.self_attn = SelfAttention(config, "dense", use_bias=True, rngs=rngs)
         self.mlp = PhiMLP(config, rngs)
         self.dropout_rate = config.residual_dropout
 
