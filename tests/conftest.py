@@ -34,7 +34,7 @@ settings.register_profile("flaxae", derandomize=True, deadline=None, database=No
 settings.load_profile("flaxae")
 
 
-# Bytes in memory above which a worker drops its compiled programs, so that the suite fits into 8 GB.
+# Bytes above which a worker drops its compiled programs, so that the suite fits into 8 GB.
 MOST_MEMORY = 2 * 10**9
 
 
