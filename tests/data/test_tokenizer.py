@@ -61,6 +61,7 @@ def test_a_trained_tokenizer_is_cached(tmp_path, lines, monkeypatch):
     assert Tokenizer.load(str(path)).fingerprint == first.fingerprint
     load_or_train(lines[1:], 400, str(tmp_path))
     assert len(list((tmp_path / "tokenizers").iterdir())) == 2  # other lines, another key
+    assert load_or_train(lines, 410, str(tmp_path)).vocab_size == 410
     path.write_text("{torn")
     assert load_or_train(lines, 400, str(tmp_path)).fingerprint == first.fingerprint
     monkeypatch.setattr(module, "train", lambda *_: pytest.fail("trained again"))
