@@ -3,6 +3,8 @@
 import json
 import xml.etree.ElementTree
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -11,6 +13,7 @@ import pytest
 
 from flaxae.errors import ConfigError
 from flaxae.explore import corpus, export, honesty, render, texts
+from flaxae.explore.geometry import clusters
 from flaxae.explore.reduce import umap
 from flaxae.text_autoencoder import protocol
 
@@ -67,6 +70,22 @@ def test_a_corpus_says_what_it_left_out(tmp_path):
         assert part in notes
     with pytest.raises(ConfigError, match="--corpus=.*y.csv' is a table"):
         corpus.read_corpus(tmp_path / "y.csv")
+
+
+def test_readable_texts_are_distinct_with_the_first_label_that_is_given():
+    tokenizer = SimpleNamespace(encode=lambda texts: [list(text) for text in texts])
+    model: Any = SimpleNamespace(tokenizer=tokenizer, max_length=4)
+    labels = ["", "1", "2", "", "x", "3"]
+    given = corpus.Corpus("made", ["a", "b", "a", "c", "long", "a"], labels)
+    found = corpus.select_readable(given, model)
+    assert (found.texts, found.labels) == (["a", "b", "c"], ["2", "1", ""])
+    assert found.notes == ["1 text of more than 4 tokens left out"]
+
+
+def test_clusters_are_numbered_by_size():
+    places = np.repeat([[0.0, 9.0], [9.0, 0.0], [9.0, 9.0], [0.0, 0.0]], [2, 5, 3, 7], axis=0)
+    found = clusters(places + np.random.default_rng(0).normal(0, 0.1, places.shape), 4)
+    assert found.tolist() == [3] * 2 + [1] * 5 + [2] * 3 + [0] * 7
 
 
 def test_facts_come_from_the_files_of_the_run(tmp_path):

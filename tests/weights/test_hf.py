@@ -150,9 +150,14 @@ def test_parameters_that_the_table_lacks_raise_and_are_named(tmp_path, params):
 
 def test_pickles_are_never_opened(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    with pytest.raises(ConfigError, match=r"only pytorch_model\.bin.*save_pretrained\(NEW_DIR\)"):
+    message = r"only pytorch_model\.bin.*save_pretrained\(NEW_DIR\)"
+    with pytest.raises(ConfigError, match=message):
         Tensors(tmp_path)
-    (tmp_path / "pytorch_model.bin").unlink()
+    save_file({"mean": np.zeros(3, np.float32)}, tmp_path / "statistics.safetensors")
+    with pytest.raises(ConfigError, match=message):  # not that the weights have a wrong name
+        Tensors(tmp_path)
+    for name in ("pytorch_model.bin", "statistics.safetensors"):
+        (tmp_path / name).unlink()
     with pytest.raises(ConfigError, match=r"neither model\.safetensors nor"):
         Tensors(tmp_path)
 

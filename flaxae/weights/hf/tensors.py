@@ -126,14 +126,14 @@ class Tensors(TensorSource):
         return set(new)
 
     def _no_weights(self) -> str:
+        paths = sorted(path for kind in PICKLES for path in self.directory.glob(kind))
+        pickles = [f"{p.name}{f' ({text})' if (text := pointer(p)) else ''}" for p in paths]
         others = sorted(path.name for path in self.directory.glob("*.safetensors"))
-        if others:
+        if others and not pickles:  # beside pickles they are something else, such as statistics
             return (
                 f"{self.directory}: neither {SINGLE} nor {INDEX}, only {', '.join(others[:3])}: "
                 f"a model of several files needs its {INDEX}, and one file the name {SINGLE}"
             )
-        paths = sorted(path for kind in PICKLES for path in self.directory.glob(kind))
-        pickles = [f"{p.name}{f' ({text})' if (text := pointer(p)) else ''}" for p in paths]
         if not pickles:
             return f"{self.directory}: neither {SINGLE} nor {INDEX}"
         return (
