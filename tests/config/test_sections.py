@@ -222,6 +222,8 @@ def test_differences_name_fields_that_may_not_change():
         Config(), {"optim.lr": 0.5, "steps": 9, "mesh.model": 2, "save.every": 7}
     )
     assert config_lib.differences(old, config_lib.to_json(new)) == ["optim.lr: 0.001 -> 0.5"]
+    # A field that only begins like one that may change is another field.
+    assert config_lib.differences({"stepsize": 1}, {"stepsize": 2}) == ["stepsize: 1 -> 2"]
 
 
 def test_every_field_has_a_type_that_the_command_line_reads():
