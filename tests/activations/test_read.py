@@ -100,7 +100,7 @@ def test_a_replaced_value_changes_what_comes_after_it():
         hooks=["resid_out"],
         layers=[0, 1, 2],
         mask=MASK,
-        replace={("resid_out", 1): lambda x: spliced},
+        replace={("resid_out", -2): lambda x: spliced},  # of three layers
     )
     np.testing.assert_allclose(states["resid_out"][0], before["resid_out"][0], atol=1e-6)
     np.testing.assert_allclose(states["resid_out"][1], spliced, atol=1e-6)
