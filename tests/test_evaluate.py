@@ -54,6 +54,21 @@ def test_scalars_of_a_report_that_prints_nothing_are_printed(tmp_path, monkeypat
     assert (tmp_path / "report" / "report.txt").read_text() == "step = 7\nerror = 0.5\n"
 
 
+def test_the_options_of_the_command_reach_the_evaluation(tmp_path, monkeypatch, capsys):
+    found = []
+    config = SimpleNamespace(log=LogConfig(tensorboard=False))
+    loaded = SimpleNamespace(task=Silent(), step=7, config=config)
+    monkeypatch.setattr(loading, "load", lambda *args: found.append(args) or loaded)
+    file = Path(__file__).parents[1] / "configs" / "looped" / "linear.py"
+    for which in ("auto", "latest", "best"):
+        options = [f"--which={which}", f"--outdir={tmp_path / which}", f"--config={file}"]
+        assert evaluate.main(["evaluate", str(tmp_path), *options]) == 0
+        assert (tmp_path / which / "report.txt").is_file()
+    assert [args[2] for args in found] == ["auto", "latest", "best"]
+    assert {args[1].__name__ for args in found} == {"LoopedConfig"}
+    assert f"written to {tmp_path / 'best'}" in capsys.readouterr().out
+
+
 def test_a_task_without_a_report_is_one_message_and_writes_nothing(tmp_path, monkeypatch):
     opened(monkeypatch, TinyTask(tiny_config()))
     with pytest.raises(ConfigError, match=r"TinyTask defines no report\(\)"):
