@@ -4,6 +4,8 @@ import pytest
 
 from flaxae.errors import ConfigError
 from flaxae.lm import features
+from flaxae.lm.funnel import params as funnel
+from flaxae.lm.funnel.config import FunnelConfig
 from flaxae.lm.llama import params as llama
 from flaxae.lm.phi import params as phi
 from flaxae.lm.t5 import params as t5
@@ -13,7 +15,8 @@ from tests.tiny.language_models import KINDS
 LLAMA = llama.config_to_hf(KINDS["llama"][1])
 PHI = phi.config_to_hf(KINDS["phi"][1])
 T5 = t5.config_to_hf(T5Config(vocab_size=32))
-FAMILIES = {"llama": (llama, LLAMA), "phi": (phi, PHI), "t5": (t5, T5)}
+FUNNEL = funnel.config_to_hf(FunnelConfig(vocab_size=32, hf_compat_mask=True))
+FAMILIES = {"llama": (llama, LLAMA), "phi": (phi, PHI), "t5": (t5, T5), "funnel": (funnel, FUNNEL)}
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,11 @@ FAMILIES = {"llama": (llama, LLAMA), "phi": (phi, PHI), "t5": (t5, T5)}
         ("t5", {"dense_act_fn": "relu"}, r"dense_act_fn='relu'.*\(only gelu or gelu_new\)"),
         ("t5", {"is_gated_act": False}, "is_gated_act=False"),
         ("t5", {"hidden_size": 77}, r"hidden_size=77.*\(only 192\)"),
+        ("funnel", {"hidden_size": 77}, r"hidden_size=77 .*Funnel Transformer.*\(only 192\)"),
+        ("funnel", {"is_encoder_decoder": True}, "is_encoder_decoder=True"),
+        ("funnel", {"pooling_type": "sum"}, "pooling_type='sum' is not one of: mean, max"),
+        ("funnel", {"attention_type": "full"}, "attention_type='full' is not one of: factorized,"),
+        ("funnel", {"block_sizes": [4000, 97]}, "block_sizes: 4099 layers are above 4096"),
     ],
 )
 def test_a_field_that_changes_the_computation_is_refused_by_name(kind, change, message):

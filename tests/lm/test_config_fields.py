@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from flaxae import lm
 from flaxae.errors import ConfigError
 from flaxae.lm import files
+from flaxae.lm.funnel import params as funnel
+from flaxae.lm.funnel.config import FunnelConfig
 from flaxae.lm.llama import params as llama
 from flaxae.lm.phi import params as phi
 from flaxae.lm.t5 import params as t5
@@ -23,8 +25,9 @@ RAW = {
     "phi": phi.config_to_hf(KINDS["phi"][1]),
     "phi-msft": {old: None for old in phi.OLD_FIELDS} | {"model_type": "phi-msft"},
     "t5": t5.config_to_hf(T5Config(vocab_size=32)),
+    "funnel": funnel.config_to_hf(FunnelConfig(vocab_size=32)) | dict.fromkeys(funnel.OTHER_NAMES),
 }
-PARAMS = {"llama": llama, "phi": phi, "phi-msft": phi, "t5": t5}
+PARAMS = {"llama": llama, "phi": phi, "phi-msft": phi, "t5": t5, "funnel": funnel}
 FIELDS = [(kind, field) for kind, raw in RAW.items() for field in raw]
 INNER = [("llama", f"{part} {name}") for part in files.ROPE_FIELDS for name in files.ROPE_KINDS]
 

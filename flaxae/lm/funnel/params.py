@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from flaxae.errors import ConfigError, require
-from flaxae.lm import files
+from flaxae.foreign_json import check_fields
+from flaxae.lm import features, files
 from flaxae.lm.funnel.config import AttentionType, FunnelConfig, Head, PoolingType
 from flaxae.lm.funnel.modeling import Funnel
 from flaxae.weights import hf
@@ -55,6 +56,17 @@ DEFAULTS = {
     "tie_word_embeddings": True,
 }
 OTHER_NAMES = {"hidden_size": "d_model", "num_attention_heads": "n_head"}
+OPTIONS = {"pooling_type": PoolingType, "attention_type": AttentionType}
+KINDS = {
+    "hidden_size": int,
+    "num_attention_heads": int,
+    "block_sizes": list[int],
+    "block_repeats": list[int],
+    "num_decoder_layers": int,
+    "pooling_type": str,
+    "attention_type": str,
+    "initializer_std": float,
+}
 CLASSES = {Head.MASKED_LM: "FunnelForMaskedLM", Head.DISCRIMINATOR: "FunnelForPreTraining"}
 
 
@@ -74,36 +86,47 @@ def config_from_hf(
     Raises:
         ConfigError: if the config is not that of a supported Funnel Transformer.
     """
-    kind = raw.get("model_type", "funnel")
+    plain = {theirs: ours for theirs, ours in FIELDS.items() if theirs not in KINDS}
+    files.check_kinds(raw, FunnelConfig, plain)
+    check_fields(raw, KINDS)
+    kind = raw.get("model_type") or "funnel"
     require(kind == "funnel", f"model_type={kind!r} is not funnel")
-    raw = {OTHER_NAMES.get(k, k): v for k, v in raw.items() if v is not None}
-    raw = DEFAULTS | raw
+    raw = {k: v for k, v in raw.items() if v is not None}
+    raw = DEFAULTS | {OTHER_NAMES[k]: raw[k] for k in OTHER_NAMES if k in raw} | raw
     act = raw["hidden_act"]
     require(act == "gelu_new", f"hidden_act={act!r}: only gelu_new is supported")
-    try:
-        pooling = PoolingType(raw["pooling_type"])
-        attention = AttentionType(raw["attention_type"])
-    except ValueError as error:
-        raise ConfigError(f"config.json: {error}") from None
-    known = files.given(raw, FIELDS, "Funnel Transformer")
-    known["block_sizes"] = tuple(known["block_sizes"])
+    for name, options in OPTIONS.items():
+        known = [x.value for x in options]
+        require(raw[name] in known, f"{name}={raw[name]!r} is not one of: {', '.join(known)}")
+    layers = sum(raw["block_sizes"]) + raw["num_decoder_layers"]
+    require(
+        layers <= files.MAX_LAYERS, f"block_sizes: {layers} layers are above {files.MAX_LAYERS}"
+    )
+    fields = files.given(raw, FIELDS, "Funnel Transformer")
+    fields["block_sizes"] = tuple(raw["block_sizes"])
     config = FunnelConfig(
-        **known,
+        **fields,
         block_repeats=tuple(raw.get("block_repeats", ())),
         num_decoder_layers=raw["num_decoder_layers"] if decoder else 0,
-        pooling_type=pooling,
-        attention_type=attention,
+        pooling_type=PoolingType(raw["pooling_type"]),
+        attention_type=AttentionType(raw["attention_type"]),
         head=head,
-        tie_embeddings=bool(raw["tie_word_embeddings"]),
+        tie_embeddings=raw["tie_word_embeddings"],
         hf_compat_mask=True,
         embedding_std=raw.get("initializer_std", 1.0),
     )
     config.validate()
+    features.check(
+        raw,
+        "Funnel Transformer",
+        {theirs: (raw[ours],) for theirs, ours in OTHER_NAMES.items()}
+        | {"is_encoder_decoder": (False,)},
+    )
     return config
 
 
 def config_to_hf(config: FunnelConfig) -> dict[str, Any]:
-    """Return the contents of config.json."""
+    """Return the contents of config.json, for transformers 4 and 5."""
     if config.head is not Head.NONE:
         kind = CLASSES[config.head]
     else:
@@ -115,7 +138,8 @@ def config_to_hf(config: FunnelConfig) -> dict[str, Any]:
         "block_repeats": list(config.repeats),
         "block_sizes": list(config.block_sizes),
         "hidden_act": "gelu_new",
-        "initializer_std": config.embedding_std,
+        # Other values than null also change how transformers draws the matrices of a new head.
+        "initializer_std": None if config.embedding_std == 1 else config.embedding_std,
         "model_type": "funnel",
         "num_decoder_layers": config.num_decoder_layers or DEFAULTS["num_decoder_layers"],
         "pooling_type": config.pooling_type.value,
@@ -219,7 +243,7 @@ def open_directory(
         ConfigError: if the files are not a Funnel Transformer's.
     """
     directory = hf.resolve(source)
-    raw, tensors = hf.read_config(directory), hf.Tensors(directory)
+    raw, tensors = hf.read_model_config(directory), hf.Tensors(directory)
     names = tensors.names
     prefix = PREFIX if any(n.startswith(PREFIX) for n in names) else ""
     decoder = [n for n in names if n.startswith(f"{prefix}decoder.")]
@@ -231,12 +255,13 @@ def open_directory(
     try:
         if encoder_only:
             config = config_from_hf(raw, decoder=False)
-            others = {n for n in names if n.startswith((f"{MLM}.", f"{DISCRIMINATOR}."))}
-            unused = tuple(sorted(others | set(decoder)))
+            known = (f"{MLM}.", f"{DISCRIMINATOR}.")
+            heads = {n for n in names if not n.startswith(prefix) or n.startswith(known)}
+            unused = tuple(sorted(heads | set(decoder)))
             return config, tensors, dataclasses.replace(table(config, prefix), unused=unused)
         config = config_from_hf(raw, decoder=bool(decoder), head=head)
     except ConfigError as error:
-        raise ConfigError(f"{directory}: {error}") from None
+        raise ConfigError(f"{directory / hf.CONFIG}: {error}") from None
     return config, tensors, table(config, prefix)
 
 

@@ -1,12 +1,14 @@
 """The Funnel Transformer's own invariants; `tests/parity` compares it with transformers."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 from flaxae.errors import ConfigError
 from flaxae.lm.funnel import params as funnel_params
@@ -14,6 +16,7 @@ from flaxae.lm.funnel.config import AttentionType, FunnelConfig, Head
 from flaxae.lm.funnel.modeling import Funnel
 from flaxae.lm.funnel.pooling import block_lengths
 from flaxae.task import Context, Taps
+from flaxae.weights import hf
 
 TINY = FunnelConfig(vocab_size=20, d_model=8, d_ff=12, num_heads=2, d_head=4, block_sizes=(1, 2, 1))
 CTX = Context(key=jax.random.key(0), step=jnp.int32(0))
@@ -119,6 +122,76 @@ def test_files_are_read_back_as_they_were_written(head, shape, tmp_path):
     assert base.num_decoder_layers == 0 and set(encoder) == {"embeddings", "encoder"}
     _, _, table = funnel_params.open_directory(tmp_path, encoder_only=True)
     assert any(n.startswith("funnel.decoder.layers.1.") for n in table.unused)
+
+
+def test_the_published_config_is_read():
+    raw = {
+        "activation_dropout": 0.0,
+        "architectures": ["FunnelForPreTraining"],
+        "attention_dropout": 0.1,
+        "attention_type": "relative_shift",
+        "block_repeats": [1, 2, 2],
+        "block_sizes": [6, 3, 3],
+        "d_head": 64,
+        "d_inner": 3072,
+        "d_model": 768,
+        "hidden_act": "gelu_new",
+        "hidden_dropout": 0.1,
+        "initializer_range": 0.1,
+        "initializer_std": None,
+        "layer_norm_eps": 1e-09,
+        "max_position_embeddings": 512,
+        "model_type": "funnel",
+        "n_head": 12,
+        "num_decoder_layers": 2,
+        "pool_q_only": True,
+        "pooling_type": "mean",
+        "rel_attn_type": "factorized",
+        "separate_cls": True,
+        "truncate_seq": True,
+        "type_vocab_size": 3,
+        "vocab_size": 30522,
+    }
+    config = funnel_params.config_from_hf(raw)
+    assert (config.d_model, config.num_heads, config.block_sizes) == (768, 12, (6, 3, 3))
+    assert (config.repeats, config.embedding_std, config.tie_embeddings) == ((1, 2, 2), 1.0, True)
+    old = {k: v for k, v in raw.items() if k not in ("d_model", "n_head")}
+    names = {"hidden_size": 768, "num_attention_heads": 12}
+    assert funnel_params.config_from_hf(old | names) == config
+    again = funnel_params.config_to_hf(config)
+    same = [name for name in raw if name in again and name != "architectures"]
+    assert {n: again[n] for n in same} == {n: raw[n] for n in same}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"d_model": "8"}, 'config.json: d_model="8" is a string, not an integer'),
+        ({"block_sizes": 3}, "config.json: block_sizes=3 is an integer, not a list"),
+        ({"task": {}}, "a run, or a model that flaxae saved"),
+    ],
+)
+def test_a_wrong_config_is_one_message_with_its_file(change, message, tmp_path):
+    params = jax.tree.map(lambda x: np.zeros(x.shape), funnel_params.shapes(TINY))
+    funnel_params.save(tmp_path, params, TINY)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ConfigError, match=message):
+        funnel_params.load(tmp_path)
+
+
+def test_an_encoder_is_read_from_a_model_with_any_head(tmp_path):
+    params = jax.tree.map(lambda x: np.ones(x.shape), funnel_params.shapes(TINY))
+    names = funnel_params.table(TINY, funnel_params.PREFIX)
+    raw = funnel_params.config_to_hf(TINY)
+    hf.write(tmp_path, raw, names, params)
+    file = tmp_path / hf.SINGLE
+    tensors = load_file(file) | {"classifier.linear_hidden.weight": np.ones((2, 2), np.float32)}
+    save_file(tensors, file)
+    _, read = funnel_params.load(tmp_path, encoder_only=True)
+    assert set(read) == {"embeddings", "encoder"}
+    with pytest.raises(ConfigError, match="classifier.linear_hidden.weight is not a weight"):
+        funnel_params.load(tmp_path)
 
 
 @pytest.mark.parametrize(
