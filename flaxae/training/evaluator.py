@@ -274,15 +274,14 @@ class Evaluator:
             writer.remove_evaluation(step)
         return found
 
-    def last_logged(self) -> Metrics:
-        """Return the metrics of the last evaluation, from the logs."""
+    def last_logged(self, step: int) -> Metrics:
+        """Return the metrics of the last evaluation up to a step, from the logs."""
         results = []
         for writer in self._setup.writers:
             last: dict[str, float] = {}
             for row in writer.evaluations():
                 split = row.pop("split", None)
-                row.pop("step", None)
-                if split in self.sources:
+                if row.pop("step") <= step and split in self.sources:
                     last |= {f"{split}/{k}": v for k, v in row.items()}
             results.append(last)
         return self._joined(results)

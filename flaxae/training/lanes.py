@@ -10,6 +10,7 @@ from flaxae.config import Config, copy_config, flags, to_json
 from flaxae.errors import ConfigError
 from flaxae.storage import workdir as workdir_lib
 from flaxae.storage.checkpoint import Checkpointer
+from flaxae.storage.checkpoint_files import steps_on_disk
 from flaxae.task import Task
 from flaxae.training.hparams import traced_fields
 
@@ -64,6 +65,8 @@ def write_lane(
 ) -> None:
     """Make a lane's folder an ordinary workdir, which can be resumed and loaded.
 
+    One that has a checkpoint of this step, or of a later one, stays as it is.
+
     Args:
         state: the state of all lanes.
         lane: the lane's index.
@@ -73,11 +76,17 @@ def write_lane(
         extra: JSON to save with the state.
         guard: see `Checkpointer`.
     """
+    if newest_step(folder) >= step:
+        return
     guard()
     folder.mkdir(parents=True, exist_ok=True)
     workdir_lib.write_json(folder / "config.json", to_json(config))
     workdir_lib.write_json(folder / "versions.json", workdir_lib.versions())
     checkpointer = Checkpointer(folder, config.save, guard=guard)
-    if step not in checkpointer.steps():
-        checkpointer.save(step, slice_lane(state, lane), extra, wait=True)
+    checkpointer.save(step, slice_lane(state, lane), extra, wait=True)
     checkpointer.close()
+
+
+def newest_step(folder: Path) -> int:
+    """Return the step of a folder's newest checkpoint; 0 if it has none."""
+    return max(steps_on_disk(folder / "latest"), default=0)

@@ -26,7 +26,7 @@ from flaxae.storage.quiet import quiet_backends
 from flaxae.training import metrics as metrics_lib
 from flaxae.training.evaluator import Evaluator, Metrics, UnknownMetricError
 from flaxae.training.feed import Prefetcher
-from flaxae.training.lanes import write_lane
+from flaxae.training.lanes import newest_step, write_lane
 from flaxae.training.non_finite import check_finite
 from flaxae.training.profiling import Trace
 from flaxae.training.restore import restore_or_init
@@ -145,11 +145,13 @@ class Loop:
         setup, config = self.setup, self.config
         with jax.set_mesh(setup.mesh), self.preemption:
             state, start = restore_or_init(setup)
-            for writer in setup.writers:
-                writer.cut(start)
             last = start >= config.steps
+            for lane, writer in enumerate(setup.writers):
+                # A lane that was trained further in its own folder keeps its log.
+                further = newest_step(setup.lane_dirs[lane]) if last and setup.lanes else 0
+                writer.cut(max(start, further))
             owed = self._due(start) - self.evaluator.logged(start) if start else set()
-            self.results = self.evaluator.last_logged() if start else {}
+            self.results = self.evaluator.last_logged(start) if start else {}
             if last and not owed:
                 self._write_lanes(state, start)  # a run that was killed may not have got there
                 return self._result(state, self.results, "already_done")

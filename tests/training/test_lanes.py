@@ -44,7 +44,15 @@ def test_four_lanes_equal_four_runs(tmp_path: Path) -> None:
     loaded = flaxae.load(tmp_path / "lanes" / "lanes" / "02", config_class=TinyConfig)
     assert loaded.step == 20 and loaded.config.seed == 2
     longer = flaxae.config.copy_config(tiny_config(steps=24, optim__decay_steps=24), LANES[2])
-    assert run(longer, tmp_path / "lanes" / "lanes" / "02").status == "done"
+    lane = tmp_path / "lanes" / "lanes" / "02"
+    assert run(longer, lane).status == "done"
+    # The lanes' command, given again, leaves a lane alone that was trained further.
+    files = {p: p.read_bytes() for p in (lane / "config.json", lane / "metrics.jsonl")}
+    again = run(tiny_config(), tmp_path / "lanes", LANES)
+    assert again.status == "already_done"
+    assert again.metrics["dev/loss"] == pytest.approx(result.metrics["dev/loss"])
+    assert files == {p: p.read_bytes() for p in files}
+    assert [p.name for p in (lane / "latest").iterdir()] == ["24"]
 
 
 def test_lanes_without_decay_do_not_take_the_base_configs_decay(tmp_path: Path) -> None:
