@@ -32,6 +32,7 @@ FILE = "lease.json"
 RENEW_SECONDS = 60.0
 STALE_SECONDS = 300.0  # without a renewal, after which another process may take the lease
 POLL_SECONDS = 1.0
+PROC = Path("/proc")
 
 
 class TakenOverError(UserError, RuntimeError):
@@ -44,9 +45,10 @@ class TakenOverError(UserError, RuntimeError):
 
     def __init__(self, workdir: Path, holder: "Holder"):
         super().__init__(
-            f"{workdir}: {holder} has taken over this run, because this process had not renewed "
-            f"its lease for {STALE_SECONDS:.0f} s (it was suspended or had no connection). It "
-            "stops without saving; the other one continues from the last checkpoint"
+            f"{workdir}: {holder} has taken over this run. This process had not renewed its lease "
+            f"for {STALE_SECONDS:.0f} s (it was suspended or had no connection), or both started "
+            "at the same moment. It stops without saving; the other one continues from the last "
+            "checkpoint"
         )
 
 
@@ -151,13 +153,15 @@ class Lease:
         told, renewed = False, False
         while True:
             text, version = self._file.read()
-            holder, now = Holder.read(text), time.monotonic()
+            holder, clock = Holder.read(text), time.monotonic()
             if text != seen:
                 renewed = bool(seen)
-                seen, since = text, now
-            if holder is None or holder.id == mine.id or _stale(holder, now - since):
+                seen, since = text, clock
+            if holder is None or holder.id == mine.id or _stale(holder, clock - since):
                 if holder is not None and holder.id == mine.id:
                     break  # the answer to a successful write was lost
+                now = time.time()  # it may have waited for minutes
+                mine = dataclasses.replace(mine, begun=now, time=now)
                 if self._file.swap(version, _text(mine)):
                     break
                 continue  # another start was faster
@@ -166,7 +170,7 @@ class Lease:
                     f"{self.workdir}: {holder} trains another config there. Use another --workdir, "
                     "or stop that process and start again"
                 )
-            if renewed and now - began > STALE_SECONDS:
+            if renewed and clock - began > STALE_SECONDS:
                 raise ConfigError(
                     f"{self.workdir}: {holder} trains there and still renews its lease. Wait for "
                     "its end, or stop it, then start again; or use another --workdir"
@@ -225,11 +229,15 @@ class Lease:
                 return
             text, version = self._file.read()
             holder = Holder.read(text)
+            if holder is None and time.time() - self._mine.time >= STALE_SECONDS:
+                holder = Holder.read("?")  # it may have trained and ended since
             if holder is not None and holder.id != self._mine.id:
                 self._taken_by = holder
                 return
             renewed = dataclasses.replace(self._mine, time=time.time())
-            self._file.swap(version, _text(renewed))  # also if somebody has removed the file
+            # Also if somebody has removed the file.
+            if self._file.swap(version, _text(renewed)):
+                self._mine = renewed
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         """Release the lease, then end by SIGTERM as without this handler."""
@@ -260,8 +268,8 @@ def machine() -> str:
     Containers may have the same host name and the same process numbers.
     """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink(PROC / 'self/ns/pid')}"
     except OSError:
         return socket.gethostname()
 
@@ -271,14 +279,20 @@ def process_start(pid: int) -> str:
 
     A process that has ended and is not waited for yet (a zombie) counts as none.
     """
-    if Path("/proc/self/stat").exists():
+    if (PROC / "self/stat").exists():
         try:
             # The name, in brackets, may contain spaces and brackets.
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             return ""
         return "" if fields[0] in "ZX" else fields[19]
-    shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
+    # The text depends on language and time zone, which differ between terminals and cron.
+    shown = subprocess.run(
+        ["ps", "-o", "lstart=", "-p", str(pid)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+    )
     return shown.stdout.strip()
 
 

@@ -144,6 +144,8 @@ class Loop:
         """Restore, train to the last step or a signal, and return the result."""
         setup, config = self.setup, self.config
         with jax.set_mesh(setup.mesh), self.preemption:
+            # Of two starts at the same moment, on a file system without locks, one goes on.
+            setup.check_lease()
             state, start = restore_or_init(setup)
             last = start >= config.steps
             for lane, writer in enumerate(setup.writers):

@@ -21,6 +21,7 @@ from flaxae.storage.checkpoint import read_arrays
 from flaxae.storage.lease import FILE, Holder, Lease, TakenOverError, process_start
 from flaxae.storage.versioned import open_versioned
 from flaxae.training.loop import Loop, run
+from flaxae.training.setup import make_setup
 from tests.fake_gcs import Server
 from tests.helpers import log_of, start
 from tests.tiny.family import tiny_config
@@ -130,11 +131,18 @@ def test_another_config_is_refused_at_once_and_told_who_trains(workdir: Path) ->
 def test_the_same_config_waits_until_the_lease_is_released_or_stale(
     workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    other = Lease(workdir)
+    other, released = Lease(workdir), []
     other.take(same)
-    threading.Timer(0.2, other.release).start()
+
+    def release() -> None:
+        released.append(time.time())
+        other.release()
+
+    threading.Timer(0.2, release).start()
     with Lease(workdir) as lease:
         lease.take(same)
+        holder = holder_in(workdir)
+        assert holder is not None and holder.begun == holder.time > released[0]
     assert "trains there; waiting up to 300 s" in capsys.readouterr().err
     # A recreated host has another name, and the clock of the old one may have been ahead.
     monkeypatch.setattr(lease_lib, "STALE_SECONDS", 0.3)
@@ -146,6 +154,19 @@ def test_the_same_config_waits_until_the_lease_is_released_or_stale(
     with Lease(workdir) as lease:
         lease.take(same)
     assert time.time() - began >= 0.2
+
+
+def test_a_process_that_was_suspended_does_not_take_a_removed_lease_again(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may have taken over, trained and ended in the meantime."""
+    with Lease(workdir) as lease:
+        lease.take(same)
+        (workdir / FILE).unlink()
+        monkeypatch.setattr(lease_lib, "STALE_SECONDS", 0.0)
+        with pytest.raises(TakenOverError, match="another process has taken over"):
+            lease.check_now()
+        assert holder_in(workdir) is None
 
 
 @pytest.mark.parametrize("started", ["", "0"])
@@ -160,6 +181,19 @@ def test_a_process_that_is_gone_or_whose_number_is_used_again_is_not_waited_for(
     (tmp_path / FILE).write_text(json.dumps(dataclasses.asdict(here)))
     with Lease(tmp_path) as lease:
         lease.take(lambda: False)
+
+
+def test_the_start_of_a_process_does_not_depend_on_language_and_time_zone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no /proc, `ps` prints the time in them, and another one would be gone."""
+    ps = tmp_path / "ps"
+    ps.write_text('#!/bin/sh\necho "$LC_ALL $TZ"\n')
+    ps.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(lease_lib, "PROC", tmp_path / "missing")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert process_start(1) == "C UTC"
 
 
 def test_a_process_that_nobody_has_waited_for_counts_as_gone() -> None:
@@ -209,6 +243,20 @@ def test_a_run_that_lost_its_lease_stops_without_saving(
     assert [p.name for p in (tmp_path / "latest").iterdir()] == ["4"]
     holder = holder_in(tmp_path)
     assert holder is not None and holder.host == "elsewhere"  # not released
+
+
+def test_of_two_starts_without_locks_one_ends_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*args: Any, **kwargs: Any) -> Any:
+        setup = make_setup(*args, **kwargs)
+        put(tmp_path)
+        return setup
+
+    monkeypatch.setattr("flaxae.training.loop.make_setup", lose)
+    with pytest.raises(TakenOverError, match="elsewhere"):
+        run(tiny_config(steps=2), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_a_run_leaves_no_lease_after_an_error(tmp_path: Path) -> None:
