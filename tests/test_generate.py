@@ -246,6 +246,7 @@ def test_ids_that_the_model_lacks_raise(directory):
         ([1, 5, 7], None, [], (1, 5, 7)),
         (1, [7, 5], [], (7, 5)),
         (1, None, ["--no-chat"], (1,)),
+        (None, None, ["--no-chat"], (1,)),  # the tokenizer's "</s>"
     ],
 )
 def test_generation_ends_at_all_ends_of_model_and_template(

@@ -203,6 +203,9 @@ def _open_directory(source: str | Path) -> _Opened:
     def tokenizer() -> ChatTokenizer | None:
         return open_tokenizer(directory) if (directory / TOKENIZER).is_file() else None
 
+    if "eos_token_id" in raw and raw["eos_token_id"] is None:  # as in Phi-1.5
+        own = tokenizer()
+        raw = raw | {"eos_token_id": own.id(own.eos) if own else None}
     paths = (directory / hf.CONFIG, *sorted(directory.glob("model*.safetensors")))
     config = _config(found[0], raw, directory / hf.CONFIG)
     if isinstance(config, llama.LlamaConfig):
