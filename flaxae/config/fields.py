@@ -32,7 +32,7 @@ class Section:
                 f"{type(self).__name__} has no field {name!r}; its fields are: {known}"
             )
         check_value(type(self), name, self.dotted(name), value)
-        object.__setattr__(self, name, _with_home(value))
+        object.__setattr__(self, name, with_home(value))
 
     @classmethod
     def dotted(cls, field: str) -> str:
@@ -60,10 +60,12 @@ class Section:
         object.__setattr__(self, "_frozen", True)
 
 
-def _with_home(value: Any) -> Any:
+def with_home(value: Any) -> Any:
     """Return a value with the home folder in place of `~/` in each path of it."""
-    if isinstance(value, tuple):
-        return tuple(_with_home(x) for x in value)
+    if isinstance(value, dict):
+        return {name: with_home(x) for name, x in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(with_home(x) for x in value)
     is_path = isinstance(value, str) and (value == "~" or value.startswith("~/"))
     return os.path.expanduser(value) if is_path else value
 

@@ -79,10 +79,7 @@ def from_json(
         ConfigError: if the class is not part of `flaxae`, is not the one of the run, or its fields
             do not match.
     """
-    sections = data if isinstance(data, dict) else {"": data}
-    for section in ("", "task", "data"):
-        value = sections.get(section, {})
-        require(isinstance(value, dict), f"{source}: its {section or 'config'} is no JSON object")
+    check_sections(data, source)
     name = str(data.get("task", {}).get("class", ""))
     if config_class is not None:
         found = task_config_class(config_class, name, source)
@@ -150,6 +147,20 @@ def own_task_config(name: str) -> type[TaskConfig] | None:
     if not (isinstance(found, type) and issubclass(found, TaskConfig)):
         raise ConfigError(f"it is a run of {name}, and flaxae has no task config of that name")
     return found
+
+
+def check_sections(data: Any, source: str | Path) -> None:
+    """Raise ConfigError unless a config's JSON and the sections in it are objects.
+
+    Args:
+        data: contents of a config.json.
+        source: where it is from, for the message.
+    """
+    require(isinstance(data, dict), f"{source}: its config is no JSON object")
+    for name, kind in field_types(Config).items():
+        if issubclass(kind, Section):
+            value = data.get(name, {})
+            require(isinstance(value, dict), f"{source}: its section {name} is no JSON object")
 
 
 def without_moved_fields(data: dict[str, Any], data_class: type[DataConfig]) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from flaxae.config import Config, copy_config, differences, from_json, to_json, without_moved_fields
+from flaxae.config.fields import with_home
 from flaxae.config.files import MODULE
 from flaxae.config.horizon import check_horizon, horizon, stored_horizon
+from flaxae.config.serialize import check_sections
 from flaxae.errors import ConfigError, UserError, require
-from flaxae.foreign_json import parse_object
+from flaxae.foreign_json import check_fields, parse_object
 from flaxae.storage import paths
 from flaxae.storage.lease import Lease
 
@@ -195,6 +197,9 @@ def _resolved(
         stored = None  # a start that failed, for example on its data, claims no workdir
     if stored is None:
         _check_no_model(workdir)
+    else:
+        check_sections(stored, workdir / "config.json")
+        check_fields(stored, {"steps": int}, f"{workdir / 'config.json'}: ")
     config = resolve(config, stored)
     config.freeze()
     return config, to_json(config) | ({"lanes": lanes} if lanes is not None else {}), stored
@@ -205,7 +210,7 @@ def _changes(config: Config, stored: dict[str, Any], new: dict[str, Any]) -> lis
     # A field that flaxae did not have yet when the run began is at its default.
     defaults = to_json(Config(task=type(config.task)()))
     stored = without_moved_fields(stored, config.task.data_class)
-    return differences(_merged(defaults, stored), new)
+    return differences(with_home(_merged(defaults, stored)), new)
 
 
 @contextlib.contextmanager

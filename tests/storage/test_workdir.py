@@ -3,10 +3,11 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flaxae.config import Config, TaskConfig
+from flaxae.config import Config, TaskConfig, to_json
 from flaxae.errors import ConfigError
 from flaxae.storage import workdir
 
@@ -47,6 +48,38 @@ def test_the_folder_of_a_model_is_no_workdir_and_stays_as_it_is(
     with pytest.raises(ConfigError, match=message):
         workdir.prepare(Config(task=TaskConfig()), tmp_path, None, True)
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim": 3}, "config.json: its section optim is no JSON object"),
+        ({"optim": None}, "config.json: its section optim is no JSON object"),
+        ({"data": []}, "config.json: its section data is no JSON object"),
+        ({"steps": {}}, "config.json: steps={} is an object, not an integer"),
+        ({"optim": {"decay_steps": "x"}}, "optim.decay_steps='x' is a str"),
+    ],
+)
+def test_a_damaged_config_of_a_run_is_one_message(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    stored = to_json(Config(task=TaskConfig())) | changes
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(ConfigError, match=message):
+        workdir.prepare(Config(task=TaskConfig()), tmp_path, None, True)
+
+
+def test_a_run_of_a_version_that_did_not_expand_the_home_folder_is_continued(
+    tmp_path: Path,
+) -> None:
+    config = Config(task=TaskConfig())
+    stored = to_json(config)
+    stored["data"]["cache"] = "~/cache"
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    config.data.cache = "~/cache"
+    assert "~" not in workdir.prepare(config, tmp_path, None, True).data.cache
 
 
 def test_other_files_in_a_new_workdir_are_allowed(tmp_path: Path) -> None:
