@@ -5,6 +5,7 @@ import json
 import os
 import pwd
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import pytest
@@ -147,7 +148,7 @@ def test_a_name_that_is_too_long_is_one_message(tmp_path: Path) -> None:
 def test_each_command_and_file_of_a_run_knows_the_home_folder(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(config: Config, workdir: Path, lanes: None) -> None:
+    def stop(config: Config, workdir: Path, *_: Any) -> None:
         raise ConfigError(f"would train in {workdir} from {config.resume_from}")
 
     monkeypatch.setattr("flaxae.training.loop.make_setup", stop)
