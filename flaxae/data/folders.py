@@ -27,6 +27,7 @@ _COMPRESSED = (
     (b"7z\xbc\xaf\x27\x1c", "7z", "7z x"),
 )
 _BZIP2 = re.compile(rb"BZh[1-9]\x31\x41\x59\x26\x53\x59")
+_ABOUT = re.compile(r"((readme|licen[cs]e|copying)([-_. ].*)?|requirements)\.txt", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[-._\s\d]+")
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 _NAMED = 8  # file names in a message
@@ -67,7 +68,8 @@ def list_files(folder: str, endings: Iterable[str], ignored: Iterable[str] = ())
     for name in found:
         names.append(name)
         path = os.path.join(folder, name)
-        if name.lower().endswith(endings) and (os.path.isfile(path) or not os.path.exists(path)):
+        file = os.path.isfile(path) or not os.path.exists(path)
+        if name.lower().endswith(endings) and file and not is_about_data(name):
             data.append(name)
         # Files of the folder itself come first; if there are any, only these are used.
         if os.sep in name and os.sep not in (data or [name])[0] and len(names) > _WALKED:
@@ -80,6 +82,11 @@ def list_files(folder: str, endings: Iterable[str], ignored: Iterable[str] = ())
                 " file or remove the link"
             )
     return Listing(used, sorted(set(names) - set(used)))
+
+
+def is_about_data(path: str) -> bool:
+    """Return True for a text file such as README.txt or LICENSE.txt, which is no data."""
+    return _ABOUT.fullmatch(os.path.basename(path)) is not None
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -179,7 +186,7 @@ def _why_unused(folder: str, name: str, top: bool) -> str:
         return f" (compressed: unpack it with {packed[1]})"
     if name.lower().endswith(TABLES):
         return " (a table)"
-    return ""
+    return " (about the data)" if is_about_data(name) else ""
 
 
 def named(names: Sequence[str], reasons: Sequence[str] = ()) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from flaxae.data import tables
 from flaxae.data.config import TextDataConfig
 from flaxae.data.files import Part, read_path
-from flaxae.data.folders import HELD_OUT, check_content, compression, named, split_of
+from flaxae.data.folders import HELD_OUT, check_content, compression, is_about_data, named, split_of
 from flaxae.data.lines import read_lines
 from flaxae.data.local import FORMATS, load_files, read_local
 from flaxae.data.sentences import sentence_status, split_sentences
@@ -183,7 +183,8 @@ def _data_files(path: str) -> tuple[list[str], list[str]]:
     found = [os.path.join(folder, f) for folder, _, files in os.walk(path) for f in files]
     found = sorted(f for f in found if not _hidden(f, path))
     ignored = (".md", ".py", ".lock", ".gitattributes", "dataset_infos.json")
-    data = [f for f in found if not f.endswith(ignored) and not compression(f)]
+    data = [f for f in found if not f.endswith(ignored) and not is_about_data(f)]
+    data = [f for f in data if not compression(f)]
     return data, [os.path.relpath(f, path) for f in found if compression(f)]
 
 

@@ -107,6 +107,22 @@ def test_files_that_are_not_used_are_named(tmp_path):
     ]
 
 
+def test_texts_about_the_data_are_not_data(tmp_path):
+    for name in (".gitattributes", "README.md", "README.txt", "LICENSE-MIT.txt"):
+        _write(tmp_path / "hub", name, [name])
+    (tmp_path / "hub/dataset_infos.json").write_text("{}")
+    _write(tmp_path / "hub", "data/train-00000-of-00001.parquet")
+    notes = "not used: LICENSE-MIT.txt (about the data), README.md, README.txt (about the data)"
+    for data in (_config(tmp_path / "hub"), TextDataConfig(name=f"hf:{tmp_path / 'hub'}")):
+        corpus = load_examples(data)
+        assert corpus.examples == LINES and corpus.notes[0].startswith(
+            f"{tmp_path / 'hub'}: {notes}"
+        )
+    _write(tmp_path / "csv", "train.csv")
+    _write(tmp_path / "csv", "license.txt")
+    assert load_examples(TextDataConfig(name=f"hf:{tmp_path / 'csv'}")).examples == LINES
+
+
 def test_subfolders_are_read_if_the_folder_has_only_them(tmp_path):
     for name in ("train/a.txt", "train/b.txt", "test/c.txt", ".git/d.txt"):
         _write(tmp_path, name, [name])
