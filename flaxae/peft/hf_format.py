@@ -20,9 +20,11 @@ from flaxae.peft.apply import (
     remove_adapter,
     trainable,
 )
+from flaxae.peft.configs import AdapterConfig
 from flaxae.peft.hf_config import CONFIG, base_name, read_config, write_config
 from flaxae.peft.layers import AdapterParam, TiedHead
 from flaxae.peft.saved_names import with_saved_names, without_base_layers
+from flaxae.peft.target_modules import without_unknown
 from flaxae.peft.tensors import Entry, entries, with_current_names
 from flaxae.pointers import pointer, require_content
 from flaxae.storage import checkpoint
@@ -100,11 +102,22 @@ def load_adapter(
     )
     if names_lib.model_type(model) == "phi":
         tensors = with_current_names(tensors)
+    modules = [n for site in names_lib.sites(model) for n in site.names]
+    used = without_unknown(config, modules, tensors)
     try:
-        model = add_adapter(model, config, name)
+        return _filled(_added(model, used, name, directory), name, tensors, directory)
+    except ConfigError:
+        if used is not config:
+            _added(model, config, name, directory)  # raises if a target is not the model's
+        raise
+
+
+def _added(model: Model, config: AdapterConfig, name: str, directory: Path) -> Model:
+    """Return a model with an adapter that is not filled yet; errors name the directory."""
+    try:
+        return add_adapter(model, config, name)
     except ConfigError as error:
         raise ConfigError(f"{directory}: {error}{_base_hint(directory)}") from None
-    return _filled(model, name, tensors, directory)
 
 
 def _base_hint(directory: Path) -> str:

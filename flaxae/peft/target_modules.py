@@ -1,6 +1,7 @@
 """PEFT's rules of matching module names with an adapter's config."""
 
 import copy
+import dataclasses
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -208,6 +209,34 @@ def check_all_used(config: AdapterConfig, names: Iterable[str]) -> None:
             f"target_modules: the regex {config.target_modules!r} matches no module's whole name; "
             f"{_known(names)}"
         )
+
+
+def without_unknown(
+    config: AdapterConfig, names: Iterable[str], found: Iterable[str]
+) -> AdapterConfig:
+    """Return the config without listed targets that neither the model nor the file has.
+
+    PEFT ignores such targets if the model has others, and writes them into its files.
+
+    Args:
+        config: config of an adapter that is read.
+        names: names of the model's modules.
+        found: names of the file's tensors.
+    """
+    targets, names, found = config.target_modules, list(names), list(found)
+    if not isinstance(targets, tuple):
+        return config
+
+    def is_known(one: str) -> bool:
+        parts = [f".{new}." for new in (one, *OLD_PHI.get(one, ()))]
+        return any(matches((one,), n) for n in names) or any(p in n for p in parts for n in found)
+
+    kept = tuple(one for one in targets if is_known(one))
+    changes: dict[str, Any] = {"target_modules": kept}
+    if isinstance(config, IA3Config) and isinstance(config.feedforward_modules, tuple):
+        forward = (one for one in config.feedforward_modules if one in kept)
+        changes["feedforward_modules"] = tuple(forward)
+    return dataclasses.replace(config, **changes) if kept and kept != targets else config
 
 
 def _known(names: list[str]) -> str:

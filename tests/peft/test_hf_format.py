@@ -204,6 +204,14 @@ def test_fields_without_effect_are_ignored(saved, tmp_path):
     np.testing.assert_array_equal(run(peft.load_adapter(Net(), folder)), run(trained("lora")))
 
 
+def test_a_target_that_neither_model_nor_file_has_is_ignored_as_in_peft(saved, tmp_path):
+    model = peft.load_adapter(
+        Net(), changed(saved, tmp_path, target_modules=["up", "down", "gate"])
+    )
+    np.testing.assert_array_equal(run(model), run(trained("lora")))
+    assert peft.adapter_configs(model)["default"].target_modules == ("down", "up")
+
+
 def test_tensors_that_do_not_match_raise(saved, tmp_path):
     key = "base_model.model.blocks.1.up.lora_A.weight"
     for number, (change, message) in enumerate(

@@ -143,3 +143,22 @@ def test_ia3_of_phi_2_has_573_440_parameters():
 def test_phis_original_names_are_only_known_for_phi():
     with pytest.raises(ConfigError, match="'Wqkv' is not a module"):
         peft.add_adapter(Net(), peft.LoRAConfig(target_modules=["Wqkv"]))
+
+
+def test_targets_are_left_out_if_neither_the_model_nor_the_file_has_them():
+    names = ["model.layers.0.mlp.fc1", Q]
+
+    def kept(config, *found):
+        keys = [f"base_model.model.{name}.lora_A.weight" for name in found]
+        return targets.without_unknown(config, names, keys)
+
+    both = peft.LoRAConfig(target_modules=["Wqkv", "fc1"])  # on current files PEFT finds only fc1
+    assert kept(both, names[0]).target_modules == ("fc1",)
+    assert kept(both, *names) is both
+    assert kept(both, names[0], "transformer.h.0.mixer.Wqkv") is both
+    missing = peft.LoRAConfig(target_modules=["q_proj", "fc1"])
+    assert kept(missing, names[0]) is missing
+    nothing = peft.LoRAConfig(target_modules=["gate"])
+    assert kept(nothing) is nothing
+    ia3 = kept(peft.IA3Config(target_modules=["wo", "fc1"], feedforward_modules=["wo", "fc1"]))
+    assert ia3.target_modules == ia3.feedforward_modules == ("fc1",)
