@@ -76,7 +76,7 @@ class AdapterConfig:
         if isinstance(layers, int):
             layers = (layers,)
         object.__setattr__(self, "layers_to_transform", None if layers is None else tuple(layers))
-        if isinstance(pattern, str):
+        if isinstance(pattern, str) and pattern:
             pattern = (pattern,)
         object.__setattr__(self, "layers_pattern", tuple(pattern) if pattern else None)
         self._check_regexes()

@@ -145,6 +145,11 @@ def test_phis_original_names_are_only_known_for_phi():
         peft.add_adapter(Net(), peft.LoRAConfig(target_modules=["Wqkv"]))
 
 
+def test_an_empty_pattern_of_layers_is_none_as_in_peft():
+    for empty in ("", [], None):
+        assert peft.LoRAConfig(target_modules=["up"], layers_pattern=empty).layers_pattern is None
+
+
 def test_targets_are_left_out_if_neither_the_model_nor_the_file_has_them():
     names = ["model.layers.0.mlp.fc1", Q]
 

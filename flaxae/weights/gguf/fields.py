@@ -87,6 +87,7 @@ TOKENIZER_USED = {
 }
 # A byte-level BPE has no scores, token types or normalisation; other tokens are named by none.
 TOKENIZER_HARMLESS = {
+    "cls_token_id",  # of older files
     "fim_mid_token_id",
     "fim_pad_token_id",
     "fim_pre_token_id",
