@@ -124,7 +124,7 @@ def read_path(path: str, labels: bool = False, option: str = "data.path") -> Ite
         _check_no_table(path, option)
         yield _part(path, path, labels, f"{option}={path!r}")
         return
-    listing = folders.list_files(path, folders.TEXTS, ignored=(MANIFEST,))
+    listing = folders.list_files(path, folders.TEXTS, ignored=folders.METADATA)
     if not listing.used:
         found = f" (it contains {folders.unused_names(path, listing)})" if listing.unused else ""
         raise ConfigError(

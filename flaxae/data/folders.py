@@ -9,6 +9,8 @@ from flaxae.errors import ConfigError
 from flaxae.pointers import pointer
 
 MANIFEST = "manifest.json"
+# Files that `datasets`, the Hub and our own shards have beside the data.
+METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", MANIFEST)
 TEXTS = (".txt", ".parquet")  # shards of `data.path`
 TABLES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
 # Words in the names of files and folders, as in data sets of the Hub.

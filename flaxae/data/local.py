@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from flaxae.data.folders import (
-    MANIFEST,
+    METADATA,
     by_split,
     check_content,
     list_files,
@@ -30,8 +30,6 @@ FORMATS = {
     ".arrow": "arrow",
 }
 _SAVED = {"dataset_dict.json", "state.json"}
-# Files that `datasets` and the Hub put beside the data.
-_METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", MANIFEST)
 
 
 class Local(NamedTuple):
@@ -63,7 +61,7 @@ def read_local(target: str, wanted: Sequence[str] = ()) -> Local:
     if _SAVED & set(names) or ("dataset_info.json" in names and _has_arrow(names)):
         loaded = _saved(target)
         return Local(loaded if isinstance(loaded, dict) else {"train": loaded}, [])
-    listing = list_files(target, FORMATS, ignored=_METADATA)
+    listing = list_files(target, FORMATS, ignored=METADATA)
     if not listing.used:
         found = f" (it contains {unused_names(target, listing)})" if listing.unused else ""
         raise ConfigError(f"{target!r} has no files of these kinds: {', '.join(FORMATS)}{found}")
