@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +176,23 @@ def test_a_prompt_gets_the_chat_template_or_the_start_token(directory):
     tokenizer.template = "{{ ''.__class__.__mro__ }}"  # a template is data: it reaches no code
     with pytest.raises(ConfigError, match="unsafe|refuses"):
         command.prompt_ids(lm, "hi")
+
+
+def test_a_tasks_own_prompt_gets_the_start_token_only_without_a_template(directory):
+    tokenizer = open_tokenizer(directory)
+    lm = LoadedModel(None, tokenizer, ())
+    task = SimpleNamespace(prompt_text=lambda prompt, _, system: f"<user>{system}{prompt}<a>")
+
+    def shown(**kwargs):
+        return tokenizer.decode(command.prompt_ids(lm, "hi", task=task, **kwargs), special=True)
+
+    assert [shown(), shown(system="x"), shown(chat=False)] == [
+        "<user>hi<a>",
+        "<user>xhi<a>",
+        "<s>hi",
+    ]
+    tokenizer.template = ""
+    assert shown() == "<s><user>hi<a>"
 
 
 def test_templates_are_read_from_both_files(directory, tmp_path):
