@@ -138,6 +138,7 @@ def test_steps_beyond_the_schedule_of_a_new_run_are_refused():
     # A run that began so before this was refused is continued.
     began = {"steps": 20, "optim": {"decay_steps": 10}}
     check(began)
+    assert resolve(tiny_config(), began).optim.decay_steps == 10  # its own, not its steps
     with pytest.raises(ConfigError, match="w began with"):
         check(began, steps=30)
     check({"steps": 20}, steps=20)  # a config.json without a horizon

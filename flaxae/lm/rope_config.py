@@ -8,7 +8,7 @@ DEFAULT = "default"
 # Keys that each kind of scaling reads; those of other kinds contradict it.
 _READ = {
     DEFAULT: (),
-    "linear": ("factor", "original_max_position_embeddings"),
+    "linear": ("factor",),
     "llama3": (
         "factor",
         "low_freq_factor",

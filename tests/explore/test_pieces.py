@@ -13,6 +13,7 @@ import pytest
 
 from flaxae.errors import ConfigError
 from flaxae.explore import corpus, export, honesty, render, texts
+from flaxae.explore.cache import Cache
 from flaxae.explore.geometry import clusters
 from flaxae.explore.reduce import umap
 from flaxae.text_autoencoder import protocol
@@ -88,6 +89,15 @@ def test_clusters_are_numbered_by_size():
     assert found.tolist() == [3] * 2 + [1] * 5 + [2] * 3 + [0] * 7
 
 
+def test_a_cached_array_of_another_length_is_computed_again(tmp_path):
+    cache = Cache(tmp_path / "new", "key")
+    made = [cache.get("x", rows, lambda rows=rows: np.full((rows, 2), rows)) for rows in (3, 3, 4)]
+    assert [len(x) for x in made] == [3, 3, 4] and not cache.note
+    assert Cache(tmp_path / "new", "key").find("x", 4) is not None
+    for name, rows, key in (("x", 3, "key"), ("y", 4, "key"), ("x", 4, "another model")):
+        assert Cache(tmp_path / "new", key).find(name, rows) is None
+
+
 def test_facts_come_from_the_files_of_the_run(tmp_path):
     none = {f.name: f.value for f in honesty.facts(honesty.read(tmp_path), 5)}
     assert none["exact match"] == none["valid samples"] == none["MMD²"] == "not evaluated"
@@ -113,6 +123,12 @@ def test_facts_come_from_the_files_of_the_run(tmp_path):
         "time": "7 min",
         "evaluated at": "step 4",
     }
+    # A run that was started again logs some steps twice; they took the time once.
+    again = {150: 0.25, 200: 1.0, 300: 1.0}
+    rows += [{"step": s, "split": "train", "time/steps_per_second": r} for s, r in again.items()]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    times = [f.value for f in honesty.facts(honesty.read(tmp_path), 5) if f.name == "time"]
+    assert times == ["8 min"]
     (tmp_path / "report" / "report.json").write_text("{cut")
     assert honesty.facts(honesty.read(tmp_path), 5)[0].value == "not evaluated"
 

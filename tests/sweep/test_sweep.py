@@ -34,7 +34,8 @@ def trained(monkeypatch):
         calls.append((config.steps, len(lanes or [None])))
         for i in range(len(lanes or [])):
             (workdir / "lanes" / f"{i:02d}").mkdir(parents=True)
-        return Result({}, {"dev/loss": [1.0] * len(lanes) if lanes else 1.0}, "done")
+        losses = [1.0 + lane for lane in range(len(lanes or []))]  # each lane has its own
+        return Result({}, {"dev/loss": losses or 1.0}, "done")
 
     monkeypatch.setattr("flaxae.sweep.runs.run", fake)
     return calls
@@ -53,7 +54,7 @@ def test_a_run_with_two_names_is_trained_once(trained, tmp_path):
     assert sum(count for _, count in trained) == 2
     assert len({row["run"] for row in rows}) == 2
     assert [row["status"] for row in rows] == ["done"] * 4
-    assert [row["dev/loss"] for row in rows] == [1.0] * 4
+    assert [row["dev/loss"] for row in rows] == [1.0, 1.0, 1.0, 2.0]
 
 
 def test_a_config_file_names_its_runs_and_makes_its_own_tables(trained, tmp_path, capsys):

@@ -15,6 +15,7 @@ from flaxae.models.looped.problems import (
     Problem,
     draw,
     inputs,
+    linear_weights,
     scale,
 )
 from flaxae.models.looped.shifts import Shift, draw_shifted
@@ -32,6 +33,14 @@ def errors(baseline, problem: Problem, points: int, dims: int, rows: int) -> np.
 def assert_mean(values: np.ndarray, expected: float) -> None:
     """Check that a mean is within four standard errors."""
     assert abs(values.mean() - expected) < 4 * values.std() / len(values) ** 0.5
+
+
+def test_noise_is_independent_of_the_weights():
+    rows, dims = 200, 5
+    noise = FUNCTIONS[Problem.NOISY](KEY, jnp.zeros((rows, dims, dims))) / NOISE
+    weights = linear_weights(KEY, rows, dims)
+    assert abs(np.corrcoef(np.ravel(noise), np.ravel(weights))[0, 1]) < 0.15
+    assert np.std(noise) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("problem", [p for p in Problem if p is not Problem.TABLE])

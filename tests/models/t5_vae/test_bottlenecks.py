@@ -36,6 +36,14 @@ def ctx():
     return Context(key=jax.random.key(0), step=jnp.int32(0))
 
 
+def test_a_gaussians_log_variance_starts_at_its_option():
+    options = tiny_config(**latent({"gaussian": True, "log_variance": -3.0, "num_latents": 2}))
+    out = jnp.arange(32.0).reshape(1, 32)  # two latents of a mean and a log-variance of 8 numbers
+    mean, log_variance = bottlenecks.split(out, options.task.latent)
+    np.testing.assert_array_equal(mean[0, 1], jnp.arange(16.0, 24.0))
+    np.testing.assert_array_equal(log_variance[0, 1], jnp.arange(24.0, 32.0) - 3)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_neither_padding_nor_other_rows_change_z(kind, ctx):
     task = tiny_task(**latent(KINDS[kind]))

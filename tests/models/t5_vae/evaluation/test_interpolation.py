@@ -32,6 +32,15 @@ def test_baselines_keep_both_ends():
     assert (np.diff(swapped.astype(int), axis=0) >= 0).all()  # a swapped token stays swapped
 
 
+def test_a_mixed_text_is_not_cut_by_the_end_of_the_shorter_one():
+    codec: Any = PerfectCodec()
+    ids = codec.ids(["abcdef", "x"])
+    (path,) = m._mixed(codec, ids[:1], ids[1:], 200)
+    assert path[0] == "abcdef" and path[-1] == "x"
+    # From one text to the next, at most one letter is replaced or left out.
+    assert all(abs(len(a) - len(b)) <= 1 for a, b in zip(path, path[1:], strict=False))
+
+
 class PerfectCodec:
     """A codec whose codes are the text's letters, rounded when decoded."""
 

@@ -27,6 +27,13 @@ def test_a_linear_label_is_predicted_from_codes_but_not_from_noise():
     assert good["1"]["low"] < good["1"]["value"] < good["1"]["high"]
 
 
+def test_the_majority_is_that_of_the_training_labels():
+    points = np.random.default_rng(0).normal(size=(30, 2))
+    labels, truth = np.repeat([0, 1], [10, 20]), np.asarray([0, 0, 0, 1])
+    found = probes.study({"x": points}, labels, {"x": points[:4]}, truth, (1.0,))
+    assert found["majority"]["value"] == 0.25
+
+
 def test_a_single_training_label_is_always_predicted():
     found = probes.probe(np.zeros((3, 2)), np.asarray([1, 1, 1]), np.ones((4, 2)), np.arange(4))
     assert found.value == 0.25
