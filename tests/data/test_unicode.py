@@ -15,7 +15,9 @@ BROKEN = "caf\udce9"  # "café" in Latin-1, as Python reads it from the command 
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: train(["a", "b"], 300), byte_tokenizer, chat_tokenizer], ids=str
+    "make",
+    [lambda: train(["a", "b"], 300), byte_tokenizer, chat_tokenizer],
+    ids=["trained", "bytes", "chat"],
 )
 def test_tokenizers_name_the_text(make):
     tokenizer = make()
