@@ -158,7 +158,10 @@ def test_pickles_are_never_opened(tmp_path):
         Tensors(tmp_path)
     for name in ("pytorch_model.bin", "statistics.safetensors"):
         (tmp_path / name).unlink()
-    with pytest.raises(ConfigError, match=r"neither model\.safetensors nor"):
+    with pytest.raises(ConfigError, match=r"neither model\.safetensors nor.*AutoModel\.from_pre"):
+        Tensors(tmp_path)
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    with pytest.raises(ConfigError, match=r"transformers\.LlamaForCausalLM\.from_pretrained\(DIR"):
         Tensors(tmp_path)
 
 

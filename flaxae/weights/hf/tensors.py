@@ -8,11 +8,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from flaxae.errors import ConfigError, require
-from flaxae.foreign_json import read_fields
+from flaxae.foreign_json import read_fields, read_json
 from flaxae.pointers import pointer, require_content
 from flaxae.weights.hf import names as names_lib
 from flaxae.weights.hf import quantised
-from flaxae.weights.hf.directory import INDEX, SINGLE
+from flaxae.weights.hf.directory import CONFIG, INDEX, SINGLE
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 _SHARD = re.compile(r"(.*-)(\d+)-of-(\d+)(\.safetensors)")
@@ -134,13 +134,26 @@ class Tensors(TensorSource):
                 f"{self.directory}: neither {SINGLE} nor {INDEX}, only {', '.join(others[:3])}: "
                 f"a model of several files needs its {INDEX}, and one file the name {SINGLE}"
             )
-        if not pickles:
-            return f"{self.directory}: neither {SINGLE} nor {INDEX}"
+        way_out = (
+            "convert it where PyTorch is installed: "
+            f"transformers.{self._class()}.from_pretrained(DIR).save_pretrained(NEW_DIR)"
+        )
+        if not pickles:  # of a Hub id, they are not downloaded
+            return (
+                f"{self.directory}: neither {SINGLE} nor {INDEX}; if the model has weights of "
+                f"another format, such as pytorch_model.bin, {way_out}"
+            )
         return (
             f"{self.directory}: only {', '.join(pickles[:3])}, which is not opened (a pickle can "
-            "run code); convert it where PyTorch is installed: "
-            "AutoModelForSeq2SeqLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"
+            f"run code); {way_out}"
         )
+
+    def _class(self) -> str:
+        """Return the class of transformers that config.json names."""
+        path = self.directory / CONFIG
+        found = read_json(path).get("architectures") if path.is_file() else None
+        name = str(found[0]) if isinstance(found, list) and found else ""
+        return name if name.isidentifier() else "AutoModel"
 
     @property
     def names(self) -> set[str]:
