@@ -17,7 +17,7 @@ from flaxae.peft.layers import (
     adapted_modules,
     tied_linear,
 )
-from flaxae.peft.names import find
+from flaxae.peft.names import find, sites
 
 
 def merge(model: Model, names: Iterable[str] | str | None = None) -> Model:
@@ -43,6 +43,7 @@ def merge(model: Model, names: Iterable[str] | str | None = None) -> Model:
     for name in dict.fromkeys((*names, *dict(getattr(model, "adapter_configs", ())))):
         base = remove_adapter(base, name)  # raises for an unknown name
     out = copied(base)
+    tied = {site.path for site in sites(base) if site.tied}
     for path, module in adapted_modules(model):
         used = [module.adapters[name] for name in names if name in module.adapters]
         target = find(out, path)
@@ -62,7 +63,7 @@ def merge(model: Model, names: Iterable[str] | str | None = None) -> Model:
             linear = tied_linear(module)
             _merge_linear(linear, heads, linear, path)
             _untie(out, path, linear.kernel[...])
-        else:
+        elif path in tied:
             _untie(out, path, None)
         for table in tables:
             _merge_saved(module, table, target)
@@ -76,9 +77,6 @@ def _name(path: tuple) -> str:
 def _untie(model: Any, path: tuple, kernel: Array | None) -> None:
     """Untie a head from an embedding; its kernel is the base's table, transposed, if None."""
     owner = find(model, path[:-1])
-    tied = getattr(getattr(owner, "config", None), "tie_embeddings", False)
-    if not tied or not hasattr(find(model, path), "attend"):
-        return
     require(
         hasattr(owner, "untie"),
         f"{_name(path)}: the head is tied to it and keeps the base's table, and a merged "

@@ -8,6 +8,8 @@ from safetensors.numpy import load_file, save_file
 
 from flaxae import lm, peft
 from flaxae.errors import ConfigError
+from flaxae.lm.funnel.config import FunnelConfig
+from flaxae.lm.funnel.modeling import Funnel
 from flaxae.lm.loading import LoadedModel
 from tests.peft.tiny import moved, run_t5, t5
 from tests.tiny.language_models import context, random_ids, tiny
@@ -62,6 +64,17 @@ def test_saving_a_t5s_shared_embedding_raises_unless_it_is_part_of_another_model
     assert np.abs(run_t5(model.t5) - run_t5(Outer().t5)).max() > 0.01
     want = run_t5(model.t5)
     np.testing.assert_allclose(run_t5(peft.merge(model).t5), want, atol=1e-4)
+
+
+def test_an_embedding_without_a_head_is_merged_and_needs_no_untying():
+    config = FunnelConfig(vocab_size=8, d_model=4, d_ff=4, num_heads=1, d_head=2, block_sizes=(1,))
+    assert config.tie_embeddings  # the default, which means nothing without a head
+    fields = peft.LoRAConfig(target_modules=["q_head"], modules_to_save=["word_embeddings"])
+    model = peft.add_adapter(Funnel(config, rngs=nnx.Rngs(0)), fields)
+    saved = model.embeddings.tokens.adapters["default"].values["table"]
+    saved[...] = saved[...] + 1
+    merged = peft.merge(model)
+    np.testing.assert_array_equal(merged.embeddings.tokens.table[...], saved[...])
 
 
 HEADS = {
