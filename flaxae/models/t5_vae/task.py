@@ -7,10 +7,9 @@ from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import nnx
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from flaxae.config import Config, DataConfig, TaskConfig
 from flaxae.config.ranges import NonNegative, Range, Whole
@@ -20,14 +19,15 @@ from flaxae.data.plan import planned_spec
 from flaxae.data.pretrained import check_vocabulary
 from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import require
-from flaxae.lm.t5.modeling import PAD, T5Config
-from flaxae.losses import Kernel, mmd
+from flaxae.lm.t5.modeling import T5Config
+from flaxae.losses import Kernel
 from flaxae.models.t5_vae import flops, objectives, split_terms, vocabulary
 from flaxae.models.t5_vae import noise as noise_lib
-from flaxae.models.t5_vae.batches import compare, one_device, rows_of
+from flaxae.models.t5_vae.batches import compare, rows_of
 from flaxae.models.t5_vae.bottlenecks import LatentConfig, sampled
 from flaxae.models.t5_vae.modeling import T5VAEModel, flat
 from flaxae.models.t5_vae.noise import NoiseConfig
+from flaxae.models.t5_vae.terms import Terms
 from flaxae.task import Context, Loss, Rows, Source, Sums, Task
 from flaxae.text_autoencoder import kl
 from flaxae.text_autoencoder.kl import WeightSchedule
@@ -124,6 +124,7 @@ class T5VAETask(Task):
         self.config = config
         self.data_config = text_data(config)
         self.options: Any = config.task
+        self.terms = Terms(config)
         noise, rows = self.options.noise, self.t5.vocab_size
         require(
             not (noise.mask or noise.word_dropout) or noise.mask_id < rows,
@@ -199,25 +200,27 @@ class T5VAETask(Task):
         noise = self.options.noise
         num_tokens = self.text.tokenizer.vocab_size if noise.replace else 0
         read = noise_lib.corrupted(ids, noise, num_tokens, ctx)
-        z, log_variance = self._posterior(model, read, ctx)
+        z, log_variance = self.terms.posterior(model, read, ctx)
         noisy = sampled(z, log_variance, ctx) + model.sigma(ctx.step) * jax.random.normal(
             ctx.at("noise").key, z.shape, jnp.float32
         )
-        mmd_value = jnp.float32(0) if split else self._mmd(model, flat(noisy), rows, ctx)
+        mmd_value = jnp.float32(0) if split else self.terms.mmd(model, flat(noisy), rows, ctx)
         code = model.clean_code(z, ctx.step)
         if ctx.train:
             code = noise_lib.dropped_latents(noisy, noise, ctx)
         inputs = noise_lib.decoder_inputs(ids, noise, ctx)
-        states, (recon, correct, tokens) = self._reconstruction(model, code, ids, inputs, rows, ctx)
+        states, (recon, correct, tokens) = self.terms.reconstruction(
+            model, code, ids, inputs, rows, ctx
+        )
         total, metrics = recon, {"recon": (recon, tokens), "token_accuracy": (correct, tokens)}
         texts = jnp.sum(rows)
-        weight = self._weight("mmd", model, ctx)
+        weight = self.terms.weight("mmd", model, ctx)
         total += tokens * weight * mmd_value
         measured = tokens if ctx.train else jnp.where(texts < 2, 0, tokens)
         metrics["mmd"] = (mmd_value * tokens, measured)
         metrics["mmd_weighted"] = (weight * mmd_value * tokens, measured)
         if log_variance is not None:
-            weight = self._weight("kl", model, ctx)
+            weight = self.terms.weight("kl", model, ctx)
             raw, floored = kl.kl_terms(
                 flat(z),
                 flat(log_variance),
@@ -231,7 +234,7 @@ class T5VAETask(Task):
             metrics["kl_weighted"] = (weight * floored, tokens)
             metrics["kl_weight"] = (weight * tokens, tokens)
         if ctx.train:
-            terms = self._smoothness(model, code, states, ids, inputs, rows, ctx)
+            terms = self.terms.smoothness(model, code, states, ids, inputs, rows, ctx)
             for name, (value, factor) in terms.items():
                 total += tokens * factor * value
                 metrics[name] = (value * tokens, tokens)
@@ -260,7 +263,7 @@ class T5VAETask(Task):
             "codes": Rows(z, rows),
         }
         # For `finalize`, which multiplies it by the MMD.
-        sums["mmd_weighted"] = (self._weight("mmd", model, ctx) * loss.weight, loss.weight)
+        sums["mmd_weighted"] = (self.terms.weight("mmd", model, ctx) * loss.weight, loss.weight)
         if log_variance is not None:
             sums["log_variances"] = Rows(log_variance, rows)
         return sums
@@ -271,138 +274,6 @@ class T5VAETask(Task):
         The MMD of fewer than two texts is nan, and does not count in the loss.
         """
         return split_terms.add(super().finalize(sums), sums, self.options, self.config.data.seed)
-
-    def _weight(self, name: str, model: T5VAEModel, ctx: Context) -> Float[Array, ""]:
-        """Return the weight of "mmd" or "kl" at this step."""
-        options = self.options
-        weight: Any = ctx.hparams.get(
-            f"{name}_weight", jnp.float32(getattr(options, f"{name}_weight"))
-        )
-        weight = weight * kl.weight_factor(
-            getattr(options, f"{name}_schedule"),
-            ctx.step,
-            start=getattr(options, f"{name}_start"),
-            ramp=getattr(options, f"{name}_ramp"),
-            passed=model.progress.passed if options.has_bar else None,
-        )
-        if name == "kl":
-            horizon = self.config.optim.decay_steps or self.config.steps
-            weight = weight * kl.cyclical_factor(ctx.step, horizon, options.kl_cycles)
-        return weight
-
-    def _encode(self, model: T5VAEModel, ids: list[Array], ctx: Context) -> Float[Array, "B L Z"]:
-        return self._posterior(model, ids, ctx)[0]
-
-    def _posterior(
-        self, model: T5VAEModel, ids: list[Array], ctx: Context
-    ) -> tuple[Float[Array, "B L Z"], Float[Array, "B L Z"] | None]:
-        parts = [model.posterior(group, ctx) for group in self._groups(ids)]
-        return jax.tree.map(lambda *x: jnp.concatenate(x), parts[0], *parts[1:])
-
-    def _groups(self, ids: list[Array]) -> list[list[Array]]:
-        """Group the buckets that run together: all on one device, each alone on several devices."""
-        return [ids] if self.options.pack_buckets and one_device() else [[part] for part in ids]
-
-    def _mmd(
-        self, model: T5VAEModel, noisy: Float[Array, "B Z"], rows: Float[Array, "B"], ctx: Context
-    ) -> Float[Array, ""]:
-        """Return the MMD^2 of noisy codes and the prior; in training, also update the queue.
-
-        Under gradient accumulation each micro-batch reads the queue that the previous one left, and
-        the gradient is the mean over micro-batches, weighted by their tokens.
-        """
-        queue: Any = model.queue[...] if ctx.train and self.options.latent.queue else None
-        count = noisy.shape[0] + (0 if queue is None else queue.shape[0])
-        if count < 2:
-            # A lane may have a weight if the config has none: it fails, as its loss is not finite.
-            weight: Any = ctx.hparams.get("mmd_weight", jnp.float32(0))
-            return jnp.where(ctx.train & (weight > 0), jnp.nan, 0)
-        prior = jax.random.normal(ctx.at("prior").key, (count, noisy.shape[1]), jnp.float32)
-        value = mmd(
-            noisy,
-            prior,
-            self.options.mmd_kernel,
-            weights=None if ctx.train else rows,
-            reference=queue,
-        )
-        if queue is not None:
-            new = jnp.concatenate([jax.lax.stop_gradient(noisy), queue])
-            model.queue[...] = new[: queue.shape[0]]
-        return value
-
-    def _reconstruction(
-        self,
-        model: T5VAEModel,
-        code: Array,
-        ids: list[Array],
-        inputs: list[Array] | None,
-        rows: Array,
-        ctx: Context,
-    ) -> tuple[list[Array], tuple[Array, Array, Array]]:
-        """Return the decoder's states per group, and sums over the real tokens of real rows.
-
-        The sums are the cross entropy, the number of correct tokens and the number of tokens.
-        """
-        states = self._decode(model, code, ids, inputs, ctx)
-        chunks = self.options.loss_chunks if one_device() else 0
-        sums, start = [], 0
-        for group, x in zip(self._groups(ids), states, strict=True):
-            weights = []
-            for part in group:
-                row = rows[start : start + part.shape[0], None]
-                weights.append(rearrange((part != PAD).astype(row.dtype) * row, "b t -> (b t)"))
-                start += part.shape[0]
-            targets = jnp.concatenate([rearrange(part, "b t -> (b t)") for part in group])
-            weight = jnp.concatenate(weights)
-            sums.append((*model.t5.loss(x, targets, weight, ctx, chunks), weight.sum()))
-        return states, jax.tree.map(lambda *x: sum(x[1:], x[0]), *sums)
-
-    def _decode(
-        self, model: T5VAEModel, code: Array, ids: list[Array], inputs: Any, ctx: Context
-    ) -> list[Array]:
-        out, start = [], 0
-        groups = self._groups(ids)
-        reads = [None] * len(groups) if inputs is None else self._groups(inputs)
-        for group, read in zip(groups, reads, strict=True):
-            count = sum(part.shape[0] for part in group)
-            out.append(model.decode(code[start : start + count], group, ctx, read))
-            start += count
-        return out
-
-    def _smoothness(
-        self,
-        model: T5VAEModel,
-        code: Array,
-        states: list[Array],
-        ids: list[Array],
-        inputs: Any,
-        rows: Array,
-        ctx: Context,
-    ) -> dict[str, tuple[Array, float]]:
-        """Return cycle and critic losses with their weights. `loss_chunks` does not apply to them.
-
-        The cycle loss costs one more pass of the encoder; the critic costs one of the decoder and
-        two of the encoder.
-        """
-        cycle, critic = self.options.cycle_weight, self.options.critic_weight
-        if not cycle and not critic:
-            return {}
-
-        def again(states: list[Array]) -> Array:
-            groups = zip(states, self._groups(ids), strict=True)
-            return flat(jnp.concatenate([model.reencode(x, group, ctx) for x, group in groups]))
-
-        out, plain = {}, again(states)
-        if cycle:
-            out["cycle"] = (objectives.cycle_loss(plain, flat(code), rows), cycle)
-        if critic:
-            alpha = jax.random.uniform(ctx.at("alpha").key, rows.shape, maxval=0.5)
-            part = alpha[:, None, None]
-            mixed = (1 - part) * code + part * objectives.rolled(code, [x.shape[0] for x in ids])
-            coded = again(self._decode(model, mixed, ids, inputs, ctx))
-            own, its = objectives.critic_losses(model.critic, coded, plain, alpha, rows)
-            out |= {"critic_fooled": (own, critic), "critic": (its, critic)}
-        return out
 
     def sample(self, model: T5VAEModel, ctx: Context, n: int) -> dict[str, list[str]]:
         """Return texts for the log: reconstructions, samples and an interpolation."""

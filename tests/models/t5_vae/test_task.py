@@ -226,7 +226,7 @@ def test_queue_is_updated_in_training_only(ctx):
     def after(train):
         model = task.init(nnx.Rngs(0))
         before = model.queue[...]
-        z = task._encode(model, [b["ids"] for b in batch().values()], ctx)
+        z = task.terms.posterior(model, [b["ids"] for b in batch().values()], ctx)[0]
         task.loss(model, batch(), dataclasses.replace(ctx, train=True))
         trained = model.queue[...]
         task.loss(model, batch(), dataclasses.replace(ctx, train=False))
