@@ -19,6 +19,7 @@ from typing import Any
 from flaxae.command import run_main
 from flaxae.config import Config, config_hash, copy_config, flags
 from flaxae.config.files import MODULE
+from flaxae.config.horizon import check_horizon
 from flaxae.errors import ConfigError, NonFiniteError, require
 from flaxae.storage import paths
 from flaxae.storage import workdir as workdir_lib
@@ -77,9 +78,11 @@ def sweep(
         "that is defined in the config file: move it into a module, or set jobs=1",
     )
     configs = [copy_config(config, overrides) for overrides in runs]
-    for one in configs:
-        flags.validate(one)  # before the first run, not when its turn comes
     names = [config_hash(c) for c in configs]
+    for name, one in zip(names, configs, strict=True):
+        flags.validate(one)  # before the first run, not when its turn comes
+        if not (outdir / name / "config.json").exists():
+            check_horizon(one, None, outdir / name)
     try:
         tables.mkdir(parents=True, exist_ok=True)
     except OSError as e:

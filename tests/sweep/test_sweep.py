@@ -57,6 +57,16 @@ def test_a_run_with_two_names_is_trained_once(trained, tmp_path):
     assert [row["dev/loss"] for row in rows] == [1.0, 1.0, 1.0, 2.0]
 
 
+@pytest.mark.parametrize(
+    "wrong, message",
+    [({"seed": -1}, "seed=-1"), ({"steps": 40}, "is above optim.decay_steps=20")],
+)
+def test_a_wrong_config_ends_a_sweep_before_its_first_run(trained, tmp_path, wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        sweep(tiny_config(optim__decay_steps=20), [{"steps": 10}, wrong], tmp_path)
+    assert trained == []
+
+
 def test_a_config_file_names_its_runs_and_makes_its_own_tables(trained, tmp_path, capsys):
     file = tmp_path / "mine.py"
     file.write_text(FILE + FINISH)
