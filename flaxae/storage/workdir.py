@@ -192,7 +192,9 @@ def _resolved(
     """Return the frozen config, its JSON, and the JSON of the run that the folder contains."""
     stored = read_config(workdir) if (workdir / "config.json").exists() else None
     if stored is None and paths.children(workdir / "latest"):
-        raise ConfigError(f"{workdir} has checkpoints but no config.json; use a new workdir")
+        raise ConfigError(
+            f"{workdir} has checkpoints but no config.json; restore it, or use a new workdir"
+        )
     if stored is not None and not _begun(workdir):
         stored = None  # a start that failed, for example on its data, claims no workdir
     if stored is None:
