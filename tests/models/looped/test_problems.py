@@ -184,6 +184,8 @@ def test_prompts_are_read_from_table_files(tmp_path):
     batch = source.batch(3)
     np.testing.assert_array_equal(batch["xs"], source.batch(3)["xs"])
     assert not np.array_equal(batch["xs"], source.batch(4)["xs"])
+    evaluated = tables.TableSource(read, 16, 8, 4, 0, 5).batch(3)
+    assert not np.array_equal(batch["xs"], evaluated["xs"])  # not the prompts of training
     assert {k: v.shape for k, v in batch.items()} == {"xs": (16, 8, 4), "ys": (16, 8)}
     narrow = ~batch["xs"][..., 2:].any((1, 2))
     assert 0 < narrow.sum() < 16

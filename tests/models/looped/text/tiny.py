@@ -20,7 +20,7 @@ from flaxae.models.looped.text.task import TextConfig
 def tiny_config(folder: Path, **overrides: Any) -> Config:
     """Return a config with overrides: dotted fields, with "__" for the dot."""
     path = folder / "lines.txt"
-    path.write_text("".join(f"x{i % 7} = {i}\n" for i in range(64)))
+    path.write_text("".join(f"x{i % 7} = {i}\n" for i in range(140)))  # two lines of dev
     config = Config(
         task=TextConfig(
             model=TextModelConfig(width=8, num_heads=2), loops=3, grad_loops=2, report_loops=(1, 4)

@@ -40,6 +40,25 @@ def test_measures_of_real_lines_copies_and_noise(evaluator):
     assert low < real["forward_ppl"] < high
 
 
+def test_codes_of_priors_are_scaled_as_the_decoder_expects_and_those_of_the_normal_are_not():
+    decoded = []
+    codec: Any = types.SimpleNamespace(
+        num_latents=2,
+        dim=3,
+        scale=1.5,
+        generate=lambda z: decoded.append(z) or z,
+        texts=lambda ids: ["x"] * len(ids),
+    )
+    evaluator: Any = types.SimpleNamespace(measure=lambda texts, draws: {"n": len(texts)})
+    codes = np.random.default_rng(0).normal(2, 0.1, (10, 2, 3)).astype(np.float32)
+    found = samples.study(codec, evaluator, codes, ["a", "b"], samples=400)
+    normal, gaussian = decoded
+    assert abs(normal.mean()) < 0.1 and normal.std() == pytest.approx(1, abs=0.1)
+    assert gaussian.shape == (400, 2, 3) and gaussian.mean() == pytest.approx(3, abs=0.15)
+    assert found["n"] == 400 and found["fitted_to"] == 10
+    assert set(found["others"]) == {"gaussian", "real_lines"}  # too few codes for a mixture
+
+
 def test_real_lines_differ_from_the_lines_of_reverse_perplexity(monkeypatch):
     seen = {}
     monkeypatch.setattr(samples, "SampleEvaluator", lambda tokenizer, train, lines, python: lines)
