@@ -12,6 +12,8 @@ from flaxae.data.lines import numbered_lines
 from flaxae.data.text import Corpus, make_corpus, printable
 from flaxae.errors import ConfigError, causes
 
+OPTION = "data.path"  # tables can be read by data.name instead; other options have no such way
+
 
 @dataclasses.dataclass
 class Part:
@@ -105,7 +107,7 @@ def _count_missing(corpus: Corpus) -> None:
         )
 
 
-def read_path(path: str, labels: bool = False, option: str = "data.path") -> Iterator[Part]:
+def read_path(path: str, labels: bool = False, option: str = OPTION) -> Iterator[Part]:
     """Read `data.path`: one part for a file, one per shard for a directory.
 
     Args:
@@ -122,7 +124,7 @@ def read_path(path: str, labels: bool = False, option: str = "data.path") -> Ite
     """
     if not os.path.isdir(path):
         _check_no_table(path, option)
-        yield _part(path, path, labels, f"{option}={path!r}")
+        yield _part(path, path, labels, option)
         return
     listing = folders.list_files(path, folders.TEXTS, ignored=folders.METADATA)
     if not listing.used:
@@ -130,21 +132,22 @@ def read_path(path: str, labels: bool = False, option: str = "data.path") -> Ite
         raise ConfigError(
             f"{option}={path!r} is a directory without shards ({', '.join(folders.TEXTS)})"
             f"{found}: give a text file with one example per line"
-            + (f" (or, for tables, --config.data.name=hf:{path})" if option == "data.path" else "")
+            + (f" (or, for tables, --config.data.name=hf:{path})" if option == OPTION else "")
         )
-    _check_manifest(path, listing.used)
+    _check_manifest(path, listing.used, option)
     empty = [x for x in listing.used if _is_blank(os.path.join(path, x))]  # shards without articles
     splits = folders.by_split(path, [x for x in listing.used if x not in set(empty)])
     if not splits:
         raise ConfigError(f"{option}={path!r} contains no text: {folders.named(empty)} are empty")
     notes = folders.unused_notes(path, listing) + folders.split_notes(path, splits)
-    if any(x.lower().endswith(folders.TABLES) and os.sep not in x for x in listing.unused):
+    unread = any(x.lower().endswith(folders.TABLES) and os.sep not in x for x in listing.unused)
+    if unread and option == OPTION:
         notes.append(f"{path}: tables are read with data.name=hf:FILE, without {option}")
     notes += [f"{path}: empty files: {folders.named(empty)}"] if empty else []
     for split, names in splits.items():
         for name in names:
             shard = os.path.join(path, name)
-            part = _part(shard, name, labels, f"{option}={shard!r}")
+            part = _part(shard, name, labels, option)
             part.notes, notes = notes + part.notes, []
             yield dataclasses.replace(part, split=folders.HELD_OUT[split])
 
@@ -167,11 +170,11 @@ def _check_no_table(path: str, option: str) -> None:
         way = f"read it with --config.data.name=hf:{path} and without {option}"
         raise ConfigError(
             f"{option}={path!r} is a table, not a text with one example per line: "
-            + (way if option == "data.path" else "write its texts to a .txt file")
+            + (way if option == OPTION else "write its texts to a .txt file")
         )
 
 
-def _check_manifest(folder: str, names: list[str]) -> None:
+def _check_manifest(folder: str, names: list[str], option: str) -> None:
     """Check that a directory contains all shards of its manifest, if it has one."""
     path = os.path.join(folder, MANIFEST)
     if not os.path.isfile(path):
@@ -184,18 +187,20 @@ def _check_manifest(folder: str, names: list[str]) -> None:
         raise ConfigError(f"{path!r} is not a readable manifest: {error}") from None
     if missing := sorted(set(listed) - set(names)):
         raise ConfigError(
-            f"data.path={folder!r} lacks {len(missing)} of {len(listed)} shards, {missing[0]}"
+            f"{option}={folder!r} lacks {len(missing)} of {len(listed)} shards, {missing[0]}"
             " first: run the command that builds them again (python -m flaxae.data.wikipedia"
             " continues where it stopped)"
         )
 
 
-def _part(path: str, name: str, labels: bool, what: str) -> Part:
+def _part(path: str, name: str, labels: bool, option: str) -> Part:
     if path.lower().endswith(".parquet"):
-        return _parquet(path, name, labels, what)
+        return _parquet(path, name, labels, option)
+    what = f"{option}={path!r}"
     lines = numbered_lines(path, what)
     if not labels:
-        return Part(name, [line for _, line in lines], notes=_kind_notes(name, lines))
+        notes = _kind_notes(name, lines, option == OPTION)
+        return Part(name, [line for _, line in lines], notes=notes)
     texts, found, notes = [], [], []
     for number, line in lines:
         label, tab, text = line.partition("\t")
@@ -212,25 +217,32 @@ def _part(path: str, name: str, labels: bool, what: str) -> Part:
     return Part(name, texts, found, notes=notes)
 
 
-def _kind_notes(name: str, lines: list[tuple[int, str]]) -> list[str]:
-    """Return a note if the lines of a text file look like rows of a table."""
+def _kind_notes(name: str, lines: list[tuple[int, str]], tables: bool) -> list[str]:
+    """Return a note if the lines of a text file look like rows of a table.
+
+    Args:
+        name: name of the file.
+        lines: its numbered lines.
+        tables: whether the user can read tables instead, by `data.name`.
+    """
     if all("\t" in line for _, line in lines):
+        way = ", and a table data.name=hf:FILE.tsv" if tables else ""
         return [
             f"{name}: every line contains a tab, which is read as part of the text; lines of"
-            " label<tab>text need data.labels=True, and a table data.name=hf:FILE.tsv"
+            f" label<tab>text need data.labels=True{way}"
         ]
     first = [line.strip() for _, line in lines[:100]]
     if all(x.startswith("{") and x.endswith("}") for x in first):
-        return [
-            f"{name}: its lines look like JSON and are read as texts; as a table, name the file"
-            " .jsonl and read it with data.name=hf:FILE.jsonl"
-        ]
+        way = "as a table, name the file .jsonl and read it with data.name=hf:FILE.jsonl"
+        way = f"; {way}" if tables else ""
+        return [f"{name}: its lines look like JSON and are read as texts{way}"]
     return []
 
 
-def _parquet(path: str, name: str, labels: bool, what: str) -> Part:
+def _parquet(path: str, name: str, labels: bool, option: str) -> Part:
     import pyarrow.parquet
 
+    what = f"{option}={path!r}"
     folders.check_content(path, what)
     columns = ["text", "label"] if labels else ["text"]
     try:
@@ -241,8 +253,8 @@ def _parquet(path: str, name: str, labels: bool, what: str) -> Part:
         ) from None
     if missing := [c for c in columns if c not in found.names]:
         raise ConfigError(
-            f"{what} has no readable columns {missing}, but {', '.join(found.names)}: rename one,"
-            f" or read it with data.name=hf:{path}:COLUMN"
+            f"{what} has no readable columns {missing}, but {', '.join(found.names)}: rename one"
+            + (f", or read it with data.name=hf:{path}:COLUMN" if option == OPTION else "")
         )
     kind = found.field("text").type
     kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind

@@ -47,13 +47,17 @@ def read_corpus(path: str | Path, labels: bool = False) -> Corpus:
         ConfigError: if the file is missing, empty, binary or not UTF-8, or is a directory without
             shards.
     """
+
+    def ours(message: str) -> str:
+        return printable(message.replace("data.labels=True", "--labels"))
+
     try:
         parts = list(read_path(str(path), labels, "--corpus"))
     except ConfigError as e:
-        raise ConfigError(str(e).replace("data.labels=True", "--labels")) from None
+        raise ConfigError(ours(str(e))) from None
     texts = [text for part in parts for text in part.texts]
     found = [label for part in parts for label in part.labels or []] if labels else None
-    notes = [printable(note) for part in parts for note in part.notes]
+    notes = [ours(note) for part in parts for note in part.notes]
     if blank := sum(part.blank for part in parts):
         notes.append(f"{blank} records without text left out")
     if missing := sum(not label for label in found or []):

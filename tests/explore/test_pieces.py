@@ -60,6 +60,15 @@ def test_labels_are_read_from_the_file(tmp_path):
         corpus.read_corpus(tmp_path / "x.txt", labels=True)
 
 
+def test_notes_on_a_corpus_name_the_explorers_own_options(tmp_path):
+    (tmp_path / "x.txt").write_text("a\tb\nc\td\n")
+    (tmp_path / "y.txt").write_text('{"text": "a"}\n')
+    (tmp_path / "z.csv").write_text("text\na\n")
+    notes = corpus.read_corpus(tmp_path).notes
+    assert len(notes) == 3 and notes[1].endswith("lines of label<tab>text need --labels")
+    assert not any("data." in note for note in notes)
+
+
 def test_a_corpus_says_what_it_left_out(tmp_path):
     table = pyarrow.table({"text": ["a", None, "b"], "label": [1, 2, None]})
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
