@@ -4,7 +4,6 @@ It is independent of the families: it trains any `Task`.
 """
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,33 +29,10 @@ from flaxae.training.lanes import newest_step, write_lane
 from flaxae.training.non_finite import check_finite
 from flaxae.training.profiling import Trace
 from flaxae.training.restore import restore_or_init
+from flaxae.training.result import Result
 from flaxae.training.setup import Setup, make_setup
 from flaxae.training.state import State
 from flaxae.training.step import make_train_step
-
-
-@dataclasses.dataclass
-class Result:
-    """The result of a run.
-
-    Attributes:
-        state: the last state.
-        metrics: the last evaluation, "split/name" -> value, or one value per lane.
-        status: "done", "already_done", "sigterm" or "sigint".
-        config: the config that the run trained with, its schedule's horizon included.
-        task: the run's task.
-    """
-
-    state: State
-    metrics: Metrics
-    status: str
-    config: Config = dataclasses.field(default_factory=Config)
-    task: Any = None
-
-    def __repr__(self) -> str:
-        step = f"step={self.state['step']}"
-        values = [f"{name}={_short(value)}" for name, value in sorted(self.metrics.items())]
-        return f"Result({', '.join([self.status, step, *values])})"
 
 
 def run(config: Config, workdir: str | Path, lanes: list[dict[str, Any]] | None = None) -> Result:
@@ -171,7 +147,7 @@ class Loop:
                 unit_per_step=config.data.batch_size,
                 unit="examples",
             )
-            self.progress.note(_description(setup, start))
+            self.progress.note(setup.describe(start))
             for note in setup.task.data_notes():
                 self.progress.note(f"data: {note}")
             if owed:
@@ -339,27 +315,8 @@ class Loop:
         return times
 
 
-def _description(setup: Setup, start: int) -> str:
-    """Return a line that names the task, its size, the mesh, the steps and the workdir."""
-    params = sum(x.size for x in jax.tree.leaves(setup.shapes["params"])) // max(setup.lanes, 1)
-    mesh = " x ".join(f"{k}={v}" for k, v in setup.mesh.shape.items())
-    lanes = f", {setup.lanes} lanes" if setup.lanes else ""
-    return (
-        f"{type(setup.task).__name__}: {params / 1e6:.2f} M trainable parameters{lanes}; mesh "
-        f"{mesh} on {jax.devices()[0].device_kind}; steps {start} -> {setup.config.steps}; "
-        f"workdir {setup.workdir}"
-    )
-
-
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _short(value: Any) -> str:
-    """Return a metric, or one metric per lane, with four digits."""
-    if isinstance(value, list):
-        return f"[{', '.join(_short(x) for x in value)}]"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _number(x: Any) -> Any:

@@ -86,6 +86,21 @@ class Setup:
         """Raise TakenOverError if another process trains in the workdir now."""
         _guard(self.lease)()
 
+    def describe(self, start: int) -> str:
+        """Return a line that names the task, its size, the mesh, the steps and the workdir.
+
+        Args:
+            start: the step that the run starts from.
+        """
+        params = sum(x.size for x in jax.tree.leaves(self.shapes["params"])) // max(self.lanes, 1)
+        mesh = " x ".join(f"{k}={v}" for k, v in self.mesh.shape.items())
+        lanes = f", {self.lanes} lanes" if self.lanes else ""
+        return (
+            f"{type(self.task).__name__}: {params / 1e6:.2f} M trainable parameters{lanes}; mesh "
+            f"{mesh} on {jax.devices()[0].device_kind}; steps {start} -> {self.config.steps}; "
+            f"workdir {self.workdir}"
+        )
+
     def close(self) -> None:
         """Close the logs, and the checkpoints when all saves are on disk."""
         self.compile_time.close()
