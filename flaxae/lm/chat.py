@@ -16,6 +16,7 @@ from flaxae.pointers import require_content
 
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 TOKENS = "special_tokens_map.json"  # in older directories
+MORE = "additional_chat_templates"  # a folder of templates by name
 TOOL_USE = "tool_use"  # name of the template that is used where tools are given
 _NAMED = (
     "bos_token",
@@ -193,6 +194,10 @@ class ChatTokenizer:
         (directory / SETTINGS).write_text(text, encoding="utf-8")
         if self.template:
             (directory / TEMPLATE).write_text(self.template, encoding="utf-8")
+        if self.tool_template:
+            (directory / MORE).mkdir(exist_ok=True)
+            path = directory / MORE / f"{TOOL_USE}.jinja"
+            path.write_text(self.tool_template, encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -292,7 +297,7 @@ def _templates(settings: dict[str, Any], directory: Path) -> dict[str, str]:
     named = {"default": found} if isinstance(found, str) else dict(found)
     if (directory / TEMPLATE).is_file():
         named = {"default": _read(directory / TEMPLATE)}
-    for file in sorted((directory / "additional_chat_templates").glob("*.jinja")):
+    for file in sorted((directory / MORE).glob("*.jinja")):
         named[file.stem] = _read(file)
     require(
         not named or "default" in named,

@@ -17,7 +17,7 @@ from flaxae.errors import ConfigError, require
 from flaxae.foreign_json import read_fields
 from flaxae.lm import files
 from flaxae.lm.causal import CausalLM
-from flaxae.lm.chat import TOKENIZER, ChatTokenizer, open_tokenizer
+from flaxae.lm.chat import TOKENIZER, TOOL_USE, ChatTokenizer, open_tokenizer
 from flaxae.lm.config import DTYPES, CausalConfig
 from flaxae.lm.llama import params as llama
 from flaxae.lm.phi import params as phi
@@ -181,7 +181,13 @@ def _open_gguf(path: Path) -> _Opened:
 
     def tokenizer() -> ChatTokenizer:
         bos, eos = file.token(raw.get("bos_token_id")), file.token(raw["eos_token_id"][0])
-        return ChatTokenizer(file.tokenizer(), bos=bos, eos=eos, template=file.chat_template())
+        return ChatTokenizer(
+            file.tokenizer(),
+            bos=bos,
+            eos=eos,
+            template=file.chat_template(),
+            tool_template=file.chat_template(TOOL_USE),
+        )
 
     return _Opened(llama, config, file, tokenizer, file.files)
 

@@ -135,6 +135,9 @@ def test_templates_by_name_and_tokens_of_older_files(folder, tmp_path):
     named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]
     both = opened(chat_template=named)
     assert (both.chat(MESSAGES), both.chat(MESSAGES, tools=[TOOL])) == ("plain", "tools")
+    both.save(tmp_path / "saved")
+    again = open_tokenizer(tmp_path / "saved")
+    assert (again.chat(MESSAGES), again.chat(MESSAGES, tools=[TOOL])) == ("plain", "tools")
     assert opened(chat_template={"default": "x"}).chat(MESSAGES) == "x"
     with pytest.raises(ConfigError, match="its chat templates are rag, tool_use, and none is the"):
         opened(chat_template=[{"name": "rag", "template": "x"}, named[1]])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flaxae import lm
 from flaxae.errors import ConfigError
 from flaxae.lm.llama import params as llama
 from flaxae.weights.gguf import GGUF, fields
@@ -127,6 +128,13 @@ def test_every_field_that_the_package_knows_is_used_harmless_or_refused():
     tokens = {k.removeprefix("tokenizer.ggml.") for k in known if k.startswith("tokenizer.ggml.")}
     ours = fields.TOKENIZER_USED | fields.TOKENIZER_HARMLESS | fields.TOKENIZER_OFF
     assert tokens <= ours and ours - tokens == {"cls_token_id"}
+
+
+def test_both_chat_templates_are_read(tmp_path):
+    names = {"tokenizer.chat_templates": ["tool_use"], "tokenizer.chat_template.tool_use": "tools"}
+    path = write(tmp_path / "x.gguf", names | {"tokenizer.chat_template": "plain"})
+    found = lm.load(path).tokenizer
+    assert found and (found.template, found.tool_template) == ("plain", "tools")
 
 
 def test_all_ends_of_texts_and_turns_are_read(tmp_path):

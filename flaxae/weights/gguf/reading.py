@@ -137,9 +137,9 @@ class GGUF(hf.TensorSource):
         """Return the text of a token, "" for None."""
         return "" if id is None else tokenizer_lib.tokens(self.header)[id]
 
-    def chat_template(self) -> str:
-        """Return the Jinja source of the chat template, "" if there is none."""
-        return self.header.text("tokenizer.chat_template") or ""
+    def chat_template(self, name: str = "") -> str:
+        """Return the Jinja source of the chat template, or of one by name; "" if there is none."""
+        return self.header.text(f"tokenizer.chat_template{f'.{name}' if name else ''}") or ""
 
 
 def _package(path: str | Path) -> Any:

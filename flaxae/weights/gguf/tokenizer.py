@@ -9,7 +9,7 @@ from flaxae.weights.gguf.header import Header
 KINDS = (("gpt2", "smollm"), ("gpt2", "gpt-2"))  # of tokenizer and of its splits of a text
 CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 _START = "tokenizer.ggml."
-WAY_OUT = "pass tokenizer=DIR, a directory with its tokenizer.json"
+WAY_OUT = "pass tokenizer=DIR (of a command --tokenizer=DIR), a directory with its tokenizer.json"
 
 
 def tokens(header: Header) -> list[str]:
