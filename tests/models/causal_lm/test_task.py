@@ -147,8 +147,11 @@ def test_packed_examples_have_the_loss_and_gradient_of_single_ones(tmp_path):
         model = peft.add_adapter(lm.load(config.pretrained).model, task.adapter)
         graphdef, mine, rest = nnx.split(model, task.trainable, ...)
         mine = jax.tree.map(lambda x: x + 0.1, mine)  # B starts at 0, where A gets no gradient
-        batch = {k: jnp.asarray(v) for k, v in task.packed["train"].arrays.items()}
-        batch["weight"] = jnp.ones(len(batch["ids"]))
+        arrays = task.packed["train"].arrays
+        rows.append(len(arrays["ids"]))
+        # The last row only fills the batch.
+        batch = {k: jnp.asarray(np.concatenate([v, v[:1]])) for k, v in arrays.items()}
+        batch["weight"] = jnp.ones(rows[-1] + 1).at[-1].set(0)
 
         def total(mine, task=task, graphdef=graphdef, rest=rest, batch=batch):
             ctx = Context(jax.random.key(0), jnp.int32(0))
@@ -158,7 +161,6 @@ def test_packed_examples_have_the_loss_and_gradient_of_single_ones(tmp_path):
         (value, others), grad = jax.value_and_grad(total, has_aux=True)(mine)
         sums.append((float(value), *map(float, others)))
         grads.append(jax.tree.leaves(grad))
-        rows.append(len(batch["ids"]))
         shared = task.packed["train"].shared
         assert shared == (len("say ") if pack and share else 0)
         assert ("is read once per row" in task.describe()[-1]) == (shared > 0)

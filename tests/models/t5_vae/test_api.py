@@ -173,6 +173,13 @@ def test_interpolation_includes_its_ends(vae):
     assert vae.interpolate(a, b, 5) == vae.decode(vae.path(a, b, 5))
 
 
+def test_each_call_of_a_long_decoding_draws_by_itself(vae, monkeypatch):
+    monkeypatch.setattr(codec, "ROWS", (8,))
+    z = np.repeat(vae.encode(["import os"]), 16, axis=0)
+    texts = vae.decode(z, temperature=1.0, seed=3)
+    assert texts[:8] != texts[8:] and texts == vae.decode(z, temperature=1.0, seed=3)
+
+
 def test_analogy_and_traversal(vae):
     z = vae.encode(SHORT)
     assert vae.analogy(SHORT[0], z[1], SHORT[2]) == vae.decode((z[0] - z[1] + z[2])[None])[0]
@@ -320,8 +327,9 @@ def test_wrong_directories_raise(saved, copy, tmp_path):
     train(LINES, VOCAB - 3).save(str(copy / "tokenizer.json"))
     opens(copy, "267 tokens")
     pairs = [f"{a}{b}{a}{b}" for a in "abcdefghi" for b in "jklmnopq"]
-    train(pairs, VOCAB + 60).save(str(copy / "tokenizer.json"))
-    opens(copy, "another model's tokenizer")
+    for size in (VOCAB + 60, VOCAB):  # also one of the same size
+        train(pairs, size).save(str(copy / "tokenizer.json"))
+        opens(copy, "another model's tokenizer")
     (copy / "tokenizer.json").unlink()
     opens(copy, "there is no tokenizer")
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
