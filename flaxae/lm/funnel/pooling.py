@@ -16,7 +16,7 @@ from flaxae.lm.funnel.config import FunnelConfig, PoolingType
 
 
 def can_pool(length: int, config: FunnelConfig) -> bool:
-    """Return whether a sequence is long enough to be pooled."""
+    """Return True if a sequence is long enough to be pooled."""
     return length > (2 if config.separate_cls else 1)
 
 
