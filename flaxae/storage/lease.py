@@ -12,7 +12,6 @@ import math
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -26,13 +25,13 @@ import jax
 
 from flaxae.errors import ConfigError, UserError
 from flaxae.storage import paths
+from flaxae.storage.processes import machine, of_another_user, process_start
 from flaxae.storage.versioned import open_versioned
 
 FILE = "lease.json"
 RENEW_SECONDS = 60.0
 STALE_SECONDS = 300.0  # without a renewal, after which another process may take the lease
 POLL_SECONDS = 1.0
-PROC = Path("/proc")
 
 
 class TakenOverError(UserError, RuntimeError):
@@ -97,7 +96,10 @@ class Holder:
 
     def gone(self) -> bool:
         """Return True if the process ran on this machine and runs no more."""
-        return self.machine == machine() and process_start(self.process) != self.started
+        if self.machine != machine():
+            return False
+        start = process_start(self.process)
+        return start != self.started and not (start == "" and of_another_user(self.process))
 
     def __str__(self) -> str:
         if not self.process:
@@ -150,7 +152,7 @@ class Lease:
         """
         mine = Holder.of_this_process()
         began, seen, since = time.monotonic(), "", 0.0
-        told, renewed = False, False
+        announced, renewed = False, False
         while True:
             text, version = self._file.read()
             holder, clock = Holder.read(text), time.monotonic()
@@ -175,8 +177,8 @@ class Lease:
                     f"{self.workdir}: {holder} trains there and still renews its lease. Wait for "
                     "its end, or stop it, then start again; or use another --workdir"
                 )
-            if not told:
-                told = True
+            if not announced:
+                announced = True
                 print(
                     f"{self.workdir}: {holder} trains there; waiting up to {STALE_SECONDS:.0f} s "
                     "for it to end",
@@ -260,40 +262,6 @@ def _stale(holder: Holder, unchanged: float) -> bool:
         unchanged: for how many seconds this process has seen the same lease; clocks may differ.
     """
     return holder.gone() or max(time.time() - holder.time, unchanged) >= STALE_SECONDS
-
-
-def machine() -> str:
-    """Return an id of this boot of this machine and of the process table that numbers belong to.
-
-    Containers may have the same host name and the same process numbers.
-    """
-    try:
-        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink(PROC / 'self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
-
-
-def process_start(pid: int) -> str:
-    """Return when a process of this machine started, in any unit; "" if there is no such process.
-
-    A process that has ended and is not waited for yet (a zombie) counts as none.
-    """
-    if (PROC / "self/stat").exists():
-        try:
-            # The name, in brackets, may contain spaces and brackets.
-            fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return ""
-        return "" if fields[0] in "ZX" else fields[19]
-    # The text depends on language and time zone, which differ between terminals and cron.
-    shown = subprocess.run(
-        ["ps", "-o", "lstart=", "-p", str(pid)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
-    )
-    return shown.stdout.strip()
 
 
 def related(workdir: Path) -> list[Path]:

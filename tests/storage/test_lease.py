@@ -16,9 +16,10 @@ import pytest
 
 from flaxae.errors import ConfigError
 from flaxae.storage import lease as lease_lib
-from flaxae.storage import paths
+from flaxae.storage import paths, processes
 from flaxae.storage.checkpoint import read_arrays
-from flaxae.storage.lease import FILE, Holder, Lease, TakenOverError, process_start
+from flaxae.storage.lease import FILE, Holder, Lease, TakenOverError
+from flaxae.storage.processes import process_start
 from flaxae.storage.versioned import open_versioned
 from flaxae.training.loop import Loop, run
 from flaxae.training.setup import make_setup
@@ -120,7 +121,7 @@ def test_one_of_many_starts_at_the_same_time_gets_a_stale_lease(workdir: Path) -
     taken[0].release()
 
 
-def test_another_config_is_refused_at_once_and_told_who_trains(workdir: Path) -> None:
+def test_another_config_is_refused_at_once_and_the_message_names_who_trains(workdir: Path) -> None:
     put(workdir, process=77)
     with pytest.raises(ConfigError, match=r"process 77 on elsewhere \(since 20.* another config"):
         Lease(workdir).take(lambda: False)
@@ -183,6 +184,19 @@ def test_a_process_that_is_gone_or_whose_number_is_used_again_is_not_waited_for(
         lease.take(lambda: False)
 
 
+def test_a_process_that_the_machine_hides_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/proc may show a user only the own processes (the mount option hidepid)."""
+
+    def forbid(pid: int, number: int) -> None:
+        raise PermissionError
+
+    here = dataclasses.replace(Holder.of_this_process(), process=2**22 + 1)
+    monkeypatch.setattr(lease_lib, "process_start", lambda pid: "")
+    assert here.gone()
+    monkeypatch.setattr(os, "kill", forbid)
+    assert not here.gone()
+
+
 def test_the_start_of_a_process_does_not_depend_on_language_and_time_zone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +205,7 @@ def test_the_start_of_a_process_does_not_depend_on_language_and_time_zone(
     ps.write_text('#!/bin/sh\necho "$LC_ALL $TZ"\n')
     ps.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(lease_lib, "PROC", tmp_path / "missing")
+    monkeypatch.setattr(processes, "PROC", tmp_path / "missing")
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
     assert process_start(1) == "C UTC"
 
