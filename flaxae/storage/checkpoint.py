@@ -2,7 +2,8 @@
 
 A workdir has two Orbax managers: `latest` (the newest steps) and `best` (one step, by a metric).
 One manager with both policies deletes the newest step when the metric worsens. Neither deletes
-anything on its own: an older step is removed here, once the newer one has been read back.
+anything on its own: an older step is removed here, once the newer one has been read back: its
+metadata, that is the arrays' names, shapes and types.
 """
 
 import contextlib
