@@ -106,10 +106,13 @@ def load_adapter(
     used = without_unknown(config, modules, tensors)
     try:
         return _filled(_added(model, used, name, directory), name, tensors, directory)
-    except ConfigError:
-        if used is not config:
-            _added(model, config, name, directory)  # raises if a target is not the model's
-        raise
+    except ConfigError as error:
+        if used is config:
+            raise
+        unknown = sorted(set(config.target_modules) - set(used.target_modules))
+        is_are = "is not a module" if len(unknown) == 1 else "are not modules"
+        listed = ", ".join(map(repr, unknown))
+        raise ConfigError(f"{error}; target_modules: {listed} {is_are} of this model") from None
 
 
 def _added(model: Model, config: AdapterConfig, name: str, directory: Path) -> Model:
