@@ -31,7 +31,7 @@ from flaxae.models.t5_vae.prior.task import FlowConfig, FlowTask, Times
 from flaxae.models.t5_vae.task import T5VAEConfig
 from flaxae.task import Context
 from flaxae.text_autoencoder.priors import FlowPrior, GaussianPrior, load_prior
-from flaxae.text_autoencoder.priors.flow_modeling import Velocity
+from flaxae.text_autoencoder.priors.flow_modeling import Velocity, normal_velocity
 from flaxae.training.loop import run
 from tests.helpers import arrays_of, assert_same, log_of
 from tests.text_autoencoder.priors.planted import PlantedCodes, bumps
@@ -69,6 +69,16 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def flow(workdir: Path) -> FlowPrior:
     return FlowPrior.from_workdir(workdir)
+
+
+def test_an_untrained_flow_keeps_normal_noise() -> None:
+    times = jnp.asarray([0.0, 0.25, 0.5, 1.0])
+    np.testing.assert_allclose(normal_velocity(times), [-1, -0.8, 0, 1], rtol=1e-6)
+    base = GaussianPrior(np.zeros(3), np.eye(3))
+    untrained = FlowPrior(Velocity(3, 8, 1, rngs=nnx.Rngs(0)), base)
+    noise = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    # Both ends of the path have the variance t^2 + (1 - t)^2 = 1.
+    np.testing.assert_allclose(untrained.from_noise(noise), noise, atol=0.01)
 
 
 def test_flow_fits_codes_that_no_gaussian_fits(workdir: Path, flow: FlowPrior) -> None:
