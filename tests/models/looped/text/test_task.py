@@ -46,6 +46,7 @@ def test_lines_become_rows_of_bytes_and_back():
     np.testing.assert_array_equal(rows["bytes"][0], [97, 98, 10, 0])
     assert [decode_row(row) for row in rows["bytes"]] == lines[:2]
     assert rows["length"].tolist() == [3, 3]
+    assert encode_lines(["abc"], 4, LongLines.SKIP)["length"].tolist() == [4]  # fits exactly
     cut = encode_lines(lines, 4, LongLines.TRUNCATE)
     assert bytes(cut["bytes"][2]) == b"abcd" and cut["length"][2] == 4
     _, weight = targets_and_weights(
@@ -73,6 +74,13 @@ def test_the_report_agrees_with_the_training_log(workdir, tmp_path, capsys):
     logged = [r for r in log_of(workdir) if r["split"] == "dev"][-1]
     assert logged["bits_per_byte"] == pytest.approx(value, rel=1e-4)
     assert logged["bits_per_byte"] == pytest.approx(logged["loss"] / np.log(2), rel=1e-4)
+
+
+def test_the_growth_of_bits_is_that_of_the_last_loop_over_the_mean_number():
+    bits = np.asarray([[8.0, 4.0], [4.0, 2.0], [2.0, 1.0]])
+    found = evaluation.by_loop(bits, np.asarray([2.0, 1.0]), 2)
+    assert found["by_loop"][0]["value"] == 4 and found["best_loop"] == 3
+    assert found["last_over_mean"] == {"value": 0.5, "low": 0.5, "high": 0.5}
 
 
 def test_the_shares_of_numbers_of_loops_have_their_mean(workdir):
