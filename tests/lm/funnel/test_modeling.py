@@ -198,7 +198,7 @@ def test_an_encoder_is_read_from_a_model_with_any_head(tmp_path):
     "changes, message",
     [
         ({"block_sizes": ()}, "funnel.block_sizes is empty"),
-        ({"block_sizes": (2, 0)}, "task.funnel.block_sizes"),
+        ({"block_sizes": (2, 0)}, "funnel.block_sizes"),
         ({"block_repeats": (1,)}, "one number per block"),
         ({"head": Head.MASKED_LM}, "funnel.num_decoder_layers"),
         ({"d_model": 7}, "even"),
