@@ -104,7 +104,7 @@ def test_run_keeps_its_tokenizer_when_the_corpus_changes(tmp_path: Path) -> None
     # The held-out texts are unknown now: evaluating and resuming fail, and nothing is lost.
     with pytest.raises(ConfigError, match="data"):
         loaded.task.report(loaded, str(tmp_path / "report"))
-    config.steps = 6
-    with pytest.raises(ConfigError, match="data"):
+    config.steps = config.optim.decay_steps = 6
+    with pytest.raises(ConfigError, match="0 of 579 texts are left"):
         run(config, tmp_path / "w")
     assert (tmp_path / "w" / "tokenizer.json").read_text() == kept
