@@ -87,6 +87,7 @@ CASES = {
             "task.t5.num_layers": 1,
             "task.t5.num_decoder_layers": 1,
             "task.t5.vocab_size": 256,
+            "task.noise.mask_id": 2,
             "data.vocab_size": 256,
             "data.max_length": 16,
             "data.num_buckets": 1,

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from flaxae.errors import ConfigError
+from flaxae.errors import ConfigError, UserError
 from flaxae.explore import __main__ as command
 from flaxae.explore import render
 from flaxae.explore import server as server_lib
@@ -137,14 +137,14 @@ def test_help_and_errors_on_the_terminal(tmp_path):
     [
         (["--corpus=/nowhere/x"], "--corpus='/nowhere/x' cannot be read"),
         (["--host=0.0.0.0"], "--password-file"),
-        (["--port=99999"], "0 to 65535"),
-        (["--points=1"], "at least 2"),
+        (["--port=99999"], r"--port=99999 must be in \[0, 65535\]"),
+        (["--points=1"], "--points=1 must be at least 2"),
         (["--labels"], "give both"),
     ],
 )
 def test_a_wrong_option_is_an_error(tmp_path, args, message):
     options = [] if any("--port" in a for a in args) else ["--port=0"]
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         command.main(["explore", str(tmp_path), *options, *args])
 
 
