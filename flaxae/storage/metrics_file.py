@@ -42,7 +42,8 @@ class Writer:
         self._board: Any = None
         self._board_copy: tempfile.TemporaryDirectory | None = None
         self._purge: int | None = None
-        if self._main:
+        # A bucket has no folders; whether it exists shows at the first write.
+        if self._main and not paths.is_remote(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(
