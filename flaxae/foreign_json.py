@@ -124,7 +124,7 @@ def _inside(value: Any, kind: Any, at: str) -> Iterable[str]:
 
 
 def _is(value: Any, kind: type) -> bool:
-    """Check the outer type; true and false are no numbers."""
+    """Check the outer type; true and false are not numbers."""
     if kind in (int, float) and isinstance(value, bool):
         return False
     if kind is float:

@@ -78,7 +78,7 @@ class Collector:
             {hook: (sides, texts, layers, width)}, in the order of texts and layers.
 
         Raises:
-            ConfigError: if there is no text, one is empty, or the model does not have an id.
+            ConfigError: if there are no texts, a text is empty, or an id is beyond the embedding.
         """
         require(bool(texts) and all(len(text) > 0 for text in texts), "a text without a token")
         check_ids(texts, self.vocab_size)

@@ -181,7 +181,7 @@ def check_value(cls: type, field: str, name: str, value: Any) -> None:
 
 
 def check_ranges(options: Any, prefix: str = "") -> None:
-    """Raise ConfigError if a field of a dataclass that is no Section is not allowed.
+    """Raise ConfigError if a field of a dataclass that is not a Section has a value out of range.
 
     Args:
         options: the dataclass.

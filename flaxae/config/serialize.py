@@ -156,11 +156,11 @@ def check_sections(data: Any, source: str | Path) -> None:
         data: contents of a config.json.
         source: where it is from, for the message.
     """
-    require(isinstance(data, dict), f"{source}: its config is no JSON object")
+    require(isinstance(data, dict), f"{source}: its config is not a JSON object")
     for name, kind in field_types(Config).items():
         if issubclass(kind, Section):
             value = data.get(name, {})
-            require(isinstance(value, dict), f"{source}: its section {name} is no JSON object")
+            require(isinstance(value, dict), f"{source}: its section {name} is not a JSON object")
 
 
 def without_moved_fields(data: dict[str, Any], data_class: type[DataConfig]) -> dict[str, Any]:

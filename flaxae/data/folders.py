@@ -87,7 +87,7 @@ def list_files(folder: str, endings: Iterable[str], ignored: Iterable[str] = ())
 
 
 def is_about_data(path: str) -> bool:
-    """Return True for a text file such as README.txt or LICENSE.txt, which is no data."""
+    """Return True for a text file such as README.txt or LICENSE.txt, which is not data."""
     return _ABOUT.fullmatch(os.path.basename(path)) is not None
 
 

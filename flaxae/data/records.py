@@ -78,7 +78,7 @@ def json_rows(path: str, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
         what: its name in messages.
 
     Raises:
-        ConfigError: if it is not UTF-8, a line is no JSON object, or a text is not valid Unicode.
+        ConfigError: if it is not UTF-8, a line is not an object, or a text is not valid Unicode.
     """
     text = decoded(path, what)
     for where, row in _listed(text, what) if text.lstrip().startswith("[") else _lines(text, what):
@@ -134,7 +134,7 @@ def _short(value: Any) -> str:
 
 
 def _check_unicode(row: Any, where: str) -> None:
-    """Raise ConfigError if a text contains half of a surrogate pair, which is no character."""
+    """Raise ConfigError if a text contains half of a surrogate pair, which is not a character."""
     if fault := unicode_fault(json.dumps(row, ensure_ascii=False)):
         raise ConfigError(f"{where}: {fault}")
 

@@ -109,7 +109,7 @@ class ChatTokenizer:
         """Return the text of ids.
 
         Args:
-            ids: token ids; ids that are no token are skipped.
+            ids: token ids; ids without a token are skipped.
             special: include the text of special tokens.
         """
         ids = [int(i) for i in ids if 0 <= int(i) < self.vocab_size]
@@ -275,7 +275,7 @@ def _settings(directory: Path) -> dict[str, Any]:
 
 
 def _tokens(settings: dict[str, Any], path: Path) -> dict[str, str]:
-    """Return the special tokens that have names; null is no token."""
+    """Return the special tokens that have names; null is not a token."""
     extra = settings.get("extra_special_tokens")
     own = {k: x for k, x in settings.items() if k.endswith("_token") and isinstance(x, (str, dict))}
     named = own | {k: settings.get(k) for k in _NAMED} | (extra if isinstance(extra, dict) else {})

@@ -56,7 +56,7 @@ def test_a_mask_outside_of_the_vocabulary_is_named():
     config = copy_config(
         Config(task=T5VAEConfig()), {"task.noise.mask": 0.1, "task.noise.mask_id": 4096}
     )
-    with pytest.raises(ConfigError, match="mask_id=4096 is no id of a vocabulary of 4096"):
+    with pytest.raises(ConfigError, match="mask_id=4096 is not an id of a vocabulary of 4096"):
         config.task.make(config)
     config.task.noise.mask_id = 4095  # pyright: ignore[reportAttributeAccessIssue]
     config.task.make(config)

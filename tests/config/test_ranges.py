@@ -165,7 +165,7 @@ def test_a_stored_config_with_a_wrong_value_is_one_message(data):
 
 @pytest.mark.parametrize("stored", [None, [], 3, "x", {"task": []}, {"data": 3}])
 def test_a_stored_config_that_is_no_object_is_one_message(stored):
-    with pytest.raises(ConfigError, match="is no JSON object"):
+    with pytest.raises(ConfigError, match="is not a JSON object"):
         from_json(stored, T5VAEConfig)
 
 

@@ -23,20 +23,8 @@ from flaxae.storage.processes import process_start
 from flaxae.storage.versioned import open_versioned
 from flaxae.training.loop import Loop, run
 from flaxae.training.setup import make_setup
-from tests.fake_gcs import Server
 from tests.helpers import log_of, start
 from tests.tiny.family import tiny_config
-
-
-@pytest.fixture(scope="module")
-def one_server() -> Iterator[Server]:
-    pytest.importorskip("gcsfs")
-    server, old = Server(), dict(os.environ)
-    os.environ.update(server.environment)
-    yield server
-    os.environ.clear()
-    os.environ.update(old)
-    server.close()
 
 
 @pytest.fixture(params=["disk", "bucket"])

@@ -4,9 +4,7 @@ The bucket is `tests.fake_gcs`. gcsfs and tensorstore use it like the real servi
 compared with that.
 """
 
-import importlib.util
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -30,21 +28,6 @@ from tests.helpers import arrays_of, assert_same, log_of, start_pair, start_tiny
 from tests.tiny.family import TinyConfig, TinyTask, tiny_config
 
 OPTIONS = {"steps": 20, "save__every": 4, "save__keep": 2, "save__best_metric": "dev/loss"}
-
-
-@pytest.fixture(scope="module")
-def one_server() -> Iterator[Server]:
-    """One server per process: the clients keep the address that they began with."""
-    if (
-        importlib.util.find_spec("gcsfs") is None
-    ):  # not imported: it reads the environment when it is
-        pytest.skip("needs gcsfs")
-    server, old = Server(), dict(os.environ)
-    os.environ.update(server.environment)
-    yield server
-    os.environ.clear()
-    os.environ.update(old)
-    server.close()
 
 
 @pytest.fixture

@@ -53,9 +53,9 @@ def test_the_folder_of_a_model_is_no_workdir_and_stays_as_it_is(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optim": 3}, "config.json: its section optim is no JSON object"),
-        ({"optim": None}, "config.json: its section optim is no JSON object"),
-        ({"data": []}, "config.json: its section data is no JSON object"),
+        ({"optim": 3}, "config.json: its section optim is not a JSON object"),
+        ({"optim": None}, "config.json: its section optim is not a JSON object"),
+        ({"data": []}, "config.json: its section data is not a JSON object"),
         ({"steps": {}}, "config.json: steps={} is an object, not an integer"),
         ({"optim": {"decay_steps": "x"}}, "optim.decay_steps='x' is a str"),
     ],

@@ -1,4 +1,4 @@
-"""Loss terms that are no sums over texts, evaluated once over all texts of a split.
+"""Loss terms that are not sums over texts, evaluated once over all texts of a split.
 
 In training they are estimated from each micro-batch. A held-out split is small, and its last batch
 may have a single text, for which an MMD is not defined: its codes are collected instead (see

@@ -128,7 +128,7 @@ class T5VAETask(Task):
         noise, rows = self.options.noise, self.t5.vocab_size
         require(
             not (noise.mask or noise.word_dropout) or noise.mask_id < rows,
-            f"task.noise.mask_id={noise.mask_id} is no id of a vocabulary of {rows}",
+            f"task.noise.mask_id={noise.mask_id} is not an id of a vocabulary of {rows}",
         )
         self._kept_tokenizer: Tokenizer | None = None  # from an earlier start of the same run
 
@@ -192,7 +192,7 @@ class T5VAETask(Task):
     ) -> tuple[Loss, tuple[Array, Array | None]]:
         """Return the loss of a batch, and mean and log-variance of its codes.
 
-        With `split` the terms that are no sums over texts are left out (see `split_terms`).
+        With `split` the terms that are not sums over texts are left out (see `split_terms`).
         """
         ids, rows = rows_of(batch)
         if ctx.train:
@@ -269,7 +269,7 @@ class T5VAETask(Task):
         return sums
 
     def finalize(self, sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
-        """Return the metrics of a split, with the loss terms that are no sums over texts.
+        """Return the metrics of a split, with the loss terms that are not sums over texts.
 
         The MMD of fewer than two texts is nan, and does not count in the loss.
         """
