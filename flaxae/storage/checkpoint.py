@@ -208,7 +208,9 @@ class Checkpointer:
         if which not in self._unread:
             return
         step, shapes = self._unread.pop(which)
-        wrong = errors.unreadable(lambda: _tree(manager.item_metadata(step).get("state")), shapes)
+        # Process 0 commits a checkpoint after the others have written their parts of it.
+        distributed.everywhere(True)
+        wrong = errors.unreadable(lambda: _written(self.workdir / which / str(step)), shapes)
         if not distributed.everywhere(not wrong):
             self._failed = True
             others = [s for s in steps_on_disk(self.workdir / which) if s != step]
@@ -346,6 +348,17 @@ def _first_readable(
         reasons.append(f"{folder.name}/{step}: {reason}")
         errors.warn(f"checkpoint {folder / str(step)} is not readable: {reason}")
     return None
+
+
+def _written(folder: Path) -> Any:
+    """Return the metadata of a checkpoint's arrays.
+
+    A manager does not return that of a checkpoint in a bucket which it helped to write as another
+    process than the first: it takes it for unfinished.
+    """
+    if not paths.committed(folder):
+        raise FileNotFoundError(f"{folder} is missing or not complete")
+    return _tree(ocp.StandardCheckpointHandler().metadata(folder / "state"))
 
 
 def _tree(metadata: Any) -> Any:
