@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from flaxae.config import Mode, SaveConfig
 from flaxae.errors import CheckpointError
@@ -358,7 +359,7 @@ def _written(folder: Path) -> Any:
     """
     if not paths.committed(folder):
         raise FileNotFoundError(f"{folder} is missing or not complete")
-    return _tree(ocp.StandardCheckpointHandler().metadata(folder / "state"))
+    return _tree(ocp.StandardCheckpointHandler().metadata(epath.Path(folder) / "state"))
 
 
 def _tree(metadata: Any) -> Any:

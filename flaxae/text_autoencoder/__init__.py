@@ -10,4 +10,8 @@ latent_stats   mean and standard deviation of a model's codes
 interpolation  paths between two codes
 priors/        densities that codes are drawn from
 kl             KL terms of the loss, and the weights of loss terms over time
+batches        batches of several lengths, and their comparison with decoded rows
+split_terms    loss terms of a whole held-out split
+samples        texts for the log; the held-out lines of an evaluation
+reconstruction, latent_measures, figures    measures of texts and of codes, and their plots
 """

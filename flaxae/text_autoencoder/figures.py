@@ -1,4 +1,4 @@
-"""Figures of the evaluation of a T5-VAE run."""
+"""Figures of the evaluation of a text autoencoder."""
 
 import json
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""Free-running greedy reconstruction, the main result of a T5-VAE."""
+"""Reconstruction of texts from their codes, the main result of a text autoencoder."""
 
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from flaxae.lm.t5.modeling import PAD
+from flaxae.data.tokenizer import PAD
 from flaxae.measures import text as text_metrics
 from flaxae.measures.stats import Interval, bootstrap
 from flaxae.text_autoencoder.codec import Codec

@@ -15,6 +15,7 @@ from flaxae import evaluate, explore, summary
 from flaxae.config import Config, flags, iterate_fields
 from flaxae.explore.__main__ import parser as explore_parser
 from flaxae.models.causal_lm.task import CausalLMConfig
+from flaxae.models.funnel_ae.iid import IIDConfig
 from flaxae.models.looped.task import LoopedConfig
 from flaxae.models.looped.text.task import TextConfig
 from flaxae.models.t5_vae import demo
@@ -22,7 +23,7 @@ from flaxae.models.t5_vae.prior.task import FlowConfig
 from flaxae.models.t5_vae.task import T5VAEConfig
 from tests.helpers import ROOT
 
-TASKS = (T5VAEConfig, CausalLMConfig, LoopedConfig, TextConfig, FlowConfig)
+TASKS = (T5VAEConfig, CausalLMConfig, LoopedConfig, TextConfig, FlowConfig, IIDConfig)
 SECTIONS = "optim|data|task|eval|save|log|mesh"
 NOT_FIELDS = {"a.b", "task.make", "task.class"}
 

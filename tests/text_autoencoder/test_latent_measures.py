@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from flaxae.models.t5_vae.evaluation import latent as m
+from flaxae.text_autoencoder import latent_measures as m
 
 N, D = 300, 8
 

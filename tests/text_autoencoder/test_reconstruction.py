@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flaxae.models.t5_vae.evaluation import reconstruction as m
+from flaxae.text_autoencoder import reconstruction as m
 from tests.models.t5_vae.tiny import Letters
 
 LINES = ["ab", "abcd", "fedcba", "a"]

@@ -40,7 +40,7 @@ class Head(enum.Enum):
 class FunnelConfig(Section):
     """Sizes of a Funnel Transformer."""
 
-    section: ClassVar[str] = "funnel"
+    section: ClassVar[str] = "task.funnel"
 
     vocab_size: Whole = 0  # rows of the embedding table; 0: data.vocab_size
     d_model: Count = 192
@@ -77,24 +77,24 @@ class FunnelConfig(Section):
         """Raise ConfigError for sizes or options that do not go together."""
         require(
             bool(self.block_sizes),
-            "funnel.block_sizes is empty: name the layers of each block",
+            "task.funnel.block_sizes is empty: name the layers of each block",
         )
         require(
             len(self.repeats) == len(self.block_sizes),
-            f"funnel.block_repeats={self.block_repeats} must have one number per block of "
-            f"funnel.block_sizes={self.block_sizes}, or be empty",
+            f"task.funnel.block_repeats={self.block_repeats} must have one number per block of "
+            f"task.funnel.block_sizes={self.block_sizes}, or be empty",
         )
         require(
             self.d_model % 2 == 0,
-            f"funnel.d_model={self.d_model} must be even: sines, cosines",
+            f"task.funnel.d_model={self.d_model} must be even: sines, cosines",
         )
         require(
             self.head is Head.NONE or self.num_decoder_layers > 0,
-            f"funnel.head={self.head.value} needs states of all tokens: set "
-            "funnel.num_decoder_layers",
+            f"task.funnel.head={self.head.value} needs states of all tokens: set "
+            "task.funnel.num_decoder_layers",
         )
         kinds = ("float32", "bfloat16")
         require(
             self.dtype in kinds,
-            f"funnel.dtype={self.dtype!r} is not one of: {', '.join(kinds)}",
+            f"task.funnel.dtype={self.dtype!r} is not one of: {', '.join(kinds)}",
         )

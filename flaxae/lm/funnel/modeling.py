@@ -193,7 +193,7 @@ class Embeddings(nnx.Module):
     """LN(E[ids]); positions enter in the attention."""
 
     def __init__(self, config: FunnelConfig, *, rngs: nnx.Rngs):
-        require(config.vocab_size > 0, "funnel.vocab_size is not set")
+        require(config.vocab_size > 0, "task.funnel.vocab_size is not set")
         self.config, dtype = config, jnp.dtype(config.dtype)
         self.tokens = Embedding(
             config.vocab_size, config.d_model, std=config.embedding_std, dtype=dtype, rngs=rngs
@@ -269,5 +269,5 @@ class Funnel(nnx.Module):
         Raises:
             ConfigError: if the config has no head.
         """
-        require(self.head is not None, "this Funnel has no head: funnel.head is none")
+        require(self.head is not None, "this Funnel has no head: task.funnel.head is none")
         return self.head(states, self.embeddings.tokens, ctx.at("head"))

@@ -21,16 +21,17 @@ from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import require
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.losses import Kernel
-from flaxae.models.t5_vae import flops, objectives, split_terms, vocabulary
+from flaxae.models.t5_vae import flops, objectives, vocabulary
 from flaxae.models.t5_vae import noise as noise_lib
-from flaxae.models.t5_vae.batches import compare, rows_of
 from flaxae.models.t5_vae.bottlenecks import LatentConfig, sampled
 from flaxae.models.t5_vae.modeling import T5VAEModel, flat
 from flaxae.models.t5_vae.noise import NoiseConfig
 from flaxae.models.t5_vae.terms import Terms
 from flaxae.task import Context, Loss, Rows, Source, Sums, Task
-from flaxae.text_autoencoder import kl
+from flaxae.text_autoencoder import kl, split_terms
+from flaxae.text_autoencoder.batches import compare, rows_of
 from flaxae.text_autoencoder.kl import WeightSchedule
+from flaxae.text_autoencoder.samples import sample_texts
 
 Chunks = Annotated[int, Range(0, 1024, "[]")]  # each is a part of the program
 
@@ -277,9 +278,7 @@ class T5VAETask(Task):
 
     def sample(self, model: T5VAEModel, ctx: Context, n: int) -> dict[str, list[str]]:
         """Return texts for the log: reconstructions, samples and an interpolation."""
-        from flaxae.models.t5_vae import evaluation
-
-        return evaluation.sample_texts(self, model, ctx, n)
+        return sample_texts(self, model, ctx, n)
 
     def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
         """Evaluate a trained run (see `evaluation`)."""

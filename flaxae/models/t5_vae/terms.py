@@ -12,10 +12,10 @@ from flaxae.config.horizon import horizon
 from flaxae.lm.t5.modeling import PAD
 from flaxae.losses import mmd
 from flaxae.models.t5_vae import objectives
-from flaxae.models.t5_vae.batches import one_device
 from flaxae.models.t5_vae.modeling import T5VAEModel, flat
 from flaxae.task import Context
 from flaxae.text_autoencoder import kl
+from flaxae.text_autoencoder.batches import one_device
 
 
 class Terms:

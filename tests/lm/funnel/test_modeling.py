@@ -197,12 +197,12 @@ def test_an_encoder_is_read_from_a_model_with_any_head(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"block_sizes": ()}, "funnel.block_sizes is empty"),
-        ({"block_sizes": (2, 0)}, "funnel.block_sizes"),
+        ({"block_sizes": ()}, "task.funnel.block_sizes is empty"),
+        ({"block_sizes": (2, 0)}, "task.funnel.block_sizes"),
         ({"block_repeats": (1,)}, "one number per block"),
-        ({"head": Head.MASKED_LM}, "funnel.num_decoder_layers"),
+        ({"head": Head.MASKED_LM}, "task.funnel.num_decoder_layers"),
         ({"d_model": 7}, "even"),
-        ({"hidden_dropout": 1.0}, "funnel.hidden_dropout"),
+        ({"hidden_dropout": 1.0}, "task.funnel.hidden_dropout"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(changes, message):

@@ -18,10 +18,11 @@ from flaxae.config import MeshConfig, from_json, to_json
 from flaxae.errors import ConfigError
 from flaxae.losses import Kernel
 from flaxae.machine import sharding
-from flaxae.models.t5_vae import objectives, split_terms
-from flaxae.models.t5_vae.batches import compare
+from flaxae.models.t5_vae import objectives
 from flaxae.models.t5_vae.task import T5VAEConfig
 from flaxae.task import Context, Rows
+from flaxae.text_autoencoder import split_terms
+from flaxae.text_autoencoder.batches import compare
 from flaxae.training.layout import init_model, make_layout
 from tests.models.t5_vae.tiny import batch, tiny_config, tiny_task
 

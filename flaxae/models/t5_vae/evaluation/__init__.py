@@ -4,7 +4,6 @@ Free-running reconstruction is the main result; the other parts explain it.
 
 - `reconstruction`: exact match, token accuracy and text similarity, also by length.
 - `likelihood`: teacher-forced losses, posterior collapse, importance-weighted bounds.
-- `latent`: MMD^2 with its null distribution, spread, Gaussianity, information.
 - `samples`: texts of N(0, I), of fitted priors and of the corpus under one n-gram model.
 - `interpolation`: paths between codes, compared with two baselines that need no model.
 - `probes` and `disentanglement`: what can be read off codes, with the labels of `factors`.
@@ -12,7 +11,7 @@ Free-running reconstruction is the main result; the other parts explain it.
 """
 
 from flaxae.models.t5_vae.evaluation.readable import describe
-from flaxae.models.t5_vae.evaluation.report import evaluate, report, sample_texts
+from flaxae.models.t5_vae.evaluation.report import evaluate, report
 from flaxae.models.t5_vae.evaluation.studies import Sizes
 
-__all__ = ["Sizes", "describe", "evaluate", "report", "sample_texts"]
+__all__ = ["Sizes", "describe", "evaluate", "report"]

@@ -1,61 +1,25 @@
 """The whole evaluation of a run: report.json, its text and its figures."""
 
 import json
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from flaxae.errors import ConfigError
 from flaxae.measures.stats import finite
 from flaxae.measures.text import signatures, valid_mask
-from flaxae.models.t5_vae import figures
 from flaxae.models.t5_vae.evaluation import interpolation, studies
 from flaxae.models.t5_vae.evaluation.likelihood import Scorer
 from flaxae.models.t5_vae.evaluation.readable import describe
-from flaxae.models.t5_vae.evaluation.reconstruction import reconstruction
 from flaxae.models.t5_vae.evaluation.studies import Sizes
-from flaxae.models.t5_vae.modeling import T5VAEModel
 from flaxae.storage.paths import as_path
-from flaxae.task import Context
+from flaxae.text_autoencoder import figures
 from flaxae.text_autoencoder.codec import Codec
-from flaxae.text_autoencoder.interpolation import slerp
+from flaxae.text_autoencoder.reconstruction import reconstruction
+from flaxae.text_autoencoder.samples import Timer, held_out, subsample
 
 # The parts of a report on the dev split that are a sentence if there are too few lines.
 STUDIES = ("latent", "likelihood", "references", "samples", "interpolation", "probes")
 STUDIES += ("disentanglement",)
 PYTHON_SHARE = 0.3  # a corpus counts as Python if a larger share of its lines parses
-
-
-def sample_texts(task: Any, model: T5VAEModel, ctx: Context, n: int) -> dict[str, list[str]]:
-    """Return texts for the log: reconstructions, samples of N(0, I), and an interpolation."""
-    codec = Codec(model, task.text.tokenizer, ctx.step)
-    lines = list(held_out(task.text, "dev")[0][:n])
-    shape = (n, codec.num_latents, codec.dim)
-    prior = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    if not lines:
-        return {"samples of N(0, I)": codec.texts(codec.generate(prior))} if n else {}
-    codes = codec.encode(lines)
-    out = {
-        "reconstructions": [
-            f"{'=' if a == b else '!'} {a}   ->   {b}"
-            for a, b in zip(lines, codec.decode(codes), strict=True)
-        ],
-        "samples of N(0, I)": codec.texts(codec.generate(prior)),
-    }
-    if len(lines) > 1:
-        out["interpolation"] = codec.decode(slerp(codes[0], codes[1], 5))
-    return out
-
-
-def held_out(text: Any, split: str) -> tuple[list[str], str]:
-    """Return the lines of a held-out split, and why there are none."""
-    try:
-        return text.lines(split), ""
-    except ConfigError as error:  # all are longer than the model's rows
-        return [], str(error)
 
 
 def evaluate(
@@ -76,14 +40,14 @@ def evaluate(
     codec = Codec(loaded.model, text.tokenizer, loaded.step)
     scorer = Scorer(loaded.model, loaded.step)
     lines = {name: held_out(text, name) for name in text.splits if name != "train"}
-    rows = {name: _subsample(len(x), sizes.lines) for name, (x, _) in lines.items()}
+    rows = {name: subsample(len(x), sizes.lines) for name, (x, _) in lines.items()}
     splits = {name: [lines[name][0][i] for i in rows[name]] for name in lines}
     first = splits.get("dev") or next((x for x in splits.values() if x), [])
     python = bool(len(first) and valid_mask(first[:500]).mean() > PYTHON_SHARE)
     out: dict[str, Any] = {"step": loaded.step, "python": python}
     out |= {"signatures": signatures(), "splits": {}}
     out["left_out"] = {name: why or "no lines" for name, (x, why) in lines.items() if not x}
-    timer = _Timer()
+    timer = Timer()
     parts: dict[str, studies.EncodedLines] = {}
     for name in [n for n in ("dev", "test_file", "test_line") if splits.get(n)]:
         parts[name] = studies.encode_lines(scorer, codec, splits[name])
@@ -96,7 +60,7 @@ def evaluate(
         out |= dict.fromkeys(STUDIES, "n/a: no line of the dev split can be used")
         return finite(out), None
     train = text.lines("train")
-    picked = _subsample(len(train), sizes.codes)
+    picked = subsample(len(train), sizes.codes)
     encoded = studies.encode_lines(scorer, codec, [train[i] for i in picked])
     test, labels = splits.get("test_line", []), None
     if task.data_config.labels:
@@ -131,27 +95,6 @@ def _split_report(
     row["in_training_files"] = float(dict(text.overlap).get(name, 0.0))
     row["too_long_and_skipped"] = text.source(name).skipped
     return row
-
-
-class _Timer:
-    """The seconds of each part, reported on standard error as an evaluation takes minutes."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def __call__(self, part: str) -> None:
-        now = time.perf_counter()
-        self.seconds[part] = round(now - self.last, 1)
-        self.last = now
-        print(f"{part}: {self.seconds[part]} s", file=sys.stderr, flush=True)
-
-
-def _subsample(count: int, limit: int) -> list[int]:
-    """Return the indices of all rows, or of a seeded sample of them, in order."""
-    if count <= limit:
-        return list(range(count))
-    return sorted(np.random.default_rng(0).choice(count, limit, replace=False).tolist())
 
 
 def report(loaded: Any, outdir: str, sizes: Sizes | None = None) -> dict[str, Any]:

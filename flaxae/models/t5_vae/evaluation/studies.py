@@ -10,15 +10,16 @@ from jaxtyping import Float, Int
 
 from flaxae.data.labels import MISSING
 from flaxae.lm.t5.modeling import PAD
-from flaxae.models.t5_vae.evaluation import disentanglement, interpolation, latent, probes, samples
+from flaxae.models.t5_vae.evaluation import disentanglement, interpolation, probes, samples
 from flaxae.models.t5_vae.evaluation.factors import KINDS, factors_of, kind
 from flaxae.models.t5_vae.evaluation.likelihood import (
     Scorer,
     importance_weighted,
     posterior_collapse,
 )
-from flaxae.models.t5_vae.evaluation.reconstruction import reconstruction
+from flaxae.text_autoencoder import latent_measures
 from flaxae.text_autoencoder.codec import Codec
+from flaxae.text_autoencoder.reconstruction import reconstruction
 
 STOCHASTIC_ONLY = "n/a: the encoder is deterministic"
 MIN_LINES = 10  # for a study that divides lines into classes
@@ -106,11 +107,11 @@ def latent_study(codec: Codec, dev: EncodedLines, sizes: Sizes) -> dict[str, Any
     if dev.log_variances is not None:
         log_variances = rearrange(dev.log_variances, "b l z -> b (l z)").astype(np.float64)
     std = codec.sigma if log_variances is None else np.exp(0.5 * log_variances)
-    clean = latent.mmd_test(codes[:n])
-    sampled = latent.mmd_test((codes + std * noise)[:n])
-    null = latent.mmd_null_p95(n, size)
-    variances = latent.spectrum(codes)
-    squared = latent.squared_norm_over_dim(codes)
+    clean = latent_measures.mmd_test(codes[:n])
+    sampled = latent_measures.mmd_test((codes + std * noise)[:n])
+    null = latent_measures.mmd_null_p95(n, size)
+    variances = latent_measures.spectrum(codes)
+    squared = latent_measures.squared_norm_over_dim(codes)
     out: dict[str, Any] = {
         "n": n,
         "sigma": codec.sigma,
@@ -127,15 +128,15 @@ def latent_study(codec: Codec, dev: EncodedLines, sizes: Sizes) -> dict[str, Any
             "mmd": [clean["low"], clean["high"]],
             "mmd_with_noise": [sampled["low"], sampled["high"]],
             "squared_norm_over_dim": [squared.low, squared.high],
-            **latent.shape_intervals(codes),
+            **latent_measures.shape_intervals(codes),
         },
-        "active_units": latent.active_units(codes),
+        "active_units": latent_measures.active_units(codes),
         "size": size,
-        "isotropy": latent.isotropy(codes),
-        "gaussianity": latent.gaussianity(codes),
+        "isotropy": latent_measures.isotropy(codes),
+        "gaussianity": latent_measures.gaussianity(codes),
         # The same measures of an equal number of draws of N(0, I) show the effect of few rows.
-        "isotropy_of_normal": latent.isotropy(noise),
-        "gaussianity_of_normal": latent.gaussianity(noise),
+        "isotropy_of_normal": latent_measures.isotropy(noise),
+        "gaussianity_of_normal": latent_measures.gaussianity(noise),
         "spectrum": variances.tolist(),
         "tokens_per_line": float((dev.ids != PAD).sum(1).mean()),
     }
@@ -151,13 +152,13 @@ def _information(
 ) -> dict[str, Any]:
     """Return KL and mutual information of Gaussian posteriors, and the bits that codes carry."""
     if log_variances is not None:
-        found = latent.information(codes, log_variances)
-        rate = found["kl"]["value"] / latent.LN2
+        found = latent_measures.information(codes, log_variances)
+        rate = found["kl"]["value"] / latent_measures.LN2
         return {"information": found, "bits": _bits(rate, tokens, "mean KL to the prior, the rate")}
     bits: Any = "n/a: without noise, the capacity of a real number has no bound"
     if sigma:
         meaning = "capacity of a Gaussian channel: variance of codes over variance of noise"
-        bits = _bits(latent.channel_bits(spectrum, sigma), tokens, meaning)
+        bits = _bits(latent_measures.channel_bits(spectrum, sigma), tokens, meaning)
     return {"information": STOCHASTIC_ONLY, "bits": bits}
 
 

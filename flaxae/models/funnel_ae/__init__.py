@@ -1,0 +1,1 @@
+"""Funnel AE: the Funnel Transformer as a text autoencoder."""

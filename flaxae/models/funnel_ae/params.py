@@ -1,0 +1,64 @@
+"""Pretrained weights of a Funnel AE: embeddings and encoder blocks of a Hugging Face Funnel."""
+
+import dataclasses
+import sys
+from typing import Any
+
+from flaxae.errors import require
+from flaxae.lm.funnel import params as funnel_params
+from flaxae.lm.funnel.config import FunnelConfig
+from flaxae.weights import hf
+
+# Fields that change no parameter and may differ from those of the files.
+FREE = {
+    *("attention_type", "pooling_type", "pool_q_only", "separate_cls", "truncate_seq"),
+    *("hf_compat_mask", "hidden_dropout", "attention_dropout", "activation_dropout", "head"),
+    *("embedding_std", "initializer_range", "dtype", "remat", "scan_unroll", "tie_embeddings"),
+    *("block_repeats", "num_decoder_layers"),
+}
+
+
+def load_pretrained(
+    source: str, funnel: FunnelConfig, abstract: dict[str, Any], shardings: dict[str, Any]
+) -> dict[str, Any]:
+    """Read embeddings and encoder blocks; the decoder's own blocks start as copies of them.
+
+    Args:
+        source: a directory, or a Hub id, of a Funnel with a decoder or without.
+        funnel: the sizes of the run's config, `vocab_size` included.
+        abstract: {"params", "frozen"} of the whole model.
+        shardings: the same tree of NamedShardings.
+
+    Returns:
+        {"params", "frozen"} with the read parts; other parameters keep their initial values.
+
+    Raises:
+        ConfigError: if the directory is not a Funnel, or its sizes are not those of the config.
+    """
+    theirs, tensors, table = funnel_params.open_directory(source, encoder_only=True)
+    names = [f.name for f in dataclasses.fields(FunnelConfig) if f.name not in FREE]
+    pairs = [(n, getattr(funnel, n), getattr(theirs, n)) for n in names]
+    wrong = [f"{n}: {a}, not {b}" for n, a, b in pairs if a != b]
+    require(
+        not wrong,
+        f"pretrained={source}: the config's task.funnel is another Funnel ({'; '.join(wrong)}); "
+        "set these fields",
+    )
+    if table.unused:
+        print(
+            f"{source}: not used: {len(table.unused)} weights of its decoder and head "
+            f"({', '.join(table.unused[:4])}{', ...' if len(table.unused) > 4 else ''})",
+            file=sys.stderr,
+        )
+    out: dict[str, Any] = {"params": {}, "frozen": {}}
+    for name in ("embeddings", "encoder"):
+        home = "params" if name in abstract["params"] else "frozen"
+        out[home][name] = None
+    tree = {n: abstract[h][n] for h in out for n in out[h]}
+    places = {n: shardings[h][n] for h in out for n in out[h]}
+    read = hf.read_params(tensors, table, tree, places)
+    for home, parts in out.items():
+        out[home] = {name: read[name] for name in parts}
+    if "blocks" in abstract["params"].get("decoder", {}):
+        out["params"]["decoder"] = {"blocks": read["encoder"]["blocks"]}
+    return out
