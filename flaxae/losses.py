@@ -84,6 +84,7 @@ def linear_cross_entropy(
     targets: Int[Array, "N"],
     weights: Float[Array, "N"],
     chunks: int,
+    skip_empty: bool = False,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Compute `cross_entropy(x @ table.T, targets, weights)` without storing all logits.
 
@@ -97,58 +98,106 @@ def linear_cross_entropy(
         targets: ids in [0, V).
         weights: weight of each row; 0 for padding.
         chunks: number of chunks.
+        skip_empty: whether rows of weight 0 are moved to the last chunks, and chunks that consist
+            of them are not computed.
 
     Returns:
         The two sums of `cross_entropy`; only the first has a gradient.
     """
-    sums: Any = _linear_cross_entropy(x, table, targets, weights, chunks)
+    sums: Any = _linear_cross_entropy(x, table, targets, weights, chunks, skip_empty)
     return sums
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _linear_cross_entropy(
-    x: Array, table: Array, targets: Array, weights: Array, chunks: int
+    x: Array, table: Array, targets: Array, weights: Array, chunks: int, skip_empty: bool
 ) -> tuple[Array, Array]:
-    parts = _chunks(x, table, targets, weights, chunks)
-    sums = [cross_entropy(logits, target, weight) for logits, _, target, weight in parts]
+    order = jnp.argsort(weights == 0) if skip_empty else None
+    table, zero = table.astype(x.dtype), jnp.float32(0)
+    sums = []
+    for part, target, weight in _chunks(x, targets, weights, chunks, order):
+
+        def add(part: Array = part, target: Array = target, weight: Array = weight) -> Any:
+            return cross_entropy(_scores(part, table), target, weight)
+
+        if skip_empty:
+            sums.append(jax.lax.cond(jnp.any(weight != 0), add, lambda: (zero, zero)))
+        else:
+            sums.append(add())
     return sum(s[0] for s in sums[1:]) + sums[0][0], sum(s[1] for s in sums[1:]) + sums[0][1]
 
 
-def _chunks(x: Array, table: Array, targets: Array, weights: Array, chunks: int) -> Any:
-    """Yield (logits, x, targets, weights) of each chunk."""
+def _chunks(x: Array, targets: Array, weights: Array, chunks: int, order: Array | None) -> Any:
+    """Yield the rows of each chunk, in an order if one is given."""
     size = -(-x.shape[0] // chunks)
-    table = table.astype(x.dtype)
+    arrays = [x, targets, weights]
+    if order is not None:
+        arrays = [a.at[order].get(mode="promise_in_bounds", unique_indices=True) for a in arrays]
     for start in range(0, x.shape[0], size):
-        part, target, weight = (a[start : start + size] for a in (x, targets, weights))
-        dims = (((1,), (1,)), ((), ()))
-        yield (
-            jax.lax.dot_general(part, table, dims, preferred_element_type=jnp.float32),
-            part,
-            target,
-            weight,
-        )
+        yield [a[start : start + size] for a in arrays]
 
 
-def _linear_forward(x: Array, table: Array, targets: Array, weights: Array, chunks: int) -> Any:
-    loss = correct = jnp.float32(0)
-    by_width = jnp.zeros(table.shape[::-1], jnp.float32)  # (D, V)
+def _scores(x: Array, table: Array) -> Array:
+    dims = (((1,), (1,)), ((), ()))
+    return jax.lax.dot_general(x, table, dims, preferred_element_type=jnp.float32)
+
+
+def _linear_forward(
+    x: Array, table: Array, targets: Array, weights: Array, chunks: int, skip_empty: bool
+) -> Any:
+    order = jnp.argsort(weights == 0) if skip_empty else None
+    like, table = jnp.zeros(0, table.dtype), table.astype(x.dtype)
+    sums: Any = (jnp.float32(0), jnp.float32(0), jnp.zeros(table.shape[::-1], jnp.float32))
     grads = []
-    for logits, part, target, weight in _chunks(x, table, targets, weights, chunks):
-        (losses, hits), (_, lse, _) = _cross_entropy_forward(logits, target)
-        loss, correct = loss + jnp.sum(losses * weight), correct + jnp.sum(hits * weight)
-        grad = _softmax_minus_onehot(logits, lse, target) * weight[:, None]
-        # The barriers keep XLA from recomputing the exponentials in both matmuls, and from folding
-        # the small transpose into the second one, whose CPU kernel is half as fast on transposed
-        # operands.
-        grad = jax.lax.optimization_barrier(grad.astype(x.dtype))
-        grads.append(grad @ table.astype(x.dtype))
-        transposed = jax.lax.optimization_barrier(part.T)  # (D, rows of the chunk)
-        by_width = by_width + jnp.matmul(transposed, grad, preferred_element_type=jnp.float32)
-    saved = (jnp.concatenate(grads), by_width, jnp.zeros(0, table.dtype))
-    return (loss, correct), saved
+    for part, target, weight in _chunks(x, targets, weights, chunks, order):
+
+        def add(
+            sums: Any, part: Array = part, target: Array = target, weight: Array = weight
+        ) -> Any:
+            return _add_chunk(sums, part, target, weight, table)
+
+        if skip_empty:
+            empty = jnp.zeros_like(part)
+            sums, grad = jax.lax.cond(
+                jnp.any(weight != 0), add, lambda sums, empty=empty: (sums, empty), sums
+            )
+        else:
+            sums, grad = add(sums)
+        grads.append(grad)
+    loss, correct, by_width = sums
+    grad_x = jnp.concatenate(grads)
+    if order is not None:
+        grad_x = jnp.zeros_like(grad_x).at[order].set(grad_x, unique_indices=True)
+    return (loss, correct), (grad_x, by_width, like)
 
 
-def _linear_backward(chunks: int, saved: tuple, grads: tuple[Array, Array]) -> tuple:
+def _add_chunk(sums: Any, part: Array, target: Array, weight: Array, table: Array) -> Any:
+    """Return the sums with those of a chunk, and the gradient of its rows.
+
+    Args:
+        sums: loss, correct rows, and gradient of the head, (D, V).
+        part: inputs of the head.
+        target: ids.
+        weight: weights of the rows.
+        table: the head.
+    """
+    loss, correct, by_width = sums
+    logits = _scores(part, table)
+    (losses, hits), (_, lse, _) = _cross_entropy_forward(logits, target)
+    loss, correct = loss + jnp.sum(losses * weight), correct + jnp.sum(hits * weight)
+    grad = _softmax_minus_onehot(logits, lse, target) * weight[:, None]
+    # The barriers keep XLA from recomputing the exponentials in both matmuls, and from folding
+    # the small transpose into the second one, whose CPU kernel is half as fast on transposed
+    # operands.
+    grad = jax.lax.optimization_barrier(grad.astype(part.dtype))
+    transposed = jax.lax.optimization_barrier(part.T)  # (D, rows of the chunk)
+    by_width = by_width + jnp.matmul(transposed, grad, preferred_element_type=jnp.float32)
+    return (loss, correct, by_width), grad @ table
+
+
+def _linear_backward(
+    chunks: int, skip_empty: bool, saved: tuple, grads: tuple[Array, Array]
+) -> tuple:
     grad_x, by_width, like = saved
     scale = grads[0]
     table = (by_width.T * scale).astype(like.dtype)

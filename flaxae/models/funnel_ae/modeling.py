@@ -13,6 +13,7 @@ from flaxae.decoding import Sampling, chooser, mask_unused
 from flaxae.lm.funnel.config import FunnelConfig
 from flaxae.lm.funnel.modeling import Embeddings, Encoded, Encoder
 from flaxae.lm.funnel.pooling import block_lengths
+from flaxae.losses import cross_entropy, linear_cross_entropy
 from flaxae.models.funnel_ae.decoder import Decoder
 from flaxae.models.funnel_ae.latents import Bottleneck, Encoding, LatentConfig, Latents, Moments
 from flaxae.models.funnel_ae.skips import SkipConfig
@@ -149,6 +150,30 @@ class FunnelAEModel(nnx.Module):
     def logits(self, states: Float[Array, "B N D"], ctx: Context) -> Float[Array, "B N V"]:
         """Return the scores of the vocabulary, float32; the head is the embedding."""
         return self.embeddings.tokens.attend(states, ctx.at("embeddings").at("tokens"))
+
+    def cross_entropy(
+        self,
+        states: Float[Array, "B N D"],
+        ids: Int[Array, "B N"],
+        weights: Float[Array, "B N"],
+        ctx: Context,
+        chunks: int = 0,
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Return the weighted sums of -log p(id) in nats and of places with the right id.
+
+        Args:
+            states: the decoder's last states.
+            ids: the texts.
+            weights: weight of each place; 0 for padding.
+            ctx: context of the model.
+            chunks: parts of the places for `linear_cross_entropy`; 0: all at once.
+        """
+        targets, weights = (rearrange(x, "B N -> (B N)") for x in (ids, weights))
+        if not chunks:
+            flat = rearrange(self.logits(states, ctx), "B N V -> (B N) V")
+            return cross_entropy(flat, targets, weights, ctx)
+        flat, table = rearrange(states, "B N D -> (B N) D"), self.embeddings.tokens.table[...]
+        return linear_cross_entropy(flat, table, targets, weights, chunks, skip_empty=True)
 
     def generate(
         self,

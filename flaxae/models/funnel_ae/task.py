@@ -4,7 +4,7 @@ import dataclasses
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from flaxae.config import Config, DataConfig, TaskConfig
-from flaxae.config.ranges import NonNegative, Rate
+from flaxae.config.ranges import NonNegative, Range, Rate
 from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.hub import TextData, text_sources
 from flaxae.data.plan import planned_spec
@@ -23,7 +23,6 @@ from flaxae.data.pretrained import check_vocabulary
 from flaxae.data.tokenizer import PAD, Tokenizer
 from flaxae.errors import require
 from flaxae.lm.funnel.config import FunnelConfig
-from flaxae.losses import cross_entropy
 from flaxae.models.funnel_ae import flops, terms
 from flaxae.models.funnel_ae.latents import Bottleneck, Encoding, LatentConfig
 from flaxae.models.funnel_ae.modeling import FunnelAEModel
@@ -31,9 +30,11 @@ from flaxae.models.funnel_ae.skips import Skip, SkipConfig
 from flaxae.models.funnel_ae.upsampling import Upsampling
 from flaxae.task import Context, Loss, Rows, Source, Sums, Task
 from flaxae.text_autoencoder import kl, split_terms
-from flaxae.text_autoencoder.batches import compare, rows_of
+from flaxae.text_autoencoder.batches import compare, one_device, rows_of
 from flaxae.text_autoencoder.kl import WeightSchedule
 from flaxae.text_autoencoder.samples import sample_texts
+
+Chunks = Annotated[int, Range(0, 1024, "[]")]  # each is a part of the program
 
 
 @dataclasses.dataclass
@@ -51,6 +52,10 @@ class FunnelAEConfig(TaskConfig):
     share: bool = False  # the decoder uses the encoder's blocks
     detail_weight: NonNegative = 0.0  # HAAR: weight of the squared error of predicted details
     mask_prob: Rate = 0.0  # probability that an input token is masked in training
+    # Above 0: training computes the head and its loss in this number of parts of the places, so
+    # that the logits of one part stay in the CPU's cache, and not at all for parts that are
+    # padding. It is ignored on several devices.
+    loss_chunks: Chunks = 0
 
     def make(self, config: Config) -> "FunnelAETask":
         """Return the task of a config."""
@@ -188,7 +193,7 @@ class FunnelAETask(Task):
     def _loss(
         self, model: FunnelAEModel, batch: Any, ctx: Context
     ) -> tuple[Loss, tuple[Array, Array, Array]]:
-        """Return the loss, the mean codes, and the codes and logits of the decoder.
+        """Return the loss, the mean codes, and the codes and last states of the decoder.
 
         An evaluation leaves out the MMD, which `finalize` computes over the split.
         """
@@ -198,14 +203,9 @@ class FunnelAETask(Task):
         z, log_variance = model.posterior(encoded, ctx)
         code = self._code(model, z, log_variance, rows, ctx)
         states, _ = model.decode(code, ctx, encoded)
-        logits = model.logits(states, ctx)
         weights = jnp.where(ids != PAD, rows[:, None], 0.0)
-        recon, correct = cross_entropy(
-            rearrange(logits, "B N V -> (B N) V"),
-            rearrange(ids, "B N -> (B N)"),
-            rearrange(weights, "B N -> (B N)"),
-            ctx,
-        )
+        chunks = options.loss_chunks if ctx.train and one_device() else 0
+        recon, correct = model.cross_entropy(states, ids, weights, ctx, chunks)
         tokens, texts = weights.sum(), rows.sum()
         total, metrics = recon, {"recon": (recon, tokens), "token_accuracy": (correct, tokens)}
         flat = rearrange(z, "B L Z -> B (L Z)")
@@ -228,7 +228,7 @@ class FunnelAETask(Task):
             for k in range(len(model.lengths) - 1):
                 metrics[f"skip_{k}"] = (options.skip.weight(k, ctx.step) * tokens, tokens)
         metrics["z_norm"] = (jnp.sum(jnp.linalg.norm(flat, axis=-1) * rows), texts)
-        return Loss(total, tokens, metrics), (z, code, logits)
+        return Loss(total, tokens, metrics), (z, code, states)
 
     def latent_weight(self, ctx: Context) -> Float[Array, ""]:
         """Return the weight of the MMD or KL at a step."""
@@ -271,9 +271,9 @@ class FunnelAETask(Task):
 
     def eval_step(self, model: FunnelAEModel, batch: Any, ctx: Context) -> Sums:
         """Return sums of the loss and of the reconstruction, always without skips."""
-        loss, (z, code, logits) = self._loss(model, batch, ctx)
+        loss, (z, code, states) = self._loss(model, batch, ctx)
         ids, rows = self.rows(batch)
-        made = model.choose(logits, ctx, self.num_tokens)
+        made = model.choose(model.logits(states, ctx), ctx, self.num_tokens)
         exact, matches, longest = compare(made, [ids], self.max_length)
         real, same = jnp.where(ids != PAD, rows[:, None], 0.0), (made == ids).astype(jnp.float32)
         sums = {

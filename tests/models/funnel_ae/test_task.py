@@ -1,5 +1,6 @@
 """The Funnel AE in the training loop."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -174,3 +175,24 @@ def test_options_that_do_not_go_together_are_refused(
     with pytest.raises(ConfigError, match=message):
         config.freeze()
         FunnelAETask(config)
+
+
+def test_chunks_of_the_head_change_neither_loss_nor_gradient(tmp_path: Path) -> None:
+    whole = texts(tmp_path)
+    parts = texts(tmp_path, task__loss_chunks=4)
+    found = []
+    for config in (whole, parts):
+        config.freeze()
+        task = config.task.make(config)
+        batch = task.data("train").batch(0)
+        model = task.init(nnx.Rngs(params=0))
+        ctx = dataclasses.replace(CTX, train=True)
+
+        def loss(model: Any, task: Any = task, batch: Any = batch, ctx: Any = ctx) -> Any:
+            loss = task.loss(model, batch, ctx)
+            return loss.total, loss.metrics["token_accuracy"][0]
+
+        found.append(nnx.jit(nnx.value_and_grad(loss, has_aux=True))(model))
+    (one, grads), (other, others) = found
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert_same(nnx.to_pure_dict(grads), nnx.to_pure_dict(others), atol=1e-4)
