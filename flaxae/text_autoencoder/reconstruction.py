@@ -9,6 +9,7 @@ from flaxae.data.tokenizer import PAD
 from flaxae.measures import text as text_metrics
 from flaxae.measures.stats import Interval, bootstrap
 from flaxae.text_autoencoder.codec import Codec
+from flaxae.text_autoencoder.samples import too_few
 
 EDGES = (4, 8, 16, 32, 64, 128)  # upper edges of the length buckets, in tokens
 
@@ -111,3 +112,65 @@ def reconstruction(
     ids = codec.ids(lines)
     made = codec.generate(codes * np.float32(codec.scale))
     return measure(ids, made, lines, codec.texts(made), python=python, draws=draws)
+
+
+def references(
+    codec: Codec,
+    lines: list[str],
+    codes: Float[np.ndarray, "B L Z"],
+    *,
+    python: bool,
+    most: int,
+    draws: int = 1000,
+) -> dict[str, Any] | str:
+    """Measure reconstruction from other lines' codes and from zeros.
+
+    Args:
+        codec: the model with its tokenizer.
+        lines: held-out lines.
+        codes: their clean codes.
+        python: whether the lines are Python, so that validity is measured.
+        most: number of lines that are decoded.
+        draws: resamples of the bootstrap.
+    """
+    if missing := too_few(len(lines), 2, "another line's code"):
+        return missing
+    lines = lines[:most]
+    wrong = {
+        "shuffled_codes": np.roll(codes, 1, axis=0)[: len(lines)],
+        "zero_code": np.zeros_like(codes[: len(lines)]),
+    }
+    return {
+        name: reconstruction(codec, lines, z, python=python, draws=draws)
+        for name, z in wrong.items()
+    }
+
+
+def split_report(
+    codec: Codec,
+    text: Any,
+    name: str,
+    lines: list[str],
+    codes: Float[np.ndarray, "B L Z"],
+    *,
+    python: bool,
+    draws: int = 1000,
+) -> dict[str, Any]:
+    """Measure the reconstruction of one split, with the share of lines that training has seen.
+
+    Args:
+        codec: the model with its tokenizer.
+        text: the run's texts (`data.hub.TextData`).
+        name: name of the split.
+        lines: lines of the split.
+        codes: their clean codes.
+        python: whether the lines are Python, so that validity is measured.
+        draws: resamples of the bootstrap.
+    """
+    found = reconstruction(codec, lines, codes, python=python, draws=draws)
+    row: dict[str, Any] = {"lines": len(lines)} | found
+    if python:
+        row["validity_of_real_lines"] = float(text_metrics.valid_mask(lines).mean())
+    row["in_training_files"] = float(dict(text.overlap).get(name, 0.0))
+    row["too_long_and_skipped"] = text.source(name).skipped
+    return row

@@ -62,3 +62,14 @@ def subsample(count: int, limit: int) -> list[int]:
     if count <= limit:
         return list(range(count))
     return sorted(np.random.default_rng(0).choice(count, limit, replace=False).tolist())
+
+
+def too_few(lines: int, least: int, reason: str) -> str:
+    """Return why a study is left out if there are fewer than `least` lines, else ""."""
+    if lines >= least:
+        return ""
+    return f"n/a: {reason} needs at least {least} lines, and there {_count(lines)}"
+
+
+def _count(lines: int) -> str:
+    return "is 1" if lines == 1 else f"are {lines}"

@@ -1,6 +1,7 @@
 """A tiny T5-VAE and data for it."""
 
 import string
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -39,12 +40,13 @@ class Letters:
 
     vocab_size = 3 + 26
 
-    def encode(self, texts: list[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [[3 + string.ascii_lowercase.index(c) for c in text] for text in texts]
 
-    def decode(self, ids: list[list[int]]) -> list[str]:
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         out = []
         for row in ids:
+            row = list(row)
             row = row[: row.index(1)] if 1 in row else row
             out.append("".join(string.ascii_lowercase[i - 3] for i in row if i > 2))
         return out

@@ -4,8 +4,7 @@ Free-running reconstruction is the main result; the other parts explain it.
 
 - `reconstruction`: exact match, token accuracy and text similarity, also by length.
 - `likelihood`: teacher-forced losses, posterior collapse, importance-weighted bounds.
-- `samples`: texts of N(0, I), of fitted priors and of the corpus under one n-gram model.
-- `interpolation`: paths between codes, compared with two baselines that need no model.
+- `text_autoencoder.evaluation`: the distribution of codes, samples, paths between codes.
 - `probes` and `disentanglement`: what can be read off codes, with the labels of `factors`.
 - `studies` runs each part, `report` writes report.json, and `readable` prints it as text.
 """

@@ -2,38 +2,20 @@
 
 from typing import Any
 
-
-def number(value: Any, digits: int = 3) -> str:
-    """Format a number, a value with its interval, or a dash if nothing was measured."""
-    if isinstance(value, dict):
-        if value["low"] is None:
-            return number(value["value"], digits)
-        inner = f"{number(value['low'], digits)}, {number(value['high'], digits)}"
-        return f"{number(value['value'], digits)} [{inner}]"
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _cell(value: float | None, width: int, digits: int) -> str:
-    """Format a number for a column."""
-    return f"{number(value, digits):>{width}}"
-
-
-def _with_interval(row: dict[str, Any], name: str, digits: int = 3) -> str:
-    """Format a number of a row with its interval, which the row lists separately."""
-    low, high = row["intervals"][name]
-    return number({"value": row[name], "low": low, "high": high}, digits)
+from flaxae.text_autoencoder.evaluation import readable
+from flaxae.text_autoencoder.evaluation.readable import number
 
 
 def describe(result: dict[str, Any]) -> str:
     """Return a report as text; [a, b] are 95 % intervals over lines, paths or samples."""
     lines = [f"T5-VAE at step {result['step']}, free-running greedy reconstruction"]
-    lines += _splits(result)
+    lines += readable.splits(result)
     for name, part in (
-        ("references", _references),
+        ("references", readable.references),
         ("likelihood", _likelihood),
-        ("latent", _latent),
-        ("samples", _samples),
-        ("interpolation", _interpolation),
+        ("latent", readable.latent),
+        ("samples", readable.samples),
+        ("interpolation", readable.interpolation),
         ("probes", _probes),
         ("disentanglement", _disentanglement),
     ):
@@ -46,44 +28,6 @@ def describe(result: dict[str, Any]) -> str:
     for name, file in result.get("figures", {}).items():
         lines.append(f"{name.replace('_', ' ')}: {file}")
     return "\n".join(lines)
-
-
-def _splits(result: dict[str, Any]) -> list[str]:
-    """Describe the reconstruction of each split."""
-    columns = ("lines", "exact", "tokens", "BLEU", "chrF", "edit")
-    columns += ("valid", "(real)") if result.get("python") else ()
-    out = [f"{'split':<10}" + "".join(f"{name:>8}" for name in (*columns, "seen"))]
-    for name, row in result["splits"].items():
-        text = f"{name:<10}{row['lines']:>8}{row['exact_match']:>8.3f}{row['token_accuracy']:>8.3f}"
-        text += f"{row['bleu']:>8.2f}{row['chrf']:>8.2f}{row['edit_similarity']:>8.3f}"
-        if result.get("python"):
-            text += f"{row['validity']:>8.3f}{row['validity_of_real_lines']:>8.3f}"
-        out.append(text + f"{row['in_training_files']:>8.3f}")
-    out.append("seen: share of these lines that also occur in the training files")
-    out += [f"{name} is left out: {why}" for name, why in result.get("left_out", {}).items()]
-    for name, row in result["splits"].items():
-        exact, tokens = (_with_interval(row, x) for x in ("exact_match", "token_accuracy"))
-        bleu, chrf = (_with_interval(row, x, 2) for x in ("bleu", "chrf"))
-        out.append(
-            f"{name}: exact match {exact}, token accuracy {tokens}, BLEU {bleu}, chrF {chrf}"
-        )
-        lengths = (
-            f"{x['tokens'][0]}-{x['tokens'][1]}: {x['exact_match']:.3f} ({x['lines']})"
-            for x in row["by_length"]
-        )
-        out.append(f"    exact match by tokens (lines): {', '.join(lengths)}")
-    names = {"bleu": "BLEU", "chrf": "chrF"}
-    return out + [f"{names[name]}: {text}" for name, text in result["signatures"].items()]
-
-
-def _references(rows: dict[str, Any]) -> list[str]:
-    """Describe reconstructions from wrong codes."""
-    out = []
-    for name, row in rows.items():
-        text = f"reference, {name.replace('_', ' ')}: exact {row['exact_match']:.3f}, "
-        text += f"tokens {row['token_accuracy']:.3f}, BLEU {row['bleu']:.2f}"
-        out.append(text + (f", valid {row['validity']:.3f}" if "validity" in row else ""))
-    return out
 
 
 def _likelihood(row: dict[str, Any]) -> list[str]:
@@ -104,82 +48,6 @@ def _likelihood(row: dict[str, Any]) -> list[str]:
             f"perplexity {number(bound['perplexity'], 2)}, bits per byte "
             f"{number(bound['bits_per_byte'])}"
         )
-    return out
-
-
-def _latent(row: dict[str, Any]) -> list[str]:
-    """Describe the measures of codes."""
-    ends = row["intervals"]["mmd_with_noise"]
-    interval = "" if None in ends else f" [{ends[0]:.2e}, {ends[1]:.2e}]"
-    shape, normal = row["isotropy"], row["isotropy_of_normal"]
-    gauss, of_normal = row["gaussianity"], row["gaussianity_of_normal"]
-    named = {**row, **shape, **gauss}
-
-    def of(name: str, digits: int = 3) -> str:
-        return _with_interval(named, name, digits)
-
-    out = [
-        f"latent: MMD^2 {row['mmd']:.2e} = {row['mmd_over_null']:.1f} x the null's p95 (p "
-        f"{row['mmd_p']:.3f}); with noise {row['mmd_with_noise']:.2e}{interval} = "
-        f"{row['mmd_with_noise_over_null']:.1f} x (p {row['mmd_with_noise_p']:.3f}, n {row['n']})",
-        f"    |z|^2/d {of('squared_norm_over_dim')}, active units {of('active_units', 0)} of "
-        f"{row['size']}, effective rank {of('effective_rank', 1)} (N(0, I): "
-        f"{normal['effective_rank']:.1f}), participation ratio {of('participation_ratio', 1)} "
-        f"({normal['participation_ratio']:.1f}), mean cosine {of('mean_cosine')}",
-        f"    skew {of('skew')} ({number(of_normal['skew'])}), excess kurtosis "
-        f"{of('excess_kurtosis')} ({number(of_normal['excess_kurtosis'])})",
-    ]
-    bits, info = row["bits"], row["information"]
-    if isinstance(bits, str):
-        out.append(f"    bits of the latent: {bits}")
-    else:
-        out.append(
-            f"    bits of the latent: {bits['per_line']:.1f} per line, {bits['per_token']:.2f} per "
-            f"token ({bits['estimate']})"
-        )
-    if isinstance(info, str):
-        out.append(f"    KL, mutual information: {info}")
-    else:
-        mutual = info["mutual_information"]
-        out.append(
-            f"    KL {number(info['kl'], 2)} nats, mutual information {number(mutual, 2)} (the "
-            f"estimate cannot exceed {mutual['cap']:.2f})"
-        )
-    return out
-
-
-def _samples(row: dict[str, Any]) -> list[str]:
-    """Describe the measures of samples."""
-    names = {"N(0, I)": row, **row["others"]}
-    python = "validity" in row
-    head = ("fwd PPL", "rev PPL", "distinct", "dist-1", "dist-2", "self-BLEU", "known")
-    head += ("valid",) if python else ()
-    out = [
-        f"samples, {row['n']} of each; perplexities of a trigram model (Kneser-Ney) of token ids",
-        f"{'from':<12}" + "".join(f"{name:>10}" for name in head),
-    ]
-    for name, x in names.items():
-        text = f"{name.replace('_', ' '):<12}"
-        text += "".join(_cell(x[column], 10, 1) for column in ("forward_ppl", "reverse_ppl"))
-        text += "".join(_cell(x[c], 10, 3) for c in ("distinct", "distinct_1", "distinct_2"))
-        text += _cell(x["self_bleu"], 10, 2) + _cell(x["in_training_lines"], 10, 3)
-        out.append(text + (f"{x['validity']:>10.3f}" if python else ""))
-    text = f"samples of N(0, I): forward PPL {_with_interval(row, 'forward_ppl', 1)}, reverse "
-    text += _with_interval(row, "reverse_ppl", 1)
-    out.append(text + (f", valid {_with_interval(row, 'validity')}" if python else ""))
-    return out + [f"    {text}" for text in row["examples"][:6]]
-
-
-def _interpolation(rows: dict[str, Any]) -> list[str]:
-    """Describe the scores of interpolations."""
-    out = [f"interpolations between {rows['pairs']} pairs of lines, {rows['steps']} texts each"]
-    for name in ("slerp", "lerp", "copy_endpoint", "token_mix"):
-        row = rows[name]
-        text = (
-            f"    {name.replace('_', ' '):<14}path ratio {number(row['path_ratio'])}, largest step "
-        )
-        text += f"{number(row['max_step_share'])}, distinct {number(row['distinct'])}"
-        out.append(text + (f", valid {number(row['validity'])}" if "validity" in row else ""))
     return out
 
 

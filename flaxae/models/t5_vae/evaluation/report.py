@@ -4,16 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from flaxae.data.tokenizer import PAD
 from flaxae.measures.stats import finite
 from flaxae.measures.text import signatures, valid_mask
-from flaxae.models.t5_vae.evaluation import interpolation, studies
+from flaxae.models.t5_vae.evaluation import studies
 from flaxae.models.t5_vae.evaluation.likelihood import Scorer
 from flaxae.models.t5_vae.evaluation.readable import describe
 from flaxae.models.t5_vae.evaluation.studies import Sizes
 from flaxae.storage.paths import as_path
 from flaxae.text_autoencoder import figures
 from flaxae.text_autoencoder.codec import Codec
-from flaxae.text_autoencoder.reconstruction import reconstruction
+from flaxae.text_autoencoder.evaluation import interpolation, latent, samples
+from flaxae.text_autoencoder.reconstruction import references, split_report
 from flaxae.text_autoencoder.samples import Timer, held_out, subsample
 
 # The parts of a report on the dev split that are a sentence if there are too few lines.
@@ -51,8 +53,8 @@ def evaluate(
     parts: dict[str, studies.EncodedLines] = {}
     for name in [n for n in ("dev", "test_file", "test_line") if splits.get(n)]:
         parts[name] = studies.encode_lines(scorer, codec, splits[name])
-        out["splits"][name] = _split_report(
-            codec, text, name, splits[name], parts[name].codes, python, sizes.draws
+        out["splits"][name] = split_report(
+            codec, text, name, splits[name], parts[name].codes, python=python, draws=sizes.draws
         )
         timer(f"reconstruction of {name}")
     dev = parts.get("dev")
@@ -67,13 +69,35 @@ def evaluate(
         train_labels, dev_labels = text.labels("train"), text.labels("dev")
         labels = ([train_labels[i] for i in picked], [dev_labels[i] for i in rows["dev"]])
     for key, call in {
-        "latent": lambda: studies.latent_study(codec, dev, sizes),
-        "likelihood": lambda: studies.likelihood_study(scorer, codec, dev, sizes),
-        "references": lambda: studies.references(codec, dev, python, sizes),
-        "samples": lambda: studies.sample_study(
-            codec, train, encoded, dev.lines, test, python, sizes
+        "latent": lambda: latent.study(
+            dev.codes,
+            dev.log_variances,
+            sigma=codec.sigma,
+            tokens_per_line=float((dev.ids != PAD).sum(1).mean()),
+            most=sizes.mmd,
         ),
-        "interpolation": lambda: studies.interpolation_study(codec, dev, python, sizes),
+        "likelihood": lambda: studies.likelihood_study(scorer, codec, dev, sizes),
+        "references": lambda: references(
+            codec, dev.lines, dev.codes, python=python, most=sizes.references, draws=sizes.draws
+        ),
+        "samples": lambda: samples.held_out_study(
+            codec,
+            train,
+            encoded.codes,
+            dev.lines,
+            test,
+            python=python,
+            samples=sizes.samples,
+            draws=sizes.draws,
+        ),
+        "interpolation": lambda: interpolation.study(
+            codec,
+            dev.lines,
+            pairs=sizes.pairs,
+            steps=sizes.steps,
+            python=python,
+            draws=sizes.draws,
+        ),
         "probes": lambda: studies.probe_study(task, encoded, dev, labels, python),
         "disentanglement": lambda: studies.disentanglement_study(dev, python, sizes),
         "interpolations": lambda: interpolation.examples(codec, dev.lines, python),
@@ -82,19 +106,6 @@ def evaluate(
         timer(key)
     out["seconds"] = timer.seconds
     return finite(out), dev
-
-
-def _split_report(
-    codec: Codec, text: Any, name: str, lines: list[str], codes: Any, python: bool, draws: int
-) -> dict[str, Any]:
-    """Measure the reconstruction of one split, with the share of lines that training has seen."""
-    found = reconstruction(codec, lines, codes, python=python, draws=draws)
-    row: dict[str, Any] = {"lines": len(lines)} | found
-    if python:
-        row["validity_of_real_lines"] = float(valid_mask(lines).mean())
-    row["in_training_files"] = float(dict(text.overlap).get(name, 0.0))
-    row["too_long_and_skipped"] = text.source(name).skipped
-    return row
 
 
 def report(loaded: Any, outdir: str, sizes: Sizes | None = None) -> dict[str, Any]:

@@ -9,19 +9,17 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from flaxae.data.labels import MISSING
-from flaxae.lm.t5.modeling import PAD
-from flaxae.models.t5_vae.evaluation import disentanglement, interpolation, probes, samples
+from flaxae.models.t5_vae.evaluation import disentanglement, probes
 from flaxae.models.t5_vae.evaluation.factors import KINDS, factors_of, kind
 from flaxae.models.t5_vae.evaluation.likelihood import (
     Scorer,
     importance_weighted,
     posterior_collapse,
 )
-from flaxae.text_autoencoder import latent_measures
 from flaxae.text_autoencoder.codec import Codec
-from flaxae.text_autoencoder.reconstruction import reconstruction
+from flaxae.text_autoencoder.evaluation.latent import STOCHASTIC_ONLY
+from flaxae.text_autoencoder.samples import too_few
 
-STOCHASTIC_ONLY = "n/a: the encoder is deterministic"
 MIN_LINES = 10  # for a study that divides lines into classes
 
 
@@ -58,113 +56,10 @@ class EncodedLines:
         return rearrange(self.codes, "b l z -> b (l z)")
 
 
-def too_few(lines: int, least: int, reason: str) -> str:
-    """Return why a study is left out if there are fewer than `least` lines, else ""."""
-    if lines >= least:
-        return ""
-    return f"n/a: {reason} needs at least {least} lines, and there {_count(lines)}"
-
-
-def _count(lines: int) -> str:
-    return "is 1" if lines == 1 else f"are {lines}"
-
-
 def encode_lines(scorer: Scorer, codec: Codec, lines: list[str]) -> EncodedLines:
     """Encode lines once for all parts of a report."""
     ids = codec.ids(lines)
     return EncodedLines(lines, ids, *scorer.encode(ids))
-
-
-def references(codec: Codec, dev: EncodedLines, python: bool, sizes: Sizes) -> dict[str, Any] | str:
-    """Measure reconstruction from other lines' codes and from zeros."""
-    if missing := too_few(len(dev.lines), 2, "another line's code"):
-        return missing
-    lines = dev.lines[: sizes.references]
-    codes = {
-        "shuffled_codes": np.roll(dev.codes, 1, axis=0)[: len(lines)],
-        "zero_code": np.zeros_like(dev.codes[: len(lines)]),
-    }
-    return {
-        name: reconstruction(codec, lines, z, python=python, draws=sizes.draws)
-        for name, z in codes.items()
-    }
-
-
-def latent_study(codec: Codec, dev: EncodedLines, sizes: Sizes) -> dict[str, Any] | str:
-    """Measure codes alone, without decoding them.
-
-    Returns:
-        mmd and mmd_with_noise with intervals, the null's 95 % quantile and permutation p; bits,
-        isotropy, Gaussianity and spectrum; KL and mutual information, or the reason why there are
-        none. The noise is that of training: the codes' noise, or draws of their posteriors.
-    """
-    if missing := too_few(len(dev.lines), 2, "the distribution of codes"):
-        return missing
-    codes = dev.flat.astype(np.float64)
-    n, size = min(len(codes), sizes.mmd), codes.shape[1]
-    noise = np.random.default_rng(1).normal(size=codes.shape)
-    log_variances = None
-    if dev.log_variances is not None:
-        log_variances = rearrange(dev.log_variances, "b l z -> b (l z)").astype(np.float64)
-    std = codec.sigma if log_variances is None else np.exp(0.5 * log_variances)
-    clean = latent_measures.mmd_test(codes[:n])
-    sampled = latent_measures.mmd_test((codes + std * noise)[:n])
-    null = latent_measures.mmd_null_p95(n, size)
-    variances = latent_measures.spectrum(codes)
-    squared = latent_measures.squared_norm_over_dim(codes)
-    out: dict[str, Any] = {
-        "n": n,
-        "sigma": codec.sigma,
-        "mmd": clean["value"],
-        "mmd_with_noise": sampled["value"],
-        "null_p95": null,
-        "mmd_over_null": clean["value"] / null,
-        "mmd_with_noise_over_null": sampled["value"] / null,
-        "mmd_p": clean["p"],
-        "mmd_with_noise_p": sampled["p"],
-        "std_mean": float(codes.std(0).mean()) if len(codes) > 1 else float("nan"),
-        "squared_norm_over_dim": squared.value,
-        "intervals": {
-            "mmd": [clean["low"], clean["high"]],
-            "mmd_with_noise": [sampled["low"], sampled["high"]],
-            "squared_norm_over_dim": [squared.low, squared.high],
-            **latent_measures.shape_intervals(codes),
-        },
-        "active_units": latent_measures.active_units(codes),
-        "size": size,
-        "isotropy": latent_measures.isotropy(codes),
-        "gaussianity": latent_measures.gaussianity(codes),
-        # The same measures of an equal number of draws of N(0, I) show the effect of few rows.
-        "isotropy_of_normal": latent_measures.isotropy(noise),
-        "gaussianity_of_normal": latent_measures.gaussianity(noise),
-        "spectrum": variances.tolist(),
-        "tokens_per_line": float((dev.ids != PAD).sum(1).mean()),
-    }
-    return out | _information(codes, log_variances, codec.sigma, variances, out["tokens_per_line"])
-
-
-def _information(
-    codes: Float[np.ndarray, "B LZ"],
-    log_variances: Float[np.ndarray, "B LZ"] | None,
-    sigma: float,
-    spectrum: Float[np.ndarray, " LZ"],
-    tokens: float,
-) -> dict[str, Any]:
-    """Return KL and mutual information of Gaussian posteriors, and the bits that codes carry."""
-    if log_variances is not None:
-        found = latent_measures.information(codes, log_variances)
-        rate = found["kl"]["value"] / latent_measures.LN2
-        return {"information": found, "bits": _bits(rate, tokens, "mean KL to the prior, the rate")}
-    bits: Any = "n/a: without noise, the capacity of a real number has no bound"
-    if sigma:
-        meaning = "capacity of a Gaussian channel: variance of codes over variance of noise"
-        bits = _bits(latent_measures.channel_bits(spectrum, sigma), tokens, meaning)
-    return {"information": STOCHASTIC_ONLY, "bits": bits}
-
-
-def _bits(bits: float, tokens: float, estimate: str) -> dict[str, Any]:
-    """Return bits per line and per token, with the name of the estimate."""
-    return {"per_line": bits, "per_token": bits / tokens, "estimate": estimate}
 
 
 def likelihood_study(
@@ -187,39 +82,6 @@ def likelihood_study(
         samples=sizes.importance,
     )
     return out | {"importance_weighted": found}
-
-
-def sample_study(
-    codec: Codec,
-    train: list[str],
-    encoded: EncodedLines,
-    dev: list[str],
-    test: list[str],
-    python: bool,
-    sizes: Sizes,
-) -> dict[str, Any] | str:
-    """Measure samples of all priors by a language model of the training lines.
-
-    Real lines are measured like samples, for comparison. They must differ from the lines of reverse
-    perplexity and come from other files, as neighbouring lines resemble each other.
-
-    Args:
-        codec: the model with its tokenizer.
-        train: all training lines.
-        encoded: some training lines with their codes, to fit priors to.
-        dev: lines whose reverse perplexity is measured.
-        test: real lines to compare with; if there are none, dev is split in two.
-        python: whether the lines are Python.
-        sizes: numbers of samples and resamples.
-    """
-    real, held_out = (test, dev) if test else (dev[::2], dev[1::2])
-    if not test and (missing := too_few(len(dev), 2, "a comparison with real lines")):
-        return missing
-    shuffled = [real[i] for i in np.random.default_rng(0).permutation(len(real))]
-    evaluator = samples.SampleEvaluator(codec.tokenizer, train, held_out, python)
-    return samples.study(
-        codec, evaluator, encoded.codes, shuffled, samples=sizes.samples, draws=sizes.draws
-    )
 
 
 def probe_study(
@@ -286,19 +148,3 @@ def disentanglement_study(dev: EncodedLines, python: bool, sizes: Sizes) -> dict
     if len(factors) < 2:
         return "n/a: the lines have fewer than two factors that vary"
     return disentanglement.measure(dev.flat[rows].astype(np.float64), factors)
-
-
-def interpolation_study(
-    codec: Codec, dev: EncodedLines, python: bool, sizes: Sizes
-) -> dict[str, Any] | str:
-    """Score interpolations between held-out lines."""
-    if missing := too_few(len(dev.lines), 2, "an interpolation"):
-        return missing
-    return interpolation.study(
-        codec,
-        dev.lines,
-        pairs=sizes.pairs,
-        steps=sizes.steps,
-        python=python,
-        draws=sizes.draws,
-    )

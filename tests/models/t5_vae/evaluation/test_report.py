@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from flaxae.errors import ConfigError
-from flaxae.models.t5_vae import evaluation, figures
-from flaxae.models.t5_vae.evaluation import interpolation, studies
+from flaxae.models.t5_vae import evaluation
+from flaxae.models.t5_vae.evaluation import studies
 from flaxae.task import Context
+from flaxae.text_autoencoder import figures
 from flaxae.text_autoencoder.codec import Codec
+from flaxae.text_autoencoder.evaluation import interpolation
 from tests.models.t5_vae.tiny import Letters, tiny_model, tiny_task
 
 SIZES = evaluation.Sizes(

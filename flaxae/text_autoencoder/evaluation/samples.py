@@ -17,6 +17,7 @@ from flaxae.measures.ngram import NGram
 from flaxae.measures.stats import bootstrap
 from flaxae.text_autoencoder.codec import Codec
 from flaxae.text_autoencoder.priors import fit
+from flaxae.text_autoencoder.samples import too_few
 
 
 class SampleEvaluator:
@@ -108,3 +109,37 @@ def study(
         rows[name] = evaluator.measure(texts, draws) | {"examples": texts[:12]}
     rows["real_lines"] = evaluator.measure(real[:samples], draws)
     return rows.pop("normal") | {"fitted_to": len(flat), "others": rows}
+
+
+def held_out_study(
+    codec: Codec,
+    train: list[str],
+    codes: Float[np.ndarray, "n L Z"],
+    dev: list[str],
+    test: list[str],
+    *,
+    python: bool,
+    samples: int,
+    draws: int = 1000,
+) -> dict[str, Any] | str:
+    """Measure samples of all priors by a language model of the training lines.
+
+    Real lines are measured like samples, for comparison. They must differ from the lines of reverse
+    perplexity and come from other files, as neighbouring lines resemble each other.
+
+    Args:
+        codec: the model with its tokenizer.
+        train: all training lines.
+        codes: clean codes of some training lines, to fit priors to.
+        dev: lines whose reverse perplexity is measured.
+        test: real lines to compare with; if there are none, dev is split in two.
+        python: whether the lines are Python.
+        samples: number of samples per prior.
+        draws: resamples of the bootstrap.
+    """
+    real, held_out = (test, dev) if test else (dev[::2], dev[1::2])
+    if not test and (missing := too_few(len(dev), 2, "a comparison with real lines")):
+        return missing
+    shuffled = [real[i] for i in np.random.default_rng(0).permutation(len(real))]
+    evaluator = SampleEvaluator(codec.tokenizer, train, held_out, python)
+    return study(codec, evaluator, codes, shuffled, samples=samples, draws=draws)

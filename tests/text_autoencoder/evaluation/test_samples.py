@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flaxae.models.t5_vae.evaluation import samples, studies
-from flaxae.models.t5_vae.evaluation.samples import SampleEvaluator
+from flaxae.text_autoencoder.evaluation import samples
+from flaxae.text_autoencoder.evaluation.samples import SampleEvaluator
 from tests.models.t5_vae.tiny import Letters
 
 N = 150
@@ -66,8 +66,9 @@ def test_real_lines_differ_from_the_lines_of_reverse_perplexity(monkeypatch):
         samples, "study", lambda codec, lines, codes, real, **_: seen.update(a=lines, b=real)
     )
     lines = [f"line {i}" for i in range(9)]
-    part: Any = types.SimpleNamespace(codes=None, tokenizer=None)
-    studies.sample_study(part, [], part, lines, [], True, studies.Sizes())
+    codec: Any = types.SimpleNamespace(tokenizer=None)
+    codes: Any = None
+    samples.held_out_study(codec, [], codes, lines, [], python=True, samples=4)
     assert not set(seen["a"]) & set(seen["b"]) and len(seen["a"] + seen["b"]) == 9
-    studies.sample_study(part, [], part, lines, ["x", "y"], True, studies.Sizes())
+    samples.held_out_study(codec, [], codes, lines, ["x", "y"], python=True, samples=4)
     assert seen["a"] == lines and sorted(seen["b"]) == ["x", "y"]

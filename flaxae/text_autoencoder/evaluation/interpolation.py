@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from flaxae.lm.t5.modeling import EOS, PAD
+from flaxae.data.tokenizer import EOS, PAD
 from flaxae.measures import text as text_metrics
 from flaxae.measures.stats import bootstrap
 from flaxae.measures.text import path_lengths
 from flaxae.text_autoencoder.codec import Codec
 from flaxae.text_autoencoder.interpolation import lerp, slerp
+from flaxae.text_autoencoder.samples import too_few
 
 PAIRS = (
     ("import os", "from typing import Any"),
@@ -86,20 +87,23 @@ def _mixed(codec: Codec, first: np.ndarray, second: np.ndarray, steps: int) -> l
 
 def study(
     codec: Codec, lines: list[str], *, pairs: int, steps: int, python: bool, draws: int = 1000
-) -> dict[str, Any]:
+) -> dict[str, Any] | str:
     """Score paths between random lines by slerp, by lerp and by two baselines without a model.
 
     Args:
         codec: the model with its tokenizer.
-        lines: at least two lines.
+        lines: held-out lines.
         pairs: number of paths.
         steps: texts per path, ends included.
         python: whether the texts are lines of Python.
         draws: resamples of the bootstrap.
 
     Returns:
-        `scores` by the name of the interpolation or baseline, with `pairs` and `steps`.
+        `scores` by the name of the interpolation or baseline, with `pairs` and `steps`; a sentence
+        if there are fewer than two lines.
     """
+    if missing := too_few(len(lines), 2, "an interpolation"):
+        return missing
     rng = np.random.default_rng(0)
     first = rng.integers(len(lines), size=pairs)
     second = (first + rng.integers(1, len(lines), size=pairs)) % len(lines)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flaxae.models.t5_vae.evaluation import interpolation as m
+from flaxae.text_autoencoder.evaluation import interpolation as m
 from tests.models.t5_vae.tiny import Letters
 
 
@@ -66,7 +66,7 @@ def test_study_compares_interpolations_with_baselines():
     codec: Any = PerfectCodec()
     rng = np.random.default_rng(0)
     lines = ["".join(rng.choice(list("abcdefghij"), 7)) for _ in range(30)]
-    found = m.study(codec, lines, pairs=20, steps=9, python=True, draws=20)
+    found: Any = m.study(codec, lines, pairs=20, steps=9, python=True, draws=20)
     copies, mixed = found["copy_endpoint"], found["token_mix"]
     assert copies["path_ratio"]["value"] == copies["max_step_share"]["value"] == 1
     assert copies["distinct"]["value"] == pytest.approx(2 / 9)

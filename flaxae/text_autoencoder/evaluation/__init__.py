@@ -1,0 +1,7 @@
+"""Parts of an evaluation that all text autoencoders share: numbers for JSON, and their text.
+
+- `latent`: the distribution of codes against N(0, I), and the information that they carry.
+- `samples`: texts of N(0, I), of fitted priors and of the corpus under one n-gram model.
+- `interpolation`: paths between codes, compared with two baselines that need no model.
+- `readable`: these parts as text.
+"""
