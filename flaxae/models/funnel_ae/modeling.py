@@ -8,12 +8,12 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.data.tokenizer import EOS, PAD
-from flaxae.decoding import Sampling, chooser, mask_unused
+from flaxae.data.tokenizer import PAD
+from flaxae.decoding import Sampling
 from flaxae.lm.funnel.config import FunnelConfig
 from flaxae.lm.funnel.modeling import Embeddings, Encoded, Encoder
 from flaxae.lm.funnel.pooling import block_lengths
-from flaxae.losses import cross_entropy, linear_cross_entropy
+from flaxae.models.funnel_ae import places
 from flaxae.models.funnel_ae.decoder import Decoder
 from flaxae.models.funnel_ae.latents import Bottleneck, Encoding, LatentConfig, Latents, Moments
 from flaxae.models.funnel_ae.skips import SkipConfig
@@ -151,30 +151,6 @@ class FunnelAEModel(nnx.Module):
         """Return the scores of the vocabulary, float32; the head is the embedding."""
         return self.embeddings.tokens.attend(states, ctx.at("embeddings").at("tokens"))
 
-    def cross_entropy(
-        self,
-        states: Float[Array, "B N D"],
-        ids: Int[Array, "B N"],
-        weights: Float[Array, "B N"],
-        ctx: Context,
-        chunks: int = 0,
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Return the weighted sums of -log p(id) in nats and of places with the right id.
-
-        Args:
-            states: the decoder's last states.
-            ids: the texts.
-            weights: weight of each place; 0 for padding.
-            ctx: context of the model.
-            chunks: parts of the places for `linear_cross_entropy`; 0: all at once.
-        """
-        targets, weights = (rearrange(x, "B N -> (B N)") for x in (ids, weights))
-        if not chunks:
-            flat = rearrange(self.logits(states, ctx), "B N V -> (B N) V")
-            return cross_entropy(flat, targets, weights, ctx)
-        flat, table = rearrange(states, "B N D -> (B N) D"), self.embeddings.tokens.table[...]
-        return linear_cross_entropy(flat, table, targets, weights, chunks, skip_empty=True)
-
     def generate(
         self,
         z: Float[Array, "B L Z"],
@@ -204,18 +180,8 @@ class FunnelAEModel(nnx.Module):
         num_tokens: int = 0,
         sampling: Sampling | None = None,
     ) -> Int[Array, "B N"]:
-        """Return the ids of decoded rows with EOS, then padding; arguments as in `generate`."""
-        scores = mask_unused(logits, num_tokens or self.vocab_size)
-        scores = scores.at[..., PAD].set(-jnp.inf)  # only what follows EOS is padding
-        if sampling is None:
-            ids = jnp.argmax(scores, axis=-1).astype(jnp.int32)
-        else:
-            choose, rows = chooser(sampling, ctx.at("choice").key), jnp.arange(len(scores))
-            places = [choose(scores[:, i], jnp.int32(i), rows) for i in range(self.max_length)]
-            ids = jnp.stack(places, axis=1)
-        ends = (ids == EOS).astype(jnp.int32)
-        ended = jnp.cumsum(ends, axis=1) > ends  # an EOS at an earlier place
-        return jnp.where(ended, PAD, ids)
+        """Return the ids of decoded rows (see `places.choose`)."""
+        return places.choose(logits, ctx, num_tokens or self.vocab_size, sampling)
 
     def clean_code(self, z: Float[Array, "B L Z"], step: Int[Array, ""]) -> Float[Array, "B L Z"]:
         """Return the code itself: nothing is scaled."""

@@ -2,9 +2,8 @@
 
 import dataclasses
 import math
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,29 +11,24 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from flaxae.config import Config, DataConfig, TaskConfig
-from flaxae.config.ranges import NonNegative, Range, Rate
-from flaxae.data.config import TextDataConfig, text_data
-from flaxae.data.hub import TextData, text_sources
-from flaxae.data.plan import planned_spec
-from flaxae.data.pretrained import check_vocabulary
-from flaxae.data.tokenizer import PAD, Tokenizer
+from flaxae.config.ranges import NonNegative, Rate
+from flaxae.data.config import TextDataConfig
+from flaxae.data.tokenizer import PAD
 from flaxae.errors import require
 from flaxae.lm.funnel.config import FunnelConfig
 from flaxae.models.funnel_ae import flops, terms
 from flaxae.models.funnel_ae.latents import Bottleneck, Encoding, LatentConfig
 from flaxae.models.funnel_ae.modeling import FunnelAEModel
+from flaxae.models.funnel_ae.places import Chunks, PlacesTask, accuracy_sums, head_loss
 from flaxae.models.funnel_ae.skips import Skip, SkipConfig
 from flaxae.models.funnel_ae.upsampling import Upsampling
-from flaxae.task import Context, Loss, Rows, Source, Sums, Task
+from flaxae.task import Context, Loss, Rows, Sums
 from flaxae.text_autoencoder import kl, split_terms
-from flaxae.text_autoencoder.batches import compare, one_device, rows_of
+from flaxae.text_autoencoder.batches import one_device
 from flaxae.text_autoencoder.kl import WeightSchedule
-from flaxae.text_autoencoder.samples import sample_texts
-
-Chunks = Annotated[int, Range(0, 1024, "[]")]  # each is a part of the program
 
 
 @dataclasses.dataclass
@@ -85,7 +79,7 @@ class FunnelAEConfig(TaskConfig):
         )
 
 
-class FunnelAETask(Task):
+class FunnelAETask(PlacesTask):
     """The task of a FunnelAEConfig."""
 
     hparams = {"latent_weight": "task.latent.weight"}
@@ -97,8 +91,7 @@ class FunnelAETask(Task):
 
     def __init__(self, config: Config):
         require(isinstance(config.task, FunnelAEConfig), "task: not a FunnelAEConfig")
-        self.config, self.options = config, _options(config)
-        self._kept_tokenizer: Tokenizer | None = None  # from an earlier start of the same run
+        super().__init__(config)
         self._check_lengths()
         if self.options.latent.encoding is Encoding.FROZEN:
             self.trainable = _without_encoder
@@ -111,12 +104,7 @@ class FunnelAETask(Task):
             "task.funnel.separate_cls must be False: an autoencoder has no separate first token, "
             "and its upsamplers double each length",
         )
-        buckets = getattr(self.config.data, "num_buckets", 1)
-        require(
-            buckets == 1,
-            f"data.num_buckets={buckets}: the decoder fills all places of a row, so all rows have "
-            "one length: set data.num_buckets=1",
-        )
+        self.check_buckets()
         least = 2 ** (len(funnel.block_sizes) - 1)
         require(
             length % least == 0,
@@ -126,16 +114,6 @@ class FunnelAETask(Task):
         )
 
     @property
-    def data_config(self) -> TextDataConfig:
-        """The data section."""
-        return text_data(self.config)
-
-    @property
-    def max_length(self) -> int:
-        """Places per row."""
-        return self.data_config.max_length
-
-    @property
     def funnel(self) -> FunnelConfig:
         """The Funnel's sizes, the vocabulary's included."""
         funnel = self.options.funnel
@@ -143,26 +121,10 @@ class FunnelAETask(Task):
             funnel, vocab_size=funnel.vocab_size or self.data_config.vocab_size
         )
 
-    @cached_property
-    def text(self) -> TextData:
-        """The corpus with its tokenizer and splits, loaded at first use."""
-        rows = self.funnel.vocab_size
-        text = text_sources(self.data_config, self._kept_tokenizer, rows)
-        if self.config.pretrained:
-            check_vocabulary(text.tokenizer, rows, pretrained=True)
-        return text
-
-    def data(self, split: str) -> Source:
-        """Return the batches of a split."""
-        return self.text.source(split)
-
-    def data_notes(self) -> list[str]:
-        """Return remarks on what the corpus and its splits contain."""
-        return self.text.notes()
-
-    def batch_spec(self) -> Any:
-        """Return the shapes of a batch, without loading texts if the config determines them."""
-        return planned_spec(self.data_config) or self.data("train").batch_spec
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the token embedding."""
+        return self.funnel.vocab_size
 
     def init(self, rngs: nnx.Rngs) -> FunnelAEModel:
         """Return an untrained model."""
@@ -176,11 +138,6 @@ class FunnelAETask(Task):
             share=options.share,
             rngs=rngs,
         )
-
-    def rows(self, batch: Any) -> tuple[Int[Array, "B N"], Float[Array, "B"]]:
-        """Return the ids of a batch, padded to `max_length`, and the weights of its rows."""
-        (ids,), rows = rows_of(batch)
-        return jnp.pad(ids, ((0, 0), (0, self.max_length - ids.shape[1]))), rows
 
     def loss(self, model: FunnelAEModel, batch: Any, ctx: Context) -> Loss:
         """Return the cross entropy of all real tokens, with the terms of the options.
@@ -205,7 +162,8 @@ class FunnelAETask(Task):
         states, _ = model.decode(code, ctx, encoded)
         weights = jnp.where(ids != PAD, rows[:, None], 0.0)
         chunks = options.loss_chunks if ctx.train and one_device() else 0
-        recon, correct = model.cross_entropy(states, ids, weights, ctx, chunks)
+        head = ctx.at("embeddings").at("tokens")
+        recon, correct = head_loss(model.embeddings.tokens, states, ids, weights, head, chunks)
         tokens, texts = weights.sum(), rows.sum()
         total, metrics = recon, {"recon": (recon, tokens), "token_accuracy": (correct, tokens)}
         flat = rearrange(z, "B L Z -> B (L Z)")
@@ -274,26 +232,16 @@ class FunnelAETask(Task):
         loss, (z, code, states) = self._loss(model, batch, ctx)
         ids, rows = self.rows(batch)
         made = model.choose(model.logits(states, ctx), ctx, self.num_tokens)
-        exact, matches, longest = compare(made, [ids], self.max_length)
-        real, same = jnp.where(ids != PAD, rows[:, None], 0.0), (made == ids).astype(jnp.float32)
         sums = {
             "loss": (loss.total, loss.weight),
             **{k: v for k, v in loss.metrics.items() if k != "token_accuracy"},
             "forced_accuracy": loss.metrics["token_accuracy"],
-            "exact_match": (jnp.sum(exact * rows), rows.sum()),
-            "token_accuracy": (jnp.sum(matches * rows), jnp.sum(longest * rows)),
-            "first_token_accuracy": (jnp.sum(same[:, 0] * rows), rows.sum()),
-            "place_accuracy": (jnp.sum(same * real, axis=0), real.sum(0)),
+            **accuracy_sums(made, ids, rows),
         }
         if self.options.latent.kind is Bottleneck.MMD:
             sums["mmd_weight"] = (self.latent_weight(ctx) * loss.weight, loss.weight)
             sums["codes"] = Rows(code, rows)
         return sums
-
-    @property
-    def num_tokens(self) -> int:
-        """Number of ids that may be generated."""
-        return self.text.tokenizer.vocab_size
 
     def finalize(self, sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
         """Return the metrics of a split, with the perplexity of the reconstruction.
@@ -316,10 +264,6 @@ class FunnelAETask(Task):
                 del out[f"detail_errors_{k}"], out[f"detail_squares_{k}"]
         return out | {"perplexity": math.exp(min(out["recon"], 700.0))}
 
-    def sample(self, model: FunnelAEModel, ctx: Context, n: int) -> dict[str, list[str]]:
-        """Return texts for the log: reconstructions, samples and an interpolation."""
-        return sample_texts(self, model, ctx, n)
-
     def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
         """Evaluate a trained run (see `evaluation`)."""
         from flaxae.models.funnel_ae import evaluation
@@ -333,22 +277,10 @@ class FunnelAETask(Task):
 
         return params.load_pretrained(self.config.pretrained, self.funnel, abstract, shardings)
 
-    def save_assets(self, workdir: str) -> None:
-        """Store the tokenizer in the workdir."""
-        self.text.tokenizer.save(Path(workdir) / "tokenizer.json")
-
-    def load_assets(self, workdir: str) -> None:
-        """Read the tokenizer from the workdir."""
-        self._kept_tokenizer = Tokenizer.load(Path(workdir) / "tokenizer.json")
-
     def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
         """Return the matmul FLOPs of a train step."""
-        rows = sum(leaf.shape[0] for leaf in jax.tree.leaves(batch_spec) if len(leaf.shape) == 2)
+        rows = self.num_rows(batch_spec)
         return flops.train_step(self.funnel, self.options.latent, self.max_length, rows)
-
-
-def _options(config: Config) -> Any:
-    return config.task
 
 
 def _without_encoder(path: tuple, value: Any) -> bool:
