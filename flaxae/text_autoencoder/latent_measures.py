@@ -133,6 +133,32 @@ def isotropy(codes: Float[np.ndarray, "n d"]) -> dict[str, float]:
     }
 
 
+def principal_dimensions(states: Float[np.ndarray, "n d"]) -> dict[str, float]:
+    """Count the dimensions in which states vary.
+
+    Args:
+        states: one state per row.
+
+    Returns:
+        components_90, components_99: principal axes that together have this percentage of the
+            variance.
+        participation_ratio: (sum of variances)^2 / sum of their squares.
+        For states of one Gaussian that is isotropic in r dimensions all are near r. All are 0 for
+        constant states, and nan for fewer than two.
+    """
+    names = ("components_90", "components_99", "participation_ratio")
+    if len(states) < 2:
+        return dict.fromkeys(names, float("nan"))
+    variances = spectrum(np.asarray(states, np.float64))
+    total = variances.sum()
+    if total <= 0:
+        return dict.fromkeys(names, 0.0)
+    known = np.cumsum(variances) / total
+    counts = [float(np.searchsorted(known, share - 1e-9) + 1) for share in (0.9, 0.99)]
+    ratio = float(total**2 / np.square(variances).sum())
+    return dict(zip(names, (*counts, ratio), strict=True))
+
+
 def gaussianity(codes: Float[np.ndarray, "n d"]) -> dict[str, float]:
     """Measure how close each dimension is to a Gaussian, and how much the norm varies.
 

@@ -51,6 +51,21 @@ def test_spectrum_and_isotropy_of_known_codes(normal):
     assert constant["effective_rank"] == 0 and constant["mean_cosine"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("rank", [1, 7, 50])
+def test_isotropic_gaussian_has_as_many_principal_dimensions_as_its_rank(rank):
+    rng = np.random.default_rng(rank)
+    axes, _ = np.linalg.qr(rng.normal(size=(64, rank)))
+    found = m.principal_dimensions(rng.normal(size=(4000, rank)) @ axes.T + 3)
+    assert found["components_99"] == rank
+    assert found["participation_ratio"] == pytest.approx(rank, rel=0.05)
+    assert found["components_90"] == pytest.approx(np.ceil(0.9 * rank), abs=2)
+
+
+def test_principal_dimensions_of_constant_states_and_of_one_state():
+    assert set(m.principal_dimensions(np.ones((5, 3))).values()) == {0.0}
+    assert np.isnan(list(m.principal_dimensions(np.ones((1, 3))).values())).all()
+
+
 def test_mean_cosine_of_three_codes():
     found = m.isotropy(np.asarray([[1, 0], [0, 2], [-3.0, 0]]))["mean_cosine"]
     assert found == pytest.approx((0 - 1 + 0) / 3)
