@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from flaxae.measures import stats
+from flaxae.measures.claims import number, verdict
 
 EQUAL_STEPS = "curve at equal steps"  # a claim's path: see `at_step`
 WINDOW = 0.1  # share of the steps to average over: one training batch is too noisy
@@ -132,17 +133,8 @@ class Claim:
             nothing = dict.fromkeys(("ratio", "low", "high"), math.nan)
             return out | nothing | {"verdict": "unclear"}
         ratio, low, high = ratio_interval(top, bottom, paired)
-        verdict = "unclear"
-        if high < self.bound:
-            verdict = "confirmed" if self.below else "refuted"
-        elif low > self.bound:
-            verdict = "refuted" if self.below else "confirmed"
-        return out | {"ratio": ratio, "low": low, "high": high, "verdict": verdict}
-
-
-def number(x: float) -> str:
-    """Format a number with three digits, or "-" if it is not finite."""
-    return "-" if not math.isfinite(x) else f"{x:.3g}" if x < 1000 else f"{x:.0f}"
+        found = verdict(low, high, self.bound, self.below)
+        return out | {"ratio": ratio, "low": low, "high": high, "verdict": found}
 
 
 def cell(values: list[float]) -> str:
@@ -153,15 +145,3 @@ def cell(values: list[float]) -> str:
     mean, low, high = mean_interval(known)
     text = number(mean) + (f" [{number(low)}, {number(high)}]" if math.isfinite(low) else "")
     return text + (f" ({len(values) - len(known)} never)" if len(known) < len(values) else "")
-
-
-def claims_table(verdicts: list[dict[str, Any]]) -> str:
-    """Format verdicts as a Markdown table, one row per claim."""
-    lines = ["| claim | ratio, 95 % interval over seeds | bound | verdict |", "|---|---|---|---|"]
-    for row in verdicts:
-        sign = "<" if row["below"] else ">"
-        interval = f"{number(row['ratio'])} [{number(row['low'])}, {number(row['high'])}]"
-        lines.append(
-            f"| {row['claim']} | {interval} | {sign} {row['bound']:g} | **{row['verdict']}** |"
-        )
-    return "\n".join(lines) + "\n"

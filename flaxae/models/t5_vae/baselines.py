@@ -7,7 +7,6 @@ file is enough to continue on another machine.
 """
 
 import argparse
-import functools
 import json
 import runpy
 import sys
@@ -15,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from flaxae.command import run_main
-from flaxae.config import Config, config_hash, copy_config
+from flaxae.config import Config, copy_config
 from flaxae.config.locate import user_path
 from flaxae.config.ranges import SEEDS, ranged
 from flaxae.data.config import text_data
 from flaxae.errors import ConfigError
-from flaxae.measures import stats
+from flaxae.measures.claims import cell
+from flaxae.sweep.record import complete
 from flaxae.training.report import REPORT
 
 CONFIG = "configs/t5_vae/baselines.py"
@@ -48,18 +48,6 @@ def look_up(report: Any, path: tuple[str, ...]) -> float | None:
     return None if report is None else float(report)
 
 
-def cell(values: list[float | None]) -> str:
-    """Format the mean over seeds with Student's 95 % interval, if there are several."""
-    numbers = [v for v in values if v is not None]
-    if not numbers:
-        return "n/a"
-    largest = max(map(abs, numbers))
-    form = "{:.0f}" if largest >= 100 else "{:.1f}" if largest >= 10 else "{:.3f}"
-    found = stats.t_interval(numbers)
-    mean, low, high = (form.format(x) for x in (found.value, found.low, found.high))
-    return f"{mean} [{low}, {high}]" if len(numbers) > 1 else mean
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Return a Markdown table with one row per variant, in order of first appearance.
 
@@ -80,41 +68,6 @@ def table(rows: list[dict[str, Any]]) -> str:
         names = ", ".join(order or "before November 2026" for order in orders)
         lines += ["", f"The runs have batches in different orders: {names}."]
     return "\n".join(lines) + "\n"
-
-
-def read_record(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows of a record by config hash; an incomplete last line is skipped.
-
-    Raises:
-        ConfigError: if the file is not a record.
-    """
-    lines = path.read_text().split("\n") if path.exists() else [""]
-    rows = {}
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            row = json.loads(line)
-            _ = row["variant"], [row["numbers"][column] for column in COLUMNS]
-            rows[row["run"]] = row
-        except (KeyError, TypeError, ValueError):
-            raise ConfigError(
-                f"{path}, line {number}, is not a row of a record of baselines; "
-                "name another file with --record, or delete it to train all runs again"
-            ) from None
-    return rows
-
-
-@functools.cache
-def running_commit() -> str:
-    """Return the commit at this process's start; a checkout may change during hours of runs."""
-    from flaxae.storage.workdir import versions
-
-    return versions()["commit"]
-
-
-def add_to_record(path: Path, row: dict[str, Any]) -> None:
-    """Append a row; an incomplete last line is removed."""
-    text = path.read_text() if path.exists() else ""
-    path.write_text(text[: text.rfind("\n") + 1] + json.dumps(row) + "\n")
 
 
 def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any] | None:
@@ -160,22 +113,25 @@ def run_all(
     Returns:
         False if a signal ended it; the same call then continues.
     """
-    commit, done, rows = running_commit(), read_record(record), []
-    for seed in seeds:
-        for name, overrides in variants.items():
-            one = copy_config(config, {**overrides, "seed": seed})
-            if (key := config_hash(one)) not in done:
-                found = train_and_evaluate(one, outdir / key)
-                if found is None:
-                    return False
-                numbers = {column: look_up(found, path) for column, path in COLUMNS.items()}
-                dataset = text_data(config).name
-                done[key] = {"run": key, "dataset": dataset, "variant": name, "seed": seed}
-                done[key] |= {"numbers": numbers, "commit": commit, "order": found["order"]}
-                add_to_record(record, done[key])
-            rows.append(done[key])
-            (outdir / "table.md").write_text(table(rows))
-    return True
+
+    def measure(one: Config, key: str) -> dict[str, Any] | None:
+        found = train_and_evaluate(one, outdir / key)
+        if found is None:
+            return None
+        numbers = {column: look_up(found, path) for column, path in COLUMNS.items()}
+        return {"dataset": text_data(config).name, "numbers": numbers, "order": found["order"]}
+
+    return complete(
+        record,
+        [
+            (name, copy_config(config, {**overrides, "seed": seed}))
+            for seed in seeds
+            for name, overrides in variants.items()
+        ],
+        measure,
+        columns=COLUMNS,
+        after=lambda rows: (outdir / "table.md").write_text(table(rows)),
+    )
 
 
 def main(argv: list[str]) -> int:

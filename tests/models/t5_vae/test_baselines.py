@@ -7,6 +7,7 @@ import pytest
 
 from flaxae.errors import ConfigError
 from flaxae.models.t5_vae import baselines
+from flaxae.sweep import record as record_lib
 from tests.helpers import ROOT
 
 VARIANTS = {"ae": {}, "beta_vae": {"task.kl_weight": 0.5, "task.latent.gaussian": True}}
@@ -85,11 +86,11 @@ def test_run_of_an_incomplete_row_is_trained_again(tmp_path, trained):
 
 
 def test_rows_name_the_commit_at_the_start_of_the_process(tmp_path, trained, monkeypatch):
-    baselines.running_commit.cache_clear()
+    record_lib.running_commit.cache_clear()
     heads = iter(["first", "moved on"])
-    monkeypatch.setattr("flaxae.storage.workdir.versions", lambda: {"commit": next(heads)})
+    monkeypatch.setattr("flaxae.sweep.record.versions", lambda: {"commit": next(heads)})
     assert run_all(tmp_path, [0]) and run_all(tmp_path, [0, 1])
-    baselines.running_commit.cache_clear()
+    record_lib.running_commit.cache_clear()
     rows = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
     assert [row["commit"] for row in rows] == ["first"] * 4
 
@@ -98,7 +99,7 @@ def test_no_stored_run_would_be_trained_again(tmp_path, trained):
     from configs.t5_vae.baselines import VARIANTS as stored_variants
     from configs.t5_vae.baselines import get_config
 
-    rows = baselines.read_record(ROOT / "configs/t5_vae/baselines.jsonl").values()
+    rows = record_lib.read_record(ROOT / "configs/t5_vae/baselines.jsonl").values()
     for dataset in ("python_lines", "docstrings"):
         variants = list(dict.fromkeys(r["variant"] for r in rows if r["dataset"] == dataset))
         assert len(variants) >= 5
