@@ -16,6 +16,7 @@ from flaxae.explore import answers, corpus, honesty, texts
 from flaxae.explore.cache import FOLDER, Cache
 from flaxae.explore.geometry import FittedGaussian, clusters, nearest
 from flaxae.explore.reduce import umap
+from flaxae.measures.text import is_python
 from flaxae.text_autoencoder.protocol import Autoencoder, check_autoencoder, open_model
 
 MAX_CHARACTERS = 2000  # per text that is given to the model
@@ -76,7 +77,7 @@ class LatentSpace:
         self.corpus_path, self.config_path, self.most = "", "", most
         self.corpus = corpus.select_readable(given, model, most)
         self.texts = self.corpus.texts
-        self.python = texts.is_python(self.texts)
+        self.python = is_python(self.texts)
         self.cache = Cache(folder, digest([model.fingerprint, self.corpus.fingerprint]))
         self.codes = self.cache.get("codes", len(self.texts), self._encode_all)
         self.gaussian = FittedGaussian.fit(self.codes)

@@ -2,12 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
-
-from flaxae.measures.text import is_valid
-
-PYTHON_SHARE = 0.3  # a corpus counts as Python if more than this share of its lines parses
 
 # (name of the kind, pattern at the start of such a line)
 _PYTHON = (
@@ -22,12 +17,6 @@ _PYTHON = (
     ("call", r"\s*[\w.]+\("),
 )
 _SENTENCES = (("question", r".*\?\W*$"), ("exclamation", r".*!\W*$"), ("sentence", r".*[.]\W*$"))
-
-
-def is_python(texts: Sequence[str]) -> bool:
-    """Return True if enough of the first 500 texts are valid Python."""
-    some = texts[:500]
-    return bool(some) and sum(map(is_valid, some)) > PYTHON_SHARE * len(some)
 
 
 def kind(text: str, python: bool) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 WORD_ORDER, CHAR_ORDER, BETA = 4, 6, 2
+PYTHON_SHARE = 0.3  # a corpus counts as Python if more than this share of its texts parses
 
 
 # Validity
@@ -42,6 +43,11 @@ def valid_mask(texts: Sequence[str]) -> Bool[np.ndarray, " n"]:
 def validity(texts: Sequence[str]) -> float:
     """Return the share of texts that parse as Python; nan if there are none."""
     return float(valid_mask(texts).mean()) if len(texts) else float("nan")
+
+
+def is_python(texts: Sequence[str]) -> bool:
+    """Return True if enough of the first 500 texts are valid Python."""
+    return bool(len(texts)) and validity(texts[:500]) > PYTHON_SHARE
 
 
 # Edit distance

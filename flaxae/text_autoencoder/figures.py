@@ -15,7 +15,7 @@ CURVES = (
 )
 
 
-def _subplots(columns: int, rows: int, size: tuple[float, float]) -> tuple[Any, Any]:
+def subplots(columns: int, rows: int, size: tuple[float, float]) -> tuple[Any, Any]:
     """Return a figure and its axes, (rows, columns)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -26,19 +26,20 @@ def _subplots(columns: int, rows: int, size: tuple[float, float]) -> tuple[Any, 
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def learning_curves(log: Path, path: Path) -> Path:
+def learning_curves(log: Path, path: Path, curves: tuple[tuple[str, str], ...] = CURVES) -> Path:
     """Plot the curves of metrics.jsonl.
 
     Args:
         log: metrics.jsonl of a workdir.
         path: PNG file to write.
+        curves: four metrics with their titles.
 
     Returns:
         The path.
     """
     rows = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
-    figure, axes = _subplots(2, 2, (10, 6.5))
-    for axis, (name, label) in zip(axes.flat, CURVES, strict=True):
+    figure, axes = subplots(2, 2, (10, 6.5))
+    for axis, (name, label) in zip(axes.flat, curves, strict=True):
         for split in sorted({row["split"] for row in rows}):
             points = [(r["step"], r[name]) for r in rows if r["split"] == split and name in r]
             if points:
@@ -86,7 +87,7 @@ def latent_map(codes: Float[np.ndarray, "B Z"], lines: list[str], path: Path) ->
         The path.
     """
     points, share = principal_components(codes)
-    figure, axes = _subplots(1, 1, (9, 7))
+    figure, axes = subplots(1, 1, (9, 7))
     axis = axes[0, 0]
     dots = axis.scatter(*points.T, c=[len(x) for x in lines], s=9, cmap="viridis", alpha=0.7)
     figure.colorbar(dots, ax=axis, label="characters")
@@ -113,7 +114,7 @@ def spectrum(latent: dict[str, Any], path: Path) -> Path:
     """
     information = latent["information"]
     stochastic = isinstance(information, dict)
-    figure, axes = _subplots(1 + stochastic, 1, (6 + 5 * stochastic, 4.5))
+    figure, axes = subplots(1 + stochastic, 1, (6 + 5 * stochastic, 4.5))
     axis = axes[0, 0]
     axis.plot(np.arange(1, len(latent["spectrum"]) + 1), latent["spectrum"], label="codes")
     axis.axhline(1, color="gray", linewidth=1, linestyle=":", label="N(0, I)")
@@ -129,6 +130,36 @@ def spectrum(latent: dict[str, Any], path: Path) -> Path:
     return path
 
 
+def histograms(codes: Float[np.ndarray, "B Z"], path: Path) -> Path:
+    """Plot the distribution of the codes' numbers against that of N(0, I).
+
+    The left plot shows all numbers, the right one each number in its own standard deviations: it is
+    the bell of N(0, 1) if each number is Gaussian, with any mean and variance.
+
+    Args:
+        codes: one code per row.
+        path: PNG file to write.
+
+    Returns:
+        The path.
+    """
+    std = codes.std(0)
+    alive = std > 1e-6 * max(std.max(), 1e-30)
+    scaled = (codes[:, alive] - codes[:, alive].mean(0)) / std[alive]
+    figure, axes = subplots(2, 1, (10, 4))
+    titles = ("all numbers of the codes", "each number, standardised")
+    for axis, values, title in zip(axes.flat, (codes, scaled), titles, strict=True):
+        edge = max(4.0, float(np.abs(values).max(initial=0)))
+        axis.hist(values.ravel(), np.linspace(-edge, edge, 81), density=True, alpha=0.6)
+        x = np.linspace(-4, 4, 200)
+        axis.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), "k:", linewidth=1, label="N(0, 1)")
+        axis.set_title(title, fontsize=10)
+        axis.set_ylabel("density")
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    return path
+
+
 def by_length(splits: dict[str, Any], path: Path) -> Path:
     """Plot exact match by the lines' number of tokens for each split, with intervals.
 
@@ -139,7 +170,7 @@ def by_length(splits: dict[str, Any], path: Path) -> Path:
     Returns:
         The path.
     """
-    figure, axes = _subplots(1, 1, (7, 4.5))
+    figure, axes = subplots(1, 1, (7, 4.5))
     axis = axes[0, 0]
     names = sorted({tuple(x["tokens"]) for row in splits.values() for x in row["by_length"]})
     for shift, (name, row) in enumerate(splits.items()):
@@ -173,7 +204,7 @@ def interpolation(scores: dict[str, Any], path: Path) -> Path:
     """
     rows = {k: v for k, v in scores.items() if isinstance(v, dict)}
     second = "validity" if all("validity" in row for row in rows.values()) else "path_ratio"
-    figure, axes = _subplots(1, 1, (7, 5))
+    figure, axes = subplots(1, 1, (7, 5))
     axis = axes[0, 0]
     for name, row in rows.items():
         x, y = row["max_step_share"], row[second]

@@ -16,6 +16,7 @@ from flaxae.explore import corpus, export, honesty, render, texts
 from flaxae.explore.cache import Cache
 from flaxae.explore.geometry import clusters
 from flaxae.explore.reduce import umap
+from flaxae.measures.text import is_python
 from flaxae.text_autoencoder import protocol
 
 
@@ -28,7 +29,7 @@ def test_diff_splits_texts_by_characters():
 
 
 def test_python_and_sentences_are_distinguished():
-    assert texts.is_python(["x = 1", "The end.", "y"]) and not texts.is_python(["The end."] * 9)
+    assert is_python(["x = 1", "The end.", "y"]) and not is_python(["The end."] * 9)
     assert texts.kind("Is it so?", False) == "question" and texts.kind("So.", False) == "sentence"
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from flaxae.config import Config, DataConfig
 from flaxae.config.ranges import Count
+from flaxae.errors import ConfigError
 from flaxae.models.funnel_ae.modeling import FunnelAEModel
 from flaxae.models.funnel_ae.task import FunnelAEConfig, FunnelAETask
 from flaxae.task import Context
@@ -103,3 +104,13 @@ class IIDTask(FunnelAETask):
 
     def load_assets(self, workdir: str) -> None:
         """Read nothing: there is no tokenizer."""
+
+    def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
+        """Refuse: ids have no texts to report on.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "this run trains on rows of ids, not on texts: its evaluations are in metrics.jsonl"
+        )

@@ -3,5 +3,6 @@
 - `latent`: the distribution of codes against N(0, I), and the information that they carry.
 - `samples`: texts of N(0, I), of fitted priors and of the corpus under one n-gram model.
 - `interpolation`: paths between codes, compared with two baselines that need no model.
+- `arithmetic`: a - b + c of codes, and its nearest text.
 - `readable`: these parts as text.
 """

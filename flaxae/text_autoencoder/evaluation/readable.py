@@ -136,3 +136,30 @@ def interpolation(rows: dict[str, Any]) -> list[str]:
         text += f"{number(row['max_step_share'])}, distinct {number(row['distinct'])}"
         out.append(text + (f", valid {number(row['validity'])}" if "validity" in row else ""))
     return out
+
+
+def arithmetic(row: dict[str, Any]) -> list[str]:
+    """Describe how often a - b + c exchanges a word."""
+    names = ("exact_match", "reconstructed", "nearest", "nearest_is_c")
+    exact, bound, near, copied = (number(row[name]) for name in names)
+    return [
+        f"arithmetic of codes, {row['analogies']} exchanges of a word: exact match {exact} (the "
+        f"target's own code: {bound}), nearest text {near} (the unchanged text: {copied})"
+    ]
+
+
+def examples(result: dict[str, Any]) -> list[str]:
+    """Show the interpolations and analogies of a report."""
+    lines = []
+    for path in result.get("interpolations", []):
+        lines.append(f"from {path['from']!r} to {path['to']!r}:")
+        lines += [f"    {text}" for text in path["texts"]]
+    for row in result.get("analogies", []):
+        lines.append(f"{row['a']!r} - {row['b']!r} + {row['c']!r} = {row['text']!r}")
+        lines += [f"    near: {text}" for text in row["nearest"]]
+    return lines
+
+
+def figures(result: dict[str, Any]) -> list[str]:
+    """Name the files of the figures."""
+    return [f"{n.replace('_', ' ')}: {file}" for n, file in result.get("figures", {}).items()]

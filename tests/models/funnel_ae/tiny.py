@@ -13,12 +13,16 @@ from flaxae.config import (
     OptimConfig,
     SaveConfig,
     set_field,
+    to_json,
 )
 from flaxae.data.config import TextDataConfig
 from flaxae.lm.funnel.config import FunnelConfig
 from flaxae.models.funnel_ae.iid import IIDConfig
 from flaxae.models.funnel_ae.latents import LatentConfig
-from flaxae.models.funnel_ae.task import FunnelAEConfig
+from flaxae.models.funnel_ae.task import FunnelAEConfig, FunnelAETask
+from flaxae.storage.checkpoint import Checkpointer
+from flaxae.storage.workdir import write_json
+from flaxae.training.layout import init_model
 
 WORDS = ["import", "return", "self", "value", "= 0", "(x)", "if", "else:", "for", "in"]
 
@@ -59,3 +63,18 @@ def _with(config: Config, overrides: dict[str, Any]) -> Config:
     for name, value in overrides.items():
         set_field(config, name.replace("__", "."), value)
     return config
+
+
+def write_run(config: Config, workdir: Path) -> FunnelAETask:
+    """Write the workdir of a run of one step, without training; return its task."""
+    config.freeze()
+    task: FunnelAETask = config.task.make(config)
+    state = init_model(task, 0, 0)
+    workdir.mkdir(parents=True)
+    write_json(workdir / "config.json", to_json(config))
+    task.save_assets(str(workdir))
+    saver = Checkpointer(workdir, config.save)
+    carry = {"once": state["once"], "stream": {}}
+    saver.save(1, {"params": state["params"], "ema": {}, "carry": carry}, {}, wait=True)
+    saver.close()
+    return task

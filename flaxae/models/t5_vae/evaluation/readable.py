@@ -22,12 +22,7 @@ def describe(result: dict[str, Any]) -> str:
         if name in result:
             found = result[name]
             lines += [f"{name}: {found}"] if isinstance(found, str) else part(found)
-    for path in result.get("interpolations", []):
-        lines.append(f"from {path['from']!r} to {path['to']!r}:")
-        lines += [f"    {text}" for text in path["texts"]]
-    for name, file in result.get("figures", {}).items():
-        lines.append(f"{name.replace('_', ' ')}: {file}")
-    return "\n".join(lines)
+    return "\n".join(lines + readable.examples(result) + readable.figures(result))
 
 
 def _likelihood(row: dict[str, Any]) -> list[str]:

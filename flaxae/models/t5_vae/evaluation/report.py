@@ -6,7 +6,7 @@ from typing import Any
 
 from flaxae.data.tokenizer import PAD
 from flaxae.measures.stats import finite
-from flaxae.measures.text import signatures, valid_mask
+from flaxae.measures.text import is_python, signatures
 from flaxae.models.t5_vae.evaluation import studies
 from flaxae.models.t5_vae.evaluation.likelihood import Scorer
 from flaxae.models.t5_vae.evaluation.readable import describe
@@ -21,7 +21,6 @@ from flaxae.text_autoencoder.samples import Timer, held_out, subsample
 # The parts of a report on the dev split that are a sentence if there are too few lines.
 STUDIES = ("latent", "likelihood", "references", "samples", "interpolation", "probes")
 STUDIES += ("disentanglement",)
-PYTHON_SHARE = 0.3  # a corpus counts as Python if a larger share of its lines parses
 
 
 def evaluate(
@@ -45,7 +44,7 @@ def evaluate(
     rows = {name: subsample(len(x), sizes.lines) for name, (x, _) in lines.items()}
     splits = {name: [lines[name][0][i] for i in rows[name]] for name in lines}
     first = splits.get("dev") or next((x for x in splits.values() if x), [])
-    python = bool(len(first) and valid_mask(first[:500]).mean() > PYTHON_SHARE)
+    python = is_python(first)
     out: dict[str, Any] = {"step": loaded.step, "python": python}
     out |= {"signatures": signatures(), "splits": {}}
     out["left_out"] = {name: why or "no lines" for name, (x, why) in lines.items() if not x}

@@ -1,6 +1,5 @@
 """The whole report of tiny models with deterministic and Gaussian encoders."""
 
-import importlib
 import json
 import types
 import warnings
@@ -80,8 +79,7 @@ def test_codes_of_no_lines_can_be_flattened():
 def test_report_writes_json_figures_and_text(tmp_path, capsys, monkeypatch, gaussian):
     monkeypatch.setattr(interpolation, "PAIRS", (("ab", "cd"),))
     if gaussian:  # also treats the corpus as plain text with labels
-        module = importlib.import_module("flaxae.models.t5_vae.evaluation.report")
-        monkeypatch.setattr(module, "PYTHON_SHARE", 1.0)
+        monkeypatch.setattr("flaxae.measures.text.PYTHON_SHARE", 1.0)
     task = tiny_task(task__latent__gaussian=gaussian, data__labels=gaussian)
     task.text.labels = lambda split: [line[0] for line in task.text.lines(split)]
     rows = [

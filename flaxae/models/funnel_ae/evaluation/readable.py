@@ -1,0 +1,57 @@
+"""Reports of a Funnel AE's evaluation as text."""
+
+from typing import Any
+
+from flaxae.text_autoencoder.evaluation import readable
+from flaxae.text_autoencoder.evaluation.readable import number, with_interval
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Return a report as text; [a, b] are 95 % intervals over lines, paths or samples."""
+    lines = [
+        f"Funnel AE at step {result['step']}, {result['floats']} numbers per code, decoded without "
+        "skips"
+    ]
+    lines += readable.splits(result)
+    for name, row in result["splits"].items():
+        lines += _scores(name, row)
+    for name, part in (
+        ("gap", _gap),
+        ("references", readable.references),
+        ("latent", readable.latent),
+        ("samples", readable.samples),
+        ("interpolation", readable.interpolation),
+        ("arithmetic", readable.arithmetic),
+    ):
+        if name in result:
+            found = result[name]
+            lines += [f"{name}: {found}"] if isinstance(found, str) else part(found)
+    return "\n".join(lines + readable.examples(result) + readable.figures(result))
+
+
+def _scores(name: str, row: dict[str, Any]) -> list[str]:
+    """Describe the cross entropy of a split and the accuracy of its places."""
+    entropy, first = (with_interval(row, x) for x in ("cross_entropy", "first_token_accuracy"))
+    places = [f"{x['place'] + 1}: {number(x['value'])}" for x in row["by_place"]]
+    return [
+        f"{name}: cross entropy {entropy} nats/token, perplexity "
+        f"{with_interval(row, 'perplexity', 2)}, first token {first}",
+        f"    accuracy by place: {', '.join(places)}",
+    ]
+
+
+def _gap(row: dict[str, Any]) -> list[str]:
+    """Describe the encoder's gap."""
+    out = [
+        f"encoder's gap of {row['texts']} lines: exact match + {number(row['gap'])} after "
+        f"{row['steps']} updates of each code, the decoder fixed"
+    ]
+    for name, start in (("encoder", "the encoder's code"), ("mean", "the mean code")):
+        before, after = row[name]["before"], row[name]["after"]
+        out.append(
+            f"    from {start}: exact match {number(before['exact_match'])} -> "
+            f"{number(after['exact_match'])}, cross entropy {number(before['cross_entropy'])} -> "
+            f"{number(after['cross_entropy'])}, moved {number(row[name]['moved'], 2)} of the "
+            "distance between two codes"
+        )
+    return out
