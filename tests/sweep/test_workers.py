@@ -22,7 +22,7 @@ def get_config(preset=""):
     return tiny_config(steps=%d, save__every=1_000_000, log__progress=True)
 
 def get_runs(preset):
-    return [{"seed": s} for s in (0, 1, 2)] + [{%s: %s}]
+    return [{"seed": s} for s in (0, 1)] + [{%s: %s}]
 """
 
 
@@ -73,14 +73,14 @@ def test_a_sweep_side_by_side_equals_a_sweep_in_sequence(tmp_path):
         process = start(tmp_path, f"--workdir={tmp_path / name}", "--no-lanes", *options)
         out[name] = process.communicate(timeout=300)[0]
         assert process.returncode == 1, out[name]  # a run went non-finite
-    assert "4 programs to train, 2 at a time" in out["two"]
-    assert "/4 task.poison=1.0: failed" in out["two"] and "/4 seed=2: done" in out["two"]
+    assert "3 programs to train, 2 at a time" in out["two"]
+    assert "/3 task.poison=1.0: failed" in out["two"] and "/3 seed=1: done" in out["two"]
     tables = [
         (tmp_path / name / "tables" / "mine" / "table.csv").read_text() for name in ("one", "two")
     ]
-    assert tables[0] == tables[1] and tables[0].count("done") == 3 and "failed" in tables[0]
+    assert tables[0] == tables[1] and tables[0].count("done") == 2 and "failed" in tables[0]
     runs = [p.parent.parent.name for p in (tmp_path / "one").glob("*/latest/*")]
-    assert len(runs) == 3
+    assert len(runs) == 2
     for run in runs:
         assert_same(arrays_of(tmp_path / "one" / run), arrays_of(tmp_path / "two" / run))
         assert log_of(tmp_path / "one" / run) == log_of(tmp_path / "two" / run)
@@ -103,12 +103,12 @@ def test_a_sweep_saves_after_ctrl_c_and_continues(tmp_path):
         process.kill()
     assert process.returncode == 130, text
     table = (work / "tables" / "mine" / "table.md").read_text()
-    assert table.count("sigint") == 4 and "done" not in table, table
+    assert table.count("sigint") == 3 and "done" not in table, table
     saved = {p.parent.parent.name: int(p.name) for p in work.glob("*/latest/*")}
     assert len(saved) == 2 and all(0 < step < steps for step in saved.values()), saved
     process = start(tmp_path, *command)
     text = process.communicate(timeout=300)[0]
-    assert process.returncode == 1 and text.count(": done") == 3, text
+    assert process.returncode == 1 and text.count(": done") == 2, text
     for run, step in saved.items():
         assert f"steps {step} -> {steps}" in (work / "logs" / f"{run}.log").read_text()
 
@@ -124,11 +124,10 @@ def test_a_call_that_cannot_begin_is_reported(tmp_path):
     assert ends[0].code == 1  # its log is a folder
 
 
-def test_a_wrong_config_is_an_error_side_by_side_and_in_sequence(tmp_path):
+@pytest.mark.parametrize("jobs", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_wrong_config_is_an_error_side_by_side_and_in_sequence(tmp_path, jobs):
     (tmp_path / "mine.py").write_text(SWEEP % (20, "'mesh.replica'", 7))
-    for jobs in (1, 2):
-        options = [f"--workdir={tmp_path / str(jobs)}", "--no-lanes", f"--jobs={jobs}"]
-        process = start(tmp_path, *options)
-        out = process.communicate(timeout=300)[0]
-        assert process.returncode == 2 and out.count("error: ") == 1, out
-        assert "error: mesh: 1 devices cannot be divided" in out
+    process = start(tmp_path, f"--workdir={tmp_path / 'w'}", "--no-lanes", f"--jobs={jobs}")
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 2 and out.count("error: ") == 1, out
+    assert "error: mesh: 1 devices cannot be divided" in out

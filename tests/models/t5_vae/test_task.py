@@ -269,6 +269,7 @@ def test_one_device_equals_eight(ctx):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_learns_to_reconstruct():
     """Free-running exact match on a few memorised texts rises to 1."""
     task = tiny_task(task__mmd_weight=0.01)
