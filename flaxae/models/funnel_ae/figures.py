@@ -72,3 +72,42 @@ def gap(found: dict[str, Any], path: Path) -> Path:
     figure.suptitle(f"codes of {found['texts']} lines, optimised by gradient", fontsize=10)
     figure.savefig(path, dpi=120)
     return path
+
+
+def states(found: dict[str, Any], path: Path) -> Path:
+    """Plot the measures of hidden states: principal dimensions, differences, attention.
+
+    Args:
+        found: the part "states" of a report.
+        path: PNG file to write.
+
+    Returns:
+        The path.
+    """
+    figure, axes = subplots(3, 1, (15, 4.5))
+    dims, pairs, attention = axes.flat
+    layers = found["layers"]
+    for name, label in (
+        ("components_90", "components for 90 % of the variance"),
+        ("components_99", "components for 99 %"),
+        ("participation_ratio", "participation ratio"),
+    ):
+        dims.plot([x[name] for x in layers.values()], "o-", markersize=3, label=label)
+    dims.set_xticks(range(len(layers)), list(layers), rotation=90, fontsize=6)
+    dims.set_title("principal dimensions of each layer's states", fontsize=10)
+    dims.set_ylim(bottom=0)
+    dims.legend(fontsize=8)
+    rows = found["differences"]
+    at = np.arange(len(rows))
+    for shift, name in ((-0.2, "original"), (0.2, "upsampled")):
+        pairs.bar(at + shift, [x[name] or 0 for x in rows], 0.4, label=name)
+    pairs.set_title("variance of the differences of pairs", fontsize=10)
+    pairs.legend(fontsize=8)
+    shares = found["attention"]
+    attention.bar(np.arange(len(shares)), shares, 0.5)
+    attention.axhline(1, color="gray", linestyle=":", linewidth=1)
+    attention.set_title("attention to the own pair, over uniform", fontsize=10)
+    for axis, count in ((pairs, len(rows)), (attention, len(shares))):
+        axis.set_xticks(range(count), [f"level {i}" for i in range(count)], fontsize=8)
+    figure.savefig(path, dpi=120)
+    return path

@@ -114,7 +114,15 @@ def test_report_writes_json_figures_and_text(tmp_path, loaded, capsys, name):
     for figure in result["figures"].values():
         with open(figure, "rb") as file:
             assert file.read(4) == b"\x89PNG"
-    drawn = {"learning_curves", "by_length", "by_place", "latent_map", "histograms", "gap"}
+    drawn = {
+        "learning_curves",
+        "by_length",
+        "by_place",
+        "latent_map",
+        "histograms",
+        "gap",
+        "states",
+    }
     assert drawn <= set(result["figures"])
     row = result["splits"]["dev"]
     for measure in ("exact_match", "token_accuracy", "cross_entropy", "first_token_accuracy"):
@@ -128,7 +136,13 @@ def test_report_writes_json_figures_and_text(tmp_path, loaded, capsys, name):
     assert isinstance(result["latent"]["information"], dict) == (name == "kl")
     assert result["samples"]["others"].keys() == {"gaussian", "gmm", "real_lines"}
     printed = capsys.readouterr().out
-    parts = ["accuracy by place: 1: ", "encoder's gap of 4 lines", "samples of N(0, I)", "near: "]
+    parts = [
+        "accuracy by place: 1: ",
+        "encoder's gap of 4 lines",
+        "over uniform: ",
+        "samples of N(0, I)",
+        "near: ",
+    ]
     for part in (*parts, "arithmetic of codes, 8 exchanges", "histograms.png", "16 numbers"):
         assert part in printed
 
@@ -150,7 +164,7 @@ def test_a_report_of_few_lines_says_what_it_leaves_out(
         result = evaluation.report(loaded, str(tmp_path / "out"), SIZES)
     left_out = {k for k, v in result.items() if isinstance(v, str) and v.startswith("n/a")}
     # Samples are compared with the lines of another split.
-    studies = {"gap", "latent", "references", "interpolation", "arithmetic"}
+    studies = {"gap", "states", "latent", "references", "interpolation", "arithmetic"}
     assert left_out - {"samples"} == studies
     printed = capsys.readouterr().out
     for name in left_out:

@@ -2,6 +2,7 @@
 
 - `scores`: cross entropy and accuracy of each place of held-out texts.
 - `gap`: the encoder's codes compared with codes optimised for each text.
+- `models.funnel_ae.states`: differences of pairs, attention, and dimensions of hidden states.
 - `text_autoencoder.evaluation`: reconstruction, codes, samples, paths and arithmetic of codes.
 - `report` writes report.json and figures, and `readable` prints it as text.
 """

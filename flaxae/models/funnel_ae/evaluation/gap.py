@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from flaxae.data.tokenizer import PAD
 from flaxae.measures.stats import bootstrap, paired_difference
 from flaxae.models.funnel_ae.evaluation.scores import Scorer, Scores, context, padded
+from flaxae.models.funnel_ae.places import head_loss
 
 RATE = 0.1  # first step size, in standard deviations of the codes; it decays by a cosine to 0
 MOMENTS = (0.9, 0.99)  # of Adam
@@ -34,7 +35,8 @@ def _optimise(
     weights = real / jnp.maximum(real.sum(1, keepdims=True), 1)
 
     def loss(z: Any) -> Any:
-        return model.cross_entropy(model.decode(z, ctx)[0], ids, weights, ctx)[0]
+        states, _ = model.decode(z, ctx)
+        return head_loss(model.embeddings.tokens, states, ids, weights, ctx)[0]
 
     def update(carry: Any, t: Any) -> Any:
         z, mean, square = carry

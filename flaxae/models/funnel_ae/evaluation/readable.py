@@ -17,6 +17,7 @@ def describe(result: dict[str, Any]) -> str:
         lines += _scores(name, row)
     for name, part in (
         ("gap", _gap),
+        ("states", _states),
         ("references", readable.references),
         ("latent", readable.latent),
         ("samples", readable.samples),
@@ -54,4 +55,21 @@ def _gap(row: dict[str, Any]) -> list[str]:
             f"{number(after['cross_entropy'])}, moved {number(row[name]['moved'], 2)} of the "
             "distance between two codes"
         )
+    return out
+
+
+def _states(row: dict[str, Any]) -> list[str]:
+    """Describe the measures of hidden states."""
+    out = [f"hidden states of {row['lines']} lines, decoded from their own codes"]
+    for level, x in enumerate(row["differences"]):
+        out.append(
+            f"    level {level}: variance of x_odd - x_even {number(x['original'])}, upsampled "
+            f"{number(x['upsampled'])}, ratio {number(x['ratio'])}"
+        )
+    shares = ", ".join(number(x, 2) for x in row["attention"])
+    out.append(f"    attention of pooled queries to their own pair, over uniform: {shares}")
+    out.append(f"    {'layer':<16}{'90 %':>6}{'99 %':>6}{'participation ratio':>21}")
+    for name, x in row["layers"].items():
+        counts = "".join(f"{number(x[c], 0):>6}" for c in ("components_90", "components_99"))
+        out.append(f"    {name:<16}{counts}{number(x['participation_ratio'], 1):>21}")
     return out

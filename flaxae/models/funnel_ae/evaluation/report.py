@@ -15,6 +15,8 @@ from flaxae.models.funnel_ae import figures
 from flaxae.models.funnel_ae.evaluation import gap
 from flaxae.models.funnel_ae.evaluation.readable import describe
 from flaxae.models.funnel_ae.evaluation.scores import Codes, Scorer, summary
+from flaxae.models.funnel_ae.modeling import FunnelAEModel
+from flaxae.models.funnel_ae.states import measure_states
 from flaxae.storage.paths import as_path
 from flaxae.text_autoencoder import figures as shared_figures
 from flaxae.text_autoencoder.codec import Codec
@@ -23,7 +25,7 @@ from flaxae.text_autoencoder.reconstruction import references, split_report
 from flaxae.text_autoencoder.samples import Timer, held_out, subsample, too_few
 
 # The parts of a report on the dev split that are a sentence if there are too few lines.
-STUDIES = ("gap", "latent", "references", "samples", "interpolation", "arithmetic")
+STUDIES = ("gap", "states", "latent", "references", "samples", "interpolation", "arithmetic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Sizes:
     analogies: int = 200  # arithmetic of codes
     optimised: int = 100  # lines whose codes are optimised
     updates: int = 300  # updates of each of these codes
+    states: int = 500  # lines whose hidden states are measured
     draws: int = 1000  # resamples per bootstrap
 
 
@@ -98,7 +101,9 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], L
         return finite(out), None
     train = text.lines("train")
     known = encoded(codec, scorer, [train[i] for i in subsample(len(train), sizes.codes)])
-    for key, call in _parts(codec, scorer, dev, known, splits, train, python, sizes).items():
+    calls = _parts(codec, scorer, dev, known, splits, train, python, sizes)
+    calls["states"] = lambda: states_study(loaded.model, dev, sizes)
+    for key, call in calls.items():
         out[key] = call()
         timer(key)
     out["seconds"] = timer.seconds
@@ -173,6 +178,14 @@ def gap_study(
     )
 
 
+def states_study(model: FunnelAEModel, dev: Lines, sizes: Sizes) -> dict[str, Any] | str:
+    """Measure the hidden states of some held-out lines (see `states`)."""
+    if missing := too_few(len(dev.lines), 2, "the spread of hidden states"):
+        return missing
+    rows = subsample(len(dev.lines), sizes.states)
+    return {"lines": len(rows)} | measure_states(model, dev.ids[rows])
+
+
 def report(loaded: Any, outdir: str, sizes: Sizes | None = None) -> dict[str, Any]:
     """Evaluate a run, write report.json and figures, and print the report.
 
@@ -211,6 +224,7 @@ def _figures(result: dict[str, Any], dev: Lines | None, log: Any, folder: Path) 
         draw("latent_map", shared_figures.latent_map, dev.flat, dev.lines)
         for name, call in (
             ("gap", figures.gap),
+            ("states", figures.states),
             ("interpolation", shared_figures.interpolation),
         ):
             if isinstance(result[name], dict):
