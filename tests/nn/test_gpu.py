@@ -95,6 +95,7 @@ def t5_gradients(ctx):
     return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(params, x, memory)
 
 
+@pytest.mark.slow
 def test_t5_is_the_same_with_and_without_the_kernels(ctx, used, monkeypatch):
     ours = t5_gradients(ctx)
     assert set(used) == KERNELS

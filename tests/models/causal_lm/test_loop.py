@@ -153,7 +153,10 @@ def test_an_adapter_of_another_base_raises(folder, straight, tmp_path):
         base(folder / "base")
 
 
-@pytest.mark.parametrize("method", [Method.DORA, Method.NORMS, Method.FULL])
+@pytest.mark.parametrize(
+    "method",
+    [Method.DORA, *(pytest.param(m, marks=pytest.mark.slow) for m in (Method.NORMS, Method.FULL))],
+)
 def test_dora_norms_and_full_training_reduce_the_loss(method, folder, tmp_path):
     config = tiny_config(folder, task__adapter__method=method, steps=4)
     trained(config, tmp_path / "run")

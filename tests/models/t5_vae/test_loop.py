@@ -1,5 +1,6 @@
 """A tiny T5-VAE in the training loop: equal on 1 and 8 devices, loading, texts of a file."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,14 @@ import numpy as np
 import pytest
 
 import flaxae
-from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig
+from flaxae.config import (
+    Config,
+    EvalConfig,
+    LogConfig,
+    OptimConfig,
+    SaveConfig,
+    copy_config,
+)
 from flaxae.data.config import TextDataConfig
 from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import ConfigError
@@ -66,33 +74,44 @@ def test_five_steps_on_eight_devices_equal_those_on_one(
     assert_same(arrays_of(tmp_path / "one"), arrays_of(tmp_path / "eight"), atol=1e-5)
 
 
-def test_evaluation_uses_the_weights_of_training(tmp_path: Path) -> None:
-    """The bar is passed at the first step, after which the whole weight counts, also in dev."""
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Config]:
+    """Train a run; return its folder, its result and its config."""
+    folder = tmp_path_factory.mktemp("finished")
     bar = {"task__mmd_schedule": WeightSchedule.BAR, "task__mmd_start": 0.0, "task__bar": 100.0}
-    run(config_for(tmp_path, **bar, task__mmd_weight=7.0, eval__every=5), tmp_path / "w")
-    rows = [row for row in log_of(tmp_path / "w") if row["split"] != "sample"]
+    config = config_for(folder, **bar, task__mmd_weight=7.0, eval__every=5, optim__ema=0.5)
+    return folder, run(config, folder / "w"), config
+
+
+def test_evaluation_uses_the_weights_of_training(finished: tuple[Path, Any, Config]) -> None:
+    """The bar is passed at the first step, after which the whole weight counts, also in dev."""
+    rows = [row for row in log_of(finished[0] / "w") if row["split"] != "sample"]
     assert rows[-1]["split"] == "dev"
     for row in rows:
         waits = row["split"] == "train" and row["step"] == 1
         assert row["mmd_weighted"] == pytest.approx(0.0 if waits else 7 * row["mmd"], rel=1e-5)
 
 
-def test_load_returns_the_model_and_the_workdir_names_its_origin(tmp_path: Path) -> None:
-    config = config_for(tmp_path, optim__ema=0.5)
-    result = run(config, tmp_path / "w")
-    loaded = flaxae.load(tmp_path / "w")
+def test_load_returns_the_model_and_the_workdir_names_its_origin(
+    finished: tuple[Path, Any, Config],
+) -> None:
+    folder, result, _ = finished
+    loaded = flaxae.load(folder / "w")
     assert loaded.step == 5 and loaded.config.task.latent.dim == 8
     table = loaded.model.t5.embedding.table[...]
     np.testing.assert_array_equal(table, result.state["ema"]["t5"]["embedding"]["table"])
-    names = {p.name for p in (tmp_path / "w").iterdir()}
+    names = {p.name for p in (folder / "w").iterdir()}
     assert {"config.json", "versions.json", "tokenizer.json", "metrics.jsonl", "latest"} <= names
-    assert (tmp_path / "w" / "samples.jsonl").read_text()
+    assert (folder / "w" / "samples.jsonl").read_text()
     assert 0 <= result.metrics["dev/exact_match"] <= 1
 
 
-def test_run_keeps_its_tokenizer_when_the_corpus_changes(tmp_path: Path) -> None:
-    config = config_for(tmp_path)
-    run(config, tmp_path / "w")
+def test_run_keeps_its_tokenizer_when_the_corpus_changes(
+    finished: tuple[Path, Any, Config], tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    stored = tmp_path / "w" / "config.json"
+    stored.write_text(stored.read_text().replace(str(finished[0]), str(tmp_path)))
     kept = (tmp_path / "w" / "tokenizer.json").read_text()
     lines = [f"other words {i} of {i * 7}" for i in range(600)]
     (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
@@ -104,7 +123,8 @@ def test_run_keeps_its_tokenizer_when_the_corpus_changes(tmp_path: Path) -> None
     # The held-out texts are unknown now: evaluating and resuming fail, and nothing is lost.
     with pytest.raises(ConfigError, match="data"):
         loaded.task.report(loaded, str(tmp_path / "report"))
-    config.steps = config.optim.decay_steps = 6
+    paths = {"data.path": str(tmp_path / "lines.txt"), "data.cache": str(tmp_path / "cache")}
+    config = copy_config(finished[2], {**paths, "steps": 6, "optim.decay_steps": 6})
     with pytest.raises(ConfigError, match="0 of 579 texts are left"):
         run(config, tmp_path / "w")
     assert (tmp_path / "w" / "tokenizer.json").read_text() == kept

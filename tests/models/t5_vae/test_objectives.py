@@ -196,7 +196,8 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("name", ["kl", pytest.param("cycle and critic", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kl", "cycle and critic"])
 def test_one_device_equals_eight(name, ctx):
     task = tiny_task(**ONE_LAYER, **OBJECTIVES[name], task__loss_chunks=2)
     layout, params, carry = parts_of(task)
