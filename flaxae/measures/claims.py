@@ -7,6 +7,30 @@ from typing import Any
 from flaxae.measures import stats
 
 
+def look_up(found: dict[str, Any], path: str) -> float:
+    """Return a number of the measures.
+
+    Args:
+        found: the measures of one run.
+        path: dotted path of the number; "a over b" is the ratio of two.
+
+    Returns:
+        The number, nan if there is none.
+    """
+    if " over " in path:
+        top, bottom = (look_up(found, part) for part in path.split(" over "))
+        return top / bottom if bottom else math.nan
+    node: Any = found
+    for part in path.split("."):
+        if isinstance(node, list):
+            node = node[int(part)]
+        elif isinstance(node, dict) and part in node:
+            node = node[part]
+        else:
+            return math.nan
+    return math.nan if node is None else float(node)
+
+
 def cell(values: Sequence[float | None]) -> str:
     """Format the mean over seeds with Student's 95 % interval, if there are several."""
     numbers = [v for v in values if v is not None]

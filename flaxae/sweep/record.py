@@ -44,8 +44,8 @@ def complete(
             found = measure(config, key)
             if found is None:
                 return False
-            done[key] = {"run": key, "variant": variant, "seed": config.seed}
-            done[key] |= {**found, "commit": commit}
+            row = {"run": key, "variant": variant, "seed": config.seed, "commit": commit}
+            done[key] = row | found
             add_to_record(path, done[key])
         rows.append(done[key])
         after(rows)

@@ -93,6 +93,17 @@ def own_pair_attention(
     return float((own[real] / share[real]).mean())
 
 
+def code_moments(
+    model: FunnelAEModel, ids: Int[np.ndarray, "B N"]
+) -> tuple[Float[np.ndarray, "L Z"], Float[np.ndarray, "L Z"]]:
+    """Return the mean and the standard deviation of each number of the codes of rows."""
+    graph, state = nnx.split(model)
+    ctx = Context(jax.random.key(0), jnp.int32(0))
+    encode = jax.jit(lambda state, ids: nnx.merge(graph, state).encode([ids], ctx))
+    codes = np.asarray(encode(state, jnp.asarray(ids)), np.float64)
+    return codes.mean(0), codes.std(0)
+
+
 def _states(model: FunnelAEModel, ids: np.ndarray) -> dict[str, Any]:
     """Return the states of a pass over rows, as numpy arrays."""
     graph, state = nnx.split(model)

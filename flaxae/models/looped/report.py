@@ -25,9 +25,9 @@ from flaxae.config.locate import user_path
 from flaxae.config.ranges import WHOLE, ranged
 from flaxae.errors import ConfigError
 from flaxae.machine.compile_cache import keep_programs
-from flaxae.measures.claims import claims_table
+from flaxae.measures.claims import claims_table, look_up
 from flaxae.models.looped import evaluation, figures
-from flaxae.models.looped.verdicts import Claim, cell, look_up
+from flaxae.models.looped.verdicts import Claim, cell
 from flaxae.storage.metrics_file import Writer
 from flaxae.sweep import workers
 from flaxae.sweep.__main__ import main as sweep_main

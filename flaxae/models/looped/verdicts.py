@@ -11,35 +11,11 @@ from typing import Any
 import numpy as np
 
 from flaxae.measures import stats
-from flaxae.measures.claims import number, verdict
+from flaxae.measures.claims import look_up, number, verdict
 
 EQUAL_STEPS = "curve at equal steps"  # a claim's path: see `at_step`
 WINDOW = 0.1  # share of the steps to average over: one training batch is too noisy
 Results = dict[str, list[dict[str, Any]]]  # run -> one dict of measures per seed
-
-
-def look_up(found: dict[str, Any], path: str) -> float:
-    """Return a number of the measures.
-
-    Args:
-        found: the measures of one run.
-        path: dotted path of the number; "a over b" is the ratio of two.
-
-    Returns:
-        The number, nan if there is none.
-    """
-    if " over " in path:
-        top, bottom = (look_up(found, part) for part in path.split(" over "))
-        return top / bottom if bottom else math.nan
-    node: Any = found
-    for part in path.split("."):
-        if isinstance(node, list):
-            node = node[int(part)]
-        elif isinstance(node, dict) and part in node:
-            node = node[part]
-        else:
-            return math.nan
-    return math.nan if node is None else float(node)
 
 
 def at_step(curve: dict[str, Any], steps: int) -> float:

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flaxae.measures.claims import claims_table
+from flaxae.measures.claims import claims_table, look_up
 from flaxae.models.looped.verdicts import (
     EQUAL_STEPS,
     Claim,
     at_step,
     cell,
-    look_up,
     mean_interval,
     ratio_interval,
 )
