@@ -2,27 +2,30 @@
 
     python -m configs.rekey --outdir runs/looped_report
     python -m configs.rekey --record configs/t5_vae/baselines.jsonl
+    python -m configs.rekey --record configs/funnel_ae/report.jsonl
 
-Runs of a sweep, and rows of a record of baselines, are named by the hash of their config. A new
-field changes every hash, and finished runs would be trained again under their new names. This
-command gives them the new names: `--outdir` is the folder of a sweep (folders of runs and of groups
-of unfinished runs are renamed, their config.json is rewritten), `--record` a JSONL file of
-`flaxae.models.t5_vae.baselines`. A run whose config.json does not belong to its name, or whose task
-is not part of flaxae, is reported and left as it is. Needed once for runs from before November
-2026, when fields of texts left the data section of other families.
+Runs of a sweep, and rows of a record, are named by the hash of their config. A new field changes
+every hash, and finished runs would be trained again under their new names. This command gives them
+the new names: `--outdir` is the folder of a sweep (folders of runs and of groups of unfinished runs
+are renamed, their config.json is rewritten), `--record` a JSONL file of `flaxae.sweep.record`. A
+run whose config.json does not belong to its name, or whose task is not part of flaxae, is reported
+and left as it is. Needed once for runs from before November 2026, when fields of texts left the
+data section of other families.
 """
 
 import argparse
 import hashlib
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
 
-from configs.t5_vae import baselines
 from flaxae.command import run_main
 from flaxae.config import Config, config_hash, copy_config, from_json, to_json
 from flaxae.errors import ConfigError
+
+BASELINES = Path(__file__).parent / "t5_vae" / "baselines.py"
 
 
 def new_config(stored: dict[str, Any], name: str) -> Config | None:
@@ -97,11 +100,20 @@ def _rekey(outdir: Path, file: Path) -> None:
 
 
 def rekey_record(path: Path) -> None:
-    """Rewrite the names in a record of baselines."""
+    """Rewrite the names in a record, by the variants of the config file of the same name.
+
+    A record without one, such as runs.jsonl of a workdir, is one of the T5-VAE's baselines.
+    """
+    file = path.with_suffix(".py")
+    space = runpy.run_path(str(file if file.exists() else BASELINES))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows:
-        overrides = {**baselines.VARIANTS[row["variant"]], "seed": row["seed"]}
-        row["run"] = config_hash(copy_config(baselines.get_config(row["dataset"]), overrides))
+        if "VARIANTS" in space:
+            preset = [row["dataset"]] if "dataset" in row else []
+            config = copy_config(space["get_config"](*preset), space["VARIANTS"][row["variant"]])
+        else:
+            config = space["get_config"](row["variant"])
+        row["run"] = config_hash(copy_config(config, {"seed": row["seed"]}))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -111,7 +123,7 @@ def main(argv: list[str]) -> int:
         prog="python -m configs.rekey", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--outdir", type=Path, help="folder of a sweep")
-    parser.add_argument("--record", type=Path, help="JSONL file of the baselines")
+    parser.add_argument("--record", type=Path, help="JSONL file of a record")
     args = parser.parse_args(argv[1:])
     if args.record:
         rekey_record(args.record)

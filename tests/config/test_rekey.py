@@ -4,10 +4,12 @@ import hashlib
 import json
 
 from configs import rekey
+from configs.funnel_ae import report
 from configs.looped import report_layers
 from configs.t5_vae import baselines
 from flaxae.config import config_hash, copy_config, to_json
 from flaxae.storage.workdir import resolve, stored_config
+from tests.helpers import ROOT
 
 # Fields of every family's data section until November 2026.
 OLD_FIELDS = {
@@ -109,4 +111,15 @@ def test_rows_of_a_record_are_renamed(tmp_path):
     path.write_text(json.dumps(row) + "\n")
     assert rekey.main(["rekey", "--record", str(path)]) == 0
     config = copy_config(baselines.get_config("docstrings"), {"seed": 2})
+    assert json.loads(path.read_text()) == row | {"run": config_hash(config)}
+
+
+def test_a_record_beside_its_config_is_renamed_by_its_variants(tmp_path):
+    for name in ("iid.py", "report.py"):
+        (tmp_path / name).write_text((ROOT / "configs/funnel_ae" / name).read_text())
+    row = {"run": "0123456789", "variant": "frozen", "seed": 1}
+    path = tmp_path / "report.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    assert rekey.main(["rekey", "--record", str(path)]) == 0
+    config = copy_config(report.get_config(), report.VARIANTS["frozen"] | {"seed": 1})
     assert json.loads(path.read_text()) == row | {"run": config_hash(config)}
