@@ -97,8 +97,8 @@ def check_vocabulary(tokenizer: Tokenizer, size: int, pretrained: bool = False) 
     if found > size:
         raise ConfigError(
             f"the tokenizer has {found} tokens and the model an embedding of {size}: set"
-            f" task.t5.vocab_size (or data.vocab_size) to {found} or more, or give the"
-            " model's tokenizer"
+            f" data.vocab_size, or the vocab_size of the task's model if that is set, to {found} or"
+            " more, or give the model's tokenizer"
         )
     if pretrained and size - found >= _PADDED:
         raise ConfigError(

@@ -1,8 +1,11 @@
 """Pretrained weights of a Funnel AE: embeddings and encoder blocks of a Hugging Face Funnel."""
 
 import dataclasses
+import re
 import sys
 from typing import Any
+
+import jax
 
 from flaxae.errors import require
 from flaxae.lm.funnel import params as funnel_params
@@ -45,11 +48,8 @@ def load_pretrained(
         "set these fields",
     )
     if table.unused:
-        print(
-            f"{source}: not used: {len(table.unused)} weights of its decoder and head "
-            f"({', '.join(table.unused[:4])}{', ...' if len(table.unused) > 4 else ''})",
-            file=sys.stderr,
-        )
+        parts = dict.fromkeys(_part(name) for name in table.unused)
+        print(f"pretrained={source}: not used: {', '.join(parts)}", file=sys.stderr)
     out: dict[str, Any] = {"params": {}, "frozen": {}}
     for name in ("embeddings", "encoder"):
         home = "params" if name in abstract["params"] else "frozen"
@@ -60,5 +60,13 @@ def load_pretrained(
     for home, parts in out.items():
         out[home] = {name: read[name] for name in parts}
     if "blocks" in abstract["params"].get("decoder", {}):
-        out["params"]["decoder"] = {"blocks": read["encoder"]["blocks"]}
+        # Copies: the buffers of parameters are donated, which is possible only once.
+        copies = jax.tree.map(lambda x: x.copy(), read["encoder"]["blocks"])
+        out["params"]["decoder"] = {"blocks": copies}
     return out
+
+
+def _part(name: str) -> str:
+    """Return the part of a model that a weight belongs to: a layer of the decoder, or a head."""
+    layer = re.match(r"(.*decoder\.layers\.\d+)\.", name)
+    return layer[1] if layer else name.rpartition(".")[0]

@@ -21,6 +21,7 @@ from flaxae.errors import require
 from flaxae.losses import cross_entropy, linear_cross_entropy
 from flaxae.nn.linear import Embedding
 from flaxae.task import Context, Source, Sums, Task
+from flaxae.text_autoencoder import vocabulary
 from flaxae.text_autoencoder.batches import compare, rows_of
 from flaxae.text_autoencoder.samples import sample_texts
 
@@ -134,9 +135,15 @@ class PlacesTask(Task):
     @cached_property
     def text(self) -> TextData:
         """The corpus with its tokenizer and splits, loaded at first use."""
+        # A kept tokenizer was checked before, and the files of the first parameters may be gone.
+        new = self._kept_tokenizer is None
+        if new:
+            vocabulary.check_named(self.config)
         text = text_sources(self.data_config, self._kept_tokenizer, self.vocab_size)
         if self.config.pretrained:
             check_vocabulary(text.tokenizer, self.vocab_size, pretrained=True)
+        if new:
+            vocabulary.check_first(self.config, text.tokenizer, self.vocab_size)
         return text
 
     def data(self, split: str) -> Source:

@@ -21,14 +21,14 @@ from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import require
 from flaxae.lm.t5.modeling import T5Config
 from flaxae.losses import Kernel
-from flaxae.models.t5_vae import flops, objectives, vocabulary
+from flaxae.models.t5_vae import flops, objectives
 from flaxae.models.t5_vae import noise as noise_lib
 from flaxae.models.t5_vae.bottlenecks import LatentConfig, sampled
 from flaxae.models.t5_vae.modeling import T5VAEModel, flat
 from flaxae.models.t5_vae.noise import NoiseConfig
 from flaxae.models.t5_vae.terms import Terms
 from flaxae.task import Context, Loss, Rows, Source, Sums, Task
-from flaxae.text_autoencoder import kl, split_terms
+from flaxae.text_autoencoder import kl, split_terms, vocabulary
 from flaxae.text_autoencoder.batches import compare, rows_of
 from flaxae.text_autoencoder.kl import WeightSchedule
 from flaxae.text_autoencoder.samples import sample_texts

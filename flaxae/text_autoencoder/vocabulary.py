@@ -1,9 +1,9 @@
 """The tokenizer of a new run must be the one that its first parameters were trained with."""
 
-from typing import Any
+import dataclasses
 
 from flaxae.config import Config
-from flaxae.data.config import text_data
+from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.pretrained import check_own, own_tokenizer
 from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import require
@@ -57,9 +57,8 @@ def _check_resumed(source: str, tokenizer: Tokenizer, rows: int) -> None:
     """Check that a run's embedding, if it is taken, was trained with the same tokenizer."""
     from flaxae.storage.workdir import stored_config
 
-    theirs: Any = stored_config(source)
-    t5 = getattr(theirs.task, "t5", None)
-    if t5 is None or (t5.vocab_size or text_data(theirs).vocab_size) != rows:
+    theirs = stored_config(source)
+    if rows not in _embedding_rows(theirs):
         return  # its embedding does not fit, so that a new one is initialised
     folder = paths.as_path(source)
     require(
@@ -75,3 +74,12 @@ def _check_resumed(source: str, tokenizer: Tokenizer, rows: int) -> None:
         f"this run ({own.vocab_size} and {tokenizer.vocab_size} tokens): set "
         f"data.tokenizer={folder / TOKENIZER}",
     )
+
+
+def _embedding_rows(config: Config) -> list[int]:
+    """Return the vocabulary sizes of a config's models; none if it does not train on texts."""
+    sections = [getattr(config.task, f.name) for f in dataclasses.fields(config.task)]
+    sizes = [x.vocab_size for x in sections if hasattr(x, "vocab_size")]
+    if not isinstance(config.data, TextDataConfig):
+        return []
+    return [size or config.data.vocab_size for size in sizes]
