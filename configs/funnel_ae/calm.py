@@ -16,7 +16,7 @@ from flaxae.errors import ConfigError
 from flaxae.models.funnel_ae.calm import CALMConfig, CALMSizes
 
 WIDTHS = {"full": (512, 1280), "small": (128, 320)}
-STEPS = 3400
+STEPS = 3600
 
 
 def get_config(preset: str = "full") -> Config:

@@ -3,10 +3,10 @@
     python train.py --config=configs/funnel_ae/python_lines.py --workdir=runs/funnel
     python train.py --config=configs/funnel_ae/python_lines.py:mini --workdir=runs/funnel_mini
 
-The default reads up to 32 tokens in three blocks of one layer (32, 16 and 8 states of 128 numbers)
-and has codes of 8 x 32 numbers, 1.46 M parameters. Other presets: `mini` reads up to 8 tokens (8, 4
-and 2 states; codes of 2 x 32), `8tkn` has blocks of 4 layers and codes of 2 x 128, `32tkn` six
-blocks and codes of one vector of 256, and `two_blocks` codes of 16 x 16.
+The default reads up to 32 tokens in two blocks of one layer (32 and 16 states of 128 numbers) and
+has codes of 16 x 16 numbers, 1.1 M parameters. Other presets: `mini` reads up to 8 tokens in three
+blocks (8, 4 and 2 states; codes of 2 x 32), `8tkn` has three blocks of 4 layers and codes of
+2 x 128, `32tkn` six blocks and codes of one vector of 256, `two_blocks` two blocks of 4 layers.
 
 Not measured.
 """
@@ -26,18 +26,18 @@ class Preset:
     """What presets differ in."""
 
     length: int = 32
-    blocks: tuple[int, ...] = (1, 1, 1)
-    dim: int = 32  # of a latent
-    steps: int = 3400
+    blocks: tuple[int, ...] = (1, 1)
+    dim: int = 16  # of a latent
+    steps: int = 3600
     width: int = 128
 
 
 PRESETS = {
     "default": Preset(),
-    "mini": Preset(length=8, width=96, steps=2000),
+    "mini": Preset(length=8, blocks=(1, 1, 1), dim=32, width=96, steps=2000),
     "8tkn": Preset(length=8, blocks=(4, 4, 4), dim=128),
     "32tkn": Preset(blocks=(4, 4, 4, 2, 1, 1), dim=256),
-    "two_blocks": Preset(blocks=(2, 2), dim=16),
+    "two_blocks": Preset(blocks=(4, 4)),
 }
 
 
@@ -71,7 +71,7 @@ def get_config(preset: str = "default") -> Config:
             vocab_size=4096,
         ),
         optim=OptimConfig(
-            lr=2e-3,
+            lr=4e-3,
             schedule=Schedule.COSINE,
             warmup=60,
             b2=0.98,

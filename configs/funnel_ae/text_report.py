@@ -17,15 +17,15 @@ from typing import Any
 from flaxae.config import Config, copy_config
 from flaxae.errors import ConfigError
 
-STEPS_PER_MINUTE = 230
+STEPS_PER_MINUTE = 240
 MINUTES = 7
 
 # Run -> file and preset, what differs from it, seeds.
 RUNS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "floats_256": ("python_lines:default", {}, (0, 1, 2)),
-    "floats_32": ("python_lines:default", {"task.latent.dim": 4}, (0,)),
-    "floats_128": ("python_lines:default", {"task.latent.dim": 16}, (0,)),
-    "floats_1024": ("python_lines:default", {"task.latent.dim": 128}, (0,)),
+    "floats_32": ("python_lines:default", {"task.latent.dim": 2}, (0,)),
+    "floats_128": ("python_lines:default", {"task.latent.dim": 8}, (0,)),
+    "floats_1024": ("python_lines:default", {"task.latent.dim": 64}, (0,)),
     "random": ("python_lines:default", {"task.latent.encoding": "random"}, (0,)),
     "frozen": ("python_lines:default", {"task.latent.encoding": "frozen"}, (0,)),
     "calm": ("calm:small", {}, (0,)),
@@ -45,5 +45,6 @@ def get_config(run: str = "floats_256", minutes: float = MINUTES) -> Config:
     file, preset = source.split(":")
     make = runpy.run_path(str(Path(__file__).with_name(f"{file}.py")))["get_config"]
     steps = max(1, round(minutes * STEPS_PER_MINUTE))
-    last = {"steps": steps, "eval.every": steps, "eval.sample_every": steps, "save.every": steps}
+    last = {"steps": steps, "eval.every": steps, "eval.num_samples": 0}
+    last["save.every"] = max(1, steps // 4)
     return copy_config(make(preset), {**last, **overrides})
