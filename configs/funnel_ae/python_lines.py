@@ -4,7 +4,7 @@
     python train.py --config=configs/funnel_ae/python_lines.py:mini --workdir=runs/funnel_mini
 
 The default reads up to 32 tokens in two blocks of one layer (32 and 16 states of 128 numbers) and
-has codes of 16 x 16 numbers, 1.1 M parameters. Other presets: `mini` reads up to 8 tokens in three
+has codes of 16 x 16 numbers, 1.14 M parameters. Other presets: `mini` reads up to 8 tokens in three
 blocks (8, 4 and 2 states; codes of 2 x 32), `8tkn` has three blocks of 4 layers and codes of
 2 x 128, `32tkn` six blocks and codes of one vector of 256, `two_blocks` two blocks of 4 layers.
 

@@ -12,15 +12,15 @@ from flaxae.errors import ConfigError
 
 # file:preset -> millions of parameters, shape of a code
 CONFIGS = {
-    "python_lines": (1.46, (8, 32)),
+    "python_lines": (1.14, (16, 16)),
     "python_lines:mini": (0.92, (2, 32)),
     "python_lines:8tkn": (4.18, (2, 128)),
     "python_lines:32tkn": (5.45, (1, 256)),
-    "python_lines:two_blocks": (1.76, (16, 16)),
+    "python_lines:two_blocks": (2.94, (16, 16)),
     "calm": (12.1, (8, 32)),
     "calm:small": (1.16, (8, 32)),
-    "text_report:floats_32": (1.45, (8, 4)),
-    "text_report:floats_1024": (1.49, (8, 128)),
+    "text_report:floats_32": (1.14, (16, 2)),
+    "text_report:floats_1024": (1.16, (16, 64)),
     "text_report:calm": (1.16, (8, 32)),
 }
 
