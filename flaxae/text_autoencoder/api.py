@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,12 +24,15 @@ class TextAutoencoder(Pretrained):
     nothing, and the code of a text does not depend on the other texts of the call.
 
     Attributes:
+        autoregressive: False for a family that decodes all tokens at once, without beams.
         config: the config of the run.
         step: train step of the parameters.
         tokenizer: the model's tokenizer.
         max_length: tokens per text, EOS included.
         num_latents, dim: the shape of a code is (num_latents, dim).
     """
+
+    autoregressive: ClassVar[bool] = True
 
     def encode(self, texts: Sequence[str], *, truncate: bool = False) -> Float[np.ndarray, "B L Z"]:
         """Encode texts.
@@ -89,7 +92,13 @@ class TextAutoencoder(Pretrained):
         """
         seed = checks.whole("seed", seed, 0)
         codes = checks.codes(z, self.num_latents, self.dim)
-        return self._codec.decode(codes, _sampling(sampling), seed)
+        options = _sampling(sampling)
+        require(
+            self.autoregressive or options.beams == 1,
+            f"beams={options.beams}: a {self.family} decodes all tokens of a text at once, so "
+            "there are no beams; leave them out, or give temperature, top_k or top_p",
+        )
+        return self._codec.decode(codes, options, seed)
 
     def reconstruct(
         self, texts: Sequence[str], *, truncate: bool = False, **sampling: Any

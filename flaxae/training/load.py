@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -15,6 +16,7 @@ from flaxae.task import Loaded as Loaded
 from flaxae.task import Task
 from flaxae.training.frozen import Frozen
 from flaxae.training.layout import make_layout
+from flaxae.tree import path_name
 
 WHICH = ("auto", "latest", "best")
 
@@ -68,5 +70,28 @@ def load(
         )
     params = jax.tree.map(jax.numpy.asarray, arrays.get("ema") or arrays["params"])
     carry = {"once": {}, "stream": {}} | jax.tree.map(jax.numpy.asarray, arrays.get("carry") or {})
+    _check_fit(workdir, layout.shapes("params"), params)
     model = layout.merge(params, carry, frozen.values)
     return Loaded(model, config, task, int(step), workdir, extra)
+
+
+def _check_fit(workdir: Any, shapes: dict[str, Any], params: dict[str, Any]) -> None:
+    """Raise ConfigError unless a checkpoint has the parameters that its config describes."""
+    wanted, found = (
+        {path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (shapes, params)
+    )
+    wrong = [f"{name} is missing" for name in wanted if name not in found]
+    wrong += [f"{name} is not a parameter of it" for name in found if name not in wanted]
+    wrong += [
+        f"{name} is {found[name]}, the config says {shape}"
+        for name, shape in wanted.items()
+        if found.get(name, shape) != shape
+    ]
+    more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+    require(
+        not wrong,
+        f"{workdir}: the checkpoint is not that of the model in config.json, whose sizes were "
+        f"changed: {'; '.join(wrong[:4])}{more}; restore config.json, or train a new run with "
+        "resume_from",
+    )

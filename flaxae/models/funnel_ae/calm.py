@@ -297,6 +297,7 @@ class CALMAutoencoder(TextAutoencoder):
 
     family = "CALM-style autoencoder"
     model_class = CALMModel
+    autoregressive = False
 
     def card(self) -> str:
         """Return the README of a saved model, without the section on its evaluation."""
