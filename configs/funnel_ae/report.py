@@ -58,6 +58,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mmd": {"task.latent.dim": 64, "task.latent.kind": "mmd", "task.latent.weight": 1.0},
     "blocks": {"task.latent.dim": 32, "task.latent.block_dims": (4, 8)},
 }
+# Not in `quick`, where compiling takes most of the time: much like another variant.
+FULL_ONLY = ("skip_linear", "skip_half", "width_32", "width_128", "haar_detail")
 # Five seeds of the first group, three of the others.
 MANY = ("haar", "ff_sep", "linear", "interp", "repeat", "random", "frozen")
 

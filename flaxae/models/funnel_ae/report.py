@@ -92,7 +92,8 @@ def main(argv: list[str]) -> int:
     if not file.is_file():
         raise ConfigError(f"there is no {CONFIG} here: run this in flaxae's repository")
     space = runpy.run_path(str(file))
-    base, variants = space["get_config"]("quick" if args.quick else ""), space["VARIANTS"]
+    base, left_out = space["get_config"]("quick" if args.quick else ""), space["FULL_ONLY"]
+    variants = {k: v for k, v in space["VARIANTS"].items() if not (args.quick and k in left_out)}
     if unknown := set(args.only) - set(variants):
         raise ConfigError(
             f"--only: unknown {', '.join(sorted(unknown))}; there are {', '.join(variants)}"

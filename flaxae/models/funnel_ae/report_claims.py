@@ -83,6 +83,7 @@ SHAPES = {
     "width_128": "of width 128",
     "haar_detail": "with the loss of details",
 }
+CLOSED = 9  # index of the evaluation after 1,000 steps
 CODES = {"kl": "a KL term", "mmd": "an MMD term", "blocks": "latents of all blocks"}
 CLAIMS = (
     Claim("random codes: cross entropy is ln 64 up to .03", "random", "from_uniform", 0.03),
@@ -123,6 +124,14 @@ CLAIMS = (
         1.0,
         False,
     ),
+    Claim(
+        "when all its skips have closed (step 1,000), the code is not yet read",
+        "skip_late",
+        f"curve.values.{CLOSED}",
+        1.0,
+        False,
+    ),
+    Claim("500 steps later it is: cross entropy", "skip_late", "ce", 0.05),
     *(
         Claim(
             f"{v}: upsampled pairs differ less than the originals, {n} states",
