@@ -1,9 +1,13 @@
-"""The n-gram model against counts made by hand."""
+"""The n-gram model against counts made by hand and against a slow reference."""
+
+import collections
+import math
+import pathlib
 
 import numpy as np
 import pytest
 
-from flaxae.measures.ngram import NGram
+from flaxae.measures.ngram import FALLBACK, NGram, _modified
 
 
 def test_bigram_probabilities_of_a_small_case():
@@ -53,3 +57,77 @@ def test_the_order_is_reduced_to_fit_the_key_and_no_text_is_an_error():
     assert NGram([[], [1]], 4).probabilities([])[1] > 0.5  # an empty text is a single EOS
     with pytest.raises(ValueError, match="at least one text"):
         NGram([], 10)
+
+
+def reference(train: list[int], text: list[int], order: int, num_tokens: int) -> float:
+    """Return bits per id by modified Kneser-Ney, with dictionaries (Chen & Goodman, eq. 4.33)."""
+    padded = [0] * (order - 1) + train
+    tables = {}
+    grams = [tuple(padded[i : i + order]) for i in range(len(train))]
+    for n in range(order, 0, -1):
+        counts = collections.Counter(grams)
+        number = [sum(c == i for c in counts.values()) for i in range(1, 5)]
+        if all(number):
+            y = number[0] / (number[0] + 2 * number[1])
+            d = [i - (i + 1) * y * number[i] / number[i - 1] for i in (1, 2, 3)]
+            ok = all(0 < x <= i for i, x in enumerate(d, 1))
+        if not (all(number) and ok):
+            d = [0.5, 1.0, 1.5]
+        tables[n] = counts, [0.0, *d]
+        grams = [gram[1:] for gram in counts]
+
+    def probability(gram: tuple[int, ...]) -> float:
+        if not gram:
+            return 1 / num_tokens
+        counts, d = tables[len(gram)]
+        after = [counts[(*gram[:-1], i)] for i in range(num_tokens)]
+        lower = probability(gram[1:])
+        if not sum(after):
+            return lower
+        own = counts[gram] - d[min(counts[gram], 3)]
+        return (own + sum(d[min(c, 3)] for c in after) * lower) / sum(after)
+
+    before = [0] * (order - 1) + text
+    values = [probability(tuple(before[i : i + order])) for i in range(len(text))]
+    return -sum(map(math.log2, values)) / len(values)
+
+
+@pytest.mark.parametrize("num_tokens", [4, 12])
+def test_modified_model_equals_a_slow_reference_at_every_order(num_tokens):
+    rng = np.random.default_rng(num_tokens)
+    train, text = ((rng.zipf(1.5, n) % num_tokens).tolist() for n in (400, 60))
+    model = NGram([train], num_tokens, order=4, modified=True, ends=False)
+    expected = [reference(train, text, n, num_tokens) for n in (1, 2, 3, 4)]
+    np.testing.assert_allclose(model.bits(text), expected, rtol=1e-12)
+    assert any(level.continuations.discounts != FALLBACK for level in model.levels)
+
+
+@pytest.mark.parametrize("modified", [False, True])
+def test_bytes_have_probabilities_that_sum_to_one(modified):
+    rng = np.random.default_rng(0)
+    data = np.frombuffer(pathlib.Path(__file__).read_bytes(), np.uint8)
+    model = NGram([data], 256, order=7, modified=modified, ends=False)
+    contexts = [[], [0], [255] * 6, *rng.integers(0, 256, (5, 6)).tolist()]
+    contexts += [data[i : i + 6].tolist() for i in rng.integers(0, len(data) - 6, 10)]
+    for context in contexts:
+        found = model.probabilities(context)
+        assert found.shape == (256,) and found.min() > 0 and found.sum() == pytest.approx(1)
+
+
+def test_bits_of_each_order_are_those_of_a_model_of_that_order():
+    rng = np.random.default_rng(2)
+    train, text = rng.integers(97, 105, 3000).astype(np.uint8), rng.bytes(50)
+    found = NGram([train], 256, order=7, ends=False).bits(list(text))
+    for order in (1, 2, 4, 7):
+        model = NGram([train], 256, order, ends=False)
+        nats, tokens = model.score([list(text)])[0]
+        assert tokens == 50 and model.bits(list(text))[-1] == pytest.approx(nats / 50 / np.log(2))
+        assert model.bits(list(text))[-1] == pytest.approx(found[order - 1])
+
+
+def test_modified_discounts_need_counts_from_one_to_four():
+    assert _modified(np.asarray([1, 1, 2, 3])) == FALLBACK
+    assert _modified(np.repeat([1, 2, 3, 4, 9], [6, 3, 2, 1, 1])) == pytest.approx((0.5, 1.0, 2.0))
+    assert _modified(np.repeat([1, 2, 3, 4], [1, 2, 30, 1])) == FALLBACK  # a negative discount
+    with pytest.raises(ValueError, match="at least one id"):
+        NGram([[]], 256, ends=False)
