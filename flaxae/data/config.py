@@ -39,7 +39,8 @@ class TextDataConfig(DataConfig):
     vocab_size: Count = 4096  # size of a tokenizer that is trained on the corpus
     max_lines: Whole = 0  # distinct lines to read; 0: all
     labels: bool = False  # lines are label<tab>text; tables have a column "label"
-    # A tokenizer.json, a spiece.model, a directory or Hub id of one, or "byt5"; "": one is trained.
+    # A tokenizer.json, spiece.model or vocab.txt, a directory or Hub id of one, or "byt5"; "": one
+    # is trained.
     tokenizer: str = ""
     tokenizer_kind: TokenizerKind = TokenizerKind.BPE  # model of a trained tokenizer
     ids_tokenizer: str = ""  # directory of the tokenizer that decodes a data set of token ids

@@ -1,4 +1,4 @@
-"""Tokenizers of pretrained models: tokenizer.json, SentencePiece, and the bytes of byT5."""
+"""Tokenizers of pretrained models: tokenizer.json, SentencePiece, WordPiece, bytes of byT5."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from flaxae.data import wordpiece
 from flaxae.data.tokenizer import SPECIALS, Tokenizer
 from flaxae.errors import ConfigError
 from flaxae.foreign_json import read_fields
@@ -22,7 +23,8 @@ def open_tokenizer(name: str) -> Tokenizer:
 
     Args:
         name: a tokenizer.json or SentencePiece .model file, a directory or Hub id with
-            tokenizer.json, spiece.model or byT5's tokenizer_config.json, or "byt5".
+            tokenizer.json, spiece.model, vocab.txt (WordPiece) or byT5's tokenizer_config.json, or
+            "byt5".
 
     Returns:
         The tokenizer; all kinds are saved as a tokenizer.json.
@@ -56,8 +58,8 @@ def own_tokenizer(directory: Path) -> Tokenizer | None:
         ConfigError: if it cannot be read, or its ids 0 and 1 are not padding and end of text.
     """
     settings = _settings(directory)
-    for path in (directory / "tokenizer.json", directory / "spiece.model"):
-        if path.is_file():
+    for name in ("tokenizer.json", "spiece.model", wordpiece.VOCAB):
+        if (path := directory / name).is_file():
             return _of_file(str(path), settings)
     return byte_tokenizer() if settings.get("tokenizer_class") == "ByT5Tokenizer" else None
 
@@ -65,7 +67,8 @@ def own_tokenizer(directory: Path) -> Tokenizer | None:
 def _of_file(path: str, settings: dict[str, Any]) -> Tokenizer:
     if path.endswith(".model"):
         return _sentencepiece(path, settings.get("extra_ids"))
-    return Tokenizer.load(path)
+    found = wordpiece.read(Path(path))
+    return Tokenizer.load(path) if found is None else Tokenizer.checked(found.inner, path)
 
 
 def byte_tokenizer() -> Tokenizer:

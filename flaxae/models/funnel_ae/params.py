@@ -6,7 +6,10 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import Array
 
+from flaxae.data import wordpiece
 from flaxae.errors import require
 from flaxae.lm.funnel import params as funnel_params
 from flaxae.lm.funnel.config import FunnelConfig
@@ -57,6 +60,12 @@ def load_pretrained(
     tree = {n: abstract[h][n] for h in out for n in out[h]}
     places = {n: shardings[h][n] for h in out for n in out[h]}
     read = hf.read_params(tensors, table, tree, places)
+    found = wordpiece.find(hf.resolve(source))
+    if found is not None:
+        place = places["embeddings"]["tokens"]["table"]
+        read["embeddings"]["tokens"]["table"] = _renumbered(
+            read["embeddings"]["tokens"]["table"], found.rows, place
+        )
     for home, parts in out.items():
         out[home] = {name: read[name] for name in parts}
     if "blocks" in abstract["params"].get("decoder", {}):
@@ -64,6 +73,12 @@ def load_pretrained(
         copies = jax.tree.map(lambda x: x.copy(), read["encoder"]["blocks"])
         out["params"]["decoder"] = {"blocks": copies}
     return out
+
+
+def _renumbered(table: Array, rows: np.ndarray, sharding: Any) -> Array:
+    """Return an embedding whose rows are in the order of a renumbered tokenizer."""
+    order = np.concatenate([rows, np.arange(len(rows), len(table))])
+    return jax.jit(lambda x: x[order], out_shardings=sharding)(table)
 
 
 def _part(name: str) -> str:

@@ -164,3 +164,21 @@ def test_the_tokenizer_must_be_the_models_own(directory, tmp_path):
     config.task.funnel = tiny_funnel(**SIZES | {"vocab_size": 260})
     with pytest.raises(ConfigError, match="an embedding of 260"):
         _ = config.task.make(config).text
+
+
+def test_embeddings_follow_the_ids_of_a_wordpiece_tokenizer(tmp_path):
+    base = write(tmp_path / "base", their_config())
+    (base / "tokenizer.json").unlink()
+    vocab = ["<pad>", "[unused0]", "[unused1]", *(f"w{i}" for i in range(280))]
+    vocab += ["<unk>", "<cls>", "<sep>", "<mask>", "<s>", "</s>"]
+    (base / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    config = config_of(tmp_path, base)
+    (tmp_path / "lines.txt").write_text("\n".join(f"w{i} w{i + 9}" for i in range(90)))
+    params, _ = start(config)
+    _, theirs = funnel_params.load(base)
+    tokenizer = config.task.make(config).text.tokenizer
+    ours, table = params["embeddings"]["tokens"]["table"], theirs["embeddings"]["tokens"]["table"]
+    ids = tokenizer.encode(["w0 w7"])[0]
+    wanted = [vocab.index(x) for x in ("w0", "w7", "<sep>", "<pad>", "<unk>")]
+    np.testing.assert_array_equal(ours[np.asarray([*ids, 1, 0, 2])], table[np.asarray(wanted)])
+    np.testing.assert_array_equal(ours[len(vocab) :], table[len(vocab) :])
