@@ -22,9 +22,9 @@ MINUTES = 7
 
 # Run -> file and preset, what differs from it, seeds.
 RUNS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
-    "floats_256": ("python_lines:default", {}, (0, 1, 2)),
     "floats_32": ("python_lines:default", {"task.latent.dim": 2}, (0,)),
     "floats_128": ("python_lines:default", {"task.latent.dim": 8}, (0,)),
+    "floats_256": ("python_lines:default", {}, (0, 1, 2)),
     "floats_1024": ("python_lines:default", {"task.latent.dim": 64}, (0,)),
     "random": ("python_lines:default", {"task.latent.encoding": "random"}, (0,)),
     "frozen": ("python_lines:default", {"task.latent.encoding": "frozen"}, (0,)),

@@ -8,10 +8,10 @@ import pytest
 
 from flaxae.errors import ConfigError
 from flaxae.models.funnel_ae import text_report
+from tests.helpers import log_of
+from tests.models.funnel_ae.tiny import texts
 
-# A config file of tiny runs.
 CONFIG = """
-import dataclasses
 from pathlib import Path
 from flaxae.config import copy_config
 from tests.models.funnel_ae.tiny import texts
@@ -26,31 +26,45 @@ def get_config(run="small", minutes=1.0):
 """
 
 
-def test_runs_become_rows_once(tmp_path: Path, capsys: Any) -> None:
+def fake(config: Any, workdir: Path) -> dict[str, Any]:
+    """Return the row of a run without training it."""
+    numbers = dict.fromkeys(text_report.COLUMNS, 0.25 + config.seed / 2)
+    return {"numbers": numbers, "floats": text_report.floats(config), "steps": config.steps}
+
+
+def test_runs_become_rows_once(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     (tmp_path / "runs.py").write_text(CONFIG)
     report = {"step": 2000, "splits": {"dev": {"exact_match": 0.5, "token_accuracy": 0.75}}}
+    report["likelihood"] = {"cross_entropy": {"value": 0.125, "low": 0.1, "high": 0.2}}
     (tmp_path / "t5.json").write_text(json.dumps(report))
     argv = ["text_report", f"--workdir={tmp_path / 'runs'}", f"--record={tmp_path / 'rows.jsonl'}"]
     argv += [f"--config={tmp_path / 'runs.py'}", f"--t5_vae={tmp_path / 't5.json'}"]
-    assert text_report.main([*argv, "--only", "small"]) == 0
+    monkeypatch.setattr(text_report, "train", fake)
+    assert text_report.main([*argv, "--only", "small", "--minutes=2"]) == 0
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
     # Two blocks: 8 tokens are 4 latents of 4 numbers.
+    rows = [json.loads(line) for line in lines]
     assert [(r["variant"], r["seed"], r["floats"], r["steps"]) for r in rows] == [
-        ("small", 0, 16, 2),
-        ("small", 1, 16, 2),
+        ("small", 0, 16, 4),
+        ("small", 1, 16, 4),
     ]
-    assert all(0 <= row["numbers"]["first token"] <= 1 for row in rows)
-    assert all(row["numbers"]["CE (nats per token)"] > 1 for row in rows)
-    for folder in (tmp_path / "runs").iterdir():  # the rows are enough
-        if folder.is_dir():
-            (folder / "config.json").unlink()
+    monkeypatch.delattr(text_report, "train")  # the rows are enough
     capsys.readouterr()
-    assert text_report.main([*argv, "--only", "small"]) == 0
+    assert text_report.main([*argv, "--only", "small", "--minutes=2"]) == 0
     assert (tmp_path / "rows.jsonl").read_text().splitlines() == lines
     shown = capsys.readouterr().out.splitlines()
-    assert shown[2].startswith("| small | 16 | 2 | 2 | ")
-    assert shown[3] == "| t5 vae | 256 | 2,000 | 1 | 0.500 | 0.750 | n/a | n/a |"
+    assert shown[2].startswith("| small | 16 | 4 | 2 | 0.500 [")
+    assert shown[3] == "| t5 vae | 256 | 2,000 | 1 | 0.500 | 0.750 | n/a | 0.125 |"
+
+
+@pytest.mark.slow
+def test_row_has_the_numbers_of_the_last_evaluation(tmp_path: Path) -> None:
+    config = texts(tmp_path, steps=2, eval__num_samples=0)
+    row: Any = text_report.train(config, tmp_path / "run")
+    (last,) = [x for x in log_of(tmp_path / "run") if x["split"] == "dev"]
+    assert row["numbers"]["first token"] == last["first_token_accuracy"]
+    assert row["numbers"]["CE (nats per token)"] == last["recon"] > 1
+    assert (row["floats"], row["steps"]) == (16, 2)
 
 
 def test_bad_options_are_one_message(tmp_path: Path) -> None:
