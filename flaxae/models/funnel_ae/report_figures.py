@@ -36,7 +36,7 @@ def draw(rows: list[Row], outdir: Path, note: str = "") -> list[Path]:
             if note:
                 figure.supxlabel(note, fontsize=8)
             out.append(outdir / f"{make.__name__}.png")
-            figure.savefig(out[-1], dpi=90)
+            figure.savefig(out[-1], dpi=80)
     return out
 
 
