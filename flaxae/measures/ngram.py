@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from flaxae.measures.stats import Interval, bootstrap, ratio
 
 ORDER = 3
+Ids = Sequence[int] | Int[np.ndarray, " n"]
 START, EOS = 0, 1  # the padding's id marks the start of a text: it is never predicted
 FALLBACK = (0.5, 1.0, 1.5)  # modified discounts where the counts of counts give none, as in KenLM
 
@@ -61,7 +62,7 @@ class NGram:
 
     def __init__(
         self,
-        texts: Sequence[Sequence[int]],
+        texts: Sequence[Ids],
         num_tokens: int,
         order: int = ORDER,
         modified: bool = False,
@@ -97,9 +98,7 @@ class NGram:
             )
             occurrences = np.bincount(index, weights=occurrences, minlength=len(grams))
 
-    def _keys(
-        self, texts: Sequence[Sequence[int]]
-    ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    def _keys(self, texts: Sequence[Ids]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         """Return the n-gram that ends at each token, and the row of that token."""
         rows = list(texts)
         if self.ends:
@@ -161,14 +160,14 @@ class NGram:
             key = key * self.base + int(token)
         return self._probabilities(key * self.base + np.arange(self.num_tokens, dtype=np.int64))
 
-    def score(self, texts: Sequence[Sequence[int]]) -> Float[np.ndarray, "B 2"]:
+    def score(self, texts: Sequence[Ids]) -> Float[np.ndarray, "B 2"]:
         """Return -log P in nats and the number of tokens, EOS included, of each text."""
         keys, rows = self._keys(texts)
         losses = -np.log(self._probabilities(keys))
         nats = np.bincount(rows, weights=losses, minlength=len(texts))
         return np.stack([nats, np.bincount(rows, minlength=len(texts))], axis=1)
 
-    def bits(self, text: Sequence[int]) -> Float[np.ndarray, " n"]:
+    def bits(self, text: Ids) -> Float[np.ndarray, " n"]:
         """Return bits per id of a text by the models of the orders 1, 2 ... n.
 
         The models of lower orders are those of their own: their highest order counts occurrences.
@@ -179,7 +178,7 @@ class NGram:
         keys = self._keys([text])[0]
         return np.asarray([-np.log2(p).mean() for p in self._orders(keys)])
 
-    def perplexity(self, texts: Sequence[Sequence[int]], draws: int = 1000) -> Interval:
+    def perplexity(self, texts: Sequence[Ids], draws: int = 1000) -> Interval:
         """Return exp of the mean -log P per token, with its bootstrap interval over texts.
 
         All three are nan if there are no texts.

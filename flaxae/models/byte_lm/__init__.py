@@ -1,0 +1,1 @@
+"""Byte language models that are trained with little or no backpropagation through time."""
