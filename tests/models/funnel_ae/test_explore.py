@@ -2,9 +2,11 @@
 
 import contextlib
 
+import numpy as np
 import pytest
 
-from flaxae.explore.backend import Explorer
+import flaxae
+from flaxae.models.t5_vae.prior.codes import Codes
 from flaxae.text_autoencoder import protocol
 from tests.explore.chromium import WatchedPage, answer_of, open_view, text_of, type_text, wait_for
 from tests.explore.conftest import browser, start_server, stop_server  # noqa: F401
@@ -20,7 +22,7 @@ def explorer(workdir):
 
 def test_answers_equal_those_of_the_model_api(explorer):
     ae = explorer.model
-    assert isinstance(ae, protocol.Autoencoder) and isinstance(explorer, Explorer)
+    assert isinstance(ae, protocol.Autoencoder) and isinstance(ae, flaxae.FunnelAE)
     for how in ("slerp", "lerp"):
         assert explorer.between(A, B, how).texts == ae.interpolate(A, B, 11, how)
     assert explorer.arithmetic(A, B, C).text == ae.analogy(A, B, C)
@@ -28,6 +30,13 @@ def test_answers_equal_those_of_the_model_api(explorer):
     assert explorer.reconstruct(A).decoded == ae.reconstruct([A])[0]
     near = [n.text for n in explorer.neighbours(A, 5)]
     assert near == [text for text, _ in ae.nearest(A, explorer.texts, 5)]
+
+
+def test_codes_for_a_learned_prior_are_those_of_the_model(explorer, workdir, tmp_path):
+    codes = Codes(str(workdir), num_lines=20, cache=str(tmp_path))
+    assert codes.dim == 16
+    wanted = explorer.model.encode(codes.lines("train")).reshape(20, 16)
+    np.testing.assert_allclose(codes.codes("train"), wanted, atol=1e-5)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Codes of the texts of a trained T5-VAE, encoded once and cached."""
+"""Codes of the texts of a trained text autoencoder, encoded once and cached."""
 
 import os
 from functools import cached_property
@@ -11,13 +11,14 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from flaxae.config import TaskConfig
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError
 from flaxae.text_autoencoder.codec import Codec
 
 
 class Codes:
-    """The codes of the splits of a T5-VAE's run.
+    """The codes of the splits of a run.
 
     Attributes:
         dim: numbers per code, all latents together.
@@ -27,29 +28,33 @@ class Codes:
         """Read the workdir's config; everything else is read at first use.
 
         Args:
-            workdir: workdir of a run of T5VAEConfig.
+            workdir: workdir of a run of a text autoencoder of flaxae.
             num_lines: number of texts of the training split, chosen at random; 0: all.
             seed: seed of that choice.
             cache: folder for encoded codes.
 
         Raises:
-            ConfigError: if the workdir is missing, or is not a T5-VAE's.
+            ConfigError: if the workdir is missing, or is not a text autoencoder's.
         """
-        from flaxae.models.t5_vae.task import T5VAEConfig
         from flaxae.storage.workdir import stored_config
 
         self.workdir, self.num_lines, self.seed, self.cache = workdir, num_lines, seed, cache
         try:
             if not workdir:
                 raise ConfigError("it is empty")
-            task = stored_config(workdir).task
-            if not isinstance(task, T5VAEConfig):
-                raise ConfigError(f"{workdir} is a run of {type(task).__name__}")
+            config = stored_config(workdir)
+            kind = type(config.task)
+            if kind.open_autoencoder.__func__ is TaskConfig.open_autoencoder.__func__:
+                raise ConfigError(f"{workdir} is a run of {kind.__name__}")
         except ConfigError as e:
             raise ConfigError(
-                f"task.codes_from={workdir!r} must be the workdir of a trained T5-VAE: {e}"
+                f"task.codes_from={workdir!r} must be the workdir of a trained text autoencoder: "
+                f"{e}"
             ) from None
-        self.dim = task.latent.size
+        config.freeze(check=False)
+        task = config.task.make(config)
+        model: Any = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))
+        self.dim = model.num_latents * model.dim
         self._codes: dict[str, np.ndarray] = {}
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The task of training a rectified flow on the codes of a trained T5-VAE."""
+"""The task of training a rectified flow on the codes of a trained text autoencoder."""
 
 import dataclasses
 import enum
@@ -37,7 +37,7 @@ class Times(enum.Enum):
 class FlowConfig(TaskConfig):
     """A velocity network, and the codes that it learns."""
 
-    codes_from: str = ""  # the workdir of a trained T5-VAE
+    codes_from: str = ""  # the workdir of a trained text autoencoder
     num_lines: Whole = 0  # texts of its training split; 0: all
     width: Count = 512
     depth: Count = 4
