@@ -4,11 +4,10 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
 
 from flaxae.data.shared_strings import LENGTH
 from flaxae.errors import ConfigError, require
-from flaxae.storage.paths import read_text, write_text
+from flaxae.storage.paths import as_path, read_text, write_text
 
 _RECIPE = "bytes-1"  # part of the fingerprint: change it when a rule of the splits changes
 
@@ -83,7 +82,7 @@ class Manifest:
     def save(self, path: str | os.PathLike) -> None:
         """Write the manifest as JSON, whole or not at all."""
         data = {"fingerprint": self.fingerprint, **dataclasses.asdict(self)}
-        write_text(pathlib.Path(path), json.dumps(data, indent=1) + "\n")
+        write_text(as_path(path), json.dumps(data, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Manifest":
@@ -93,7 +92,7 @@ class Manifest:
             ConfigError: if the file is missing, damaged or was changed.
         """
         try:
-            data = json.loads(read_text(pathlib.Path(path)))
+            data = json.loads(read_text(as_path(path)))
             wanted = data.pop("fingerprint")
             out = cls(**data | {"files": [ByteFile(**file) for file in data["files"]]})
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
