@@ -53,6 +53,7 @@ def opened(workdir, browser):  # noqa: F811
         stop_server(process)
 
 
+@pytest.mark.slow  # another process compiles the model again
 def test_every_view_shows_the_answers_in_a_browser(workdir, explorer, browser):  # noqa: F811
     with opened(workdir, browser) as page:
 

@@ -94,6 +94,7 @@ def test_a_frozen_encoder_is_read_and_the_decoder_is_trained(directory, tmp_path
     assert_equal(params["decoder"]["blocks"], theirs["encoder"]["blocks"])
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_base_model(tmp_path, capsys):
     base = write(tmp_path / "base", their_config())
     config = config_of(tmp_path, base, steps=1, optim__lr=1e-12, eval__splits=())
