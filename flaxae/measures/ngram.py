@@ -103,18 +103,18 @@ class NGram:
         rows = list(texts)
         if self.ends:
             rows = [[*row, EOS] if not len(row) or row[-1] != EOS else row for row in rows]
-        padding = self.order - 1
-        sizes = np.asarray([len(row) + padding for row in rows])
-        flat = np.full(sizes.sum(), START, np.int64)
-        row_of = np.repeat(np.arange(len(rows)), sizes)
-        position = np.arange(len(flat)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        real = position >= padding
+        padding, sizes = self.order - 1, np.asarray([len(row) for row in rows])
+        starts = np.cumsum(sizes + padding) - sizes - padding
+        real = np.ones(int(sizes.sum()) + padding * len(rows), bool)
+        real[(starts[:, None] + np.arange(padding)).ravel()] = False
+        flat = np.full(len(real), START, np.int64)
         flat[real] = np.concatenate([np.asarray(row, np.int64) for row in rows])
-        keys = np.zeros(int(real.sum()), np.int64)
-        ends = np.flatnonzero(real)
-        for back in range(padding, -1, -1):
-            keys = keys * self.base + flat[ends - back]
-        return keys, row_of[real]
+        count = len(flat) - padding
+        keys = flat[:count].copy()  # of the n-gram that ends `padding` places later
+        for i in range(1, self.order):
+            keys *= self.base
+            keys += flat[i : i + count]
+        return keys[real[padding:]], np.repeat(np.arange(len(rows)), sizes)
 
     def _level(
         self, grams: np.ndarray, occurrences: np.ndarray, continuations: np.ndarray
@@ -143,7 +143,10 @@ class NGram:
         lower = np.full(len(keys), 1 / self.num_tokens)
         for n, level in zip(range(1, self.order + 1), reversed(self.levels), strict=True):
             gram = keys % self.base**n
-            at, seen = _find(level.grams, gram), _find(level.contexts, gram // self.base)
+            order = np.argsort(gram)  # a sorted search is faster: its steps stay in the cache
+            at, seen = np.empty_like(gram), np.empty_like(gram)
+            at[order] = _find(level.grams, gram[order])
+            seen[order] = _find(level.contexts, gram[order] // self.base)
             yield _interpolate(level.occurrences, at, seen, lower)
             lower = _interpolate(level.continuations, at, seen, lower)
 
@@ -206,12 +209,8 @@ def _modified(counts: np.ndarray) -> tuple[float, ...]:
 
 def _find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Return the index of each wanted key among sorted keys; -1 for missing ones."""
-    order = np.argsort(wanted)  # a sorted search is faster: its steps stay in the cache
-    ordered = wanted[order]
-    at = np.minimum(np.searchsorted(keys, ordered), len(keys) - 1)
-    out = np.empty(len(wanted), np.int64)
-    out[order] = np.where(keys[at] == ordered, at, -1)
-    return out
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, at, -1)
 
 
 def _interpolate(

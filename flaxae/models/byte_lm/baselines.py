@@ -26,7 +26,7 @@ ORDERS = 7  # of the longest n-grams over bytes: their keys have 63 bits
 HELD_OUT = byte_corpus.SPLITS[1:]
 
 
-_HEADER = "| baseline | reads train | bits per byte | seconds |\n|---|---|---|---|"
+_HEADER = "| baseline | reads train | bits per byte | CPU seconds |\n|---|---|---|---|"
 _Key = tuple[str, bool]  # name, reads_train
 
 
@@ -38,7 +38,7 @@ class Row:
         name: the baseline.
         reads_train: True if it has read the training split.
         bits_per_byte: of the held-out split.
-        seconds: time of counting and coding; 0 if it was measured together with a later row.
+        seconds: CPU time of counting and coding; 0 if it was measured together with a later row.
     """
 
     name: str
@@ -76,9 +76,9 @@ def measure(
     done = _read(record, corpus, split) if record else {}
     for keys, compute in _baselines(corpus, split, orders):
         if not all(key in done for key in keys):
-            start = time.perf_counter()
+            start = time.process_time()
             found = compute()
-            seconds = [0.0] * (len(keys) - 1) + [round(time.perf_counter() - start, 2)]
+            seconds = [0.0] * (len(keys) - 1) + [round(time.process_time() - start, 2)]
             for key, bits, each in zip(keys, found, seconds, strict=True):
                 done[key] = Row(*key, round(bits, 6), each)
             if record:
