@@ -22,7 +22,7 @@ def explorer(workdir):
 
 def test_answers_equal_those_of_the_model_api(explorer):
     ae = explorer.model
-    assert isinstance(ae, protocol.Autoencoder) and isinstance(ae, flaxae.FunnelAE)
+    assert isinstance(ae, flaxae.FunnelAE) and isinstance(explorer.model, protocol.Autoencoder)
     for how in ("slerp", "lerp"):
         assert explorer.between(A, B, how).texts == ae.interpolate(A, B, 11, how)
     assert explorer.arithmetic(A, B, C).text == ae.analogy(A, B, C)
