@@ -44,13 +44,17 @@ class Claim:
     minus: str = ""
 
     def evaluate(self, rows: list[Row]) -> dict[str, Any]:
-        """Return the mean with its interval, and the verdict; unclear with fewer than two seeds."""
+        """Return the mean with its interval, and the verdict.
+
+        It is unclear with one seed, and "not measured" without any.
+        """
         values = self._numbers(rows, self.variant)
         if self.minus:
             others = self._numbers(rows, self.minus)
             values = {seed: x - others[seed] for seed, x in values.items() if seed in others}
-        known = [x for x in values.values() if math.isfinite(x)]
-        found = stats.t_interval(known if len(known) == len(values) else [])
+        finite = [x for x in values.values() if math.isfinite(x)]
+        found = stats.t_interval(finite if len(finite) == len(values) else [])
+        known = verdict(found.low, found.high, self.bound, self.below)
         return {
             "claim": self.text,
             "mean": found.value,
@@ -59,7 +63,7 @@ class Claim:
             "bound": self.bound,
             "below": self.below,
             "seeds": len(values),
-            "verdict": verdict(found.low, found.high, self.bound, self.below),
+            "verdict": known if values else "not measured",
         }
 
     def _numbers(self, rows: list[Row], variant: str) -> dict[int, float]:
@@ -169,7 +173,7 @@ CLAIMS = (
 
 
 def verdicts(rows: list[Row]) -> list[dict[str, Any]]:
-    """Return the verdict of each claim; those without any run are unclear."""
+    """Return the verdict of each claim; see `Claim.evaluate`."""
     return [claim.evaluate(rows) for claim in CLAIMS]
 
 

@@ -96,7 +96,7 @@ def test_a_verdict_needs_an_interval_on_one_side_of_the_bound():
     assert found([0.01, 0.02, 0.01], bound=0.05, below=False)["verdict"] == "refuted"
     assert found([0.01, 0.2], bound=0.05)["verdict"] == "unclear"
     assert found([0.01], bound=0.05)["verdict"] == "unclear"
-    assert found([], bound=0.05)["verdict"] == "unclear"
+    assert found([], bound=0.05)["verdict"] == "not measured"
     assert found([0.01, math.nan], bound=0.05)["verdict"] == "unclear"
     # Differences are those of the seeds that both variants have.
     paired = found([9.0, 0.5, 0.6], bound=0.0, minus="repeat")
