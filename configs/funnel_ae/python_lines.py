@@ -8,9 +8,9 @@ has codes of 16 x 16 numbers, 1.14 M parameters. Other presets: `mini` reads up 
 blocks (8, 4 and 2 states; codes of 2 x 32), `8tkn` has three blocks of 4 layers and codes of
 2 x 128, `32tkn` six blocks and codes of one vector of 256, `two_blocks` two blocks of 4 layers.
 
-Not measured to the end. The first 1,054 steps of the text report's 1,680 (same config, seed 0, on one
-shared core at 37 GFLOP/s) reached an exact match of .686 on dev, .670 on held-out files and .695 on
-held-out lines.
+Not measured to the end. The first 1,054 steps of the text report's 1,680 (same config, seed 0, on
+one shared core at 37 GFLOP/s) reached an exact match of .686 on dev, .670 on held-out files and
+.695 on held-out lines.
 """
 
 import dataclasses
