@@ -39,6 +39,14 @@ def test_primed_text_costs_less(each):
     assert primed == 8 * (each.size(train + held_out) - each.size(train)) / len(held_out)
 
 
+@pytest.mark.parametrize("each", PRIMED, ids=lambda each: each.name)
+def test_random_letters_cost_their_entropy_after_any_text(each):
+    if each.missing:
+        pytest.skip(each.missing)
+    letters = np.random.default_rng(2).integers(97, 123, 20_000).astype(np.uint8).tobytes()
+    assert each.bits_per_byte(letters, text(0, 20_000)) > np.log2(26) - 0.01
+
+
 def test_sizes_are_those_of_whole_files():
     data = text(0, 500)
     assert BZIP2.bits_per_byte(data) == 8 * len(bz2.compress(data, 9)) / len(data)
