@@ -176,7 +176,7 @@ class FunnelAETask(PlacesTask):
             raw, floored = kl.kl_terms(flat, rearrange(log_variance, "B L Z -> B (L Z)"), rows)
             total += weight * floored
             metrics["kl"] = (raw, texts)  # nats per text
-        if options.upsampling is Upsampling.HAAR:
+        if options.upsampling is Upsampling.HAAR and len(model.lengths) > 1:
             found = terms.details(model, encoded, rows, ctx)
             unexplained = jnp.stack([x.unexplained() for x in found]).sum()
             total += options.detail_weight * tokens * unexplained

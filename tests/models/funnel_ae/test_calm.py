@@ -78,6 +78,7 @@ def test_loss_is_that_of_the_definition(tmp_path: Path) -> None:
     assert float(found.total / found.weight) == pytest.approx(per_token, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_opens_as_an_autoencoder(tmp_path: Path) -> None:
     config = config_of(tmp_path, steps=2, task__loss_chunks=2)
     run(config, tmp_path / "run")
