@@ -14,16 +14,10 @@ import flaxae
 from flaxae import evaluate, explore, summary
 from flaxae.config import Config, flags, iterate_fields
 from flaxae.explore.__main__ import parser as explore_parser
-from flaxae.models.causal_lm.task import CausalLMConfig
-from flaxae.models.funnel_ae.iid import IIDConfig
-from flaxae.models.looped.task import LoopedConfig
-from flaxae.models.looped.text.task import TextConfig
 from flaxae.models.t5_vae import demo
-from flaxae.models.t5_vae.prior.task import FlowConfig
-from flaxae.models.t5_vae.task import T5VAEConfig
+from tests.config.families import task_configs
 from tests.helpers import ROOT
 
-TASKS = (T5VAEConfig, CausalLMConfig, LoopedConfig, TextConfig, FlowConfig, IIDConfig)
 SECTIONS = "optim|data|task|eval|save|log|mesh"
 NOT_FIELDS = {"a.b", "task.make", "task.class"}
 
@@ -52,7 +46,7 @@ def _parse(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def test_fields_that_messages_name_exist():
-    known = {name for task in TASKS for name, _, _ in iterate_fields(Config(task=task()))}
+    known = {name for task in task_configs() for name, _, _ in iterate_fields(Config(task=task()))}
     known |= {name.rpartition(".")[0] for name in known}  # sections
     flag = re.compile(r"--config\.([a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*)")
     field = re.compile(rf"(?<![\w./-])((?:{SECTIONS})(?:\.[a-z][a-z0-9_]*)+)(?=[=\s,:;)]|$)")

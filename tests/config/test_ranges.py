@@ -2,10 +2,8 @@
 
 import ast
 import dataclasses
-import importlib
 import json
 import math
-import pkgutil
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +18,6 @@ import flaxae
 from flaxae.config import (
     Config,
     OptimConfig,
-    Section,
     TaskConfig,
     config_hash,
     copy_config,
@@ -33,30 +30,13 @@ from flaxae.config import (
 )
 from flaxae.config.ranges import Entries, Range, field_rules
 from flaxae.errors import ConfigError
-from flaxae.models.causal_lm.task import CausalLMConfig
-from flaxae.models.looped.task import LoopedConfig
 from flaxae.models.looped.text.task import TextConfig
-from flaxae.models.t5_vae.prior.task import FlowConfig
 from flaxae.models.t5_vae.task import T5VAEConfig
+from tests.config.families import config_classes, task_configs
 from tests.helpers import ROOT
 
-SKIPPED = {"flaxae.nn.gpu", "flaxae.data.wikipedia.beam"}  # need packages that tests lack
 BAD = (-1, 0, 1, 2.5, 2**31, 2**32, -1.0, 0.0, 1.0, 1e-60, 1e60, math.nan, math.inf, -math.inf)
-TASKS = (T5VAEConfig, CausalLMConfig, LoopedConfig, TextConfig, FlowConfig)
-
-
-def config_classes() -> list[type]:
-    """Return all dataclasses of flaxae that hold options."""
-    found = {}
-    for module in pkgutil.walk_packages(flaxae.__path__, "flaxae."):
-        if module.name.endswith("__main__") or any(module.name.startswith(s) for s in SKIPPED):
-            continue
-        for value in vars(importlib.import_module(module.name)).values():
-            if isinstance(value, type) and dataclasses.is_dataclass(value):
-                options = issubclass(value, Section) or value.__name__.endswith("Config")
-                if options or value.__name__ == "Sampling":
-                    found[value] = None
-    return list(found)
+TASKS = task_configs()
 
 
 def test_every_number_of_every_config_has_a_range():
