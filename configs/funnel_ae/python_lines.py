@@ -25,7 +25,7 @@ from flaxae.models.funnel_ae.task import FunnelAEConfig
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """What presets differ in."""
+    """The settings in which presets differ."""
 
     length: int = 32
     blocks: tuple[int, ...] = (1, 1)

@@ -176,7 +176,7 @@ class NGram:
         The models of lower orders are those of their own: their highest order counts occurrences.
 
         Args:
-            text: at least one id; START stands before its beginning.
+            text: at least one id; START precedes it.
         """
         keys = self._keys([text])[0]
         return np.asarray([-np.log2(p).mean() for p in self._orders(keys)])

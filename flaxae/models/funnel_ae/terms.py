@@ -31,7 +31,7 @@ def masked(ids: Int[Array, "B N"], prob: float, ctx: Context) -> Int[Array, "B N
 
 
 def batch_mmd(codes: Float[Array, "B Z"], kernel: Kernel, ctx: Context) -> Float[Array, ""]:
-    """Return the MMD^2 of a micro-batch's codes and as many draws of N(0, I).
+    """Return the MMD^2 of a micro-batch's codes and an equal number of draws of N(0, I).
 
     Raises:
         ConfigError: if there are fewer than two codes (when traced).

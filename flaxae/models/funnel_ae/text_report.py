@@ -50,7 +50,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         "numbers": {heading: last.get(name) for heading, name in COLUMNS.items()},
         "floats": floats(config),
         "steps": config.steps,
-        "seconds": seconds,  # with compilation and evaluation, on whatever else the machine did
+        "seconds": seconds,  # with compilation and evaluation, beside the other work of the machine
     }
 
 
