@@ -23,6 +23,8 @@ def look_up(found: dict[str, Any], path: str) -> float:
     node: Any = found
     for part in path.split("."):
         if isinstance(node, list):
+            if int(part) >= len(node):
+                return math.nan
             node = node[int(part)]
         elif isinstance(node, dict) and part in node:
             node = node[part]

@@ -69,6 +69,7 @@ def test_paths_look_up_numbers_and_cells_format_them():
     found = {"loops": {"by_loop": [1.0, 0.5], "none": None}}
     assert look_up(found, "loops.by_loop.1") == 0.5
     assert look_up(found, "loops.by_loop.0 over loops.by_loop.1") == 2.0
+    assert math.isnan(look_up(found, "loops.by_loop.9"))
     assert all(math.isnan(look_up(found, p)) for p in ("loops.none", "loops.x", "y"))
     assert cell([0.5]) == "0.5" and cell([math.nan]) == "-"
     assert cell([100.0, math.nan]) == "100 (1 never)"
