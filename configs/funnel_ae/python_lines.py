@@ -8,9 +8,8 @@ has codes of 16 x 16 numbers, 1.14 M parameters. Other presets: `mini` reads up 
 blocks (8, 4 and 2 states; codes of 2 x 32), `8tkn` has three blocks of 4 layers and codes of
 2 x 128, `32tkn` six blocks and codes of one vector of 256, `two_blocks` two blocks of 4 layers.
 
-Not measured to the end. The first 1,054 steps of the text report's 1,680 (same config, seed 0, on
-one shared core at 37 GFLOP/s) reached an exact match of .686 on dev, .670 on held-out files and
-.695 on held-out lines.
+The default's 3,600 steps with seed 0, 28 core-minutes on 2 cores at 74 GFLOP/s: exact match .910 on
+dev, .898 on held-out files, .919 on held-out lines. The other presets were not trained to the end.
 """
 
 import dataclasses
