@@ -1,5 +1,6 @@
 """Growth by blocks."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,16 +43,15 @@ def test_growth_that_cannot_be_decided_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_block_is_added_when_the_bar_is_passed(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_block_is_added_when_the_bar_is_passed(tmp_path: Path) -> None:
     config = toy(**THREE, eval__every=2, steps=4)
     rows = growth.grow(config, tmp_path, bar=100.0)
     assert [(row["blocks"], row["steps"], row["passed"]) for row in rows] == [
         (2, 2, True),
         (3, 2, True),
     ]
-    assert "resume_from" in capsys.readouterr().err
+    stored = json.loads((tmp_path / "blocks_3" / "config.json").read_text())
+    assert stored["resume_from"] == str(tmp_path / "blocks_2")
     assert growth.grow(config, tmp_path, bar=100.0) == rows  # nothing is trained again
     further = growth.grow(config, tmp_path / "other", bar=1e-6, first=3)
     assert [(row["steps"], row["passed"]) for row in further] == [(4, False)]
