@@ -75,11 +75,11 @@ bench: $(PARITY_STAMP)  ## the benchmarks, one after the other; a few need the r
 report-looped: $(STAMP)  ## the looped transformers' experiments, hours (QUICK=1: a small variant)
 	$(BIN)/python -m flaxae.models.looped.report --workdir=runs/looped_$(if $(QUICK),quick --quick,report)
 
-report-funnel: $(STAMP)  ## the Funnel AE on uniform tokens, an hour (QUICK=1: a small variant)
+report-funnel: $(STAMP)  ## the Funnel AE on uniform tokens, an hour or more (QUICK=1: a small variant)
 	$(BIN)/python -m flaxae.models.funnel_ae.report $(if $(QUICK),--workdir=runs/funnel_quick --quick,\
 	  --workdir=runs/funnel_report --record=configs/funnel_ae/report.jsonl)
 
-report-funnel-text: $(STAMP)  ## text autoencoders of several code sizes, about 75 minutes
+report-funnel-text: $(STAMP)  ## text autoencoders of several code sizes, an hour or more
 	$(BIN)/python -m flaxae.models.funnel_ae.text_report --workdir=runs/funnel_text
 
 clean:  ## remove caches (environments and runs stay)

@@ -8,8 +8,9 @@ has codes of 16 x 16 numbers, 1.14 M parameters. Other presets: `mini` reads up 
 blocks (8, 4 and 2 states; codes of 2 x 32), `8tkn` has three blocks of 4 layers and codes of
 2 x 128, `32tkn` six blocks and codes of one vector of 256, `two_blocks` two blocks of 4 layers.
 
-The default's 3,600 steps with seed 0, 28 core-minutes on 2 cores at 74 GFLOP/s: exact match .910 on
-dev, .898 on held-out files, .919 on held-out lines. The other presets were not trained to the end.
+The default's 3,600 steps with seed 0, about 28 core-minutes on 2 cores at 74 GFLOP/s: exact match
+.910 on dev, .898 on held-out files, .919 on held-out lines. The other presets were not trained
+to the end.
 """
 
 import dataclasses

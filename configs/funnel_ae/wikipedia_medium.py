@@ -10,7 +10,7 @@ Three blocks of 6, 3 and 3 layers, each layer of the last two applied twice: 64,
 768 numbers, and 16 latents of 48. `:scratch` trains a tokenizer; `:pretrained` starts the encoder's
 blocks, their copies in the decoder, and the embeddings from
 `--config.pretrained=DIR`, whose tokenizer `--config.data.tokenizer` names. The settings are chosen,
-not tuned. Never trained; see docs/tpu.md for its step compiled for v5e-8.
+not tuned. Never trained, and its step has not been compiled for a TPU yet.
 """
 
 from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig, Schedule

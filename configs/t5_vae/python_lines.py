@@ -8,8 +8,9 @@
 Measured with the preset full and seed 0 on 2 idle cores at 204 GFLOP/s: free-running exact match
 .973 (held-out files) and .980 (held-out lines), token accuracy .993 and .996; .120 of the samples
 from N(0, I) are valid Python. It took 32 minutes (5 steps per second); with huge pages, at 6.2
-steps per second (measured over 988 steps), it would take 26. The preset quick, 2,000 steps in 20
-minutes at 74 GFLOP/s: exact match .938 and .954, token accuracy .982 and .987.
+steps per second (measured over 988 steps), it would take 26. The preset quick, 2,000 steps in 30
+minutes at 74 GFLOP/s beside other work (20 without): exact match .938 and .954, token accuracy .982
+and .987.
 """
 
 from flaxae.config import (

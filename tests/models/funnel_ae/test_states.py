@@ -32,10 +32,10 @@ def found():
 
 def test_repeated_states_do_not_differ_and_the_original_has_its_own_variance(found, monkeypatch):
     monkeypatch.setattr(states, "_states", lambda model, ids: found)
-    assert states.measure_states(None, IDS)["differences"][0]["ratio"] == 0  # type: ignore
+    assert states.measure_states(None, IDS)["differences"][0]["ratio"] == 0
     same = found | {"upsampled": found["encoder"][:1]}
     monkeypatch.setattr(states, "_states", lambda model, ids: same)
-    assert states.measure_states(None, IDS)["differences"][0]["ratio"] == 1  # type: ignore
+    assert states.measure_states(None, IDS)["differences"][0]["ratio"] == 1
 
 
 def test_layers_are_named_in_order_of_computation(found):

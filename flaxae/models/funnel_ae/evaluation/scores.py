@@ -118,9 +118,8 @@ class Scorer:
         out = []
         for start in range(0, len(arrays[0]), self.rows):
             parts = [padded(x[start : start + self.rows], self.rows) for x in arrays]
-            count = min(self.rows, len(arrays[0]) - start)
-            out.append(jax.tree.map(lambda x: np.asarray(x)[:count], call(*parts)))  # noqa: B023
-        return jax.tree.map(lambda *x: np.concatenate(x), *out)
+            out.append(call(*parts))
+        return jax.tree.map(lambda *x: np.concatenate(x)[: len(arrays[0])], *out)
 
 
 def padded(x: np.ndarray, rows: int) -> np.ndarray:
