@@ -1,0 +1,64 @@
+"""The interface of byte networks: bytes in, scores of the next byte out, state of the streams kept.
+
+Letters in shapes: B streams, T bytes of a stream that are read at once, N states.
+"""
+
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from flaxae.task import Context
+
+BYTES = 256  # values of a byte
+
+
+class Frozen(nnx.Variable):
+    """A random array that is drawn once and never trained, such as a reservoir's weights."""
+
+
+class Output(NamedTuple):
+    """What a network returns for T bytes of B streams.
+
+    Attributes:
+        logits: scores of the byte that follows each byte read, float32, (B, T, 256).
+        loss: further loss of the network, in nats per byte, (B, T); None: only the cross entropy of
+            the next byte is minimised.
+        metrics: name -> value at each position, (B, T), for the log.
+    """
+
+    logits: Float[Array, "B T 256"]
+    loss: Float[Array, "B T"] | None = None
+    metrics: dict[str, Float[Array, "B T"]] = {}
+
+
+class ByteNetwork(nnx.Module):
+    """Base class of networks that read streams of bytes.
+
+    What a network remembers of a stream is in `flaxae.task.StreamCarry` variables, whose first axis
+    is the stream and which are all zeros at a stream's start. A call reads them and replaces them
+    by the state after its bytes. Reading a stream in parts of any lengths gives the same logits as
+    reading it at once; gradients end at the start of a call.
+
+    Attributes:
+        carry: its StreamCarry variables, under names that the class chooses.
+    """
+
+    def __call__(self, x: Int[Array, "B T"], ctx: Context) -> Output:
+        """Read bytes.
+
+        Args:
+            x: values of the bytes, from 0 to 255.
+            ctx: the context; `ctx.hparams` has the traced fields of the config.
+
+        Returns:
+            The scores of the byte after each of them.
+        """
+        raise NotImplementedError
+
+
+def nats(logits: Float[Array, "B T 256"], y: Int[Array, "B T"]) -> Float[Array, "B T"]:
+    """Return the negative log-probability of each next byte, in nats."""
+    picked = jax.numpy.take_along_axis(logits, y[..., None], -1)[..., 0]  # (B, T)
+    return jax.nn.logsumexp(logits, -1) - picked
