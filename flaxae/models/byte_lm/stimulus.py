@@ -1,0 +1,194 @@
+"""The Stimulus network: layers of units that respond to nearby inputs, and a linear readout."""
+
+import dataclasses
+import enum
+import math
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from flaxae.config.ranges import Count, Range
+from flaxae.errors import require
+from flaxae.models.byte_lm.network import BYTES, ByteNetwork, Frozen, Output
+from flaxae.models.byte_lm.stimulus_layer import ByteTrace, Centres, Decay, Recurrence, Weights
+from flaxae.models.byte_lm.task import ByteLMConfig
+from flaxae.nn.linear import Linear
+from flaxae.task import Context
+
+GAIN = 2.0  # initial steepness of a response
+
+
+class Learning(enum.Enum):
+    """The gradient of the units' parameters."""
+
+    FROZEN = "frozen"  # none: random units, which are never trained
+    TRUNCATED = "truncated"  # backpropagation over at most `bptt` bytes
+    TRACE = "trace"  # exact over the whole stream, without backpropagation through time
+
+
+@dataclasses.dataclass
+class StimulusConfig(ByteLMConfig):
+    """Sizes and learning rule of a Stimulus network."""
+
+    traced = ("decay", "bptt")
+
+    states: Count = 256  # units per layer
+    layers: Count = 1
+    width: Count = 16  # of the bytes' vectors
+    learning: Learning = Learning.TRACE
+    bptt: Count = 1  # of truncated learning: bytes between the cuts; `update`: none in a step
+    decay: Annotated[float, Range(0, 1, "()")] = 0.95  # at the start, if it is learned
+    decay_kind: Decay = Decay.FIXED
+    first_version: bool = False  # s = decay (1 - v) s_before + v^2
+    max_norm: bool = False  # distances are largest differences
+    stored_state: bool = False  # exact learning of one layer: the state has responses of the past
+    one_hot: bool = False  # the units are the bytes: the best that any frozen ones could do
+
+    def validate(self) -> None:
+        """Check what concerns several fields."""
+        super().validate()
+        require(
+            self.bptt <= self.update,
+            f"task.bptt={self.bptt} is more than the {self.update} bytes of a step (task.update)",
+        )
+        require(
+            not self.one_hot or (self.learning is Learning.FROZEN and self.states == BYTES),
+            "task.one_hot=true needs task.learning=frozen and task.states=256",
+        )
+
+    def network(self, rows: int, rngs: nnx.Rngs) -> "StimulusNetwork":
+        """Build the network."""
+        return StimulusNetwork(self, rows, rngs)
+
+
+class StimulusNetwork(ByteNetwork):
+    """Layers of decaying responses to stimuli, whose last one is read linearly."""
+
+    def __init__(self, config: StimulusConfig, rows: int, rngs: nnx.Rngs):
+        frozen = config.learning is Learning.FROZEN
+        variable, draw = (Frozen, rngs.frozen) if frozen else (nnx.Param, rngs.params)
+        self.learning, self.one_hot = config.learning, config.one_hot
+        units, width = config.states, config.width
+        self.embed = variable(jax.random.normal(draw(), (BYTES, width)))
+        # Half of the responses to a random input are above 1/2.
+        first = Centres(
+            jax.random.normal(draw(), (width, units)),
+            math.sqrt(2 * width),
+            GAIN,
+            config.max_norm,
+            variable,
+        )
+        higher = [
+            Centres(
+                jax.random.uniform(draw(), (units, units)),
+                math.sqrt(units / 6),
+                GAIN,
+                config.max_norm,
+                variable,
+            )
+            for _ in range(config.layers - 1)
+        ]
+        self.centres = nnx.List([first, *higher])
+        self.recurrences = nnx.List(
+            [
+                Recurrence(rows, units, config.decay_kind, config.first_version)
+                for _ in range(config.layers)
+            ]
+        )
+        exact = config.learning is Learning.TRACE
+        one_decay = config.decay_kind is not Decay.UNIT
+        recompute = exact and one_decay and not (config.first_version or config.stored_state)
+        shared = config.decay_kind is Decay.SHARED
+        self.counts = ByteTrace(rows, learned=shared) if recompute else None
+        if exact:
+            for layer, (centres, recurrence) in enumerate(
+                zip(self.centres, self.recurrences, strict=True)
+            ):
+                if layer:
+                    recurrence.trace(centres.weights())
+                elif not recompute:
+                    recurrence.trace({"responses": jnp.zeros((BYTES, units))})
+        self.head = Linear(units, BYTES, use_bias=True, rngs=rngs)
+
+    def __call__(self, x: Int[Array, "B T"], ctx: Context) -> Output:
+        """Read bytes; the last layer's states may be tapped as "state"."""
+        cut = jnp.arange(x.shape[1]) % ctx.hparams["bptt"] == 0  # (T,)
+        if self.learning is Learning.TRACE:
+            cut = jnp.zeros_like(cut)
+        table = self.responses()
+        decay = self.recurrences[0].decay(ctx.hparams["decay"])
+        weights = {"responses": table, "decay": decay}
+        states = self._first(weights, x, cut, ctx)
+        for centres, below, recurrence in zip(
+            list(self.centres)[1:], list(self.recurrences), list(self.recurrences)[1:], strict=False
+        ):
+            inputs = states
+            if not below.first_version:
+                inputs = inputs * (1 - decay[None, None])  # between 0 and 1
+            decay = recurrence.decay(ctx.hparams["decay"])
+            weights = {**centres.weights(), "decay": decay}
+            states = self._higher(centres, recurrence, weights, inputs, cut, ctx)
+        states = ctx.tap("state", rearrange(states, "T B N -> B T N"))
+        used = table[x]  # (B, T, N)
+        metrics = {
+            "response": used.mean(-1),
+            "saturated": ((used < 0.02) | (used > 0.98)).astype(jnp.float32).mean(-1),
+            "state_max": jnp.abs(states).max(-1),
+            "decay": jnp.broadcast_to(decay.mean(), x.shape),
+        }
+        metrics = jax.lax.stop_gradient(metrics)
+        return Output(self.head(states, ctx.at("head")), metrics=metrics)
+
+    def responses(self) -> Float[Array, "256 N"]:
+        """Return the responses of the first layer to each byte."""
+        if self.one_hot:
+            return jnp.eye(BYTES)
+        first = self.centres[0]
+        return first.response(first.weights(), self.embed[...])
+
+    def _first(self, weights: Weights, x: Array, cut: Array, ctx: Context) -> Array:
+        """Return the states of the first layer, (T, B, N)."""
+        recurrence, table = self.recurrences[0], weights["responses"]
+        ids = rearrange(x, "B T -> T B")
+        if self.counts is not None:
+            start = self.counts.start(weights["decay"][0]) @ table
+        else:
+            start = recurrence.start(weights)
+        states = recurrence.run(start, table[ids], weights["decay"], cut)
+        if self.counts is not None:
+            self.counts.advance(weights["decay"][0], x)
+        elif recurrence.traces and ctx.train:
+            recurrence.advance(weights, lambda w, x: w["responses"][x], ids)
+        recurrence.state[...] = jax.lax.stop_gradient(states[-1])
+        return states
+
+    def _higher(
+        self,
+        centres: Centres,
+        recurrence: Recurrence,
+        weights: Weights,
+        inputs: Array,
+        cut: Array,
+        ctx: Context,
+    ) -> Array:
+        """Return the states of a higher layer, (T, B, N), for the states below, (T, B, N)."""
+        start = recurrence.start(weights)
+        if not recurrence.traces:
+            states = recurrence.run(start, centres.response(weights, inputs), weights["decay"], cut)
+        else:
+            # Own weights: the exact derivative. Layers below: that of the last response only.
+            stopped: Any = jax.lax.stop_gradient((inputs, weights, start))
+            response = centres.response(weights, stopped[0])
+            states = recurrence.run(start, response, weights["decay"], cut)
+            before = jnp.concatenate([stopped[2][None], jax.lax.stop_gradient(states[:-1])])
+            response = centres.response(stopped[1], inputs)
+            path = recurrence.step(before, response, stopped[1]["decay"])
+            states = states + (path - jax.lax.stop_gradient(path))
+            if ctx.train:
+                recurrence.advance(weights, centres.response, inputs)
+        recurrence.state[...] = jax.lax.stop_gradient(states[-1])
+        return states
