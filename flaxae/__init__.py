@@ -7,6 +7,7 @@ _LAZY = {
     "load": "flaxae.training.load:load",
     "run": "flaxae.training.loop:run",
     "Config": "flaxae.config:Config",
+    "ByteLM": "flaxae.models.byte_lm.api:ByteLM",
     "FunnelAE": "flaxae.models.funnel_ae.api:FunnelAE",
     "T5VAE": "flaxae.models.t5_vae.api:T5VAE",
 }

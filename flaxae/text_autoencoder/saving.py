@@ -8,8 +8,6 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 from safetensors import SafetensorError
 
@@ -21,11 +19,12 @@ from flaxae.foreign_json import check_fields
 from flaxae.pointers import require_content
 from flaxae.text_autoencoder import latent_stats
 from flaxae.text_autoencoder.latent_stats import Statistics
-from flaxae.weights import hf
+from flaxae.weights import hf, module
 
 TOKENIZER, STATISTICS, PRIORS = "tokenizer.json", "statistics.safetensors", "priors"
 REPORT, README = "report.json", "README.md"
 SAVED = "saved"  # a section of config.json that only saved models have, not runs
+_UNSAVED = nnx.Not(nnx.Param)  # only training reads other variables
 
 
 class Saved(NamedTuple):
@@ -59,12 +58,9 @@ def write(
     Raises:
         ConfigError: if the directory is a file or a run's workdir, or cannot be written.
     """
-    require(not (directory / "latest").exists(), f"{directory} is a run's workdir: name another")
     about = {"step": step, "vocab_size": tokenizer.vocab_size, "tokenizer": tokenizer.fingerprint}
-    params = {name: var[...] for name, var in _params(model)[1].items()}
+    module.write(directory, to_json(config) | {SAVED: about}, model, _UNSAVED)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        hf.write(directory, to_json(config) | {SAVED: about}, _table(params), params)
         tokenizer.save(str(directory / TOKENIZER))
         latent_stats.write(directory / STATISTICS, statistics)
     except (OSError, SafetensorError) as e:
@@ -83,7 +79,7 @@ def read(directory: Path, family: str, config_class: ConfigClass | None = None) 
     Raises:
         ConfigError: if a file is missing or damaged, or does not fit the others.
     """
-    tensors = hf.Tensors(directory)
+    hf.Tensors(directory)  # raises an error that names missing or damaged files
     data = hf.read_config(directory)
     about = data.pop(SAVED, None)
     ours = isinstance(about, dict) and isinstance(about.get("step"), int)
@@ -105,14 +101,7 @@ def read(directory: Path, family: str, config_class: ConfigClass | None = None) 
             f"{directory / TOKENIZER} is another model's tokenizer ({tokenizer.vocab_size} tokens; "
             f"the model was trained with {about['vocab_size']}): restore the model's own"
         )
-    graphdef, flat, rest = _params(abstract)
-    shapes = {n: jax.ShapeDtypeStruct(var.shape, var.dtype) for n, var in flat.items()}
-    values = hf.read_params(tensors, _table(shapes), shapes)
-    params = nnx.State.from_flat_path(
-        {tuple(_key(k) for k in n.split("/")): flat[n].replace(values[n]) for n in flat}
-    )
-    rest = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), rest)  # only training reads it
-    model = nnx.merge(graphdef, params, rest)
+    model: Any = module.read(directory, abstract, _UNSAVED)
     statistics = latent_stats.read(directory / STATISTICS, (model.num_latents, model.dim))
     return Saved(model, config, tokenizer, about["step"], statistics)
 
@@ -179,19 +168,3 @@ def _cell(row: dict[str, Any], name: str) -> str:
         return ""
     text = str(value) if isinstance(value, int) else f"{value:.3f}"
     return f"{text} [{ends[0]:.3f}, {ends[1]:.3f}]" if ends and None not in ends else text
-
-
-def _params(model: Any) -> tuple[Any, dict[str, Any], Any]:
-    """Return the graph, the parameters by name, and all other state."""
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    flat = {"/".join(map(str, path)): var for path, var in nnx.to_flat_state(params)}
-    return graphdef, flat, rest
-
-
-def _key(part: str) -> str | int:
-    return int(part) if part.isdigit() else part
-
-
-def _table(params: dict[str, Any]) -> hf.Table:
-    """Return the table of a file that uses our own names."""
-    return hf.Table({name: hf.Weight((name,)) for name in params})

@@ -79,32 +79,33 @@ class TrainStreams:
 class HeldOutStreams:
     """Batches of one pass over a split, each byte of which is predicted once.
 
-    The split is cut into parts, which are read side by side. A part starts from a zero state
-    WARM_UP bytes before its first counted byte, whose weights are 0; the first part begins with a
-    separator. With a single part this is one pass from a zero state.
+    The split is cut into parts, one per row, which are read side by side. A part starts from a zero
+    state WARM_UP bytes before its first counted byte; weights are 0 there. The first part begins
+    with a separator. With a single part this is one pass from a zero state. A short split has fewer
+    parts than rows; the weights of the other rows are 0.
 
     Attributes:
         num_batches: batches of the pass.
         fingerprint: hash of the corpus.
     """
 
-    def __init__(self, corpus: ByteCorpus, split: str, parts: int, length: int):
+    def __init__(self, corpus: ByteCorpus, split: str, rows: int, length: int):
         """Cut the split.
 
         Args:
             corpus: the data.
             split: its name.
-            parts: largest number of parts.
+            rows: rows of a batch.
             length: bytes of each part in a batch.
         """
         data = corpus.splits[split]
-        rows = max(1, min(parts, len(data) // MIN_PART))
+        parts = max(1, min(rows, len(data) // MIN_PART))
         self._inputs = np.concatenate([np.frombuffer(SEPARATOR, np.uint8), data])
         # Byte i of the split is predicted from inputs up to i, of which input 0 is a separator.
-        ends = [len(data) * (row + 1) // rows for row in range(rows)]
-        counted = [0, *ends[:-1]]
+        ends = [len(data) * (part + 1) // parts for part in range(parts)] + [0] * (rows - parts)
+        counted = [0, *ends[: parts - 1]] + [0] * (rows - parts)
         self._length, self._ends, self._counted = length, np.array(ends), np.array(counted)
-        self._starts = np.maximum(0, self._counted - (WARM_UP if rows > 1 else 0))
+        self._starts = np.maximum(0, self._counted - WARM_UP)
         self.num_batches = math.ceil(int((self._ends - self._starts).max()) / length)
         self.fingerprint = corpus.manifest.fingerprint
 

@@ -36,7 +36,7 @@ class ByteLMConfig(TaskConfig):
     traced: ClassVar[tuple[str, ...]] = ()
 
     update: Count = 16  # bytes of each stream per step
-    eval_streams: Count = 32  # parts of a held-out split that are read side by side
+    eval_streams: Count = 32  # at least as many parts of a held-out split are read side by side
     eval_update: Count = 128  # bytes of each part per batch of an evaluation
 
     def network(self, rows: int, rngs: nnx.Rngs) -> ByteNetwork:
@@ -82,7 +82,9 @@ class ByteLMTask(Task):
         options, rows = self.options, self.config.data.batch_size
         if split == "train":
             return TrainStreams(self.corpus, rows, options.update, self.config.data.seed)
-        return HeldOutStreams(self.corpus, split, options.eval_streams, options.eval_update)
+        # A multiple of the streams of training, which fit the devices.
+        held_out = rows * math.ceil(options.eval_streams / rows)
+        return HeldOutStreams(self.corpus, split, held_out, options.eval_update)
 
     def data_notes(self) -> list[str]:
         """Return the totals of the corpus."""

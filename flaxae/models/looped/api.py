@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from flaxae.config import Config, from_json, to_json
 from flaxae.config.locate import user_path
@@ -20,6 +18,7 @@ from flaxae.models.looped.task import LoopedConfig
 from flaxae.storage import checkpoint
 from flaxae.storage import workdir as workdir_lib
 from flaxae.task import Context
+from flaxae.weights import module
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -74,17 +73,7 @@ class LoopedModel:
             ConfigError: if the directory is a run's workdir, or cannot be written to.
         """
         folder = user_path(directory)
-        require(
-            not (folder / "latest").exists(),
-            f"{folder} is a run's workdir: choose another directory",
-        )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            workdir_lib.write_json(folder / CONFIG, to_json(self.config))
-            arrays = {k: np.ascontiguousarray(v[...]) for k, v in _params(self.model)[1].items()}
-            save_file(arrays, folder / WEIGHTS)
-        except (OSError, SafetensorError) as e:
-            raise ConfigError(f"cannot write into {folder}: {e}") from None
+        module.write(folder, to_json(self.config), self.model)
 
     def predict(
         self,
@@ -157,33 +146,11 @@ def _check_family(config: Config, folder: Path) -> None:
     )
 
 
-def _params(model: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the graph and the variables by name, "a/b/c"."""
-    graphdef, state = nnx.split(model)
-    return graphdef, {"/".join(map(str, p)): v for p, v in nnx.to_flat_state(state)}
-
-
 def _read(folder: Path) -> tuple[LoopedTransformer, Config]:
     """Read a directory written by `save_pretrained`; missing or unknown weights are errors."""
     config = from_json(workdir_lib.read_config(folder))
     _check_family(config, folder)
     config.freeze(check=False)
     task = config.task.make(config)
-    graphdef, flat = _params(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))
-    try:
-        arrays = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as e:
-        raise ConfigError(f"{folder / WEIGHTS} cannot be read: {e}") from None
-    if different := sorted(set(arrays) ^ set(flat)):
-        names = ", ".join(different[:4])
-        raise ConfigError(f"{folder / WEIGHTS} does not fit its config.json: {names}")
-    for name, array in arrays.items():
-        require(
-            array.shape == flat[name].shape,
-            f"{folder / WEIGHTS}: {name} has shape {array.shape} instead of {flat[name].shape}",
-        )
-    paths: Any = {
-        tuple(int(k) if k.isdigit() else k for k in name.split("/")): name for name in flat
-    }
-    state: Any = {p: flat[n].replace(jnp.asarray(arrays[n])) for p, n in paths.items()}
-    return nnx.merge(graphdef, nnx.State.from_flat_path(state)), config
+    model: Any = module.read(folder, nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))
+    return model, config
