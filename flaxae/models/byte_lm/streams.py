@@ -66,7 +66,7 @@ class TrainStreams:
     @property
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of every batch."""
-        return _spec(len(self._starts), self._length)
+        return batch_spec(len(self._starts), self._length)
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step."""
@@ -112,7 +112,7 @@ class HeldOutStreams:
     @property
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of every batch."""
-        return _spec(len(self._starts), self._length)
+        return batch_spec(len(self._starts), self._length)
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step; raise IndexError after the end of the pass."""
@@ -143,7 +143,8 @@ def one_pass(data: UInt8[np.ndarray, " n"], length: int) -> list[Batch]:
     ]
 
 
-def _spec(rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_spec(rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes and dtypes of a batch."""
     shape = (rows, length)
     return {
         "x": jax.ShapeDtypeStruct(shape, np.uint8),

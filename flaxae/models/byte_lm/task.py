@@ -16,7 +16,12 @@ from flaxae.data import byte_corpus
 from flaxae.data.byte_corpus import ByteCorpus
 from flaxae.data.byte_manifest import Manifest
 from flaxae.models.byte_lm.network import ByteNetwork, nats
-from flaxae.models.byte_lm.streams import ByteDataConfig, HeldOutStreams, TrainStreams
+from flaxae.models.byte_lm.streams import (
+    ByteDataConfig,
+    HeldOutStreams,
+    TrainStreams,
+    batch_spec,
+)
 from flaxae.task import Context, Loaded, Loss, StreamCarry, Task
 from flaxae.tree import nest
 
@@ -86,6 +91,10 @@ class ByteLMTask(Task):
         held_out = rows * math.ceil(options.eval_streams / rows)
         return HeldOutStreams(self.corpus, split, held_out, options.eval_update)
 
+    def batch_spec(self) -> Any:
+        """Return the shapes of a train batch, without reading the data."""
+        return batch_spec(self.config.data.batch_size, self.options.update)
+
     def data_notes(self) -> list[str]:
         """Return the totals of the corpus."""
         return self.corpus.manifest.summary().split("\n")
@@ -126,6 +135,13 @@ class ByteLMTask(Task):
         metrics |= {name: ((each * weight).sum(), count) for name, each in out.metrics.items()}
         total = entropy if out.loss is None else entropy + out.loss
         return Loss((total * weight).sum(), count, metrics)
+
+    def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
+        """Return the FLOPs of the matmuls with trained weights, 6 per weight and byte."""
+        model = nnx.eval_shape(lambda: self.init(nnx.Rngs(params=0, frozen=0)))
+        weights = nnx.to_flat_state(nnx.state(model, nnx.Param))
+        sizes = [math.prod(var.shape) for path, var in weights if path[-1] == "kernel"]
+        return 6.0 * sum(sizes) * math.prod(batch_spec["x"].shape)
 
     def sample(self, model: ByteNetwork, ctx: Context, n: int) -> dict[str, Any]:
         """Return texts that the network generates, and the table of baselines with its number."""
