@@ -9,6 +9,7 @@ _LAZY = {
     "Config": "flaxae.config:Config",
     "ByteLM": "flaxae.models.byte_lm.api:ByteLM",
     "FunnelAE": "flaxae.models.funnel_ae.api:FunnelAE",
+    "SAE": "flaxae.sparse_autoencoder.api:SAE",
     "T5VAE": "flaxae.models.t5_vae.api:T5VAE",
 }
 __all__ = sorted(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -1,0 +1,1 @@
+"""Sparse autoencoders as parts: forward passes, files of other projects, splice into a model."""

@@ -1,0 +1,72 @@
+"""Sets of transcoders for circuit-tracer: config.yaml and one safetensors file per layer."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from flaxae.errors import require
+from flaxae.sparse_autoencoder import folding
+from flaxae.sparse_autoencoder.modules import Activation, Normaliser, SparseAutoencoder
+from flaxae.sparse_autoencoder.parameters import values
+from flaxae.sparse_autoencoder.tensors import write_safetensors
+
+CONFIG = "config.yaml"
+
+
+def write(
+    directory: Path,
+    transcoders: Mapping[int, SparseAutoencoder],
+    *,
+    model: str,
+    hook_in: str = "mlp.hook_in",
+    hook_out: str = "hook_mlp_out",
+) -> None:
+    """Write a set of transcoders.
+
+    Args:
+        directory: created if it does not exist.
+        transcoders: layer -> its transcoder, with ReLU, JumpReLU or batch top-k (as JumpReLU).
+        model: name of the language model.
+        hook_in: name of the input's hook, without its layer.
+        hook_out: name of the output's hook.
+
+    Raises:
+        ConfigError: if there is none, one is not a transcoder, or its activation does not exist
+            there.
+    """
+    require(bool(transcoders), "a set of transcoders needs one")
+    files = {layer: f"layer_{layer}.safetensors" for layer in sorted(transcoders)}
+    for layer, file in files.items():
+        sae = transcoders[layer]
+        if sae.config.activation is Activation.BATCH_TOPK:
+            sae = folding.as_jump_relu(sae)
+        config = sae.config
+        require(config.transcoder, f"layer {layer}: not a transcoder")
+        require(
+            config.activation in (Activation.RELU, Activation.JUMPRELU)
+            and config.normaliser is Normaliser.NONE,
+            f"layer {layer}: circuit-tracer has ReLU and JumpReLU without a normaliser, not "
+            f"{config.activation.value}",
+        )
+        arrays = values(sae)
+        tensors = {
+            "W_enc": arrays["w_enc"].T,  # (F, d)
+            "W_dec": arrays["w_dec"],
+            "b_enc": arrays["b_enc"],
+            "b_dec": arrays["b_dec"],
+        }
+        if "threshold" in arrays:
+            tensors["activation_function.threshold"] = arrays["threshold"]
+        if "w_skip" in arrays:
+            tensors["W_skip"] = arrays["w_skip"].T
+        write_safetensors(directory / file, tensors)
+    # JSON strings are YAML strings.
+    lines = [
+        f"model_name: {json.dumps(model)}",
+        "model_kind: transcoder_set",
+        f"feature_input_hook: {json.dumps(hook_in)}",
+        f"feature_output_hook: {json.dumps(hook_out)}",
+        "transcoders:",
+        *(f"  - {json.dumps(file)}" for file in files.values()),
+    ]
+    (directory / CONFIG).write_text("\n".join(lines) + "\n", encoding="utf-8")
