@@ -1,0 +1,63 @@
+"""What the memory networks share: gated layers, bits of bytes, and a readout of a given state."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from flaxae.models.byte_lm.network import BYTES
+from flaxae.nn.linear import Linear
+from flaxae.task import Context
+
+BITS = 8  # of a byte
+HIDDEN = 256  # units of the readout's hidden layer
+
+
+def signed_bits(x: Int[Array, "..."]) -> Float[Array, "... 8"]:
+    """Return the bits of bytes as -1 and 1, the most significant one first."""
+    shifts = jnp.arange(BITS - 1, -1, -1, dtype=x.dtype).reshape((1,) * x.ndim + (BITS,))
+    bits = jnp.right_shift(x[..., None], shifts) & 1
+    return 2 * bits.astype(jnp.float32) - 1
+
+
+class GatedLayer(nnx.Module):
+    """A layer of linear units with gates: (W x + b) * sigmoid(V x + c) (Dauphin et al. 2017)."""
+
+    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
+        self.value = Linear(inputs, outputs, use_bias=True, rngs=rngs)
+        self.gate = Linear(inputs, outputs, use_bias=True, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "... I"], ctx: Context) -> Float[Array, "... O"]:
+        """Return the gated values."""
+        return self.value(x, ctx.at("value")) * nnx.sigmoid(self.gate(x, ctx.at("gate")))
+
+
+class Readout(nnx.Module):
+    """Scores of the next byte from a state, by a hidden layer.
+
+    No gradient flows into the state.
+    """
+
+    def __init__(self, states: int, rngs: nnx.Rngs):
+        self.hidden = Linear(states, HIDDEN, use_bias=True, rngs=rngs)
+        self.out = Linear(HIDDEN, BYTES, use_bias=True, rngs=rngs)
+
+    def __call__(self, state: Float[Array, "... M"], ctx: Context) -> Float[Array, "... 256"]:
+        """Return the scores."""
+        state = jax.lax.stop_gradient(state)
+        hidden: Any = nnx.silu(self.hidden(state, ctx.at("hidden")))
+        return self.out(hidden, ctx.at("out"))
+
+
+def noisy(state: Float[Array, "..."], std: Array | float, ctx: Context) -> Float[Array, "..."]:
+    """Return the state with normal noise in training."""
+    if not ctx.train:
+        return state
+    return state + std * jax.random.normal(ctx.at("noise").key, state.shape)
+
+
+def root_mean_square(x: Float[Array, "... M"]) -> Float[Array, "..."]:
+    """Return the root mean square over the last axis."""
+    return jnp.sqrt(jnp.square(x).mean(-1) + 1e-12)

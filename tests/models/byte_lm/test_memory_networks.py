@@ -1,0 +1,169 @@
+"""The successive autoencoder, the reservoir and the measure of their memory."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from flaxae.models.byte_lm import memory
+from flaxae.models.byte_lm.network import nats
+from flaxae.models.byte_lm.readout import signed_bits
+from flaxae.models.byte_lm.reservoir import ReservoirConfig, radius_of
+from flaxae.models.byte_lm.successive import SuccessiveConfig
+from flaxae.task import Context, StreamCarry
+
+ROWS, STATES = 4, 16
+AUTOENCODER = SuccessiveConfig(states=STATES, hidden=12)
+RESERVOIR = ReservoirConfig(states=STATES, scale=0.2, radius=0.9)
+
+
+def hparams(config: Any) -> dict[str, Any]:
+    return {name: jnp.float32(getattr(config, name)) for name in config.traced}
+
+
+def build(config: Any, rows: int = ROWS) -> Any:
+    return config.network(rows, nnx.Rngs(params=0, frozen=1))
+
+
+def call(config: Any, train: bool) -> Any:
+    graphdef, _ = nnx.split(build(config))
+
+    def run(params: Any, rest: Any, x: Any) -> Any:
+        model = nnx.merge(graphdef, params, rest, copy=True)
+        ctx = Context(jax.random.key(0), jnp.int32(0), hparams=hparams(config), train=train)
+        return model(x, ctx), nnx.split(model, nnx.Param, ...)[2]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def bytes_read() -> Any:
+    return np.random.default_rng(0).integers(0, 256, (ROWS, 17))
+
+
+@pytest.fixture(scope="module")
+def reservoir_states() -> Any:
+    """States of the reservoir after independent bytes, and the bytes."""
+    x = memory.uniform_bytes(ROWS, 4096)
+    return memory.collect_states(build(RESERVOIR), hparams(RESERVOIR), x), x
+
+
+def test_the_cross_entropy_trains_the_readout_alone_and_the_errors_the_rest(
+    bytes_read: Any,
+) -> None:
+    run = call(AUTOENCODER, train=True)
+    _, params, rest = nnx.split(build(AUTOENCODER), nnx.Param, ...)
+    x, y = jnp.asarray(bytes_read[:, :-1]), jnp.asarray(bytes_read[:, 1:])
+
+    def losses(params: Any) -> Any:
+        out, _ = run(params, rest, x)
+        return jnp.stack([nats(out.logits, y).sum(), out.loss.sum()])
+
+    found = jax.jit(jax.jacrev(losses))(params)
+    for path, leaf in nnx.to_flat_state(found):
+        of_readout = path[0] == "readout"
+        changes = [bool(jnp.any(each)) for each in leaf[...]]
+        assert changes == [of_readout, not of_readout], path
+
+
+def test_the_state_before_is_detached() -> None:
+    """The gradient of a call equals the sum over single bytes with given states before."""
+    config = dataclasses.replace(AUTOENCODER, noise=0.0)
+    run = call(config, train=True)
+    _, params, rest = nnx.split(build(config, rows=1), nnx.Param, ...)
+    x = jnp.arange(40, 46)[None]
+
+    def loss(params: Any, rest: Any, x: Any) -> Any:
+        out, rest = run(params, rest, x)
+        return out.loss.sum(), rest
+
+    gradient = jax.jit(jax.grad(loss, has_aux=True))
+    whole, _ = gradient(params, rest, x)
+    total: Any = jax.tree.map(jnp.zeros_like, params)
+    for t in range(x.shape[1]):
+        found, rest = gradient(params, rest, x[:, t : t + 1])
+        total = jax.tree.map(jnp.add, total, found)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(total), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [AUTOENCODER, RESERVOIR], ids=["autoencoder", "reservoir"])
+def test_reading_in_parts_equals_one_pass(config: Any) -> None:
+    run = jax.jit(call(config, train=False))
+    x = jnp.asarray(np.random.default_rng(1).integers(0, 256, (1, 128)))
+    _, params, rest = nnx.split(build(config, rows=1), nnx.Param, ...)
+    whole = run(params, rest, x)[0].logits
+    for length in (1, 16):
+        now, found = rest, []
+        for start in range(0, 128, length):
+            out, now = run(params, now, x[:, start : start + length])
+            found.append(out.logits)
+        np.testing.assert_allclose(jnp.concatenate(found, 1), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_training_changes_only_the_readout_of_a_reservoir() -> None:
+    params = nnx.state(build(RESERVOIR), nnx.Param)
+    assert {path[0] for path, _ in nnx.to_flat_state(params)} == {"readout"}
+
+
+def test_normalized_codes_do_not_shrink(bytes_read: Any) -> None:
+    run = call(AUTOENCODER, train=False)
+    _, params, rest = nnx.split(build(AUTOENCODER), nnx.Param, ...)
+    small = jax.tree.map(lambda a: 0.03 * a, params)
+    out, _ = run(small, rest, jnp.asarray(bytes_read[:, :4]))
+    assert out.metrics["state_rms"].min() > 0.4
+
+
+def test_bits_are_in_order_of_significance() -> None:
+    assert signed_bits(jnp.array([0b10000001])).tolist() == [[1, -1, -1, -1, -1, -1, -1, 1]]
+
+
+def test_radius_equals_the_largest_eigenvalue() -> None:
+    matrix = np.random.default_rng(0).standard_normal((30, 30)).astype(np.float32)
+    expected = np.abs(np.linalg.eigvals(matrix)).max()
+    np.testing.assert_allclose(radius_of(jnp.asarray(matrix)), expected, rtol=0.01)
+    recurrent = build(dataclasses.replace(RESERVOIR, orthogonal=True)).recurrent[...]
+    np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(STATES), atol=1e-5)
+
+
+def test_capacity_of_independent_bytes_is_at_most_the_number_of_states(
+    reservoir_states: Any,
+) -> None:
+    states, x = reservoir_states
+    found = memory.measure(states, x, lags=12)
+    assert 4 < found.capacity <= STATES
+    # Noise of the size of the states themselves leaves little.
+    assert memory.measure(states, x, lags=12, noise=0.5).capacity < found.capacity / 2
+
+
+def test_a_shift_register_remembers_exactly_its_bytes() -> None:
+    x = memory.uniform_bytes(2, 2048)
+    bits = np.asarray(signed_bits(jnp.asarray(x)))  # (B, n, 8)
+    states = np.concatenate([bits, np.roll(bits, 1, axis=1)], -1)  # two bytes, M = 16
+    found = memory.measure(states, x, lags=6)
+    np.testing.assert_allclose(found.bits, [8, 8, 0, 0, 0, 0], atol=0.05)
+    assert found.depth == 2 and abs(found.capacity - 16) < 0.1
+
+
+def test_ridge_solves_the_normal_equations() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((50, 5)), rng.standard_normal((50, 3))
+    centred = x - x.mean(0)
+    gram = centred.T @ centred + 0.3 * x.var(0).mean() * len(x) * np.eye(5)
+    weights = np.linalg.solve(gram, centred.T @ (y - y.mean(0)))
+    expected = (x[:7] - x.mean(0)) @ weights + y.mean(0)
+    np.testing.assert_allclose(memory.ridge(x, y)(0.3, x[:7]), expected, atol=1e-10)
+
+
+def test_states_of_a_text_start_at_zero_and_do_not_depend_on_other_rows() -> None:
+    model = build(RESERVOIR)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(nnx.state(model, StreamCarry)))
+    x = memory.text_rows(np.arange(1000) % 256, 3, 256)
+    assert x.shape == (3, 256) and x[-1, -1] == 999 % 256
+    states = memory.collect_states(model, hparams(RESERVOIR), x)
+    alone = memory.collect_states(model, hparams(RESERVOIR), x[1:2])
+    np.testing.assert_allclose(states[1:2], alone, atol=1e-6)
