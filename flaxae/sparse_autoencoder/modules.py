@@ -19,7 +19,6 @@ from flaxae.sparse_autoencoder.top_k import batch_top_k_mask, group_max_mask, to
 from flaxae.task import Carry, Context
 
 LAYER_NORM_EPS = 1e-5
-BANDWIDTH = 0.05  # width of the window in which a threshold of JumpReLU has a gradient
 
 
 class Activation(enum.Enum):
@@ -60,6 +59,7 @@ class SAEConfig:
         transcoder: the output is another state than the input.
         skip: the output has a linear part x W_skip (transcoders only).
         normaliser: normalisation of each input, undone on the output.
+        bandwidth: width of the window in which a threshold of JumpReLU has a gradient.
         dtype: type of the matmuls.
     """
 
@@ -73,6 +73,7 @@ class SAEConfig:
     transcoder: bool = False
     skip: bool = False
     normaliser: Normaliser = Normaliser.NONE
+    bandwidth: float = 0.05
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -215,7 +216,7 @@ class SparseAutoencoder(nnx.Module):
         elif kind is Activation.BATCH_TOPK:
             f = jnp.where(z > self.threshold[...], jax.nn.relu(z), 0)
         elif kind is Activation.JUMPRELU:
-            f = jump_relu(z, self.threshold[...], BANDWIDTH)
+            f = jump_relu(z, self.threshold[...], self.config.bandwidth)
         elif kind is Activation.GATED:
             shared = z - align(self.b_enc[...], z)
             scale, bias = align(jnp.exp(self.r_mag[...]), z), align(self.b_mag[...], z)

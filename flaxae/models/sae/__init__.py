@@ -1,0 +1,1 @@
+"""Training of sparse autoencoders over hidden states; forward passes: `sparse_autoencoder`."""

@@ -1,0 +1,91 @@
+"""Latents that are never active: counted, and given new directions, inside the compiled step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+ENCODER_SHARE = 0.2  # norm of a new encoder direction, as a share of the mean of living ones
+
+
+def updated_silence(
+    silent: Int[Array, "F"], f: Float[Array, "B F"], weights: Float[Array, "B"]
+) -> Int[Array, "F"]:
+    """Return the number of tokens since each latent was active, after a batch.
+
+    Args:
+        silent: the number before the batch.
+        f: latents.
+        weights: 0 for padding, whose latents do not count.
+    """
+    real = weights > 0
+    fired = jnp.any((f > 0) & real[:, None], axis=0)
+    tokens = real.astype(jnp.int32).sum(dtype=jnp.int32)
+    return jnp.where(fired, 0, jnp.minimum(silent, 2**30) + tokens)
+
+
+def resample(
+    arrays: Mapping[str, Array],
+    dead: Bool[Array, "F"],
+    pool: Float[Array, "P I"],
+    losses: Float[Array, "P"],
+    key: Key[Array, ""],
+) -> tuple[dict[str, Array], Bool[Array, "F"]]:
+    """Give dead latents the directions of inputs that are reconstructed badly.
+
+    The inputs are drawn without replacement, with probabilities proportional to their squared
+    losses (Bricken et al. 2023), by the largest of log p + Gumbel noise.
+
+    Args:
+        arrays: "w_enc" (I, F), "w_dec" (F, I), "b_enc" (F,), "b_dec" (I,).
+        dead: the dead latents. If there are more than inputs, the first ones are changed.
+        pool: inputs.
+        losses: their losses; inputs of loss 0 (padding) are not drawn.
+        key: random key.
+
+    Returns:
+        The new arrays, and the latents that were changed, whose optimizer moments must become 0.
+    """
+    size = min(pool.shape[0], dead.shape[0])
+    usable = losses > 0
+    scores = 2 * jnp.log(jnp.where(usable, losses, 1)) + jax.random.gumbel(key, losses.shape)
+    _, drawn = jax.lax.top_k(jnp.where(usable, scores, -jnp.inf), size)
+    rank = jnp.cumsum(dead.astype(jnp.int32)) - 1  # place of each dead latent among the dead
+    changed = dead & (rank < jnp.minimum(usable.astype(jnp.int32).sum(dtype=jnp.int32), size))
+    inputs = pool[drawn[jnp.clip(rank, 0, size - 1)]] - arrays["b_dec"][None]  # (F, I)
+    directions = inputs / jnp.maximum(jnp.linalg.norm(inputs, axis=-1, keepdims=True), 1e-12)
+    # Each latent's encoder is a column, its decoder a row.
+    encoder_norm = _mean_of_living(jnp.linalg.norm(arrays["w_enc"], axis=0), dead)
+    decoder_norm = _mean_of_living(jnp.linalg.norm(arrays["w_dec"], axis=1), dead)
+    new = {
+        "w_enc": (ENCODER_SHARE * encoder_norm) * directions.T,
+        "w_dec": decoder_norm * directions,
+        "b_enc": jnp.zeros_like(arrays["b_enc"]),
+    }
+    out = dict(arrays)
+    for name, value in new.items():
+        out[name] = jnp.where(_along(changed, name), value, arrays[name])
+    return out, changed
+
+
+def clear_moments(moments: Mapping[str, Array], changed: Bool[Array, "F"]) -> dict[str, Array]:
+    """Return moments of an optimizer, by name of their parameter, with 0 at changed latents."""
+    return {
+        name: jnp.where(_along(changed, name), jnp.zeros_like(x), x)
+        for name, x in moments.items()
+        if name in ("w_enc", "w_dec", "b_enc")
+    }
+
+
+def _along(changed: Bool[Array, "F"], name: str) -> Any:
+    """Return a mask of latents for an array: its columns, rows or entries."""
+    return {"w_enc": changed[None], "w_dec": changed[:, None], "b_enc": changed}[name]
+
+
+def _mean_of_living(norms: Float[Array, "F"], dead: Bool[Array, "F"]) -> Float[Array, ""]:
+    """Return the mean norm of living latents, of all if none lives."""
+    living = (~dead).astype(jnp.float32)
+    living = jnp.where(living.sum() > 0, living, 1)
+    return jnp.sum(norms * living) / living.sum()
