@@ -11,7 +11,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.config.ranges import Count, Range
+from flaxae.config.ranges import Count, Finite, Range
 from flaxae.errors import require
 from flaxae.models.byte_lm.network import BYTES, ByteNetwork, Frozen, Output
 from flaxae.models.byte_lm.stimulus_layer import ByteTrace, Centres, Decay, Recurrence, Weights
@@ -39,6 +39,7 @@ class StimulusConfig(ByteLMConfig):
     states: Count = 256  # units per layer
     layers: Count = 1
     width: Count = 16  # of the bytes' vectors
+    radius: Finite = -1.0  # initial radius of the first layer, from the mean distance
     learning: Learning = Learning.TRACE
     bptt: Count = 1  # of truncated learning: bytes between the cuts; `update`: none in a step
     decay: Annotated[float, Range(0, 1, "()")] = 0.95  # at the start, if it is learned
@@ -74,10 +75,10 @@ class StimulusNetwork(ByteNetwork):
         self.learning, self.one_hot = config.learning, config.one_hot
         units, width = config.states, config.width
         self.embed = variable(jax.random.normal(draw(), (BYTES, width)))
-        # Half of the responses to a random input are above 1/2.
+        # Distances of normal vectors are sqrt(2 * width) on average, with a deviation of about 1.
         first = Centres(
             jax.random.normal(draw(), (width, units)),
-            math.sqrt(2 * width),
+            math.sqrt(2 * width) + config.radius,
             GAIN,
             config.max_norm,
             variable,

@@ -1,0 +1,99 @@
+r"""Variants of the Stimulus network on the library of the running Python.
+
+    python -m flaxae.models.byte_lm.stimulus_report --workdir=runs/stimulus \
+        --record=configs/byte_lm/stimulus.jsonl
+
+The default is one layer of 64 units whose exact gradient is carried along the streams:
+
+    python train.py --config=configs/byte_lm/stimulus.py --workdir=runs/stimulus_one
+
+64 units, 1,024 steps of 32 x 16 bytes (0.5 MB). See docs/families/byte_lm.md for the results.
+"""
+
+from typing import Any
+
+from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig
+from flaxae.models.byte_lm.experiments import Variant
+from flaxae.models.byte_lm.stimulus import StimulusConfig
+from flaxae.models.byte_lm.streams import ByteDataConfig
+
+STEPS = {"full": 1024, "quick": 64}
+SLOW_UNITS = (("embed|centres", 0.1, 1.0),)  # their learning rate is a tenth of the readout's
+
+
+def get_config(preset: str = "full") -> Config:
+    """Return the config that all variants share.
+
+    Args:
+        preset: "full", or "quick" for a few steps.
+    """
+    steps = STEPS[preset]
+    return Config(
+        task=StimulusConfig(states=64, update=16),
+        data=ByteDataConfig(batch_size=32),
+        optim=OptimConfig(lr=3e-3),
+        log=LogConfig(every=steps // 4, tensorboard=False, progress=False),
+        eval=EvalConfig(
+            splits=("dev", "test"), num_samples=0, num_batches=16 if preset == "quick" else 0
+        ),
+        save=SaveConfig(every=steps),
+        steps=steps,
+        steps_per_call=16,
+    )
+
+
+def variants(preset: str = "full") -> dict[str, Variant]:
+    """Return the variants by name; the decay is .95 if a name does not say otherwise."""
+    quick = preset == "quick"
+    found: dict[str, Variant] = {}
+
+    def add(
+        name: str,
+        learning: str,
+        seeds: int = 1,
+        rates: tuple[float, ...] = (3e-3, 1e-2),
+        **fields: Any,
+    ) -> None:
+        overrides = {"task.learning": learning}
+        overrides |= {k.replace("__", "."): v for k, v in fields.items()}
+        rates = rates[:1] if quick else rates
+        found[name] = Variant(overrides, {"optim.lr": rates}, 1 if quick else seeds)
+
+    high = (3e-3, 1e-2, 3e-2)
+    add("frozen", "frozen", 3, high)
+    for k, seeds in ((1, 3), (2, 1), (4, 1), (16, 3)):
+        add(f"k = {k}", "truncated", seeds, task__bptt=k)
+    add("exact", "trace", 3)
+    fast: dict[str, Any] = {"task__decay": 0.7}
+    add("frozen, .7", "frozen", 3, high, **fast)
+    for k, seeds in ((1, 3), (16, 1)):
+        add(f"k = {k}, .7", "truncated", seeds, task__bptt=k, **fast)
+    add("exact, .7", "trace", 3, **fast)
+    one_hot: dict[str, Any] = {"task__one_hot": True, "task__states": 256}
+    add("one-hot bytes", "frozen", 1, high, **one_hot)
+    add("one-hot bytes, .7", "frozen", 1, high, **one_hot, **fast)
+    if quick:
+        add("decay of each unit, exact", "trace", task__decay_kind="unit")
+        return found
+    add("decay of each unit, exact", "trace", 3, task__decay_kind="unit")
+    add("decay of each unit, k = 1", "truncated", 1, task__decay_kind="unit", task__bptt=1)
+    add("decay of each unit, k = 16", "truncated", 1, task__decay_kind="unit", task__bptt=16)
+    add("shared decay, exact", "trace", 1, task__decay_kind="shared")
+    add("exact, stored state", "trace", 1, task__stored_state=True)
+    slow: dict[str, Any] = {"optim__groups": SLOW_UNITS}
+    add("k = 1, slow units", "truncated", 1, task__bptt=1, **slow)
+    add("exact, slow units", "trace", 1, **slow)
+    # As many bytes per step, from fewer streams.
+    long: dict[str, Any] = {"task__update": 128, "data__batch_size": 4}
+    add("full backpropagation, steps of 128 bytes", "truncated", 1, task__bptt=128, **long)
+    add("exact, steps of 128 bytes", "trace", 1, **long)
+    add("k = 1, steps of 128 bytes", "truncated", 1, task__bptt=1, **long)
+    first: dict[str, Any] = {"task__first_version": True, "task__decay_kind": "unit"}
+    add("first version, frozen", "frozen", 1, **first)
+    add("first version, k = 1", "truncated", 1, task__bptt=1, **first)
+    add("first version, exact", "trace", 1, **first)
+    two: dict[str, Any] = {"task__layers": 2, **fast}
+    add("two layers, .7, frozen", "frozen", 1, high, **two)
+    add("two layers, .7, k = 1", "truncated", 1, task__bptt=1, **two)
+    add("two layers, .7, exact", "trace", 1, **two)
+    return found

@@ -1,0 +1,192 @@
+"""Runs of an experiment as rows of a record, with settings that are chosen on the dev split.
+
+Runs that differ in traced fields train as lanes of one program. Each variant is trained with every
+setting of its grid and one seed; the best setting then gets the other seeds.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import runpy
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flaxae.config import Config, config_hash, copy_config
+from flaxae.config.locate import user_path
+from flaxae.errors import ConfigError
+from flaxae.sweep.groups import group_by_shape
+from flaxae.sweep.record import Row, add_to_record, read_record, running_commit
+from flaxae.sweep.runs import sweep
+
+DEV, TEST = "dev/bits_per_byte", "test/bits_per_byte"
+
+Overrides = dict[str, Any]  # dotted field -> value
+Measure = Callable[[Path], dict[str, Any]]  # workdir of a finished run -> further numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A row of a table.
+
+    Attributes:
+        overrides: its config.
+        grid: fields that are tuned, with their candidates.
+        seeds: number of seeds of the best setting.
+    """
+
+    overrides: Overrides
+    grid: dict[str, tuple] = dataclasses.field(default_factory=dict)
+    seeds: int = 1
+
+    def settings(self) -> list[Overrides]:
+        """Return the overrides of every point of the grid."""
+        points = itertools.product(*self.grid.values())
+        return [self.overrides | dict(zip(self.grid, point, strict=True)) for point in points]
+
+
+class Experiment:
+    """The variants of a base config, and the rows that a record has of them.
+
+    Args:
+        base: the config that all runs share.
+        variants: by name.
+        record: the file of rows.
+        score: number of a row that is minimised when a setting is chosen.
+    """
+
+    def __init__(
+        self,
+        base: Config,
+        variants: dict[str, Variant],
+        record: Path,
+        score: Callable[[Row], float] = lambda row: row["numbers"][DEV],
+    ):
+        self.base, self.variants, self.record, self.score = base, variants, record, score
+
+    def train(self, workdir: Path, measure: Measure | None = None) -> bool:
+        """Train what the record lacks, and add its rows.
+
+        Args:
+            workdir: folder of the runs.
+            measure: further numbers of each run; None: only the metrics of the training.
+
+        Returns:
+            False if a signal interrupted it; the same call then continues.
+        """
+        first = [(name, one, 0) for name, v in self.variants.items() for one in v.settings()]
+        if not self._complete(first, workdir, measure):
+            return False
+        more = [
+            (name, self.best_setting(name), seed)
+            for name, v in self.variants.items()
+            for seed in range(1, v.seeds)
+        ]
+        return self._complete(more, workdir, measure)
+
+    def rows(self, name: str) -> list[Row]:
+        """Return the rows of a variant's best setting, by seed."""
+        done = read_record(self.record)
+        best = self.best_setting(name)
+        seeds = range(max(1, self.variants[name].seeds))
+        keys = [config_hash(self.config(best, seed)) for seed in seeds]
+        return [done[key] for key in keys if key in done]
+
+    def measured(self, name: str) -> list[tuple[Overrides, Row]]:
+        """Return the settings of a variant that have a row, with the row of seed 0."""
+        done = read_record(self.record)
+        keyed = [(one, config_hash(self.config(one, 0))) for one in self.variants[name].settings()]
+        return [(one, done[key]) for one, key in keyed if key in done]
+
+    def best_setting(self, name: str) -> Overrides:
+        """Return the setting of a variant with the best score; the first if it has no row."""
+        measured = self.measured(name)
+        if not measured:
+            return self.variants[name].settings()[0]
+        return min(measured, key=lambda pair: self.score(pair[1]))[0]
+
+    def config(self, overrides: Overrides, seed: int) -> Config:
+        """Return the config of a run."""
+        return copy_config(self.base, {**overrides, "seed": seed})
+
+    def _complete(
+        self, runs: Iterable[tuple[str, Overrides, int]], workdir: Path, measure: Measure | None
+    ) -> bool:
+        done = read_record(self.record)
+        missing = {
+            key: (name, {**overrides, "seed": seed})
+            for name, overrides, seed in runs
+            if (key := config_hash(self.config(overrides, seed))) not in done
+        }
+        keys, commit = list(missing), running_commit()
+        for group in group_by_shape(self.base, [overrides for _, overrides in missing.values()]):
+            found = sweep(self.base, [missing[keys[i]][1] for i in group], workdir)
+            for i, row in zip(group, found, strict=True):
+                if row["status"] in ("sigterm", "sigint"):
+                    return False
+                numbers = {k: v for k, v in row.items() if k.startswith(("dev/", "test/"))} or {
+                    DEV: float("inf"),
+                    TEST: float("inf"),
+                }  # it was not finite
+                if measure is not None and row["status"] == "done":
+                    numbers |= measure(workdir / keys[i])
+                name, overrides = missing[keys[i]]
+                add_to_record(
+                    self.record,
+                    {
+                        "run": keys[i],
+                        "variant": name,
+                        "seed": overrides["seed"],
+                        "commit": commit,
+                        "overrides": overrides,
+                        "numbers": numbers,
+                    },
+                )
+        return True
+
+
+def parse(argv: Sequence[str], prog: str, description: str) -> argparse.Namespace:
+    """Return the options of a report: workdir and record as paths, quick.
+
+    Args:
+        argv: the command line without the program.
+        prog: the command.
+        description: its description.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("--workdir", required=True, help="folder of the runs and of the report")
+    parser.add_argument("--quick", action="store_true", help="few steps of few variants")
+    parser.add_argument(
+        "--record", metavar="FILE", help="rows of finished runs; default: WORKDIR/runs.jsonl"
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="variants to run")
+    args = parser.parse_args(argv)
+    args.workdir = user_path(args.workdir)
+    args.workdir.mkdir(parents=True, exist_ok=True)
+    args.record = user_path(args.record) if args.record else args.workdir / "runs.jsonl"
+    return args
+
+
+def read_space(file: str) -> dict[str, Any]:
+    """Return what the config file of an experiment defines.
+
+    Raises:
+        ConfigError: if it does not exist.
+    """
+    path = user_path(file)
+    if not path.is_file():
+        raise ConfigError(f"there is no {file} here: run this in flaxae's repository")
+    return runpy.run_path(str(path))
+
+
+def chosen(variants: dict[str, Variant], only: Sequence[str]) -> dict[str, Variant]:
+    """Return the variants of an option `--only`; all if it is empty.
+
+    Raises:
+        ConfigError: if a name is unknown.
+    """
+    if unknown := set(only) - set(variants):
+        raise ConfigError(
+            f"--only: unknown {', '.join(sorted(unknown))}; there are {', '.join(variants)}"
+        )
+    return {k: v for k, v in variants.items() if not only or k in only}
