@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from flaxae.config.ranges import Count, Positive, Whole
+from flaxae.models.byte_lm.grid import cuts
 from flaxae.models.byte_lm.network import BYTES, ByteNetwork, Output
 from flaxae.models.byte_lm.task import ByteLMConfig
 from flaxae.nn.linear import Embedding, Linear
@@ -78,7 +79,7 @@ class AutomatonNN(ByteNetwork):
 
     def __call__(self, x: Int[Array, "B T"], ctx: Context) -> Output:
         """Read bytes; see `ByteNetwork`."""
-        cut = jnp.arange(x.shape[1]) % ctx.hparams["bptt"] == 0
+        cut = cuts(x.shape[1], ctx.hparams["bptt"])
         h = self.embed(x, ctx.at("embed")).swapaxes(0, 1)  # (T, B, W)
         metrics = {}
         for i, layer in enumerate(self.layers):
