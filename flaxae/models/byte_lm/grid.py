@@ -24,7 +24,7 @@ from flaxae.nn.linear import Embedding, Linear
 from flaxae.task import Context, StreamCarry
 
 
-class OutputKind(enum.Enum):
+class Readout(enum.Enum):
     """Output of a layer."""
 
     STATE = "state"  # r, N features
@@ -53,7 +53,7 @@ class GridConfig(ByteLMConfig):
     states: Count = 32  # N, of each layer
     hidden: Count = 32  # H; only of the linear output
     dynamic: Dynamic = Dynamic.GATED
-    output: OutputKind = OutputKind.LINEAR
+    readout: Readout = Readout.LINEAR
     bptt: Count = 2  # k, the steps after which gradients through time stop
     same_step: bool = True  # outputs read the new state, not the incoming one
     output_gate: bool = False  # outputs are multiplied by a gate; without it silu if linear
@@ -61,7 +61,7 @@ class GridConfig(ByteLMConfig):
     @property
     def width(self) -> int:
         """Features of a layer's inputs and outputs, W."""
-        return self.states if self.output is OutputKind.STATE else self.hidden
+        return self.states if self.readout is Readout.STATE else self.hidden
 
     def validate(self) -> None:
         """Check that gradients do not stop after the end of an update."""
@@ -107,14 +107,14 @@ def is_reservoir(options: GridConfig) -> bool:
 
 def is_blind(options: GridConfig) -> bool:
     """Return True for a cell whose outputs do not depend on the last bytes, one per layer."""
-    plain = options.output is OutputKind.STATE and not options.output_gate
+    plain = options.readout is Readout.STATE and not options.output_gate
     return plain and not options.same_step
 
 
 def count_parameters(options: GridConfig) -> int:
     """Return the number of parameters, without those of an output gate that is not used."""
     n, w, gates = options.states, options.width, options.dynamic.gates
-    maps = (options.output is OutputKind.LINEAR) + options.output_gate
+    maps = (options.readout is Readout.LINEAR) + options.output_gate
     layer = gates * (w + n + 1) * n + maps * (n + w + 1) * w
     return BYTES * w + options.layers * layer + (w + 1) * BYTES
 
@@ -124,7 +124,7 @@ class GridLayer(nnx.Module):
 
     def __init__(self, options: GridConfig, rows: int, rngs: nnx.Rngs):
         n, w = options.states, options.width
-        self.dynamic, self.linear = options.dynamic, options.output is OutputKind.LINEAR
+        self.dynamic, self.linear = options.dynamic, options.readout is Readout.LINEAR
         std = (n + w) ** -0.5
         total = options.dynamic.gates * n
         self.inputs = Linear(w, total, use_bias=True, std=std, rngs=rngs)

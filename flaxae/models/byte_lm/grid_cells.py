@@ -3,7 +3,7 @@
 import itertools
 from typing import Any, NamedTuple
 
-from flaxae.models.byte_lm.grid import GridConfig, OutputKind, is_blind, is_reservoir
+from flaxae.models.byte_lm.grid import GridConfig, Readout, is_blind, is_reservoir
 from flaxae.models.byte_lm.recurrence import Dynamic
 
 
@@ -42,11 +42,11 @@ class Cell(NamedTuple):
         return {f"task.{name}": value for name, value in self._settings().items()}
 
     def _settings(self) -> dict[str, Any]:
-        output = {"output": OutputKind.LINEAR, "hidden": self.hidden}
+        readout = {"readout": Readout.LINEAR, "hidden": self.hidden}
         if not self.hidden:
-            output = {"output": OutputKind.STATE}
+            readout = {"readout": Readout.STATE}
         plain = {k: v for k, v in self._asdict().items() if k != "hidden"}
-        return plain | output
+        return plain | readout
 
     @property
     def recurrent_states(self) -> int:

@@ -14,7 +14,7 @@ from flaxae.errors import ConfigError
 from flaxae.models.byte_lm.grid import (
     ChunkedGridConfig,
     GridConfig,
-    OutputKind,
+    Readout,
     WindowGridConfig,
     count_parameters,
     is_blind,
@@ -26,19 +26,19 @@ from flaxae.models.byte_lm.streaming import Reader
 from flaxae.task import Context, StreamCarry
 
 B, U = 2, 6  # streams, bytes of an update
-KINDS = list(itertools.product(Dynamic, OutputKind))
+KINDS = list(itertools.product(Dynamic, Readout))
 # k, same step, output gate: data of one program
 DATA = list(itertools.product((1, 2, 4, U, U + 3), (0, 1), (0, 1)))
 
 
-def options_of(dynamic=Dynamic.GATED, output=OutputKind.LINEAR, cls=GridConfig, **fields):
-    return cls(layers=2, states=5, hidden=3, dynamic=dynamic, output=output, **fields)
+def options_of(dynamic=Dynamic.GATED, readout=Readout.LINEAR, cls=GridConfig, **fields):
+    return cls(layers=2, states=5, hidden=3, dynamic=dynamic, readout=readout, **fields)
 
 
 @functools.cache
-def split_network(dynamic, output, cls=GridConfig, bptt=2):
+def split_network(dynamic, readout, cls=GridConfig, bptt=2):
     """Return the graph, the parameters and a random state of a network of two layers."""
-    options = options_of(dynamic, output, cls, bptt=bptt)
+    options = options_of(dynamic, readout, cls, bptt=bptt)
     graph, state, params = nnx.split(options.network(B, nnx.Rngs(1)), StreamCarry, ...)
     draw = functools.partial(jax.random.normal, jax.random.key(2))
     return graph, params, jax.tree.map(lambda x: 0.5 * draw(x.shape), state)
@@ -87,16 +87,16 @@ def step_by_step(params, graph, state, x, hparams, cut, counted):
 
 
 @functools.cache
-def reference(dynamic, output):
+def reference(dynamic, readout):
     """Return the jitted gradient of the reference, a function of data and the two masks."""
-    graph, params, state = split_network(dynamic, output)
+    graph, params, state = split_network(dynamic, readout)
     return jax.jit(lambda *masks: jax.grad(step_by_step)(params, graph, state, text(), *masks))
 
 
 @functools.cache
-def gradient(dynamic, output, cls=GridConfig, bptt=2):
+def gradient(dynamic, readout, cls=GridConfig, bptt=2):
     """Return the jitted gradient of a network, a function of what is data."""
-    graph, params, state = split_network(dynamic, output, cls, bptt)
+    graph, params, state = split_network(dynamic, readout, cls, bptt)
     return jax.jit(lambda hparams: jax.grad(loss)(params, graph, state, text(), hparams))
 
 
@@ -145,7 +145,7 @@ def test_chunks_have_the_gradient_of_the_mask(dynamic):
 
 
 def test_windows_as_long_as_an_update_are_full_backpropagation():
-    kinds = Dynamic.GATED, OutputKind.LINEAR
+    kinds = Dynamic.GATED, Readout.LINEAR
     for gate, same in itertools.product((0, 1), (0, 1)):
         hparams = data(U, same, gate)
         found = gradient(*kinds, WindowGridConfig, U)(hparams)
@@ -153,7 +153,7 @@ def test_windows_as_long_as_an_update_are_full_backpropagation():
 
 
 def test_windows_reach_the_same_number_of_steps_back_from_each_byte():
-    kinds, k = (Dynamic.GATED, OutputKind.LINEAR), 3
+    kinds, k = (Dynamic.GATED, Readout.LINEAR), 3
     hparams = data(k, 1, 1)
     eye = np.eye(U)
     parts = [
@@ -168,7 +168,7 @@ def test_windows_reach_the_same_number_of_steps_back_from_each_byte():
 def test_one_step_without_the_new_state_is_a_reservoir(gate):
     for same in (0, 1):
         assert is_reservoir(options_of(bptt=1, same_step=bool(same))) == (not same)
-        grads = gradient(Dynamic.GATED, OutputKind.LINEAR)(data(1, same, gate))
+        grads = gradient(Dynamic.GATED, Readout.LINEAR)(data(1, same, gate))
         for layer in grads["layers"].values():
             maps = jax.tree.leaves((layer["inputs"], layer["recurrent"]))
             assert all(bool(jnp.any(x != 0)) == bool(same) for x in maps)
@@ -176,15 +176,15 @@ def test_one_step_without_the_new_state_is_a_reservoir(gate):
 
 
 def test_unused_gates_get_no_gradient():
-    grads = gradient(Dynamic.GATED, OutputKind.LINEAR)(data(2, 1, 0))
+    grads = gradient(Dynamic.GATED, Readout.LINEAR)(data(2, 1, 0))
     kernel = grads["layers"][0]["outputs"]["kernel"][...]  # (N + W, 2 W)
     assert not kernel[:, 3:].any() and kernel[:, :3].any()
-    grads = gradient(Dynamic.GATED, OutputKind.STATE)(data(2, 1, 0))
+    grads = gradient(Dynamic.GATED, Readout.STATE)(data(2, 1, 0))
     assert not any(x.any() for x in jax.tree.leaves(grads["layers"][0]["outputs"]))
 
 
 def test_blind_cells_do_not_see_the_last_bytes():
-    graph, params, state = split_network(Dynamic.GATED, OutputKind.STATE)
+    graph, params, state = split_network(Dynamic.GATED, Readout.STATE)
     x = text()
 
     @jax.jit
@@ -194,7 +194,7 @@ def test_blind_cells_do_not_see_the_last_bytes():
         return network(x, ctx).logits[:, -1]
 
     for same, gate in itertools.product((0, 1), (0, 1)):
-        options = options_of(output=OutputKind.STATE, same_step=bool(same), output_gate=bool(gate))
+        options = options_of(readout=Readout.STATE, same_step=bool(same), output_gate=bool(gate))
         hparams = data(2, same, gate)
         recent = last(x.at[:, -2:].add(1), hparams)  # as many bytes as layers
         assert bool((recent == last(x, hparams)).all()) == is_blind(options)
@@ -202,7 +202,7 @@ def test_blind_cells_do_not_see_the_last_bytes():
 
 
 def test_lanes_have_the_gradients_of_single_runs():
-    kinds = Dynamic.DOUBLY_GATED, OutputKind.LINEAR
+    kinds = Dynamic.DOUBLY_GATED, Readout.LINEAR
     rows = [data(1, 0, 1), data(2, 1, 0), data(4, 1, 1)]
     lanes = jax.tree.map(lambda *x: jnp.stack(x), *rows)
     found = jax.jit(jax.vmap(gradient(*kinds)))(lanes)
@@ -225,8 +225,8 @@ def test_parts_of_a_text_give_the_logits_of_one_pass():
 
 @pytest.mark.parametrize("dynamic", Dynamic)
 def test_parameters_are_counted_without_unused_gates(dynamic):
-    for output, layers in itertools.product(OutputKind, (1, 3)):
-        options = options_of(dynamic, output, output_gate=True)
+    for readout, layers in itertools.product(Readout, (1, 3)):
+        options = options_of(dynamic, readout, output_gate=True)
         options.layers = layers
         trained = jax.eval_shape(
             lambda o=options: nnx.split(o.network(B, nnx.Rngs(0)), nnx.Param, ...)[1]
@@ -240,7 +240,7 @@ def test_parameters_are_counted_without_unused_gates(dynamic):
 
 
 def test_largest_and_smallest_cell():
-    small = GridConfig(output=OutputKind.STATE, dynamic=Dynamic.TANH)
+    small = GridConfig(readout=Readout.STATE, dynamic=Dynamic.TANH)
     assert count_parameters(small) == 18_720
     large = GridConfig(layers=3, states=256, hidden=256, dynamic=Dynamic.DOUBLY_GATED)
     large.output_gate = True
