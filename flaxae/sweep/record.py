@@ -38,49 +38,16 @@ def complete(
     Returns:
         False if a signal interrupted a run; the same call then continues.
     """
-
-    def measure_one(configs: list[Config], keys: list[str]) -> list[Row] | None:
-        found = measure(configs[0], keys[0])
-        return None if found is None else [found]
-
-    groups = ([run] for run in runs)
-    return complete_groups(path, groups, measure_one, columns=columns, after=after)
-
-
-def complete_groups(
-    path: Path,
-    groups: Iterable[list[tuple[str, Config]]],
-    measure: Callable[[list[Config], list[str]], list[Row] | None],
-    *,
-    columns: Iterable[str] = (),
-    after: Callable[[list[Row]], Any] = lambda rows: None,
-) -> bool:
-    """Measure the runs that a record lacks; runs of a group are trained together, as lanes.
-
-    Args:
-        path: the record's file; it need not exist.
-        groups: variant and config of each run of each group.
-        measure: trains and measures the runs of a group that have no row: (their configs, their
-            hashes) -> what `complete` needs of each. None: a signal interrupted them.
-        columns: numbers that each row of the file must have.
-        after: called after each group with the rows of the runs so far.
-
-    Returns:
-        False if a signal interrupted a group; the same call then continues.
-    """
     commit, done, rows = running_commit(), read_record(path, columns), []
-    for group in groups:
-        keyed = {config_hash(config): (variant, config) for variant, config in group}
-        missing = {key: run for key, run in keyed.items() if key not in done}
-        if missing:
-            found = measure([config for _, config in missing.values()], list(missing))
+    for variant, config in runs:
+        if (key := config_hash(config)) not in done:
+            found = measure(config, key)
             if found is None:
                 return False
-            for (key, (variant, config)), one in zip(missing.items(), found, strict=True):
-                row = {"run": key, "variant": variant, "seed": config.seed, "commit": commit}
-                done[key] = row | one
-                add_to_record(path, done[key])
-        rows += [done[key] for key in keyed]
+            row = {"run": key, "variant": variant, "seed": config.seed, "commit": commit}
+            done[key] = row | found
+            add_to_record(path, done[key])
+        rows.append(done[key])
         after(rows)
     return True
 

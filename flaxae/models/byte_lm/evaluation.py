@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxae.config.locate import user_path
+from flaxae.data.byte_corpus import ByteCorpus
 from flaxae.models.byte_lm import baselines
 from flaxae.models.byte_lm.network import ByteNetwork, nats
 from flaxae.models.byte_lm.streaming import Reader
@@ -95,10 +96,23 @@ def table(task: Any, name: str, found: float, split: str, cache: Path | None = N
         split: the split of all numbers.
         cache: folder of measured baselines; None: they are measured anew.
     """
-    corpus = task.corpus
+    return compared(task.corpus, {name: found}, split, cache)
+
+
+def compared(
+    corpus: ByteCorpus, networks: dict[str, float], split: str, cache: Path | None = None
+) -> str:
+    """Return a Markdown table of networks beside the baselines, the best last.
+
+    Args:
+        corpus: the data.
+        networks: bits per byte of networks by name.
+        split: the split of all numbers.
+        cache: folder of measured baselines; None: they are measured anew.
+    """
     record = cache and cache / f"bytes-{corpus.manifest.fingerprint}-{split}.json"
     rows = [*baselines.measure(corpus, split, record=record)]
-    rows.append(baselines.Row(f"**{name}**", True, found, 0.0))
+    rows += [baselines.Row(f"**{name}**", True, found, 0.0) for name, found in networks.items()]
     rows.sort(key=lambda row: -row.bits_per_byte)
     notes = "".join(f"\n{note}" for note in baselines.missing())
     return baselines.table(rows) + notes

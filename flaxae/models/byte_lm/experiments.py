@@ -1,7 +1,8 @@
 """Runs of an experiment as rows of a record, with settings that are chosen on the dev split.
 
 Runs that differ in traced fields train as lanes of one program. Each variant is trained with every
-setting of its grid and one seed; the best setting then gets the other seeds.
+setting of its grid and one seed; the best setting then gets the other seeds. The seeds of a variant
+without a grid train together.
 """
 
 import argparse
@@ -74,7 +75,12 @@ class Experiment:
         Returns:
             False if a signal interrupted it; the same call then continues.
         """
-        first = [(name, one, 0) for name, v in self.variants.items() for one in v.settings()]
+        first = [
+            (name, one, seed)
+            for name, v in self.variants.items()
+            for one in v.settings()
+            for seed in range(1 if v.grid else v.seeds)
+        ]
         if not self._complete(first, workdir, measure):
             return False
         more = [
@@ -118,6 +124,14 @@ class Experiment:
             for name, overrides, seed in runs
             if (key := config_hash(self.config(overrides, seed))) not in done
         }
+        if not missing:
+            return True
+        data = self.base.task.make(self.base).corpus.manifest.fingerprint
+        if others := {row.get("data", data) for row in done.values()} - {data}:
+            raise ConfigError(
+                f"{self.record} has numbers of data {', '.join(sorted(others))}, and data.path is "
+                f"{data}: numbers of different data do not compare; name another --record"
+            )
         keys, commit = list(missing), running_commit()
         for group in group_by_shape(self.base, [overrides for _, overrides in missing.values()]):
             found = sweep(self.base, [missing[keys[i]][1] for i in group], workdir)
@@ -138,6 +152,7 @@ class Experiment:
                         "variant": name,
                         "seed": overrides["seed"],
                         "commit": commit,
+                        "data": data,
                         "overrides": overrides,
                         "numbers": numbers,
                     },
