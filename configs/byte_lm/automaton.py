@@ -52,7 +52,7 @@ def variants(preset: str = "full") -> dict[str, Variant]:
     rows, seeds = ((1, 4), 2) if "quick" in preset else (ROWS, 3)
     if preset.startswith("rnn"):
         widths = dict.fromkeys(equal_rnn(r) for r in rows)
-        return {rnn_name(n): Variant({"task.states": n}, {}, seeds) for n in widths}
+        return {rnn_name(n): Variant({"task.states": n}, seeds=seeds) for n in widths}
     found = {automaton_name(r): {"task.rows": r} for r in rows}
     if preset == "full":
         found |= {
@@ -61,4 +61,4 @@ def variants(preset: str = "full") -> dict[str, Variant]:
             "R = 16, hidden layer of 64": {"task.hidden": 64},
             "R = 16, 2 layers": {"task.layers": 2},
         }
-    return {name: Variant(overrides, {}, seeds) for name, overrides in found.items()}
+    return {name: Variant(overrides, seeds=seeds) for name, overrides in found.items()}

@@ -13,7 +13,7 @@ The default is one layer of 64 units whose exact gradient is carried along the s
 from typing import Any
 
 from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig
-from flaxae.models.byte_lm.experiments import Variant
+from flaxae.models.byte_lm.experiments import Variant, grid
 from flaxae.models.byte_lm.stimulus import StimulusConfig
 from flaxae.models.byte_lm.streams import ByteDataConfig
 
@@ -51,49 +51,51 @@ def variants(preset: str = "full") -> dict[str, Variant]:
         name: str,
         learning: str,
         seeds: int = 1,
-        rates: tuple[float, ...] = (3e-3, 1e-2),
+        rates: tuple[float, ...] = (1e-2, 3e-2),
         **fields: Any,
     ) -> None:
-        overrides = {"task.learning": learning}
+        overrides: dict[str, Any] = {"task.learning": learning}
+        if learning != "frozen":
+            overrides["optim.groups"] = SLOW_UNITS
         overrides |= {k.replace("__", "."): v for k, v in fields.items()}
         rates = rates[:1] if quick else rates
-        found[name] = Variant(overrides, {"optim.lr": rates}, 1 if quick else seeds)
+        found[name] = Variant(overrides, grid(optim__lr=rates), 1 if quick else seeds)
 
-    high = (3e-3, 1e-2, 3e-2)
+    high = (1e-2, 3e-2, 1e-1)
+    fast: dict[str, Any] = {"task__decay": 0.7}
     add("frozen", "frozen", 3, high)
+    add("frozen, .7", "frozen", 3, high, **fast)
+    add("exact", "trace", 3)
+    add("exact, .7", "trace", 3, **fast)
     for k, seeds in ((1, 3), (2, 1), (4, 1), (16, 3)):
         add(f"k = {k}", "truncated", seeds, task__bptt=k)
-    add("exact", "trace", 3)
-    fast: dict[str, Any] = {"task__decay": 0.7}
-    add("frozen, .7", "frozen", 3, high, **fast)
     for k, seeds in ((1, 3), (16, 1)):
         add(f"k = {k}, .7", "truncated", seeds, task__bptt=k, **fast)
-    add("exact, .7", "trace", 3, **fast)
-    one_hot: dict[str, Any] = {"task__one_hot": True, "task__states": 256}
-    add("one-hot bytes", "frozen", 1, high, **one_hot)
-    add("one-hot bytes, .7", "frozen", 1, high, **one_hot, **fast)
+    add("decay of each unit, exact", "trace", 2, task__decay_kind="unit")
     if quick:
-        add("decay of each unit, exact", "trace", task__decay_kind="unit")
         return found
-    add("decay of each unit, exact", "trace", 3, task__decay_kind="unit")
-    add("decay of each unit, k = 1", "truncated", 1, task__decay_kind="unit", task__bptt=1)
-    add("decay of each unit, k = 16", "truncated", 1, task__decay_kind="unit", task__bptt=16)
-    add("shared decay, exact", "trace", 1, task__decay_kind="shared")
-    add("exact, stored state", "trace", 1, task__stored_state=True)
-    slow: dict[str, Any] = {"optim__groups": SLOW_UNITS}
-    add("k = 1, slow units", "truncated", 1, task__bptt=1, **slow)
-    add("exact, slow units", "trace", 1, **slow)
+    one_hot: dict[str, Any] = {"task__one_hot": True, "task__states": 256}
+    add("one-hot bytes", "frozen", 1, (3e-2,), **one_hot)
+    add("one-hot bytes, .7", "frozen", 1, (3e-2,), **one_hot, **fast)
+    one: dict[str, Any] = {"rates": (3e-2,)}
+    add("decay of each unit, k = 1", "truncated", 1, task__decay_kind="unit", task__bptt=1, **one)
+    add("shared decay, exact", "trace", 1, task__decay_kind="shared", **one)
     # As many bytes per step, from fewer streams.
-    long: dict[str, Any] = {"task__update": 128, "data__batch_size": 4}
+    long: dict[str, Any] = {"task__update": 128, "data__batch_size": 4, **one}
     add("full backpropagation, steps of 128 bytes", "truncated", 1, task__bptt=128, **long)
-    add("exact, steps of 128 bytes", "trace", 1, **long)
     add("k = 1, steps of 128 bytes", "truncated", 1, task__bptt=1, **long)
-    first: dict[str, Any] = {"task__first_version": True, "task__decay_kind": "unit"}
+    add("exact, steps of 128 bytes", "trace", 1, **long)
+    # The same learning rate for the units and the readout.
+    plain: dict[str, Any] = {"optim__groups": (), "rates": (3e-3, 1e-2, 3e-2)}
+    add("k = 1, fast units", "truncated", 1, task__bptt=1, **plain)
+    add("exact, fast units", "trace", 1, **plain)
+    add("exact, stored state", "trace", 1, task__stored_state=True, **one)
+    first: dict[str, Any] = {"task__first_version": True, "task__decay_kind": "unit", **one}
     add("first version, frozen", "frozen", 1, **first)
     add("first version, k = 1", "truncated", 1, task__bptt=1, **first)
     add("first version, exact", "trace", 1, **first)
-    two: dict[str, Any] = {"task__layers": 2, **fast}
-    add("two layers, .7, frozen", "frozen", 1, high, **two)
+    two: dict[str, Any] = {"task__layers": 2, **fast, **one}
+    add("two layers, .7, frozen", "frozen", 1, **two)
     add("two layers, .7, k = 1", "truncated", 1, task__bptt=1, **two)
     add("two layers, .7, exact", "trace", 1, **two)
     return found

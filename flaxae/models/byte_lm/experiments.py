@@ -1,8 +1,8 @@
 """Runs of an experiment as rows of a record, with settings that are chosen on the dev split.
 
 Runs that differ in traced fields train as lanes of one program. Each variant is trained with every
-setting of its grid and one seed; the best setting then gets the other seeds. The seeds of a variant
-without a grid train together.
+setting and one seed; the best setting then gets the other seeds. The seeds of a variant with a
+single setting train together.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxae.config import Config, config_hash, copy_config
-from flaxae.config.locate import user_path
+from flaxae.config.locate import locate, user_path
 from flaxae.errors import ConfigError
 from flaxae.sweep.groups import group_by_shape
 from flaxae.sweep.record import Row, add_to_record, read_record, running_commit
@@ -32,18 +32,28 @@ class Variant:
 
     Attributes:
         overrides: its config.
-        grid: fields that are tuned, with their candidates.
+        candidates: overrides of which the best ones are chosen.
         seeds: number of seeds of the best setting.
     """
 
     overrides: Overrides
-    grid: dict[str, tuple] = dataclasses.field(default_factory=dict)
+    candidates: tuple[Overrides, ...] = ({},)
     seeds: int = 1
 
     def settings(self) -> list[Overrides]:
-        """Return the overrides of every point of the grid."""
-        points = itertools.product(*self.grid.values())
-        return [self.overrides | dict(zip(self.grid, point, strict=True)) for point in points]
+        """Return the overrides of every candidate."""
+        return [self.overrides | one for one in self.candidates]
+
+
+def grid(**fields: Sequence[Any]) -> tuple[Overrides, ...]:
+    """Return all combinations of the values of fields.
+
+    Args:
+        fields: values by field, with "__" in place of the dot.
+    """
+    names = [name.replace("__", ".") for name in fields]
+    points = itertools.product(*fields.values())
+    return tuple(dict(zip(names, point, strict=True)) for point in points)
 
 
 class Experiment:
@@ -79,7 +89,7 @@ class Experiment:
             (name, one, seed)
             for name, v in self.variants.items()
             for one in v.settings()
-            for seed in range(1 if v.grid else v.seeds)
+            for seed in range(v.seeds if len(v.candidates) == 1 else 1)
         ]
         if not self._complete(first, workdir, measure):
             return False
@@ -188,8 +198,7 @@ def read_space(file: str) -> dict[str, Any]:
     Raises:
         ConfigError: if it does not exist.
     """
-    path = user_path(file)
-    if not path.is_file():
+    if (path := locate(file)) is None:
         raise ConfigError(f"there is no {file} here: run this in flaxae's repository")
     return runpy.run_path(str(path))
 

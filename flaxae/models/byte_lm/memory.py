@@ -6,7 +6,7 @@ al. 2012).
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -100,55 +100,66 @@ def measure(
     bits = np.unpackbits(x.astype(np.uint8)[..., None], axis=-1) * 2.0 - 1  # (B, n, 8)
     length = x.shape[1]
     ends = [lags - 1, length // 2, length * 3 // 4, length]
-    inputs, targets = [], []
+    parts, means = [], None
     for start, end in zip(ends[:-1], ends[1:], strict=True):
-        inputs.append(rearrange(noisy[:, start:end], "B n M -> (B n) M").astype(np.float64))
+        inputs = rearrange(noisy[:, start:end], "B n M -> (B n) M").astype(np.float64)
         past = [bits[:, start - lag : end - lag] for lag in range(lags)]
-        targets.append(rearrange(past, "lag B n K -> (B n) lag K"))
-    predict = ridge(inputs[0], targets[0].reshape(len(inputs[0]), -1))
+        targets = rearrange(past, "lag B n K -> (B n) (lag K)")
+        means = means or (inputs.mean(0), targets.mean(0))
+        parts.append(Moments.of(inputs - means[0], targets - means[1]))
+    fit, choose, test = parts
     best, chosen = np.full(lags, -np.inf), np.zeros((lags, BITS))
-    for penalty in PENALTIES:
-        scores = [
-            explained(predict(penalty, x).reshape(y.shape), y)
-            for x, y in zip(inputs[1:], targets[1:], strict=True)
-        ]  # each (lags, 8)
-        better = scores[0].sum(-1) > best
-        best = np.where(better, scores[0].sum(-1), best)
-        chosen[better] = scores[1][better]
+    for weights in ridge(fit, PENALTIES):
+        found, measured = (
+            rearrange(each.explained(weights), "(lag K) -> lag K", K=BITS)
+            for each in (choose, test)
+        )
+        better = found.sum(-1) > best
+        best[better], chosen[better] = found.sum(-1)[better], measured[better]
     return Memory(chosen.sum(-1))
 
 
-def ridge(
-    x: Float[np.ndarray, "n M"], y: Float[np.ndarray, "n K"]
-) -> Callable[[float, Float[np.ndarray, "m M"]], Float[np.ndarray, "m K"]]:
-    """Fit ridge regressions of many targets for any penalty, by one decomposition.
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Second moments of inputs and targets.
+
+    Attributes:
+        inputs: mean products of inputs, (M, M).
+        products: mean products of inputs and targets, (M, K).
+        targets: mean squares of targets, (K,).
+        variances: variances of targets, (K,).
+    """
+
+    inputs: Float[np.ndarray, "M M"]
+    products: Float[np.ndarray, "M K"]
+    targets: Float[np.ndarray, " K"]
+    variances: Float[np.ndarray, " K"]
+
+    @classmethod
+    def of(cls, x: Float[np.ndarray, "n M"], y: Float[np.ndarray, "n K"]) -> "Moments":
+        """Return the moments of inputs and targets."""
+        return cls(x.T @ x / len(x), x.T @ y / len(x), np.square(y).mean(0), y.var(0))
+
+    def explained(self, weights: Float[np.ndarray, "M K"]) -> Float[np.ndarray, " K"]:
+        """Return the R^2 of linear predictions; 0 for a target that is constant."""
+        predicted = (weights * (self.inputs @ weights)).sum(0)
+        error = self.targets - 2 * (weights * self.products).sum(0) + predicted
+        safe = np.where(self.variances > 0, self.variances, 1)
+        return np.where(self.variances > 0, 1 - error / safe, 0.0)
+
+
+def ridge(moments: Moments, penalties: Iterable[float]) -> Iterator[Float[np.ndarray, "M K"]]:
+    """Yield the weights of ridge regressions of many targets, by one decomposition.
 
     Args:
-        x: inputs.
-        y: targets.
-
-    Returns:
-        (penalty relative to the mean variance of the inputs, inputs) -> predictions.
+        moments: those of centred inputs and targets.
+        penalties: penalties, relative to the mean variance of the inputs.
     """
-    x_mean, y_mean = x.mean(0), y.mean(0)
-    x = x - x_mean
-    values, vectors = np.linalg.eigh(x.T @ x / len(x))  # (M,), (M, M)
-    products = vectors.T @ (x.T @ (y - y_mean)) / len(x)  # (M, K)
+    values, vectors = np.linalg.eigh(moments.inputs)  # (M,), (M, M)
+    products = vectors.T @ moments.products  # (M, K)
     scale = max(float(values.mean()), 1e-30)
-
-    def predict(penalty: float, new: Float[np.ndarray, "m M"]) -> Float[np.ndarray, "m K"]:
-        shrunk = products / (np.maximum(values, 0) + penalty * scale)[:, None]
-        return (new - x_mean) @ (vectors @ shrunk) + y_mean
-
-    return predict
-
-
-def explained(
-    predicted: Float[np.ndarray, "n lags 8"], y: Float[np.ndarray, "n lags 8"]
-) -> Float[np.ndarray, "lags 8"]:
-    """Return R^2, the explained share of the variance; 0 for a constant target."""
-    error, variance = np.square(y - predicted).mean(0), y.var(0)
-    return np.where(variance > 0, 1 - error / np.where(variance > 0, variance, 1), 0.0)
+    for penalty in penalties:
+        yield vectors @ (products / (np.maximum(values, 0) + penalty * scale)[:, None])
 
 
 def uniform_bytes(rows: int, length: int, seed: int = 0) -> Int[np.ndarray, "B n"]:

@@ -152,11 +152,13 @@ def test_a_shift_register_remembers_exactly_its_bytes() -> None:
 def test_ridge_solves_the_normal_equations() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((50, 5)), rng.standard_normal((50, 3))
-    centred = x - x.mean(0)
-    gram = centred.T @ centred + 0.3 * x.var(0).mean() * len(x) * np.eye(5)
-    weights = np.linalg.solve(gram, centred.T @ (y - y.mean(0)))
-    expected = (x[:7] - x.mean(0)) @ weights + y.mean(0)
-    np.testing.assert_allclose(memory.ridge(x, y)(0.3, x[:7]), expected, atol=1e-10)
+    x, y = x - x.mean(0), y - y.mean(0)
+    moments = memory.Moments.of(x, y)
+    (weights,) = memory.ridge(moments, [0.3])
+    gram = x.T @ x + 0.3 * x.var(0).mean() * len(x) * np.eye(5)
+    np.testing.assert_allclose(weights, np.linalg.solve(gram, x.T @ y), atol=1e-10)
+    expected = 1 - np.square(y - x @ weights).mean(0) / y.var(0)
+    np.testing.assert_allclose(moments.explained(weights), expected, atol=1e-10)
 
 
 def test_states_of_a_text_start_at_zero_and_do_not_depend_on_other_rows() -> None:
