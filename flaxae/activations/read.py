@@ -49,7 +49,8 @@ def recorder(
 
     Args:
         model: a language model.
-        hooks: "resid_in", "resid_out", "attn_out", "mlp_pre", "mlp_post", "mlp_out", or paths.
+        hooks: "resid_in", "resid_out", "attn_out", "mlp_in", "mlp_pre", "mlp_post", "mlp_out", or
+            paths.
         layers: the chosen layers, in the order of the results; negative ones count from the end.
         positions: the chosen positions of each row, (B, P); None: all positions.
         replace: {(hook, layer, or None for every layer): value -> value of the same shape}.

@@ -39,6 +39,7 @@ class CausalLM(nnx.Module):
     hooks: dict[str, str] = {
         "resid_in": "blocks.in",
         "resid_out": "blocks.out",
+        "mlp_in": "blocks.mlp.in",
         "mlp_post": "blocks.mlp.hidden",
     }
 

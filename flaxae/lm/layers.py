@@ -1,6 +1,7 @@
 """The scan over the blocks of a decoder-only model, with a cache and with a recorder."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -90,6 +91,55 @@ def run_layers(
     if recorder is not None:
         recorder.states = {n: b[: len(recorder.layers)] for n, b in buffers.items()}
     return x, cache
+
+
+def scan_recorded(
+    call: Callable[[Any, Array, Context], Array],
+    blocks: Any,
+    x: Array,
+    at: Context,
+    **options: Any,
+) -> Array:
+    """Run the blocks of an encoder one after another; a `Recorder` in the context is filled.
+
+    Args:
+        call: (block of one layer, x, its context) -> x.
+        blocks: a block made by `nn.stack.stacked`.
+        x: the first layer's input.
+        at: context of the blocks.
+        **options: of `nn.stack.scan_blocks`.
+
+    Returns:
+        The last layer's output.
+    """
+    recorder = at.taps
+    if not isinstance(recorder, Recorder):
+        return scan_blocks(lambda block, x, at, _: (call(block, x, at), None), blocks, x, at,
+                           **options)[0]  # fmt: skip
+    count = jax.tree.leaves(nnx.split(blocks)[1])[0].shape[0]
+    layers, slots = jnp.arange(count, dtype=jnp.int32), recorder.slots(count)
+    at = dataclasses.replace(at, taps=recorder.resolved(count))
+
+    def step(block: Any, state: Any, at: Context, xs: Any) -> tuple[Any, None]:
+        x, buffers = state
+        taps: Any = at.taps
+        taps.layer, slot = xs[0], xs[1]
+        x = call(block, x, at)
+        return (x, taps.stored(buffers, slot) if buffers else buffers), None
+
+    buffers: dict[str, Array] = {}
+    if recorder.wanted:
+        shapes = _tapped_shapes(blocks, step, (x, {}), at, (layers[0], slots[0], None))
+        buffers = recorder.buffers(shapes)
+    if recorder.stop is not None:
+        state, _ = _scan_first_layers(
+            recorder.stop, step, blocks, (x, buffers), at, (layers, slots)
+        )
+    else:
+        state, _ = scan_blocks(step, blocks, (x, buffers), at, (layers, slots), **options)
+    x, buffers = state
+    recorder.states = {n: b[: len(recorder.layers)] for n, b in buffers.items()}
+    return x
 
 
 def _scan_first_layers(

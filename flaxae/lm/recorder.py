@@ -48,6 +48,11 @@ class Recorder(Taps):
         self.current: dict[str, Array] = {}
         self.states: dict[str, Float[Array, "L B P D"]] = {}
 
+    @property
+    def quiet(self) -> bool:
+        """True if no state is collected or replaced."""
+        return not self.wanted and not self.replacements
+
     def fresh(self) -> "Recorder":
         """Return a recorder with the same settings and no states."""
         return Recorder(self.wanted, self.layers, self.positions, self.replacements)
@@ -104,6 +109,23 @@ class Recorder(Taps):
         require(not missing, f"the model has no tap {[self.wanted[name] for name in missing]}")
         places = len(self.layers) + 1  # the last one is for all other layers
         return {n: jnp.zeros((places, *s.shape), s.dtype) for n, s in shapes.items()}
+
+    def keep(self, layer: int) -> None:
+        """Keep what a layer tapped, in a model without a scan over all layers.
+
+        Raises:
+            ConfigError: if another chosen layer has states of another shape.
+        """
+        if layer not in self.layers:
+            return
+        for name in self.wanted:
+            require(name in self.current, f"the model has no tap {self.wanted[name]!r}")
+            new, old = self.current[name][None], self.states.get(name)
+            require(
+                old is None or old.shape[1:] == new.shape[1:],
+                f"layers {self.layers}: their states differ in shape: read one layer at a time",
+            )
+            self.states[name] = new if old is None else jnp.concatenate([old, new])
 
     def stored(self, buffers: dict[str, Array], slot: Int[Array, ""]) -> dict[str, Array]:
         """Return the buffers with the current layer's states written at `slot`."""

@@ -23,6 +23,7 @@ from flaxae.lm.funnel.pooling import (
     pool_states,
     repeat_states,
 )
+from flaxae.lm.recorder import Recorder
 from flaxae.nn.linear import Embedding, dropout
 from flaxae.nn.norm import LayerNorm
 from flaxae.nn.stack import scan_blocks, stacked
@@ -161,6 +162,12 @@ class Encoder(nnx.Module):
             pool = i > 0 and can_pool(rows.length, config)
             at = ctx.at("blocks").at(str(i))
             rows, outs = block(rows, at, pool=pool, repeats=config.repeats[i])
+            taps = ctx.taps
+            if isinstance(taps, Recorder):
+                taps.layer = i
+            rows = dataclasses.replace(rows, states=ctx.at("blocks").tap("out", rows.states))
+            if isinstance(taps, Recorder):
+                taps.keep(i)
             if i == 0:  # Hugging Face counts applications here, not layers
                 first_block = outs[config.block_sizes[0] - 1]
             after.append(rows)

@@ -74,6 +74,7 @@ class LlamaMLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "B S D"], ctx: Context) -> Float[Array, "B S D"]:
         """Apply the feed-forward to each position."""
+        x = ctx.tap("in", x)
         gate = self.gate_proj(x, ctx.at("gate_proj"))
         hidden = jax.nn.silu(gate) * self.up_proj(x, ctx.at("up_proj"))
         return self.down_proj(ctx.tap("hidden", hidden), ctx.at("down_proj"))

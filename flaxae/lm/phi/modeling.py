@@ -55,6 +55,7 @@ class PhiMLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "B S D"], ctx: Context) -> Float[Array, "B S D"]:
         """Apply the feed-forward to each position."""
+        x = ctx.tap("in", x)
         hidden = jax.nn.gelu(self.fc1(x, ctx.at("fc1")), approximate=True)
         return self.fc2(ctx.tap("hidden", hidden), ctx.at("fc2"))
 

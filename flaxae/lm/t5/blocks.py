@@ -105,11 +105,11 @@ class EncoderBlock(nnx.Module):
         self, x: Float[Array, "N D"], ctx: Context, segments: Segments, bias: list[Bias]
     ) -> Float[Array, "N D"]:
         """Return the residual stream after the block."""
-        x, y = self.attention_norm.add_and_norm(x, ctx)
+        x, y = self.attention_norm.add_and_norm(ctx.tap("in", x), ctx)
         y = self.attention(y, ctx.at("attention"), segments=segments, bias=[*bias])
         y = dropout(y, self.dropout_rate, ctx.at("attention_dropout"))
         x, y = self.mlp_norm.add_and_norm(x, ctx, plus=y)
-        y = self.mlp(y, ctx.at("mlp"))
+        y = self.mlp(ctx.at("mlp").tap("in", y), ctx.at("mlp"))
         return ctx.tap("out", x + dropout(y, self.dropout_rate, ctx.at("mlp_dropout")))
 
 

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from flaxae.errors import require
+from flaxae.lm.layers import scan_recorded
 from flaxae.lm.t5.blocks import DecoderBlock, EncoderBlock, T5Config
 from flaxae.losses import cross_entropy, linear_cross_entropy
 from flaxae.nn.bias import Bias, RelativeBias, causal_bias, padding_bias, with_slot
@@ -74,8 +75,8 @@ class Encoder(nnx.Module):
             for (_, length), mask in zip(segments, masks, strict=True)
         ]
         x = dropout(x, self.config.dropout, ctx.at("input_dropout"))
-        x, _ = scan_blocks(
-            lambda block, x, at, _: (block(x, at, segments, bias), None),
+        x = scan_recorded(
+            lambda block, x, at: block(x, at, segments, bias),
             self.blocks,
             x,
             ctx.at("blocks"),

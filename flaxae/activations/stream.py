@@ -1,0 +1,332 @@
+"""Batches of hidden states for training on them: pure functions of (seed, step).
+
+A block is the states of some rows of tokens, computed by one pass of the language model and
+shuffled; a batch is a part of a block. Nothing is saved: a resumed run computes its block again, or
+reads it from a disk cache.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from flaxae.activations import read
+from flaxae.activations.cache import BlockCache
+from flaxae.data.loader import IndexStream, with_order
+from flaxae.errors import require
+from flaxae.task import Context
+
+
+class Tap(NamedTuple):
+    """A hidden state: name of a hook and number of a layer."""
+
+    hook: str
+    layer: int
+
+
+class TokenRows(NamedTuple):
+    """Rows of tokens.
+
+    Attributes:
+        ids: token ids, (N, S).
+        mask: 1 for real tokens, 0 for padding, (N, S).
+        use: tokens whose states are used: neither padding nor special, (N, S).
+    """
+
+    ids: Int[np.ndarray, "N S"]
+    mask: Float[np.ndarray, "N S"]
+    use: Bool[np.ndarray, "N S"]
+
+
+def token_rows(
+    texts: Sequence[Sequence[int]], length: int, separator: int, special: Sequence[int] = (),
+    *, skip: int = 0,
+) -> TokenRows:  # fmt: skip
+    """Cut token ids of texts into rows of one length, without padding but in the last row.
+
+    Args:
+        texts: token ids of each text.
+        length: tokens per row.
+        separator: id that is put after each text.
+        special: further ids whose states are not used.
+        skip: number of first tokens of each row whose states are not used: models without a token
+            of the beginning use the first one as a sink of attention, whose states are far larger.
+
+    Returns:
+        The rows, in the order of the texts.
+    """
+    parts = [np.asarray([*text, separator], np.int32) for text in texts]
+    flat = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    require(len(flat) > skip, "there are no tokens to read states of: give more text")
+    count = -(-len(flat) // length)
+    ids = np.full(count * length, separator, np.int32)
+    ids[: len(flat)] = flat
+    mask = (np.arange(count * length) < len(flat)).astype(np.float32)
+    ids, mask = (rearrange(x, "(N S) -> N S", S=length) for x in (ids, mask))
+    use = (mask > 0) & ~np.isin(ids, [separator, *special])
+    use[:, :skip] = False
+    return TokenRows(ids, mask, use)
+
+
+class StateReader:
+    """A compiled pass of a model that returns the states of taps; no layer after them runs.
+
+    Args:
+        model: a language model, or an encoder of `lm.encoders`.
+        taps: hidden states of one width or several.
+        rows: rows per call.
+    """
+
+    def __init__(self, model: Any, taps: Sequence[Tap], rows: int):
+        require(bool(taps), "name the hidden states to read")
+        layers = model.config.num_layers
+        self.taps, self.rows = [Tap(t.hook, t.layer % layers) for t in taps], rows
+        for tap in taps:
+            require(-layers <= tap.layer < layers, f"layer {tap.layer}: the model has {layers}")
+            read.hook_path(model, tap.hook)  # raises for an unknown hook
+        self.layers = tuple(sorted({t.layer for t in self.taps}))
+        self.hooks = tuple(sorted({t.hook for t in self.taps}))
+        self._graphdef, self._state = nnx.split(model)
+        self._run = jax.jit(self._states)
+
+    def __call__(
+        self, ids: Int[np.ndarray, "N S"], mask: Float[np.ndarray, "N S"]
+    ) -> list[Float[np.ndarray, "N S D"]]:
+        """Return the states of each tap.
+
+        Args:
+            ids: token ids; their number is a multiple of `rows`.
+            mask: 1 for real tokens.
+
+        Raises:
+            ConfigError: if a state has another number of positions than the tokens.
+        """
+        found = [
+            self._run(self._state, ids[i : i + self.rows], mask[i : i + self.rows])
+            for i in range(0, len(ids), self.rows)
+        ]
+        return [np.concatenate([np.asarray(part[i]) for part in found]) for i in
+                range(len(self.taps))]  # fmt: skip
+
+    def _states(self, state: Any, ids: Array, mask: Array) -> list[Array]:
+        model: Any = nnx.merge(self._graphdef, state)
+        taps = read.recorder(model, self.hooks, self.layers)
+        taps.stop = max(self.layers) + 1
+        ctx = Context(jax.random.key(0), jnp.int32(0), taps=taps)
+        model.states(ids, ctx, mask=mask)
+        for name, x in taps.states.items():
+            require(
+                x.shape[2] == ids.shape[1],
+                f"{name} has {x.shape[2]} states per row of {ids.shape[1]} tokens: training on "
+                "pooled states is not supported",
+            )
+        return [taps.states[t.hook][self.layers.index(t.layer)] for t in self.taps]
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamSizes:
+    """Sizes of a stream.
+
+    Attributes:
+        batch_size: states per batch.
+        block_rows: rows of tokens per block.
+        model_rows: rows of tokens per pass of the model.
+    """
+
+    batch_size: int
+    block_rows: int
+    model_rows: int
+
+
+class StateStream:
+    """A Source of hidden states: {"x": (B, D) or (B, L, D), "y": (B, D'), "weight": (B,)}.
+
+    In training, block j has the next rows of a permutation by the seed, and is shuffled by j; each
+    block gives the same number of batches, and what does not fill the last one is left out. In an
+    evaluation, all states are used once; the last batch of a block is padded with weight 0.
+
+    With a cache, blocks are fixed parts of the data, in float16 on disk. Later epochs shuffle
+    their order and the states inside of each.
+
+    Attributes:
+        num_batches: None in training.
+        fingerprint: hash of tokens, taps, model, sizes and seed.
+    """
+
+    def __init__(
+        self,
+        reader: StateReader,
+        rows: TokenRows,
+        sizes: StreamSizes,
+        *,
+        inputs: Sequence[Tap],
+        target: Tap | None = None,
+        model_fingerprint: str,
+        seed: int,
+        train: bool,
+        cache: str | Path = "",
+    ):
+        """Plan the blocks; no state is computed.
+
+        Args:
+            reader: reader of the inputs, and of the target after them.
+            rows: the tokens.
+            sizes: rows per block and states per batch.
+            inputs: the input; several have an axis of their own, and one width.
+            target: a transcoder's target.
+            model_fingerprint: fingerprint of the model's files.
+            seed: seed of the order.
+            train: whether batches are endless and shuffled.
+            cache: folder of cached blocks; "": none.
+
+        Raises:
+            ConfigError: if a block has too few states for a batch.
+        """
+        self._reader, self._rows, self.sizes, self._train = reader, rows, sizes, train
+        self._inputs, self._has_target = len(inputs), target is not None
+        wanted = [*inputs, *([] if target is None else [target])]
+        require(len(reader.taps) == len(wanted), "the reader's taps are not inputs and target")
+        require(
+            sizes.block_rows % sizes.model_rows == 0,
+            f"rows per block ({sizes.block_rows}) are not a multiple of rows per pass "
+            f"({sizes.model_rows})",
+        )
+        total, count = len(rows.ids), sizes.block_rows
+        order = f"{seed}/states"
+        self._row_order = IndexStream(total, count, order, train)
+        whole = IndexStream(total, total, order, train)[0]
+        self._fixed = [whole[i : i + count] for i in range(0, total, count)]
+        used, size = int(rows.use.sum()), sizes.batch_size
+        self.num_blocks = len(self._fixed)
+        if train:
+            per_block = int(used / total * min(count, total)) // size
+            require(
+                per_block > 0,
+                f"a block of {count} rows has {used / total * count:.0f} states on average, fewer "
+                f"than a batch of {size}: raise rows per block, or give more text",
+            )
+            self.num_batches = None
+        else:
+            most = max(int(rows.use[self._fixed[j]].sum()) for j in range(self.num_blocks))
+            per_block = max(1, -(-most // size))
+            self.num_batches = per_block * self.num_blocks
+        self.batches_per_block = per_block
+        sha = hashlib.sha256(
+            repr((seed, train, dataclasses.astuple(sizes), wanted, bool(cache))).encode()
+        )
+        for array in rows:
+            sha.update(np.ascontiguousarray(array).tobytes())
+        sha.update(model_fingerprint.encode())
+        self.fingerprint = with_order(sha.hexdigest()[:16], train)
+        self._cache = None
+        if cache:
+            self._cache = BlockCache(Path(cache), self._cache_key(model_fingerprint, seed))
+            self._block_order = IndexStream(self.num_blocks, 1, f"{seed}/blocks", train)
+        self._last: tuple[int, list[np.ndarray], np.ndarray] | None = None
+
+    def _cache_key(self, model: str, seed: int) -> str:
+        """Return a hash of what decides the states of fixed blocks."""
+        sha = hashlib.sha256(repr((model, self._reader.taps, self.sizes.block_rows)).encode())
+        for array in self._rows:
+            sha.update(np.ascontiguousarray(array).tobytes())
+        return sha.hexdigest()[:16]
+
+    @property
+    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of every batch."""
+        return {
+            name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in self._shapes().items()
+        }
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        widths, size = self.widths, self.sizes.batch_size
+        first = (widths[0],) if self._inputs == 1 else (self._inputs, widths[0])
+        shapes: dict[str, tuple[int, ...]] = {"x": (size, *first), "weight": (size,)}
+        return shapes | ({"y": (size, widths[-1])} if self._has_target else {})
+
+    @property
+    def widths(self) -> list[int]:
+        """Width of each tap."""
+        if not hasattr(self, "_widths"):
+            ids = jax.ShapeDtypeStruct((self._reader.rows, self._rows.ids.shape[1]), jnp.int32)
+            mask = jax.ShapeDtypeStruct(ids.shape, jnp.float32)
+            found = jax.eval_shape(self._reader._states, self._reader._state, ids, mask)
+            self._widths = [x.shape[-1] for x in found]
+        return self._widths
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """Return the batch of a step.
+
+        Raises:
+            IndexError: after the end of a pass.
+        """
+        if step < 0 or (self.num_batches is not None and step >= self.num_batches):
+            raise IndexError(f"batch {step} of a stream with {self.num_batches or 'endless'}")
+        number, part = divmod(step, self.batches_per_block)
+        if self._last is None or self._last[0] != number:
+            states = self._block(number)
+            count = len(states[0])
+            self._last = (number, states, self._order(number, count))
+        _, states, order = self._last
+        size = self.sizes.batch_size
+        chosen = order[part * size : (part + 1) * size]
+        out = {name: np.zeros(shape, np.float32) for name, shape in self._shapes().items()}
+        out["weight"][: len(chosen)] = 1
+        for i in range(self._inputs):
+            place = out["x"] if self._inputs == 1 else out["x"][:, i]
+            place[: len(chosen)] = states[i][chosen]
+        if self._has_target:
+            out["y"][: len(chosen)] = states[-1][chosen]
+        return out
+
+    def _order(self, number: int, count: int) -> np.ndarray:
+        """Return the order of a block's states: shuffled in training."""
+        if not self._train:
+            return np.arange(count)
+        key = hashlib.blake2b(f"{self.fingerprint}/{number}".encode(), digest_size=16).digest()
+        return np.random.RandomState(np.frombuffer(key, "<u4")).permutation(count)
+
+    def _block(self, number: int) -> list[Float[np.ndarray, "M D"]]:
+        """Return the used states of a block, per tap."""
+        if self._cache is None:
+            return self._computed(self._row_order[number])
+        fixed = int(self._block_order[number][0])
+        found = self._cache.read(fixed)
+        if found is None:
+            found = self._cache.write(fixed, self._computed(self._fixed[fixed]))
+        return found
+
+    def _computed(self, indices: np.ndarray) -> list[Float[np.ndarray, "M D"]]:
+        ids, mask, use = (x[indices] for x in self._rows)
+        missing = -len(ids) % self._reader.rows
+        if missing:  # rows that only fill the last pass: one real token, no state is used
+            ids = np.concatenate([ids, np.repeat(ids[-1:], missing, axis=0)])
+            filler = np.zeros((missing, mask.shape[1]), np.float32)
+            filler[:, 0] = 1
+            mask = np.concatenate([mask, filler])
+        states = self._reader(ids, mask)
+        return [x[: len(use)][use].astype(np.float32) for x in states]
+
+
+def fill(stream: StateStream) -> int:
+    """Compute all blocks of a cache that it does not have; return their number.
+
+    An interrupted run continues with the blocks that are missing.
+    """
+    cache = stream._cache
+    require(cache is not None, "this stream has no cache: name a folder")
+    new = 0
+    for number in range(stream.num_blocks):
+        if cache is not None and not os.path.exists(cache.path(number)):
+            cache.write(number, stream._computed(stream._fixed[number]))
+            new += 1
+    return new
