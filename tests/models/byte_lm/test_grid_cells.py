@@ -50,4 +50,4 @@ def test_fraction_costs_a_ninth_and_shares_programs():
     share = sum(cell.cost for cell in fraction()) / sum(cell.cost for cell in all_cells())
     assert abs(share * 9 - 1) < 0.05
     assert [len(lanes) for lanes in programs(fraction())] == [6] * 12
-    assert [len(lanes) for lanes in programs(quick())] == [12] * 4
+    assert [len(lanes) for lanes in programs(quick())] == [12] * 2

@@ -1,0 +1,260 @@
+"""Effects of the grid's factors, the bet on k = 2 and the findings of an older grid, from numbers.
+
+Numbers are bits per byte by cell: lower is better.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flaxae.measures import stats
+from flaxae.measures.claims import claims_table, verdict
+from flaxae.measures.stats import Interval
+from flaxae.models.byte_lm.grid_cells import FACTORS, Cell
+from flaxae.models.byte_lm.recurrence import Dynamic
+
+Bits = dict[Cell, float]
+Curve = Sequence[tuple[float, float]]  # bytes of training, bits per byte
+MARGIN = 0.01  # bits per byte; a smaller difference is no help
+A_LOT = 0.1
+
+
+class Effect(NamedTuple):
+    """A difference of mean bits per byte between two settings that are equal in all else.
+
+    Attributes:
+        interval: the difference with its 95 % interval.
+        pairs: number of exact pairs (of triples of k, except for k itself); 0: by least squares
+            on balanced cells.
+    """
+
+    interval: Interval
+    pairs: int
+
+
+def triple_means(bits: Bits) -> Bits:
+    """Return the mean over k of each whole triple, under the cell with k = 0."""
+    out = {}
+    for cell in bits:
+        base, values = cell._replace(bptt=0), triple(bits, cell)
+        if values is not None:
+            out[base] = sum(values) / len(values)
+    return out
+
+
+def triple(bits: Bits, cell: Cell) -> list[float] | None:
+    """Return the numbers of the cells that differ from a cell in k at most, or None."""
+    cells = [cell._replace(bptt=k) for k in FACTORS["bptt"]]
+    return [bits[x] for x in cells] if all(x in bits for x in cells) else None
+
+
+def effect(bits: Bits, factor: str, levels: Sequence[Any], against: Sequence[Any]) -> Effect:
+    """Return the effect of some levels of a factor against others, averaged over both.
+
+    Args:
+        bits: the numbers.
+        factor: the factor.
+        levels: the levels.
+        against: the levels to compare with.
+    """
+    if factor == "bptt":
+        first = {cell for cell in bits if triple(bits, cell) is not None}
+        values = {cell: bits[cell] for cell in first}
+    else:
+        values = triple_means(bits)
+    mine = [cell for cell in values if getattr(cell, factor) in levels]
+    pairs = [
+        values[cell] - values[other]
+        for cell in mine
+        for level in against
+        if (other := cell._replace(**{factor: level})) in values
+    ]
+    if factor == "bptt" or (pairs and 2 * len(pairs) >= len(mine) * len(against)):
+        return Effect(stats.bootstrap(pairs), len(pairs))
+    return Effect(least_squares(values, factor, levels, against), 0)
+
+
+def least_squares(
+    values: Bits, factor: str, levels: Sequence[Any], against: Sequence[Any]
+) -> Interval:
+    """Return an effect by a linear model without interactions, with a 95 % t interval.
+
+    Args:
+        values: means of triples; the levels of their factors are balanced.
+        factor: the factor.
+        levels: its levels.
+        against: the levels to compare with.
+    """
+    columns = [
+        (name, level)
+        for name, all_levels in FACTORS.items()
+        if name != "bptt"
+        for level in [x for x in all_levels if any(getattr(c, name) == x for c in values)][1:]
+    ]
+    rows = [[1.0, *(float(getattr(cell, f) == x) for f, x in columns)] for cell in values]
+    x, y = np.asarray(rows), np.asarray(list(values.values()))
+    contrast = np.asarray(
+        [0.0]
+        + [
+            (f == factor) * ((x in levels) / len(levels) - (x in against) / len(against))
+            for f, x in columns
+        ]
+    )
+    freedom = len(y) - x.shape[1]
+    known = {getattr(cell, factor) for cell in values}
+    if not {*levels, *against} <= known or np.linalg.matrix_rank(x) < x.shape[1]:
+        return Interval(math.nan, math.nan, math.nan)
+    inverse = np.linalg.inv(x.T @ x)
+    found = inverse @ x.T @ y
+    value = float(contrast @ found)
+    if freedom < 1:
+        return Interval(value, math.nan, math.nan)
+    variance = float(np.square(y - x @ found).sum()) / freedom
+    half = stats.t_quantile(freedom) * math.sqrt(variance * float(contrast @ inverse @ contrast))
+    return Interval(value, value - half, value + half)
+
+
+def effects_table(bits: Bits) -> str:
+    """Format the main effects as a Markdown table: each level against the factor's first."""
+    lines = [
+        "| factor | level | against | difference, bits per byte [95 %] | pairs |",
+        "|---" * 5 + "|",
+    ]
+    for factor, all_levels in FACTORS.items():
+        for low, high in itertools.combinations(all_levels, 2):
+            found = effect(bits, factor, [high], [low])
+            if math.isfinite(found.interval.value):
+                pairs = found.pairs or "least squares"
+                cells = [factor, level_name(factor, high), level_name(factor, low)]
+                lines.append(f"| {' | '.join(cells)} | {found.interval} | {pairs} |")
+    return "\n".join(lines) + "\n"
+
+
+def level_name(factor: str, level: Any) -> str:
+    """Return the name of a level in tables."""
+    if factor == "hidden":
+        return f"linear, H = {level}" if level else "state"
+    return level.value if isinstance(level, Dynamic) else str(level).lower()
+
+
+class Bet(NamedTuple):
+    """The bet that k = 2 is best, over triples of cells that are equal in all else.
+
+    Attributes:
+        below_one: bits per byte with k = 2, minus those with k = 1.
+        below_four: the same, minus those with k = 4.
+        triples: number of triples.
+    """
+
+    below_one: Interval
+    below_four: Interval
+    triples: int
+
+    @property
+    def outcome(self) -> str:
+        """Won if both intervals are below 0, lost if one is above, else open."""
+        both = (self.below_one, self.below_four)
+        if all(x.high < 0 for x in both):
+            return "won"
+        return "lost" if any(x.low > 0 for x in both) else "open"
+
+    @classmethod
+    def of(cls, bits: Bits) -> "Bet":
+        """Return the bet over all whole triples; triples are resampled."""
+        found = np.asarray([triple(bits, cell) for cell in triple_means(bits)])
+        if not len(found):
+            nothing = Interval(math.nan, math.nan, math.nan)
+            return cls(nothing, nothing, 0)
+        one, two, four = found.T
+        return cls(stats.bootstrap(two - one), stats.bootstrap(two - four), len(found))
+
+
+def bet_table(tables: dict[str, Bits]) -> str:
+    """Format the bet as a Markdown table, one row per way to compare."""
+    lines = [
+        "| comparison | triples | CE(2) - CE(1) [95 %] | CE(2) - CE(4) [95 %] | k = 2 is best |",
+        "|---" * 5 + "|",
+    ]
+    for name, bits in tables.items():
+        bet = Bet.of(bits)
+        shown = [str(bet.triples), str(bet.below_one), str(bet.below_four), f"**{bet.outcome}**"]
+        lines.append(f"| {name} | {' | '.join(shown if bet.triples else ['0', '', '', ''])} |")
+    return "\n".join(lines) + "\n"
+
+
+def at_equal_time(curves: dict[Cell, Curve], rates: Callable[[Cell], float | None]) -> Bits:
+    """Return bits per byte of the cells of each triple after the same time of training.
+
+    The time is that in which the fastest cell of the triple reads all bytes of its curve. The
+    others have read fewer; their number is read off their curves, linearly in the logarithms.
+
+    Args:
+        curves: learning curves.
+        rates: bytes per second of a cell's program, or None.
+    """
+    out = {}
+    for cell in dict.fromkeys(cell._replace(bptt=0) for cell in curves):
+        cells = [cell._replace(bptt=k) for k in FACTORS["bptt"]]
+        speeds = [rates(x) for x in cells]
+        if not all(x in curves and len(curves[x]) for x in cells) or None in speeds:
+            continue
+        known = [speed or math.nan for speed in speeds]
+        seconds = min(curves[x][-1][0] / speed for x, speed in zip(cells, known, strict=True))
+        for x, speed in zip(cells, known, strict=True):
+            at, bits = np.log(np.asarray(curves[x], np.float64)).T
+            out[x] = float(np.exp(np.interp(math.log(seconds * speed), at, bits)))
+    return out
+
+
+def findings(bits: Bits) -> str:
+    """Format the verdicts on five findings of an older grid as a Markdown table."""
+    same_size = {c: b for c, b in bits.items() if c.hidden in (0, c.states)}
+    gated = [Dynamic.GATED, Dynamic.DOUBLY_GATED]
+    claims = [
+        ("forgetting gates help", effect(bits, "dynamic", gated, [Dynamic.TANH]), 0.0, True),
+        (
+            "reading the new state helps a lot",
+            effect(bits, "same_step", [True], [False]),
+            -A_LOT,
+            True,
+        ),
+        ("an output that also reads x helps", skip_effect(bits, same_size), 0.0, True),
+        (
+            "output gates do not help",
+            effect(bits, "output_gate", [True], [False]),
+            -MARGIN,
+            False,
+        ),
+        ("2 layers are as good as 3", effect(bits, "layers", [2], [3]), MARGIN, True),
+    ]
+    rows = []
+    for text, found, bound, below in claims:
+        mean, low, high = found.interval.value, found.interval.low, found.interval.high
+        known = verdict(low, high, bound, below) if math.isfinite(mean) else "not measured"
+        row = {"claim": text, "difference": mean, "low": low, "high": high}
+        rows.append(row | {"bound": bound, "below": below, "verdict": known})
+    return claims_table(rows, "difference").replace("over seeds", "over cells")
+
+
+def skip_effect(bits: Bits, same_size: Bits) -> Effect:
+    """Return the effect of a linear output that reads r and x, against the state as output.
+
+    Args:
+        bits: all numbers.
+        same_size: those with as many hidden features as states, or the state as output: if there
+            are enough pairs, only these are compared.
+    """
+    means = triple_means(same_size)
+    linear = [cell for cell in means if cell.hidden]
+    others = [cell._replace(hidden=0) for cell in linear]
+    pairs = [
+        means[cell] - means[other]
+        for cell, other in zip(linear, others, strict=True)
+        if other in means
+    ]
+    if pairs and 2 * len(pairs) >= len(linear):
+        return Effect(stats.bootstrap(pairs), len(pairs))
+    return effect(bits, "hidden", FACTORS["hidden"][1:], [0])
