@@ -15,6 +15,7 @@ from flaxae.models.byte_lm.network import Frozen, nats
 from flaxae.models.byte_lm.stimulus import Learning, StimulusConfig
 from flaxae.models.byte_lm.stimulus_layer import Decay
 from flaxae.task import Context, StreamCarry
+from tests.models.byte_lm.helpers import build, hparams_of, read, reader_of, text
 
 ROWS, LENGTH = 3, 12
 BASE = StimulusConfig(states=6, width=4, update=LENGTH, decay=0.8)
@@ -22,15 +23,9 @@ TRUNCATED = dataclasses.replace(BASE, learning=Learning.TRUNCATED)
 BYTES_READ = np.random.default_rng(0).integers(0, 9, (ROWS, LENGTH + 1))
 
 
-def build(config: StimulusConfig, rows: int = ROWS) -> Any:
-    return config.network(rows, nnx.Rngs(params=0, frozen=1))
-
-
 def context(config: StimulusConfig, bptt: Any = None) -> Context:
-    hparams = {
-        "decay": jnp.float32(config.decay),
-        "bptt": jnp.int32(config.bptt if bptt is None else bptt),
-    }
+    hparams = hparams_of(config)
+    hparams |= {} if bptt is None else {"bptt": jnp.int32(bptt)}
     return Context(jax.random.key(0), jnp.int32(0), hparams=hparams, train=True)
 
 
@@ -38,7 +33,7 @@ def context(config: StimulusConfig, bptt: Any = None) -> Context:
 def gradients_of(config_values: tuple, length: int) -> Any:
     """Compile the gradient of a call of `length` bytes, and the new state."""
     config = StimulusConfig(**dict(config_values))
-    graphdef, _ = nnx.split(build(config))
+    graphdef, _ = nnx.split(build(config, ROWS))
 
     def loss(params: Any, rest: Any, x: Any, y: Any, bptt: Any) -> Any:
         model = nnx.merge(graphdef, params, rest, copy=True)
@@ -53,7 +48,7 @@ def gradients(config: StimulusConfig, parts: int = 1, bptt: int = 1) -> dict[str
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     length = LENGTH // parts
     run = gradients_of(tuple(values.items()), length)
-    _, params, rest = nnx.split(build(config), nnx.Param, ...)
+    _, params, rest = nnx.split(build(config, ROWS), nnx.Param, ...)
     total: Any = None
     for start in range(0, LENGTH, length):
         x = jnp.asarray(BYTES_READ[:, start : start + length])
@@ -110,10 +105,10 @@ def test_slopes_of_counts_give_the_gradient_of_a_shared_decay() -> None:
 @functools.cache
 def reference() -> Any:
     """Compile the gradient by a loop over bytes with an explicit stop_gradient."""
-    graphdef, _ = nnx.split(build(TRUNCATED))
+    graphdef, _ = nnx.split(build(TRUNCATED, ROWS))
 
     def loss(params: Any, rest: Any, k: Any) -> Any:
-        model = nnx.merge(graphdef, params, rest, copy=True)
+        model: Any = nnx.merge(graphdef, params, rest, copy=True)
         table, total = model.responses(), 0.0
         state = jnp.zeros((ROWS, TRUNCATED.states))
         for t in range(LENGTH):
@@ -128,7 +123,7 @@ def reference() -> Any:
 
 @pytest.mark.parametrize("k", [1, 2, 4, LENGTH])
 def test_truncated_gradients_equal_a_loop_with_stop_gradient(k: int) -> None:
-    _, params, rest = nnx.split(build(TRUNCATED), nnx.Param, ...)
+    _, params, rest = nnx.split(build(TRUNCATED, ROWS), nnx.Param, ...)
     assert_same(gradients(TRUNCATED, bptt=k), flat(reference()(params, rest, k)))
 
 
@@ -154,23 +149,10 @@ def test_second_layer_has_exact_gradients_of_its_own_weights(two_layers: Any) ->
 
 @pytest.mark.parametrize("learning", [Learning.TRACE, Learning.FROZEN])
 def test_reading_in_parts_equals_one_pass(learning: Learning) -> None:
-    config = dataclasses.replace(BASE, learning=learning)
-    x = jnp.asarray(np.random.default_rng(1).integers(0, 256, (1, 128)))
-    graphdef, state = nnx.split(build(config, rows=1))
-
-    @jax.jit
-    def read(state: Any, x: Any) -> Any:
-        model = nnx.merge(graphdef, state)
-        logits = model(x, context(config)).logits
-        return logits, nnx.split(model)[1]
-
-    whole = read(state, x)[0]
+    reader, x = reader_of(dataclasses.replace(BASE, learning=learning)), text(streams=1)
+    whole = read(reader, x)
     for length in (1, 16):
-        now, found = state, []
-        for start in range(0, 128, length):
-            logits, now = read(now, x[:, start : start + length])
-            found.append(logits)
-        np.testing.assert_allclose(jnp.concatenate(found, 1), whole, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(read(reader, x, length), whole, rtol=1e-4, atol=1e-4)
 
 
 def test_frozen_units_are_not_parameters() -> None:
@@ -181,7 +163,7 @@ def test_frozen_units_are_not_parameters() -> None:
 
 def test_streams_start_at_zero() -> None:
     for changes in ({}, {"decay_kind": Decay.UNIT}, {"layers": 2}):
-        model = build(dataclasses.replace(BASE, **changes))
+        model = build(dataclasses.replace(BASE, **changes), ROWS)
         for leaf in jax.tree.leaves(nnx.state(model, StreamCarry)):
             assert leaf.shape[0] == ROWS and not leaf.any()
 
