@@ -67,17 +67,19 @@ def variants(preset: str = "full") -> dict[str, Variant]:
     add("frozen, .7", "frozen", 3, high, **fast)
     add("exact", "trace", 3)
     add("exact, .7", "trace", 3, **fast)
-    for k, seeds in ((1, 3), (2, 1), (4, 1), (16, 3)):
-        add(f"k = {k}", "truncated", seeds, task__bptt=k)
-    for k, seeds in ((1, 3), (16, 1)):
-        add(f"k = {k}, .7", "truncated", seeds, task__bptt=k, **fast)
-    add("decay of each unit, exact", "trace", 2, task__decay_kind="unit")
+    one: dict[str, Any] = {"rates": (3e-2,)}
+    add("k = 1", "truncated", 3, task__bptt=1)
+    add("k = 2", "truncated", 1, task__bptt=2, **one)
+    add("k = 4", "truncated", 1, task__bptt=4, **one)
+    add("k = 16", "truncated", 3, task__bptt=16)
+    add("k = 1, .7", "truncated", 3, task__bptt=1, **fast)
+    add("k = 16, .7", "truncated", 1, task__bptt=16, **fast, **one)
+    add("decay of each unit, exact", "trace", 1, task__decay_kind="unit", **one)
     if quick:
         return found
     one_hot: dict[str, Any] = {"task__one_hot": True, "task__states": 256}
     add("one-hot bytes", "frozen", 1, (3e-2,), **one_hot)
     add("one-hot bytes, .7", "frozen", 1, (3e-2,), **one_hot, **fast)
-    one: dict[str, Any] = {"rates": (3e-2,)}
     add("decay of each unit, k = 1", "truncated", 1, task__decay_kind="unit", task__bptt=1, **one)
     add("shared decay, exact", "trace", 1, task__decay_kind="shared", **one)
     # As many bytes per step, from fewer streams.

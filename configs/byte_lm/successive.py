@@ -19,7 +19,7 @@ from flaxae.models.byte_lm.task import ByteLMConfig
 
 STEPS = {"full": 1024, "quick": 64}
 UNIFORM = ".cache/uniform_bytes.bin"  # independent bytes, which the report writes
-SCALES, RADII = (0.01, 0.03, 0.1, 0.3, 1.0), (0.7, 0.9, 1.0)  # of the untrained reservoirs
+SCALES, RADII = (0.01, 0.03, 0.1, 0.3, 1.0), (0.9, 1.0)  # of the untrained reservoirs
 TRAINED = (0.1, 0.3, 1.0)  # scales of reservoirs whose readout is trained
 
 
@@ -58,13 +58,13 @@ def autoencoders(preset: str = "full") -> dict[str, Variant]:
         "noise .1, norm": {"task.noise": 0.1, "task.normalize": True},
     }
     kinds = {"noise .1, norm": kinds["noise .1, norm"]} if preset == "quick" else kinds
-    return {f"autoencoder, {name}": Variant(changes) for name, changes in kinds.items()} | {
+    return {
         f"autoencoder of uniform bytes, {name}": Variant(changes | {"data.path": UNIFORM})
         for name, changes in kinds.items()
-    }
+    } | {f"autoencoder, {name}": Variant(changes) for name, changes in kinds.items()}
 
 
 def reservoirs(preset: str = "full") -> dict[str, Variant]:
     """Return the reservoirs whose readout is trained on text."""
-    candidates = ({},) if preset == "quick" else grid(task__scale=TRAINED, task__radius=(0.7, 0.95))
+    candidates = ({},) if preset == "quick" else grid(task__scale=TRAINED, task__radius=(0.95,))
     return {"reservoir": Variant({}, candidates)}
