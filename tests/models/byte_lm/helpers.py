@@ -50,6 +50,7 @@ def read(reader: Reader, x: np.ndarray, chunk: int = 0) -> np.ndarray:
     return np.concatenate(out, 1)
 
 
-def size(network: ByteNetwork) -> int:
-    """Return the number of trained parameters."""
+def size(options: ByteLMConfig) -> int:
+    """Return the number of trained parameters of a network."""
+    network = nnx.eval_shape(lambda: build(options, streams=1))
     return sum(x.get_value().size for _, x in nnx.to_flat_state(nnx.state(network, nnx.Param)))
