@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
+from flaxae.errors import ConfigError
 from flaxae.models.byte_lm.automaton import AutomatonConfig, row_use
 from flaxae.models.byte_lm.network import nats
 from flaxae.task import Context
@@ -149,6 +151,11 @@ def test_gradients_end_where_the_mask_cuts():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found[k], expected)
     kernels = [g["layers"][0]["recur"]["kernel"][...] for g in found.values()]
     assert all((a != b).any() for a, b in zip(kernels, kernels[1:], strict=False))
+
+
+def test_gradients_must_stop_within_an_update():
+    with pytest.raises(ConfigError, match=r"task.bptt=17 is above task.update=16"):
+        tiny(bptt=17).validate()
 
 
 def test_metrics_of_row_use():
