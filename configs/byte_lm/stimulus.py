@@ -59,27 +59,34 @@ def variants(preset: str = "full") -> dict[str, Variant]:
             overrides["optim.groups"] = SLOW_UNITS
         overrides |= {k.replace("__", "."): v for k, v in fields.items()}
         rates = rates[:1] if quick else rates
-        found[name] = Variant(overrides, grid(optim__lr=rates), 1 if quick else seeds)
+        seeds, frozen = 1 if quick else seeds, learning == "frozen"
+        found[name] = Variant(overrides, grid(optim__lr=rates), seeds, frozen)
 
     high = (1e-2, 3e-2, 1e-1)
-    fast: dict[str, Any] = {"task__decay": 0.7}
+    short: dict[str, Any] = {"task__decay": 0.7}
     add("frozen", "frozen", 3, high)
-    add("frozen, .7", "frozen", 3, high, **fast)
+    add("frozen, .7", "frozen", 3, high, **short)
     add("exact", "trace", 3)
-    add("exact, .7", "trace", 3, **fast)
+    add("exact, .7", "trace", 3, **short)
     one: dict[str, Any] = {"rates": (3e-2,)}
     add("k = 1", "truncated", 3, task__bptt=1)
     add("k = 2", "truncated", 1, task__bptt=2, **one)
     add("k = 4", "truncated", 1, task__bptt=4, **one)
     add("k = 16", "truncated", 3, task__bptt=16)
-    add("k = 1, .7", "truncated", 3, task__bptt=1, **fast)
-    add("k = 16, .7", "truncated", 1, task__bptt=16, **fast, **one)
+    add("k = 1, .7", "truncated", 3, task__bptt=1, **short)
+    add("k = 16, .7", "truncated", 1, task__bptt=16, **short, **one)
     add("decay of each unit, exact", "trace", 1, task__decay_kind="unit", **one)
     if quick:
         return found
+    # The same learning rate for the units and the readout.
+    plain: dict[str, Any] = {"optim__groups": (), "rates": (3e-3, 1e-2, 3e-2)}
+    for decay, end in ((0.95, ""), (0.7, ", .7")):
+        add(f"exact, fast units{end}", "trace", 1, task__decay=decay, **plain)
+    for decay, end in ((0.95, ""), (0.7, ", .7")):
+        add(f"k = 1, fast units{end}", "truncated", 1, task__bptt=1, task__decay=decay, **plain)
     one_hot: dict[str, Any] = {"task__one_hot": True, "task__states": 256}
     add("one-hot bytes", "frozen", 1, (3e-2,), **one_hot)
-    add("one-hot bytes, .7", "frozen", 1, (3e-2,), **one_hot, **fast)
+    add("one-hot bytes, .7", "frozen", 1, (3e-2,), **one_hot, **short)
     add("decay of each unit, k = 1", "truncated", 1, task__decay_kind="unit", task__bptt=1, **one)
     add("shared decay, exact", "trace", 1, task__decay_kind="shared", **one)
     # As many bytes per step, from fewer streams.
@@ -87,16 +94,12 @@ def variants(preset: str = "full") -> dict[str, Variant]:
     add("full backpropagation, steps of 128 bytes", "truncated", 1, task__bptt=128, **long)
     add("k = 1, steps of 128 bytes", "truncated", 1, task__bptt=1, **long)
     add("exact, steps of 128 bytes", "trace", 1, **long)
-    # The same learning rate for the units and the readout.
-    plain: dict[str, Any] = {"optim__groups": (), "rates": (3e-3, 1e-2, 3e-2)}
-    add("k = 1, fast units", "truncated", 1, task__bptt=1, **plain)
-    add("exact, fast units", "trace", 1, **plain)
     add("exact, stored state", "trace", 1, task__stored_state=True, **one)
     first: dict[str, Any] = {"task__first_version": True, "task__decay_kind": "unit", **one}
     add("first version, frozen", "frozen", 1, **first)
     add("first version, k = 1", "truncated", 1, task__bptt=1, **first)
     add("first version, exact", "trace", 1, **first)
-    two: dict[str, Any] = {"task__layers": 2, **fast, **one}
+    two: dict[str, Any] = {"task__layers": 2, **short, **one}
     add("two layers, .7, frozen", "frozen", 1, **two)
     add("two layers, .7, k = 1", "truncated", 1, task__bptt=1, **two)
     add("two layers, .7, exact", "trace", 1, **two)

@@ -67,4 +67,4 @@ def autoencoders(preset: str = "full") -> dict[str, Variant]:
 def reservoirs(preset: str = "full") -> dict[str, Variant]:
     """Return the reservoirs whose readout is trained on text."""
     candidates = ({},) if preset == "quick" else grid(task__scale=TRAINED, task__radius=(0.95,))
-    return {"reservoir": Variant({}, candidates)}
+    return {"reservoir": Variant({}, candidates, frozen=True)}

@@ -34,15 +34,22 @@ class Variant:
         overrides: its config.
         candidates: overrides of which the best ones are chosen.
         seeds: number of seeds of the best setting.
+        frozen: whether a seed also draws the parts that are never trained.
     """
 
     overrides: Overrides
     candidates: tuple[Overrides, ...] = ({},)
     seeds: int = 1
+    frozen: bool = False
 
     def settings(self) -> list[Overrides]:
         """Return the overrides of every candidate."""
         return [self.overrides | one for one in self.candidates]
+
+    def run(self, setting: Overrides, seed: int) -> Overrides:
+        """Return the overrides of a run with a setting and a seed."""
+        frozen = {"frozen_seed": seed} if self.frozen and seed else {}
+        return {**setting, **frozen, "seed": seed}
 
 
 def grid(**fields: Sequence[Any]) -> tuple[Overrides, ...]:
@@ -86,7 +93,7 @@ class Experiment:
             False if a signal interrupted it; the same call then continues.
         """
         first = [
-            (name, one, seed)
+            (name, v.run(one, seed))
             for name, v in self.variants.items()
             for one in v.settings()
             for seed in range(v.seeds if len(v.candidates) == 1 else 1)
@@ -94,7 +101,7 @@ class Experiment:
         if not self._complete(first, workdir, measure):
             return False
         more = [
-            (name, self.best_setting(name), seed)
+            (name, v.run(self.best_setting(name), seed))
             for name, v in self.variants.items()
             for seed in range(1, v.seeds)
         ]
@@ -103,15 +110,15 @@ class Experiment:
     def rows(self, name: str) -> list[Row]:
         """Return the rows of a variant's best setting, by seed."""
         done = read_record(self.record)
-        best = self.best_setting(name)
-        seeds = range(max(1, self.variants[name].seeds))
-        keys = [config_hash(self.config(best, seed)) for seed in seeds]
+        best, variant = self.best_setting(name), self.variants[name]
+        keys = [self.key(variant.run(best, seed)) for seed in range(variant.seeds)]
         return [done[key] for key in keys if key in done]
 
     def measured(self, name: str) -> list[tuple[Overrides, Row]]:
         """Return the settings of a variant that have a row, with the row of seed 0."""
         done = read_record(self.record)
-        keyed = [(one, config_hash(self.config(one, 0))) for one in self.variants[name].settings()]
+        variant = self.variants[name]
+        keyed = [(one, self.key(variant.run(one, 0))) for one in variant.settings()]
         return [(one, done[key]) for one, key in keyed if key in done]
 
     def best_setting(self, name: str) -> Overrides:
@@ -121,18 +128,22 @@ class Experiment:
             return self.variants[name].settings()[0]
         return min(measured, key=lambda pair: self.score(pair[1]))[0]
 
-    def config(self, overrides: Overrides, seed: int) -> Config:
-        """Return the config of a run."""
-        return copy_config(self.base, {**overrides, "seed": seed})
+    def config(self, setting: Overrides, seed: int) -> Config:
+        """Return the config of a setting with a seed."""
+        return copy_config(self.base, {**setting, "seed": seed})
+
+    def key(self, overrides: Overrides) -> str:
+        """Return the hash of a run's config."""
+        return config_hash(copy_config(self.base, overrides))
 
     def _complete(
-        self, runs: Iterable[tuple[str, Overrides, int]], workdir: Path, measure: Measure | None
+        self, runs: Iterable[tuple[str, Overrides]], workdir: Path, measure: Measure | None
     ) -> bool:
         done = read_record(self.record)
         missing = {
-            key: (name, {**overrides, "seed": seed})
-            for name, overrides, seed in runs
-            if (key := config_hash(self.config(overrides, seed))) not in done
+            key: (name, overrides)
+            for name, overrides in runs
+            if (key := self.key(overrides)) not in done
         }
         if not missing:
             return True

@@ -124,15 +124,12 @@ class StimulusNetwork(ByteNetwork):
         decay = self.recurrences[0].decay(ctx.hparams["decay"])
         weights = {"responses": table, "decay": decay}
         states = self._first(weights, x, cut, ctx)
-        for centres, below, recurrence in zip(
-            list(self.centres)[1:], list(self.recurrences), list(self.recurrences)[1:], strict=False
-        ):
-            inputs = states
-            if not below.first_version:
-                inputs = inputs * (1 - decay[None, None])  # between 0 and 1
+        for centres, recurrence in zip(self.centres[1:], self.recurrences[1:], strict=True):
+            if not recurrence.first_version:
+                states = states * (1 - decay)[None, None]  # between 0 and 1
             decay = recurrence.decay(ctx.hparams["decay"])
             weights = {**centres.weights(), "decay": decay}
-            states = self._higher(centres, recurrence, weights, inputs, cut, ctx)
+            states = self._higher(centres, recurrence, weights, states, cut, ctx)
         states = ctx.tap("state", rearrange(states, "T B N -> B T N"))
         used = table[x]  # (B, T, N)
         metrics = {
