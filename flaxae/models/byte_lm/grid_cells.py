@@ -112,9 +112,9 @@ def fraction() -> list[Cell]:
     A program has two triples, whose levels of same step and of output gate differ.
     """
     out = []
-    for *shape, agree in _PROGRAMS:
-        for same in (False, True):
-            out += [Cell(*shape, same, same == agree, k) for k in FACTORS["bptt"]]
+    for layers, dynamic, states, hidden, agree in _PROGRAMS:
+        for same, k in itertools.product((False, True), FACTORS["bptt"]):
+            out.append(Cell(layers, dynamic, states, hidden, same, same == agree, k))
     return out
 
 

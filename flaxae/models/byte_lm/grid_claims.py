@@ -88,6 +88,9 @@ def least_squares(
         levels: its levels.
         against: the levels to compare with.
     """
+    unknown = Interval(math.nan, math.nan, math.nan)
+    if not {*levels, *against} <= {getattr(cell, factor) for cell in values}:
+        return unknown
     columns = [
         (name, level)
         for name, all_levels in FACTORS.items()
@@ -104,9 +107,8 @@ def least_squares(
         ]
     )
     freedom = len(y) - x.shape[1]
-    known = {getattr(cell, factor) for cell in values}
-    if not {*levels, *against} <= known or np.linalg.matrix_rank(x) < x.shape[1]:
-        return Interval(math.nan, math.nan, math.nan)
+    if np.linalg.matrix_rank(x) < x.shape[1]:
+        return unknown
     inverse = np.linalg.inv(x.T @ x)
     found = inverse @ x.T @ y
     value = float(contrast @ found)

@@ -37,8 +37,7 @@ def draw(
     out = []
     for name, (label, value) in labels.items():
         figure, axis = _new()
-        for cell, y in bits.items():
-            _mark(axis, cell, value(cell), y)
+        _marks(axis, {cell: (value(cell), y) for cell, y in bits.items()})
         for title, y in references.items():
             axis.axhline(y, color="gray", linewidth=0.8, linestyle=":")
             axis.annotate(title, (1, y), xycoords=("axes fraction", "data"), fontsize=7, ha="right")
@@ -57,11 +56,15 @@ def draw(
     return out
 
 
-def _mark(axis: Any, cell: Cell, x: float, y: float) -> None:
-    colour = COLOURS[cell.bptt]
-    face = "none" if cell.corner else colour
-    style: Any = {"edgecolors": colour, "facecolors": face, "linewidths": 0.9}
-    axis.scatter([x], [y], s=18, marker=MARKERS[cell.dynamic], **style)
+def _marks(axis: Any, points: dict[Cell, tuple[float, float]]) -> None:
+    """Draw a mark per model; models that look the same are drawn together."""
+    kinds: dict[Any, list[tuple[float, float]]] = {}
+    for cell, point in points.items():
+        kinds.setdefault((cell.bptt, cell.dynamic, bool(cell.corner)), []).append(point)
+    for (k, dynamic, corner), each in kinds.items():
+        face = "none" if corner else COLOURS[k]
+        style: Any = {"edgecolors": COLOURS[k], "facecolors": face, "linewidths": 0.9}
+        axis.scatter(*zip(*each, strict=True), s=18, marker=MARKERS[dynamic], **style)
 
 
 def _save(figure: Any, axis: Any, file: Path, note: str, lines: bool = False) -> Path:
@@ -77,7 +80,7 @@ def _save(figure: Any, axis: Any, file: Path, note: str, lines: bool = False) ->
     axis.grid(alpha=0.3, which="both")
     if note:
         figure.supxlabel(note, fontsize=8)
-    figure.savefig(file, dpi=120)
+    figure.savefig(file, dpi=100)
     return file
 
 

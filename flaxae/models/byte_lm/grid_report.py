@@ -164,16 +164,22 @@ def cells_table(found: Numbers, most: int) -> str:
 
 
 def write(
-    found: Numbers, corpus: ByteCorpus, others: list[baselines.Row], outdir: Path, note: str
+    found: Numbers,
+    corpus: ByteCorpus,
+    others: list[baselines.Row],
+    outdir: Path,
+    note: str,
+    draw: bool = True,
 ) -> None:
-    """Write report.md and the figures."""
-    wanted = ("xz -9e", "Kneser-Ney, 6 context bytes", "Kneser-Ney, 2 context bytes")
-    references = {r.name: r.bits_per_byte for r in others if r.name in wanted}
-    files = grid_figures.draw(
-        found.bits[EQUAL], found.curves, outdir, references, note.strip("*").split(":")[0]
-    )
+    """Write report.md and, if asked, the figures."""
     text = page(found, corpus, others, note)
-    text += "".join(f"\n![{file.stem}]({file.name})\n" for file in files)
+    if draw:
+        wanted = ("xz -9e", "Kneser-Ney, 6 context bytes", "Kneser-Ney, 2 context bytes")
+        references = {row.name: row.bits_per_byte for row in others if row.name in wanted}
+        remark = note.strip("*").split(":")[0]
+        bits, curves = found.bits[EQUAL], found.curves
+        for file in grid_figures.draw(bits, curves, outdir, references, remark):
+            text += f"\n![{file.stem}]({file.name})\n"
     (outdir / "report.md").write_text(text)
 
 
@@ -213,13 +219,13 @@ def main(argv: list[str]) -> int:
     wanted = set(space["get_cells"]("quick" if args.quick else "all"))
     note = QUICK if args.quick else ""
 
-    def update() -> None:
-        write(Numbers.read(record, wanted), corpus, others, workdir, note)
+    def update(draw: bool = False) -> None:
+        write(Numbers.read(record, wanted), corpus, others, workdir, note, draw)
 
     code = measure(args, space, record, update)
     if code:
         return code
-    update()
+    update(draw=True)
     print((workdir / "report.md").read_text())
     print(f"written to {workdir / 'report.md'}")
     return 0

@@ -1,0 +1,136 @@
+"""Tests of the grid's report: training of a program, its record, and the page."""
+
+import json
+import runpy
+
+import numpy as np
+import pytest
+
+from flaxae.config import copy_config
+from flaxae.data import byte_corpus
+from flaxae.errors import ConfigError
+from flaxae.models.byte_lm.baselines import Row
+from flaxae.models.byte_lm.grid_cells import all_cells, fraction, quick
+from flaxae.models.byte_lm.grid_report import QUICK, Numbers, page, write
+from flaxae.models.byte_lm.grid_train import (
+    EQUAL,
+    NUMBERS,
+    ORIGINAL,
+    RATE,
+    original_runs,
+    rated,
+    require_same,
+    stopping,
+    train_program,
+)
+from flaxae.sweep import group_by_shape
+from tests.models.byte_lm.test_grid_claims import made_up
+
+SPACE = runpy.run_path("configs/byte_lm/grid.py")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text"
+    words = np.random.default_rng(0).choice(["one", "three", "seven", "twelve"], 20_000)
+    path.write_text(" ".join(words))
+    return path
+
+
+def test_runs_of_the_original_schedule_have_updates_of_k_bytes():
+    base = SPACE["get_config"]()
+    runs = original_runs(base, fraction())
+    for run in runs:
+        config = copy_config(base, run.overrides)
+        config.validate()
+        config.task.validate()
+        assert config.task.update == config.task.bptt == run.cell.bptt
+        assert config.steps * config.task.update * config.data.batch_size == 2**18
+    assert len(group_by_shape(base, [run.overrides for run in runs])) == 36
+    stop = stopping(base, fraction()[2])
+    stop.task.validate()
+    assert stop.task.bptt == 4 and stop.task.update == 16
+
+
+def test_presets_are_valid_configs():
+    for preset in ("", "all", "quick", "accelerator"):
+        config = SPACE["get_config"](preset)
+        config.validate()
+        assert len(SPACE["get_runs"](preset)) == len(SPACE["get_cells"](preset))
+    with pytest.raises(ConfigError, match="no preset 'x': there are all, accelerator, quick"):
+        SPACE["get_config"]("x")
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    """Return a record of made-up numbers of the fraction."""
+    rows = []
+
+    def add(variant, cell, numbers):
+        row = {"run": f"{variant} {cell}", "variant": variant, "seed": 0, "cell": str(cell)}
+        rows.append(json.dumps({**row, "data": "some data", "numbers": numbers}))
+
+    for cell in fraction():
+        bits = made_up(cell)
+        curve = [(1000 * 2**i, bits + 0.1 * (4 - i)) for i in range(5)]
+        for variant in (EQUAL, ORIGINAL):
+            add(variant, cell, {"bits_per_byte": bits, "curve": curve, "max_state": 2.0})
+    for cell in {rated(cell) for cell in fraction()}:
+        add(RATE, cell, {"bytes_per_second": 1000 / cell.bptt})
+    path = tmp_path_factory.mktemp("record") / "runs.jsonl"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_page_and_figures_are_made_from_rows(record, text, tmp_path):
+    found = Numbers.read(record, set(all_cells()))
+    assert len(found.bits[EQUAL]) == len(found.bits[ORIGINAL]) == 72
+    corpus = byte_corpus.read(str(text))
+    others = [Row("xz -9e", False, 1.7, 0.0), Row("gzip -9", False, 2.0, 0.0)]
+    write(found, corpus, others, tmp_path, QUICK)
+    written = (tmp_path / "report.md").read_text()
+    assert written.startswith(page(found, corpus, others, QUICK))
+    for name in ("grid_parameters", "grid_states", "grid_curves"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+        assert f"![{name}]({name}.png)" in written
+    assert "| equal bytes, equal updates | 24 | -0.200 [" in written
+    assert "| **lost** |" in written and "| **confirmed** |" in written
+    # k = 1 is four times as fast as k = 4, which is read off two points of the curve earlier
+    assert "| equal time, equal updates (dev) | 24 | -0.1" in written
+    assert written.count("reservoir") >= 12 and "QUICK" in written
+
+
+def test_missing_rows_and_other_data_are_handled(record, text, tmp_path):
+    none = Numbers.read(record.with_name("nothing.jsonl"), set(quick()))
+    assert "0 cells" in page(none, byte_corpus.read(str(text)), [], "")
+    rows = record.read_text()
+    row = json.loads(rows.splitlines()[0])
+    row["numbers"]["bits_per_byte"] = None
+    (tmp_path / "runs.jsonl").write_text(f"{rows}{json.dumps(row)}\n")
+    found = Numbers.read(tmp_path / "runs.jsonl", set(fraction()))
+    assert len(found.failed) == 1 and len(found.bits[EQUAL]) == 71
+    with pytest.raises(ConfigError, match="has numbers of data some data, not of other"):
+        require_same([row], "other", record)
+
+
+@pytest.mark.slow
+def test_a_lane_of_a_program_is_the_single_run(text, tmp_path):
+    base = SPACE["get_config"]("quick")
+    base.data.path = str(text)
+    base.steps = base.save.every = 64
+    base.eval.every = base.log.every = 32
+    cells = [cell for cell in quick() if cell.hidden and cell.bptt < 4][:3]
+    lanes = [cell.overrides for cell in cells]
+    assert train_program(base, lanes, tmp_path / "lanes", 0) == 0
+    together = json.loads((tmp_path / "lanes" / NUMBERS).read_text())
+    assert train_program(base, lanes[1:2], tmp_path / "single", 0) == 0
+    (single,) = json.loads((tmp_path / "single" / NUMBERS).read_text())
+    found = together[1]
+    assert found["bits_per_byte"] == pytest.approx(single["bits_per_byte"], abs=2e-5)
+    np.testing.assert_allclose(found["curve"], single["curve"], atol=2e-5)
+    assert [x for x, _ in found["curve"]] == [32 * 256, 64 * 256]
+    assert together[0] != together[1]
+    # A finished program writes the same numbers again.
+    (tmp_path / "lanes" / NUMBERS).unlink()
+    assert train_program(base, lanes, tmp_path / "lanes", 0) == 0
+    assert json.loads((tmp_path / "lanes" / NUMBERS).read_text()) == together
