@@ -192,12 +192,14 @@ class Task:
         hparams: name -> dotted config field that may be traced.
         lanes_apart: traced config fields that decide how long a lane's step takes: a sweep does
             not put runs that differ in them into one program.
+        shown: names of metrics that the progress shows beside the loss.
     """
 
     trainable: Any = nnx.Param
     sharding_rules: tuple = ()
     hparams: dict[str, str] = {}
     lanes_apart: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
 
     def data(self, split: str) -> Source:
         """Return the batches of a split."""

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,11 +60,7 @@ class LoadedModel:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the files of config and weights, which identifies the base of an adapter."""
-        digest = hashlib.sha256()
-        for path in self.files:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()[:16]
+        return files_fingerprint(self.files)
 
     def save(self, directory: str | Path, dtype: Any = jnp.float32) -> None:
         """Write a Hugging Face directory.
@@ -79,6 +75,15 @@ class LoadedModel:
         files.save(directory, raw, table, params, dtype)
         if self.tokenizer is not None:
             self.tokenizer.save(directory)
+
+
+def files_fingerprint(paths: Iterable[Path]) -> str:
+    """Return a hash of the contents of files, in their order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def family_of(model: Any) -> Any:

@@ -146,6 +146,7 @@ class Loop:
                 enabled=config.log.progress and setup.main,
                 unit_per_step=config.data.batch_size,
                 unit="examples",
+                shown=setup.task.shown,
             )
             self.progress.note(setup.describe(start))
             for note in setup.task.data_notes():

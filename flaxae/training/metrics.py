@@ -38,9 +38,19 @@ class Progress:
         enabled: False prints nothing.
         unit_per_step: the number of units ("examples", "tokens") per step.
         unit: their name.
+        shown: names of metrics that are shown beside the loss.
     """
 
-    def __init__(self, total: int, start: int, enabled: bool, unit_per_step: float, unit: str):
+    def __init__(
+        self,
+        total: int,
+        start: int,
+        enabled: bool,
+        unit_per_step: float,
+        unit: str,
+        shown: tuple[str, ...] = (),
+    ):
+        self._shown = shown
         self._total, self._enabled = total, enabled
         self._per_step, self._unit = unit_per_step, unit
         self._at = self._first = (time.monotonic(), start)
@@ -63,6 +73,7 @@ class Progress:
             self._first = self._at  # later rates leave out the compilation before this step
         loss = scalars.get("loss")
         parts = [] if loss is None else [f"loss {float(loss):.4g}"]
+        parts += [f"{name} {float(scalars[name]):.3g}" for name in self._shown if name in scalars]
         parts.append(f"{_short(rate * self._per_step)} {self._unit}/s")
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(parts), refresh=False)

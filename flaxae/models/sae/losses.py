@@ -206,7 +206,7 @@ def auxiliary_loss(
         missed = squared_error(sae.linear_decode(f), error, weights)
         if openai:
             weight = options.auxiliary_weight or OPENAI_WEIGHT
-            spread, spread_error = (_variance(x, weights) for x in (target, error))
+            spread, spread_error = (variance(x, weights) for x in (target, error))
             return weight * missed * spread / jnp.maximum(spread_error, 1e-30)
         few = jnp.minimum(dead.sum(dtype=jnp.float32) / k_aux, 1)
         return (options.auxiliary_weight or 1.0) * few * missed
@@ -214,7 +214,7 @@ def auxiliary_loss(
     return jax.lax.cond(jnp.any(dead), loss, lambda z: jnp.float32(0), z)
 
 
-def _variance(x: Float[Array, "B O"], weights: Float[Array, "B"]) -> Float[Array, ""]:
+def variance(x: Float[Array, "B O"], weights: Float[Array, "B"]) -> Float[Array, ""]:
     """Return the summed squared distance of rows to their mean, without gradient."""
     x = jax.lax.stop_gradient(x)
     mean = jnp.sum(x * weights[:, None], axis=0) / jnp.maximum(weights.sum(), 1e-30)

@@ -1,0 +1,124 @@
+"""The evaluation of a trained dictionary: held-out measures, cross entropy, SAELens' files."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flaxae.errors import require
+from flaxae.models.sae import states
+from flaxae.models.sae.options import TRANSCODERS
+from flaxae.sparse_autoencoder import saelens
+from flaxae.sparse_autoencoder.folding import fold_factor
+from flaxae.sparse_autoencoder.modules import Normaliser, SparseAutoencoder
+from flaxae.sparse_autoencoder.origin import Origin
+from flaxae.sparse_autoencoder.splice import recovered, splice_sums
+from flaxae.task import Context
+
+CROSS_ENTROPY_ROWS = 32  # rows of tokens whose cross entropy is measured
+
+
+def report(loaded: Any, outdir: str) -> dict[str, Any]:
+    """Evaluate a run on its dev split; write a directory that SAELens opens.
+
+    Args:
+        loaded: the opened run.
+        outdir: folder for the files.
+
+    Returns:
+        Measures of the dev split, with the cross entropy that is recovered.
+    """
+    task = loaded.task
+    found = held_out(loaded)
+    if task.options.several:
+        print(f"FVU {found['fvu']:.4f}")
+        return found
+    sae, origin = exported(loaded)
+    if task.source.causal:
+        found |= cross_entropy(task, sae)
+    for name, value in found.items():
+        print(f"{name:14} {value:.4f}")
+    directory = Path(outdir) / "saelens"
+    try:
+        saelens.write(directory, sae, origin)
+    except ValueError as error:  # an architecture that SAELens does not have
+        print(f"not written for SAELens: {error}")
+    else:
+        print(f'next: flaxae.SAE.from_pretrained("{directory}")')
+    return found
+
+
+def held_out(loaded: Any) -> dict[str, float]:
+    """Return the measures of the dev split."""
+    task, source = loaded.task, loaded.task.data("dev")
+    graphdef, state = nnx.split(loaded.model)
+    ctx = Context(jax.random.key(0), jnp.int32(loaded.step))
+
+    @jax.jit
+    def sums_of(state: Any, batch: Any) -> Any:
+        return task.eval_step(nnx.merge(graphdef, state), batch, ctx)
+
+    total: Any = None
+    for step in range(source.num_batches):
+        new = jax.device_get(sums_of(state, source.batch(step)))
+        total = new if total is None else jax.tree.map(np.add, total, new)
+    require(total is not None, "the dev split has no states")
+    return task.finalize(total)
+
+
+def exported(loaded: Any) -> tuple[SparseAutoencoder, Origin]:
+    """Return a run's dictionary in the units of the states, and what it was trained on."""
+    task, options = loaded.task, loaded.task.options
+    factors = np.asarray(loaded.model.factors[...])
+    sae, transcoder = loaded.model.sae, options.architecture in TRANSCODERS
+    if sae.config.normaliser is Normaliser.NONE:
+        sae = fold_factor(sae, float(factors[0]), float(factors[1]) if transcoder else None)
+    origin = Origin(
+        model=task.source.name,
+        fingerprint=task.source.fingerprint,
+        hook=options.hook,
+        layer=options.layer,
+        hook_out=options.hook_out if transcoder else "",
+        layer_out=options.layer if transcoder else None,
+        factor=float(factors[0]),
+        factor_out=float(factors[1]),
+        normaliser=options.scaling.value,
+        context_size=task.data_config.max_length,
+        prepend_bos=False,
+        other={"architecture": options.architecture.value, "dataset_path": task.data_config.name},
+    )
+    return sae, origin
+
+
+def cross_entropy(task: Any, sae: SparseAutoencoder) -> dict[str, float]:
+    """Return the cross entropy of dev rows, clean, spliced and with zeros, and the share recovered.
+
+    Args:
+        task: the task.
+        sae: a dictionary in the units of the states.
+    """
+    options, source = task.options, task.source
+    rows = states.rows_of(source, task.splits["dev"], task.data_config)
+    size = task.data_config.model_rows
+    count = min(len(rows.ids), CROSS_ENTROPY_ROWS) // size * size
+    where: dict[str, Any] = {"hook": options.hook, "layer": options.layer}
+    if options.architecture in TRANSCODERS:
+        where["hook_out"] = options.hook_out
+    graphs = nnx.split(source.model), nnx.split(sae)
+
+    @jax.jit
+    def run(model: Any, sae: Any, ids: Any, mask: Any, use: Any) -> Any:
+        merged = nnx.merge(graphs[0][0], model), nnx.merge(graphs[1][0], sae)
+        return splice_sums(*merged, ids, mask, use=use, **where)
+
+    total: Any = None
+    for i in range(0, count, size):
+        part = slice(i, i + size)
+        use = rows.use[part].astype(np.float32)
+        new = run(graphs[0][1], graphs[1][1], rows.ids[part], rows.mask[part], use)
+        new = jax.device_get(new)
+        total = new if total is None else jax.tree.map(np.add, total, new)
+    return {} if total is None else recovered(total)

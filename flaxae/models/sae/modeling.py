@@ -1,0 +1,102 @@
+"""A dictionary in training: with the scale of its states and the activity of its latents."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from flaxae.models.sae.config import SAEOptions
+from flaxae.models.sae.dead import updated_silence
+from flaxae.models.sae.options import Architecture
+from flaxae.models.sae.per_layer import LayeredAutoencoder
+from flaxae.models.sae.quantised import FSQ, VQ, StateTokenizer
+from flaxae.sparse_autoencoder.modules import Activation, SparseAutoencoder
+from flaxae.task import Carry
+
+
+class TrainedSAE(nnx.Module):
+    """A dictionary, the factors of its states, and the tokens since each latent was active.
+
+    Args:
+        options: the task's config.
+        d_in: width of the input.
+        d_out: width of the output.
+        pool: inputs that dead latents are resampled from; 0: none.
+        rngs: source of the initial values.
+
+    Attributes:
+        sae: the dictionary of multiplied states.
+        factors: factor of the input and of the target, (2,).
+        silent: tokens since each latent was active, (F,).
+        pool: the last batch, for resampling, {"x": (P, I), "loss": (P,)}.
+    """
+
+    def __init__(self, options: SAEOptions, d_in: int, d_out: int, *, pool: int, rngs: nnx.Rngs):
+        config = options.dictionary(d_in, d_out)
+        self.sae = SparseAutoencoder(
+            config,
+            rngs=rngs,
+            decoder_norm=1.0 if options.unit_norm else 0.1,
+            threshold=options.threshold,
+        )
+        self.factors = Carry(jnp.ones(2, jnp.float32))
+        self.silent = Carry(jnp.zeros(config.d_sae, jnp.int32))
+        if pool:
+            self.pool_x = Carry(jnp.zeros((pool, d_in), jnp.float32))
+            self.pool_loss = Carry(jnp.zeros(pool, jnp.float32))
+
+    def dead(self, after: int) -> Bool[Array, "F"]:
+        """Return the latents that were not active in the last `after` tokens."""
+        return self.silent[...] >= after
+
+    def observe(self, f: Float[Array, "B F"], weights: Float[Array, "B"], rate: float) -> None:
+        """Count activity, and move the threshold of batch top-k towards the least active value.
+
+        Args:
+            f: latents of a batch.
+            weights: 0 for padding.
+            rate: share of this batch in the threshold's moving average.
+        """
+        self.silent[...] = updated_silence(self.silent[...], f, weights)
+        if self.sae.config.activation is not Activation.BATCH_TOPK:
+            return
+        active = (f > 0) & (weights > 0)[:, None]
+        least = jnp.min(jnp.where(active, f, jnp.inf))
+        old: Any = self.sae.threshold[...]
+        moved = (1 - rate) * old + rate * least
+        self.sae.threshold[...] = jnp.where(jnp.isfinite(least), moved, old)
+
+
+class TrainedStates(nnx.Module):
+    """A model of states of several layers: `layered`, `vq` or `fsq`, with the factor of the states.
+
+    Args:
+        options: the task's config.
+        layers: number of layers.
+        width: width of each.
+        rngs: source of the initial values.
+    """
+
+    def __init__(self, options: SAEOptions, layers: int, width: int, *, rngs: nnx.Rngs):
+        self.factors = Carry(jnp.ones(2, jnp.float32))
+        if options.architecture is Architecture.LAYERED:
+            latents = options.d_sae or options.expansion * width
+            self.inner: Any = LayeredAutoencoder(
+                layers, width, latents, normalised=options.normalised, rngs=rngs
+            )
+            return
+        if options.architecture is Architecture.FSQ:
+            quantiser: Any = FSQ(options.levels)
+        else:
+            quantiser = VQ(
+                options.codes, options.code_width, rngs=rngs, commitment=options.commitment
+            )
+        self.inner = StateTokenizer(
+            layers,
+            width,
+            tokens=options.tokens,
+            hidden=options.hidden,
+            quantiser=quantiser,
+            rngs=rngs,
+        )

@@ -1,0 +1,230 @@
+"""The task of training a dictionary on hidden states: data, loss, evaluation sums."""
+
+import dataclasses
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+
+from flaxae.activations.stream import StateReader, StateStream
+from flaxae.config import Config
+from flaxae.errors import ConfigError, require
+from flaxae.models.sae import losses, states, updates
+from flaxae.models.sae.config import SAEOptions, StateDataConfig
+from flaxae.models.sae.modeling import TrainedSAE, TrainedStates
+from flaxae.models.sae.options import TRANSCODERS, Architecture
+from flaxae.models.sae.per_layer import layered_loss
+from flaxae.sparse_autoencoder.modules import Activation
+from flaxae.task import Context, Loss, Sums, Task
+
+
+@dataclasses.dataclass
+class SAETaskConfig(SAEOptions):
+    """A dictionary over the hidden states of the model that `pretrained` names."""
+
+    def make(self, config: Config) -> "SAETask":
+        """Return the task."""
+        return SAETask(config)
+
+
+class SAETask(Task):
+    """The task of an SAETaskConfig; the model that is read is part of the data."""
+
+    hparams = {"sparsity": "task.loss.sparsity"}
+    shown = ("l0", "fvu", "dead")
+    sharding_rules = (
+        (r"sae/w_enc$", P(None, "model")),
+        (r"sae/w_dec$", P("model", None)),
+        (r"sae/(b_enc|threshold|r_mag|b_mag)$", P("model")),
+    )
+
+    def __init__(self, config: Config):
+        if not isinstance(config.task, SAETaskConfig):
+            raise ConfigError(f"task: not an SAETaskConfig, but a {type(config.task).__name__}")
+        if not isinstance(config.data, StateDataConfig):
+            raise ConfigError(f"data: not a StateDataConfig, but a {type(config.data).__name__}")
+        self.config, self.options, self.data_config = config, config.task, config.data
+        require(
+            bool(config.pretrained),
+            "pretrained: name the model whose states are read: smollm2-135m, a directory, a GGUF "
+            "file or a Hub id",
+        )
+        self._streams: dict[str, StateStream] = {}
+        if self.options.kind is Activation.BATCH_TOPK:
+            self.hparams = {**self.hparams, "k": "task.k"}
+
+    @cached_property
+    def source(self) -> states.StateModel:
+        """The model whose states are read."""
+        options = self.options
+        return states.open_model(self.config.pretrained, options.model_weights, options.model_dtype)
+
+    @cached_property
+    def splits(self) -> Any:
+        """The texts of each split."""
+        return states.splits_of(self.data_config)
+
+    @cached_property
+    def reader(self) -> StateReader:
+        """The compiled pass of the model."""
+        inputs, target = states.taps_of(self.options)
+        taps = [*inputs, *([] if target is None else [target])]
+        return StateReader(self.source.model, taps, self.data_config.model_rows)
+
+    def data(self, split: str) -> StateStream:
+        """Return the states of a split."""
+        require(split in self.splits, f"no split {split!r}; there are {', '.join(self.splits)}")
+        if split not in self._streams:
+            self._streams[split] = states.make_stream(
+                self.source, self.splits[split], self.options, self.data_config, split, self.reader
+            )
+        return self._streams[split]
+
+    def data_notes(self) -> list[str]:
+        """Return the size of the data, and remarks on the texts."""
+        stream = self.data("train")
+        used, rows = int(stream._rows.use.sum()), len(stream._rows.ids)
+        line = f"{used:,} states of {rows:,} rows of {self.data_config.max_length} tokens"
+        return [line, *self.splits.notes]
+
+    def init(self, rngs: nnx.Rngs) -> Any:
+        """Draw a dictionary."""
+        options, widths = self.options, self.data("train").widths
+        if options.several:
+            layers = len(options.layers or (options.layer,))
+            return TrainedStates(options, layers, widths[0], rngs=rngs)
+        pool = self.data_config.batch_size if options.resample_every else 0
+        return TrainedSAE(options, widths[0], widths[-1], pool=pool, rngs=rngs)
+
+    def load_pretrained(self, abstract: Any, shardings: Any) -> dict[str, Any]:
+        """Return nothing: `pretrained` names the model whose states are read."""
+        return {"params": {}, "frozen": {}}
+
+    def init_from_data(self, state: Any, batches: Iterator[Any], ctx: Context) -> Any:
+        """Set the factors of the states, and the decoder's bias of `tied_bias`."""
+        return updates.from_data(state, batches, self.options)
+
+    def loss(self, model: Any, batch: Any, ctx: Context) -> Loss:
+        """Return the loss of a batch of states."""
+        if self.options.several:
+            return self._several(model, batch, ctx)[0]
+        return self._dictionary(model, batch, ctx)[0]
+
+    def _dictionary(
+        self, model: TrainedSAE, batch: Any, ctx: Context
+    ) -> tuple[Loss, losses.Terms, Float[Array, "B O"]]:
+        """Return the loss, its terms and the target; in training, count activity."""
+        options, weights = self.options, batch["weight"]
+        factors: Any = model.factors[...]
+        x = batch["x"] * factors[0]
+        target = batch["y"] * factors[1] if options.architecture in TRANSCODERS else x
+        dead = model.dead(options.dead_after)
+        terms = losses.dictionary_loss(
+            model.sae, options.architecture, options.loss, x, target, weights, ctx, dead=dead
+        )
+        rows = weights.sum()
+        if ctx.train:
+            f = jax.lax.stop_gradient(terms.latents)
+            model.observe(f, weights, options.threshold_rate)
+            if options.resample_every:
+                errors = jnp.square(terms.output - target).sum(-1) * weights
+                model.pool_x[...] = jax.lax.stop_gradient(x)
+                model.pool_loss[...] = jax.lax.stop_gradient(errors)
+        active = jnp.sum((terms.latents > 0).astype(jnp.float32).sum(-1) * weights)
+        metrics = {name: (value, rows) for name, value in terms.parts.items()}
+        metrics["l0"] = (active, rows)
+        error = losses.squared_error(terms.output, target, weights)
+        metrics["fvu"] = (error, losses.variance(target, weights))
+        metrics["dead"] = (dead.astype(jnp.float32).sum(), jnp.float32(dead.shape[0]))
+        return Loss(terms.total, rows, metrics), terms, target
+
+    def _several(
+        self, model: TrainedStates, batch: Any, ctx: Context
+    ) -> tuple[Loss, Float[Array, "B L D"], Float[Array, "B L D"]]:
+        """Return the loss of states of several layers, the output and the target."""
+        options, weights, inner = self.options, batch["weight"], model.inner
+        factors: Any = model.factors[...]
+        x = batch["x"] if batch["x"].ndim == 3 else batch["x"][:, None]
+        x = x * factors[0]
+        if options.architecture is Architecture.LAYERED:
+            found = inner(x, ctx, weights)
+            weight = losses.sparsity_weight(options.loss, ctx)
+            total, parts = layered_loss(found, x, weights, importance=None, sparsity=weight)
+            output, f = found.output, found.latents
+            active = (f > 0).astype(jnp.float32).sum((1, 2)) / x.shape[1]
+        else:
+            codes = inner.encode(x, ctx, weights)
+            output = inner.decode(codes.values, ctx)
+            error = jnp.sum(jnp.square(output - x).sum((1, 2)) * weights)
+            commitment = jnp.sum(codes.loss.sum((1, 2)) * weights)
+            total, parts = error + commitment, {"recon": error, "commitment": commitment}
+            active = jnp.full(len(x), float(inner.tokens))
+        rows = weights.sum()
+        metrics = {name: (value, rows) for name, value in parts.items()}
+        metrics["l0"] = (jnp.sum(active * weights), rows)
+        flat = x.reshape(len(x), -1)
+        error = losses.squared_error(output.reshape(flat.shape), flat, weights)
+        metrics["fvu"] = (error, losses.variance(flat, weights))
+        return Loss(total, rows, metrics), output, x
+
+    def transform_grads(self, grads: Any, state: Any, ctx: Context) -> Any:
+        """Remove the part of the decoder's gradient along its rows, where they have norm 1."""
+        if self.options.several or not self.options.unit_norm:
+            return grads
+        return updates.projected(grads, state["params"])
+
+    def after_update(self, state: Any, ctx: Context) -> Any:
+        """Restore norms and thresholds, and resample dead latents when it is due."""
+        if self.options.several:
+            return state
+        return updates.constrained(state, ctx, self.options)
+
+    def eval_step(self, model: Any, batch: Any, ctx: Context) -> Sums:
+        """Return sums over states, from which `finalize` computes the measures of a split."""
+        weights = batch["weight"]
+        if self.options.several:
+            loss, output, target = self._several(model, batch, ctx)
+            output, target = (x.reshape(len(x), -1) for x in (output, target))
+            shift, extra = jnp.zeros(target.shape[1], jnp.float32), {}
+        else:
+            loss, terms, target = self._dictionary(model, batch, ctx)
+            output, shift = terms.output, model.sae.b_dec[...]
+            fired = ((terms.latents > 0) & (weights > 0)[:, None]).astype(jnp.float32).sum(0)
+            extra = {"fired": (fired, weights.sum())}
+        kept = {n: x for n, x in loss.metrics.items() if n not in ("fvu", "dead")}
+        sums = losses.reconstruction_sums(output, target, weights, shift)
+        return {"loss": (loss.total, loss.weight), **kept, **sums, **extra}
+
+    def finalize(self, sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
+        """Return the measures of a split: FVU over all states, dead and dense latents."""
+        out = super().finalize(sums)
+        for name in ("error", "square"):
+            out.pop(name, None)
+        out["fvu"] = losses.fvu(sums)
+        if "fired" in sums:
+            fired, rows = np.asarray(sums["fired"][0]), float(sums["fired"][1])
+            out["dead"] = float((fired == 0).mean())
+            out["dense"] = float((fired > 0.1 * rows).mean())
+        return out
+
+    def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
+        """Evaluate a trained run, see `evaluation.report`."""
+        from flaxae.models.sae import evaluation
+
+        loaded.check_data()
+        return evaluation.report(loaded, outdir)
+
+    def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
+        """Return the matmul FLOPs of a dense train step, without the model that is read."""
+        if self.options.several:
+            return 0.0
+        rows, d_in = batch_spec["x"].shape
+        d_out = batch_spec["y"].shape[-1] if "y" in batch_spec else d_in
+        d_sae = self.options.dictionary(d_in, d_out).d_sae
+        return 6.0 * rows * d_sae * (d_in + d_out)

@@ -1,0 +1,194 @@
+"""Training of a dictionary on a tiny language model: start, resume, evaluation."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flaxae
+from flaxae.config import flags
+from flaxae.config.serialize import set_field
+from flaxae.errors import ConfigError
+from flaxae.models.sae import updates
+from flaxae.models.sae.options import TRANSCODERS, Architecture
+from flaxae.task import Context
+from flaxae.training.hparams import make_hparams
+from flaxae.training.layout import make_layout
+from flaxae.training.loop import run
+from flaxae.training.report import evaluate
+from flaxae.training.state import make_state
+from flaxae.training.step import make_eval_step, make_update
+from tests.helpers import ROOT, arrays_of, assert_same, log_of
+from tests.models.causal_lm.tiny import base
+
+STEPS = 6
+TINY = {
+    "task.layer": 1,
+    "task.d_sae": 32,
+    "task.k": 4.0,
+    "task.dead_after": 60,
+    "task.hidden": 8,
+    "task.tokens": 2,
+    "task.codes": 16,
+    "task.code_width": 4,
+    "data.batch_size": 32,
+    "data.max_length": 32,
+    "data.block_rows": 4,
+    "data.model_rows": 2,
+    "optim.warmup": 0,
+    "log.every": 1,
+    "log.tensorboard": False,
+    "save.every": 3,
+    "eval.every": 0,
+    "eval.num_batches": 2,
+    "mesh.fsdp": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sae")
+    base(folder / "model")
+    lines = [f"Line {i} says that {i * i} is the square of {i}." for i in range(80)]
+    (folder / "text.txt").write_text("\n".join(lines))
+    return folder
+
+
+def config_of(folder, architecture="topk", steps=STEPS, **fields):
+    """Return the published config at toy size."""
+    config = flags.load_config(str(ROOT / f"configs/sae/smollm2_topk.py:{architecture}"))
+    values = TINY | {"pretrained": str(folder / "model"), "data.path": str(folder / "text.txt")}
+    values |= {"steps": steps, "optim.decay_steps": STEPS}
+    if config.task.several:
+        values["task.layers"] = (0, 1)
+    if config.task.loss.widths:
+        values["task.loss.widths"] = (8, 16, 32)
+    for name, value in (values | fields).items():
+        set_field(config, name, value)
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    return folder / "run", run(config_of(folder), folder / "run")
+
+
+def test_a_run_learns_and_reports_its_measures(folder, trained):
+    workdir, result = trained
+    assert result.status == "done"
+    rows = [row for row in log_of(workdir) if row["split"] == "train"]
+    assert rows[-1]["fvu"] < rows[0]["fvu"] and rows[-1]["l0"] <= 4
+    assert {"dead", "recon", "auxk", "l0"} <= set(rows[0])
+    assert {"dev/fvu", "dev/dead", "dev/dense", "dev/cosine", "dev/l0"} <= set(result.metrics)
+    norms = np.linalg.norm(result.state["params"]["sae"]["w_dec"], axis=-1)
+    np.testing.assert_allclose(norms, 1, rtol=1e-5)
+    assert result.state["carry"]["once"]["factors"][0] != 1
+    assert int(result.state["carry"]["once"]["silent"].max()) > 0
+
+
+def test_a_resumed_run_is_bit_exact(folder, trained):
+    workdir, result = trained
+    assert run(config_of(folder, steps=3), folder / "stopped").status == "done"
+    again = run(config_of(folder), folder / "stopped")
+    assert_same(arrays_of(folder / "stopped"), arrays_of(workdir))
+    assert again.metrics == result.metrics
+
+
+def test_the_report_writes_a_dictionary_of_raw_states(folder, trained, capsys):
+    workdir, _ = trained
+    loaded = flaxae.load(workdir)
+    found = evaluate(workdir, workdir / "report")
+    assert 0 < found["fvu"] and {"ce_clean", "ce_spliced", "ce_ablated"} <= set(found)
+    source = loaded.task.source
+    sae = flaxae.SAE.from_pretrained(
+        workdir / "report" / "saelens", hook="resid_out", layer=1, fingerprint=source.fingerprint
+    )
+    batch = loaded.task.data("dev").batch(0)
+    x = batch["x"][batch["weight"] > 0]
+    factor = loaded.model.factors[...][0]
+    ctx = Context(jax.random.key(0), jnp.int32(0))
+    want = loaded.model.sae(x * factor, ctx) / factor
+    np.testing.assert_allclose(sae(x), want, rtol=0, atol=1e-4)
+    assert sae.origin.normaliser == "expected_norm" and sae.origin.factor == pytest.approx(factor)
+    with pytest.raises(ConfigError, match="not 'mlp_out'"):
+        flaxae.SAE.from_pretrained(workdir / "report" / "saelens", hook="mlp_out")
+    assert "flaxae.SAE.from_pretrained" in capsys.readouterr().out
+    assert json.loads((workdir / "config.json").read_text())
+
+
+@pytest.mark.parametrize("kind", [a for a in Architecture if a is not Architecture.TOPK])
+def test_every_architecture_has_a_loss_and_gradients(folder, kind):
+    """A whole update and an evaluation are traced, not compiled."""
+    config = config_of(folder, kind.value)
+    task = config.task.make(config)
+    spec = task.batch_spec()
+    assert ("y" in spec) == (kind in TRANSCODERS)
+    layout, hparams = make_layout(task, config), make_hparams(task, [config], False)
+    state = jax.eval_shape(lambda: make_state(task, config, hparams))
+    update = make_update(task, config, layout)
+    new, metrics = jax.eval_shape(update, state, {}, spec, hparams)
+    assert jax.tree.map(lambda x: x.shape, new) == jax.tree.map(lambda x: x.shape, state)
+    assert {"loss", "recon", "l0", "fvu"} <= set(metrics)
+    eval_step = make_eval_step(task, layout, jax.make_mesh((1,), ("fsdp",)))[1]
+    at = (state["params"], state["carry"], {}, spec, hparams, jnp.int32(0), jnp.int32(0))
+    sums = jax.eval_shape(eval_step, *at)
+    found = task.finalize(jax.tree.map(lambda x: np.ones(x.shape, np.float32), sums))
+    assert {"loss", "fvu", "l0"} <= set(found)
+
+
+def test_constraints_and_resampling_of_a_state(folder):
+    config = config_of(folder, "jumprelu", **{"task.resample_every": 2, "task.dead_after": 5})
+    rng = np.random.default_rng(0)
+    shapes = {"w_enc": (4, 6), "w_dec": (6, 4), "b_enc": (6,), "b_dec": (4,), "threshold": (6,)}
+    sae = {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes.items()}
+    state = {
+        "step": jnp.int32(2),
+        "params": {"sae": sae},
+        "carry": {"once": {
+            "silent": jnp.asarray([9, 0, 0, 0, 0, 7], jnp.int32),
+            "pool_x": jnp.asarray(rng.normal(size=(8, 4)), jnp.float32),
+            "pool_loss": jnp.ones(8),
+        }, "stream": {}},
+        "opt": {"count": jnp.int32(2), "mu": {"sae": jax.tree.map(jnp.ones_like, sae)}},
+    }  # fmt: skip
+    ctx = Context(jax.random.key(0), jnp.int32(2))
+    new = jax.jit(lambda s: updates.constrained(s, ctx, config.task))(state)
+    assert (np.asarray(new["params"]["sae"]["threshold"]) >= 0).all()
+    np.testing.assert_array_equal(new["carry"]["once"]["silent"], np.zeros(6))
+    dead = np.asarray([1, 0, 0, 0, 0, 1], bool)
+    moment = new["opt"]["mu"]["sae"]
+    np.testing.assert_array_equal(np.asarray(moment["b_enc"]) == 0, dead)
+    np.testing.assert_array_equal((np.asarray(moment["w_enc"]) == 0).all(0), dead)
+    np.testing.assert_array_equal((np.asarray(moment["w_dec"]) == 0).all(1), dead)
+    assert np.asarray(moment["threshold"]).all() and new["opt"]["count"] == 2
+    changed = np.asarray(new["params"]["sae"]["w_dec"] != sae["w_dec"]).any(1)
+    np.testing.assert_array_equal(changed, dead)
+    grads = {"sae": {**sae}}
+    flat = updates.projected(grads, {"sae": {"w_dec": sae["w_dec"] / jnp.linalg.norm(
+        sae["w_dec"], axis=1, keepdims=True)}})  # fmt: skip
+    np.testing.assert_allclose(flat["sae"]["w_dec"], 0, atol=1e-6)
+
+
+def test_the_geometric_median_resists_outliers():
+    x = np.concatenate([np.random.default_rng(0).normal(size=(99, 3)), [[1e4] * 3]])
+    assert np.abs(updates.geometric_median(x)).max() < 0.5 < np.abs(x.mean(0)).max()
+
+
+def test_wrong_configs_raise(folder):
+    for architecture, field, value, message in (
+        ("topk", "task.layers", (1, 2), "task.layers=.* is for vq, fsq and layered"),
+        ("vq", "task.scaling", "layer_norm", "not supported by vq"),
+        ("topk", "data.prefetch", 2, "data.prefetch=2 must be 0"),
+        ("topk", "data.block_rows", 3, "not a multiple of data.model_rows"),
+        ("transcoder", "task.resample_every", 5, "is for autoencoders"),
+    ):
+        config = config_of(folder, architecture)
+        if field == "task.scaling":
+            value = type(config.task.scaling)(value)
+        set_field(config, field, value)
+        with pytest.raises(ConfigError, match=message):
+            config.freeze()
+    with pytest.raises(ConfigError, match="no architecture 'typo'"):
+        flags.load_config(str(ROOT / "configs/sae/smollm2_topk.py:typo"))
