@@ -118,6 +118,11 @@ def fraction() -> list[Cell]:
     return out
 
 
+def whole_updates(cells: list[Cell], update: int = 16) -> list[Cell]:
+    """Return the cells of each triple with k = U, whose gradients reach through whole updates."""
+    return list(dict.fromkeys(cell._replace(bptt=update) for cell in cells))
+
+
 def quick() -> list[Cell]:
     """Return the cells of two small programs, to test the report."""
     small = {(Dynamic.TANH, 0), (Dynamic.GATED, 32)}

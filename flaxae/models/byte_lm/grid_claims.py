@@ -187,6 +187,22 @@ def bet_table(tables: dict[str, Bits]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def reference(bits: Bits) -> str:
+    """Return a sentence on k = U, which is no part of the bet; "" without such cells."""
+    longest = max(FACTORS["bptt"])
+    pairs = [
+        value - bits[other]
+        for cell, value in bits.items()
+        if cell.bptt > longest and (other := cell._replace(bptt=longest)) in bits
+    ]
+    if not pairs:
+        return ""
+    return (
+        f"Gradients through whole updates, outside the bet: CE(U) - CE({longest}) = "
+        f"{stats.bootstrap(pairs)} over {len(pairs)} pairs.\n"
+    )
+
+
 def at_equal_time(curves: dict[Cell, Curve], rates: Callable[[Cell], float | None]) -> Bits:
     """Return bits per byte of the cells of each triple after the same time of training.
 

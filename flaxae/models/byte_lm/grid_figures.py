@@ -9,7 +9,7 @@ from flaxae.models.byte_lm.grid_claims import Bits, Curve
 from flaxae.models.byte_lm.recurrence import Dynamic
 
 # Okabe and Ito's palette, for colour-blind readers.
-COLOURS = {1: "#D55E00", 2: "#0072B2", 4: "#009E73"}  # by k
+COLOURS = {1: "#D55E00", 2: "#0072B2", 4: "#009E73", 16: "#000000"}  # by k
 MARKERS = {Dynamic.TANH: "o", Dynamic.GATED: "s", Dynamic.DOUBLY_GATED: "^"}
 STYLES = {Dynamic.TANH: ":", Dynamic.GATED: "-", Dynamic.DOUBLY_GATED: "--"}
 LINES = 0.7  # width of learning curves

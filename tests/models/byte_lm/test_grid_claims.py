@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from flaxae.models.byte_lm.grid_cells import Cell, all_cells, fraction
+from flaxae.models.byte_lm.grid_cells import Cell, all_cells, fraction, whole_updates
 from flaxae.models.byte_lm.grid_claims import (
     Bet,
     at_equal_time,
@@ -13,6 +13,7 @@ from flaxae.models.byte_lm.grid_claims import (
     effect,
     effects_table,
     findings,
+    reference,
     triple_means,
 )
 from flaxae.models.byte_lm.recurrence import Dynamic
@@ -85,6 +86,15 @@ def test_equal_time_reads_slower_cells_off_earlier():
     expected = [4.0 * 2 ** (-i / 10) for i in (4, 3, 2)]
     np.testing.assert_allclose([found[cell] for cell in cells], expected, rtol=1e-6)
     assert at_equal_time(curves, lambda cell: None) == {}
+
+
+def test_whole_updates_are_compared_outside_of_the_bet():
+    bits = noisy(fraction(), 0.01)
+    bet = Bet.of(bits)
+    assert reference(bits) == ""
+    bits |= {cell: made_up(cell._replace(bptt=4)) - 0.1 for cell in whole_updates(fraction())}
+    assert "CE(U) - CE(4) = -0.1" in reference(bits) and "over 24 pairs" in reference(bits)
+    assert Bet.of(bits) == bet
 
 
 def test_effects_of_missing_levels_are_not_a_number():
