@@ -98,7 +98,7 @@ def train(
     calls, failed = [], []
     for group in groups:
         names = [config_hash(copy_config(base, x.overrides)) for x in group]
-        folder = workdir / names[0]
+        folder = workdir / "-".join(name[:6] for name in names)[:80]
         title = f"{group[0].variant}, {len(group)} lanes of {group[0].cell}"
         args = (base, [x.overrides for x in group], folder, test_batches)
         calls.append(Call(title, train_program, args, workdir / "logs" / f"{names[0]}.log"))
@@ -156,7 +156,7 @@ def train_program(
         An exit code.
     """
     traced = {f"task.{name}" for name in GridConfig.traced}
-    config = copy_config(base, {k: v for k, v in lanes[0].items() if k not in traced})
+    config = copy_config(base, lanes[0])  # the first lane's: bptt must not be above update
     differing = [{k: v for k, v in one.items() if k in traced} for one in lanes]
     try:
         result = run(config, folder, lanes=differing)
