@@ -64,7 +64,8 @@ class TrainedSAE(nnx.Module):
         active = (f > 0) & (weights > 0)[:, None]
         least = jnp.min(jnp.where(active, f, jnp.inf))
         old: Any = self.sae.threshold[...]
-        moved = (1 - rate) * old + rate * least
+        # The first value is taken whole, or the average of a short run would be far too low.
+        moved = jnp.where(old > 0, (1 - rate) * old + rate * least, least)
         self.sae.threshold[...] = jnp.where(jnp.isfinite(least), moved, old)
 
 
