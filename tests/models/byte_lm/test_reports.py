@@ -153,3 +153,21 @@ def test_bigram_entropy_of_a_text():
     assert bigram_entropy(np.frombuffer(b"abab" * 25, np.uint8)) == 0
     fair = np.tile(np.frombuffer(b"aabb", np.uint8), 1000)
     assert bigram_entropy(fair) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("report", [automaton_report, straight_report])
+def test_quick_reports_run_from_end_to_end(report, corpus, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(byte_corpus, "read", lambda path: corpus)
+    monkeypatch.setattr(report, "user_path", lambda path: tmp_path)  # of measured baselines
+    assert report.main(["report", "--quick", f"--workdir={tmp_path}"]) == 0
+    page = (tmp_path / "report.md").read_text()
+    assert capsys.readouterr().out.strip().endswith(page.strip()) and "QUICK" in page
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    shown = ("R = 1", "R = 4") if report is automaton_report else ("bits", "one_hot")
+    assert all(any(row.startswith(f"| {name} |") for row in rows) for name in shown)
+    record = (tmp_path / "runs.jsonl").read_text()
+    assert report.main(["report", "--quick", f"--workdir={tmp_path}"]) == 0
+    assert (tmp_path / "runs.jsonl").read_text() == record
+    with pytest.raises(ConfigError, match="--only: unknown R = 3"):
+        report.main(["report", "--quick", f"--workdir={tmp_path}", "--only", "R = 3"])
