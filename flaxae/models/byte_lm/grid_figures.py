@@ -43,16 +43,18 @@ def draw(
             axis.annotate(title, (1, y), xycoords=("axes fraction", "data"), fontsize=7, ha="right")
         axis.set(xscale="log", xlabel=label, ylabel="bits per byte, test split")
         axis.set_title(f"{len(bits)} models; hollow: reservoirs and blind cells", fontsize=9)
-        out.append(_save(figure, axis, outdir / f"grid_{name}.png", note))
+        out.append(_save(figure, axis, outdir / f"grid_{name}.png", [*bits], note))
     figure, axis = _new()
     for cell, points in curves.items():
         style: Any = {"color": COLOURS[cell.bptt], "linestyle": STYLES[cell.dynamic]}
         xs, ys = [x for x, _ in points], [y for _, y in points]
         axis.plot(xs, ys, linewidth=LINES, alpha=0.7, **style)
     axis.set(xscale="log", yscale="log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
     axis.set(xlabel="bytes of training", ylabel="bits per byte, part of the dev split")
     axis.set_title(f"learning curves of {len(curves)} models", fontsize=9)
-    out.append(_save(figure, axis, outdir / "grid_curves.png", note, lines=True))
+    out.append(_save(figure, axis, outdir / "grid_curves.png", [*curves], note, True))
     return out
 
 
@@ -67,12 +69,15 @@ def _marks(axis: Any, points: dict[Cell, tuple[float, float]]) -> None:
         axis.scatter(*zip(*each, strict=True), s=18, marker=MARKERS[dynamic], **style)
 
 
-def _save(figure: Any, axis: Any, file: Path, note: str, lines: bool = False) -> Path:
+def _save(
+    figure: Any, axis: Any, file: Path, cells: list[Cell], note: str, lines: bool = False
+) -> Path:
     """Add legend, grid and note, and write the file."""
     from matplotlib.lines import Line2D
 
-    kinds = [Line2D([], [], color=c, label=f"k = {k}") for k, c in COLOURS.items()]
-    for dynamic in Dynamic:
+    depths = sorted({cell.bptt for cell in cells})
+    kinds = [Line2D([], [], color=COLOURS[k], label=f"k = {k}") for k in depths]
+    for dynamic in (x for x in Dynamic if any(cell.dynamic is x for cell in cells)):
         mark: Any = {"marker": MARKERS[dynamic], "linestyle": "none"}
         style: Any = {"linestyle": STYLES[dynamic]} if lines else mark
         kinds.append(Line2D([], [], color="gray", label=dynamic.value.replace("_", " "), **style))

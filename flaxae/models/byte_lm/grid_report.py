@@ -48,7 +48,13 @@ from flaxae.sweep.record import read_record
 from flaxae.sweep.workers import cores
 
 CONFIG = "configs/byte_lm/grid.py"
-SHOWN = 100  # cells in the page's table; all are in grid.csv
+# Baselines in the figures: name, and whether it reads the training split.
+REFERENCES = {
+    ("xz -9e", False),
+    ("Kneser-Ney, 2 context bytes", True),
+    ("Kneser-Ney, 6 context bytes", True),
+}
+SHOWN = 100  # cells in the page's table; all are in the record
 QUICK = "**QUICK: short runs of small cells and a part of the test split, to test the program.**"
 
 
@@ -108,7 +114,7 @@ def page(found: Numbers, corpus: ByteCorpus, others: list[baselines.Row], note: 
         f"{len(bits)} cells; bits per byte of the test split of {corpus.manifest.name} (data "
         f"{corpus.manifest.fingerprint}). Negative differences are better.",
         "",
-        corpus.manifest.summary(),
+        *(f"- {line}" for line in corpus.manifest.summary().split("\n")),
         "",
         "## The bet: k = 2 is best",
         "",
@@ -178,8 +184,11 @@ def write(
     """Write report.md and, if asked, the figures."""
     text = page(found, corpus, others, note)
     if draw:
-        wanted = ("xz -9e", "Kneser-Ney, 6 context bytes", "Kneser-Ney, 2 context bytes")
-        references = {row.name: row.bits_per_byte for row in others if row.name in wanted}
+        references = {
+            row.name: row.bits_per_byte
+            for row in others
+            if (row.name, row.reads_train) in REFERENCES
+        }
         remark = note.strip("*").split(":")[0]
         bits, curves = found.bits[EQUAL], found.curves
         for file in grid_figures.draw(bits, curves, outdir, references, remark):

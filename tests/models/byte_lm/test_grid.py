@@ -144,14 +144,6 @@ def test_chunks_have_the_gradient_of_the_mask(dynamic):
         assert_close(found, by_mask(inputs, weights, start, k))
 
 
-def test_windows_as_long_as_an_update_are_full_backpropagation():
-    kinds = Dynamic.GATED, Readout.LINEAR
-    for gate, same in itertools.product((0, 1), (0, 1)):
-        hparams = data(U, same, gate)
-        found = gradient(*kinds, WindowGridConfig, U)(hparams)
-        assert_close(found, gradient(*kinds)(hparams))
-
-
 def test_windows_reach_the_same_number_of_steps_back_from_each_byte():
     kinds, k = (Dynamic.GATED, Readout.LINEAR), 3
     hparams = data(k, 1, 1)

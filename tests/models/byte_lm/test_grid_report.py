@@ -6,6 +6,7 @@ import runpy
 import numpy as np
 import pytest
 
+import flaxae
 from flaxae.config import copy_config
 from flaxae.data import byte_corpus
 from flaxae.errors import ConfigError
@@ -24,6 +25,8 @@ from flaxae.models.byte_lm.grid_train import (
     train_program,
 )
 from flaxae.sweep import group_by_shape
+from flaxae.training.layout import init_model
+from flaxae.tree import lookup
 from tests.models.byte_lm.test_grid_claims import made_up
 
 SPACE = runpy.run_path("configs/byte_lm/grid.py")
@@ -130,6 +133,13 @@ def test_a_lane_of_a_program_is_the_single_run(text, tmp_path):
     np.testing.assert_allclose(found["curve"], single["curve"], atol=2e-5)
     assert [x for x, _ in found["curve"]] == [32 * 256, 64 * 256]
     assert together[0] != together[1]
+    assert cells[0].corner == "reservoir"
+    loaded = flaxae.load(tmp_path / "lanes" / "lanes" / "00")
+    start = init_model(loaded.task, loaded.config.seed, loaded.config.frozen_seed)["params"]
+    for name in ("inputs", "recurrent", "outputs"):
+        now = getattr(loaded.model.layers[0], name).kernel[...]
+        same = np.array_equal(now, lookup(start, ("layers", 0, name, "kernel")))
+        assert same == (name != "outputs")
     # A finished program writes the same numbers again.
     (tmp_path / "lanes" / NUMBERS).unlink()
     assert train_program(base, lanes, tmp_path / "lanes", 0) == 0
