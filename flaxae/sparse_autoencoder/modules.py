@@ -207,7 +207,10 @@ class SparseAutoencoder(nnx.Module):
         kind, k = self.config.activation, self.config.k
         f: Any
         if kind is Activation.TOPK:
-            f = jnp.where(top_k_mask(z, int(k), ctx.hparams.get("k")), jax.nn.relu(z), 0)
+            # A sweep's k is traced, and at most the config's.
+            own: Any = ctx.hparams.get("k")
+            count = None if own is None else own.astype(jnp.int32)
+            f = jnp.where(top_k_mask(z, int(k), count), jax.nn.relu(z), 0)
         elif kind is Activation.GROUPMAX:
             f = jnp.where(group_max_mask(z, int(k)), jax.nn.relu(z), 0)
         elif kind is Activation.BATCH_TOPK and ctx.train:

@@ -80,6 +80,8 @@ class SAEOptions(TaskConfig):
     expansion: Count = 8  # latents per feature
     d_sae: Whole = 0  # number of latents; 0: expansion times the input's width
     k: Positive = 32.0  # active latents per state (top-k; batch top-k: on average)
+    # top-k: the largest k of lanes in one program, each of which has its own k; 0: k.
+    k_max: Whole = 0
     loss: LossOptions = dataclasses.field(default_factory=LossOptions)
     scaling: Scaling = Scaling.EXPECTED_NORM
     scaling_batches: Count = 4  # batches that the factor is computed from
@@ -94,6 +96,9 @@ class SAEOptions(TaskConfig):
     code_width: Count = 16  # vq: features per code
     hidden: Count = 512  # vq, fsq: hidden units per layer
     commitment: NonNegative = 0.25  # vq
+    # A safetensors file with a tensor "importance": factors of the features' errors, such as
+    # |factor - 1| of an IA3 adapter, (width,), or (layers, width) for layered; "": all 1.
+    importance: str = ""
     normalised: bool = True  # layered: running mean and standard deviation per feature
     model_weights: str = "float32"  # dtype of the language model's weights
     model_dtype: str = "float32"  # dtype of its computation
@@ -108,6 +113,14 @@ class SAEOptions(TaskConfig):
             not self.layers or self.several,
             f"task.layers={self.layers} is for vq, fsq and layered; {self.architecture.value} "
             "reads task.layer",
+        )
+        require(
+            not self.k_max or self.kind is Activation.TOPK,
+            f"task.k_max={self.k_max} is for top-k: batch top-k needs none",
+        )
+        require(
+            not self.k_max or self.k <= self.k_max,
+            f"task.k={self.k} is above task.k_max={self.k_max}",
         )
         require(
             not (self.several and self.scaling in PER_STATE),
@@ -153,7 +166,7 @@ class SAEOptions(TaskConfig):
             d_sae=self.d_sae or self.expansion * d_in,
             d_out=d_out if transcoder else 0,
             activation=self.kind,
-            k=self.k if selected else 0,
+            k=(self.k_max or self.k) if selected else 0,
             subtract_b_dec=not transcoder and self.architecture not in plain,
             rescale_by_decoder_norm=selected and not self.unit_norm,
             transcoder=transcoder,

@@ -1,5 +1,6 @@
 """The evaluation of a trained dictionary: held-out measures, cross entropy, SAELens' files."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from flaxae.sparse_autoencoder import saelens
 from flaxae.sparse_autoencoder.folding import fold_factor
 from flaxae.sparse_autoencoder.modules import Normaliser, SparseAutoencoder
 from flaxae.sparse_autoencoder.origin import Origin
+from flaxae.sparse_autoencoder.parameters import build, values
 from flaxae.sparse_autoencoder.splice import recovered, splice_sums
 from flaxae.task import Context
 
@@ -55,7 +57,8 @@ def held_out(loaded: Any) -> dict[str, float]:
     """Return the measures of the dev split."""
     task, source = loaded.task, loaded.task.data("dev")
     graphdef, state = nnx.split(loaded.model)
-    ctx = Context(jax.random.key(0), jnp.int32(loaded.step))
+    hparams = {"k": jnp.float32(task.options.k)}
+    ctx = Context(jax.random.key(0), jnp.int32(loaded.step), hparams=hparams)
 
     @jax.jit
     def sums_of(state: Any, batch: Any) -> Any:
@@ -74,6 +77,9 @@ def exported(loaded: Any) -> tuple[SparseAutoencoder, Origin]:
     task, options = loaded.task, loaded.task.options
     factors = np.asarray(loaded.model.factors[...])
     sae, transcoder = loaded.model.sae, options.architecture in TRANSCODERS
+    if options.k_max:
+        own = dataclasses.replace(sae.config, k=options.k)
+        sae = build(own, values(sae))
     if sae.config.normaliser is Normaliser.NONE:
         sae = fold_factor(sae, float(factors[0]), float(factors[1]) if transcoder else None)
     origin = Origin(

@@ -5,18 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flax import nnx
+
 from flaxae.activations.stream import StateReader, StateStream, StreamSizes, Tap, token_rows
 from flaxae.config.locate import user_path
 from flaxae.data.hub import load_examples
 from flaxae.data.pretrained import open_tokenizer
 from flaxae.data.text import Splits, split_corpus
-from flaxae.errors import ConfigError
+from flaxae.errors import ConfigError, require
 from flaxae.foreign_json import read_json
 from flaxae.lm import loading
 from flaxae.lm.encoders import T5States
 from flaxae.lm.t5 import params as t5
+from flaxae.lm.t5.modeling import T5
 from flaxae.models.sae.config import SAEOptions, StateDataConfig
 from flaxae.models.sae.options import TRANSCODERS
+from flaxae.storage.fingerprint import fingerprint
+from flaxae.training.load import load as load_run
 from flaxae.weights import hf
 
 
@@ -49,16 +54,19 @@ def open_model(source: str, weights: str, dtype: str) -> StateModel:
     """Open the model that `pretrained` names.
 
     Args:
-        source: "smollm2-135m", a Hugging Face directory of a Llama, Phi or T5, a GGUF file, or a
-            Hub id.
+        source: "smollm2-135m", a Hugging Face directory of a Llama, Phi or T5, the workdir of a
+            T5-VAE, a GGUF file, or a Hub id.
         weights: dtype of the weights.
         dtype: dtype of the computation.
 
     Raises:
         ConfigError: if there is no such model, or it has no tokenizer.
     """
-    if _is_t5(source):
-        return _open_t5(source)
+    path = user_path(source)
+    if (path / "latest").is_dir():
+        return _open_run(path)
+    if _is_t5(path):
+        return _open_t5(path)
     loaded = loading.load(source, weights=weights, dtype=dtype)
     config, chat = loaded.config, loaded.tokenizer
     if chat is None:
@@ -79,26 +87,42 @@ def open_model(source: str, weights: str, dtype: str) -> StateModel:
     )
 
 
-def _is_t5(source: str) -> bool:
-    path = user_path(source) / hf.CONFIG
-    return path.is_file() and read_json(path).get("model_type") in t5.MODELS
+def _is_t5(path: Path) -> bool:
+    config = path / hf.CONFIG
+    return config.is_file() and read_json(config).get("model_type") in t5.MODELS
 
 
-def _open_t5(source: str) -> StateModel:
-    config, weights = t5.load(source)
-    config = dataclasses.replace(config, dropout=0.0)
-    tokenizer = open_tokenizer(str(user_path(source)))
-    directory = user_path(source)
-    files = [directory / hf.CONFIG, *sorted(directory.glob("*.safetensors"))]
+def _open_t5(path: Path) -> StateModel:
+    """Open the encoder of a T5 in a Hugging Face directory."""
+    config, weights = t5.load(path)
+    model = t5.build(dataclasses.replace(config, dropout=0.0), weights)
+    files = [path / hf.CONFIG, *sorted(path.glob("*.safetensors"))]
+    mark = loading.files_fingerprint(files)
+    return _encoder(model, open_tokenizer(str(path)), str(path), mark)
+
+
+def _open_run(path: Path) -> StateModel:
+    """Open the encoder of a T5-VAE's workdir.
+
+    Raises:
+        ConfigError: if the run's model has no T5, or adds positions to its embeddings.
+    """
+    loaded = load_run(path)
+    model = getattr(loaded.model, "t5", None)
+    if model is None:
+        raise ConfigError(f"pretrained={path}: a run of {type(loaded.model).__name__} has no T5")
+    require(
+        getattr(loaded.model, "encoder_positions", None) is None,
+        f"pretrained={path}: states of a model with added positions are not supported",
+    )
+    mark = fingerprint(nnx.to_pure_dict(nnx.state(model, nnx.Param)))  # pyright: ignore
+    return _encoder(model, loaded.task.text.tokenizer, str(path), mark)
+
+
+def _encoder(model: T5, tokenizer: Any, name: str, mark: str) -> StateModel:
+    special = (t5.PAD,)
     return StateModel(
-        T5States(t5.build(config, weights)),
-        tokenizer.encode,
-        t5.EOS,
-        (t5.PAD,),
-        source,
-        loading.files_fingerprint(files),
-        tokenizer,
-        False,
+        T5States(model), tokenizer.encode, t5.EOS, special, name, mark, tokenizer, False
     )
 
 

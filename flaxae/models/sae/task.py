@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from flaxae.activations.stream import StateReader, StateStream
 from flaxae.config import Config
+from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
 from flaxae.models.sae import losses, states, updates
 from flaxae.models.sae.config import SAEOptions, StateDataConfig
@@ -21,6 +22,7 @@ from flaxae.models.sae.modeling import TrainedSAE, TrainedStates
 from flaxae.models.sae.options import TRANSCODERS, Architecture
 from flaxae.models.sae.per_layer import layered_loss
 from flaxae.sparse_autoencoder.modules import Activation
+from flaxae.sparse_autoencoder.tensors import read_safetensors
 from flaxae.task import Context, Loss, Sums, Task
 
 
@@ -56,7 +58,7 @@ class SAETask(Task):
             "file or a Hub id",
         )
         self._streams: dict[str, StateStream] = {}
-        if self.options.kind is Activation.BATCH_TOPK:
+        if self.options.kind is Activation.BATCH_TOPK or self.options.k_max:
             self.hparams = {**self.hparams, "k": "task.k"}
 
     @cached_property
@@ -85,6 +87,22 @@ class SAETask(Task):
                 self.source, self.splits[split], self.options, self.data_config, split, self.reader
             )
         return self._streams[split]
+
+    @cached_property
+    def importance(self) -> Any:
+        """Factors of the features' errors; None: all are 1."""
+        if not self.options.importance:
+            return None
+        path = user_path(self.options.importance)
+        found = read_safetensors(path)
+        require("importance" in found, f"{path}: tensor importance is missing")
+        spec = self.batch_spec()
+        several = self.options.architecture is Architecture.LAYERED
+        shape = spec.get("y", spec["x"]).shape[1:]
+        shape = (1, *shape) if several and len(shape) == 1 else shape
+        have = found["importance"].shape
+        require(have == shape, f"{path}: importance has shape {have}, the states have {shape}")
+        return jnp.asarray(found["importance"])
 
     def data_notes(self) -> list[str]:
         """Return the size of the data, and remarks on the texts."""
@@ -126,7 +144,15 @@ class SAETask(Task):
         target = batch["y"] * factors[1] if options.architecture in TRANSCODERS else x
         dead = model.dead(options.dead_after)
         terms = losses.dictionary_loss(
-            model.sae, options.architecture, options.loss, x, target, weights, ctx, dead=dead
+            model.sae,
+            options.architecture,
+            options.loss,
+            x,
+            target,
+            weights,
+            ctx,
+            dead=dead,
+            importance=self.importance,
         )
         rows = weights.sum()
         if ctx.train:
@@ -155,7 +181,9 @@ class SAETask(Task):
         if options.architecture is Architecture.LAYERED:
             found = inner(x, ctx, weights)
             weight = losses.sparsity_weight(options.loss, ctx)
-            total, parts = layered_loss(found, x, weights, importance=None, sparsity=weight)
+            total, parts = layered_loss(
+                found, x, weights, importance=self.importance, sparsity=weight
+            )
             output, f = found.output, found.latents
             active = (f > 0).astype(jnp.float32).sum((1, 2)) / x.shape[1]
         else:

@@ -1,17 +1,25 @@
 """Training of a dictionary on a tiny language model: start, resume, evaluation."""
 
 import json
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from safetensors.numpy import save_file
 
 import flaxae
+from flaxae.activations import read
 from flaxae.config import flags
 from flaxae.config.serialize import set_field
+from flaxae.data.pretrained import open_tokenizer
 from flaxae.errors import ConfigError
-from flaxae.models.sae import updates
+from flaxae.lm.t5 import params as t5_params
+from flaxae.lm.t5.blocks import T5Config
+from flaxae.lm.t5.modeling import T5
+from flaxae.models.sae import states, updates
 from flaxae.models.sae.options import TRANSCODERS, Architecture
 from flaxae.task import Context
 from flaxae.training.hparams import make_hparams
@@ -118,6 +126,70 @@ def test_the_report_writes_a_dictionary_of_raw_states(folder, trained, capsys):
     assert json.loads((workdir / "config.json").read_text())
 
 
+def test_lanes_equal_single_runs(folder, trained):
+    """Lanes differ in k: they select k_max latents and leave out those of higher rank."""
+    _, single = trained
+    lanes = [{"task.k": 2.0}, {"task.k": 4.0}]
+    found = run(config_of(folder, **{"task.k_max": 4}), folder / "lanes", lanes)
+    for name, x in single.state["params"]["sae"].items():
+        lane = found.state["params"]["sae"][name][1]
+        np.testing.assert_allclose(lane, x, rtol=0, atol=1e-5, err_msg=name)
+    assert found.metrics["dev/l0"][0] <= 2 < found.metrics["dev/l0"][1] <= 4
+
+
+@pytest.fixture(scope="module")
+def t5_folder(tmp_path_factory):
+    """Write a tiny T5 with the tokenizer of bytes."""
+    folder = tmp_path_factory.mktemp("t5")
+    config = T5Config(d_model=8, d_ff=12, d_kv=4, num_heads=2, num_layers=2, vocab_size=300)
+    params = nnx.to_pure_dict(nnx.state(T5(config, rngs=nnx.Rngs(0)), nnx.Param))
+    t5_params.save(folder, params, config)
+    open_tokenizer("byt5").save(folder / "tokenizer.json")
+    return folder
+
+
+def test_the_states_of_a_t5_encoder_can_be_read(folder, t5_folder, monkeypatch):
+    fields = {"pretrained": str(t5_folder), "task.hook": "mlp_in", "data.skip_first": 0}
+    config = config_of(folder, "transcoder", **fields)
+    task = config.task.make(config)
+    batch = task.data("dev").batch(0)
+    assert batch["x"].shape == batch["y"].shape == (32, 8) and not task.source.causal
+    model = task.source.model
+    rows = states.rows_of(task.source, task.splits["dev"], task.data_config)
+    _, found = read.collect(
+        model,
+        jnp.asarray(rows.ids[:4]),
+        Context(jax.random.key(0), jnp.int32(0)),
+        hooks=["mlp_in"],
+        layers=[1],
+        mask=jnp.asarray(rows.mask[:4]),
+    )
+    want = np.asarray(found["mlp_in"][0])[rows.use[:4]][:32]
+    np.testing.assert_allclose(batch["x"][: len(want)], want, rtol=0, atol=1e-5)
+    # A run whose model has a T5 is read in the same way.
+    (folder / "vae" / "latest").mkdir(parents=True)
+    t5 = t5_params.build(*t5_params.load(t5_folder))
+    holder = types.SimpleNamespace(t5=t5, encoder_positions=None)
+    text = types.SimpleNamespace(tokenizer=open_tokenizer("byt5"))
+    loaded = types.SimpleNamespace(model=holder, task=types.SimpleNamespace(text=text))
+    monkeypatch.setattr(states, "load_run", lambda _: loaded)
+    opened = states.open_model(str(folder / "vae"), "float32", "float32")
+    assert opened.encode(["a"]) == task.source.encode(["a"]) and opened.fingerprint
+    holder.encoder_positions = 1
+    with pytest.raises(ConfigError, match="added positions are not supported"):
+        states.open_model(str(folder / "vae"), "float32", "float32")
+
+
+def test_importance_is_read_from_a_file(folder):
+    path = folder / "importance.safetensors"
+    save_file({"importance": np.arange(16, dtype=np.float32)}, path)
+    config = config_of(folder, **{"task.importance": str(path)})
+    np.testing.assert_array_equal(config.task.make(config).importance, np.arange(16))
+    save_file({"importance": np.ones(5, np.float32)}, path)
+    with pytest.raises(ConfigError, match=r"importance has shape \(5,\), the states have \(16,\)"):
+        _ = config.task.make(config).importance
+
+
 @pytest.mark.parametrize("kind", [a for a in Architecture if a is not Architecture.TOPK])
 def test_every_architecture_has_a_loss_and_gradients(folder, kind):
     """A whole update and an evaluation are traced, not compiled."""
@@ -183,6 +255,8 @@ def test_wrong_configs_raise(folder):
         ("topk", "data.prefetch", 2, "data.prefetch=2 must be 0"),
         ("topk", "data.block_rows", 3, "not a multiple of data.model_rows"),
         ("transcoder", "task.resample_every", 5, "is for autoencoders"),
+        ("batch_topk", "task.k_max", 5, "task.k_max=5 is for top-k"),
+        ("topk", "task.k_max", 2, "task.k=4.0 is above task.k_max=2"),
     ):
         config = config_of(folder, architecture)
         if field == "task.scaling":
