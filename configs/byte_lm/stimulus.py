@@ -79,11 +79,9 @@ def variants(preset: str = "full") -> dict[str, Variant]:
     if quick:
         return found
     # The same learning rate for the units and the readout.
-    plain: dict[str, Any] = {"optim__groups": (), "rates": (3e-3, 1e-2, 3e-2)}
-    for decay, end in ((0.95, ""), (0.7, ", .7")):
-        add(f"exact, fast units{end}", "trace", 1, task__decay=decay, **plain)
-    for decay, end in ((0.95, ""), (0.7, ", .7")):
-        add(f"k = 1, fast units{end}", "truncated", 1, task__bptt=1, task__decay=decay, **plain)
+    plain: dict[str, Any] = {"optim__groups": (), "rates": (1e-2, 3e-2), **short}
+    add("exact, fast units, .7", "trace", 1, **plain)
+    add("k = 1, fast units, .7", "truncated", 1, task__bptt=1, **plain)
     one_hot: dict[str, Any] = {"task__one_hot": True, "task__states": 256}
     add("one-hot bytes", "frozen", 1, (3e-2,), **one_hot)
     add("one-hot bytes, .7", "frozen", 1, (3e-2,), **one_hot, **short)
