@@ -1,5 +1,6 @@
 """The 648 cells of the grid, a balanced ninth of them, and their costs."""
 
+import enum
 import itertools
 from typing import Any, NamedTuple
 
@@ -38,8 +39,11 @@ class Cell(NamedTuple):
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """The cell as overrides of a config."""
-        return {f"task.{name}": value for name, value in self._settings().items()}
+        """The cell as overrides of a config, in plain types."""
+        return {
+            f"task.{name}": value.value if isinstance(value, enum.Enum) else value
+            for name, value in self._settings().items()
+        }
 
     def _settings(self) -> dict[str, Any]:
         readout = {"readout": Readout.LINEAR, "hidden": self.hidden}
