@@ -47,12 +47,13 @@ class Automaton(nnx.Module):
         scale, hard = 1 / ctx.hparams["temperature"], ctx.hparams["straight_through"] > 0
         table = self.table[...]
 
+        # `product` records no taps: values inside of a scan cannot leave it.
         def step(before: Array, one: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
             read, cut = one
             before = jnp.where(cut, jax.lax.stop_gradient(before), before)  # (B, D)
-            scores = read + self.recur(before, ctx.at("recur"))
+            scores = read + self.recur.product(before, ctx.at("recur"))
             if self.choose is not None:
-                scores = self.choose(jnp.tanh(scores), ctx.at("choose"))
+                scores = self.choose.product(jnp.tanh(scores), ctx.at("choose"))
             p = jax.nn.softmax(scale * scores)  # (B, R)
             one_row = jax.nn.one_hot(p.argmax(-1), p.shape[-1], dtype=p.dtype)
             used = jnp.where(hard, p + jax.lax.stop_gradient(one_row - p), p)
