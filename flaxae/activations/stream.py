@@ -158,6 +158,7 @@ class StateStream:
     their order and the states inside of each.
 
     Attributes:
+        rows: the tokens.
         num_batches: None in training.
         fingerprint: hash of tokens, taps, model, sizes and seed.
     """
@@ -191,7 +192,7 @@ class StateStream:
         Raises:
             ConfigError: if a block has too few states for a batch.
         """
-        self._reader, self._rows, self.sizes, self._train = reader, rows, sizes, train
+        self._reader, self.rows, self.sizes, self._train = reader, rows, sizes, train
         self._inputs, self._has_target = len(inputs), target is not None
         wanted = [*inputs, *([] if target is None else [target])]
         require(len(reader.taps) == len(wanted), "the reader's taps are not inputs and target")
@@ -236,7 +237,7 @@ class StateStream:
     def _cache_key(self, model: str, seed: int) -> str:
         """Return a hash of what decides the states of fixed blocks."""
         sha = hashlib.sha256(repr((model, self._reader.taps, self.sizes.block_rows)).encode())
-        for array in self._rows:
+        for array in self.rows:
             sha.update(np.ascontiguousarray(array).tobytes())
         return sha.hexdigest()[:16]
 
@@ -257,7 +258,7 @@ class StateStream:
     def widths(self) -> list[int]:
         """Width of each tap."""
         if not hasattr(self, "_widths"):
-            ids = jax.ShapeDtypeStruct((self._reader.rows, self._rows.ids.shape[1]), jnp.int32)
+            ids = jax.ShapeDtypeStruct((self._reader.rows, self.rows.ids.shape[1]), jnp.int32)
             mask = jax.ShapeDtypeStruct(ids.shape, jnp.float32)
             found = jax.eval_shape(self._reader._states, self._reader._state, ids, mask)
             self._widths = [x.shape[-1] for x in found]
@@ -306,7 +307,7 @@ class StateStream:
         return found
 
     def _computed(self, indices: np.ndarray) -> list[Float[np.ndarray, "M D"]]:
-        ids, mask, use = (x[indices] for x in self._rows)
+        ids, mask, use = (x[indices] for x in self.rows)
         missing = -len(ids) % self._reader.rows
         if missing:  # rows that only fill the last pass: one real token, no state is used
             ids = np.concatenate([ids, np.repeat(ids[-1:], missing, axis=0)])

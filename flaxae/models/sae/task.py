@@ -107,7 +107,7 @@ class SAETask(Task):
     def data_notes(self) -> list[str]:
         """Return the size of the data, and remarks on the texts."""
         stream = self.data("train")
-        used, rows = int(stream._rows.use.sum()), len(stream._rows.ids)
+        used, rows = int(stream.rows.use.sum()), len(stream.rows.ids)
         line = f"{used:,} states of {rows:,} rows of {self.data_config.max_length} tokens"
         return [line, *self.splits.notes]
 

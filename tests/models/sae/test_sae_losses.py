@@ -202,10 +202,11 @@ def test_fvu_of_a_data_set_equals_the_direct_computation():
     y = x + rng.normal(size=x.shape).astype(np.float32)
     weights = (np.arange(90) % 7 > 0).astype(np.float32)
     sums: dict = {}
+    reconstruction_sums = jax.jit(losses.reconstruction_sums)
     for part in range(3):
         rows = slice(30 * part, 30 * part + 30)
         args = (y[rows], x[rows], weights[rows], jnp.full(D, 99.0))
-        new = losses.reconstruction_sums(*map(jnp.asarray, args))
+        new = jax.device_get(reconstruction_sums(*args))
         sums = jax.tree.map(lambda a, b: a + b, sums, new) if sums else new
     real, made = x[weights > 0].astype(np.float64), y[weights > 0]
     want = ((real - made) ** 2).sum() / ((real - real.mean(0)) ** 2).sum()
@@ -215,13 +216,15 @@ def test_fvu_of_a_data_set_equals_the_direct_computation():
 
 def test_importance_weighs_features_in_the_reconstruction():
     factors = jnp.asarray([[1.0, 1.5, 0.5, 1.0], [1.0, 1.0, 1.0, 1.0]])
-    weights = importance_weights(factors)
+    weights = np.asarray(jax.jit(importance_weights)(factors))
     np.testing.assert_allclose(weights, [[0, 2, 2, 0], [1, 1, 1, 1]])
-    np.testing.assert_allclose(importance_weights(factors, per_layer=False)[0], [0, 4, 4, 0])
+    together = jax.jit(lambda x: importance_weights(x, per_layer=False))(factors)
+    np.testing.assert_allclose(together[0], [0, 4, 4, 0])
     signed = jnp.asarray([[0.1, -3.0, 2.0, 0.0], [0.0, 0.1, 0.0, -0.2]])
-    chosen = important_features(signed, 0.5)
+    choose = jax.jit(important_features, static_argnames=("share", "per_layer"))
+    chosen = choose(signed, share=0.5)
     np.testing.assert_array_equal(chosen, [[0, 1, 1, 0], [0, 1, 0, 1]])
-    chosen = important_features(signed, 0.25, per_layer=False)
+    chosen = choose(signed, share=0.25, per_layer=False)
     np.testing.assert_array_equal(chosen, [[0, 1, 1, 0], [0, 0, 0, 0]])
     x, y = jnp.ones((2, 4)), jnp.zeros((2, 4))
     error = losses.squared_error(y, x, jnp.asarray([1.0, 0.5]), weights[0])

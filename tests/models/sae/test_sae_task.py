@@ -126,6 +126,7 @@ def test_the_report_writes_a_dictionary_of_raw_states(folder, trained, capsys):
     assert json.loads((workdir / "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_lanes_equal_single_runs(folder, trained):
     """Lanes differ in k: they select k_max latents and leave out those of higher rank."""
     _, single = trained
