@@ -143,7 +143,7 @@ def half_life_table(experiment: Experiment) -> str:
             values = np.concatenate([row["numbers"][HALF_LIVES] for row in rows])
             cells = [f"{x:.2f}" for x in np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" if len(lines) > 2 else "Not measured yet.\n"
 
 
 def write(experiment: Experiment, outdir: Path, note: str = "") -> str:
