@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flaxae.config.ranges import Count, NonNegative, Positive, Whole
 from flaxae.errors import require
 from flaxae.nn.linear import align, product
 from flaxae.sparse_autoencoder.jump import jump_relu
@@ -63,17 +64,17 @@ class SAEConfig:
         dtype: type of the matmuls.
     """
 
-    d_in: int
-    d_sae: int
-    d_out: int = 0
+    d_in: Count
+    d_sae: Count
+    d_out: Whole = 0
     activation: Activation = Activation.RELU
-    k: float = 0
+    k: NonNegative = 0
     subtract_b_dec: bool = True
     rescale_by_decoder_norm: bool = False
     transcoder: bool = False
     skip: bool = False
     normaliser: Normaliser = Normaliser.NONE
-    bandwidth: float = 0.05
+    bandwidth: Positive = 0.05
     dtype: str = "float32"
 
     def __post_init__(self) -> None:

@@ -21,8 +21,9 @@ from flaxae.lm.t5.blocks import T5Config
 from flaxae.lm.t5.modeling import T5
 from flaxae.models.sae import states, updates
 from flaxae.models.sae.options import TRANSCODERS, Architecture
+from flaxae.sweep.plan import Plan
 from flaxae.task import Context
-from flaxae.training.hparams import make_hparams
+from flaxae.training.hparams import make_hparams, traced_fields
 from flaxae.training.layout import make_layout
 from flaxae.training.loop import run
 from flaxae.training.report import evaluate
@@ -267,3 +268,17 @@ def test_wrong_configs_raise(folder):
             config.freeze()
     with pytest.raises(ConfigError, match="no architecture 'typo'"):
         flags.load_config(str(ROOT / "configs/sae/smollm2_topk.py:typo"))
+
+
+def test_the_pareto_sweep_is_one_program_and_draws_its_runs(tmp_path):
+    for preset in ("topk", "batch_topk", "standard"):
+        file = f"{ROOT}/configs/sae/pareto.py:{preset}"
+        config = flags.load_config(file)
+        config.freeze()
+        plan = Plan.of(file, [])
+        task = config.task.make(config)
+        assert set(plan.runs[0]) <= traced_fields(task) and len(plan.runs) == 5
+    rows = [{"dev/l0": 8.0, "dev/fvu": 0.4}, {"dev/l0": 32.0, "dev/fvu": 0.2}]
+    (tmp_path / "table.md").write_text("table\n")
+    assert plan.finish(rows, tmp_path, tmp_path).startswith("table\n")
+    assert (tmp_path / "pareto.png").stat().st_size > 5000
