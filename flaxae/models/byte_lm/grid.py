@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from flaxae.config.ranges import Count
 from flaxae.errors import require
+from flaxae.machine.sharding import gathered
 from flaxae.models.byte_lm.network import BYTES, ByteNetwork, Output
 from flaxae.models.byte_lm.recurrence import Dynamic, recur, recur_in_chunks
 from flaxae.models.byte_lm.task import ByteLMConfig
@@ -139,9 +140,9 @@ class GridLayer(nnx.Module):
         self.state = StreamCarry(jnp.zeros((rows, n)))
 
     def __call__(
-        self, x: Float[Array, "T B W"], cut: Bool[Array, " T"] | int, ctx: Context
-    ) -> tuple[Float[Array, "T B W"], Float[Array, "T B N"]]:
-        """Return the outputs and the states.
+        self, x: Float[Array, "B T W"], cut: Bool[Array, " T"] | int, ctx: Context
+    ) -> tuple[Float[Array, "B T W"], Float[Array, "T B N"]]:
+        """Return the outputs and the states, time first.
 
         Args:
             x: inputs.
@@ -150,17 +151,20 @@ class GridLayer(nnx.Module):
             ctx: the context.
         """
         start = self.state[...]
-        inputs = self.inputs(x, ctx.at("inputs"))  # (T, B, G * N)
-        weights = self.recurrent.kernel[...]
+        # Time is the first axis only in the recurrence: a mesh splits the first axis of maps.
+        inputs = rearrange(self.inputs(x, ctx.at("inputs")), "B T GN -> T B GN")
+        at = ctx.at("recurrent")
+        weights = gathered(self.recurrent.kernel[...], *at.parameter("kernel"))
         states: Array
         if isinstance(cut, int):
             states = recur_in_chunks(self.dynamic, cut, inputs, weights, start)
-            cut = cuts(len(x), cut)
+            cut = cuts(len(states), cut)
         else:
             states = recur(self.dynamic, inputs, weights, start, cut)
         before = jnp.concatenate([start[None], states[:-1]])  # (T, B, N)
         before = jnp.where(cut[:, None, None], jax.lax.stop_gradient(before), before)
         r = jnp.where(ctx.hparams["same_step"] > 0, states, before)
+        r = rearrange(r, "T B N -> B T N")
         maps = self.outputs(jnp.concatenate([r, x], -1), ctx.at("outputs"))
         if self.linear:
             y, gate = jnp.split(maps, 2, -1)
@@ -195,7 +199,7 @@ class GridRNN(ByteNetwork):
     def __call__(self, x: Int[Array, "B T"], ctx: Context) -> Output:
         """Read bytes; the metric `max_state` of doubly gated cells is the largest |state|."""
         steps = x.shape[1]
-        features = self.embed(rearrange(x, "B T -> T B"), ctx.at("embed"))  # (T, B, W)
+        features = self.embed(x, ctx.at("embed"))  # (B, T, W)
         if self.truncation is Truncation.MASK:
             top, states = self._layers(features, cuts(steps, ctx.hparams["bptt"]), ctx)
         elif self.truncation is Truncation.CHUNKS:
@@ -204,7 +208,7 @@ class GridRNN(ByteNetwork):
             top, states = self._windows(features, ctx)
         for layer, each in zip(self.layers, states, strict=True):
             layer.state[...] = jax.lax.stop_gradient(each[-1])
-        logits = self.head(rearrange(top, "T B W -> B T W"), ctx.at("head"))
+        logits = self.head(top, ctx.at("head"))
         metrics = {}
         if self.unbounded:
             largest = jnp.stack([jnp.abs(each).max() for each in states]).max()
@@ -214,7 +218,7 @@ class GridRNN(ByteNetwork):
     def _layers(
         self, x: Array, cut: Array | int, ctx: Context
     ) -> tuple[Array, list[Float[Array, "T B N"]]]:
-        """Return the outputs of the last layer, (T, B, W), and the states of all."""
+        """Return the outputs of the last layer, (B, T, W), and the states of all."""
         states = []
         for i, layer in enumerate(self.layers):
             x, found = layer(x, cut, ctx.at(f"layers.{i}"))
@@ -227,12 +231,12 @@ class GridRNN(ByteNetwork):
         The values of all passes are equal. A step's output is that of the pass which is cut
         k - 1 steps before it.
         """
-        place, k = jnp.arange(len(x)), self.bptt
+        place, k = jnp.arange(x.shape[1]), self.bptt
         out, states = jnp.zeros_like(x), []
         for shift in range(k):
             top, states = self._layers(x, (place - shift) % k == 0, ctx)
             chosen = (place - shift) % k == k - 1
-            out = jnp.where(chosen[:, None, None], top, out)
+            out = jnp.where(chosen[None, :, None], top, out)
         return out, states
 
 

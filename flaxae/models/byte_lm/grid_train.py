@@ -5,7 +5,10 @@ Each finished cell adds a row to a record; cells with a row are not trained agai
 
 import json
 import math
+import shutil
+import signal
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,6 +78,9 @@ def train(
 ) -> str | None:
     """Train the runs that a record lacks, and add their rows.
 
+    The folder of a program, with the checkpoints of its lanes, is removed when its rows are in the
+    record: those of the whole grid would need several GB.
+
     Args:
         base: the config that they override.
         runs: the runs.
@@ -102,21 +108,24 @@ def train(
         title = f"{group[0].variant}, {len(group)} lanes of {group[0].cell}"
         args = (base, [x.overrides for x in group], folder, test_batches)
         calls.append(Call(title, train_program, args, workdir / "logs" / f"{names[0]}.log"))
-    commit, spent = running_commit(), [0.0]
+    costs = [sum(x.cell.cost for x in group) for group in groups]
+    commit, began, ended = running_commit(), time.monotonic(), []
 
     def on_exit(end: Exit) -> None:
         call, group = calls[end.index], groups[end.index]
-        spent[0] += sum(x.cell.cost for x in group)
-        share = spent[0] / sum(x.cell.cost for g in groups for x in g)
-        print(f"{call.name}: {end.seconds / 60:.1f} min, {share:.0%} of the work", flush=True)
+        ended.append(costs[end.index])
+        left = (time.monotonic() - began) * (sum(costs) / sum(ended) - 1) / 60
+        print(f"{call.name}: {end.seconds / 60:.1f} min; about {left:.0f} min left", flush=True)
         if end.code:
-            failed.extend([call] * (end.code not in CODES.values() and end.code > 0))
+            failed.extend([call] * (end.code not in (*CODES.values(), -signal.SIGTERM)))
             return
-        for x, numbers in zip(group, json.loads((call.args[2] / NUMBERS).read_text()), strict=True):
+        folder: Path = call.args[2]
+        for x, numbers in zip(group, json.loads((folder / NUMBERS).read_text()), strict=True):
             config = copy_config(base, x.overrides)
             row = {"run": config_hash(config), "variant": x.variant, "seed": config.seed}
             row |= {"commit": commit, "data": fingerprint, "cell": str(x.cell), "numbers": numbers}
             add_to_record(record, row)
+        shutil.rmtree(folder)
         after()
 
     stopped = run_all(calls, jobs, on_exit)
