@@ -39,7 +39,7 @@ def get_config(preset: str = "full") -> Config:
         optim=OptimConfig(lr=RATES[preset]),
         log=LogConfig(every=steps // 16, tensorboard=False, progress=False),
         eval=EvalConfig(
-            splits=("dev", "test"), num_samples=0, num_batches=2 if "quick" in preset else 0
+            splits=("dev", "test"), num_samples=0, num_batches=16 if "quick" in preset else 0
         ),
         save=SaveConfig(every=steps),
         steps=steps,

@@ -36,7 +36,7 @@ def get_config(preset: str = "full") -> Config:
         ),
         log=LogConfig(every=steps // 16, tensorboard=False, progress=False),
         eval=EvalConfig(
-            splits=("dev", "test"), num_samples=0, num_batches=2 if preset == "quick" else 0
+            splits=("dev", "test"), num_samples=0, num_batches=16 if preset == "quick" else 0
         ),
         save=SaveConfig(every=steps),
         steps=steps,
