@@ -136,6 +136,21 @@ CASES = {
         },
         precision="float32",
     ),
+    # Streams of 64 bytes; the recurrent weights are read once per byte. Products as in `looped`.
+    "byte_lm": Case(
+        config="configs/byte_lm/enwik8.py",
+        batches=(128, 512, 1024, 4096, 16384),
+        overrides={"steps_per_call": 1},
+        tiny={
+            "task.layers": 1,
+            "task.states": 8,
+            "task.hidden": 8,
+            "task.update": 8,
+            "task.bptt": 8,
+        },
+        tokens=("x",),
+        precision="float32",
+    ),
 }
 TINY_BATCHES = (32,)
 
@@ -234,9 +249,9 @@ def measure(case: Case, config: Any, args: argparse.Namespace) -> dict[str, Any]
         state = init(hparams)
         frozen = draw_frozen(task, config, mesh)
         rows = sharding.batch_sharding(mesh)
-        # Looped problems are drawn on the device: their batch is empty.
+        # Looped problems are drawn on the device: their batch is empty. Other ids are bytes.
         texts = isinstance(config.data, TextDataConfig)
-        vocab_size = config.data.vocab_size if texts else 0
+        vocab_size = config.data.vocab_size if texts else 256
         batch = sharding.put(random_batch(spec, vocab_size, case), rows)
         step = train_step.make_train_step(task, config, layout, shardings)
         began = time.perf_counter()
