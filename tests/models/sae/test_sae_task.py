@@ -19,7 +19,7 @@ from flaxae.errors import ConfigError
 from flaxae.lm.t5 import params as t5_params
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.lm.t5.modeling import T5
-from flaxae.models.sae import states, updates
+from flaxae.models.sae import evaluation, probing, states, updates
 from flaxae.models.sae.options import TRANSCODERS, Architecture
 from flaxae.sweep.plan import Plan
 from flaxae.task import Context
@@ -105,11 +105,12 @@ def test_a_resumed_run_is_bit_exact(folder, trained):
     assert again.metrics == result.metrics
 
 
-def test_the_report_writes_a_dictionary_of_raw_states(folder, trained, capsys):
+def test_the_report_writes_a_dictionary_of_raw_states(folder, trained, capsys, monkeypatch):
     workdir, _ = trained
+    monkeypatch.setattr(probing, "city_facts", lambda *args: {"probe_k16": 0.5})
     loaded = flaxae.load(workdir)
     found = evaluate(workdir, workdir / "report")
-    assert 0 < found["fvu"] and {"ce_clean", "ce_spliced", "ce_ablated"} <= set(found)
+    assert 0 < found["fvu"] and {"ce_clean", "ce_spliced", "ce_ablated", "probe_k16"} <= set(found)
     source = loaded.task.source
     sae = flaxae.SAE.from_pretrained(
         workdir / "report" / "saelens", hook="resid_out", layer=1, fingerprint=source.fingerprint
@@ -190,6 +191,16 @@ def test_importance_is_read_from_a_file(folder):
     save_file({"importance": np.ones(5, np.float32)}, path)
     with pytest.raises(ConfigError, match=r"importance has shape \(5,\), the states have \(16,\)"):
         _ = config.task.make(config).importance
+
+
+@pytest.mark.slow
+def test_probes_of_facts_read_the_states_of_the_dictionary(trained):
+    workdir, _ = trained
+    loaded = flaxae.load(workdir)
+    sae, _ = evaluation.exported(loaded)
+    found = probing.city_facts(loaded.task.source, flaxae.SAE(sae), "resid_out", 1, facts=20)
+    assert set(found) == {"probe_states", *(f"probe_k{k}" for k in probing.SPARSE)}
+    assert all(0 <= value <= 1 for value in found.values())
 
 
 @pytest.mark.parametrize("kind", [a for a in Architecture if a is not Architecture.TOPK])
