@@ -233,7 +233,7 @@ def main(argv: list[str]) -> int:
     ]
     known = {name: v for each in experiments for name, v in each.variants.items()}
     only = chosen(known, args.only)
-    scanned = scan(experiments[1].base, points[:4] if args.quick else points, args.record)
+    scanned = scan(experiments[1].base, points[:2] if args.quick else points, args.record)
     for each in experiments:
         mine = {name: v for name, v in each.variants.items() if name in only}
         if not Experiment(each.base, mine, args.record).train(args.workdir, memories_of_run):
