@@ -1,4 +1,4 @@
-"""A module of ours as a directory: config.json, and its variables in safetensors by their paths."""
+"""A flaxae module as a directory: config.json, and its variables in safetensors by their paths."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ def write(directory: Path, config: dict[str, Any], module: nnx.Module, skip: Any
     Raises:
         ConfigError: if the directory is a file or a run's workdir, or cannot be written.
     """
-    require(not (directory / "latest").exists(), f"{directory} is a run's workdir: name another")
+    run = any((directory / kind).exists() for kind in ("latest", "best"))
+    require(not run, f"{directory} is a run's workdir: name another directory")
     values = {name: var[...] for name, var in _named(module, skip)[1].items()}
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -34,7 +35,7 @@ def write(directory: Path, config: dict[str, Any], module: nnx.Module, skip: Any
 
 
 def read(directory: Path, abstract: nnx.Module, skip: Any = False) -> nnx.Module:
-    """Read a module strictly: nothing missing, nothing more, all shapes as they should be.
+    """Read a module strictly: no missing or extra variables, all shapes equal.
 
     Args:
         directory: a directory that `write` wrote.

@@ -1,5 +1,7 @@
 """A trained byte language model for use: bits per byte of texts, generation, streams."""
 
+import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from flaxae.models.byte_lm.streams import one_pass
 from flaxae.models.byte_lm.task import ByteLMConfig
 from flaxae.storage import checkpoint
 from flaxae.storage import workdir as workdir_lib
+from flaxae.storage.fingerprint import fingerprint
 from flaxae.task import StreamCarry
 from flaxae.weights import hf, module
 
@@ -100,8 +103,14 @@ class ByteLM:
             text: a text, or a `pathlib.Path` of a file.
 
         Raises:
-            ConfigError: if the text is empty, or the file cannot be read.
+            ConfigError: if the text is empty or names a file, or the file cannot be read.
         """
+        if isinstance(text, str) and len(text) < 256 and "\n" not in text:
+            require(
+                not os.path.isfile(text),
+                f"bits_per_byte: {text!r} names a file: give pathlib.Path({text!r}) for its "
+                "content, or bytes for this text itself",
+            )
         data = _bytes(text)
         require(bool(data), f"bits_per_byte: {_name(text)} is empty: give at least one byte")
         return evaluation.one_text(self._reader, one_pass(np.frombuffer(data, np.uint8), _PART))
@@ -135,7 +144,13 @@ class ByteLM:
 
     def stream(self) -> "ByteStream":
         """Return a new stream, which reads byte by byte in constant memory."""
-        return ByteStream(self._reader)
+        return ByteStream(self._reader, self._fingerprint)
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        """Hash of the weights, which a stream's state names."""
+        flat = nnx.to_flat_state(nnx.state(self.network, nnx.Not(StreamCarry)))
+        return fingerprint({"/".join(map(str, path)): var[...] for path, var in flat})
 
 
 class ByteStream:
@@ -147,8 +162,8 @@ class ByteStream:
 
     log_probs: Float[np.ndarray, "256"]
 
-    def __init__(self, reader: Reader):
-        self._reader, self._state = reader, reader.zero(1)
+    def __init__(self, reader: Reader, model: str):
+        self._reader, self._state, self._model = reader, reader.zero(1), model
         self.push(b"\0")  # the separator before a file
 
     def push(self, data: str | bytes) -> "ByteStream":
@@ -165,7 +180,8 @@ class ByteStream:
         """The stream's state: name -> array, with which another stream may continue."""
         flat = nnx.to_flat_state(self._state)
         named = {"/".join(map(str, path)): np.asarray(var[...]) for path, var in flat}
-        return named | {"log_probs": self.log_probs}
+        model = np.frombuffer(self._model.encode(), np.uint8)
+        return named | {"log_probs": self.log_probs, "model": model}
 
     def restore(self, state: dict[str, np.ndarray]) -> "ByteStream":
         """Continue from the state of a stream of the same model; return the stream.
@@ -182,6 +198,10 @@ class ByteStream:
             if name in state and state[name].shape != now[name].shape
         ]
         require(not wrong, f"the state belongs to another model: {', '.join(wrong)}")
+        require(
+            bool(np.array_equal(state["model"], now["model"])),
+            "the state belongs to another model: continue it with the model that made it",
+        )
         flat = dict(nnx.to_flat_state(self._state))
         self._state = nnx.State.from_flat_path(
             {
@@ -199,7 +219,7 @@ def _bytes(text: str | bytes | Path) -> bytes:
     if isinstance(text, str):
         return text.encode("utf-8", "surrogateescape")
     try:
-        return Path(text).read_bytes()
+        return user_path(text).read_bytes()
     except OSError as e:
         raise ConfigError(f"{text} cannot be read: {e.strerror or e}") from None
 

@@ -100,7 +100,26 @@ def looked_up(
     out = product(table, weights(layer, ctx))  # (256, O)
     if layer.bias is not None:
         out = out + align(layer.bias[...], out)
-    return out.at[at].get(mode="promise_in_bounds")
+    return rows_of(out, at)
+
+
+@jax.custom_vjp
+def rows_of(table: Float[Array, "256 O"], at: Int[Array, "B T"]) -> Float[Array, "B T O"]:
+    """Return rows of a table.
+
+    The gradient is a matmul with one-hot rows. That of an index is a scatter, for which a mesh
+    would gather the gradients of all bytes on each device.
+    """
+    return table.at[at].get(mode="promise_in_bounds")
+
+
+def _rows_of_backward(at: Array, grad: Array) -> tuple[Array, None]:
+    chosen = jax.nn.one_hot(at, BYTES, dtype=grad.dtype)  # (B, T, 256)
+    chosen, grad = (rearrange(x, "B T ... -> (B T) ...") for x in (chosen, grad))
+    return chosen.T @ grad, None
+
+
+rows_of.defvjp(lambda table, at: (rows_of(table, at), at), _rows_of_backward)
 
 
 class CellRNN(ByteNetwork):
@@ -130,3 +149,9 @@ class CellRNN(ByteNetwork):
         for i, layer in enumerate(self.layers[1:], 1):
             features = layer(features, None, cut, ctx.at(f"layers.{i}"))
         return Output(self.head(features, ctx.at("head")))
+
+    def weights_per_byte(self) -> int:
+        """Return the number of weights used per byte; the first layer's maps are looked up."""
+        first = self.layers[0]
+        looked_up = first.inputs.kernel.size + first.of_input.kernel.size
+        return super().weights_per_byte() - looked_up

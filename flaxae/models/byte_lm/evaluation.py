@@ -82,21 +82,8 @@ def parts(data: np.ndarray, sizes: tuple[int, ...] = (128, 16, 1)) -> list[np.nd
 
 
 def readable(text: bytes) -> str:
-    """Return bytes as text; bytes that are not UTF-8 become U+FFFD, zeros a line of their own."""
+    """Return bytes as text; bytes that are not UTF-8 become U+FFFD, a zero byte a line ---."""
     return text.decode("utf-8", "replace").replace("\0", "\n---\n")
-
-
-def table(task: Any, name: str, found: float, split: str, cache: Path | None = None) -> str:
-    """Return a Markdown table of a network's number beside the baselines, the best last.
-
-    Args:
-        task: the task, which has the corpus.
-        name: the network's name.
-        found: its bits per byte.
-        split: the split of all numbers.
-        cache: folder of measured baselines; None: they are measured anew.
-    """
-    return compared(task.corpus, {name: found}, split, cache)
 
 
 def compared(
@@ -110,12 +97,17 @@ def compared(
         split: the split of all numbers.
         cache: folder of measured baselines; None: they are measured anew.
     """
-    record = cache and cache / f"bytes-{corpus.manifest.fingerprint}-{split}.json"
+    record = record_of(corpus, split, cache) if cache else None
     rows = [*baselines.measure(corpus, split, record=record)]
     rows += [baselines.Row(f"**{name}**", True, found, 0.0) for name, found in networks.items()]
     rows.sort(key=lambda row: -row.bits_per_byte)
     notes = "".join(f"\n{note}" for note in baselines.missing())
     return baselines.table(rows) + notes
+
+
+def record_of(corpus: ByteCorpus, split: str, cache: Path) -> Path:
+    """Return the file in a cache that contains the baselines of a split."""
+    return cache / f"bytes-{corpus.manifest.fingerprint}-{split}.json"
 
 
 def after_training(task: Any, model: ByteNetwork, ctx: Context, n: int) -> dict[str, Any]:
@@ -127,18 +119,21 @@ def after_training(task: Any, model: ByteNetwork, ctx: Context, n: int) -> dict[
         ctx: the context, with the traced fields of the config.
         n: number of texts.
     """
-    reader = Reader.of(model, ctx.hparams)
-    prompt = b"" if task.config.data.path else b"def "
+    reader, prompt = Reader.of(model, ctx.hparams), prompt_of(task)
     seed = task.config.data.seed
     made = generate(reader, prompt, n, SAMPLE_BYTES, TEMPERATURE, seed)
     texts: dict[str, Any] = {"texts": [readable(prompt + text) for text in made]}
     if int(ctx.step) >= task.config.steps:
-        found = split_bits(task, reader, "test")
-        name = type(model).__name__
+        found = {type(model).__name__: split_bits(task, reader, "test")}
         cache = user_path(task.config.data.cache)
-        lines = table(task, name, found, "test", cache).split("\n")
+        lines = compared(task.corpus, found, "test", cache).split("\n")
         texts["bits per byte of the test split"] = lines
     return texts
+
+
+def prompt_of(task: Any) -> bytes:
+    """Return the start of a generated text; for the user's own data that of a file."""
+    return b"" if task.config.data.path else b"def "
 
 
 def report(task: Any, loaded: Loaded, outdir: Path) -> dict[str, Any]:
@@ -159,18 +154,17 @@ def report(task: Any, loaded: Loaded, outdir: Path) -> dict[str, Any]:
     hparams = make_hparams(task, [loaded.config], False)
     reader = Reader.of(loaded.model, hparams)
     splits = {split: split_bits(task, reader, split) for split in ("dev", "test")}
-    name = type(loaded.model).__name__
     print(f"{task.corpus.manifest.summary()}\n")
     for split, value in splits.items():
         print(f"{split}: {value:.4f} bits per byte")
     cache = user_path(loaded.config.data.cache)
-    print(f"\ntest split\n\n{table(task, name, splits['test'], 'test', cache)}\n")
-    text = readable(generate(reader, b"def ", 1, 2 * SAMPLE_BYTES, TEMPERATURE, 0)[0])
-    print(f"a text after 'def ', temperature {TEMPERATURE}:\n\ndef {text}")
+    found = {type(loaded.model).__name__: splits["test"]}
+    print(f"\ntest split\n\n{compared(task.corpus, found, 'test', cache)}\n")
+    prompt = prompt_of(task)
+    text = readable(prompt + generate(reader, prompt, 1, 2 * SAMPLE_BYTES, TEMPERATURE, 0)[0])
+    print(f"a text, temperature {TEMPERATURE}:\n\n{text}")
     learning_curve(loaded.workdir, outdir / "learning_curve.png", loaded.config)
-    measured = baselines.measure(
-        task.corpus, record=cache / f"bytes-{task.corpus.manifest.fingerprint}-test.json"
-    )
+    measured = baselines.measure(task.corpus, record=record_of(task.corpus, "test", cache))
     rows = {f"{row.name}{', primed' * row.reads_train}": row.bits_per_byte for row in measured}
     return {
         "step": loaded.step,

@@ -3,6 +3,7 @@
 Letters in shapes: B streams, T bytes of a stream that are read at once, N states.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ class Frozen(nnx.Variable):
 
 
 class Output(NamedTuple):
-    """What a network returns for T bytes of B streams.
+    """The result of reading T bytes of B streams.
 
     Attributes:
         logits: scores of the byte that follows each byte read, float32, (B, T, 256).
@@ -36,13 +37,10 @@ class Output(NamedTuple):
 class ByteNetwork(nnx.Module):
     """Base class of networks that read streams of bytes.
 
-    What a network remembers of a stream is in `flaxae.task.StreamCarry` variables, whose first axis
-    is the stream and which are all zeros at a stream's start. A call reads them and replaces them
-    by the state after its bytes. Reading a stream in parts of any lengths gives the same logits as
-    reading it at once; gradients end at the start of a call.
-
-    Attributes:
-        carry: its StreamCarry variables, under names that the class chooses.
+    The state of a stream is in `flaxae.task.StreamCarry` variables, whose first axis is the stream
+    and which are all zeros at a stream's start. A call reads them and replaces them by the state
+    after its bytes. Reading a stream in parts of any lengths gives the same logits as reading it at
+    once; gradients end at the start of a call.
     """
 
     def __call__(self, x: Int[Array, "B T"], ctx: Context) -> Output:
@@ -56,6 +54,11 @@ class ByteNetwork(nnx.Module):
             The scores of the byte after each of them.
         """
         raise NotImplementedError
+
+    def weights_per_byte(self) -> int:
+        """Return the number of trained weights that a byte is multiplied with in matmuls."""
+        flat = nnx.to_flat_state(nnx.state(self, nnx.Param))
+        return sum(math.prod(var.shape) for path, var in flat if path[-1] == "kernel")
 
 
 def nats(logits: Float[Array, "B T 256"], y: Int[Array, "B T"]) -> Float[Array, "B T"]:

@@ -106,7 +106,9 @@ def _backward_step(
 
 def _weights_gradient(kept: Kept, of_total: Array) -> Array:
     """Return the recurrent weights' gradient: one matmul over all steps and rows."""
-    return jax.vjp(lambda w: product(kept.before, w), kept.weights)[1](of_total)[0]
+    # Rows first: a mesh splits them, and merging them with the steps then moves no data.
+    before, of_total = (rearrange(x, "T B ... -> B T ...") for x in (kept.before, of_total))
+    return jax.vjp(lambda w: product(before, w), kept.weights)[1](of_total)[0]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

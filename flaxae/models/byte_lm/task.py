@@ -137,11 +137,9 @@ class ByteLMTask(Task):
         return Loss((total * weight).sum(), count, metrics)
 
     def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
-        """Return the FLOPs of the matmuls with trained weights, 6 per weight and byte."""
+        """Return the FLOPs of the matmuls with weights, 6 per weight and byte."""
         model = nnx.eval_shape(lambda: self.init(nnx.Rngs(params=0, frozen=0)))
-        weights = nnx.to_flat_state(nnx.state(model, nnx.Param))
-        sizes = [math.prod(var.shape) for path, var in weights if path[-1] == "kernel"]
-        return 6.0 * sum(sizes) * math.prod(batch_spec["x"].shape)
+        return 6.0 * model.weights_per_byte() * math.prod(batch_spec["x"].shape)
 
     def sample(self, model: ByteNetwork, ctx: Context, n: int) -> dict[str, Any]:
         """Return texts that the network generates, and the table of baselines with its number."""

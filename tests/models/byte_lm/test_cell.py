@@ -37,7 +37,7 @@ def loss_and_gradient(network: ByteNetwork, x: Any) -> tuple[Any, Any, Any]:
     return value, state, dict(nnx.to_flat_state(grads))
 
 
-@pytest.mark.parametrize("dynamic", [Dynamic.GATED, Dynamic.DOUBLY_GATED])
+@pytest.mark.parametrize("dynamic", [*Dynamic])
 def test_the_cell_equals_the_grids(dynamic: Dynamic):
     rngs = nnx.Rngs(params=1, frozen=2)
     sizes: Any = {"layers": LAYERS, "states": STATES, "hidden": HIDDEN, "dynamic": dynamic}
@@ -59,12 +59,18 @@ def test_the_cell_equals_the_grids(dynamic: Dynamic):
     wanted, wanted_state, wanted_grads = loss_and_gradient(grid, x)
     np.testing.assert_allclose(value, wanted, atol=1e-6)
     np.testing.assert_allclose(state, wanted_state, atol=1e-6)
-    for path in (("embed", "table"), ("layers", 0, "recurrent", "kernel"), ("head", "kernel")):
+    same = [("embed", "table"), ("head", "kernel"), ("head", "bias")]
+    for i in range(LAYERS):
+        same += [("layers", i, "inputs", "kernel"), ("layers", i, "inputs", "bias")]
+        same += [("layers", i, "recurrent", "kernel")]
+    for path in same:
+        assert np.abs(grads[path][...]).max() > 1e-6
         np.testing.assert_allclose(grads[path][...], wanted_grads[path][...], atol=1e-6)
-    readout = wanted_grads["layers", 0, "outputs", "kernel"][...][STATES:, :HIDDEN]
-    found = grads["layers", 0, "of_input", "kernel"][...]
-    assert np.abs(found).max() > 1e-5
-    np.testing.assert_allclose(found, readout, atol=1e-6)
+    for i in range(LAYERS):
+        readout = wanted_grads["layers", i, "outputs", "kernel"][...][:, :HIDDEN]
+        of_state = grads["layers", i, "of_state", "kernel"][...]
+        of_input = grads["layers", i, "of_input", "kernel"][...]
+        np.testing.assert_allclose(np.concatenate([of_state, of_input]), readout, atol=1e-6)
 
 
 def test_gradients_cannot_stop_after_the_end_of_an_update():

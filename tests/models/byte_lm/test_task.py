@@ -1,4 +1,4 @@
-"""What all byte networks share: streams, one pass over a split, resume, lanes, the class ByteLM."""
+"""Parts that all byte networks share: streams, one pass over a split, resume, lanes, `ByteLM`."""
 
 import dataclasses
 from pathlib import Path
@@ -192,8 +192,10 @@ def test_a_stream_continues_from_a_saved_state(model: Any):
     np.testing.assert_array_equal(other.push("be").log_probs, stream.push("be").log_probs)
     with pytest.raises(ConfigError, match=r"another model: state is \(1, 3\), not \(1, 16\)"):
         other.restore({**stream.state, "state": np.zeros((1, 3))})
-    with pytest.raises(ConfigError, match="another model: state, extra"):
+    with pytest.raises(ConfigError, match="another model: state, model, extra"):
         other.restore({"log_probs": stream.log_probs, "extra": np.zeros(1)})
+    with pytest.raises(ConfigError, match="continue it with the model that made it"):
+        other.restore({**stream.state, "model": stream.state["model"][::-1]})
 
 
 def test_generation_is_reproducible_and_greedy_at_temperature_0(model: Any):
@@ -272,6 +274,10 @@ def test_bad_requests(model: Any, tmp_path: Path):
         model.bits_per_byte("")
     with pytest.raises(ConfigError, match="cannot be read"):
         model.bits_per_byte(tmp_path / "missing")
+    (tmp_path / "a.txt").write_text("alpha beta")
+    with pytest.raises(ConfigError, match=r"names a file: give pathlib.Path\("):
+        model.bits_per_byte(str(tmp_path / "a.txt"))
+    assert model.bits_per_byte(tmp_path / "a.txt") == model.bits_per_byte("alpha beta")
     with pytest.raises(ConfigError, match="temperature=-1"):
         model.generate(temperature=-1)
     with pytest.raises(ConfigError, match="count=0"):
