@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from flaxae.config.ranges import Count, NonNegative, Positive, Whole
 from flaxae.errors import require
 from flaxae.nn.linear import align, product
+from flaxae.sparse_autoencoder.centred import centred_product
 from flaxae.sparse_autoencoder.jump import jump_relu
 from flaxae.sparse_autoencoder.top_k import batch_top_k_mask, group_max_mask, top_k_mask
 from flaxae.task import Carry, Context
@@ -159,12 +160,7 @@ class SparseAutoencoder(nnx.Module):
                 compares with its threshold. The latents may be replaced at the tap "latents".
             weights: 0 for rows that only pad the batch.
         """
-        return self.activate(self.pre_activations(self.centred(x), ctx), ctx, weights)
-
-    def centred(self, x: Float[Array, "... I"]) -> Float[Array, "... I"]:
-        """Return the encoder's input: normalised states without the decoder's bias."""
-        x = self.normalised(x)
-        return x - align(self.b_dec[...], x) if self.config.subtract_b_dec else x
+        return self.activate(self.pre_activations(x, ctx), ctx, weights)
 
     def normalised(self, x: Float[Array, "... I"]) -> Float[Array, "... I"]:
         """Return the states in the units of the dictionary, float32."""
@@ -183,16 +179,14 @@ class SparseAutoencoder(nnx.Module):
         # PyTorch's std, by which the files were trained, divides by d_in - 1.
         return x.mean(-1, keepdims=True), x.std(-1, keepdims=True, ddof=1)
 
-    def pre_activations(
-        self, centred: Float[Array, "... I"], ctx: Context
-    ) -> Float[Array, "... F"]:
-        """Return z, by which latents are selected (of a gated one, the input of the gate).
-
-        Args:
-            centred: output of `centred`.
-            ctx: context.
-        """
-        z = self._product(centred, self.w_enc)
+    def pre_activations(self, x: Float[Array, "... I"], ctx: Context) -> Float[Array, "... F"]:
+        """Return z, by which latents are selected (of a gated one, the input of the gate)."""
+        x = self.normalised(x)
+        if self.config.subtract_b_dec:
+            dtype = jnp.dtype(self.config.dtype)
+            z: Any = centred_product(x, self.b_dec[...], self.w_enc[...], dtype)
+        else:
+            z = self._product(x, self.w_enc)
         z = z + align(self.b_enc[...], z)
         if self.config.rescale_by_decoder_norm:
             z = z * align(self.decoder_norms(), z)

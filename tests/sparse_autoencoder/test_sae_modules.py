@@ -10,6 +10,7 @@ from flax import nnx
 
 from flaxae.errors import ConfigError
 from flaxae.sparse_autoencoder import folding
+from flaxae.sparse_autoencoder.centred import centred_product
 from flaxae.sparse_autoencoder.jump import jump_relu, step
 from flaxae.sparse_autoencoder.modules import Activation, SAEConfig, SparseAutoencoder
 from flaxae.sparse_autoencoder.top_k import batch_top_k_mask, kth_largest, top_k_mask
@@ -49,7 +50,7 @@ def test_batch_top_k_selects_over_the_batch_in_training_and_ignores_padding():
     @jax.jit
     def run(x, weights, k):
         ctx = context(train=True, **({} if k is None else {"k": k}))
-        return sae.encode(x, ctx, weights), sae.pre_activations(sae.centred(x), ctx)
+        return sae.encode(x, ctx, weights), sae.pre_activations(x, ctx)
 
     f, z = (np.asarray(x) for x in run(X, weights, None))
     z = np.maximum(z, 0)
@@ -151,3 +152,24 @@ def test_configs_that_do_not_fit_raise():
     with pytest.raises(ConfigError, match="it has no factor"):
         folding.fold_factor(dictionary("layer_norm"), 2.0)
     assert dataclasses.replace(sae.config).d_out == 5
+
+
+def test_the_gradient_of_the_decoder_bias_needs_no_matmul_of_all_rows():
+    rows, d, f = 64, 16, 128
+    x, w = jnp.ones((rows, d)), jnp.full((d, f), 0.1)
+    bias = jnp.arange(d, dtype=jnp.float32)
+
+    def plain(b, w):
+        return jnp.sum(jnp.sin((x - b[None]) @ w))
+
+    def ours(b, w):
+        return jnp.sum(jnp.sin(centred_product(x, b, w)))
+
+    both = [jax.jit(jax.grad(g, (0, 1))).lower(bias, w).compile() for g in (plain, ours)]
+    for a, b in zip(both[0](bias, w), both[1](bias, w), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4)
+    flops = [program.cost_analysis()["flops"] for program in both]
+    assert flops[1] < flops[0] - 1.5 * rows * d * f
+    of_x = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(centred_product(x, bias, w)))))(x)
+    want = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin((x - bias[None]) @ w))))(x)
+    np.testing.assert_allclose(of_x, want, rtol=2e-4, atol=1e-4)

@@ -76,7 +76,7 @@ def dictionary_loss(
         dead: latents that have not been active for long; None: none.
         importance: factor of each feature's error in the reconstruction; None: 1.
     """
-    z = sae.pre_activations(sae.centred(x), ctx)
+    z = sae.pre_activations(x, ctx)
     f = sae.activate(z, ctx, weights)
     output = sae.decode(f, ctx, x)
     parts = {"recon": squared_error(output, target, weights, importance)}

@@ -255,4 +255,4 @@ class SAETask(Task):
         rows, d_in = batch_spec["x"].shape
         d_out = batch_spec["y"].shape[-1] if "y" in batch_spec else d_in
         d_sae = self.options.dictionary(d_in, d_out).d_sae
-        return 6.0 * rows * d_sae * (d_in + d_out)
+        return 2.0 * rows * d_sae * (2 * d_in + 3 * d_out)
