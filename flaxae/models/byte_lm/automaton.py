@@ -5,6 +5,7 @@ of a table, D their width.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,11 @@ class AutomatonNN(ByteNetwork):
             metrics |= {f"layer_{i}/{name}": m for name, m in row_use(p).items()}
         logits = self.head(h.swapaxes(0, 1), ctx.at("head"))
         return Output(logits, metrics=metrics)
+
+    def weights_per_byte(self) -> int:
+        """Return the number of trained weights that a byte is multiplied with in matmuls."""
+        tables = sum(math.prod(layer.table.shape) for layer in self.layers)
+        return super().weights_per_byte() + tables
 
 
 def row_use(p: Float[Array, "T B R"]) -> dict[str, Float[Array, "B T"]]:

@@ -172,6 +172,8 @@ def test_sizes():
     rows, width, inputs = 4, 3, 5
     head = 256 * inputs + (inputs + width + 1) * 256
     assert size(tiny()) == head + (inputs + width + 1) * rows + rows * width
+    matmuls = (inputs + width) * (256 + rows) + rows * width
+    assert nnx.eval_shape(lambda: build(tiny())).weights_per_byte() == matmuls
     two = tiny(layers=2, hidden=6)
     layer = [(n + 3 + 1) * 6 + 7 * 4 + 12 for n in (5, 8)]
     assert size(two) == head + 3 * 256 + sum(layer)
