@@ -61,9 +61,10 @@ class BlockCache:
             short = {f"tap_{i:03d}": x.astype(np.float16) for i, x in enumerate(states)}
         finite = all(np.isfinite(x).all() for x in short.values())
         require(
-            finite, "a hidden state is beyond float16 (65,504): train without a cache, or skip the "
-            "first tokens of rows",
-        )  # fmt: skip
+            finite,
+            "a hidden state is beyond float16 (65,504): train without a cache, or skip the first "
+            "tokens of rows",
+        )
         temporary = self.path(number).with_suffix(f".{os.getpid()}.tmp")
         save_file(short, temporary, metadata={"key": self.key})
         os.replace(temporary, self.path(number))

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from flaxae.activations import read
 from flaxae.activations.cache import BlockCache
+from flaxae.activations.token_rows import TokenRows
 from flaxae.data.loader import IndexStream, with_order
 from flaxae.errors import require
 from flaxae.task import Context
@@ -31,50 +31,6 @@ class Tap(NamedTuple):
 
     hook: str
     layer: int
-
-
-class TokenRows(NamedTuple):
-    """Rows of tokens.
-
-    Attributes:
-        ids: token ids, (N, S).
-        mask: 1 for real tokens, 0 for padding, (N, S).
-        use: tokens whose states are used: neither padding nor special, (N, S).
-    """
-
-    ids: Int[np.ndarray, "N S"]
-    mask: Float[np.ndarray, "N S"]
-    use: Bool[np.ndarray, "N S"]
-
-
-def token_rows(
-    texts: Sequence[Sequence[int]], length: int, separator: int, special: Sequence[int] = (),
-    *, skip: int = 0,
-) -> TokenRows:  # fmt: skip
-    """Cut token ids of texts into rows of one length, without padding but in the last row.
-
-    Args:
-        texts: token ids of each text.
-        length: tokens per row.
-        separator: id that is put after each text.
-        special: further ids whose states are not used.
-        skip: number of first tokens of each row whose states are not used: models without a token
-            of the beginning use the first one as a sink of attention, whose states are far larger.
-
-    Returns:
-        The rows, in the order of the texts.
-    """
-    parts = [np.asarray([*text, separator], np.int32) for text in texts]
-    flat = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-    require(len(flat) > skip, "there are no tokens to read states of: give more text")
-    count = -(-len(flat) // length)
-    ids = np.full(count * length, separator, np.int32)
-    ids[: len(flat)] = flat
-    mask = (np.arange(count * length) < len(flat)).astype(np.float32)
-    ids, mask = (rearrange(x, "(N S) -> N S", S=length) for x in (ids, mask))
-    use = (mask > 0) & ~np.isin(ids, [separator, *special])
-    use[:, :skip] = False
-    return TokenRows(ids, mask, use)
 
 
 class StateReader:
@@ -114,8 +70,8 @@ class StateReader:
             self._run(self._state, ids[i : i + self.rows], mask[i : i + self.rows])
             for i in range(0, len(ids), self.rows)
         ]
-        return [np.concatenate([np.asarray(part[i]) for part in found]) for i in
-                range(len(self.taps))]  # fmt: skip
+        parts = [[np.asarray(part[i]) for part in found] for i in range(len(self.taps))]
+        return [np.concatenate(part) for part in parts]
 
     def _states(self, state: Any, ids: Array, mask: Array) -> list[Array]:
         model: Any = nnx.merge(self._graphdef, state)

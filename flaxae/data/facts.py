@@ -123,12 +123,14 @@ def _in_country(seed: int, form: str) -> list[tuple[str, str, str]]:
 
 def _capitals(seed: int) -> list[tuple[str, str, str]]:
     """Return (group, sentence with the right country, with another one) of each capital."""
+    countries = _source().get_countries().values()
     found = sorted(
         (country["capital"], country["name"])
-        for country in _source().get_countries().values()
-        if country["capital"] and country["population"] > MIN_POPULATION
+        for country in countries
+        if country["capital"]
+        and country["population"] > MIN_POPULATION
         and country["capital"] not in country["name"]
-    )  # fmt: skip
+    )
     out = []
     for capital, country in _ordered(found, seed, lambda pair: "/".join(pair)):
         others = [c for other, c in found if other != capital and c != country]

@@ -114,8 +114,8 @@ def scan_recorded(
     """
     recorder = at.taps
     if not isinstance(recorder, Recorder):
-        return scan_blocks(lambda block, x, at, _: (call(block, x, at), None), blocks, x, at,
-                           **options)[0]  # fmt: skip
+        plain = lambda block, x, at, _: (call(block, x, at), None)  # noqa: E731
+        return scan_blocks(plain, blocks, x, at, **options)[0]
     count = jax.tree.leaves(nnx.split(blocks)[1])[0].shape[0]
     layers, slots = jnp.arange(count, dtype=jnp.int32), recorder.slots(count)
     at = dataclasses.replace(at, taps=recorder.resolved(count))

@@ -90,9 +90,14 @@ def fit(
 
 
 def _all(
-    x: Array, signs: Array, strengths: Array, count: Array, standardise: bool, max_steps: int,
+    x: Array,
+    signs: Array,
+    strengths: Array,
+    count: Array,
+    standardise: bool,
+    max_steps: int,
     tolerance: float,
-) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+) -> tuple[Array, Array, Array, Array]:
     def of_layer(x: Array) -> Any:
         total = count.sum()
         mean, scale = jnp.zeros(x.shape[-1]), jnp.ones(x.shape[-1])

@@ -9,8 +9,8 @@ from flaxae.activations.stream import (
     StreamSizes,
     Tap,
     fill,
-    token_rows,
 )
+from flaxae.activations.token_rows import token_rows
 from flaxae.errors import ConfigError
 from tests.tiny.language_models import context, tiny
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from flax import nnx
 
-from flaxae.activations.stream import StateReader, StateStream, StreamSizes, Tap, token_rows
+from flaxae.activations.stream import StateReader, StateStream, StreamSizes, Tap
+from flaxae.activations.token_rows import token_rows
 from flaxae.config.locate import user_path
 from flaxae.data.hub import load_examples
 from flaxae.data.pretrained import open_tokenizer

@@ -43,8 +43,9 @@ def from_data(state: Any, batches: Iterator[Any], options: SAEOptions) -> Any:
     sae = {**state["params"]["sae"]}
     sae["b_dec"] = _placed(median, sae["b_dec"])
     params = {**state["params"], "sae": sae}
-    ema = {**state["ema"], "sae": {**state["ema"]["sae"], "b_dec": jnp.copy(sae["b_dec"])}
-           } if state["ema"] else {}  # fmt: skip
+    ema = state["ema"]
+    if ema:
+        ema = {**ema, "sae": {**ema["sae"], "b_dec": jnp.copy(sae["b_dec"])}}
     return {**state, "params": params, "ema": ema}
 
 
