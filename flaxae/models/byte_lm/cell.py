@@ -82,7 +82,7 @@ class CellLayer(nnx.Module):
             skip = looked_up(self.of_input, x, at, ctx.at("of_input"))
         kernel = weights(self.recurrent, ctx.at("recurrent"))
         inputs = rearrange(inputs, "B T GN -> T B GN")
-        states = recur(self.dynamic, inputs, kernel, self.state[...], cut)
+        states: Array = recur(self.dynamic, inputs, kernel, self.state[...], cut)
         self.state[...] = jax.lax.stop_gradient(states[-1])
         states = rearrange(states, "T B N -> B T N")
         return jax.nn.silu(self.of_state(states, ctx.at("of_state")) + skip)
@@ -97,10 +97,11 @@ def looked_up(
     layer: Linear, table: Float[Array, "256 I"], at: Int[Array, "B T"], ctx: Context
 ) -> Float[Array, "B T O"]:
     """Return a map's outputs for rows of a table; the map is computed once per row of the table."""
-    out = product(table, weights(layer, ctx))  # (256, O)
+    out: Array = product(table, weights(layer, ctx))  # (256, O)
     if layer.bias is not None:
         out = out + align(layer.bias[...], out)
-    return rows_of(out, at)
+    rows: Array = rows_of(out, at)
+    return rows
 
 
 @jax.custom_vjp
