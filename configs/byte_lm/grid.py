@@ -7,8 +7,10 @@
 Presets: "" has 72 cells (24 whole triples of k) as lanes of 12 programs, "all" the 648 as lanes of
 54, each cell on 983 kB of 16 streams; "accelerator" all cells on 10.5 MB of 128 streams; "quick"
 24 small cells on 66 kB. The learning rate is constant, so that a shorter run is the beginning of a
-longer one. One cell (1 layer, gated, N = H = 32, k = 2, 1 MB, seed 0, a part of the dev split) has
-3.11, 3.01 and 3.09 bits per byte with learning rates of 1e-3, 3e-3 and 1e-2.
+longer one; evaluations use an average of the parameters over a tenth of the run so far. One cell (1
+layer, gated, N = H = 32, k = 2, seed 0, a part of the dev split) has 3.11, 3.01 and 3.09 bits per
+byte after 1 MB with learning rates of 1e-3, 3e-3 and 1e-2, without the average; it takes 7 seconds
+of one core at 31 GFLOP/s.
 """
 
 from typing import Any
@@ -37,7 +39,7 @@ def get_config(preset: str = "") -> Config:
     return Config(
         task=GridConfig(),
         data=ByteDataConfig(batch_size=128 if preset == "accelerator" else 16),
-        optim=OptimConfig(lr=3e-3, schedule=Schedule.CONSTANT),
+        optim=OptimConfig(lr=3e-3, schedule=Schedule.CONSTANT, ema=0.9995),
         log=LogConfig(every=steps // 16, tensorboard=False),
         # 12 batches of 32 parts or more, 8 of which only warm up: a learning curve.
         eval=EvalConfig(

@@ -120,6 +120,7 @@ def test_missing_rows_and_other_data_are_handled(record, text, tmp_path):
 def test_a_lane_of_a_program_is_the_single_run(text, tmp_path):
     base = SPACE["get_config"]("quick")
     base.data.path = str(text)
+    base.optim.ema = 0.0
     base.steps = base.save.every = 64
     base.eval.every = base.log.every = 32
     cells = [cell for cell in quick() if cell.hidden and cell.bptt < 4][:3]
