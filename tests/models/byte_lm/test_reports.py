@@ -6,7 +6,7 @@ import runpy
 import numpy as np
 import pytest
 
-from flaxae.config import Config, EvalConfig, LogConfig, MeshConfig, SaveConfig, config_hash
+from flaxae.config import Config, EvalConfig, LogConfig, MeshConfig, SaveConfig
 from flaxae.data import byte_corpus
 from flaxae.errors import ConfigError
 from flaxae.measures.compressors import GZIP
@@ -60,7 +60,7 @@ def base(text):
 
 
 def test_lanes_have_the_numbers_of_single_runs(base, tmp_path):
-    experiment = Experiment(base, {"two": Variant({}, {}, seeds=2)}, tmp_path / "runs.jsonl")
+    experiment = Experiment(base, {"two": Variant({}, seeds=2)}, tmp_path / "runs.jsonl")
     assert experiment.train(tmp_path)
     rows = experiment.rows("two")
     assert [row["seed"] for row in rows] == [0, 1]
@@ -86,10 +86,11 @@ def record(path, experiment: Experiment, names: list[str]) -> None:
     rows = []
     for i, name in enumerate(names):
         for seed in (0, 1):
-            overrides = experiment.variants[name].overrides
+            variant = experiment.variants[name]
+            overrides = variant.run(variant.overrides, seed)
             numbers = {DEV: 3.0, TEST: 3.0 - 0.1 * i - 0.01 * i * seed}
             numbers |= {"test/layer_0/max_p": 0.5, "test/layer_0/rows_used": 1.0}
-            key = config_hash(experiment.config(overrides, seed))
+            key = experiment.key(overrides)
             row = {"run": key, "variant": name, "seed": seed, "overrides": overrides}
             rows.append(json.dumps(row | {"numbers": numbers}) + "\n")
     with path.open("a") as file:
