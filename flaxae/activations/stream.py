@@ -25,6 +25,8 @@ from flaxae.data.loader import IndexStream, with_order
 from flaxae.errors import require
 from flaxae.task import Context
 
+BLOCKS = "cached blocks"  # seed of the rows of cached blocks
+
 
 class Tap(NamedTuple):
     """A hidden state: name of a hook and number of a layer."""
@@ -110,8 +112,8 @@ class StateStream:
     block gives the same number of batches, and what does not fill the last one is left out. In an
     evaluation, all states are used once; the last batch of a block is padded with weight 0.
 
-    With a cache, blocks are fixed parts of the data, in float16 on disk. Later epochs shuffle
-    their order and the states inside of each.
+    With a cache, blocks are fixed parts of the data, in float16 on disk, shared by seeds. Later
+    epochs shuffle their order and the states inside of each.
 
     Attributes:
         rows: the tokens.
@@ -140,7 +142,7 @@ class StateStream:
             sizes: rows per block and states per batch.
             inputs: the input; several have an axis of their own, and one width.
             target: a transcoder's target.
-            model_fingerprint: fingerprint of the model's files.
+            model_fingerprint: fingerprint of the model's files, and the types that it runs in.
             seed: seed of the order.
             train: whether batches are endless and shuffled.
             cache: folder of cached blocks; "": none.
@@ -160,7 +162,8 @@ class StateStream:
         total, count = len(rows.ids), sizes.block_rows
         order = f"{seed}/states"
         self._row_order = IndexStream(total, count, order, train)
-        whole = IndexStream(total, total, order, train)[0]
+        # Seeds share the blocks of a cache.
+        whole = IndexStream(total, total, BLOCKS, train)[0]
         self._fixed = [whole[i : i + count] for i in range(0, total, count)]
         used, size = int(rows.use.sum()), sizes.batch_size
         self.num_blocks = len(self._fixed)
@@ -177,8 +180,9 @@ class StateStream:
             per_block = max(1, -(-most // size))
             self.num_batches = per_block * self.num_blocks
         self.batches_per_block = per_block
+        blocks = BLOCKS if cache else ""
         sha = hashlib.sha256(
-            repr((seed, train, dataclasses.astuple(sizes), wanted, bool(cache))).encode()
+            repr((seed, train, dataclasses.astuple(sizes), wanted, blocks)).encode()
         )
         for array in rows:
             sha.update(np.ascontiguousarray(array).tobytes())
@@ -186,13 +190,14 @@ class StateStream:
         self.fingerprint = with_order(sha.hexdigest()[:16], train)
         self._cache = None
         if cache:
-            self._cache = BlockCache(Path(cache), self._cache_key(model_fingerprint, seed))
+            self._cache = BlockCache(Path(cache), self._cache_key(model_fingerprint))
             self._block_order = IndexStream(self.num_blocks, 1, f"{seed}/blocks", train)
         self._last: tuple[int, list[np.ndarray], np.ndarray] | None = None
 
-    def _cache_key(self, model: str, seed: int) -> str:
+    def _cache_key(self, model: str) -> str:
         """Return a hash of what decides the states of fixed blocks."""
-        sha = hashlib.sha256(repr((model, self._reader.taps, self.sizes.block_rows)).encode())
+        parts = (model, self._reader.taps, self.sizes.block_rows, BLOCKS, self._train)
+        sha = hashlib.sha256(repr(parts).encode())
         for array in self.rows:
             sha.update(np.ascontiguousarray(array).tobytes())
         return sha.hexdigest()[:16]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 
 from flaxae.errors import require
@@ -31,8 +30,9 @@ def token_rows(
     special: Sequence[int] = (),
     *,
     skip: int = 0,
+    packed: bool = True,
 ) -> TokenRows:
-    """Cut token ids of texts into rows of one length, without padding but in the last row.
+    """Cut token ids of texts into rows of one length.
 
     Args:
         texts: token ids of each text.
@@ -41,18 +41,25 @@ def token_rows(
         special: further ids whose states are not used.
         skip: number of first tokens of each row whose states are not used: models without a token
             of the beginning use the first one as a sink of attention, whose states are far larger.
+        packed: whether a row continues with the next text, so that only the last row is padded.
+            Otherwise each row is of one text, as models need whose tokens see the whole row; a text
+            that is longer than a row has several.
 
     Returns:
         The rows, in the order of the texts.
     """
     parts = [np.asarray([*text, separator], np.int32) for text in texts]
-    flat = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-    require(len(flat) > skip, "there are no tokens to read states of: give more text")
-    count = -(-len(flat) // length)
-    ids = np.full(count * length, separator, np.int32)
-    ids[: len(flat)] = flat
-    mask = (np.arange(count * length) < len(flat)).astype(np.float32)
-    ids, mask = (rearrange(x, "(N S) -> N S", S=length) for x in (ids, mask))
+    if packed:
+        parts = [np.concatenate(parts)] if parts else []
+    rows = [part[i : i + length] for part in parts for i in range(0, len(part), length)]
+    require(
+        max(map(len, rows), default=0) > skip,
+        "there are no tokens to read states of: give more text",
+    )
+    ids = np.full((len(rows), length), separator, np.int32)
+    mask = np.zeros((len(rows), length), np.float32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], mask[i, : len(row)] = row, 1
     use = (mask > 0) & ~np.isin(ids, [separator, *special])
     use[:, :skip] = False
     return TokenRows(ids, mask, use)

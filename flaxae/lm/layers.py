@@ -90,6 +90,7 @@ def run_layers(
         x, cache, buffers = state
     if recorder is not None:
         recorder.states = {n: b[: len(recorder.layers)] for n, b in buffers.items()}
+        recorder.require_replaced()
     return x, cache
 
 
@@ -139,6 +140,7 @@ def scan_recorded(
         state, _ = scan_blocks(step, blocks, (x, buffers), at, (layers, slots), **options)
     x, buffers = state
     recorder.states = {n: b[: len(recorder.layers)] for n, b in buffers.items()}
+    recorder.require_replaced()
     return x
 
 

@@ -30,6 +30,7 @@ class Recorder(Taps):
         stop: the number of layers that run; None: all of them.
         layer: the index of the current layer, set by the model's scan body.
         current: the states that the current layer tapped, by name.
+        replaced: paths of `replace` that a tap had, shared by all copies of a recorder.
         states: the result, by name: (chosen layers, B, P, width).
     """
 
@@ -46,6 +47,7 @@ class Recorder(Taps):
         self.stop: int | None = None
         self.layer: Int[Array, ""] | int = 0
         self.current: dict[str, Array] = {}
+        self.replaced: set[str] = set()
         self.states: dict[str, Float[Array, "L B P D"]] = {}
 
     @property
@@ -55,13 +57,19 @@ class Recorder(Taps):
 
     def fresh(self) -> "Recorder":
         """Return a recorder with the same settings and no states."""
-        return Recorder(self.wanted, self.layers, self.positions, self.replacements)
+        return self._shared(Recorder(self.wanted, self.layers, self.positions, self.replacements))
+
+    def _shared(self, other: Any) -> Any:
+        """Return another recorder that notes replaced taps in the same place."""
+        other.replaced = self.replaced
+        return other
 
     def __call__(self, path: str, value: Array) -> Array:
         """Record the value of a tap if it is requested; return it, or its replacement."""
         for (end, layer), change in self.replacements.items():
             if not _ends_with(path, end):
                 continue
+            self.replaced.add(end)
             if layer is None:
                 value = change(value)
             else:
@@ -94,7 +102,13 @@ class Recorder(Taps):
             (path, None if at is None else at % num_layers): change
             for (path, at), change in self.replacements.items()
         }
-        return Recorder(self.wanted, self.layers, self.positions, replace)
+        return self._shared(Recorder(self.wanted, self.layers, self.positions, replace))
+
+    def require_replaced(self) -> None:
+        """Raise ConfigError if a layer's state was to be replaced at a tap that does not exist."""
+        wanted = {end for end, layer in self.replacements if layer is not None}
+        missing = sorted(wanted - self.replaced)
+        require(not missing, f"the layers have no tap {', '.join(missing)}: nothing is replaced")
 
     def buffers(self, shapes: Mapping[str, Any]) -> dict[str, Array]:
         """Return empty buffers for what one layer taps.

@@ -36,7 +36,7 @@ class SAE:
         Args:
             source: a directory, or its file of weights.
             **expected: what it must have been trained on: model, fingerprint, hook, layer, or
-                another field of `Origin`.
+                another field of `Origin`; `transcoder=True` for those of Gemma Scope 1.
 
         Raises:
             ConfigError: see `files.load`.

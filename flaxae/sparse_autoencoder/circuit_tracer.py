@@ -21,20 +21,29 @@ def write(
     hook_in: str = "mlp.hook_in",
     hook_out: str = "hook_mlp_out",
 ) -> None:
-    """Write a set of transcoders.
+    """Write a set of transcoders, to be put at the top or in a folder of a Hub repository.
+
+    The config has no list of files: circuit-tracer then finds them by their names, beside it. It
+    takes plain names of a list from the current directory.
 
     Args:
         directory: created if it does not exist.
-        transcoders: layer -> its transcoder, with ReLU, JumpReLU or batch top-k (as JumpReLU).
+        transcoders: layer -> its transcoder, with ReLU, JumpReLU or batch top-k (as JumpReLU); all
+            layers from 0 on, of one size, with or without a skip connection.
         model: name of the language model.
         hook_in: name of the input's hook, without its layer.
         hook_out: name of the output's hook.
 
     Raises:
-        ConfigError: if there is none, one is not a transcoder, or its activation does not exist
-            there.
+        ConfigError: if there is none, a layer is missing, one is not a transcoder, they differ in
+            size or skip connection, or an activation does not exist there.
     """
     require(bool(transcoders), "a set of transcoders needs one")
+    layers = sorted(transcoders)
+    require(
+        layers == list(range(len(layers))),
+        f"circuit-tracer needs a transcoder for every layer from 0 on, not for {layers}",
+    )
     files = {layer: f"layer_{layer}.safetensors" for layer in sorted(transcoders)}
     for layer, file in files.items():
         sae = transcoders[layer]
@@ -42,6 +51,16 @@ def write(
             sae = folding.as_jump_relu(sae)
         config = sae.config
         require(config.transcoder, f"layer {layer}: not a transcoder")
+        require(
+            config.d_in == config.d_out,
+            f"layer {layer}: d_in={config.d_in} and d_out={config.d_out} must be equal",
+        )
+        first = transcoders[0].config
+        require(
+            (config.d_in, config.d_sae, config.skip) == (first.d_in, first.d_sae, first.skip),
+            f"layer {layer} differs from layer 0 in its width, its number of latents, or in having "
+            "a skip connection",
+        )
         require(
             config.activation in (Activation.RELU, Activation.JUMPRELU)
             and config.normaliser is Normaliser.NONE,
@@ -66,7 +85,5 @@ def write(
         "model_kind: transcoder_set",
         f"feature_input_hook: {json.dumps(hook_in)}",
         f"feature_output_hook: {json.dumps(hook_out)}",
-        "transcoders:",
-        *(f"  - {json.dumps(file)}" for file in files.values()),
     ]
     (directory / CONFIG).write_text("\n".join(lines) + "\n", encoding="utf-8")

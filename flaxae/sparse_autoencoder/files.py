@@ -10,20 +10,24 @@ from flaxae.sparse_autoencoder.modules import SparseAutoencoder
 from flaxae.sparse_autoencoder.origin import Origin
 from flaxae.sparse_autoencoder.tensors import PICKLES, refuse_pickle
 
-# name of the file of weights -> its format's reader, called with the file
+# name of the file of weights -> its format's reader, called with the file and `transcoder`
 _READERS = {
-    saelens.WEIGHTS: lambda path: saelens.read(path.parent),
-    sparsify.WEIGHTS: lambda path: sparsify.read(path.parent),
-    gemma_scope.SAFETENSORS: gemma_scope.read_second,
+    saelens.WEIGHTS: lambda path, _: saelens.read(path.parent),
+    sparsify.WEIGHTS: lambda path, _: sparsify.read(path.parent),
+    gemma_scope.SAFETENSORS: lambda path, _: gemma_scope.read_second(path),
     gemma_scope.NPZ: gemma_scope.read_first,
 }
 
 
-def load(source: str | Path, **expected: Any) -> tuple[SparseAutoencoder, Origin]:
+def load(
+    source: str | Path, *, transcoder: bool | None = None, **expected: Any
+) -> tuple[SparseAutoencoder, Origin]:
     """Open a dictionary of SAELens, Gemma Scope 1 or 2, or sparsify.
 
     Args:
         source: a directory, or its file of weights.
+        transcoder: whether it must be a transcoder; None: either. A file of Gemma Scope 1 does not
+            contain this, and is an autoencoder unless True is given.
         **expected: fields of `Origin` (model, fingerprint, hook, layer, ...) that the file must
             not contradict; they complete what it does not contain.
 
@@ -33,10 +37,15 @@ def load(source: str | Path, **expected: Any) -> tuple[SparseAutoencoder, Origin
     Raises:
         ConfigError: if there is no such file, its format is unknown, it is a pickle, its
             architecture is unknown, a tensor is missing or unexpected, or the dictionary was
-            trained on other states than the expected ones.
+            trained on other states than the expected ones, or is an autoencoder instead of a
+            transcoder or the reverse.
     """
     path = _weights(user_path(source))
-    sae, origin = _READERS[path.name](path)
+    sae, origin = _READERS[path.name](path, bool(transcoder))
+    require(
+        transcoder is None or sae.config.transcoder == transcoder,
+        f"{path}: this is {'a' if sae.config.transcoder else 'not a'} transcoder",
+    )
     return sae, origin.expected(str(path), **expected)
 
 

@@ -28,14 +28,18 @@ _KINDS = {
 }
 
 
-def read_first(path: Path) -> tuple[SparseAutoencoder, Origin]:
+def read_first(path: Path, transcoder: bool = False) -> tuple[SparseAutoencoder, Origin]:
     """Read a params.npz of Gemma Scope 1; the hook is not in the file, only in its folder's name.
+
+    Args:
+        path: the file.
+        transcoder: whether it is a transcoder, which has the same tensors as an autoencoder.
 
     Raises:
         ConfigError: if the file is broken, or a tensor is missing or unexpected.
     """
     tensors = {name.lower(): x for name, x in read_npz(path).items()}  # w_enc or W_enc
-    return _build(tensors, path, transcoder=False), Origin()
+    return _build(tensors, path, transcoder=transcoder), Origin()
 
 
 def read_second(path: Path) -> tuple[SparseAutoencoder, Origin]:

@@ -164,20 +164,7 @@ class SparseAutoencoder(nnx.Module):
 
     def normalised(self, x: Float[Array, "... I"]) -> Float[Array, "... I"]:
         """Return the states in the units of the dictionary, float32."""
-        x = x.astype(jnp.float32)
-        mean, scale = self._statistics(x)
-        eps = LAYER_NORM_EPS if self.config.normaliser is Normaliser.LAYER_NORM else 0.0
-        return x if scale is None else (x - mean) / (scale + eps)
-
-    def _statistics(self, x: Array) -> tuple[Any, Any]:
-        """Return what each input is shifted and divided by; None: it is not normalised."""
-        if self.config.normaliser is Normaliser.NONE:
-            return None, None
-        if self.config.normaliser is Normaliser.CONSTANT_NORM:
-            norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
-            return jnp.zeros_like(norm), jnp.maximum(norm, 1e-12) * self.config.d_in**-0.5
-        # PyTorch's std, by which the files were trained, divides by d_in - 1.
-        return x.mean(-1, keepdims=True), x.std(-1, keepdims=True, ddof=1)
+        return normalised(x.astype(jnp.float32), self.config.normaliser)
 
     def pre_activations(self, x: Float[Array, "... I"], ctx: Context) -> Float[Array, "... F"]:
         """Return z, by which latents are selected (of a gated one, the input of the gate)."""
@@ -249,8 +236,7 @@ class SparseAutoencoder(nnx.Module):
         if self.w_skip is not None and x is not None:
             y = y + self._product(x.astype(jnp.float32), self.w_skip)
         if undo and x is not None:
-            mean, scale = self._statistics(x.astype(jnp.float32))
-            y = y * scale + mean
+            y = restored(y, x.astype(jnp.float32), self.config.normaliser)
         return ctx.tap("out", y)
 
     def linear_decode(self, f: Float[Array, "... F"]) -> Float[Array, "... O"]:
@@ -266,6 +252,33 @@ class SparseAutoencoder(nnx.Module):
     def _product(self, x: Array, kernel: Any) -> Array:
         dtype = jnp.dtype(self.config.dtype)
         return product(x.astype(dtype), kernel[...].astype(dtype), jnp.float32)
+
+
+def normalised(x: Float[Array, "... I"], normaliser: Normaliser) -> Float[Array, "... I"]:
+    """Return normalised states."""
+    if normaliser is Normaliser.NONE:
+        return x
+    mean, scale = _statistics(x, normaliser)
+    return (x - mean) / (scale + (LAYER_NORM_EPS if normaliser is Normaliser.LAYER_NORM else 0.0))
+
+
+def restored(
+    y: Float[Array, "... I"], x: Float[Array, "... I"], normaliser: Normaliser
+) -> Float[Array, "... I"]:
+    """Return y in the units of x, by whose statistics it was normalised."""
+    if normaliser is Normaliser.NONE:
+        return y
+    mean, scale = _statistics(x, normaliser)
+    return y * scale + mean
+
+
+def _statistics(x: Array, normaliser: Normaliser) -> tuple[Array, Array]:
+    """Return what each state is shifted and divided by."""
+    if normaliser is Normaliser.CONSTANT_NORM:
+        norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
+        return jnp.zeros_like(norm), jnp.maximum(norm, 1e-12) * x.shape[-1] ** -0.5
+    # PyTorch's std, by which the files were trained, divides by d_in - 1.
+    return x.mean(-1, keepdims=True), x.std(-1, keepdims=True, ddof=1)
 
 
 def _directions(rngs: nnx.Rngs, shape: tuple[int, int], norm: float) -> Float[Array, "F D"]:

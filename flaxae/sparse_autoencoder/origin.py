@@ -13,12 +13,17 @@ LENS = {
     "hook_resid_post": "resid_out",
     "hook_attn_out": "attn_out",
     "hook_mlp_out": "mlp_out",
+    # The input of the MLP for Gemma Scope 2 in SAELens and for TransformerLens' bridge. (In models
+    # that TransformerLens implements itself, it is before the norm.)
+    "hook_mlp_in": "mlp_in",
     "mlp.hook_in": "mlp_in",
     "mlp.hook_pre": "mlp_pre",
     "mlp.hook_post": "mlp_post",
 }
 # Names of modules in transformers' Llama and Phi, whose outputs are the states -> ours.
 HUGGING_FACE = {"": "resid_out", "self_attn": "attn_out", "mlp": "mlp_out"}
+# Norms before and after Gemma's MLP, whose outputs Gemma Scope 2 names.
+GEMMA = {"pre_feedforward_layernorm": "mlp_in", "post_feedforward_layernorm": "mlp_out"}
 _LENS = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<name>.+)")
 _HF = re.compile(r"(?:model\.|transformer\.)?(?:layers|h)\.(?P<layer>\d+)\.?(?P<name>.*)")
 
@@ -34,9 +39,9 @@ class Origin:
         layer: the layer; None: unknown.
         hook_out: a transcoder's target.
         layer_out: its layer.
-        factor: the constant factor of normalisation that is folded into the weights.
+        factor: the constant factor of normalisation that is folded into the weights; None: unknown.
         factor_out: that of a transcoder's target.
-        normaliser: name of the normalisation that gave the factor.
+        normaliser: name of the normalisation; "none" is a known one, without any effect.
         context_size: tokens per text; 0: unknown.
         prepend_bos: whether texts began with the token of their beginning.
         other: further fields of the file.
@@ -48,9 +53,9 @@ class Origin:
     layer: int | None = None
     hook_out: str = ""
     layer_out: int | None = None
-    factor: float = 1.0
-    factor_out: float = 1.0
-    normaliser: str = "none"
+    factor: float | None = None
+    factor_out: float | None = None
+    normaliser: str = ""
     context_size: int = 0
     prepend_bos: bool | None = None
     other: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -72,8 +77,7 @@ class Origin:
             if value is None:
                 continue
             have = getattr(self, name)
-            unknown = have == fields[name] and name not in ("factor", "factor_out", "normaliser")
-            if not unknown and have != value:
+            if have != fields[name] and have != value:
                 raise ConfigError(
                     f"{where}: this dictionary was trained with {name} {have!r}, not {value!r}: "
                     f"use the states that it was trained on, or another dictionary"
@@ -99,7 +103,7 @@ def parse_hook(name: str) -> tuple[str, int | None]:
         return LENS.get(match["name"], match["name"]), int(match["layer"])
     if match := _HF.fullmatch(name):
         module = match["name"].removesuffix("output").rstrip(".")
-        return HUGGING_FACE.get(module, match["name"]), int(match["layer"])
+        return (HUGGING_FACE | GEMMA).get(module, match["name"]), int(match["layer"])
     return name, None
 
 

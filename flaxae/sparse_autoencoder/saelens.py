@@ -58,6 +58,7 @@ _KINDS = {
     "architecture": str,
     "apply_b_dec_to_input": bool,
     "normalize_activations": str | bool,
+    "reshape_activations": str,
     "k": int | float,
     "rescale_acts_by_decoder_norm": bool,
     "metadata": dict,
@@ -70,6 +71,19 @@ _METADATA = {
     "context_size": int,
     "prepend_bos": bool,
     "flaxae": dict,
+}
+_OWN = {
+    "model": str,
+    "fingerprint": str,
+    "hook": str,
+    "layer": int,
+    "hook_out": str,
+    "layer_out": int,
+    "factor": int | float,
+    "factor_out": int | float,
+    "normaliser": str,
+    "context_size": int,
+    "prepend_bos": bool,
 }
 _WRITTEN_ANEW = ("sae_lens_version", "sae_lens_training_version", "hf_hook_name")
 
@@ -89,7 +103,7 @@ def read(directory: Path) -> tuple[SparseAutoencoder, Origin]:
     tensors = read_safetensors(directory / WEIGHTS)
     _convert_old(tensors, directory / WEIGHTS)
     sae = build(config, _ours(tensors, config, directory / WEIGHTS), str(directory / WEIGHTS))
-    origin = _origin(raw.get("metadata") or {}, path)
+    origin = _origin(raw.get("metadata") or {}, path, config.normaliser)
     if pending:
         sae, origin = _fold_pending(sae, origin, directory)
     return sae, origin
@@ -103,6 +117,11 @@ def _config(raw: dict[str, Any], path: Path) -> tuple[SAEConfig, bool]:
         f"{path}: architecture {name!r} is not one of: {', '.join(READ)}. A dictionary that was "
         "saved for training (batchtopk, matryoshka_batchtopk) is opened once SAELens has saved it "
         "by save_inference_model",
+    )
+    reshaped = raw.get("reshape_activations") or "none"
+    require(
+        reshaped == "none",
+        f"{path}: reshape_activations={reshaped!r} is not supported: only 'none' is",
     )
     for size in ("d_in", "d_sae"):
         require(raw.get(size) is not None, f"{path}: {size} is missing")
@@ -173,12 +192,12 @@ def _ours(tensors: dict[str, np.ndarray], config: SAEConfig, where: Path) -> dic
     return found
 
 
-def _origin(raw: dict[str, Any], path: Path) -> Origin:
+def _origin(raw: dict[str, Any], path: Path, normaliser: Normaliser) -> Origin:
     check_fields(raw, _METADATA, f"{path}: metadata: ")
     own = raw.get("flaxae") or {}
-    known = {f.name for f in dataclasses.fields(Origin)} - {"other"}
-    unknown = sorted(set(own) - known)
+    unknown = sorted(set(own) - set(_OWN))
     require(not unknown, f"{path}: metadata.flaxae has unknown fields {', '.join(unknown)}")
+    check_fields(own, _OWN, f"{path}: metadata.flaxae: ")
     hook, layer = parse_hook(raw.get("hook_name") or "")
     out, layer_out = parse_hook(raw.get("hook_name_out") or "")
     fields = {
@@ -189,9 +208,14 @@ def _origin(raw: dict[str, Any], path: Path) -> Origin:
         "layer_out": layer_out,
         "context_size": raw.get("context_size") or 0,
         "prepend_bos": raw.get("prepend_bos"),
+        # Without a normaliser, a factor may have been folded into the weights: it is unknown.
+        "normaliser": "" if normaliser is Normaliser.NONE else normaliser.value,
     }
     other = {n: x for n, x in raw.items() if n not in (*_METADATA, *_WRITTEN_ANEW)}
-    return Origin(**(fields | own), other=other)
+    name = raw.get("hf_hook_name", "")
+    if name not in ("", hugging_face_name(fields["hook"], fields["layer"])):
+        other["hf_hook_name"] = name
+    return Origin(**fields | {n: x for n, x in own.items() if x is not None}, other=other)
 
 
 def _fold_pending(
@@ -277,6 +301,7 @@ def _metadata(origin: Origin) -> dict[str, Any]:
     }
     if origin.hook_out:
         fields["hook_name_out"] = lens_name(origin.hook_out, origin.layer_out)
-    if name := hugging_face_name(origin.hook, origin.layer):
+    name = hugging_face_name(origin.hook, origin.layer)
+    if name and "hf_hook_name" not in fields:
         fields["hf_hook_name"] = name
     return fields

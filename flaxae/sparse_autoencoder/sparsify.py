@@ -21,6 +21,8 @@ NAMES = {
     "b_dec": ("b_dec", False),
     "W_skip": ("w_skip", True),
 }
+# A module's output -> its input; that of attention has no name here.
+INPUTS = {"mlp_out": "mlp_in", "resid_out": "resid_in"}
 _KINDS = {
     "activation": str,
     "num_latents": int,
@@ -31,6 +33,7 @@ _KINDS = {
     "skip_connection": bool,
     "transcode": bool,
     "d_in": int,
+    "signed": bool,
 }
 
 
@@ -51,6 +54,9 @@ def read(directory: Path) -> tuple[SparseAutoencoder, Origin]:
         kind in ACTIVATIONS, f"{path}: activation {kind!r} is not one of: {', '.join(ACTIVATIONS)}"
     )
     require(raw.get("d_in") is not None, f"{path}: d_in is missing")
+    require(
+        not raw.get("signed"), f"{path}: signed latents, which may be below 0, are not supported"
+    )
     transcode = bool(raw.get("transcode"))
     try:
         config = SAEConfig(
@@ -71,8 +77,11 @@ def read(directory: Path) -> tuple[SparseAutoencoder, Origin]:
         ours[own] = x.T if transposed else x
     sae = build(config, ours, str(directory / WEIGHTS))
     hook, layer = parse_hook(directory.name)
-    found = layer is not None
-    return sae, Origin(hook=hook if found else "", layer=layer)
+    if layer is None:
+        return sae, Origin()
+    if transcode:  # from the module's input to its output
+        return sae, Origin(hook=INPUTS.get(hook, ""), layer=layer, hook_out=hook, layer_out=layer)
+    return sae, Origin(hook=hook, layer=layer)
 
 
 def write(directory: Path, sae: SparseAutoencoder) -> None:

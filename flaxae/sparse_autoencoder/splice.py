@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flaxae.activations.read import hook_path
+from flaxae.errors import require
 from flaxae.lm.protocol import LanguageModel
 from flaxae.lm.recorder import Recorder
 from flaxae.sparse_autoencoder.modules import SparseAutoencoder
@@ -35,11 +36,12 @@ class Splice(Recorder):
 
     def fresh(self) -> "Splice":
         """Return a recorder with the same settings."""
-        return Splice(self.hook_in, self.hook_out, self.at, self.change)
+        return self._shared(Splice(self.hook_in, self.hook_out, self.at, self.change))
 
     def resolved(self, num_layers: int) -> "Splice":
         """Return the same recorder with a layer that is not negative."""
-        return Splice(self.hook_in, self.hook_out, self.at % num_layers, self.change)
+        at = self.at % num_layers
+        return self._shared(Splice(self.hook_in, self.hook_out, at, self.change))
 
     def __call__(self, path: str, value: Array) -> Array:
         """Keep the input's state, replace the output's."""
@@ -47,7 +49,13 @@ class Splice(Recorder):
             self.input = value
         if not _ends_with(path, self.hook_out):
             return value
+        self.replaced.add(self.hook_out)
         source = self.input
+        require(
+            source is not None,
+            f"no tap {self.hook_in} comes before {self.hook_out} in a layer: a dictionary's input "
+            "must be computed before its output",
+        )
         return jax.lax.cond(
             self.layer == self.at, lambda: self.change(source, value), lambda: value
         )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxae.errors import ConfigError
+from flaxae.errors import ConfigError, require
 from flaxae.machine import sharding
 from flaxae.storage import checkpoint
 from flaxae.task import Context, InitializesFromData, same_examples
@@ -37,6 +37,13 @@ def restore_or_init(setup: Setup) -> tuple[State, int]:
     if restored is not None:
         _check_unchanged(setup, restored.extra, int(restored.step))
         return restored.state, int(restored.step)
+    if isinstance(task, InitializesFromData):
+        require(
+            len({source.fingerprint for source in setup.feed.sources}) == 1,
+            f"lanes have different data: {type(task).__name__} starts from its first batches, "
+            "which lanes must share. Give all lanes the same fields of data, or train them one by "
+            "one",
+        )
     make = jax.jit(
         lambda h: make_state(task, config, h, setup.lanes), out_shardings=setup.shardings
     )

@@ -1,5 +1,6 @@
 """Files of SAELens, Gemma Scope and sparsify: layouts, round trips, one clear error each."""
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -11,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 import flaxae
 from flaxae.errors import ConfigError
 from flaxae.sparse_autoencoder import circuit_tracer, files, folding, saelens, sparsify
-from flaxae.sparse_autoencoder.modules import Activation, Normaliser
-from flaxae.sparse_autoencoder.origin import Origin, parse_hook
+from flaxae.sparse_autoencoder.modules import Activation
+from flaxae.sparse_autoencoder.origin import Origin, lens_name, parse_hook
 from flaxae.sparse_autoencoder.parameters import values
 from tests.sparse_autoencoder.tiny_dictionaries import CONFIGS, D, F, K, X, dictionary, reference
 
@@ -144,6 +145,9 @@ def test_gemma_scope_1(upper, tmp_path):
     assert (origin.hook, origin.layer) == ("resid_out", 20)  # completed by the user
     for name, x in raw.items():
         np.testing.assert_array_equal(values(sae)[name], x)
+    assert not sae.config.transcoder
+    found, _ = files.load(tmp_path, transcoder=True, normaliser="none", factor=0.5)
+    assert found.config.transcoder
     np.savez(tmp_path / "params.npz", **named, scale=normal(1))
     with pytest.raises(ConfigError, match="unexpected tensor scale"):
         files.load(tmp_path)
@@ -165,7 +169,8 @@ def test_gemma_scope_2(tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     _, origin = files.load(tmp_path / "params.safetensors")
-    assert (origin.layer, origin.hook_out, origin.layer_out) == (5, "mlp_out", 5)
+    assert (origin.hook, origin.hook_out) == ("mlp_in", "mlp_out")
+    assert (origin.layer, origin.layer_out) == (5, 5)
     (tmp_path / "config.json").write_text(json.dumps(config | {"affine_connection": False}))
     with pytest.raises(ConfigError, match="affine_skip_connection is unexpected"):
         files.load(tmp_path)
@@ -183,7 +188,15 @@ def test_sparsify_round_trip(kind, tmp_path):
     raw = load_file(directory / "sae.safetensors")
     assert raw["encoder.weight"].shape == raw["W_dec"].shape == (F, D)
     back, origin = files.load(directory)
-    assert back.config == sae.config and (origin.hook, origin.layer) == ("mlp_out", 5)
+    assert back.config == sae.config and origin.layer == 5
+    if kind == "skip":  # from the module's input to its output
+        assert (origin.hook, origin.hook_out, origin.layer_out) == ("mlp_in", "mlp_out", 5)
+        assert files.load(directory, hook="mlp_in", transcoder=True)
+    else:
+        assert (origin.hook, origin.hook_out, origin.layer_out) == ("mlp_out", "", None)
+        with pytest.raises(ConfigError, match="this is not a transcoder"):
+            files.load(directory, transcoder=True)
+    assert files.load(directory, normaliser="layer_norm", factor=2.0)  # neither is in the file
     for name, x in values(sae).items():
         np.testing.assert_array_equal(x, values(back)[name], err_msg=name)
     config = json.loads((directory / "cfg.json").read_text())
@@ -193,6 +206,9 @@ def test_sparsify_round_trip(kind, tmp_path):
     assert files.load(directory)[0].config == sae.config
     (directory / "cfg.json").write_text(json.dumps(config | {"activation": "jumprelu"}))
     with pytest.raises(ConfigError, match="activation 'jumprelu' is not one of: topk, groupmax"):
+        files.load(directory)
+    (directory / "cfg.json").write_text(json.dumps(config | {"signed": True}))
+    with pytest.raises(ConfigError, match="signed latents, which may be below 0"):
         files.load(directory)
     with pytest.raises(ConfigError, match="sparsify has top-k"):
         sparsify.write(directory, dictionary("standard"))
@@ -275,27 +291,62 @@ def test_names_of_hooks():
         "model.layers.17.output": ("resid_out", 17),
         "model.layers.2.self_attn": ("attn_out", 2),
         "layers.5": ("resid_out", 5),
+        "model.layers.4.pre_feedforward_layernorm.output": ("mlp_in", 4),
+        "model.layers.4.post_feedforward_layernorm.output": ("mlp_out", 4),
+        "blocks.3.hook_mlp_in": ("mlp_in", 3),
+        "blocks.3.mlp.hook_in": ("mlp_in", 3),
         "hook_embed": ("hook_embed", None),
         "": ("", None),
     }.items():
         assert parse_hook(name) == want
+    assert lens_name("mlp_in", 3) == "blocks.3.mlp.hook_in"
+
+
+def test_saelens_fields_that_would_change_the_states_are_checked(tmp_path):
+    standard(tmp_path, reshape_activations="hook_z", metadata={})
+    with pytest.raises(ConfigError, match="reshape_activations='hook_z' is not supported"):
+        files.load(tmp_path)
+    standard(tmp_path, metadata={"flaxae": {"layer": "3"}})
+    with pytest.raises(ConfigError, match="metadata.flaxae: layer"):
+        files.load(tmp_path)
+    # A normaliser that a file has is known; without one, a factor may be folded into the weights.
+    standard(tmp_path, normalize_activations="layer_norm", metadata={})
+    with pytest.raises(ConfigError, match="normaliser 'layer_norm', not 'none'"):
+        files.load(tmp_path, normaliser="none")
+    standard(tmp_path, normalize_activations="none", metadata={})
+    assert files.load(tmp_path, normaliser="expected_norm", factor=0.5)[1].factor == 0.5
+    # Another module's name in transformers is kept.
+    encoder = dataclasses.replace(ORIGIN, other={"hf_hook_name": "encoder.block.15"})
+    saelens.write(tmp_path, dictionary("standard"), encoder)
+    raw = json.loads((tmp_path / "cfg.json").read_text())
+    assert raw["metadata"]["hf_hook_name"] == "encoder.block.15"
+    assert files.load(tmp_path)[1] == encoder
 
 
 def test_circuit_tracer_sets(tmp_path):
-    sae = dictionary("jumprelu_skip_transcoder")
-    circuit_tracer.write(tmp_path, {3: sae, 1: dictionary("transcoder")}, model="a/b")
-    raw = load_file(tmp_path / "layer_3.safetensors")
-    assert raw["W_enc"].shape == (F, D) and raw["W_dec"].shape == (F, 5)
-    np.testing.assert_array_equal(raw["activation_function.threshold"], values(sae)["threshold"])
-    assert raw["W_skip"].shape == (5, D)
-    assert "activation_function.threshold" not in load_file(tmp_path / "layer_1.safetensors")
-    lines = (tmp_path / "config.yaml").read_text().splitlines()
-    assert lines[1:4] == [
+    """Its loader takes files by their names if there is no list, for all layers from 0 on."""
+    sets = {i: dictionary("jumprelu_skip_transcoder", d_out=D) for i in (1, 0)}
+    circuit_tracer.write(tmp_path, sets, model="a/b")
+    raw = load_file(tmp_path / "layer_1.safetensors")
+    assert raw["W_enc"].shape == raw["W_dec"].shape == (F, D) and raw["W_skip"].shape == (D, D)
+    threshold = raw["activation_function.threshold"]
+    np.testing.assert_array_equal(threshold, values(sets[1])["threshold"])
+    assert (tmp_path / "config.yaml").read_text().splitlines() == [
+        'model_name: "a/b"',
         "model_kind: transcoder_set",
         'feature_input_hook: "mlp.hook_in"',
         'feature_output_hook: "hook_mlp_out"',
     ]
-    assert lines[-2:] == ['  - "layer_1.safetensors"', '  - "layer_3.safetensors"']
-    with pytest.raises(ConfigError, match="layer 0: not a transcoder"):
-        circuit_tracer.write(tmp_path, {0: dictionary("standard")}, model="m")
-    assert dictionary("layer_norm").config.normaliser is Normaliser.LAYER_NORM
+    plain = dictionary("transcoder", d_out=D)
+    for wrong, message in (
+        ({0: dictionary("standard")}, "layer 0: not a transcoder"),
+        ({1: plain, 3: plain}, r"every layer from 0 on, not for \[1, 3\]"),
+        ({0: dictionary("transcoder")}, "layer 0: d_in=6 and d_out=5 must be equal"),
+        ({0: plain, 1: sets[1]}, "layer 1 differs from layer 0"),
+        ({0: plain, 1: dictionary("transcoder", d_out=D, d_sae=F + 1)}, "layer 1 differs from"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            circuit_tracer.write(tmp_path, wrong, model="m")
+    circuit_tracer.write(tmp_path / "plain", {0: plain}, model="m")
+    names = set(load_file(tmp_path / "plain" / "layer_0.safetensors"))
+    assert names == {"W_enc", "W_dec", "b_enc", "b_dec"}

@@ -5,9 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from flaxae.activations import read
+from flaxae.errors import ConfigError
 from flaxae.sparse_autoencoder.modules import SAEConfig
 from flaxae.sparse_autoencoder.parameters import build
 from flaxae.sparse_autoencoder.splice import ablation, recovered, splice, splice_sums
@@ -100,3 +102,19 @@ def test_a_transcoder_reads_one_hook_and_replaces_another():
 
     spliced, want = run()
     np.testing.assert_allclose(spliced, want, atol=1e-5)
+
+
+def test_taps_that_do_not_exist_or_come_too_late_are_refused():
+    model, ids, mask = tiny("llama"), random_ids(2, 7), jnp.asarray(MASK)
+
+    def sums(sae, **where):
+        return jax.eval_shape(lambda: splice_sums(model, sae, ids, mask, layer=LAYER, **where))
+
+    with pytest.raises(ConfigError, match="no tap blocks.typo.out: nothing is replaced"):
+        sums(identity(), hook="blocks.typo.out")
+    with pytest.raises(ConfigError, match="comes before"):
+        sums(identity(True), hook="resid_out", hook_out="mlp_out")
+    replace = {("blocks.typo.out", LAYER): jnp.zeros_like}
+    with pytest.raises(ConfigError, match="nothing is replaced"):
+        jax.eval_shape(lambda: model.states(ids, context(taps=read.recorder(
+            model, replace=replace))))  # fmt: skip

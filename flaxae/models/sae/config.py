@@ -16,8 +16,9 @@ from flaxae.models.sae.options import (
     Architecture,
     Auxiliary,
     LossOptions,
+    Sparsity,
 )
-from flaxae.sparse_autoencoder.modules import Activation, Normaliser, SAEConfig
+from flaxae.sparse_autoencoder.modules import WITH_K, Activation, Normaliser, SAEConfig
 
 SELECTED = (Activation.TOPK, Activation.BATCH_TOPK)
 
@@ -32,6 +33,8 @@ class Scaling(enum.Enum):
     LAYER_NORM = "layer_norm"  # each state has mean 0 and standard deviation 1
 
 
+# Hidden states of a layer, in the order in which it computes them.
+ORDER = ("resid_in", "attn_out", "mlp_in", "mlp_pre", "mlp_post", "mlp_out", "resid_out")
 PER_STATE = (Scaling.CONSTANT_NORM, Scaling.LAYER_NORM)
 
 
@@ -115,6 +118,10 @@ class SAEOptions(TaskConfig):
             "reads task.layer",
         )
         require(
+            self.kind is Activation.BATCH_TOPK or self.kind not in WITH_K or self.k == int(self.k),
+            f"task.k={self.k} of {self.kind.value} must be an integer",
+        )
+        require(
             not self.k_max or self.kind is Activation.TOPK,
             f"task.k_max={self.k_max} is for top-k: batch top-k needs none",
         )
@@ -131,8 +138,33 @@ class SAEOptions(TaskConfig):
             "task.scaling of a transcoder must be a constant factor: its output has other units",
         )
         require(
-            not self.resample_every or self.architecture not in (*TRANSCODERS, *QUANTISED),
-            "task.resample_every is for autoencoders: a transcoder's inputs are no outputs",
+            not self.resample_every or not (self.several or self.architecture in TRANSCODERS),
+            f"task.resample_every is for autoencoders of one layer, not for "
+            f"{self.architecture.value}",
+        )
+        require(
+            not self.importance or self.architecture not in QUANTISED,
+            f"task.importance is not supported by {self.architecture.value}",
+        )
+        require(
+            bool(self.loss.widths) == (self.architecture is Architecture.MATRYOSHKA),
+            "task.loss.widths and task.architecture=matryoshka belong together: give the numbers "
+            "of latents of the prefixes, smallest first, and no others have any",
+        )
+        self._check_widths(self.d_sae)
+        if self.architecture in TRANSCODERS and {self.hook, self.hook_out} <= set(ORDER):
+            require(
+                ORDER.index(self.hook) < ORDER.index(self.hook_out),
+                f"task.hook={self.hook} is not computed before task.hook_out={self.hook_out}: a "
+                "transcoder reads an earlier state, such as mlp_in",
+            )
+
+    def _check_widths(self, d_sae: int) -> None:
+        widths = self.loss.widths
+        require(
+            not d_sae or not widths or (widths[0] < d_sae and widths[-1] <= d_sae),
+            f"task.loss.widths={widths}: the first must be below the number of latents, {d_sae}, "
+            "and none above it",
         )
 
     @property
@@ -146,33 +178,49 @@ class SAEOptions(TaskConfig):
         return ACTIVATIONS.get(self.architecture, self.activation)
 
     @property
+    def needs_whole_batch(self) -> bool:
+        """True if the loss of a batch is not the sum of the losses of its parts."""
+        quadratic = self.loss.jump is Sparsity.QUADRATIC and self.kind is Activation.JUMPRELU
+        auxiliary = self.kind in SELECTED and self.loss.auxiliary is not Auxiliary.NONE
+        single = self.kind is Activation.BATCH_TOPK or auxiliary or quadratic
+        if self.several:
+            return self.architecture is Architecture.VQ or (
+                self.architecture is Architecture.LAYERED and self.normalised
+            )
+        return single or bool(self.resample_every)
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """The normaliser of each state, which is outside of a dictionary in training."""
+        return Normaliser(self.scaling.value) if self.scaling in PER_STATE else Normaliser.NONE
+
+    @property
     def unit_norm(self) -> bool:
         """True if the decoder's rows are kept at norm 1."""
         selected = self.kind in SELECTED and self.loss.auxiliary is Auxiliary.OPENAI
         return selected or self.architecture in (Architecture.TIED_BIAS, Architecture.GATED)
 
     def dictionary(self, d_in: int, d_out: int) -> SAEConfig:
-        """Return the sizes and forward pass of a dictionary.
+        """Return the sizes and forward pass of a dictionary of scaled states.
 
         Args:
             d_in: width of the input.
             d_out: width of the output.
         """
         transcoder = self.architecture in TRANSCODERS
+        d_sae = self.d_sae or self.expansion * d_in
+        self._check_widths(d_sae)
         plain = (Architecture.STANDARD, Architecture.JUMPRELU)  # as published, b_dec stays
         selected = self.kind in SELECTED
         return SAEConfig(
             d_in=d_in,
-            d_sae=self.d_sae or self.expansion * d_in,
+            d_sae=d_sae,
             d_out=d_out if transcoder else 0,
             activation=self.kind,
-            k=(self.k_max or self.k) if selected else 0,
+            k=(self.k_max or self.k) if self.kind in WITH_K else 0,
             subtract_b_dec=not transcoder and self.architecture not in plain,
             rescale_by_decoder_norm=selected and not self.unit_norm,
             transcoder=transcoder,
             skip=self.architecture is Architecture.SKIP_TRANSCODER,
-            normaliser=Normaliser(self.scaling.value)
-            if self.scaling in PER_STATE
-            else Normaliser.NONE,
             bandwidth=self.bandwidth,
         )

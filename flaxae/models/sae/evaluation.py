@@ -86,11 +86,14 @@ def exported(loaded: Any) -> tuple[SparseAutoencoder, Origin]:
     task, options = loaded.task, loaded.task.options
     factors = np.asarray(loaded.model.factors[...])
     sae, transcoder = loaded.model.sae, options.architecture in TRANSCODERS
-    if options.k_max:
-        own = dataclasses.replace(sae.config, k=options.k)
-        sae = build(own, values(sae))
+    k = options.k if options.k_max else sae.config.k
+    own = dataclasses.replace(sae.config, k=k, normaliser=options.normaliser)
+    sae = build(own, values(sae))
     if sae.config.normaliser is Normaliser.NONE:
         sae = fold_factor(sae, float(factors[0]), float(factors[1]) if transcoder else None)
+    other = {"architecture": options.architecture.value, "dataset_path": task.data_config.name}
+    if not task.source.causal:  # an encoder has other modules in transformers
+        other["hf_hook_name"] = None
     origin = Origin(
         model=task.source.name,
         fingerprint=task.source.fingerprint,
@@ -103,7 +106,7 @@ def exported(loaded: Any) -> tuple[SparseAutoencoder, Origin]:
         normaliser=options.scaling.value,
         context_size=task.data_config.max_length,
         prepend_bos=False,
-        other={"architecture": options.architecture.value, "dataset_path": task.data_config.name},
+        other=other,
     )
     return sae, origin
 

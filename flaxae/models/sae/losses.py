@@ -21,7 +21,7 @@ class Terms(NamedTuple):
 
     Attributes:
         total: sum over rows.
-        parts: name -> sum over rows, unweighted.
+        parts: name -> sum over rows; all but "auxk" without their weight in the total.
         latents: (B, F).
         output: (B, O).
     """
@@ -88,7 +88,7 @@ def dictionary_loss(
         parts["sparsity"] = _sparsity(sae, architecture, options, z, f, weights)
         total += sparsity_weight(options, ctx) * parts["sparsity"]
     if activation is Activation.GATED:
-        parts["gate_recon"] = _gate_error(sae, z, target, weights)
+        parts["gate_recon"] = _gate_error(sae, z, target, weights, importance)
         total += parts["gate_recon"]
     if activation is Activation.JUMPRELU and options.pre_activation and dead is not None:
         below = jax.nn.relu(align(sae.threshold[...], z) - z) * align(sae.decoder_norms(), z)
@@ -141,11 +141,12 @@ def _gate_error(
     z: Float[Array, "B F"],
     target: Float[Array, "B O"],
     weights: Float[Array, "B"],
+    importance: Float[Array, " O"] | None,
 ) -> Float[Array, ""]:
     """Return the error of what the gate alone reconstructs; the decoder has no gradient here."""
     frozen, bias = jax.lax.stop_gradient((sae.w_dec[...], sae.b_dec[...]))
     guess = jax.nn.relu(z) @ frozen
-    return squared_error(guess + align(bias, guess), target, weights)
+    return squared_error(guess + align(bias, guess), target, weights, importance)
 
 
 def _prefixes(

@@ -28,8 +28,10 @@ class TrainedSAE(nnx.Module):
     Attributes:
         sae: the dictionary of multiplied states.
         factors: factor of the input and of the target, (2,).
+        mean: mean of the multiplied targets of the first batches, (O,), for exact sums of squares.
         silent: tokens since each latent was active, (F,).
-        pool: the last batch, for resampling, {"x": (P, I), "loss": (P,)}.
+        pool_x: inputs of the last batch, for resampling, (P, I).
+        pool_loss: their squared errors, (P,).
     """
 
     def __init__(self, options: SAEOptions, d_in: int, d_out: int, *, pool: int, rngs: nnx.Rngs):
@@ -41,6 +43,7 @@ class TrainedSAE(nnx.Module):
             threshold=options.threshold,
         )
         self.factors = Carry(jnp.ones(2, jnp.float32))
+        self.mean = Carry(jnp.zeros(config.d_out, jnp.float32))
         self.silent = Carry(jnp.zeros(config.d_sae, jnp.int32))
         if pool:
             self.pool_x = Carry(jnp.zeros((pool, d_in), jnp.float32))
@@ -81,6 +84,7 @@ class TrainedStates(nnx.Module):
 
     def __init__(self, options: SAEOptions, layers: int, width: int, *, rngs: nnx.Rngs):
         self.factors = Carry(jnp.ones(2, jnp.float32))
+        self.mean = Carry(jnp.zeros((layers, width), jnp.float32))
         if options.architecture is Architecture.LAYERED:
             latents = options.d_sae or options.expansion * width
             self.inner: Any = LayeredAutoencoder(

@@ -1,6 +1,6 @@
 """Dictionaries over the states of several layers at once, with weights of their own per layer."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,23 +41,31 @@ class RunningNorm(nnx.Module):
     def __init__(self, layers: int, features: int, *, decay: float = 0.99):
         self.decay = decay
         self.mean = Carry(jnp.zeros((layers, features), jnp.float32))
-        self.square = Carry(jnp.ones((layers, features), jnp.float32))
+        self.variance = Carry(jnp.ones((layers, features), jnp.float32))
+        self.started = Carry(jnp.zeros((), bool))
 
     def statistics(
         self, x: Float[Array, "B L D"], weights: Float[Array, "B"], ctx: Context
     ) -> tuple[Float[Array, "L D"], Float[Array, "L D"]]:
         """Return mean and standard deviation; in training, move the running ones."""
-        mean, square = self.mean[...], self.square[...]
+        mean: Any = self.mean[...]
+        variance: Any = self.variance[...]
         if ctx.train:
             share = (weights / jnp.maximum(weights.sum(), 1e-30))[:, None, None]
-            now = jax.lax.stop_gradient((x * share).sum(0)), (jnp.square(x) * share).sum(0)
-            now = now[0], jax.lax.stop_gradient(now[1])
+            own = jax.lax.stop_gradient((x * share).sum(0))
+            spread = jax.lax.stop_gradient((jnp.square(x - own[None]) * share).sum(0))
             real = weights.sum() > 0
-            self.mean[...] = jnp.where(real, self.decay * mean + (1 - self.decay) * now[0], mean)
-            kept = self.decay * square + (1 - self.decay) * now[1]
-            self.square[...] = jnp.where(real, kept, square)
-            mean, square = now
-        return mean, jnp.sqrt(jnp.maximum(square - jnp.square(mean), 1e-6))
+            # The first batch is taken whole: an average that starts at 0 and 1 would be wrong.
+            new: Any = jnp.where(self.started[...], 1 - self.decay, 1.0)
+            new = jnp.where(real, new, 0.0)
+            distance = own - mean
+            self.mean[...] = mean + new * distance
+            # The variance of the two batches together, around their common mean.
+            within = (1 - new) * variance + new * spread
+            self.variance[...] = within + new * (1 - new) * jnp.square(distance)
+            self.started[...] = self.started[...] | real
+            mean, variance = own, spread
+        return mean, jnp.sqrt(jnp.maximum(variance, 1e-6))
 
 
 class LayeredOutput(NamedTuple):

@@ -85,7 +85,8 @@ class FSQ(nnx.Module):
 class VQ(nnx.Module):
     """A codebook that follows the moving averages of the tokens that it is chosen for.
 
-    A code that is hardly chosen restarts at a random token of the batch.
+    The first codes are random tokens of the first batch. A code that is chosen for less than one
+    token per batch restarts at a random token of the batch.
 
     Args:
         size: number of codes.
@@ -104,18 +105,19 @@ class VQ(nnx.Module):
         rngs: nnx.Rngs,
         commitment: float = 0.25,
         decay: float = 0.99,
-        restart: float = 0.01,
+        restart: float = 1.0,
     ):
         self.size, self.width = size, width
         self.commitment, self.decay, self.restart = commitment, decay, restart
         codes = jax.random.normal(rngs.params(), (size, width), jnp.float32)
-        self.counts = Carry(jnp.ones(size, jnp.float32))
+        self.counts = Carry(jnp.zeros(size, jnp.float32))  # 0 everywhere: no batch was seen
         self.sums = Carry(codes)
 
     @property
     def codebook(self) -> Float[Array, "K C"]:
         """The codes."""
-        return self.sums[...] / jnp.maximum(self.counts[...], 1e-5)[:, None]
+        counts: Any = self.counts[...]
+        return self.sums[...] / jnp.where(counts > 0, counts, 1)[:, None]
 
     def __call__(
         self, z: Float[Array, "... C"], weights: Float[Array, "..."], ctx: Context
@@ -127,31 +129,37 @@ class VQ(nnx.Module):
             weights: 0 for tokens of padding.
             ctx: context.
         """
-        flat, codes = rearrange(z, "... C -> (...) C"), self.codebook
+        flat = rearrange(z, "... C -> (...) C")
+        if ctx.train:
+            self._restart(jax.lax.stop_gradient(flat), weights.reshape(-1), ctx)
+        codes = self.codebook
         distance = jnp.square(codes).sum(-1)[None] - 2 * flat @ codes.T
         index = jnp.argmin(distance, axis=-1).astype(jnp.int32)
         if ctx.train:
-            self._move(jax.lax.stop_gradient(flat), index, weights.reshape(-1), ctx)
+            self._move(jax.lax.stop_gradient(flat), index, weights.reshape(-1))
         chosen = codes[index].reshape(z.shape)
         loss = self.commitment * jnp.square(z - chosen).sum(-1)
         straight = z + jax.lax.stop_gradient(chosen - z)
         return Codes(straight, index.reshape(z.shape[:-1]), loss)
 
+    def _restart(self, flat: Float[Array, "N C"], weights: Float[Array, "N"], ctx: Context) -> None:
+        """Put codes that are hardly chosen, at first all, at random tokens."""
+        counts: Any = self.counts[...]
+        scores = jnp.where(weights > 0, 0.0, -jnp.inf)[None]  # padding is never drawn
+        drawn = jax.random.categorical(ctx.at("restart").key, scores, shape=(self.size,))
+        unused = ((counts < self.restart) | jnp.all(counts == 0)) & jnp.any(weights > 0)
+        self.counts[...] = jnp.where(unused, 1, counts)
+        self.sums[...] = jnp.where(unused[:, None], flat[drawn], self.sums[...])
+
     def _move(
-        self, flat: Float[Array, "N C"], index: Int[Array, "N"], weights: Array, ctx: Context
+        self, flat: Float[Array, "N C"], index: Int[Array, "N"], weights: Float[Array, "N"]
     ) -> None:
-        """Update the moving averages, and restart codes that are hardly chosen."""
+        """Update the moving averages."""
         decay, counts, sums = self.decay, self.counts[...], self.sums[...]
         chosen = jnp.zeros(self.size, jnp.float32).at[index].add(weights)
         moved = jnp.zeros_like(sums).at[index].add(flat * weights[:, None])
-        counts = decay * counts + (1 - decay) * chosen
-        sums = decay * sums + (1 - decay) * moved
-        # Padding is never drawn.
-        scores = jnp.where(weights > 0, 0.0, -jnp.inf)[None]
-        drawn = jax.random.categorical(ctx.at("restart").key, scores, shape=(self.size,))
-        unused = (counts < self.restart) & jnp.any(weights > 0)
-        self.counts[...] = jnp.where(unused, 1, counts)
-        self.sums[...] = jnp.where(unused[:, None], flat[drawn], sums)
+        self.counts[...] = decay * counts + (1 - decay) * chosen
+        self.sums[...] = decay * sums + (1 - decay) * moved
 
     def values(self, index: Int[Array, "..."]) -> Float[Array, "... C"]:
         """Return the values of codes by number."""

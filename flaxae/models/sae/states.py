@@ -159,10 +159,10 @@ def make_stream(
         StreamSizes(data.batch_size, block, data.model_rows),
         inputs=inputs,
         target=target,
-        model_fingerprint=source.fingerprint,
+        model_fingerprint=f"{source.fingerprint}/{options.model_weights}/{options.model_dtype}",
         seed=data.seed,
         train=split == "train",
-        cache=Path(data.state_cache) / split if data.state_cache else "",
+        cache=user_path(data.state_cache) / split if data.state_cache else "",
     )
 
 
@@ -171,13 +171,14 @@ def _up(count: int, multiple: int) -> int:
 
 
 def rows_of(source: StateModel, texts: Sequence[str], data: StateDataConfig) -> Any:
-    """Return the tokens of texts as rows."""
+    """Return the tokens of texts as rows; a row of a model that is not causal has one text."""
     return token_rows(
         source.encode(texts),
         data.max_length,
         source.separator,
         source.special,
         skip=data.skip_first,
+        packed=source.causal,
     )
 
 

@@ -21,7 +21,7 @@ from flaxae.models.sae.config import SAEOptions, StateDataConfig
 from flaxae.models.sae.modeling import TrainedSAE, TrainedStates
 from flaxae.models.sae.options import TRANSCODERS, Architecture
 from flaxae.models.sae.per_layer import layered_loss
-from flaxae.sparse_autoencoder.modules import Activation
+from flaxae.sparse_autoencoder.modules import Activation, Normaliser, normalised, restored
 from flaxae.sparse_autoencoder.tensors import read_safetensors
 from flaxae.task import Context, Loss, Sums, Task
 
@@ -57,6 +57,12 @@ class SAETask(Task):
             "pretrained: name the model whose states are read: smollm2-135m, a directory, a GGUF "
             "file or a Hub id",
         )
+        require(
+            config.accumulate == 1 or not self.options.needs_whole_batch,
+            f"accumulate={config.accumulate}: the loss of {self.options.architecture.value} with "
+            "these options is that of a whole batch, which micro-batches would change: use "
+            "accumulate=1",
+        )
         self._streams: dict[str, StateStream] = {}
         if self.options.kind is Activation.BATCH_TOPK or self.options.k_max:
             self.hparams = {**self.hparams, "k": "task.k"}
@@ -89,8 +95,11 @@ class SAETask(Task):
         return self._streams[split]
 
     @cached_property
-    def importance(self) -> Any:
-        """Factors of the features' errors; None: all are 1."""
+    def importance(self) -> np.ndarray | None:
+        """Factors of the features' errors; None: all are 1.
+
+        They are a NumPy array: an array of a trace, kept here, could not be used in the next one.
+        """
         if not self.options.importance:
             return None
         path = user_path(self.options.importance)
@@ -102,7 +111,7 @@ class SAETask(Task):
         shape = (1, *shape) if several and len(shape) == 1 else shape
         have = found["importance"].shape
         require(have == shape, f"{path}: importance has shape {have}, the states have {shape}")
-        return jnp.asarray(found["importance"])
+        return found["importance"]
 
     def data_notes(self) -> list[str]:
         """Return the size of the data, and remarks on the texts."""
@@ -137,10 +146,13 @@ class SAETask(Task):
     def _dictionary(
         self, model: TrainedSAE, batch: Any, ctx: Context
     ) -> tuple[Loss, losses.Terms, Float[Array, "B O"]]:
-        """Return the loss, its terms and the target; in training, count activity."""
+        """Return the loss, its terms and the target, in the units of the dictionary.
+
+        In training, activity is counted.
+        """
         options, weights = self.options, batch["weight"]
         factors: Any = model.factors[...]
-        x = batch["x"] * factors[0]
+        x = normalised(batch["x"] * factors[0], options.normaliser)
         target = batch["y"] * factors[1] if options.architecture in TRANSCODERS else x
         dead = model.dead(options.dead_after)
         terms = losses.dictionary_loss(
@@ -152,7 +164,7 @@ class SAETask(Task):
             weights,
             ctx,
             dead=dead,
-            importance=self.importance,
+            importance=None if self.importance is None else jnp.asarray(self.importance),
         )
         rows = weights.sum()
         if ctx.train:
@@ -181,9 +193,8 @@ class SAETask(Task):
         if options.architecture is Architecture.LAYERED:
             found = inner(x, ctx, weights)
             weight = losses.sparsity_weight(options.loss, ctx)
-            total, parts = layered_loss(
-                found, x, weights, importance=self.importance, sparsity=weight
-            )
+            importance = None if self.importance is None else jnp.asarray(self.importance)
+            total, parts = layered_loss(found, x, weights, importance=importance, sparsity=weight)
             output, f = found.output, found.latents
             active = (f > 0).astype(jnp.float32).sum((1, 2)) / x.shape[1]
         else:
@@ -219,14 +230,17 @@ class SAETask(Task):
         if self.options.several:
             loss, output, target = self._several(model, batch, ctx)
             output, target = (x.reshape(len(x), -1) for x in (output, target))
-            shift, extra = jnp.zeros(target.shape[1], jnp.float32), {}
+            extra: dict[str, Any] = {}
         else:
             loss, terms, target = self._dictionary(model, batch, ctx)
-            output, shift = terms.output, model.sae.b_dec[...]
+            output = terms.output
+            if self.options.normaliser is not Normaliser.NONE:  # measures are those of the states
+                target = batch["x"]
+                output = restored(output, target, self.options.normaliser)
             fired = ((terms.latents > 0) & (weights > 0)[:, None]).astype(jnp.float32).sum(0)
             extra = {"fired": (fired, weights.sum())}
         kept = {n: x for n, x in loss.metrics.items() if n not in ("fvu", "dead")}
-        sums = losses.reconstruction_sums(output, target, weights, shift)
+        sums = losses.reconstruction_sums(output, target, weights, model.mean[...].reshape(-1))
         return {"loss": (loss.total, loss.weight), **kept, **sums, **extra}
 
     def finalize(self, sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:

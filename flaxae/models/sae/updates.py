@@ -11,6 +11,7 @@ import numpy as np
 from flaxae.models.sae.config import SAEOptions, Scaling
 from flaxae.models.sae.dead import clear_moments, resample
 from flaxae.models.sae.options import Architecture
+from flaxae.sparse_autoencoder.modules import normalised
 from flaxae.task import Context
 from flaxae.tree import path_name
 
@@ -18,7 +19,7 @@ RESAMPLED = ("w_enc", "w_dec", "b_enc")
 
 
 def from_data(state: Any, batches: Iterator[Any], options: SAEOptions) -> Any:
-    """Return a new run's state with the factors of the first batches' states.
+    """Return a new run's state with the factors and the mean of the first batches' states.
 
     Args:
         state: the state, with or without a lane axis.
@@ -32,14 +33,19 @@ def from_data(state: Any, batches: Iterator[Any], options: SAEOptions) -> Any:
     inputs = np.concatenate([b["x"] for b in first])
     factors = np.ones(2, np.float32)
     factors[0] = _factor(inputs, options.scaling)
+    mean = inputs.mean(0, dtype=np.float64) * factors[0]
     if "y" in first[0]:
-        factors[1] = _factor(np.concatenate([b["y"] for b in first]), options.scaling)
+        targets = np.concatenate([b["y"] for b in first])
+        factors[1] = _factor(targets, options.scaling)
+        mean = targets.mean(0, dtype=np.float64) * factors[1]
     carry = {**state["carry"]["once"]}
     carry["factors"] = _placed(factors, carry["factors"])
+    carry["mean"] = _placed(mean, carry["mean"])
     state = {**state, "carry": {**state["carry"], "once": carry}}
     if options.architecture is not Architecture.TIED_BIAS:
         return state
-    median = geometric_median(inputs * factors[0])
+    scaled = normalised(jnp.asarray(inputs * factors[0]), options.normaliser)
+    median = geometric_median(np.asarray(scaled))
     sae = {**state["params"]["sae"]}
     sae["b_dec"] = _placed(median, sae["b_dec"])
     params = {**state["params"], "sae": sae}

@@ -8,7 +8,7 @@ from flax import nnx
 
 from flaxae.errors import ConfigError
 from flaxae.models.sae.penalties import from_two_hot, group_hoyer_square, hoyer_square, two_hot
-from flaxae.models.sae.per_layer import LayeredAutoencoder, layered_loss
+from flaxae.models.sae.per_layer import LayeredAutoencoder, RunningNorm, layered_loss
 from flaxae.models.sae.quantised import FSQ, VQ, StateTokenizer
 from tests.sparse_autoencoder.tiny_dictionaries import context
 
@@ -63,6 +63,7 @@ def trained_step(vq, z, weights):
 def test_vq_chooses_the_nearest_code_and_moves_it():
     vq = VQ(3, 2, rngs=nnx.Rngs(0), commitment=0.5, decay=0.9, restart=0.0)
     vq.sums[...] = np.asarray([[0.0, 0], [4, 4], [-9, 9]], np.float32)
+    vq.counts[...] = jnp.ones(3)
     z = jnp.asarray([[1.0, 0], [3, 3], [5, 4], [0, 0]])
     weights = jnp.asarray([1.0, 1, 1, 0])
     codes, vq = trained_step(vq, z, weights)
@@ -80,11 +81,22 @@ def test_vq_chooses_the_nearest_code_and_moves_it():
 
 
 def test_unused_codes_restart_at_tokens_that_are_not_padding():
-    vq = VQ(4, 2, rngs=nnx.Rngs(0), restart=0.5)
-    vq.counts[...] = jnp.asarray([1.0, 0.1, 0.1, 0.1])
+    vq = VQ(4, 2, rngs=nnx.Rngs(0))
     z = jnp.asarray([[7.0, 7], [8, 8], [-1, -1]])
-    _, vq = trained_step(vq, z, jnp.asarray([1.0, 1, 0]))
-    assert set(np.asarray(vq.codebook[1:, 0]).round(3)) <= {7.0, 8.0}
+    weights = jnp.asarray([1.0, 1, 0])
+    codes, vq = trained_step(vq, z, weights)
+    assert set(np.asarray(vq.codebook[:, 0]).round(3)) <= {7.0, 8.0}  # the first batch
+    assert set(np.asarray(codes.values[:2, 0]).round(3)) <= {7.0, 8.0}
+    # In the next step, codes that were hardly chosen are at tokens of that batch.
+    vq.counts[...] = jnp.asarray([2.0, 0.9, 0.9, 0.9])
+    kept = np.asarray(vq.codebook[0])
+    _, vq = trained_step(vq, z + 10, weights)
+    assert set(np.asarray(vq.codebook[1:, 0]).round(3)) <= {17.0, 18.0}
+    np.testing.assert_allclose(vq.codebook[0], kept, rtol=1e-5)
+    nothing = jnp.zeros(3)
+    before = vq.codebook
+    _, vq = trained_step(vq, z, nothing)
+    np.testing.assert_allclose(vq.codebook, before, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["vq", "fsq"])
@@ -135,9 +147,9 @@ def test_layered_autoencoders_normalise_and_weigh_features():
     importance = jnp.asarray(np.random.default_rng(2).uniform(size=(L, D)), jnp.float32)
     found, (mean, std), total, parts, state = run(state)
     assert found.latents.shape == (5, L, 7)
-    moved = nnx.merge(graph, state).norm.mean[...]  # by two steps
-    batch = np.asarray(X)[:4].mean(0)
-    np.testing.assert_allclose(moved, (1 - 0.99**2) * batch, rtol=1e-4)
+    norm = nnx.merge(graph, state).norm  # after two steps with one batch
+    np.testing.assert_allclose(norm.mean[...], np.asarray(X)[:4].mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(norm.variance[...], np.asarray(X)[:4].var(0), rtol=1e-4)
     np.testing.assert_allclose(mean, np.asarray(X)[:4].mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(std, np.asarray(X)[:4].std(0), rtol=1e-4)
     error = np.asarray(found.output - X) * np.asarray(importance)
@@ -146,6 +158,31 @@ def test_layered_autoencoders_normalise_and_weigh_features():
     hoyer = np.abs(f).sum(1) ** 2 / (f**2).sum(1)
     np.testing.assert_allclose(parts["sparsity"], hoyer.sum(), rtol=1e-4)
     np.testing.assert_allclose(total, parts["recon"] + 0.5 * parts["sparsity"], rtol=1e-6)
+
+
+def test_running_statistics_are_those_of_weighted_batches():
+    norm = RunningNorm(L, D, decay=0.75)
+    graph, state = nnx.split(norm)
+
+    @jax.jit
+    def step(state, x, weights):
+        norm = nnx.merge(graph, state)
+        norm.statistics(x, weights, context(train=True))
+        return nnx.split(norm)[1]
+
+    batches = np.random.default_rng(3).normal(size=(3, 5, L, D)).astype(np.float32) + 300
+    batches += np.arange(3, dtype=np.float32)[:, None, None, None]  # means differ by batch
+    weights = jnp.asarray([1.0, 1, 1, 1, 0])
+    for x in batches:
+        state = step(state, x, weights)
+    state = step(state, batches[0], jnp.zeros(5))  # only padding: nothing moves
+    each = np.asarray([0.75**2, 0.25 * 0.75, 0.25]) / 4
+    rows, share = batches[:, :4].astype(np.float64), each[:, None, None, None]
+    mean = (rows * share).sum((0, 1))
+    norm = nnx.merge(graph, state)
+    np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-6)
+    variance = (np.square(rows - mean) * share).sum((0, 1))
+    np.testing.assert_allclose(norm.variance[...], variance, rtol=1e-3)
 
 
 def test_two_hot_is_inverted_exactly_inside_and_clipped_outside():

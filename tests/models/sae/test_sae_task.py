@@ -1,6 +1,5 @@
 """Training of a dictionary on a tiny language model: start, resume, evaluation."""
 
-import json
 import types
 
 import jax
@@ -20,7 +19,9 @@ from flaxae.lm.t5 import params as t5_params
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.lm.t5.modeling import T5
 from flaxae.models.sae import evaluation, probing, states, updates
+from flaxae.models.sae.config import Scaling
 from flaxae.models.sae.options import TRANSCODERS, Architecture
+from flaxae.sparse_autoencoder.modules import Activation
 from flaxae.sweep.plan import Plan
 from flaxae.task import Context
 from flaxae.training.hparams import make_hparams, traced_fields
@@ -99,7 +100,9 @@ def test_a_run_learns_and_reports_its_measures(folder, trained):
 
 def test_a_resumed_run_is_bit_exact(folder, trained):
     workdir, result = trained
-    assert run(config_of(folder, steps=3), folder / "stopped").status == "done"
+    stream = config_of(folder).task.make(config_of(folder)).data("train")
+    assert stream.batches_per_block == 3  # step 4 is inside of a block
+    assert run(config_of(folder, steps=4), folder / "stopped").status == "done"
     again = run(config_of(folder), folder / "stopped")
     assert_same(arrays_of(folder / "stopped"), arrays_of(workdir))
     assert again.metrics == result.metrics
@@ -125,7 +128,6 @@ def test_the_report_writes_a_dictionary_of_raw_states(folder, trained, capsys, m
     with pytest.raises(ConfigError, match="not 'mlp_out'"):
         flaxae.SAE.from_pretrained(workdir / "report" / "saelens", hook="mlp_out")
     assert "flaxae.SAE.from_pretrained" in capsys.readouterr().out
-    assert json.loads((workdir / "config.json").read_text())
 
 
 @pytest.mark.slow
@@ -168,6 +170,8 @@ def test_the_states_of_a_t5_encoder_can_be_read(folder, t5_folder, monkeypatch):
         mask=jnp.asarray(rows.mask[:4]),
     )
     want = np.asarray(found["mlp_in"][0])[rows.use[:4]][:32]
+    # Tokens of an encoder see the whole row, so it has one text.
+    assert ((rows.ids == task.source.separator) & (rows.mask > 0)).sum(1).max() == 1
     np.testing.assert_allclose(batch["x"][: len(want)], want, rtol=0, atol=1e-5)
     # A run whose model has a T5 is read in the same way.
     (folder / "vae" / "latest").mkdir(parents=True)
@@ -201,6 +205,68 @@ def test_probes_of_facts_read_the_states_of_the_dictionary(trained):
     found = probing.city_facts(loaded.task.source, flaxae.SAE(sae), "resid_out", 1, facts=20)
     assert set(found) == {"probe_states", *(f"probe_k{k}" for k in probing.SPARSE)}
     assert all(0 <= value <= 1 for value in found.values())
+
+
+def test_a_compiled_step_and_evaluation_in_units_of_normalised_states(folder):
+    """With importance and resampling; what is written gives the same measures of raw states."""
+    path = folder / "weights.safetensors"
+    save_file({"importance": np.full(16, 2, np.float32)}, path)
+    fields = {"task.importance": str(path), "task.resample_every": 1, "task.dead_after": 1}
+    config = config_of(folder, **fields)
+    config.task.scaling = Scaling.LAYER_NORM
+    config.freeze()
+    task = config.task.make(config)
+    layout, hparams = make_layout(task, config), make_hparams(task, [config], False)
+    batch = task.data("train").batch(0)
+    batch["x"] = batch["x"] * 5 + 3  # far from the units of the dictionary
+    state = jax.jit(lambda: make_state(task, config, hparams))()
+    new, metrics = jax.jit(make_update(task, config, layout))(state, {}, batch, hparams)
+    assert metrics["loss"] > 0
+    model = layout.merge(new["params"], new["carry"], {})
+    ctx = Context(jax.random.key(0), jnp.int32(1), hparams={"sparsity": jnp.float32(0)})
+    sums = jax.jit(lambda batch: task.eval_step(model, batch, ctx))(batch)
+    found = task.finalize(jax.device_get(sums))
+    sae, origin = evaluation.exported(types.SimpleNamespace(task=task, model=model))
+    x = batch["x"].astype(np.float64)
+    error = flaxae.SAE(sae, origin)(batch["x"]) - x
+    want = np.square(error).sum() / np.square(x - x.mean(0)).sum()
+    np.testing.assert_allclose(found["fvu"], want, rtol=1e-4)
+    pool = np.asarray(new["carry"]["once"]["pool_x"])
+    np.testing.assert_allclose(pool.mean(1), 0, atol=1e-5)
+    np.testing.assert_allclose(pool.std(1, ddof=1), 1, rtol=1e-3)
+
+
+def test_states_of_other_types_are_other_data(folder):
+    marks = []
+    for dtype in ("float32", "bfloat16"):
+        config = config_of(folder, **{"task.model_dtype": dtype})
+        marks.append(config.task.make(config).data("train").fingerprint)
+    assert marks[0] != marks[1]
+
+
+def test_lanes_must_share_the_batches_that_they_start_from(folder):
+    lanes = [{"data.seed": 0}, {"data.seed": 1}]
+    with pytest.raises(ConfigError, match="lanes have different data: SAETask"):
+        run(config_of(folder), folder / "other_lanes", lanes)
+
+
+def test_micro_batches_are_refused_where_the_loss_is_of_a_batch(folder):
+    for name, fields, ok in (
+        ("standard", {}, True),
+        ("fsq", {}, True),
+        ("standard", {"task.resample_every": 2}, False),
+        ("topk", {}, False),  # the variance of AuxK
+        ("batch_topk", {}, False),
+        ("jumprelu", {}, False),  # quadratic
+        ("vq", {}, False),
+        ("layered", {}, False),
+    ):
+        config = config_of(folder, name, accumulate=2, **fields)
+        if ok:
+            config.task.make(config)
+            continue
+        with pytest.raises(ConfigError, match=f"accumulate=2: the loss of {name}"):
+            config.task.make(config)
 
 
 @pytest.mark.parametrize("kind", [a for a in Architecture if a is not Architecture.TOPK])
@@ -268,6 +334,15 @@ def test_wrong_configs_raise(folder):
         ("topk", "data.prefetch", 2, "data.prefetch=2 must be 0"),
         ("topk", "data.block_rows", 3, "not a multiple of data.model_rows"),
         ("transcoder", "task.resample_every", 5, "is for autoencoders"),
+        ("layered", "task.resample_every", 5, "is for autoencoders of one layer"),
+        ("transcoder", "task.hook", "resid_out", "task.hook=resid_out is not computed before"),
+        ("transcoder", "task.hook", "mlp_out", "task.hook=mlp_out is not computed before"),
+        ("fsq", "task.importance", "file", "task.importance is not supported by fsq"),
+        ("matryoshka", "task.loss.widths", (), "task.loss.widths and task.architecture=matryo"),
+        ("topk", "task.loss.widths", (8, 16), "task.loss.widths and task.architecture=matryo"),
+        ("matryoshka", "task.loss.widths", (8, 64), "none above it"),
+        ("matryoshka", "task.loss.widths", (32,), "the first must be below"),
+        ("topk", "task.k", 2.5, "task.k=2.5 of topk must be an integer"),
         ("batch_topk", "task.k_max", 5, "task.k_max=5 is for top-k"),
         ("topk", "task.k_max", 2, "task.k=4.0 is above task.k_max=2"),
     ):
@@ -277,6 +352,10 @@ def test_wrong_configs_raise(folder):
         set_field(config, field, value)
         with pytest.raises(ConfigError, match=message):
             config.freeze()
+    config = config_of(folder, "transcoder", **{"task.k": 4.0})
+    config.task.activation = Activation.GROUPMAX
+    config.freeze()
+    assert config.task.dictionary(8, 8).k == 4
     with pytest.raises(ConfigError, match="no architecture 'typo'"):
         flags.load_config(str(ROOT / "configs/sae/smollm2_topk.py:typo"))
 
