@@ -27,8 +27,8 @@ class Effect(NamedTuple):
 
     Attributes:
         interval: the difference with its 95 % interval.
-        pairs: number of exact pairs (of triples of k, except for k itself); 0: by least squares
-            on balanced cells.
+        pairs: number of exact pairs (of triples of k, except for k itself), where pairs that share
+            a cell are averaged and count as one; 0: by least squares on balanced cells.
     """
 
     interval: Interval
@@ -54,6 +54,9 @@ def triple(bits: Bits, cell: Cell) -> list[float] | None:
 def effect(bits: Bits, factor: str, levels: Sequence[Any], against: Sequence[Any]) -> Effect:
     """Return the effect of some levels of a factor against others, averaged over both.
 
+    Cells that differ only in the factor share cells in their pairs, which are not independent:
+    their mean is one row of the bootstrap.
+
     Args:
         bits: the numbers.
         factor: the factor.
@@ -66,14 +69,16 @@ def effect(bits: Bits, factor: str, levels: Sequence[Any], against: Sequence[Any
     else:
         values = triple_means(bits)
     mine = [cell for cell in values if getattr(cell, factor) in levels]
-    pairs = [
-        values[cell] - values[other]
-        for cell in mine
-        for level in against
-        if (other := cell._replace(**{factor: level})) in values
-    ]
-    if factor == "bptt" or (pairs and 2 * len(pairs) >= len(mine) * len(against)):
-        return Effect(stats.bootstrap(pairs), len(pairs))
+    pairs: dict[Cell, list[float]] = {}  # by all other factors
+    for cell in mine:
+        for level in against:
+            if (other := cell._replace(**{factor: level})) in values:
+                rest = cell._replace(**{factor: against[0]})
+                pairs.setdefault(rest, []).append(values[cell] - values[other])
+    found = sum(map(len, pairs.values()))
+    if factor == "bptt" or (found and 2 * found >= len(mine) * len(against)):
+        rows = [sum(each) / len(each) for each in pairs.values()]
+        return Effect(stats.bootstrap(rows), len(rows))
     return Effect(least_squares(values, factor, levels, against), 0)
 
 

@@ -63,6 +63,21 @@ def test_intervals_contain_effects_and_verdicts_follow_them():
         assert "| same_step | true | false |" in effects_table(bits)
 
 
+def test_pairs_that_share_a_cell_are_one_row():
+    cells = [cell for cell in all_cells() if cell.layers == 1 and cell.hidden == 32]
+    noise = np.random.default_rng(0).normal(size=len(cells))  # of tanh cells: in two pairs each
+    bits = {
+        cell: made_up(cell) + x * (cell.dynamic is Dynamic.TANH)
+        for cell, x in zip(cells, noise, strict=True)
+    }
+    both = effect(bits, "dynamic", [Dynamic.GATED, Dynamic.DOUBLY_GATED], [Dynamic.TANH])
+    one = effect(bits, "dynamic", [Dynamic.GATED], [Dynamic.TANH])
+    assert both.pairs == one.pairs == 8
+    assert both.interval.value == pytest.approx(one.interval.value + 0.05)
+    widths = [found.interval.high - found.interval.low for found in (both, one)]
+    assert widths[0] == pytest.approx(widths[1])
+
+
 def test_the_bet_is_won_lost_or_open():
     cells = fraction()
     assert Bet.of(noisy(cells, 0.01)).outcome == "lost"  # k = 4 is better
