@@ -48,7 +48,8 @@ class Timed:
             shape = rows if calls == 1 else (calls, *rows)
             draw = np.random.default_rng(0).integers(256, size=(2, *shape)).astype(np.uint8)
             batch = {"x": draw[0], "y": draw[1], "weight": np.ones(shape, np.float32)}
-            self._batch = sharding.put(batch, everywhere)
+            leading = int(calls > 1)
+            self._batch = sharding.put(batch, sharding.batch_sharding(self._mesh, leading))
             step = make_train_step(task, config, layout, shardings, count)
             self._step = step.lower(self._state, {}, self._batch, self._hparams).compile()
             self.compile_seconds = time.perf_counter() - began
