@@ -15,6 +15,7 @@ from flaxae.errors import ConfigError, require
 
 MIN_POPULATION = 300_000
 RATIO = 2.0  # least ratio of the populations that are compared
+FORMER = ("CS", "AN")  # Serbia and Montenegro, the Netherlands Antilles: no longer countries
 NAMESAKE = 10  # a city has this many times the inhabitants of others with its name
 
 Item = TypeVar("Item")
@@ -123,13 +124,15 @@ def _in_country(seed: int, form: str) -> list[tuple[str, str, str]]:
 
 def _capitals(seed: int) -> list[tuple[str, str, str]]:
     """Return (group, sentence with the right country, with another one) of each capital."""
-    countries = _source().get_countries().values()
+    countries = _countries().values()
     found = sorted(
         (country["capital"], country["name"])
         for country in countries
         if country["capital"]
         and country["population"] > MIN_POPULATION
+        # Mexico City is the capital of Mexico: the sentence gives it away.
         and country["capital"] not in country["name"]
+        and country["name"] not in country["capital"]
     )
     out = []
     for capital, country in _ordered(found, seed, lambda pair: "/".join(pair)):
@@ -157,14 +160,16 @@ def _article(country: str) -> str:
     if country.startswith("The "):
         return f"the {country[4:]}"
     needed = country in ("Philippines", "Maldives", "Comoros", "Bahamas", "Gambia")
-    needed |= country.startswith("United ") or country.endswith((" Islands", " Territories"))
+    needed |= country.startswith("United ") or country.endswith(
+        (" Islands", " Territory", " Territories")
+    )
     return f"the {country}" if needed or "Republic" in country else country
 
 
 @functools.cache
 def cities() -> tuple[City, ...]:
     """Return large cities that are by far the largest of their name, by their key."""
-    names = {code: x["name"] for code, x in _source().get_countries().items()}
+    names = {code: x["name"] for code, x in _countries().items()}
     known = [x for x in _source().get_cities().values() if x["countrycode"] in names]
     homes: dict[str, list[tuple[int, str]]] = {}
     for city in known:
@@ -181,6 +186,12 @@ def cities() -> tuple[City, ...]:
             elsewhere = frozenset(home for _, home in others)
             out.append(City(str(city["geonameid"]), name, country, people, elsewhere))
     return tuple(sorted(out, key=lambda city: city.key))
+
+
+def _countries() -> dict[str, Any]:
+    """Return the countries by their code."""
+    found = _source().get_countries().items()
+    return {code: country for code, country in found if code not in FORMER}
 
 
 @functools.cache

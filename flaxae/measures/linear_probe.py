@@ -8,6 +8,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from flaxae.errors import ConfigError
+
+FLOOR = 1e-5  # standard deviation of a feature, relative to its mean, that float32 cannot resolve
+
 
 class LinearProbes(NamedTuple):
     """Directions and biases of logistic regressions, in the units of the features.
@@ -68,13 +72,13 @@ def fit(
         The probes.
 
     Raises:
-        ValueError: if one class has no example of positive weight.
+        ConfigError: if one class has no example of positive weight.
     """
     count = np.ones(len(labels), np.float32) if weights is None else np.asarray(weights, np.float32)
     labels = np.asarray(labels, bool)
     for value in (False, True):
         if not count[labels == value].sum() > 0:
-            raise ValueError(f"no example has label {value}: a probe needs both")
+            raise ConfigError(f"no example has label {value}: a probe needs both")
     # optax's line search does not pass strict promotion.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         found = _fit(
@@ -104,7 +108,8 @@ def _all(
         if standardise:
             mean = (count @ x) / total
             scale = jnp.sqrt((count @ jnp.square(x - mean)) / total)
-            scale = jnp.where(scale > 1e-8, scale, 1)
+            # Rounding gives a constant feature a standard deviation relative to its size.
+            scale = jnp.where(scale > jnp.maximum(FLOOR * jnp.abs(mean), 1e-12), scale, 1)
         inputs = (x - mean) / scale
 
         def of_strength(strength: Array) -> Any:
