@@ -93,8 +93,9 @@ def variants(preset: str = "full") -> dict[str, Variant]:
     add("k = 1, steps of 128 bytes", "truncated", 1, task__bptt=1, **long)
     add("exact, steps of 128 bytes", "trace", 1, **long)
     add("exact, stored state", "trace", 1, task__stored_state=True, **one)
-    first: dict[str, Any] = {"task__first_version": True, "task__decay_kind": "unit", **one}
+    first: dict[str, Any] = {"task__first_version": True, **one}
     add("first version, frozen", "frozen", 1, **first)
+    first["task__decay_kind"] = "unit"
     add("first version, k = 1", "truncated", 1, task__bptt=1, **first)
     add("first version, exact", "trace", 1, **first)
     two: dict[str, Any] = {"task__layers": 2, **short, **one}

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from flaxae.config.ranges import Count, Positive, Whole
-from flaxae.models.byte_lm.grid import cuts, require_depth
+from flaxae.models.byte_lm.grid import cuts
 from flaxae.models.byte_lm.network import BYTES, ByteNetwork, Output
 from flaxae.models.byte_lm.task import ByteLMConfig
 from flaxae.nn.linear import Embedding, Linear
@@ -128,10 +128,6 @@ class AutomatonConfig(ByteLMConfig):
     bptt: Count = 8  # every bptt-th byte of an update, no gradient passes to the state before
     temperature: Positive = 1.0  # divisor of the scores of rows
     straight_through: bool = False  # the state is the likeliest row; gradients are of the mixture
-
-    def validate(self) -> None:
-        """Check that gradients do not stop after the end of an update."""
-        require_depth(self.bptt, self.update)
 
     def network(self, rows: int, rngs: nnx.Rngs) -> AutomatonNN:
         """Build the network."""

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from flaxae.config.ranges import Count
 from flaxae.machine.sharding import gathered
-from flaxae.models.byte_lm.grid import cuts, require_depth
+from flaxae.models.byte_lm.grid import cuts
 from flaxae.models.byte_lm.network import BYTES, ByteNetwork, Output
 from flaxae.models.byte_lm.recurrence import Dynamic, recur
 from flaxae.models.byte_lm.task import ByteLMConfig
@@ -36,10 +36,6 @@ class CellConfig(ByteLMConfig):
     hidden: Count = 256  # H, features of the embedding and of the readouts
     dynamic: Dynamic = Dynamic.GATED
     bptt: Count = 16  # steps after which gradients through time stop, at most `update`
-
-    def validate(self) -> None:
-        """Check that gradients do not stop after the end of an update."""
-        require_depth(self.bptt, self.update)
 
     def network(self, rows: int, rngs: nnx.Rngs) -> "CellRNN":
         """Build the network."""

@@ -40,15 +40,6 @@ class Truncation(enum.Enum):
     WINDOW = "window"  # each loss reaches k - 1 steps back within an update; k times the cost
 
 
-def require_depth(bptt: int, update: int) -> None:
-    """Raise ConfigError if gradients would stop after the end of an update."""
-    require(
-        bptt <= update,
-        f"task.bptt={bptt} is above task.update={update}, but gradients end at the start of an "
-        "update: lower bptt, or raise update",
-    )
-
-
 @dataclasses.dataclass
 class GridConfig(ByteLMConfig):
     """A cell of the grid.
@@ -72,10 +63,6 @@ class GridConfig(ByteLMConfig):
     def width(self) -> int:
         """Features of a layer's inputs and outputs, W."""
         return self.states if self.readout is Readout.STATE else self.hidden
-
-    def validate(self) -> None:
-        """Check that gradients do not stop after the end of an update."""
-        require_depth(self.bptt, self.update)
 
     def network(self, rows: int, rngs: nnx.Rngs) -> "GridRNN":
         """Build the network."""

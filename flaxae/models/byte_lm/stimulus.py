@@ -27,7 +27,7 @@ class Learning(enum.Enum):
 
     FROZEN = "frozen"  # none: random units, which are never trained
     TRUNCATED = "truncated"  # backpropagation over at most `bptt` bytes
-    TRACE = "trace"  # exact over the whole stream, without backpropagation through time
+    TRACE = "trace"  # exact over the whole stream, without backpropagation into earlier updates
 
 
 @dataclasses.dataclass
@@ -50,20 +50,47 @@ class StimulusConfig(ByteLMConfig):
     one_hot: bool = False  # the units are the bytes: the best that any frozen ones could do
 
     def validate(self) -> None:
-        """Check what concerns several fields."""
+        """Check combinations of fields."""
         super().validate()
+        frozen, fixed = self.learning is Learning.FROZEN, self.decay_kind is Decay.FIXED
         require(
-            self.bptt <= self.update,
-            f"task.bptt={self.bptt} is more than the {self.update} bytes of a step (task.update)",
+            not self.one_hot
+            or (frozen and self.states == BYTES and self.layers == 1 and not self.max_norm),
+            "task.one_hot=true needs task.learning=frozen, task.states=256, task.layers=1 and "
+            "task.max_norm=false",
         )
         require(
-            not self.one_hot or (self.learning is Learning.FROZEN and self.states == BYTES),
-            "task.one_hot=true needs task.learning=frozen and task.states=256",
+            not frozen or fixed,
+            "task.learning=frozen needs task.decay_kind=fixed: frozen units learn no decay",
+        )
+        recomputed = self.learning is Learning.TRACE and self.decay_kind is not Decay.UNIT
+        require(
+            not self.stored_state or (recomputed and not self.first_version),
+            "task.stored_state=true needs task.learning=trace, task.decay_kind=fixed or shared and "
+            "task.first_version=false: all other states are stored",
         )
 
     def network(self, rows: int, rngs: nnx.Rngs) -> "StimulusNetwork":
         """Build the network."""
         return StimulusNetwork(self, rows, rngs)
+
+
+def mean_distances(config: StimulusConfig) -> tuple[float, float]:
+    """Return the mean distances of normal inputs and of uniform inputs from the initial centres.
+
+    The former are those of the first layer, of `width` entries, the latter those of the higher
+    layers, of `states` entries between 0 and 1. Both have a deviation of at most about 1.
+    """
+    width, units = config.width, config.states
+    if not config.max_norm:
+        return math.sqrt(2 * width), math.sqrt(units / 6)
+    # A largest absolute value is below x with probability P(one value below x) ** count, and its
+    # mean is the integral of 1 minus that.
+    step = 0.01
+    below = (math.erf((i + 0.5) * step / math.sqrt(2)) for i in range(1000))
+    normal = sum(step * (1 - p**width) for p in below)
+    uniform = sum(step * (1 - (1 - (1 - (i + 0.5) * step) ** 2) ** units) for i in range(100))
+    return math.sqrt(2) * normal, uniform
 
 
 class StimulusNetwork(ByteNetwork):
@@ -75,10 +102,10 @@ class StimulusNetwork(ByteNetwork):
         self.learning, self.one_hot = config.learning, config.one_hot
         units, width = config.states, config.width
         self.embed = variable(jax.random.normal(draw(), (BYTES, width)))
-        # Distances of normal vectors are sqrt(2 * width) on average, with a deviation of about 1.
+        radius, higher_radius = mean_distances(config)
         first = Centres(
             jax.random.normal(draw(), (width, units)),
-            math.sqrt(2 * width) + config.radius,
+            radius + config.radius,
             GAIN,
             config.max_norm,
             variable,
@@ -86,7 +113,7 @@ class StimulusNetwork(ByteNetwork):
         higher = [
             Centres(
                 jax.random.uniform(draw(), (units, units)),
-                math.sqrt(units / 6),
+                higher_radius,
                 GAIN,
                 config.max_norm,
                 variable,

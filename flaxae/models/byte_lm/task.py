@@ -15,6 +15,7 @@ from flaxae.config.ranges import Count
 from flaxae.data import byte_corpus
 from flaxae.data.byte_corpus import ByteCorpus
 from flaxae.data.byte_manifest import Manifest
+from flaxae.errors import require
 from flaxae.models.byte_lm.network import ByteNetwork, nats
 from flaxae.models.byte_lm.streams import (
     ByteDataConfig,
@@ -43,6 +44,16 @@ class ByteLMConfig(TaskConfig):
     update: Count = 16  # bytes of each stream per step
     eval_streams: Count = 32  # at least as many parts of a held-out split are read side by side
     eval_update: Count = 128  # bytes of each part per batch of an evaluation
+
+    def validate(self) -> None:
+        """Check that gradients through time, if there are any, end within an update."""
+        super().validate()
+        bptt = getattr(self, "bptt", 1)
+        require(
+            bptt <= self.update,
+            f"task.bptt={bptt} is above task.update={self.update}, but gradients end at the start "
+            "of an update: lower bptt, or raise update",
+        )
 
     def network(self, rows: int, rngs: nnx.Rngs) -> ByteNetwork:
         """Build the network.
