@@ -165,8 +165,8 @@ class GridRNN(ByteNetwork):
     """A cell of the grid: an embedding, recurrent layers, and scores of the next byte.
 
     Attributes:
-        layers: the layers.
-        carry: the state of each layer is its `state`.
+        layers: the layers, each with its `state`.
+        largest: largest |state| of each stream so far, only of doubly gated cells, (B,).
     """
 
     def __init__(self, options: GridConfig, rows: int, rngs: nnx.Rngs):
@@ -182,9 +182,14 @@ class GridRNN(ByteNetwork):
         self.embed = Embedding(BYTES, options.width, rngs=rngs)
         self.layers = nnx.List([GridLayer(options, rows, rngs) for _ in range(options.layers)])
         self.head = Linear(options.width, BYTES, use_bias=True, rngs=rngs)
+        if self.unbounded:
+            self.largest = StreamCarry(jnp.zeros(rows))
 
     def __call__(self, x: Int[Array, "B T"], ctx: Context) -> Output:
-        """Read bytes; the metric `max_state` of doubly gated cells is the largest |state|."""
+        """Read bytes; the metric `max_state` of doubly gated cells is the largest |state| so far.
+
+        Logs have few rows of a training, and a maximum of these alone would miss most updates.
+        """
         steps = x.shape[1]
         features = self.embed(x, ctx.at("embed"))  # (B, T, W)
         if self.truncation is Truncation.MASK:
@@ -198,8 +203,10 @@ class GridRNN(ByteNetwork):
         logits = self.head(top, ctx.at("head"))
         metrics = {}
         if self.unbounded:
-            largest = jnp.stack([jnp.abs(each).max() for each in states]).max()
-            metrics["max_state"] = jax.lax.stop_gradient(jnp.full(x.shape, largest))
+            now = jnp.stack([jnp.abs(each).max(axis=(0, 2)) for each in states]).max(0)  # (B,)
+            largest = jnp.maximum(self.largest[...], jax.lax.stop_gradient(now))
+            self.largest[...] = largest
+            metrics["max_state"] = jnp.full(x.shape, largest.max())
         return Output(logits, metrics=metrics)
 
     def _layers(
@@ -213,7 +220,7 @@ class GridRNN(ByteNetwork):
         return x, states
 
     def _windows(self, x: Array, ctx: Context) -> tuple[Array, list[Array]]:
-        """Return the same, by one pass per place of the cuts.
+        """Return outputs and states from k passes, one per offset of the cuts.
 
         The values of all passes are equal. A step's output is that of the pass which is cut
         k - 1 steps before it.

@@ -215,6 +215,26 @@ def test_parts_of_a_text_give_the_logits_of_one_pass():
     assert_close(state, end)
 
 
+def test_max_state_is_that_of_all_bytes_so_far():
+    options = options_of(Dynamic.DOUBLY_GATED, Readout.STATE)
+    graph, state, params = nnx.split(options.network(B, nnx.Rngs(0)), StreamCarry, ...)
+
+    @jax.jit
+    def read(state, x):
+        network = nnx.merge(graph, state, params)
+        out = network(x, Context(jax.random.key(0), jnp.int32(0), hparams=data(2, 1, 0)))
+        states = jnp.stack([layer.state[...] for layer in network.layers])
+        return nnx.split(network, StreamCarry, ...)[1], out.metrics["max_state"], states
+
+    found, seen = [], 0.0
+    for part in jnp.split(jax.random.randint(jax.random.key(0), (B, 12), 0, 256), 12, axis=1):
+        state, largest, states = read(state, part)
+        seen = max(seen, float(jnp.abs(states).max()))
+        assert largest.shape == part.shape and float(largest.max()) == pytest.approx(seen)
+        found.append(float(jnp.abs(states).max()))
+    assert found != sorted(found)  # the maximum of one part can be below that so far
+
+
 @pytest.mark.parametrize("dynamic", Dynamic)
 def test_parameters_are_counted_without_unused_gates(dynamic):
     for readout, layers in itertools.product(Readout, (1, 3)):
