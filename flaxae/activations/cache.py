@@ -1,7 +1,10 @@
 """A folder of blocks of hidden states: one safetensors file each, float16."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +29,18 @@ class BlockCache:
         """Return the file of a block."""
         return self.folder / f"block_{number:06d}.safetensors"
 
+    def has(self, number: int) -> bool:
+        """Return True if a block is there, without reading its states.
+
+        Raises:
+            ConfigError: if the file is broken, or of other states.
+        """
+        path = self.path(number)
+        if path.exists():
+            with self._opened(path):
+                return True
+        return False
+
     def read(self, number: int) -> list[Float[np.ndarray, "M D"]] | None:
         """Return a block's states per tap, float32; None if it is not there.
 
@@ -35,6 +50,12 @@ class BlockCache:
         path = self.path(number)
         if not path.exists():
             return None
+        with self._opened(path) as file:
+            return [file.get_tensor(name).astype(np.float32) for name in sorted(file.keys())]
+
+    @contextlib.contextmanager
+    def _opened(self, path: Path) -> Iterator[Any]:
+        """Open a block's file, and check that it belongs to these states."""
         try:
             with safe_open(path, framework="numpy") as file:
                 key = (file.metadata() or {}).get("key")
@@ -43,8 +64,7 @@ class BlockCache:
                     f"{path}: states of another model, hook, text or block size: name another "
                     "folder, or remove this one",
                 )
-                names = sorted(file.keys())
-                return [file.get_tensor(name).astype(np.float32) for name in names]
+                yield file
         except SafetensorError as error:
             raise ConfigError(f"{path}: not a complete file ({error}): remove it") from None
 

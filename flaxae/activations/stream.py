@@ -7,7 +7,6 @@ reads it from a disk cache.
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -283,12 +282,15 @@ def fill(stream: StateStream) -> int:
     """Compute all blocks of a cache that it does not have; return their number.
 
     An interrupted run continues with the blocks that are missing.
+
+    Raises:
+        ConfigError: if there is no cache, or it has blocks of other states.
     """
     cache = stream._cache
     require(cache is not None, "this stream has no cache: name a folder")
     new = 0
     for number in range(stream.num_blocks):
-        if cache is not None and not os.path.exists(cache.path(number)):
+        if cache is not None and not cache.has(number):
             cache.write(number, stream._computed(stream._fixed[number]))
             new += 1
     return new

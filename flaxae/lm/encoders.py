@@ -67,7 +67,10 @@ class T5States(nnx.Module):
 
 
 class FunnelStates(nnx.Module):
-    """The states of a Funnel's encoder; a layer is a block, and later ones have fewer positions."""
+    """The states of a Funnel's encoder; a layer is a block, and later ones have fewer positions.
+
+    It is for use in Python: the sae family, whose states must match tokens, does not open it.
+    """
 
     hooks: dict[str, str] = {"resid_out": "encoder.blocks.out"}
 

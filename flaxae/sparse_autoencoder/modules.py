@@ -83,7 +83,10 @@ class SAEConfig:
         if not self.d_out:
             object.__setattr__(self, "d_out", self.d_in)
         name = self.activation.value
-        require(min(self.d_in, self.d_sae) > 0, f"d_in={self.d_in}, d_sae={self.d_sae}")
+        require(
+            min(self.d_in, self.d_sae) > 0,
+            f"d_in={self.d_in} and d_sae={self.d_sae} must be positive",
+        )
         if self.activation in WITH_K:
             require(0 < self.k <= self.d_sae, f"k={self.k} is not between 1 and {self.d_sae}")
             whole = self.k == int(self.k) or self.activation is Activation.BATCH_TOPK

@@ -85,10 +85,6 @@ class Origin:
             changes[name] = value
         return dataclasses.replace(self, **changes)
 
-    def same_states(self, where: str, hook: str, layer: int, fingerprint: str = "") -> None:
-        """Raise ConfigError if the dictionary was trained on other states than these."""
-        self.expected(where, hook=hook, layer=layer, fingerprint=fingerprint or None)
-
 
 def parse_hook(name: str) -> tuple[str, int | None]:
     """Return our name and the layer of a hook of TransformerLens or a module of transformers.

@@ -131,6 +131,8 @@ def test_a_cache_gives_the_same_states_and_is_resumable(reader, rows, tmp_path, 
     other = made(reader, token_rows(TEXTS[::-1], 7, 2), cache=tmp_path)
     with pytest.raises(ConfigError, match="states of another model, hook, text or block size"):
         [other.batch(i) for i in range(8)]
+    with pytest.raises(ConfigError, match="states of another model, hook, text or block size"):
+        fill(other)
     for file in tmp_path.glob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(ConfigError, match="not a complete file"):

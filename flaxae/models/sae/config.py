@@ -103,6 +103,7 @@ class SAEOptions(TaskConfig):
     # |factor - 1| of an IA3 adapter, (width,), or (layers, width) for layered; "": all 1.
     importance: str = ""
     normalised: bool = True  # layered: running mean and standard deviation per feature
+    cross_entropy_rows: Whole = 32  # rows of dev whose cross entropy is evaluated; 0: all
     model_weights: str = "float32"  # dtype of the language model's weights
     model_dtype: str = "float32"  # dtype of its computation
 

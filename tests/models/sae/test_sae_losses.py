@@ -19,7 +19,7 @@ from tests.sparse_autoencoder.tiny_dictionaries import TRANSCODER, D, F, K, X, a
 W = np.asarray([1, 1, 0, 1, 0.5, 1, 1], np.float32)  # one row is padding
 DEAD = np.arange(F) % 3 == 0
 LAMBDA, WARMUP, STEP = 0.3, 10, 5  # half of the weight
-GELU_FREE = {"d_in": D, "d_sae": F}
+SIZES = {"d_in": D, "d_sae": F}
 CASES = {
     "standard": (Architecture.STANDARD, {"subtract_b_dec": False}, {}),
     "tied_bias": (Architecture.TIED_BIAS, {}, {}),
@@ -39,10 +39,15 @@ CASES = {
         {"activation": Activation.BATCH_TOPK, "k": K, "rescale_by_decoder_norm": True},
         {"auxiliary": Auxiliary.NONE, "widths": (4, 10, F)},
     ),
-    "jumprelu": (Architecture.JUMPRELU, {"activation": Activation.JUMPRELU}, {}),
+    "jumprelu": (Architecture.JUMPRELU, {"activation": Activation.JUMPRELU, "bandwidth": 0.7}, {}),
+    "jumprelu_quadratic": (
+        Architecture.JUMPRELU,
+        {"activation": Activation.JUMPRELU, "bandwidth": 0.7},
+        {"jump": Sparsity.QUADRATIC, "target_l0": 3.0},
+    ),
     "jumprelu_tanh": (
         Architecture.JUMPRELU,
-        {"activation": Activation.JUMPRELU},
+        {"activation": Activation.JUMPRELU, "bandwidth": 0.7},
         {"jump": Sparsity.TANH, "pre_activation": 0.2},
     ),
     "gated": (Architecture.GATED, {"activation": Activation.GATED}, {}),
@@ -52,7 +57,7 @@ CASES = {
 
 def case(name):
     architecture, fields, options = CASES[name]
-    sae = build(config := SAEConfig(**GELU_FREE | fields), arrays(config))
+    sae = build(config := SAEConfig(**SIZES | fields), arrays(config))
     options = LossOptions(sparsity=LAMBDA, sparsity_warmup=WARMUP, **options)
     options.validate()
     target = X if not config.transcoder else X[:, :5] * 2
@@ -70,7 +75,7 @@ def relu(x):
 def reference(name, p, q, x, target, w):
     """Return the loss of parameters p; what has no gradient is computed from parameters q."""
     architecture, fields, options = CASES[name]
-    c = SAEConfig(**GELU_FREE | fields)
+    c = SAEConfig(**SIZES | fields)
 
     def forward(p, mask=None):
         norms = np.linalg.norm(p["w_dec"], axis=1)
@@ -109,6 +114,8 @@ def reference(name, p, q, x, target, w):
         if options.get("jump") is Sparsity.TANH:
             total += weight * rows(np.tanh(4 * f * norms).sum(-1))
             total += 0.2 * rows((relu(p["threshold"] - z) * DEAD * norms).sum(-1))
+        elif options.get("jump") is Sparsity.QUADRATIC:
+            total += weight * w.sum() * 2 / 3 * (rows(mask.sum(-1)) / w.sum() - 3) ** 2
         else:
             total += weight * rows(mask.sum(-1))
     for width in options.get("widths", ())[:-1]:
@@ -129,6 +136,26 @@ def reference(name, p, q, x, target, w):
     return total
 
 
+def threshold_gradient(name, p, x, target, w):
+    """Return the gradient of JumpReLU's thresholds: pseudo-derivatives inside of the window."""
+    _, fields, options = CASES[name]
+    z, norms = (x - p["b_dec"]) @ p["w_enc"] + p["b_enc"], np.linalg.norm(p["w_dec"], axis=1)
+    width, weight, limit = fields["bandwidth"], LAMBDA * STEP / WARMUP, p["threshold"]
+    f = np.where(z > limit, relu(z), 0)
+    window = (np.abs(z - limit) < width / 2) / width
+    of_f = 2 * (f @ p["w_dec"] + p["b_dec"] - target) @ p["w_dec"].T  # reconstruction
+    of_step, direct = np.ones_like(z), np.zeros_like(z)
+    if options.get("jump") is Sparsity.TANH:
+        of_f += weight * 4 * norms * (1 - np.tanh(4 * f * norms) ** 2)
+        of_step *= 0
+        direct = 0.2 * DEAD * norms * (z < limit)
+    if options.get("jump") is Sparsity.QUADRATIC:
+        of_step *= 4 / 3 * ((w[:, None] * (f > 0)).sum() / w.sum() - 3)
+    each = -window * (limit * of_f + weight * of_step) + direct
+    assert (window > 0).sum() > 20
+    return (each * w[:, None]).sum(0)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_loss_and_gradient_equal_numpy(name):
     sae, architecture, options, target = case(name)
@@ -145,7 +172,9 @@ def test_loss_and_gradient_equal_numpy(name):
     x, y, w = (v.astype(np.float64) for v in (X, target, W))
     np.testing.assert_allclose(value, reference(name, p, p, x, y, w), rtol=2e-5)
     for parameter in nnx.to_pure_dict(grads):
-        if parameter == "threshold":  # straight-through: see the tests of jump_relu
+        if parameter == "threshold":
+            want = threshold_gradient(name, p, x, y, w)
+            np.testing.assert_allclose(grads["threshold"][...], want, rtol=1e-4, atol=1e-4)
             continue
         direction = np.random.default_rng(5).normal(size=p[parameter].shape)
         ends = [

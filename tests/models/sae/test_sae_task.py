@@ -43,6 +43,7 @@ TINY = {
     "task.tokens": 2,
     "task.codes": 16,
     "task.code_width": 4,
+    "task.cross_entropy_rows": 1,
     "data.batch_size": 32,
     "data.max_length": 32,
     "data.block_rows": 4,
@@ -113,7 +114,17 @@ def test_the_report_writes_a_dictionary_of_raw_states(folder, trained, capsys, m
     monkeypatch.setattr(probing, "city_facts", lambda *args: {"probe_k16": 0.5})
     loaded = flaxae.load(workdir)
     found = evaluate(workdir, workdir / "report")
-    assert 0 < found["fvu"] and {"ce_clean", "ce_spliced", "ce_ablated", "probe_k16"} <= set(found)
+    assert {"ce_spliced", "ce_ablated_zero", "probe_k16"} <= set(found) and found["fvu"] > 0
+    # One row in a pass of two: the other one, which fills it up, does not count.
+    rows = states.rows_of(loaded.task.source, loaded.task.splits["dev"], loaded.task.data_config)
+    ids, mask = jnp.asarray(rows.ids[:1]), jnp.asarray(rows.mask[:1])
+    model, ctx = loaded.task.source.model, Context(jax.random.key(0), jnp.int32(0))
+    logs = np.asarray(jax.jit(lambda: jax.nn.log_softmax(model(ids, ctx, mask=mask)))())
+    targets, weights = rows.ids[0, 1:], rows.mask[0, 1:]
+    chosen = logs[0, np.arange(len(targets)), targets]
+    want = -(chosen * weights).sum() / weights.sum()
+    np.testing.assert_allclose(found["ce_clean"], want, rtol=1e-4)
+    assert found["ce_rows"] == 1
     source = loaded.task.source
     sae = flaxae.SAE.from_pretrained(
         workdir / "report" / "saelens", hook="resid_out", layer=1, fingerprint=source.fingerprint
@@ -121,7 +132,6 @@ def test_the_report_writes_a_dictionary_of_raw_states(folder, trained, capsys, m
     batch = loaded.task.data("dev").batch(0)
     x = batch["x"][batch["weight"] > 0]
     factor = loaded.model.factors[...][0]
-    ctx = Context(jax.random.key(0), jnp.int32(0))
     want = loaded.model.sae(x * factor, ctx) / factor
     np.testing.assert_allclose(sae(x), want, rtol=0, atol=1e-4)
     assert sae.origin.normaliser == "expected_norm" and sae.origin.factor == pytest.approx(factor)
@@ -320,6 +330,22 @@ def test_constraints_and_resampling_of_a_state(folder):
     flat = updates.projected(grads, {"sae": {"w_dec": sae["w_dec"] / jnp.linalg.norm(
         sae["w_dec"], axis=1, keepdims=True)}})  # fmt: skip
     np.testing.assert_allclose(flat["sae"]["w_dec"], 0, atol=1e-6)
+
+
+def test_the_first_batches_give_factors_and_means(folder):
+    """The mean is the shift of sums of squares, which would lose digits without it."""
+    config = config_of(folder, "layered")
+    rng = np.random.default_rng(1)
+    x = (rng.normal(size=(20, 2, 3)) + 100).astype(np.float32)
+    weight = (np.arange(20) < 17).astype(np.float32)
+    x[17:] = 0
+    zeros = {"factors": jnp.ones(2), "mean": jnp.zeros((2, 3))}
+    state = {"carry": {"once": zeros}, "params": {}, "ema": {}}
+    batches = iter([{"x": x, "weight": weight}] * 9)
+    new = updates.from_data(state, batches, config.task)["carry"]["once"]
+    factor = 3**0.5 / np.linalg.norm(x[:17], axis=-1).mean()
+    np.testing.assert_allclose(new["factors"][0], factor, rtol=1e-5)
+    np.testing.assert_allclose(new["mean"], factor * x[:17].mean(0), rtol=1e-5)
 
 
 def test_the_geometric_median_resists_outliers():
