@@ -208,6 +208,26 @@ def reference(bits: Bits) -> str:
     )
 
 
+def windows(bits: Bits, window: Bits) -> str:
+    """Return a sentence on windows of k bytes, which are no part of the bet; "" without such cells.
+
+    Args:
+        bits: numbers of cells whose gradients are cut at multiples of k.
+        window: numbers of cells whose gradients reach k - 1 bytes back from each byte.
+    """
+    found = {}
+    for cell in window:
+        if cell in bits:
+            found.setdefault(cell.bptt, []).append(window[cell] - bits[cell])
+    if not found:
+        return ""
+    each = [f"k = {k}: {stats.bootstrap(x)} over {len(x)} cells" for k, x in sorted(found.items())]
+    return (
+        "Gradients that reach k - 1 bytes back from each byte, minus those cut at multiples of k, "
+        f"in bits per byte: {'; '.join(each)}.\n"
+    )
+
+
 def at_equal_time(curves: dict[Cell, Curve], rates: Callable[[Cell], float | None]) -> Bits:
     """Return bits per byte of the cells of each triple after the same time of training.
 

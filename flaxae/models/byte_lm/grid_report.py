@@ -8,43 +8,37 @@ the record, a JSONL file; the same command continues.
 """
 
 import argparse
-import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from flaxae.command import run_main
-from flaxae.config import Config
 from flaxae.config.locate import user_path
 from flaxae.config.ranges import COUNT, ranged
 from flaxae.data import byte_corpus
 from flaxae.data.byte_corpus import ByteCorpus
-from flaxae.errors import ConfigError
 from flaxae.models.byte_lm import baselines, grid_figures
+from flaxae.models.byte_lm.experiments import read_space
 from flaxae.models.byte_lm.grid import count_parameters
-from flaxae.models.byte_lm.grid_cells import Cell, all_cells, fraction, whole_updates
 from flaxae.models.byte_lm.grid_claims import (
-    Bits,
-    Curve,
-    at_equal_time,
     bet_table,
     effects_table,
     findings,
     reference,
+    windows,
 )
+from flaxae.models.byte_lm.grid_plan import Numbers, Plan
 from flaxae.models.byte_lm.grid_train import (
     EQUAL,
     ORIGINAL,
-    ORIGINAL_BYTES,
-    RATE,
+    WINDOW,
     equal_runs,
     measure_rates,
-    original_runs,
-    rated,
     train,
+    window_runs,
 )
 from flaxae.sweep import CODES
-from flaxae.sweep.record import read_record
 from flaxae.sweep.workers import cores
 
 CONFIG = "configs/byte_lm/grid.py"
@@ -58,56 +52,20 @@ SHOWN = 100  # cells in the page's table; all are in the record
 QUICK = "**QUICK: short runs of small cells and a part of the test split, to test the program.**"
 
 
-class Numbers(NamedTuple):
-    """The numbers of a record.
+def page(
+    found: Numbers, plan: Plan, corpus: ByteCorpus, others: list[baselines.Row], note: str
+) -> str:
+    """Return the report as Markdown, without figures.
 
-    Attributes:
-        bits: variant -> bits per byte on the test split, by cell.
-        curves: learning curves of equal updates, by cell.
-        rates: bytes per second of programs that stop at k, by cell.
-        largest: largest |state| of doubly gated cells.
-        failed: cells that were not finite.
+    Args:
+        found: the numbers.
+        plan: the runs that they are of.
+        corpus: the data.
+        others: baselines on the test split.
+        note: a remark on all numbers; "": none.
     """
-
-    bits: dict[str, Bits]
-    curves: dict[Cell, Curve]
-    rates: dict[Cell, float]
-    largest: Bits
-    failed: list[Cell]
-
-    @classmethod
-    def read(cls, record: Path, wanted: set[Cell]) -> "Numbers":
-        """Read the rows of some cells."""
-        cells = [*all_cells(), *whole_updates(all_cells())]
-        names = {str(cell): cell for cell in cells}
-        out = cls({EQUAL: {}, ORIGINAL: {}}, {}, {}, {}, [])
-        for row in read_record(record).values():
-            cell, numbers = names[row["cell"]], row["numbers"]
-            if row["variant"] == RATE:
-                out.rates[cell] = numbers["bytes_per_second"]
-            elif cell in wanted and numbers["bits_per_byte"] is None:
-                out.failed.append(cell)
-            elif cell in wanted:
-                out.bits[row["variant"]][cell] = numbers["bits_per_byte"]
-                if row["variant"] == EQUAL:
-                    out.curves[cell] = numbers["curve"]
-                    if "max_state" in numbers:
-                        out.largest[cell] = numbers["max_state"]
-        return out
-
-    def bet(self) -> dict[str, Bits]:
-        """Return the numbers that the bet compares, by name of the comparison."""
-        timed = at_equal_time(self.curves, lambda cell: self.rates.get(rated(cell)))
-        return {
-            "equal bytes, equal updates": self.bits[EQUAL],
-            "equal bytes, an update every k bytes": self.bits[ORIGINAL],
-            "equal time, equal updates (dev)": timed,
-        }
-
-
-def page(found: Numbers, corpus: ByteCorpus, others: list[baselines.Row], note: str) -> str:
-    """Return the report as Markdown, without figures."""
     bits = found.bits[EQUAL]
+    beside = [reference(bits), windows(bits, found.bits[WINDOW])]
     lines = ["# The grid of recurrent byte models", ""]
     lines += [note, ""] if note else []
     lines += [
@@ -122,12 +80,13 @@ def page(found: Numbers, corpus: ByteCorpus, others: list[baselines.Row], note: 
         "intervals over triples. Won: both below 0; lost: one above.",
         "",
         bet_table(found.bet()),
-        f"An update every k bytes: {ORIGINAL_BYTES // 1000} kB per cell, evaluated on the first "
-        "3,072 bytes of each of 32 parts of the test split. Equal time: speeds of programs whose "
-        "backward pass really stops at k, measured one at a time; bits per byte are read off the "
-        "learning curves.",
+        f"Equal updates: {kilobytes(plan.total)} per cell. An update every k bytes: "
+        f"{kilobytes(plan.size)} per cell, evaluated on the first {plan.counted:,} bytes of each "
+        f"of {plan.parts} parts of the test split. Equal time: speeds of programs whose backward "
+        "pass really stops at k, measured one at a time; bits per byte are read off the learning "
+        "curves.",
         "",
-        *([reference(bits)] if reference(bits) else []),
+        *filter(None, beside),
         "## Findings of an older grid",
         "",
         findings(bits),
@@ -139,7 +98,7 @@ def page(found: Numbers, corpus: ByteCorpus, others: list[baselines.Row], note: 
         effects_table(bits),
         "## Cells",
         "",
-        cells_table(found, SHOWN),
+        cells_table(found, plan, SHOWN),
         "Beside the baselines on the same split:",
         "",
         baselines.table(others),
@@ -147,11 +106,24 @@ def page(found: Numbers, corpus: ByteCorpus, others: list[baselines.Row], note: 
     return "\n".join(lines) + "\n"
 
 
-def cells_table(found: Numbers, most: int) -> str:
-    """Format the best cells as a Markdown table, the best first."""
+def kilobytes(size: int) -> str:
+    """Return a number of bytes such as "983 kB"."""
+    return f"{size // 1000:,} kB"
+
+
+def cells_table(found: Numbers, plan: Plan, most: int) -> str:
+    """Format the best cells as a Markdown table, the best first.
+
+    Args:
+        found: the numbers.
+        plan: the runs that they are of.
+        most: number of cells to show.
+    """
     ranked = sorted(found.bits[EQUAL].items(), key=lambda item: item[1])
+    sizes = kilobytes(plan.total), kilobytes(plan.size)
     lines = [
-        "| cell | parameters | L N | bits per byte | update every k | max state | corner |",
+        f"| cell | parameters | L N | bits per byte, {sizes[0]} | update every k, {sizes[1]} "
+        "| max state | corner |",
         "|---" * 7 + "|",
     ]
     for cell, value in ranked[:most]:
@@ -168,21 +140,32 @@ def cells_table(found: Numbers, most: int) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     if len(ranked) > most:
         lines += ["", f"The best {most} of {len(ranked)}; all are in the record."]
-    if found.failed:
-        lines += ["", f"Not finite: {', '.join(map(str, found.failed))}."]
+    for name, title in {EQUAL: "equal updates", ORIGINAL: "an update every k bytes"}.items():
+        if cells := found.failed[name]:
+            lines += ["", f"Not finite, {title}: {', '.join(map(str, cells))}."]
     return "\n".join(lines) + "\n"
 
 
 def write(
     found: Numbers,
+    plan: Plan,
     corpus: ByteCorpus,
     others: list[baselines.Row],
     outdir: Path,
-    note: str,
     draw: bool = True,
 ) -> None:
-    """Write report.md and, if asked, the figures."""
-    text = page(found, corpus, others, note)
+    """Write report.md.
+
+    Args:
+        found: the numbers.
+        plan: the runs that they are of.
+        corpus: the data.
+        others: baselines on the test split.
+        outdir: the folder.
+        draw: whether to draw the figures too.
+    """
+    note = QUICK if plan.quick else ""
+    text = page(found, plan, corpus, others, note)
     if draw:
         references = {
             row.name: row.bits_per_byte
@@ -196,47 +179,46 @@ def write(
     (outdir / "report.md").write_text(text)
 
 
-def measure(args: argparse.Namespace, space: dict[str, Any], record: Path, update: Any) -> int:
-    """Train all cells and measure the speeds; return an exit code."""
-    preset = "quick" if args.quick else "all" if args.all else ""
-    base: Config = space["get_config"](preset)
-    base.data.path = args.path  # pyright: ignore[reportAttributeAccessIssue]
-    cells: list[Cell] = space["get_cells"](preset)
-    paired = cells if args.quick else fraction()
-    short = base.eval.num_batches if args.quick else 32
-    size = ORIGINAL_BYTES // 16 if args.quick else ORIGINAL_BYTES
-    more = whole_updates(paired) if args.reference else []
-    workdir, jobs, runs = args.workdir, args.jobs, equal_runs([*cells, *more])
-    stopped = train(base, runs, record, workdir, jobs, update, short if args.quick else 0)
+def measure(args: argparse.Namespace, plan: Plan, record: Path, update: Callable[[], Any]) -> int:
+    """Train all cells and measure the speeds; return an exit code.
+
+    Args:
+        args: the options.
+        plan: the runs.
+        record: the file of rows.
+        update: called after each program.
+    """
+    base, workdir, jobs = plan.base, args.workdir, args.jobs
+    tested = plan.batches if plan.quick else 0
+    runs = equal_runs([*plan.cells, *(plan.whole if args.reference else [])])
+    stopped = train(base, runs, record, workdir, jobs, update, tested)
     # Speeds before the second part: nothing else runs now.
-    stopped = stopped or measure_rates(base, paired, record, workdir, 0.3 if args.quick else 3.0)
-    again = original_runs(base, paired, size)
-    stopped = stopped or train(base, again, record, workdir, jobs, update, short)
+    seconds = 0.3 if plan.quick else 3.0
+    stopped = stopped or measure_rates(base, plan.paired, record, workdir, seconds)
+    again = plan.original(plan.paired)
+    stopped = stopped or train(base, again, record, workdir, jobs, update, plan.batches)
+    if args.window:
+        runs = window_runs(plan.windows)
+        stopped = stopped or train(plan.windowed, runs, record, workdir, jobs, update, tested)
     return CODES[stopped] if stopped else 0
 
 
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     args = _parse(argv)
-    file = user_path(CONFIG)
-    if not file.is_file():
-        raise ConfigError(f"there is no {CONFIG} here: run this in flaxae's repository")
-    space = runpy.run_path(str(file))
+    plan = Plan(read_space(CONFIG), args.path, args.all, args.quick)
     workdir = args.workdir = user_path(args.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     record = user_path(args.record) if args.record else workdir / "runs.jsonl"
     corpus = byte_corpus.read(args.path)
-    cache = user_path(space["get_config"]().data.cache)
+    cache = user_path(plan.base.data.cache)
     kept = cache / f"bytes-{corpus.manifest.fingerprint}-test.json"
     others = [*baselines.measure(corpus, "test", record=kept)]
-    cells = space["get_cells"]("quick" if args.quick else "all")
-    wanted = {*cells, *whole_updates(cells)}
-    note = QUICK if args.quick else ""
 
     def update(draw: bool = False) -> None:
-        write(Numbers.read(record, wanted), corpus, others, workdir, note, draw)
+        write(Numbers.read(record, plan), plan, corpus, others, workdir, draw)
 
-    code = measure(args, space, record, update)
+    code = measure(args, plan, record, update)
     if code:
         return code
     update(draw=True)

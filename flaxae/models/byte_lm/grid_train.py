@@ -27,7 +27,8 @@ from flaxae.sweep.record import Row, add_to_record, read_record, running_commit
 from flaxae.sweep.workers import Call, Exit, run_all
 from flaxae.training.loop import run
 
-EQUAL, ORIGINAL, RATE = "cell", "original", "rate"  # variants of a record's rows
+# Variants of a record's rows.
+EQUAL, ORIGINAL, RATE, WINDOW = "cell", "original", "rate", "window"
 ORIGINAL_BYTES = 2**18
 NUMBERS = "numbers.json"
 
@@ -36,7 +37,7 @@ class Run(NamedTuple):
     """A cell that is trained by one of the schedules.
 
     Attributes:
-        variant: EQUAL or ORIGINAL.
+        variant: EQUAL, ORIGINAL or WINDOW.
         cell: the cell.
         overrides: overrides of the base config.
     """
@@ -49,6 +50,11 @@ class Run(NamedTuple):
 def equal_runs(cells: Sequence[Cell]) -> list[Run]:
     """Return the runs that update every `task.update` bytes of a stream, whatever k."""
     return [Run(EQUAL, cell, cell.overrides) for cell in cells]
+
+
+def window_runs(cells: Sequence[Cell]) -> list[Run]:
+    """Return runs like `equal_runs`; their base config has a `WindowGridConfig`."""
+    return [Run(WINDOW, cell, cell.overrides) for cell in cells]
 
 
 def original_runs(base: Config, cells: Sequence[Cell], size: int = ORIGINAL_BYTES) -> list[Run]:
@@ -164,7 +170,7 @@ def train_program(
     Returns:
         An exit code.
     """
-    traced = {f"task.{name}" for name in GridConfig.traced}
+    traced = {f"task.{name}" for name in type(base.task).traced}  # pyright: ignore[reportAttributeAccessIssue]
     config = copy_config(base, lanes[0])  # the first lane's: bptt must not be above update
     differing = [{k: v for k, v in one.items() if k in traced} for one in lanes]
     try:
@@ -212,11 +218,22 @@ def _during_training(config: Config, folder: Path, lanes: int) -> list[dict[str,
     return out
 
 
+def as_task(base: Config, kind: type[GridConfig]) -> Config:
+    """Return a config with another class of cells and the same update.
+
+    Args:
+        base: the config.
+        kind: the class.
+    """
+    config, old = copy_config(base), base.task
+    assert isinstance(old, GridConfig)
+    config.task = kind(update=old.update)
+    return config
+
+
 def stopping(base: Config, cell: Cell) -> Config:
     """Return the config of a cell whose program really stops at k."""
-    config = copy_config(base)
-    config.task = ChunkedGridConfig(update=config.task.update)  # pyright: ignore[reportAttributeAccessIssue]
-    return copy_config(config, cell.overrides)
+    return copy_config(as_task(base, ChunkedGridConfig), cell.overrides)
 
 
 def measure_rates(

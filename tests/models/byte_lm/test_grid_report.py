@@ -11,13 +11,15 @@ from flaxae.config import copy_config
 from flaxae.data import byte_corpus
 from flaxae.errors import ConfigError
 from flaxae.models.byte_lm.baselines import Row
-from flaxae.models.byte_lm.grid_cells import all_cells, fraction, quick
-from flaxae.models.byte_lm.grid_report import QUICK, Numbers, page, write
+from flaxae.models.byte_lm.grid_cells import fraction, quick
+from flaxae.models.byte_lm.grid_plan import Numbers, Plan
+from flaxae.models.byte_lm.grid_report import main, page, write
 from flaxae.models.byte_lm.grid_train import (
     EQUAL,
     NUMBERS,
     ORIGINAL,
     RATE,
+    WINDOW,
     original_runs,
     rated,
     require_same,
@@ -65,34 +67,43 @@ def test_presets_are_valid_configs():
 
 
 @pytest.fixture(scope="module")
-def record(tmp_path_factory):
+def plan():
+    return Plan(SPACE, "")
+
+
+def row_of(plan, variant, cell, numbers):
+    row = {"run": plan.key(variant, cell), "variant": variant, "seed": 0, "cell": str(cell)}
+    return json.dumps({**row, "data": "some data", "numbers": numbers})
+
+
+@pytest.fixture(scope="module")
+def record(plan, tmp_path_factory):
     """Return a record of made-up numbers of the fraction."""
     rows = []
-
-    def add(variant, cell, numbers):
-        row = {"run": f"{variant} {cell}", "variant": variant, "seed": 0, "cell": str(cell)}
-        rows.append(json.dumps({**row, "data": "some data", "numbers": numbers}))
-
     for cell in fraction():
         bits = made_up(cell)
         curve = [(1000 * 2**i, bits + 0.1 * (4 - i)) for i in range(5)]
         for variant in (EQUAL, ORIGINAL):
-            add(variant, cell, {"bits_per_byte": bits, "curve": curve, "max_state": 2.0})
+            numbers = {"bits_per_byte": bits, "curve": curve, "max_state": 2.0}
+            rows.append(row_of(plan, variant, cell, numbers))
     for cell in {rated(cell) for cell in fraction()}:
-        add(RATE, cell, {"bytes_per_second": 1000 / cell.bptt})
+        rows.append(row_of(plan, RATE, cell, {"bytes_per_second": 1000 / cell.bptt}))
+    for cell in plan.windows:
+        numbers = {"bits_per_byte": made_up(cell) - 0.05 * cell.bptt}
+        rows.append(row_of(plan, WINDOW, cell, numbers))
     path = tmp_path_factory.mktemp("record") / "runs.jsonl"
     path.write_text("\n".join(rows) + "\n")
     return path
 
 
-def test_page_and_figures_are_made_from_rows(record, text, tmp_path):
-    found = Numbers.read(record, set(all_cells()))
+def test_page_and_figures_are_made_from_rows(record, plan, text, tmp_path):
+    found = Numbers.read(record, plan)
     assert len(found.bits[EQUAL]) == len(found.bits[ORIGINAL]) == 72
     corpus = byte_corpus.read(str(text))
     others = [Row("xz -9e", False, 1.7, 0.0), Row("gzip -9", False, 2.0, 0.0)]
-    write(found, corpus, others, tmp_path, QUICK)
+    write(found, plan, corpus, others, tmp_path)
     written = (tmp_path / "report.md").read_text()
-    assert written.startswith(page(found, corpus, others, QUICK))
+    assert written.startswith(page(found, plan, corpus, others, ""))
     for name in ("grid_parameters", "grid_states", "grid_curves"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
         assert f"![{name}]({name}.png)" in written
@@ -100,20 +111,63 @@ def test_page_and_figures_are_made_from_rows(record, text, tmp_path):
     assert "| **lost** |" in written and "| **confirmed** |" in written
     # k = 1 is four times as fast as k = 4, which is read off two points of the curve earlier
     assert "| equal time, equal updates (dev) | 24 | -0.1" in written
-    assert written.count("reservoir") >= 12 and "QUICK" in written
+    assert written.count("reservoir") >= 12 and "QUICK" not in written
+    assert "first 3,072 bytes of each of 32 parts" in written
+    assert "bits per byte, 983 kB | update every k, 262 kB |" in written
+    # Windows of k = 4 were made better by .2 bits per byte, those of k = 2 by .1.
+    assert "k = 2: -0.100 [-0.100, -0.100] over 4 cells; k = 4: -0.200" in written
 
 
-def test_missing_rows_and_other_data_are_handled(record, text, tmp_path):
-    none = Numbers.read(record.with_name("nothing.jsonl"), set(quick()))
-    assert "0 cells" in page(none, byte_corpus.read(str(text)), [], "")
-    rows = record.read_text()
-    row = json.loads(rows.splitlines()[0])
-    row["numbers"]["bits_per_byte"] = None
-    (tmp_path / "runs.jsonl").write_text(f"{rows}{json.dumps(row)}\n")
-    found = Numbers.read(tmp_path / "runs.jsonl", set(fraction()))
-    assert len(found.failed) == 1 and len(found.bits[EQUAL]) == 71
+def test_a_quick_page_names_its_own_sizes(text, tmp_path):
+    short = Plan(SPACE, "", quick=True)
+    write(
+        Numbers.read(tmp_path / "none", short),
+        short,
+        byte_corpus.read(str(text)),
+        [],
+        tmp_path,
+        False,
+    )
+    written = (tmp_path / "report.md").read_text()
+    assert "QUICK" in written and "0 cells" in written
+    assert "first 128 bytes of each of 32 parts" in written
+    assert "bits per byte, 65 kB | update every k, 16 kB |" in written
+
+
+def test_rows_of_other_settings_are_left_out(record, plan, tmp_path):
+    other = Plan(
+        {**SPACE, "get_config": lambda preset: copy_config(plan.base, {"optim.lr": 1e-2})}, ""
+    )
+    cell = fraction()[0]
+    numbers = {"bits_per_byte": 99.0, "curve": [], "max_state": 99.0}
+    rows = [row_of(other, variant, cell, numbers) for variant in (EQUAL, ORIGINAL)]
+    rows.append(row_of(other, RATE, rated(cell), {"bytes_per_second": 1e9}))
+    rows.append(row_of(other, EQUAL, fraction()[1], {"bits_per_byte": None, "curve": []}))
+    path = tmp_path / "runs.jsonl"
+    path.write_text(record.read_text() + "\n".join(rows) + "\n")
+    assert Numbers.read(path, plan) == Numbers.read(record, plan)
+    found = Numbers.read(path, other)
+    assert found.bits == {EQUAL: {cell: 99.0}, ORIGINAL: {cell: 99.0}, WINDOW: {}}
+
+
+def test_cells_that_failed_are_named_by_their_schedule(record, plan, text, tmp_path):
+    row = row_of(plan, ORIGINAL, fraction()[3], {"bits_per_byte": None})
+    (tmp_path / "runs.jsonl").write_text(f"{record.read_text()}{row}\n")
+    found = Numbers.read(tmp_path / "runs.jsonl", plan)
+    assert found.failed == {EQUAL: [], ORIGINAL: [fraction()[3]], WINDOW: []}
+    assert len(found.bits[EQUAL]) == 72 and len(found.bits[ORIGINAL]) == 71
+    written = page(found, plan, byte_corpus.read(str(text)), [], "")
+    assert f"Not finite, an update every k bytes: {fraction()[3]}." in written
+    assert "Not finite, equal updates" not in written
     with pytest.raises(ConfigError, match="has numbers of data some data, not of other"):
-        require_same([row], "other", record)
+        require_same([json.loads(row)], "other", record)
+
+
+def test_the_report_finds_the_grid_in_any_folder(record, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("flaxae.models.byte_lm.grid_report.measure", lambda *args: 75)
+    monkeypatch.setattr("flaxae.models.byte_lm.baselines.measure", lambda *args, **kwargs: [])
+    assert main(["report", "--workdir=w", f"--path={text}", "--quick"]) == 75
 
 
 @pytest.mark.slow
