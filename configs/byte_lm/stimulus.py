@@ -62,7 +62,7 @@ def variants(preset: str = "full") -> dict[str, Variant]:
         seeds, frozen = 1 if quick else seeds, learning == "frozen"
         found[name] = Variant(overrides, grid(optim__lr=rates), seeds, frozen)
 
-    high = (1e-2, 3e-2, 1e-1)
+    high = (1e-2, 3e-2, 1e-1, 3e-3)
     short: dict[str, Any] = {"task__decay": 0.7}
     add("frozen", "frozen", 3, high)
     add("frozen, .7", "frozen", 3, high, **short)

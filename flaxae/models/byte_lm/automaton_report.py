@@ -20,7 +20,15 @@ from flaxae.measures import stats
 from flaxae.measures.claims import cell
 from flaxae.models.byte_lm.automaton import AutomatonConfig
 from flaxae.models.byte_lm.evaluation import compared
-from flaxae.models.byte_lm.experiments import DEV, TEST, Experiment, chosen, parse, read_space
+from flaxae.models.byte_lm.experiments import (
+    DEV,
+    QUICK,
+    TEST,
+    Experiment,
+    chosen,
+    parse,
+    read_space,
+)
 from flaxae.models.byte_lm.grid import GridConfig, Readout, count_parameters
 from flaxae.models.byte_lm.network import BYTES
 from flaxae.models.byte_lm.recurrence import Dynamic
@@ -229,7 +237,7 @@ def main(argv: list[str]) -> int:
         *(Experiment(*pair, args.record) for pair in zip(bases, all_variants, strict=True))
     )
     corpus = bases[0].task.make(bases[0]).corpus
-    note = "QUICK: few steps of few variants; the numbers mean nothing." if args.quick else ""
+    note = QUICK if args.quick else ""
     print(write(found, corpus, args.workdir, user_path(bases[0].data.cache), note))
     return 0
 

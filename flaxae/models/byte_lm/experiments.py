@@ -21,6 +21,8 @@ from flaxae.sweep.record import Row, add_to_record, read_record, running_commit
 from flaxae.sweep.runs import sweep
 
 DEV, TEST = "dev/bits_per_byte", "test/bits_per_byte"
+PATH = "data.path"
+QUICK = "QUICK: few steps of few variants; the numbers mean nothing."
 
 Overrides = dict[str, Any]  # dotted field -> value
 Measure = Callable[[Path], dict[str, Any]]  # workdir of a finished run -> further numbers
@@ -147,12 +149,7 @@ class Experiment:
         }
         if not missing:
             return True
-        data = self.base.task.make(self.base).corpus.manifest.fingerprint
-        if others := {row.get("data", data) for row in done.values()} - {data}:
-            raise ConfigError(
-                f"{self.record} has numbers of data {', '.join(sorted(others))}, and data.path is "
-                f"{data}: numbers of different data do not compare; name another --record"
-            )
+        data = self._fingerprints([overrides for _, overrides in missing.values()], done)
         keys, commit = list(missing), running_commit()
         for group in group_by_shape(self.base, [overrides for _, overrides in missing.values()]):
             found = sweep(self.base, [missing[keys[i]][1] for i in group], workdir)
@@ -173,12 +170,39 @@ class Experiment:
                         "variant": name,
                         "seed": overrides["seed"],
                         "commit": commit,
-                        "data": data,
+                        "data": data[self._path(overrides)],
                         "overrides": overrides,
                         "numbers": numbers,
                     },
                 )
         return True
+
+    def _path(self, overrides: Overrides) -> str:
+        return overrides.get(PATH, getattr(self.base.data, "path", ""))
+
+    def _fingerprints(self, runs: Iterable[Overrides], done: dict[str, Row]) -> dict[str, str]:
+        """Return the fingerprint of each path of data; raise ConfigError if it is not the rows'."""
+        found = {}
+        for path in {self._path(overrides) for overrides in runs}:
+            config = copy_config(self.base, {PATH: path})
+            found[path] = config.task.make(config).corpus.manifest.fingerprint
+        for key, row in done.items():
+            if not row.get("data"):
+                raise ConfigError(f"{self.record}: the row of run {key} does not name its data")
+            path = self._path(row["overrides"])
+            if row["data"] != found.get(path, row["data"]):
+                raise ConfigError(
+                    f"{self.record} has numbers of data {row['data']}, and data.path={path!r} is "
+                    f"{found[path]}: numbers of different data do not compare; name another "
+                    "--record"
+                )
+        return found
+
+
+def pairs(rows: Iterable[Row], others: Iterable[Row]) -> list[tuple[Row, Row]]:
+    """Return the rows of two variants in pairs of equal seeds."""
+    by_seed = {row["seed"]: row for row in others}
+    return [(row, by_seed[row["seed"]]) for row in rows if row["seed"] in by_seed]
 
 
 def parse(argv: Sequence[str], prog: str, description: str) -> argparse.Namespace:

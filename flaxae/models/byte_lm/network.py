@@ -56,7 +56,11 @@ class ByteNetwork(nnx.Module):
         raise NotImplementedError
 
     def weights_per_byte(self) -> int:
-        """Return the number of trained weights that a byte is multiplied with in matmuls."""
+        """Return the number of trained weights that a byte is multiplied with in matmuls.
+
+        A training step has three matmuls per weight. One that is never trained has only that of the
+        forward pass, and counts a third.
+        """
         flat = nnx.to_flat_state(nnx.state(self, nnx.Param))
         return sum(math.prod(var.shape) for path, var in flat if path[-1] == "kernel")
 

@@ -63,6 +63,10 @@ class Reservoir(ByteNetwork):
         metrics = {"state_rms": root_mean_square(state)}
         return Output(self.readout(seen, ctx.at("readout")), metrics=metrics)
 
+    def weights_per_byte(self) -> int:
+        """Return the number of weights used per byte; see `ByteNetwork`."""
+        return super().weights_per_byte() + (self.recurrent.size + self.inputs.size) // 3
+
 
 def radius_of(matrix: Float[Array, "M M"]) -> Float[Array, ""]:
     """Return the spectral radius by Gelfand's formula, the n-th root of the norm of matrix^n.

@@ -175,6 +175,16 @@ class StimulusNetwork(ByteNetwork):
         first = self.centres[0]
         return first.response(first.weights(), self.embed[...])
 
+    def weights_per_byte(self) -> int:
+        """Return the number of weights used per byte; see `ByteNetwork`.
+
+        Euclidean distances of the higher layers are matmuls with the centres. The first layer
+        responds to the 256 values of a byte, once per step.
+        """
+        higher = sum(each.centres.size for each in self.centres[1:] if not each.max_norm)
+        frozen = self.learning is Learning.FROZEN
+        return super().weights_per_byte() + (higher // 3 if frozen else higher)
+
     def _first(self, weights: Weights, x: Array, cut: Array, ctx: Context) -> Array:
         """Return the states of the first layer, (T, B, N)."""
         recurrence, table = self.recurrences[0], weights["responses"]

@@ -17,7 +17,16 @@ from flaxae.command import run_main
 from flaxae.machine.compile_cache import keep_programs
 from flaxae.measures import stats
 from flaxae.measures.claims import cell
-from flaxae.models.byte_lm.experiments import DEV, TEST, Experiment, chosen, parse, read_space
+from flaxae.models.byte_lm.experiments import (
+    DEV,
+    QUICK,
+    TEST,
+    Experiment,
+    chosen,
+    pairs,
+    parse,
+    read_space,
+)
 
 CONFIG = "configs/byte_lm/stimulus.py"
 HALF_LIVES = "half-lives"  # in bytes, one per unit, of the top layer
@@ -71,13 +80,13 @@ def table(experiment: Experiment) -> str:
 def tuning(experiment: Experiment) -> str:
     """Return a Markdown table of the dev numbers of all learning rates."""
     measured = {name: experiment.measured(name) for name in experiment.variants}
-    rates = sorted({one["optim.lr"] for pairs in measured.values() for one, _ in pairs})
+    rates = sorted({one["optim.lr"] for found in measured.values() for one, _ in found})
     lines = [
         "| variant | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
         "|---" * (len(rates) + 1) + "|",
     ]
-    for name, pairs in measured.items():
-        found = {one["optim.lr"]: row["numbers"][DEV] for one, row in pairs}
+    for name, settings in measured.items():
+        found = {one["optim.lr"]: row["numbers"][DEV] for one, row in settings}
         cells = [f"{found[rate]:.3f}" if rate in found else "" for rate in rates]
         if found:
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -93,10 +102,10 @@ def answers(experiment: Experiment) -> str:
     for question, better, other in QUESTIONS:
         if not {better, other} <= set(experiment.variants):
             continue
-        pairs = list(zip(experiment.rows(better), experiment.rows(other), strict=False))
-        if not pairs:
+        both = pairs(experiment.rows(better), experiment.rows(other))
+        if not both:
             continue
-        differences = [a["numbers"][TEST] - b["numbers"][TEST] for a, b in pairs]
+        differences = [a["numbers"][TEST] - b["numbers"][TEST] for a, b in both]
         found = stats.t_interval(differences)
         answer = "unclear: one seed"
         if len(differences) > 1:
@@ -175,7 +184,7 @@ def main(argv: list[str]) -> int:
     runs = Experiment(base, chosen(variants, args.only), args.record)
     if not runs.train(args.workdir, half_lives):
         return 75
-    note = "QUICK: few steps of few variants; the numbers mean nothing." if args.quick else ""
+    note = QUICK if args.quick else ""
     print(write(Experiment(base, variants, args.record), args.workdir, note))
     return 0
 

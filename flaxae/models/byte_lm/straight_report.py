@@ -17,7 +17,16 @@ from flaxae.data.byte_corpus import ByteCorpus
 from flaxae.machine.compile_cache import keep_programs
 from flaxae.measures.claims import cell
 from flaxae.models.byte_lm.evaluation import compared
-from flaxae.models.byte_lm.experiments import DEV, TEST, Experiment, chosen, parse, read_space
+from flaxae.models.byte_lm.experiments import (
+    DEV,
+    QUICK,
+    TEST,
+    Experiment,
+    chosen,
+    pairs,
+    parse,
+    read_space,
+)
 
 CONFIG = "configs/byte_lm/straight.py"
 CONTROL = "bits"  # the variant that the others are compared with
@@ -42,8 +51,8 @@ def table(experiment: Experiment) -> str:
         if not rows:
             continue
         dev, test = ([row["numbers"][key] for row in rows] for key in (DEV, TEST))
-        pairs = zip(test, control, strict=False)  # in order of their seeds
-        differences = [x - row["numbers"][TEST] for x, row in pairs] if name != CONTROL else []
+        both = pairs(rows, control) if name != CONTROL else []
+        differences = [a["numbers"][TEST] - b["numbers"][TEST] for a, b in both]
         cells = [cell(dev), cell(test), cell(differences) if differences else ""]
         size = f"{parameters(experiment, name):,}"
         lines.append("| " + " | ".join([name, size, str(len(rows)), *cells]) + " |")
@@ -91,7 +100,7 @@ def main(argv: list[str]) -> int:
     if not Experiment(base, chosen(variants, args.only), args.record).train(args.workdir):
         return 75
     corpus = base.task.make(base).corpus
-    note = "QUICK: few steps of few variants; the numbers mean nothing." if args.quick else ""
+    note = QUICK if args.quick else ""
     runs = Experiment(base, variants, args.record)
     print(write(runs, corpus, args.workdir, user_path(base.data.cache), note))
     return 0

@@ -6,6 +6,7 @@ with tables and memory curves. Rows of finished runs are in the record, from whi
 made; the same command continues after an interruption.
 """
 
+import dataclasses
 import functools
 import itertools
 import sys
@@ -25,8 +26,11 @@ from flaxae.measures.claims import cell
 from flaxae.models.byte_lm import memory
 from flaxae.models.byte_lm.experiments import (
     DEV,
+    PATH,
+    QUICK,
     TEST,
     Experiment,
+    Variant,
     chosen,
     grid,
     parse,
@@ -53,7 +57,7 @@ def write_uniform(path: Path) -> None:
 
 @functools.cache
 def inputs() -> dict[str, Int[np.ndarray, "B n"]]:
-    """Return the streams of bytes whose memory is measured: uniform ones, and of the dev split."""
+    """Return the streams whose memory is measured: uniform bytes, and the library's dev split."""
     dev = byte_corpus.read().splits["dev"]
     return {
         "uniform": memory.uniform_bytes(STREAMS, LENGTH, seed=1),
@@ -118,6 +122,16 @@ def best_of_scan(rows: list[Row], key: str) -> Row:
     return max(rows, key=lambda row: row["numbers"][key])
 
 
+def add_best(variants: dict[str, Variant], scanned: list[Row]) -> None:
+    """Add the settings of the largest capacities to those that trained reservoirs try."""
+    keys = [capacity_key(*key) for key in itertools.product(inputs(), NOISES)]
+    best = [best_of_scan(scanned, key)["overrides"] for key in keys]
+    for name, variant in variants.items():
+        more = [one for i, one in enumerate(best) if one not in best[:i]]
+        candidates = (*variant.candidates, *more)
+        variants[name] = dataclasses.replace(variant, candidates=candidates)
+
+
 def selected(experiments: list[Experiment], scanned: list[Row]) -> dict[str, list[Row]]:
     """Return the rows of a table by label: best settings, and untrained reservoirs by capacity."""
     found = {
@@ -152,6 +166,8 @@ def table(found: dict[str, list[Row]]) -> str:
     ]
     for name, rows in found.items():
         numbers = [row["numbers"] for row in rows]
+        if PATH in rows[0]["overrides"]:  # bits per byte of another text do not compare
+            numbers = [{k: v for k, v in each.items() if k not in (DEV, TEST)} for each in numbers]
         keys = (DEV, TEST, "text rms", *columns)
         cells = [cell([each.get(key) for each in numbers]) for key in keys]
         lines.append(f"| {name} | {len(rows)} | {' | '.join(cells)} |")
@@ -232,15 +248,16 @@ def main(argv: list[str]) -> int:
         )
     ]
     known = {name: v for each in experiments for name, v in each.variants.items()}
-    only = chosen(known, args.only)
+    only = set(chosen(known, args.only))
     scanned = scan(experiments[1].base, points[:2] if args.quick else points, args.record)
+    add_best(experiments[1].variants, scanned)
     for each in experiments:
         mine = {name: v for name, v in each.variants.items() if name in only}
         if not Experiment(each.base, mine, args.record).train(args.workdir, memories_of_run):
             return 75
     found = selected(experiments, scanned)
     text = "# Memory of autoencoders and reservoirs\n\n"
-    text += "QUICK: few steps; the numbers mean nothing.\n\n" if args.quick else ""
+    text += f"{QUICK}\n\n" if args.quick else ""
     text += f"{table(found)}\n![memory]({draw(found, args.workdir / 'memory.png').name})\n"
     text += f"\n## Reservoirs\n\n{tuning(experiments, scanned)}"
     (args.workdir / "report.md").write_text(text)

@@ -1,5 +1,7 @@
 """Experiments: tuned settings, seeds of the best one, and continuing from a record."""
 
+import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,9 @@ import pytest
 from flaxae.config import Config
 from flaxae.errors import ConfigError
 from flaxae.models.byte_lm import experiments
-from flaxae.models.byte_lm.experiments import DEV, Experiment, Variant, chosen, grid
+from flaxae.models.byte_lm.experiments import DEV, Experiment, Variant, chosen, grid, pairs
 from flaxae.models.byte_lm.streams import ByteDataConfig
+from flaxae.sweep.record import read_record
 from tests.models.byte_lm.toy import ToyConfig
 
 
@@ -61,3 +64,54 @@ def test_rows_of_a_record_are_not_trained_again(trained: Any, base: Config, tmp_
 def test_an_unknown_variant_is_reported() -> None:
     with pytest.raises(ConfigError, match="--only: unknown gain 3; there are gain 1, gain 2"):
         chosen(variants(1), ["gain 3"])
+
+
+def test_pairs_have_equal_seeds() -> None:
+    ours, others = ([{"seed": seed} for seed in seeds] for seeds in ((0, 2, 3), (0, 1, 2)))
+    assert [(a["seed"], b["seed"]) for a, b in pairs(ours, others)] == [(0, 0), (2, 2)]
+
+
+def test_rows_name_the_data_of_their_own_run(trained: Any, base: Config, tmp_path: Path) -> None:
+    other, record = tmp_path / "other.txt", tmp_path / "rows.jsonl"
+    other.write_bytes(b"xyz" * 200)
+    lr = {"optim.lr": 0.02}
+    two = {"base": Variant(lr), "other": Variant(lr | {"data.path": str(other)})}
+    assert Experiment(base, two, record).train(tmp_path)
+    one, two_rows = read_record(record).values()
+    assert one["data"] != two_rows["data"]
+    # The other data do not hinder further runs; changed data do.
+    more = {"more": Variant({"optim.lr": 0.03})}
+    assert Experiment(base, more, record).train(tmp_path)
+    other.write_bytes(b"xyz" * 300)
+    more = {"more": Variant({"optim.lr": 0.03, "data.path": str(other)})}
+    with pytest.raises(ConfigError, match=f"numbers of data {two_rows['data']}"):
+        Experiment(base, more, record).train(tmp_path)
+
+
+def test_a_row_without_its_data_is_refused(trained: Any, base: Config, tmp_path: Path) -> None:
+    row = {"run": "0", "variant": "x", "seed": 0, "overrides": {}, "numbers": {DEV: 1.0}}
+    record = tmp_path / "rows.jsonl"
+    record.write_text(json.dumps(row) + "\n")
+    with pytest.raises(ConfigError, match="the row of run 0 does not name its data"):
+        Experiment(base, variants(1), record).train(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["automaton", "stimulus", "successive"])
+def test_all_rows_in_the_repository_belong_to_a_variant(name: str) -> None:
+    record = Path(f"configs/byte_lm/{name}.jsonl")
+    space = runpy.run_path(str(record.with_suffix(".py")))
+    kinds = {
+        "automaton": lambda: [("full", "variants"), ("rnn", "variants")],
+        "stimulus": lambda: [("full", "variants")],
+        "successive": lambda: [("full", "autoencoders")],
+    }
+    known = set()
+    for preset, names in kinds[name]():
+        base = space["get_config"](preset)
+        for key, variant in space[names](preset).items():
+            runs = [variant.run(one, s) for one in variant.settings() for s in range(variant.seeds)]
+            known |= {(key, Experiment(base, {}, record).key(run)) for run in runs}
+    for row in read_record(record).values():
+        assert row["data"] and row["overrides"]
+        if "reservoir" not in row["variant"]:
+            assert (row["variant"], row["run"]) in known, row["overrides"]

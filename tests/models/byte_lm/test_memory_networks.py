@@ -1,6 +1,7 @@
 """The successive autoencoder, the reservoir and the measure of their memory."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,12 +10,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from flaxae.config import Config, EvalConfig, LogConfig, MeshConfig, SaveConfig
 from flaxae.models.byte_lm import memory
 from flaxae.models.byte_lm.network import nats
 from flaxae.models.byte_lm.readout import root_mean_square, signed_bits
 from flaxae.models.byte_lm.reservoir import ReservoirConfig, radius_of
+from flaxae.models.byte_lm.streams import ByteDataConfig
 from flaxae.models.byte_lm.successive import SuccessiveConfig
 from flaxae.task import Context, StreamCarry
+from flaxae.training.load import load
+from flaxae.training.loop import run
 from tests.models.byte_lm.helpers import build, hparams_of, read, reader_of, text
 
 ROWS, STATES = 4, 16
@@ -93,9 +98,32 @@ def test_reading_in_parts_equals_one_pass(config: Any) -> None:
         np.testing.assert_allclose(read(reader, x, length), whole, rtol=1e-4, atol=1e-4)
 
 
-def test_training_changes_only_the_readout_of_a_reservoir() -> None:
-    params = nnx.state(build(RESERVOIR), nnx.Param)
-    assert {path[0] for path, _ in nnx.to_flat_state(params)} == {"readout"}
+def test_training_changes_only_the_readout_of_a_reservoir(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_bytes(b"alpha beta gamma " * 50)
+    config = Config(
+        dataclasses.replace(RESERVOIR, update=8, eval_update=64),
+        ByteDataConfig(batch_size=2, path=str(tmp_path / "text.txt")),
+        mesh=MeshConfig(fsdp=1),
+        log=LogConfig(tensorboard=False, progress=False),
+        eval=EvalConfig(num_samples=0, num_batches=1),
+        save=SaveConfig(every=2),
+        steps=2,
+    )
+    run(config, tmp_path / "run")
+    trained = load(tmp_path / "run").model
+    start = config.task.make(config).init(nnx.Rngs(params=0, frozen=config.frozen_seed))
+    before, after = (dict(nnx.to_flat_state(nnx.state(each))) for each in (start, trained))
+    assert before.keys() == after.keys()
+    # Compiled together, the initial values differ by rounding.
+    same = {p for p in before if np.allclose(before[p][...], after[p][...], rtol=1e-4, atol=0)}
+    changed = before.keys() - same
+    assert {path[0] for path in changed} == {"readout", "state"}
+
+
+def test_weights_per_byte_of_frozen_matmuls_count_a_third() -> None:
+    """A trained weight costs three matmuls per step, a frozen one only that of the forward pass."""
+    readout = STATES * 256 + 256 * 256
+    assert build(RESERVOIR).weights_per_byte() == readout + (STATES * STATES + 8 * STATES) // 3
 
 
 def test_normalized_codes_do_not_shrink() -> None:

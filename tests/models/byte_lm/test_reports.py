@@ -74,7 +74,14 @@ def test_lanes_have_the_numbers_of_single_runs(base, tmp_path):
 
 
 def test_a_record_of_other_data_is_refused(base, tmp_path):
-    row = {"run": "0", "variant": "two", "seed": 0, "data": "another", "numbers": {}}
+    row = {
+        "run": "0",
+        "variant": "two",
+        "seed": 0,
+        "data": "another",
+        "overrides": {},
+        "numbers": {},
+    }
     (tmp_path / "runs.jsonl").write_text(json.dumps(row) + "\n")
     experiment = Experiment(base, {"two": Variant({})}, tmp_path / "runs.jsonl")
     with pytest.raises(ConfigError, match="numbers of data another"):

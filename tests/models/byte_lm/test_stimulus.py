@@ -21,6 +21,7 @@ from tests.models.byte_lm.helpers import build, hparams_of, read, reader_of, tex
 
 ROWS, LENGTH = 3, 12
 BASE = StimulusConfig(states=6, width=4, update=LENGTH, decay=0.8)
+FROZEN: dict[str, Any] = {"learning": Learning.FROZEN}
 TRUNCATED = dataclasses.replace(BASE, learning=Learning.TRUNCATED)
 BYTES_READ = np.random.default_rng(0).integers(0, 9, (ROWS, LENGTH + 1))
 
@@ -167,6 +168,15 @@ def test_responses_to_largest_differences_are_not_saturated_at_the_start() -> No
     assert 0.2 < v.mean() < 0.8
 
 
+def test_weights_per_byte_include_the_distances_of_higher_layers() -> None:
+    two = dataclasses.replace(BASE, layers=2)
+    head, higher = 256 * BASE.states, BASE.states**2
+    assert build(BASE).weights_per_byte() == head
+    assert build(two).weights_per_byte() == head + higher
+    assert build(dataclasses.replace(two, **FROZEN)).weights_per_byte() == head + higher // 3
+    assert build(dataclasses.replace(two, max_norm=True)).weights_per_byte() == head
+
+
 def test_streams_start_at_zero() -> None:
     for changes in ({}, {"decay_kind": Decay.UNIT}, {"layers": 2}):
         model = build(dataclasses.replace(BASE, **changes), ROWS)
@@ -177,9 +187,6 @@ def test_streams_start_at_zero() -> None:
 def test_invalid_sizes_are_reported() -> None:
     with pytest.raises(ConfigError, match=r"task\.bptt=13 is above task\.update=12"):
         dataclasses.replace(BASE, bptt=13).validate()
-
-
-FROZEN = {"learning": Learning.FROZEN}
 
 
 @pytest.mark.parametrize(
