@@ -258,3 +258,15 @@ def test_importance_weighs_features_in_the_reconstruction():
     x, y = jnp.ones((2, 4)), jnp.zeros((2, 4))
     error = losses.squared_error(y, x, jnp.asarray([1.0, 0.5]), weights[0])
     np.testing.assert_allclose(error, 1.5 * 8)  # sum (importance * error)^2
+    sae, architecture, options, _ = case("gated")
+
+    @jax.jit
+    def parts(importance):
+        args = (jnp.asarray(X), jnp.asarray(X), jnp.asarray(W), step_context())
+        return losses.dictionary_loss(
+            sae, architecture, options, *args, importance=importance
+        ).parts
+
+    one, two = parts(jnp.ones(D)), parts(jnp.full(D, 2.0))
+    for name, factor in {"recon": 4, "gate_recon": 4, "sparsity": 1}.items():
+        np.testing.assert_allclose(two[name], factor * one[name], rtol=1e-5)
