@@ -82,13 +82,10 @@ report-funnel: $(STAMP)  ## the Funnel AE on uniform tokens, an hour or more (QU
 report-funnel-text: $(STAMP)  ## text autoencoders of several code sizes, an hour or more
 	$(BIN)/python -m flaxae.models.funnel_ae.text_report --workdir=runs/funnel_text
 
-# Each report continues where it was interrupted, and reads the rows that are in the repository.
-BYTE_REPORTS := straight automaton stimulus successive
+# It continues where it was interrupted, and begins with the rows in configs/byte_lm/ of the same data.
 report-byte-lm: $(STAMP)  ## byte language models: a ninth of the grid and four experiments (ALL=1: the whole grid, hours; QUICK=1: a small variant)
-	$(BIN)/python -m flaxae.models.byte_lm.grid_report --jobs=$(JOBS) $(if $(ALL),--all) \
-	  --workdir=runs/byte_grid$(if $(QUICK),_quick --quick)
-	set -e; for name in $(BYTE_REPORTS); do $(BIN)/python -m flaxae.models.byte_lm.$${name}_report \
-	  --workdir=runs/byte_$${name}$(if $(QUICK),_quick --quick); done
+	$(BIN)/python -m flaxae.models.byte_lm.page --jobs=$(JOBS) $(if $(ALL),--all) \
+	  --workdir=runs/byte_lm$(if $(QUICK),_quick --quick)
 
 clean:  ## remove caches (environments and runs stay)
 	rm -rf .cache .pytest_cache .ruff_cache build dist *.egg-info
