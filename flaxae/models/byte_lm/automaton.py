@@ -9,12 +9,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from flaxae.config.ranges import Count, Positive, Whole
-from flaxae.models.byte_lm.grid import cuts
 from flaxae.models.byte_lm.network import BYTES, ByteNetwork, Output
+from flaxae.models.byte_lm.recurrence import cuts
 from flaxae.models.byte_lm.task import ByteLMConfig
 from flaxae.nn.linear import Embedding, Linear
 from flaxae.task import Context, StreamCarry
@@ -33,8 +34,8 @@ class Automaton(nnx.Module):
         self.state = StreamCarry(jnp.zeros((streams, width), jnp.float32))
 
     def __call__(
-        self, x: Float[Array, "T B I"], cut: Bool[Array, " T"], ctx: Context
-    ) -> tuple[Float[Array, "T B D"], Float[Array, "T B R"]]:
+        self, x: Float[Array, "B T I"], cut: Bool[Array, " T"], ctx: Context
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T R"]]:
         """Read the inputs of T bytes.
 
         Args:
@@ -61,14 +62,15 @@ class Automaton(nnx.Module):
             state = used @ table
             return state, (state, p)
 
-        inputs = self.read(x, ctx.at("read"))  # (T, B, units)
+        # Time is the first axis only in the recurrence: a mesh splits the first axis of maps.
+        inputs = rearrange(self.read(x, ctx.at("read")), "B T units -> T B units")
         last, (states, p) = jax.lax.scan(step, self.state[...], (inputs, cut))
         self.state[...] = jax.lax.stop_gradient(last)
-        return states, p
+        return rearrange(states, "T B D -> B T D"), rearrange(p, "T B R -> B T R")
 
 
 class AutomatonNN(ByteNetwork):
-    """One or two Automaton layers, each of which reads the byte and the states of the others.
+    """One or two Automaton layers, each of which reads the byte and the states of those below.
 
     With one row per table there is no memory: the scores depend on the last byte only.
     """
@@ -82,14 +84,13 @@ class AutomatonNN(ByteNetwork):
     def __call__(self, x: Int[Array, "B T"], ctx: Context) -> Output:
         """Read bytes; see `ByteNetwork`."""
         cut = cuts(x.shape[1], ctx.hparams["bptt"])
-        h = self.embed(x, ctx.at("embed")).swapaxes(0, 1)  # (T, B, W)
+        h = self.embed(x, ctx.at("embed"))  # (B, T, W)
         metrics = {}
         for i, layer in enumerate(self.layers):
             states, p = layer(h, cut, ctx.at(f"layers.{i}"))
-            h = jnp.concatenate([h, states], -1)  # (T, B, W + D)
+            h = jnp.concatenate([h, states], -1)  # (B, T, W + D)
             metrics |= {f"layer_{i}/{name}": m for name, m in row_use(p).items()}
-        logits = self.head(h.swapaxes(0, 1), ctx.at("head"))
-        return Output(logits, metrics=metrics)
+        return Output(self.head(h, ctx.at("head")), metrics=metrics)
 
     def weights_per_byte(self) -> int:
         """Return the number of trained weights that a byte is multiplied with in matmuls."""
@@ -97,7 +98,7 @@ class AutomatonNN(ByteNetwork):
         return super().weights_per_byte() + tables
 
 
-def row_use(p: Float[Array, "T B R"]) -> dict[str, Float[Array, "B T"]]:
+def row_use(p: Float[Array, "B T R"]) -> dict[str, Float[Array, "B T"]]:
     """Return how sharply rows are chosen, and how many are in use.
 
     Args:
@@ -108,7 +109,7 @@ def row_use(p: Float[Array, "T B R"]) -> dict[str, Float[Array, "B T"]]:
         over all these positions, from 1 to R, the same number at each position.
     """
     p = jax.lax.stop_gradient(p)
-    largest = p.max(-1).T  # (B, T)
+    largest = p.max(-1)  # (B, T)
     mean = p.mean((0, 1))  # (R,)
     entropy = -(mean * jnp.log(jnp.maximum(mean, 1e-30))).sum()
     return {"max_p": largest, "rows_used": jnp.broadcast_to(jnp.exp(entropy), largest.shape)}

@@ -17,9 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from flaxae.config.ranges import Count
 from flaxae.machine.sharding import gathered
-from flaxae.models.byte_lm.grid import cuts
 from flaxae.models.byte_lm.network import BYTES, ByteNetwork, Output
-from flaxae.models.byte_lm.recurrence import Dynamic, recur
+from flaxae.models.byte_lm.recurrence import Dynamic, cuts, recur
 from flaxae.models.byte_lm.task import ByteLMConfig
 from flaxae.nn.linear import Embedding, Linear, align, product
 from flaxae.task import Context, StreamCarry

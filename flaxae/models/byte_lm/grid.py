@@ -19,7 +19,7 @@ from flaxae.config.ranges import Count
 from flaxae.errors import require
 from flaxae.machine.sharding import gathered
 from flaxae.models.byte_lm.network import BYTES, ByteNetwork, Output
-from flaxae.models.byte_lm.recurrence import Dynamic, recur, recur_in_chunks
+from flaxae.models.byte_lm.recurrence import Dynamic, cuts, recur, recur_in_chunks
 from flaxae.models.byte_lm.task import ByteLMConfig
 from flaxae.nn.linear import Embedding, Linear
 from flaxae.task import Context, StreamCarry
@@ -232,8 +232,3 @@ class GridRNN(ByteNetwork):
             chosen = (place - shift) % k == k - 1
             out = jnp.where(chosen[None, :, None], top, out)
         return out, states
-
-
-def cuts(steps: int, k: Int[Array, ""] | int) -> Bool[Array, " T"]:
-    """Return the steps that see the state before them as a constant: multiples of k."""
-    return jnp.arange(steps) % k == 0

@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.models.byte_lm.network import ByteNetwork
-from flaxae.models.byte_lm.readout import BITS
-from flaxae.task import Context, StreamCarry, Taps
+from flaxae.models.byte_lm.network import BITS, ByteNetwork
+from flaxae.models.byte_lm.streaming import Reader, apply
+from flaxae.task import Taps
 
 LAGS = 61  # 0 to 60 bytes ago
 KNOWN_BITS = 4.0  # a byte with this many bits of R^2 counts for the depth
@@ -57,20 +56,18 @@ def collect_states(
         hparams: see `flaxae.training.hparams.make_hparams`.
         x: bytes; n is a multiple of CHUNK.
     """
-    graphdef, streams, weights = nnx.split(network, StreamCarry, ...)
-    rows = x.shape[0]
-    now = jax.tree.map(lambda a: jnp.zeros((rows, *a.shape[1:]), a.dtype), streams)
+    reader = Reader.of(network, hparams)
+    now = reader.zero(x.shape[0])
 
     @jax.jit
     def read(now: Any, weights: Any, x: Array) -> tuple[Array, Any]:
-        network = nnx.merge(graphdef, now, weights)
         taps = Taps(collect=lambda path: path == "state")
-        network(x, Context(jax.random.key(0), jnp.int32(0), hparams=hparams, taps=taps))
-        return taps.collected["state"], nnx.split(network, StreamCarry, ...)[1]
+        _, now = apply(reader.graphdef, weights, hparams, now, x, taps)
+        return taps.collected["state"], now
 
     found = []
     for start in range(0, x.shape[1], CHUNK):
-        states, now = read(now, weights, jnp.asarray(x[:, start : start + CHUNK], jnp.int32))
+        states, now = read(now, reader.weights, jnp.asarray(x[:, start : start + CHUNK], jnp.int32))
         found.append(np.asarray(states))
     return np.concatenate(found, 1)
 

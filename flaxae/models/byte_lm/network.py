@@ -7,12 +7,15 @@ import math
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from flaxae.nn.linear import align
 from flaxae.task import Context
 
 BYTES = 256  # values of a byte
+BITS = 8
 
 
 class Frozen(nnx.Variable):
@@ -65,7 +68,18 @@ class ByteNetwork(nnx.Module):
         return sum(math.prod(var.shape) for path, var in flat if path[-1] == "kernel")
 
 
+def bits(x: Int[Array, "..."]) -> Float[Array, "... 8"]:
+    """Return the bits of bytes as 0 and 1, the most significant one first."""
+    shifts = jnp.arange(BITS - 1, -1, -1, dtype=x.dtype)
+    return ((x[..., None] >> align(shifts, x[..., None])) & 1).astype(jnp.float32)
+
+
+def signed_bits(x: Int[Array, "..."]) -> Float[Array, "... 8"]:
+    """Return the bits of bytes as -1 and 1, the most significant one first."""
+    return 2 * bits(x) - 1
+
+
 def nats(logits: Float[Array, "B T 256"], y: Int[Array, "B T"]) -> Float[Array, "B T"]:
     """Return the negative log-probability of each next byte, in nats."""
-    picked = jax.numpy.take_along_axis(logits, y[..., None], -1)[..., 0]  # (B, T)
+    picked = jnp.take_along_axis(logits, y[..., None], -1)[..., 0]  # (B, T)
     return jax.nn.logsumexp(logits, -1) - picked

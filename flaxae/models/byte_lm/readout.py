@@ -1,25 +1,17 @@
-"""What the memory networks share: gated layers, bits of bytes, and a readout of a given state."""
+"""Parts that the memory networks share: gated layers, and a readout of a given state."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from flaxae.models.byte_lm.network import BYTES
 from flaxae.nn.linear import Linear
 from flaxae.task import Context
 
-BITS = 8  # of a byte
 HIDDEN = 256  # units of the readout's hidden layer
-
-
-def signed_bits(x: Int[Array, "..."]) -> Float[Array, "... 8"]:
-    """Return the bits of bytes as -1 and 1, the most significant one first."""
-    shifts = jnp.arange(BITS - 1, -1, -1, dtype=x.dtype).reshape((1,) * x.ndim + (BITS,))
-    bits = jnp.right_shift(x[..., None], shifts) & 1
-    return 2 * bits.astype(jnp.float32) - 1
 
 
 class GatedLayer(nnx.Module):

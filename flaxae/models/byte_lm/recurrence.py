@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from flaxae.nn.linear import product
 
@@ -34,7 +34,7 @@ class Dynamic(enum.Enum):
 
 
 class Kept(NamedTuple):
-    """What the forward scan keeps for the gradient.
+    """Values that the forward scan keeps for the gradient.
 
     Attributes:
         acts: h and the gates, (T, B, G, N).
@@ -97,7 +97,10 @@ def _forward(
 def _backward_step(
     dynamic: Dynamic, acts: Array, before: Array, grad: Array
 ) -> tuple[Array, Array]:
-    """Return the gradients of pre-activations, and of the state before but for the weights."""
+    """Return the gradients of pre-activations and of the state before.
+
+    The latter is without the part that passes through the weights.
+    """
     _, pull = jax.vjp(partial(combine, dynamic), acts, before)
     of_acts, direct = pull(grad)
     of_total = rearrange(of_acts * slopes(acts), "... g n -> ... (g n)")
@@ -157,6 +160,11 @@ def _recur_backward(dynamic: Dynamic, saved: tuple[Kept, Array], grads: Array) -
 
 
 recur.defvjp(_recur_forward, _recur_backward)
+
+
+def cuts(steps: int, k: Int[Array, ""] | int) -> Bool[Array, " T"]:
+    """Return the steps that see the state before them as a constant: multiples of k."""
+    return jnp.arange(steps) % k == 0
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -9,8 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from flaxae.config.ranges import Count, NonNegative
-from flaxae.models.byte_lm.network import ByteNetwork, Frozen, Output
-from flaxae.models.byte_lm.readout import BITS, Readout, noisy, root_mean_square, signed_bits
+from flaxae.models.byte_lm.network import BITS, ByteNetwork, Frozen, Output, signed_bits
+from flaxae.models.byte_lm.readout import Readout, noisy, root_mean_square
 from flaxae.models.byte_lm.task import ByteLMConfig
 from flaxae.task import Context, StreamCarry
 

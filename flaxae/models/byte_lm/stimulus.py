@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from flaxae.config.ranges import Count, Finite, Range
 from flaxae.errors import require
 from flaxae.models.byte_lm.network import BYTES, ByteNetwork, Frozen, Output
+from flaxae.models.byte_lm.recurrence import cuts
 from flaxae.models.byte_lm.stimulus_layer import ByteTrace, Centres, Decay, Recurrence, Weights
 from flaxae.models.byte_lm.task import ByteLMConfig
 from flaxae.nn.linear import Linear
@@ -144,7 +145,7 @@ class StimulusNetwork(ByteNetwork):
 
     def __call__(self, x: Int[Array, "B T"], ctx: Context) -> Output:
         """Read bytes; the last layer's states may be tapped as "state"."""
-        cut = jnp.arange(x.shape[1]) % ctx.hparams["bptt"] == 0  # (T,)
+        cut = cuts(x.shape[1], ctx.hparams["bptt"])
         if self.learning is Learning.TRACE:
             cut = jnp.zeros_like(cut)
         table = self.responses()

@@ -83,10 +83,12 @@ def distances(x: Float[Array, "... D"], centres: Float[Array, "D N"]) -> Float[A
 
 def max_distance(x: Float[Array, "... D"], centres: Float[Array, "D N"]) -> Float[Array, "... N"]:
     """Return the largest absolute difference over the input's entries."""
-    return jnp.abs(x[..., None] - align2(centres, x)).max(-2)
+    return jnp.abs(x[..., None] - with_leading_axes(centres, x)).max(-2)
 
 
-def align2(matrix: Float[Array, "D N"], like: Float[Array, "... D"]) -> Float[Array, "... D N"]:
+def with_leading_axes(
+    matrix: Float[Array, "D N"], like: Float[Array, "... D"]
+) -> Float[Array, "... D N"]:
     """Return a matrix with leading axes of 1, as many as inputs (..., D) have."""
     return matrix.reshape((1,) * (like.ndim - 1) + matrix.shape)  # (1, ..., D, N)
 
@@ -96,7 +98,7 @@ def _from(radius: Float[Array, "N"], distance: Float[Array, "... N"]) -> Float[A
 
 
 class Recurrence(nnx.Module):
-    """The states of units, and with `exact` their derivatives with respect to the units' weights.
+    """The states of units and, after `trace`, their derivatives with respect to their weights.
 
     Attributes:
         state: (B, N), 0 at a stream's start.

@@ -13,12 +13,18 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from flaxae.config.ranges import Count, Counts
-from flaxae.models.byte_lm.network import BYTES, ByteNetwork, Frozen, Output
+from flaxae.models.byte_lm.network import (
+    BITS,
+    BYTES,
+    ByteNetwork,
+    Frozen,
+    Output,
+    bits,
+    signed_bits,
+)
 from flaxae.models.byte_lm.task import ByteLMConfig
 from flaxae.nn.linear import Embedding, Linear, align
 from flaxae.task import Context, StreamCarry
-
-BITS = 8  # numbers per byte of all codings but one
 
 
 class Coding(enum.Enum):
@@ -29,12 +35,6 @@ class Coding(enum.Enum):
     PERMUTED = "permuted"  # bits of a random permutation of the values: no structure of ASCII
     LEARNED = "learned"  # a learned vector of 8 numbers
     ONE_HOT = "one_hot"  # 256 numbers, one of which is 1
-
-
-def bits(x: Int[Array, "..."]) -> Float[Array, "... 8"]:
-    """Return the bits of bytes as 0 and 1, the most significant one first."""
-    shifts = jnp.arange(BITS - 1, -1, -1, dtype=x.dtype)
-    return ((x[..., None] >> align(shifts, x[..., None])) & 1).astype(jnp.float32)
 
 
 def bernoulli_logits(z: Float[Array, "... 8"]) -> Float[Array, "... 256"]:
@@ -72,7 +72,7 @@ class Windows(nnx.Module):
             return self.table(x, ctx.at("table"))
         if self.order is not None:
             x = self.order[...][x]
-        return bits(x) if self.coding is Coding.ZERO_ONE else 2 * bits(x) - 1
+        return bits(x) if self.coding is Coding.ZERO_ONE else signed_bits(x)
 
     def __call__(self, x: Int[Array, "B n+T-1"], ctx: Context) -> Float[Array, "B T F"]:
         """Return the map of the window that ends at each of the last T bytes."""

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from flaxae.models.byte_lm.network import ByteNetwork
-from flaxae.task import Context, StreamCarry
+from flaxae.task import Context, StreamCarry, Taps
 
 
 class Reader(NamedTuple):
@@ -80,16 +80,28 @@ class Reader(NamedTuple):
         return _write(*args, count=count)
 
 
-def _apply(graphdef: Any, weights: Any, hparams: Any, state: Any, x: Array) -> tuple[Array, Any]:
+def apply(
+    graphdef: Any, weights: Any, hparams: Any, state: Any, x: Array, taps: Taps | None = None
+) -> tuple[Array, Any]:
+    """Return the scores and the new state after bytes, (B, T), inside of a compiled function.
+
+    Args:
+        graphdef: see `Reader`, likewise `weights` and `hparams`.
+        weights: the weights.
+        hparams: the traced fields.
+        state: state of the streams.
+        x: bytes.
+        taps: recorder of values inside of the network.
+    """
     network = nnx.merge(graphdef, state, weights)
-    ctx = Context(jax.random.key(0), jnp.int32(0), hparams=hparams)
+    ctx = Context(jax.random.key(0), jnp.int32(0), hparams=hparams, taps=taps or Taps())
     logits = network(x, ctx).logits
     return logits, nnx.split(network, StreamCarry, ...)[1]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _read(graphdef: Any, weights: Any, hparams: Any, state: Any, x: Array) -> tuple[Array, Any]:
-    return _apply(graphdef, weights, hparams, state, x)
+    return apply(graphdef, weights, hparams, state, x)
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="count")
@@ -109,7 +121,7 @@ def _write(
         scaled = logits / jnp.maximum(temperature, 1e-6)
         sampled = jax.random.categorical(key, scaled)
         byte = jnp.where(temperature > 0, sampled, logits.argmax(-1)).astype(jnp.int32)  # (B,)
-        logits, state = _apply(graphdef, weights, hparams, state, byte[:, None])
+        logits, state = apply(graphdef, weights, hparams, state, byte[:, None])
         return (state, logits[:, 0]), byte
 
     (state, _), made = jax.lax.scan(step, (state, logits), jax.random.split(key, count))

@@ -15,15 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from flaxae.config.ranges import Count, NonNegative
-from flaxae.models.byte_lm.network import ByteNetwork, Output
-from flaxae.models.byte_lm.readout import (
-    BITS,
-    GatedLayer,
-    Readout,
-    noisy,
-    root_mean_square,
-    signed_bits,
-)
+from flaxae.models.byte_lm.network import BITS, ByteNetwork, Output, signed_bits
+from flaxae.models.byte_lm.readout import GatedLayer, Readout, noisy, root_mean_square
 from flaxae.models.byte_lm.task import ByteLMConfig
 from flaxae.task import Context, StreamCarry
 

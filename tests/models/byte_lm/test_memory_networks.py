@@ -12,8 +12,8 @@ from flax import nnx
 
 from flaxae.config import Config, EvalConfig, LogConfig, MeshConfig, SaveConfig
 from flaxae.models.byte_lm import memory
-from flaxae.models.byte_lm.network import nats
-from flaxae.models.byte_lm.readout import root_mean_square, signed_bits
+from flaxae.models.byte_lm.network import nats, signed_bits
+from flaxae.models.byte_lm.readout import root_mean_square
 from flaxae.models.byte_lm.reservoir import ReservoirConfig, radius_of
 from flaxae.models.byte_lm.streams import ByteDataConfig
 from flaxae.models.byte_lm.successive import SuccessiveConfig

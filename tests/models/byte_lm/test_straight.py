@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxae.models.byte_lm.network import Frozen
-from flaxae.models.byte_lm.straight import Coding, StraightBytesConfig, bernoulli_logits, bits
+from flaxae.models.byte_lm.network import Frozen, bits
+from flaxae.models.byte_lm.straight import Coding, StraightBytesConfig, bernoulli_logits
 from flaxae.task import Context
 from tests.models.byte_lm.helpers import build, read, reader_of, size, text
 
