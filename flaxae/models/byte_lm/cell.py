@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from flaxae.config.ranges import Count
-from flaxae.machine.sharding import gathered
+from flaxae.machine.sharding import gathered, split_rows
 from flaxae.models.byte_lm.network import BYTES, ByteNetwork, Output
 from flaxae.models.byte_lm.recurrence import Dynamic, cuts, recur
 from flaxae.models.byte_lm.task import ByteLMConfig
@@ -104,14 +104,15 @@ def rows_of(table: Float[Array, "256 O"], at: Int[Array, "B T"]) -> Float[Array,
     """Return rows of a table.
 
     The gradient is a matmul with one-hot rows. That of an index is a scatter, for which a mesh
-    would gather the gradients of all bytes on each device.
+    would gather the gradients of all bytes on each device; so it would for the matmul if its rows
+    were not constrained.
     """
     return table.at[at].get(mode="promise_in_bounds")
 
 
 def _rows_of_backward(at: Array, grad: Array) -> tuple[Array, None]:
     chosen = jax.nn.one_hot(at, BYTES, dtype=grad.dtype)  # (B, T, 256)
-    chosen, grad = (rearrange(x, "B T ... -> (B T) ...") for x in (chosen, grad))
+    chosen, grad = (split_rows(rearrange(x, "B T D -> (B T) D")) for x in (chosen, grad))
     return chosen.T @ grad, None
 
 

@@ -1,5 +1,6 @@
 """The cell made for one run computes what the grid's cell computes."""
 
+import re
 from typing import Any
 
 import jax
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxae.config import Config
+from flaxae.config import Config, DataConfig, MeshConfig
 from flaxae.errors import ConfigError
 from flaxae.models.byte_lm.cell import CellConfig
 from flaxae.models.byte_lm.grid import GridConfig
 from flaxae.models.byte_lm.network import ByteNetwork, nats
+from flaxae.models.byte_lm.rates import Timed
 from flaxae.models.byte_lm.recurrence import Dynamic
+from flaxae.models.byte_lm.streams import ByteDataConfig
 from flaxae.task import Context, StreamCarry
 
 ROWS, STEPS, STATES, HIDDEN, LAYERS = 2, 8, 5, 6, 2
@@ -76,3 +79,16 @@ def test_the_cell_equals_the_grids(dynamic: Dynamic):
 def test_gradients_cannot_stop_after_the_end_of_an_update():
     with pytest.raises(ConfigError, match="task.bptt=32 is above task.update=16"):
         Config(task=CellConfig(bptt=32)).freeze()
+
+
+def test_a_mesh_gathers_no_rows_of_a_batch():
+    data: DataConfig = ByteDataConfig(batch_size=8 * 5)
+    task = CellConfig(states=256, hidden=128, update=3, bptt=3)
+    timed: Any = Timed(Config(task=task, data=data, mesh=MeshConfig(fsdp=8)))
+    text = timed._step.as_text().splitlines()
+    results = [line.split(" all-gather(")[0] for line in text if " all-gather(" in line]
+    found = [shape for result in results for shape in re.findall(r"\w+\[([\d,]+)\]", result)]
+    shapes = [[int(size) for size in shape.split(",")] for shape in found]
+    assert [256, 512] in shapes  # the recurrent weights
+    # None has 40 streams, 3 bytes, or both as one axis.
+    assert not any({40, 3, 120} & set(shape) for shape in shapes), shapes
