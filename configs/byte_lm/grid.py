@@ -2,15 +2,17 @@
 
     python -m flaxae.models.byte_lm.grid_report --workdir=runs/byte_grid      # figures and verdicts
     python -m flaxae.sweep --config=configs/byte_lm/grid.py --workdir=runs/byte_cells   # a table
+    python -m flaxae.sweep --config=configs/byte_lm/grid.py:accelerator --workdir=runs/byte_cells
     python train.py --config=configs/byte_lm/grid.py --workdir=runs/cell --config.task.bptt=4
 
 Presets: "" has 72 cells (24 whole triples of k) as lanes of 12 programs, "all" the 648 as lanes of
-54, each cell on 983 kB of 16 streams; "accelerator" all cells on 10.5 MB of 128 streams; "quick"
-24 small cells on 66 kB. The learning rate is constant, so that a shorter run is the beginning of a
-longer one; evaluations use an average of the parameters over a tenth of the run so far. One cell (1
-layer, gated, N = H = 32, k = 2, seed 0, a part of the dev split) has 3.11, 3.01 and 3.09 bits per
-byte after 1 MB with learning rates of 1e-3, 3e-3 and 1e-2, without the average; it takes 7 seconds
-of one core at 31 GFLOP/s.
+54, each cell on 983 kB of 16 streams; "accelerator" all cells on 10.5 MB of 128 streams, only by
+`flaxae.sweep`, since the report trains on the CPU; "quick" 24 small cells on 66 kB. The report's
+option --window also trains small cells whose gradients reach k - 1 bytes back from each byte. The
+learning rate is constant, so that a shorter run is the beginning of a longer one; evaluations use
+an average of the parameters over a tenth of the run so far. One cell (1 layer, gated, N = H = 32, k
+= 2, seed 0, a part of the dev split) has 3.11, 3.01 and 3.09 bits per byte after 1 MB with learning
+rates of 1e-3, 3e-3 and 1e-2, without the average; it takes 7 seconds of one core at 31 GFLOP/s.
 """
 
 from typing import Any

@@ -123,3 +123,13 @@ def test_a_tiny_looped_model_draws_its_batch(
     case = last_line(capsys)[1]["cases"][0]
     assert case["name"] == "looped step, float32" and case["variant"] == "remat"
     assert case["tokens"] == 32 * 2 * 4 and case["tflop"] > 0
+
+
+def test_a_tiny_byte_model_reads_random_bytes(
+    bench: ModuleType, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["--tiny", "--platform=cpu", "--rounds=1", "--steps=1", "--cases=byte_lm"]
+    assert bench.main([*options, "--set", "mesh.fsdp=1"]) == 0
+    case = last_line(capsys)[1]["cases"][0]
+    assert case["name"] == "byte_lm step, float32" and case["variant"] == "plain"
+    assert case["tokens"] == 32 * 8 and case["tflop"] > 0
