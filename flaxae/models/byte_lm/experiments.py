@@ -19,6 +19,8 @@ from flaxae.errors import ConfigError
 from flaxae.sweep.groups import group_by_shape
 from flaxae.sweep.record import Row, add_to_record, read_record, running_commit
 from flaxae.sweep.runs import sweep
+from flaxae.training.hparams import make_hparams
+from flaxae.training.load import load
 
 DEV, TEST = "dev/bits_per_byte", "test/bits_per_byte"
 PATH = "data.path"
@@ -203,6 +205,12 @@ def pairs(rows: Iterable[Row], others: Iterable[Row]) -> list[tuple[Row, Row]]:
     """Return the rows of two variants in pairs of equal seeds."""
     by_seed = {row["seed"]: row for row in others}
     return [(row, by_seed[row["seed"]]) for row in rows if row["seed"] in by_seed]
+
+
+def trained(workdir: Path) -> tuple[Any, dict[str, Any]]:
+    """Return the network of a finished run, and the values of its traced fields."""
+    run = load(workdir)
+    return run.model, make_hparams(run.task, [run.config], lanes=False)
 
 
 def parse(argv: Sequence[str], prog: str, description: str) -> argparse.Namespace:

@@ -122,16 +122,16 @@ class StimulusNetwork(ByteNetwork):
             for _ in range(config.layers - 1)
         ]
         self.centres = nnx.List([first, *higher])
-        self.recurrences = nnx.List(
-            [
-                Recurrence(rows, units, config.decay_kind, config.first_version)
-                for _ in range(config.layers)
-            ]
-        )
         exact = config.learning is Learning.TRACE
         one_decay = config.decay_kind is not Decay.UNIT
         recompute = exact and one_decay and not (config.first_version or config.stored_state)
         shared = config.decay_kind is Decay.SHARED
+        self.recurrences = nnx.List(
+            Recurrence(
+                rows, units, config.decay_kind, config.first_version, bool(layer) or not recompute
+            )
+            for layer in range(config.layers)
+        )
         self.counts = ByteTrace(rows, learned=shared) if recompute else None
         if exact:
             for layer, (centres, recurrence) in enumerate(
@@ -197,7 +197,8 @@ class StimulusNetwork(ByteNetwork):
         states = recurrence.run(start, table[ids], weights["decay"], cut)
         if self.counts is not None:
             self.counts.advance(weights["decay"][0], x)
-        elif recurrence.traces and ctx.train:
+            return states
+        if recurrence.traces and ctx.train:
             recurrence.advance(weights, lambda w, x: w["responses"][x], ids)
         recurrence.state[...] = jax.lax.stop_gradient(states[-1])
         return states

@@ -101,11 +101,13 @@ class Recurrence(nnx.Module):
     """The states of units and, after `trace`, their derivatives with respect to their weights.
 
     Attributes:
-        state: (B, N), 0 at a stream's start.
+        state: (B, N), 0 at a stream's start; None if it is not carried.
         traces: derivative of the state with respect to each array of weights, (B, ..., N).
     """
 
-    def __init__(self, rows: int, units: int, decay: Decay, first_version: bool):
+    def __init__(
+        self, rows: int, units: int, decay: Decay, first_version: bool, carried: bool = True
+    ):
         """Start the streams.
 
         Args:
@@ -113,11 +115,12 @@ class Recurrence(nnx.Module):
             units: N.
             decay: kind of the decay.
             first_version: whether the state is decay * (1 - v) * s_before + v^2.
+            carried: whether the state is carried, and not computed from a ByteTrace.
         """
-        self.first_version = first_version
+        self.first_version, self.units = first_version, units
         learned = {Decay.FIXED: 0, Decay.SHARED: 1, Decay.UNIT: units}[decay]
         self.shift = nnx.Param(jnp.zeros(learned)) if learned else None
-        self.state = StreamCarry(jnp.zeros((rows, units)))
+        self.state: Any = StreamCarry(jnp.zeros((rows, units))) if carried else None
         self.traces: Any = nnx.data({})
 
     def trace(self, weights: Weights) -> None:
@@ -135,11 +138,10 @@ class Recurrence(nnx.Module):
         Args:
             start: the decay at the start of training.
         """
-        units = self.state[...].shape[-1]
         if self.shift is None:
-            return jnp.broadcast_to(start, (units,))
+            return jnp.broadcast_to(start, (self.units,))
         logit = jnp.log(start) - jnp.log1p(-start)
-        return jnp.broadcast_to(nnx.sigmoid(logit[None] + self.shift[...]), (units,))
+        return jnp.broadcast_to(nnx.sigmoid(logit[None] + self.shift[...]), (self.units,))
 
     def step(
         self, before: Float[Array, "... N"], v: Float[Array, "... N"], decay: Float[Array, "N"]

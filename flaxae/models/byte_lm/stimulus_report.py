@@ -26,6 +26,7 @@ from flaxae.models.byte_lm.experiments import (
     pairs,
     parse,
     read_space,
+    trained,
 )
 
 CONFIG = "configs/byte_lm/stimulus.py"
@@ -46,14 +47,10 @@ QUESTIONS = (
 
 def half_lives(workdir: Path) -> dict[str, Any]:
     """Return the half-lives in bytes of a trained run's units, if their decays are learned."""
-    from flaxae.training.hparams import make_hparams
-    from flaxae.training.load import load
-
-    run = load(workdir)
-    recurrence = run.model.recurrences[-1]
+    model, hparams = trained(workdir)
+    recurrence = model.recurrences[-1]
     if recurrence.shift is None:
         return {}
-    hparams = make_hparams(run.task, [run.config], lanes=False)
     decay = np.asarray(recurrence.decay(hparams["decay"]), np.float64)
     return {HALF_LIVES: [float(f"{x:.4g}") for x in math.log(0.5) / np.log(decay)]}
 
@@ -156,7 +153,13 @@ def half_life_table(experiment: Experiment) -> str:
 
 
 def write(experiment: Experiment, outdir: Path, note: str = "") -> str:
-    """Write report.md and the figure from the rows of the record; return the text."""
+    """Write report.md and the figure from the rows of the record; return the text.
+
+    Args:
+        experiment: the experiment.
+        outdir: folder of both.
+        note: a remark on all numbers.
+    """
     text = "# Stimulus layers, bits per byte\n\n"
     parts: list[Callable[[Experiment], str]] = [table, answers, half_life_table, tuning]
     names = ["Best learning rate of each variant", "Answers", "Learned half-lives", "Tuning (dev)"]

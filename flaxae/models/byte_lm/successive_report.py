@@ -35,6 +35,7 @@ from flaxae.models.byte_lm.experiments import (
     grid,
     parse,
     read_space,
+    trained,
 )
 from flaxae.models.byte_lm.network import ByteNetwork
 from flaxae.sweep.record import Row, add_to_record, read_record, running_commit
@@ -82,11 +83,7 @@ def memories(network: ByteNetwork, hparams: dict[str, Array]) -> Numbers:
 
 def memories_of_run(workdir: Path) -> Numbers:
     """Return the memories of a trained run."""
-    from flaxae.training.hparams import make_hparams
-    from flaxae.training.load import load
-
-    run = load(workdir)
-    return memories(run.model, make_hparams(run.task, [run.config], lanes=False))
+    return memories(*trained(workdir))
 
 
 def scan(base: Config, settings: Sequence[dict[str, Any]], record: Path) -> list[Row]:

@@ -182,6 +182,10 @@ def test_streams_start_at_zero() -> None:
         model = build(dataclasses.replace(BASE, **changes), ROWS)
         for leaf in jax.tree.leaves(nnx.state(model, StreamCarry)):
             assert leaf.shape[0] == ROWS and not leaf.any()
+    counts: Any = build(BASE, ROWS)
+    assert {path[0] for path in dict(nnx.to_flat_state(nnx.state(counts, StreamCarry)))} == {
+        "counts"
+    }
 
 
 def test_invalid_sizes_are_reported() -> None:
