@@ -2,7 +2,7 @@
 
     python -m flaxae.models.byte_lm.grid_report --workdir=runs/byte_grid      # figures and verdicts
     python -m flaxae.sweep --config=configs/byte_lm/grid.py --workdir=runs/byte_cells   # a table
-    python -m flaxae.sweep --config=configs/byte_lm/grid.py:accelerator --workdir=runs/byte_cells
+    python -m flaxae.sweep --config=configs/byte_lm/grid.py:accelerator --workdir=runs/byte_large
     python train.py --config=configs/byte_lm/grid.py --workdir=runs/cell --config.task.bptt=4
 
 Presets: "" has 72 cells (24 whole triples of k) as lanes of 12 programs, "all" the 648 as lanes of

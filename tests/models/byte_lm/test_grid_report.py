@@ -10,6 +10,7 @@ import flaxae
 from flaxae.config import copy_config
 from flaxae.data import byte_corpus
 from flaxae.errors import ConfigError
+from flaxae.models.byte_lm import grid_train
 from flaxae.models.byte_lm.baselines import Row
 from flaxae.models.byte_lm.grid_cells import fraction, quick
 from flaxae.models.byte_lm.grid_plan import Numbers, Plan
@@ -20,6 +21,7 @@ from flaxae.models.byte_lm.grid_train import (
     ORIGINAL,
     RATE,
     WINDOW,
+    measure_rates,
     original_runs,
     rated,
     require_same,
@@ -27,6 +29,7 @@ from flaxae.models.byte_lm.grid_train import (
     train_program,
 )
 from flaxae.sweep import group_by_shape
+from flaxae.sweep.workers import Exit
 from flaxae.training.layout import init_model
 from flaxae.tree import lookup
 from tests.models.byte_lm.test_grid_claims import made_up
@@ -168,6 +171,35 @@ def test_the_report_finds_the_grid_in_any_folder(record, text, tmp_path, monkeyp
     monkeypatch.setattr("flaxae.models.byte_lm.grid_report.measure", lambda *args: 75)
     monkeypatch.setattr("flaxae.models.byte_lm.baselines.measure", lambda *args, **kwargs: [])
     assert main(["report", "--workdir=w", f"--path={text}", "--quick"]) == 75
+
+
+def test_each_program_that_stops_at_k_is_timed_once(plan, text, tmp_path, monkeypatch):
+    timed = []
+
+    class Fake:
+        def __init__(self, config):
+            self.k = config.task.bptt
+            timed.append((config.task.states, config.task.layers, self.k))
+
+        def bytes_per_second(self, seconds):
+            assert seconds == pytest.approx(0.1)
+            return 1000.0 / self.k
+
+    def in_turn(calls, jobs, on_exit):
+        for i, call in enumerate(calls):
+            on_exit(Exit(i, call.function(*call.args), 0.0))
+
+    monkeypatch.setattr(grid_train, "Timed", Fake)
+    monkeypatch.setattr(grid_train, "run_all", in_turn)
+    base = copy_config(plan.base, {"data.path": str(text)})
+    own, record = Plan(SPACE, str(text)), tmp_path / "runs.jsonl"
+    cells = fraction()[:12]  # two programs, each with and without same step and output gate
+    for _ in range(2):  # the second time all are in the record
+        assert measure_rates(base, cells, record, tmp_path, 0.3) is None
+    assert timed == [
+        (cell.states, cell.layers, cell.bptt) for cell in map(rated, fraction()[:3])
+    ] + [(cell.states, cell.layers, cell.bptt) for cell in map(rated, fraction()[6:9])]
+    assert Numbers.read(record, own).rates == {rated(cell): 1000 / cell.bptt for cell in cells}
 
 
 @pytest.mark.slow
