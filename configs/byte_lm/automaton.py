@@ -11,6 +11,7 @@ rows that are measured so far are in automaton.jsonl.
 """
 
 from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig
+from flaxae.errors import ConfigError
 from flaxae.models.byte_lm.automaton import AutomatonConfig
 from flaxae.models.byte_lm.automaton_report import (
     ROWS,
@@ -32,6 +33,8 @@ def get_config(preset: str = "full") -> Config:
     Args:
         preset: "full" for automata, "rnn" for RNNs, "quick" and "rnn_quick" for a few steps.
     """
+    if preset not in STEPS:
+        raise ConfigError(f"no preset {preset!r}; there are {', '.join(STEPS)}")
     steps, bptt = STEPS[preset], 8
     return Config(
         task=rnn(44, bptt) if preset.startswith("rnn") else AutomatonConfig(rows=16, bptt=bptt),

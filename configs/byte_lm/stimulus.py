@@ -13,6 +13,7 @@ The default is one layer of 64 units whose exact gradient is carried along the s
 from typing import Any
 
 from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig
+from flaxae.errors import ConfigError
 from flaxae.models.byte_lm.experiments import Variant, grid
 from flaxae.models.byte_lm.stimulus import StimulusConfig
 from flaxae.models.byte_lm.streams import ByteDataConfig
@@ -27,6 +28,8 @@ def get_config(preset: str = "full") -> Config:
     Args:
         preset: "full", or "quick" for a few steps.
     """
+    if preset not in STEPS:
+        raise ConfigError(f"no preset {preset!r}; there are {', '.join(STEPS)}")
     steps = STEPS[preset]
     return Config(
         task=StimulusConfig(states=64, update=16),

@@ -12,6 +12,7 @@ predictions per step, learning rate 1e-4. Not measured.
 """
 
 from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig, Schedule
+from flaxae.errors import ConfigError
 from flaxae.models.byte_lm.experiments import Variant
 from flaxae.models.byte_lm.straight import StraightBytesConfig
 from flaxae.models.byte_lm.streams import ByteDataConfig
@@ -25,6 +26,8 @@ def get_config(preset: str = "full") -> Config:
     Args:
         preset: "full", "quick" for a few steps, or "original" for the original's sizes.
     """
+    if preset not in STEPS:
+        raise ConfigError(f"no preset {preset!r}; there are {', '.join(STEPS)}")
     steps, original = STEPS[preset], preset == "original"
     return Config(
         task=StraightBytesConfig() if original else StraightBytesConfig(context=32, widths=(256,)),

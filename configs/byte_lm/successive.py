@@ -11,6 +11,7 @@ The default is one autoencoder of 128 states with noise and normalisation:
 """
 
 from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig
+from flaxae.errors import ConfigError
 from flaxae.models.byte_lm.experiments import Variant, grid
 from flaxae.models.byte_lm.reservoir import ReservoirConfig
 from flaxae.models.byte_lm.streams import ByteDataConfig
@@ -30,6 +31,8 @@ def get_config(preset: str = "full", task: ByteLMConfig | None = None) -> Config
         preset: "full", or "quick" for a few steps.
         task: the network; None: the autoencoder.
     """
+    if preset not in STEPS:
+        raise ConfigError(f"no preset {preset!r}; there are {', '.join(STEPS)}")
     steps = STEPS[preset]
     return Config(
         task=task or SuccessiveConfig(states=128, hidden=128),
