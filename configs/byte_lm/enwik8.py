@@ -5,7 +5,7 @@
 
 128 streams per chip; the file's first 90 MB are for training, the next 5 MB are the dev split, the
 last 5 MB the test split. Gradients stop after 64 bytes. 19.4 M parameters. Compiled for v5e-8: .70
-GiB of 16 per chip, a step of 65,536 bytes takes at least 24 ms, bound by the HBM. Never trained.
+GiB of 16 per chip, a step of 65,536 bytes takes at least 25 ms, bound by the HBM. Never trained.
 """
 
 from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig
