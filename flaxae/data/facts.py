@@ -156,7 +156,7 @@ def _compared(seed: int, form: str) -> list[tuple[str, str, str]]:
 
 
 def _article(country: str) -> str:
-    """Return a country as it stands in a sentence: the United States."""
+    """Return a country as it is written in a sentence: the United States."""
     if country.startswith("The "):
         return f"the {country[4:]}"
     needed = country in ("Philippines", "Maldives", "Comoros", "Bahamas", "Gambia")

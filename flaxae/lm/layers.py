@@ -115,7 +115,10 @@ def scan_recorded(
     """
     recorder = at.taps
     if not isinstance(recorder, Recorder):
-        plain = lambda block, x, at, _: (call(block, x, at), None)  # noqa: E731
+
+        def plain(block: Any, x: Array, at: Context, _: Any) -> tuple[Array, None]:
+            return call(block, x, at), None
+
         return scan_blocks(plain, blocks, x, at, **options)[0]
     count = jax.tree.leaves(nnx.split(blocks)[1])[0].shape[0]
     layers, slots = jnp.arange(count, dtype=jnp.int32), recorder.slots(count)

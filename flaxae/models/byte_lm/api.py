@@ -113,7 +113,9 @@ class ByteLM:
             )
         data = _bytes(text)
         require(bool(data), f"bits_per_byte: {_name(text)} is empty: give at least one byte")
-        return evaluation.one_text(self._reader, one_pass(np.frombuffer(data, np.uint8), _PART))
+        batches = one_pass(np.frombuffer(data, np.uint8), _PART)
+        total, count = evaluation.bits(self._reader, batches)
+        return total / count
 
     def generate(
         self,

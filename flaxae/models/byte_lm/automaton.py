@@ -72,7 +72,7 @@ class Automaton(nnx.Module):
 class AutomatonNN(ByteNetwork):
     """One or two Automaton layers, each of which reads the byte and the states of those below.
 
-    With one row per table there is no memory: the scores depend on the last byte only.
+    With one row per table the network has no memory: the scores depend on the last byte only.
     """
 
     def __init__(self, streams: int, config: "AutomatonConfig", rngs: nnx.Rngs):

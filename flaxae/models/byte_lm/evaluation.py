@@ -13,7 +13,6 @@ from flaxae.data.byte_corpus import ByteCorpus
 from flaxae.models.byte_lm import baselines
 from flaxae.models.byte_lm.network import ByteNetwork, nats
 from flaxae.models.byte_lm.streaming import Reader
-from flaxae.models.byte_lm.streams import Batch
 from flaxae.task import Context, Loaded
 
 SAMPLE_BYTES = 200
@@ -173,9 +172,3 @@ def report(task: Any, loaded: Loaded, outdir: Path) -> dict[str, Any]:
         "baselines": rows,
         "text": text,
     }
-
-
-def one_text(reader: Reader, batches: list[Batch]) -> float:
-    """Return the bits per byte of a text that `streams.one_pass` cut."""
-    total, count = bits(reader, batches)
-    return total / count

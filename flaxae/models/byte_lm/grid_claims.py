@@ -18,7 +18,7 @@ from flaxae.models.byte_lm.recurrence import Dynamic
 
 Bits = dict[Cell, float]
 Curve = Sequence[tuple[float, float]]  # bytes of training, bits per byte
-MARGIN = 0.01  # bits per byte; a smaller difference is no help
+MARGIN = 0.01  # bits per byte; a smaller difference does not count as help
 A_LOT = 0.1
 
 
@@ -193,7 +193,7 @@ def bet_table(tables: dict[str, Bits]) -> str:
 
 
 def reference(bits: Bits) -> str:
-    """Return a sentence on k = U, which is no part of the bet; "" without such cells."""
+    """Return a sentence on k = U, which is outside the bet; "" without such cells."""
     longest = max(FACTORS["bptt"])
     pairs = [
         value - bits[other]

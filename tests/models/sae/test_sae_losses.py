@@ -101,8 +101,13 @@ def reference(name, p, q, x, target, w):
 
     z_q, _, y_q, *_, mask = forward(q)
     z, f, y, norms, rescale, _ = forward(p, mask)
-    rows = lambda error: float((error * w).sum())  # noqa: E731
-    square = lambda error: rows((error**2).sum(-1))  # noqa: E731
+
+    def rows(error: np.ndarray) -> float:
+        return float((error * w).sum())
+
+    def square(error: np.ndarray) -> float:
+        return rows((error**2).sum(-1))
+
     total, weight = square(y - target), LAMBDA * STEP / WARMUP
     if c.activation is Activation.RELU:
         scale = 1.0 if architecture is Architecture.TIED_BIAS else norms
@@ -128,11 +133,11 @@ def reference(name, p, q, x, target, w):
         saelens = options.get("auxiliary") is Auxiliary.SAELENS
         aux = np.where(chosen, z if saelens else relu(z), 0)
         missed = square(aux / rescale @ p["w_dec"] - e)
-        mean = lambda v: (v * w[:, None]).sum(0) / w.sum()  # noqa: E731
         if saelens:
             total += min(DEAD.sum() / options["k_aux"], 1) * missed
         else:
-            total += missed / 32 * square(target - mean(target)) / square(e - mean(e))
+            centred = [v - (v * w[:, None]).sum(0) / w.sum() for v in (target, e)]
+            total += missed / 32 * square(centred[0]) / square(centred[1])
     return total
 
 
