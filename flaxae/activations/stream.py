@@ -2,14 +2,14 @@
 
 A block is the states of some rows of tokens, computed by one pass of the language model and
 shuffled; a batch is a part of a block. Nothing is saved: a resumed run computes its block again, or
-reads it from a disk cache.
+reads its rows from a disk cache, which one pass fills for many hooks.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +18,13 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from flaxae.activations import read
-from flaxae.activations.cache import BlockCache
+from flaxae.activations.cache import StateCache, Tap
 from flaxae.activations.token_rows import TokenRows
 from flaxae.data.loader import IndexStream, with_order
 from flaxae.errors import require
 from flaxae.task import Context
 
-BLOCKS = "cached blocks"  # seed of the rows of cached blocks
-
-
-class Tap(NamedTuple):
-    """A hidden state: name of a hook and number of a layer."""
-
-    hook: str
-    layer: int
+CACHED = "float16"  # part of the fingerprint of a stream with a cache, whose states are rounded
 
 
 class StateReader:
@@ -111,8 +104,8 @@ class StateStream:
     block gives the same number of batches, and what does not fill the last one is left out. In an
     evaluation, all states are used once; the last batch of a block is padded with weight 0.
 
-    With a cache, blocks are fixed parts of the data, in float16 on disk, shared by seeds. Later
-    epochs shuffle their order and the states inside of each.
+    With a cache, the order is the same; states are rounded to float16. Shards that the cache lacks
+    are computed when a block needs them.
 
     Attributes:
         rows: the tokens.
@@ -144,7 +137,7 @@ class StateStream:
             model_fingerprint: fingerprint of the model's files, and the types that it runs in.
             seed: seed of the order.
             train: whether batches are endless and shuffled.
-            cache: folder of cached blocks; "": none.
+            cache: folder of a `StateCache`; "": none.
 
         Raises:
             ConfigError: if a block has too few states for a batch.
@@ -159,13 +152,8 @@ class StateStream:
             f"({sizes.model_rows})",
         )
         total, count = len(rows.ids), sizes.block_rows
-        order = f"{seed}/states"
-        self._row_order = IndexStream(total, count, order, train)
-        # Seeds share the blocks of a cache.
-        whole = IndexStream(total, total, BLOCKS, train)[0]
-        self._fixed = [whole[i : i + count] for i in range(0, total, count)]
+        self._row_order = IndexStream(total, count, f"{seed}/states", train)
         used, size = int(rows.use.sum()), sizes.batch_size
-        self.num_blocks = len(self._fixed)
         if train:
             per_block = int(used / total * min(count, total)) // size
             require(
@@ -175,31 +163,23 @@ class StateStream:
             )
             self.num_batches = None
         else:
-            most = max(int(rows.use[self._fixed[j]].sum()) for j in range(self.num_blocks))
+            most = max(int(rows.use[i : i + count].sum()) for i in range(0, total, count))
             per_block = max(1, -(-most // size))
-            self.num_batches = per_block * self.num_blocks
+            self.num_batches = per_block * -(-total // count)
         self.batches_per_block = per_block
-        blocks = BLOCKS if cache else ""
-        sha = hashlib.sha256(
-            repr((seed, train, dataclasses.astuple(sizes), wanted, blocks)).encode()
-        )
-        for array in rows:
-            sha.update(np.ascontiguousarray(array).tobytes())
-        sha.update(model_fingerprint.encode())
-        self.fingerprint = with_order(sha.hexdigest()[:16], train)
-        self._cache = None
-        if cache:
-            self._cache = BlockCache(Path(cache), self._cache_key(model_fingerprint))
-            self._block_order = IndexStream(self.num_blocks, 1, f"{seed}/blocks", train)
-        self._last: tuple[int, list[np.ndarray], np.ndarray] | None = None
 
-    def _cache_key(self, model: str) -> str:
-        """Return a hash of what decides the states of fixed blocks."""
-        parts = (model, self._reader.taps, self.sizes.block_rows, BLOCKS, self._train)
-        sha = hashlib.sha256(repr(parts).encode())
-        for array in self.rows:
-            sha.update(np.ascontiguousarray(array).tobytes())
-        return sha.hexdigest()[:16]
+        def hashed(cached: str) -> str:
+            parts = (seed, train, dataclasses.astuple(sizes), wanted, cached)
+            sha = hashlib.sha256(repr(parts).encode())
+            for array in rows:
+                sha.update(np.ascontiguousarray(array).tobytes())
+            sha.update(model_fingerprint.encode())
+            return with_order(sha.hexdigest()[:16], train)
+
+        self.fingerprint = hashed(CACHED if cache else "")
+        self._order_key = hashed("")  # the order is that of a stream without a cache
+        self._cache = StateCache(cache, model_fingerprint, rows) if cache else None
+        self._last: tuple[int, list[np.ndarray], np.ndarray] | None = None
 
     @property
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -253,44 +233,68 @@ class StateStream:
         """Return the order of a block's states: shuffled in training."""
         if not self._train:
             return np.arange(count)
-        key = hashlib.blake2b(f"{self.fingerprint}/{number}".encode(), digest_size=16).digest()
+        key = hashlib.blake2b(f"{self._order_key}/{number}".encode(), digest_size=16).digest()
         return np.random.RandomState(np.frombuffer(key, "<u4")).permutation(count)
 
     def _block(self, number: int) -> list[Float[np.ndarray, "M D"]]:
         """Return the used states of a block, per tap."""
+        indices = self._row_order[number]
         if self._cache is None:
-            return self._computed(self._row_order[number])
-        fixed = int(self._block_order[number][0])
-        found = self._cache.read(fixed)
-        if found is None:
-            found = self._cache.write(fixed, self._computed(self._fixed[fixed]))
-        return found
-
-    def _computed(self, indices: np.ndarray) -> list[Float[np.ndarray, "M D"]]:
-        ids, mask, use = (x[indices] for x in self.rows)
-        missing = -len(ids) % self._reader.rows
-        if missing:  # rows that only fill the last pass: one real token, no state is used
-            ids = np.concatenate([ids, np.repeat(ids[-1:], missing, axis=0)])
-            filler = np.zeros((missing, mask.shape[1]), np.float32)
-            filler[:, 0] = 1
-            mask = np.concatenate([mask, filler])
-        states = self._reader(ids, mask)
-        return [x[: len(use)][use].astype(np.float32) for x in states]
+            return used_states(self._reader, self.rows, indices)
+        fill(self._cache, self._reader, self._cache.shards_of(indices))
+        return [self._cache.read(tap, indices) for tap in self._reader.taps]
 
 
-def fill(stream: StateStream) -> int:
-    """Compute all blocks of a cache that it does not have; return their number.
+def used_states(
+    reader: StateReader, rows: TokenRows, indices: np.ndarray | slice
+) -> list[Float[np.ndarray, "M D"]]:
+    """Return the states of the used tokens of rows, per tap, float32.
 
-    An interrupted run continues with the blocks that are missing.
+    Args:
+        reader: reader of the taps.
+        rows: the tokens.
+        indices: the rows.
+    """
+    ids, mask, use = (x[indices] for x in rows)
+    missing = -len(ids) % reader.rows
+    if missing:  # rows that only fill the last pass: one real token, no state is used
+        ids = np.concatenate([ids, np.repeat(ids[-1:], missing, axis=0)])
+        filler = np.zeros((missing, mask.shape[1]), np.float32)
+        filler[:, 0] = 1
+        mask = np.concatenate([mask, filler])
+    states = reader(ids, mask)
+    return [x[: len(use)][use].astype(np.float32) for x in states]
+
+
+def fill(
+    cache: StateCache,
+    reader: StateReader,
+    shards: Sequence[int] | None = None,
+    after: Callable[[int], Any] = lambda number: None,
+) -> int:
+    """Compute the states that a cache lacks, those of all taps in one pass of the model.
+
+    An interrupted call continues with the shards that are missing.
+
+    Args:
+        cache: the cache.
+        reader: reader of the taps.
+        shards: numbers of the shards; None: all.
+        after: called with the number of each shard that was computed.
+
+    Returns:
+        The number of shards that were computed.
 
     Raises:
-        ConfigError: if there is no cache, or it has blocks of other states.
+        ConfigError: if a file of the cache is broken.
     """
-    cache = stream._cache
-    require(cache is not None, "this stream has no cache: name a folder")
     new = 0
-    for number in range(stream.num_blocks):
-        if cache is not None and not cache.has(number):
-            cache.write(number, stream._computed(stream._fixed[number]))
+    for number in range(cache.num_shards) if shards is None else shards:
+        if missing := cache.missing(reader.taps, number):
+            states = used_states(reader, cache.rows, cache.of_shard(number))
+            for tap, x in zip(reader.taps, states, strict=True):
+                if tap in missing:
+                    cache.write(tap, number, x)
             new += 1
+            after(number)
     return new

@@ -1,7 +1,7 @@
 """A dictionary inside a language model: its output takes the place of a hidden state."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from flaxae.lm.recorder import Recorder
 from flaxae.sparse_autoencoder.modules import SparseAutoencoder
 from flaxae.task import Context
 
+TERMS = ("clean", "spliced", "ablated")
 Change = Callable[[Float[Array, "B S I"], Float[Array, "B S O"]], Float[Array, "B S O"]]
 
 
@@ -151,6 +152,7 @@ def splice_sums(
     hook_out: str = "",
     use: Float[Array, "B S"] | None = None,
     mean: Float[Array, " O"] | None = None,
+    terms: Sequence[str] = TERMS,
 ) -> dict[str, tuple[Array, Array]]:
     """Return the cross entropies of the next ids: clean, with the dictionary, with an ablation.
 
@@ -164,10 +166,11 @@ def splice_sums(
         hook_out: a transcoder's target; "": `hook`.
         use: 1 for tokens whose states are replaced; None: all real ones.
         mean: for an ablation by the mean; None: by zeros.
+        terms: the passes that are made, of `TERMS`.
 
     Returns:
         {"clean", "spliced", "ablated", "kl"}: sum over predicted tokens and their number; "kl" is
-        KL(clean || spliced).
+        KL(clean || spliced), if both passes are made.
     """
     use = mask if use is None else use
     taps = {
@@ -180,12 +183,15 @@ def splice_sums(
     sums: dict[str, tuple[Array, Array]] = {}
     logs: dict[str, Array] = {}
     ctx = Context(jax.random.key(0), jnp.int32(0))
-    for name, tap in taps.items():
+    for name in terms:
+        tap = taps[name]
         at = ctx if tap is None else dataclasses.replace(ctx, taps=tap)
         logits = model.logits(model.states(ids, at, mask=mask)[:, :-1], ctx)
         logs[name] = jax.nn.log_softmax(logits, axis=-1)
         chosen = jnp.take_along_axis(logs[name], targets[:, :, None], axis=-1)[:, :, 0]
         sums[name] = (-jnp.sum(chosen * weights), weights.sum())
+    if not {"clean", "spliced"} <= set(terms):
+        return sums
     ratio = logs["clean"] - logs["spliced"]
     kl = jnp.sum(jnp.exp(logs["clean"]) * ratio, axis=-1)
     return sums | {"kl": (jnp.sum(kl * weights), weights.sum())}

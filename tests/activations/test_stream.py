@@ -3,13 +3,9 @@
 import numpy as np
 import pytest
 
-from flaxae.activations.stream import (
-    StateReader,
-    StateStream,
-    StreamSizes,
-    Tap,
-    fill,
-)
+from flaxae.activations import stream as stream_lib
+from flaxae.activations.cache import StateCache, Tap
+from flaxae.activations.stream import StateReader, StateStream, StreamSizes, fill, used_states
 from flaxae.activations.token_rows import token_rows
 from flaxae.errors import ConfigError
 from tests.tiny.language_models import tiny
@@ -107,36 +103,66 @@ def test_several_inputs_have_an_axis_of_their_own(reader, rows):
     assert stream.batch(0)["x"].shape == (8, 2, 16) and "y" not in stream.batch_spec
 
 
-def test_a_cache_gives_the_same_states_and_is_resumable(reader, rows, tmp_path, monkeypatch):
-    stream = made(reader, rows, cache=tmp_path)
-    first = [stream.batch(i) for i in range(8)]
-    files = sorted(tmp_path.glob("*.safetensors"))
-    assert 0 < len(files) <= stream.num_blocks == 3
-    files[0].unlink()
-    fresh = made(reader, rows, cache=tmp_path)
-    assert fill(fresh) == 1 + stream.num_blocks - len(files) and fill(fresh) == 0
-    monkeypatch.setattr(fresh, "_computed", lambda _: pytest.fail("a cached block is computed"))
+def test_a_cache_gives_the_same_batches_in_float16(reader, rows, tmp_path, monkeypatch):
+    plain, stream = made(reader, rows), made(reader, rows, cache=tmp_path)
+    assert stream.fingerprint != plain.fingerprint
     for step in (7, 2, 0):
-        np.testing.assert_array_equal(fresh.batch(step)["x"], first[step]["x"])
-    known = {row.tobytes() for row in direct(reader, rows).astype(np.float16)[:, :16]}
-    assert all(row.tobytes() in known for row in first[0]["x"].astype(np.float16))
-    # Another seed has the same blocks, in another order: with both, no row is there twice.
-    files[1].unlink()
-    other = made(reader, rows, seed=1, cache=tmp_path)
-    states = [other._cache.read(i) or other._computed(other._fixed[i]) for i in range(3)]
-    all_states = np.concatenate([block[0] for block in states]).astype(np.float16)
-    want = direct(reader, rows)[:, :16].astype(np.float16)
-    np.testing.assert_allclose(np.sort(all_states[:, 0]), np.sort(want[:, 0]), atol=1e-3)
-    # Another text is an error; so is a broken file.
-    other = made(reader, token_rows(TEXTS[::-1], 7, 2), cache=tmp_path)
-    with pytest.raises(ConfigError, match="states of another model, hook, text or block size"):
-        [other.batch(i) for i in range(8)]
-    with pytest.raises(ConfigError, match="states of another model, hook, text or block size"):
-        fill(other)
-    for file in tmp_path.glob("*.safetensors"):
-        file.write_bytes(file.read_bytes()[:-8])
+        for name, x in plain.batch(step).items():
+            found = stream.batch(step)[name]
+            np.testing.assert_allclose(found, x.astype(np.float16), rtol=2e-3, atol=1e-6)
+    # Another seed, and an evaluation, read the same files.
+    monkeypatch.setattr(
+        stream_lib, "used_states", lambda *_: pytest.fail("a cached state is computed")
+    )
+    first, again = stream.batch(7), made(reader, rows, cache=tmp_path).batch(7)
+    np.testing.assert_array_equal(first["x"], again["x"])
+    made(reader, rows, seed=1, cache=tmp_path).batch(3)
+    made(reader, rows, train=False, cache=tmp_path).batch(0)
+
+
+def test_one_pass_fills_a_cache_for_many_hooks(reader, rows, tmp_path):
+    cache = StateCache(tmp_path, "m", rows, shard_rows=4)
+    assert cache.num_shards == 3
+
+    def stop(number):
+        if number == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(cache, reader, after=stop)
+    kept = {path: path.read_bytes() for path in tmp_path.glob("*/*.safetensors")}
+    assert len(kept) == 4  # two shards of two hooks
+    cache.path(TAPS[0], 1).unlink()  # killed between the files of a shard
+    calls = []
+    assert fill(cache, reader, after=calls.append) == 2 and calls == [1, 2]
+    assert fill(cache, reader) == 0
+    files = sorted(tmp_path.glob("*/*"))
+    assert len(files) == 6 and all(path.read_bytes() == x for path, x in kept.items())
+    order = np.asarray([9, 0, 3, 10, 3])
+    want = used_states(reader, rows, order)
+    for tap, x in zip(TAPS, want, strict=True):
+        np.testing.assert_allclose(cache.read(tap, order), x, rtol=2e-3, atol=1e-6)
+    # More text adds files; a row that both have is computed once.
+    more = token_rows([*TEXTS, [7] * 30], 7, 2, special=[5], skip=1)
+    longer = StateCache(tmp_path, "m", more, shard_rows=4)
+    assert fill(longer, reader) == longer.num_shards - 2
+    # Another model's states are others.
+    assert not StateCache(tmp_path, "other", rows, shard_rows=4).has(TAPS[0], 0)
+
+
+def test_a_broken_file_of_a_cache_is_an_error(reader, rows, tmp_path):
+    cache = StateCache(tmp_path, "m", rows)
+    fill(cache, reader)
+    path = cache.path(TAPS[0], 0)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
     with pytest.raises(ConfigError, match="not a complete file"):
-        made(reader, rows, cache=tmp_path).batch(0)
+        cache.read(TAPS[0], np.arange(2))
+    path.write_bytes(cache.path(TAPS[1], 0).read_bytes())
+    with pytest.raises(ConfigError, match="not the states that its name says"):
+        fill(cache, reader)
+    with pytest.raises(ConfigError, match="resid_out of layer 0 is beyond float16"):
+        cache.write(Tap("resid_out", 0), 0, np.full((1, 1), 7e4, np.float32))
 
 
 def test_mistakes_raise(reader, rows):
@@ -148,5 +174,3 @@ def test_mistakes_raise(reader, rows):
         StateReader(tiny("llama"), [Tap("typo", 0)], 2)
     with pytest.raises(ConfigError, match="layer 9: the model has 3"):
         StateReader(tiny("llama"), [Tap("mlp_in", 9)], 2)
-    with pytest.raises(ConfigError, match="has no cache"):
-        fill(made(reader, rows))

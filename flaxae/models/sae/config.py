@@ -52,6 +52,7 @@ class StateDataConfig(TextDataConfig):
     block_rows: Count = 128  # rows of tokens that are shuffled together
     model_rows: Count = 8  # rows of tokens per pass of the language model
     skip_first: Whole = 1  # first tokens of each row, whose states are not used (attention sinks)
+    max_rows: Whole = 0  # rows of each split that are used; 0: all
     state_cache: str = ""  # folder for states on disk, float16; "": they are computed again
 
     def validate(self) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from flaxae.errors import ConfigError, require
-from flaxae.models.sae import probing, states
+from flaxae.models.sae import probing
 from flaxae.models.sae.options import TRANSCODERS
 from flaxae.models.sae.quantised import StateTokenizer
 from flaxae.sparse_autoencoder import saelens
@@ -20,7 +21,7 @@ from flaxae.sparse_autoencoder.folding import fold_factor
 from flaxae.sparse_autoencoder.modules import Normaliser, SparseAutoencoder
 from flaxae.sparse_autoencoder.origin import Origin
 from flaxae.sparse_autoencoder.parameters import build, values
-from flaxae.sparse_autoencoder.splice import recovered, splice_sums
+from flaxae.sparse_autoencoder.splice import TERMS, recovered, splice_sums
 from flaxae.task import Context
 
 
@@ -128,9 +129,24 @@ def cross_entropy(task: Any, sae: SparseAutoencoder) -> dict[str, float]:
         See `splice.recovered`; the ablation's name is "ce_ablated_zero". "ce_rows" is the number of
         rows.
     """
+    found = recovered(splice_totals(task, sae))
+    found["ce_ablated_zero"] = found.pop("ce_ablated")
+    rows = task.data("dev").rows
+    return found | {"ce_rows": min(len(rows.ids), task.options.cross_entropy_rows or len(rows.ids))}
+
+
+def splice_totals(
+    task: Any, sae: SparseAutoencoder, terms: Sequence[str] = TERMS
+) -> dict[str, tuple[Any, Any]]:
+    """Return the `splice_sums` of the first dev rows, added.
+
+    Args:
+        task: the task; `cross_entropy_rows` is the number of rows, 0: all.
+        sae: a dictionary in the units of the states.
+        terms: the passes that are made.
+    """
     options, source = task.options, task.source
-    rows = states.rows_of(source, task.splits["dev"], task.data_config)
-    size = task.data_config.model_rows
+    rows, size = task.data("dev").rows, task.data_config.model_rows
     count = min(len(rows.ids), options.cross_entropy_rows or len(rows.ids))
     where: dict[str, Any] = {"hook": options.hook, "layer": options.layer}
     if options.architecture in TRANSCODERS:
@@ -140,7 +156,7 @@ def cross_entropy(task: Any, sae: SparseAutoencoder) -> dict[str, float]:
     @jax.jit
     def run(model: Any, sae: Any, ids: Any, mask: Any, use: Any) -> Any:
         merged = nnx.merge(graphs[0][0], model), nnx.merge(graphs[1][0], sae)
-        return splice_sums(*merged, ids, mask, use=use, **where)
+        return splice_sums(*merged, ids, mask, use=use, terms=terms, **where)
 
     total: Any = None
     for i in range(0, count, size):
@@ -152,6 +168,4 @@ def cross_entropy(task: Any, sae: SparseAutoencoder) -> dict[str, float]:
         arrays = rows.ids[part], mask.astype(np.float32), use.astype(np.float32)
         new = jax.device_get(run(graphs[0][1], graphs[1][1], *arrays))
         total = new if total is None else jax.tree.map(np.add, total, new)
-    found = recovered(total)
-    found["ce_ablated_zero"] = found.pop("ce_ablated")
-    return found | {"ce_rows": count}
+    return total

@@ -1,18 +1,19 @@
 """The model and text whose hidden states a dictionary is trained on."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from flax import nnx
 
-from flaxae.activations.stream import StateReader, StateStream, StreamSizes, Tap
-from flaxae.activations.token_rows import token_rows
+from flaxae.activations.cache import Tap
+from flaxae.activations.stream import StateReader, StateStream, StreamSizes
+from flaxae.activations.token_rows import TokenRows, token_rows
 from flaxae.config.locate import user_path
 from flaxae.data.hub import load_examples
 from flaxae.data.pretrained import open_tokenizer
-from flaxae.data.text import Splits, split_corpus
+from flaxae.data.text import Splits, digest, split_corpus
 from flaxae.errors import ConfigError, require
 from flaxae.foreign_json import read_json
 from flaxae.lm import loading
@@ -24,6 +25,9 @@ from flaxae.models.sae.options import TRANSCODERS
 from flaxae.storage.fingerprint import fingerprint
 from flaxae.training.load import load as load_run
 from flaxae.weights import hf
+
+# Kind -> (key, value): the last model, texts and tokens, which the runs of a process share.
+_KEPT: dict[str, tuple[str, Any]] = {}
 
 
 @dataclasses.dataclass
@@ -49,6 +53,27 @@ class StateModel:
     fingerprint: str
     tokenizer: Any
     causal: bool
+
+
+def _kept(kind: str, key: str, make: Callable[[], Any]) -> Any:
+    """Return the value of a key; it is made unless the last call of this kind had the same key."""
+    if kind not in _KEPT or _KEPT[kind][0] != key:
+        _KEPT.pop(kind, None)  # the old value is freed before the new one is made
+        _KEPT[kind] = key, make()
+    return _KEPT[kind][1]
+
+
+def _stamp(path: Path) -> list[tuple[str, int, int]]:
+    """Return names, sizes and times of the files that a path names."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    found = [(str(file), file.stat()) for file in files if file.is_file()]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
+
+
+def kept_model(source: str, weights: str, dtype: str) -> StateModel:
+    """Return `open_model(source, weights, dtype)`, opened once for runs after one another."""
+    key = repr((source, weights, dtype, _stamp(user_path(source))))
+    return _kept("model", key, lambda: open_model(source, weights, dtype))
 
 
 def open_model(source: str, weights: str, dtype: str) -> StateModel:
@@ -128,8 +153,14 @@ def _encoder(model: T5, tokenizer: Any, name: str, mark: str) -> StateModel:
 
 
 def splits_of(data: StateDataConfig) -> Splits:
-    """Return the texts of each split."""
-    return split_corpus(load_examples(data), data.seed)
+    """Return the texts of each split, read once for runs after one another."""
+    key = repr((_texts_of(data), _stamp(user_path(data.path)) if data.path else None))
+    return _kept("splits", key, lambda: split_corpus(load_examples(data), data.seed))
+
+
+def _texts_of(data: StateDataConfig) -> StateDataConfig:
+    """Return the data without the field that does not change texts and tokens."""
+    return dataclasses.replace(data, state_cache="")
 
 
 def make_stream(
@@ -150,7 +181,11 @@ def make_stream(
         split: name of the split.
         reader: reader of the taps.
     """
-    rows = rows_of(source, texts, data)
+    rows = _kept(
+        f"rows of {split}",
+        repr((source.fingerprint, _texts_of(data), digest(texts))),
+        lambda: rows_of(source, texts, data),
+    )
     inputs, target = taps_of(options)
     block = min(data.block_rows, _up(len(rows.ids), data.model_rows))
     return StateStream(
@@ -159,10 +194,10 @@ def make_stream(
         StreamSizes(data.batch_size, block, data.model_rows),
         inputs=inputs,
         target=target,
-        model_fingerprint=f"{source.fingerprint}/{options.model_weights}/{options.model_dtype}",
+        model_fingerprint=mark_of(source, options),
         seed=data.seed,
         train=split == "train",
-        cache=user_path(data.state_cache) / split if data.state_cache else "",
+        cache=user_path(data.state_cache) if data.state_cache else "",
     )
 
 
@@ -170,9 +205,9 @@ def _up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def rows_of(source: StateModel, texts: Sequence[str], data: StateDataConfig) -> Any:
+def rows_of(source: StateModel, texts: Sequence[str], data: StateDataConfig) -> TokenRows:
     """Return the tokens of texts as rows; a row of a model that is not causal has one text."""
-    return token_rows(
+    rows = token_rows(
         source.encode(texts),
         data.max_length,
         source.separator,
@@ -180,6 +215,12 @@ def rows_of(source: StateModel, texts: Sequence[str], data: StateDataConfig) -> 
         skip=data.skip_first,
         packed=source.causal,
     )
+    return TokenRows(*(x[: data.max_rows or None] for x in rows))
+
+
+def mark_of(source: StateModel, options: SAEOptions) -> str:
+    """Return what identifies the states of a model: its files, and the types it runs in."""
+    return f"{source.fingerprint}/{options.model_weights}/{options.model_dtype}"
 
 
 def taps_of(options: SAEOptions) -> tuple[list[Tap], Tap | None]:

@@ -71,7 +71,7 @@ class SAETask(Task):
     def source(self) -> states.StateModel:
         """The model whose states are read."""
         options = self.options
-        return states.open_model(self.config.pretrained, options.model_weights, options.model_dtype)
+        return states.kept_model(self.config.pretrained, options.model_weights, options.model_dtype)
 
     @cached_property
     def splits(self) -> Any:
