@@ -15,9 +15,10 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from flaxae.config.ranges import Count
+from flaxae.config.ranges import Count, Counts
 from flaxae.machine.sharding import gathered, split_rows
 from flaxae.models.byte_lm.network import BYTES, ByteNetwork, Output
+from flaxae.models.byte_lm.ngrams import NGrams, check_sizes
 from flaxae.models.byte_lm.recurrence import Dynamic, cuts, recur
 from flaxae.models.byte_lm.task import ByteLMConfig
 from flaxae.nn.linear import Embedding, Linear, align, product
@@ -35,6 +36,15 @@ class CellConfig(ByteLMConfig):
     hidden: Count = 256  # H, features of the embedding and of the readouts
     dynamic: Dynamic = Dynamic.GATED
     bptt: Count = 16  # steps after which gradients through time stop, at most `update`
+    ngrams: Counts = ()  # lengths of the n-grams with learned vectors, such as (2, 3, 4)
+    ngram_rows: Count = 2**16  # vectors per length, a power of two; n-grams share them by a hash
+    ngram_features: Count = 64  # numbers of a vector
+
+    def validate(self) -> None:
+        """Check the n-grams' lengths and the number of their vectors."""
+        super().validate()
+        if self.ngrams:
+            check_sizes(self.ngrams, self.ngram_rows)
 
     def network(self, rows: int, rngs: nnx.Rngs) -> "CellRNN":
         """Build the network."""
@@ -61,6 +71,7 @@ class CellLayer(nnx.Module):
         at: Int[Array, "B T"] | None,
         cut: Bool[Array, " T"],
         ctx: Context,
+        extra: Float[Array, "B T H"] | None = None,
     ) -> Float[Array, "B T H"]:
         """Read inputs and return outputs; replace the state.
 
@@ -69,6 +80,7 @@ class CellLayer(nnx.Module):
             at: rows of the table; None: x has one input per byte.
             cut: steps that see the state before them as a constant.
             ctx: the context.
+            extra: terms that are added to the readout's pre-activations.
         """
         if at is None:
             inputs, skip = self.inputs(x, ctx.at("inputs")), self.of_input(x, ctx.at("of_input"))
@@ -76,6 +88,7 @@ class CellLayer(nnx.Module):
             inputs = looked_up(self.inputs, x, at, ctx.at("inputs"))
             skip = looked_up(self.of_input, x, at, ctx.at("of_input"))
         kernel = weights(self.recurrent, ctx.at("recurrent"))
+        skip = skip if extra is None else skip + extra
         inputs = rearrange(inputs, "B T GN -> T B GN")
         states: Array = recur(self.dynamic, inputs, kernel, self.state[...], cut)
         self.state[...] = jax.lax.stop_gradient(states[-1])
@@ -137,12 +150,15 @@ class CellRNN(ByteNetwork):
         self.embed = Embedding(BYTES, options.hidden, rngs=rngs)
         self.layers = nnx.List([CellLayer(options, rows, rngs) for _ in range(options.layers)])
         self.head = Linear(options.hidden, BYTES, use_bias=True, rngs=rngs)
+        sizes = (options.ngram_rows, options.ngram_features, options.hidden)
+        self.ngrams = NGrams(options.ngrams, *sizes, rows, rngs) if options.ngrams else None
 
     def __call__(self, x: Int[Array, "B T"], ctx: Context) -> Output:
         """Read bytes."""
         cut = cuts(x.shape[1], ctx.hparams["bptt"])
         table = gathered(self.embed.table[...], *ctx.at("embed").parameter("table"))
-        features = self.layers[0](table, x, cut, ctx.at("layers.0"))
+        extra = None if self.ngrams is None else self.ngrams(x, ctx.at("ngrams"))
+        features = self.layers[0](table, x, cut, ctx.at("layers.0"), extra)
         for i, layer in enumerate(self.layers[1:], 1):
             features = layer(features, None, cut, ctx.at(f"layers.{i}"))
         return Output(self.head(features, ctx.at("head")))
