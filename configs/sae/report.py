@@ -75,6 +75,7 @@ class Level:
         sets: data sets of sae-probes.
         examples: their training and test texts.
         overrides: fields of the config.
+        left_out: runs that are not made.
     """
 
     steps: int
@@ -86,6 +87,7 @@ class Level:
     sets: tuple[str, ...]
     examples: tuple[int, int]
     overrides: dict[str, Any]
+    left_out: tuple[str, ...] = ()
 
 
 LEVELS = {
@@ -107,6 +109,7 @@ LEVELS = {
             "task.dead_after": 10_000,
             "task.cross_entropy_rows": 4,
         },
+        tuple(name for name in CODES if not name.endswith("_8")),
     ),
 }
 

@@ -191,6 +191,11 @@ class Report:
         configs = [copy_config(base, {field: value}) for value in values]
         self.lanes(report_page.PARETO, base, configs, field, list(values))
 
+    @property
+    def codes(self) -> list[str]:
+        """The runs of vq and fsq of this level."""
+        return [name for name in self.space["CODES"] if name not in self.level.left_out]
+
     def rows(self) -> list[Row]:
         """Return the rows of this level, in order of their runs."""
         rows = read_record(self.record, COLUMNS).values()
@@ -202,7 +207,7 @@ class Report:
         tokens = self.level.steps * self.config("topk").data.batch_size
         title = f"{TITLE}: {tokens:,} tokens per run"
         goal = space["TARGET"], space["TOLERANCE"]
-        text = report_page.page(rows, title, space["SPARSE"], space["OTHERS"], space["CODES"], goal)
+        text = report_page.page(rows, title, space["SPARSE"], space["OTHERS"], self.codes, goal)
         figure = next(iter(report_page.draw(rows, self.workdir)), None)
         if figure is not None:
             steps = self.level.pareto
@@ -213,7 +218,7 @@ class Report:
         """Fill the cache, train and measure all runs, and write the page."""
         space = self.space
         self.fill()
-        names = [*space["SPARSE"], *space["OTHERS"], *space["CODES"]]
+        names = [*space["SPARSE"], *space["OTHERS"], *self.codes]
         settings = {name: self.tuned(name) for name in names if not only or name in only}
         if not only or report_page.PARETO in only:
             self.pareto()

@@ -7,7 +7,7 @@ import runpy
 import numpy as np
 import pytest
 
-from flaxae.config import flags
+from flaxae.config import copy_config, flags
 from flaxae.errors import ConfigError
 from flaxae.models.sae import evaluation, report_cost, report_page, report_search
 from flaxae.models.sae.report_runs import Report
@@ -135,6 +135,22 @@ def space(tmp_path_factory):
     names = {"SPARSE": ("topk", "standard"), "OTHERS": (), "CODES": ("fsq",), "TAPS": taps}
     sizes = {"LEVELS": {"quick": level}, "TARGET": 6.0, "TOLERANCE": 0.5, "RANGE": (0.5, 50.0)}
     return space | names | sizes | {"get_config": get_config}
+
+
+def test_runs_after_one_another_share_model_and_texts(space, tmp_path):
+    config = space["get_config"]("topk")
+    one, two = (config.task.make(copy_config(config, {"data.state_cache": x})) for x in ("", "c"))
+    assert one.source is two.source and one.splits is two.splits
+    less = copy_config(config, {"data.max_rows": 3, "data.block_rows": 2})
+    stream = less.task.make(less).data("train")
+    np.testing.assert_array_equal(stream.rows.ids, one.data("train").rows.ids[:3])
+    path = tmp_path / "text.txt"  # a file that changes is read again
+    other = copy_config(config, {"data.path": str(path)})
+    found = []
+    for count in (60, 70):
+        path.write_text("\n".join(f"This is line {i} of {count}." for i in range(count)))
+        found.append(other.task.make(other).splits)
+    assert len(found[1]["train"]) > len(found[0]["train"])
 
 
 @pytest.mark.slow
