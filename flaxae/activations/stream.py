@@ -14,11 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae.activations import read
 from flaxae.activations.cache import StateCache, Tap
+from flaxae.activations.reader import StateReader
 from flaxae.activations.token_rows import TokenRows
 from flaxae.data.loader import IndexStream, with_order
 from flaxae.errors import require
@@ -27,59 +26,17 @@ from flaxae.task import Context
 CACHED = "float16"  # part of the fingerprint of a stream with a cache, whose states are rounded
 
 
-class StateReader:
-    """A compiled pass of a model that returns the states of taps; no layer after them runs.
+def batch_shapes(size: int, widths: Sequence[int], inputs: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a batch, see `StateStream`.
 
     Args:
-        model: a language model, or an encoder of `lm.encoders`.
-        taps: hidden states of one width or several.
-        rows: rows per call.
+        size: states per batch.
+        widths: width of each input and, after them, of the target if there is one.
+        inputs: number of inputs.
     """
-
-    def __init__(self, model: Any, taps: Sequence[Tap], rows: int):
-        require(bool(taps), "name the hidden states to read")
-        layers = model.config.num_layers
-        self.taps, self.rows = [Tap(t.hook, t.layer % layers) for t in taps], rows
-        for tap in taps:
-            require(-layers <= tap.layer < layers, f"layer {tap.layer}: the model has {layers}")
-            read.hook_path(model, tap.hook)  # raises for an unknown hook
-        self.layers = tuple(sorted({t.layer for t in self.taps}))
-        self.hooks = tuple(sorted({t.hook for t in self.taps}))
-        self._graphdef, self._state = nnx.split(model)
-        self._run = jax.jit(self._states)
-
-    def __call__(
-        self, ids: Int[np.ndarray, "N S"], mask: Float[np.ndarray, "N S"]
-    ) -> list[Float[np.ndarray, "N S D"]]:
-        """Return the states of each tap.
-
-        Args:
-            ids: token ids; their number is a multiple of `rows`.
-            mask: 1 for real tokens.
-
-        Raises:
-            ConfigError: if a state has another number of positions than the tokens.
-        """
-        found = [
-            self._run(self._state, ids[i : i + self.rows], mask[i : i + self.rows])
-            for i in range(0, len(ids), self.rows)
-        ]
-        parts = [[np.asarray(part[i]) for part in found] for i in range(len(self.taps))]
-        return [np.concatenate(part) for part in parts]
-
-    def _states(self, state: Any, ids: Array, mask: Array) -> list[Array]:
-        model: Any = nnx.merge(self._graphdef, state)
-        taps = read.recorder(model, self.hooks, self.layers)
-        taps.stop = max(self.layers) + 1
-        ctx = Context(jax.random.key(0), jnp.int32(0), taps=taps)
-        model.states(ids, ctx, mask=mask)
-        for name, x in taps.states.items():
-            require(
-                x.shape[2] == ids.shape[1],
-                f"{name} has {x.shape[2]} states per row of {ids.shape[1]} tokens: training on "
-                "pooled states is not supported",
-            )
-        return [taps.states[t.hook][self.layers.index(t.layer)] for t in self.taps]
+    first = (widths[0],) if inputs == 1 else (inputs, widths[0])
+    shapes: dict[str, tuple[int, ...]] = {"x": (size, *first), "weight": (size,)}
+    return shapes | ({"y": (size, widths[-1])} if len(widths) > inputs else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,19 +146,13 @@ class StateStream:
         }
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        widths, size = self.widths, self.sizes.batch_size
-        first = (widths[0],) if self._inputs == 1 else (self._inputs, widths[0])
-        shapes: dict[str, tuple[int, ...]] = {"x": (size, *first), "weight": (size,)}
-        return shapes | ({"y": (size, widths[-1])} if self._has_target else {})
+        return batch_shapes(self.sizes.batch_size, self.widths, self._inputs)
 
     @property
     def widths(self) -> list[int]:
         """Width of each tap."""
         if not hasattr(self, "_widths"):
-            ids = jax.ShapeDtypeStruct((self._reader.rows, self.rows.ids.shape[1]), jnp.int32)
-            mask = jax.ShapeDtypeStruct(ids.shape, jnp.float32)
-            found = jax.eval_shape(self._reader._states, self._reader._state, ids, mask)
-            self._widths = [x.shape[-1] for x in found]
+            self._widths = self._reader.widths(self.rows.ids.shape[1])
         return self._widths
 
     def batch(self, step: int) -> dict[str, np.ndarray]:

@@ -1,17 +1,27 @@
 """Selection of the largest activations, per row or over a batch, without sorting all of them."""
 
+import math
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from flaxae.machine.sharding import BATCH_AXES
 from flaxae.nn.linear import align
+
+MODEL = "model"  # the mesh axis that splits features
 
 
 def top_k_mask(
     z: Float[Array, "... F"], k: int, count: Int[Array, ""] | None = None
 ) -> Bool[Array, "... F"]:
     """Return True at the k largest entries of each row; the first of equal ones are taken.
+
+    Where the mesh splits features over its axis `model`, every device finds the k largest of its
+    own, and sends only these: the result is the same as on one device.
 
     Args:
         z: activations.
@@ -23,12 +33,43 @@ def top_k_mask(
         The mask; it has no gradient.
     """
     rows = rearrange(jax.lax.stop_gradient(z), "... F -> (...) F")
+    most = jnp.int32(k) if count is None else count
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = mesh.shape.get(MODEL, 1)
+    if parts > 1 and rows.shape[1] % parts == 0:
+        shards = math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
+        spec = P(BATCH_AXES if rows.shape[0] % shards == 0 else None, MODEL)
+        local = partial(_split_top_k, k=k, parts=parts)
+        mask = jax.shard_map(local, in_specs=(spec, P()), out_specs=spec, check_vma=False)(
+            rows, most
+        )
+        return mask.reshape(z.shape)
     _, indices = jax.lax.top_k(rows, k)
-    kept = jnp.arange(k, dtype=jnp.int32) < (k if count is None else count)
-    kept = jnp.broadcast_to(kept[None], indices.shape)
-    row = jnp.arange(rows.shape[0], dtype=jnp.int32)[:, None]
-    mask = jnp.zeros(rows.shape, bool).at[row, indices].set(kept, unique_indices=True)
-    return mask.reshape(z.shape)
+    kept = jnp.broadcast_to((jnp.arange(k, dtype=jnp.int32) < most)[None], indices.shape)
+    return _mask_at(rows, indices, kept).reshape(z.shape)
+
+
+def _split_top_k(
+    z: Float[Array, "N F"], count: Int[Array, ""], *, k: int, parts: int
+) -> Bool[Array, "N F"]:
+    """Return one device's part of the mask, from its part of the features."""
+    own = min(k, z.shape[1])
+    values, indices = jax.lax.top_k(z, own)
+    # Candidates in the order of features: of equal ones, the first is the same as without parts.
+    every = jax.lax.all_gather(values, MODEL, axis=1, tiled=True)  # (N, parts * own)
+    _, best = jax.lax.top_k(every, k)
+    kept = jnp.broadcast_to((jnp.arange(k, dtype=jnp.int32) < count)[None], best.shape)
+    chosen = _mask_at(every, best, kept)
+    start = jax.lax.axis_index(MODEL) * own
+    return _mask_at(z, indices, jax.lax.dynamic_slice_in_dim(chosen, start, own, axis=1))
+
+
+def _mask_at(
+    like: Float[Array, "N F"], indices: Int[Array, "N K"], kept: Bool[Array, "N K"]
+) -> Bool[Array, "N F"]:
+    """Return a mask with given values at distinct indices of each row, and False elsewhere."""
+    row = jnp.arange(like.shape[0], dtype=jnp.int32)[:, None]
+    return jnp.zeros(like.shape, bool).at[row, indices].set(kept, unique_indices=True)
 
 
 def kth_largest(values: Float[Array, "... F"], count: Int[Array, ""]) -> Float[Array, ""]:

@@ -75,6 +75,8 @@ class SAEOptions(TaskConfig):
 
     data_class: ClassVar[type[DataConfig]] = StateDataConfig
 
+    # A model of this size in place of `pretrained`: it has no states, and is for compiling only.
+    sizes: str = ""
     architecture: Architecture = Architecture.TOPK
     hook: str = "resid_out"
     layer: Whole = 0

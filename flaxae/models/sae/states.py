@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flax import nnx
+from jax.sharding import Mesh
 
 from flaxae.activations.cache import Tap
 from flaxae.activations.stream import StateReader, StateStream, StreamSizes
@@ -70,13 +71,13 @@ def _stamp(path: Path) -> list[tuple[str, int, int]]:
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
 
 
-def kept_model(source: str, weights: str, dtype: str) -> StateModel:
-    """Return `open_model(source, weights, dtype)`, opened once for runs after one another."""
-    key = repr((source, weights, dtype, _stamp(user_path(source))))
-    return _kept("model", key, lambda: open_model(source, weights, dtype))
+def kept_model(source: str, weights: str, dtype: str, mesh: Mesh | None = None) -> StateModel:
+    """Return `open_model(...)` of the same arguments, opened once for runs after one another."""
+    key = repr((source, weights, dtype, mesh, _stamp(user_path(source))))
+    return _kept("model", key, lambda: open_model(source, weights, dtype, mesh))
 
 
-def open_model(source: str, weights: str, dtype: str) -> StateModel:
+def open_model(source: str, weights: str, dtype: str, mesh: Mesh | None = None) -> StateModel:
     """Open the model that `pretrained` names.
 
     Args:
@@ -84,6 +85,7 @@ def open_model(source: str, weights: str, dtype: str) -> StateModel:
             T5-VAE, a GGUF file, or a Hub id.
         weights: dtype of the weights.
         dtype: dtype of the computation.
+        mesh: devices that a language model is read onto; None: the default device.
 
     Raises:
         ConfigError: if there is no such model, or it has no tokenizer.
@@ -93,7 +95,7 @@ def open_model(source: str, weights: str, dtype: str) -> StateModel:
         return _open_run(path)
     if _is_t5(path):
         return _open_t5(path)
-    loaded = loading.load(source, weights=weights, dtype=dtype)
+    loaded = loading.load(source, weights=weights, dtype=dtype, mesh=mesh)
     config, chat = loaded.config, loaded.tokenizer
     if chat is None:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """The task of training a dictionary on hidden states: data, loss, evaluation sums."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from flaxae.activations.stream import StateReader, StateStream
+from flaxae.activations.stream import StateReader, StateStream, batch_shapes
 from flaxae.config import Config
 from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
-from flaxae.models.sae import losses, states, updates
+from flaxae.models.sae import devices, losses, states, updates
 from flaxae.models.sae.config import SAEOptions, StateDataConfig
 from flaxae.models.sae.modeling import TrainedSAE, TrainedStates
 from flaxae.models.sae.options import TRANSCODERS, Architecture
@@ -53,7 +54,7 @@ class SAETask(Task):
             raise ConfigError(f"data: not a StateDataConfig, but a {type(config.data).__name__}")
         self.config, self.options, self.data_config = config, config.task, config.data
         require(
-            bool(config.pretrained),
+            bool(config.pretrained or self.options.sizes),
             "pretrained: name the model whose states are read: smollm2-135m, a directory, a GGUF "
             "file or a Hub id",
         )
@@ -71,7 +72,14 @@ class SAETask(Task):
     def source(self) -> states.StateModel:
         """The model whose states are read."""
         options = self.options
-        return states.kept_model(self.config.pretrained, options.model_weights, options.model_dtype)
+        require(not options.sizes, "task.sizes: a model without weights has no states to read")
+        types = options.model_weights, options.model_dtype
+        return states.kept_model(self.config.pretrained, *types, mesh=self.reader_mesh)
+
+    @cached_property
+    def reader_mesh(self) -> Mesh | None:
+        """The devices of the model that is read; None: one."""
+        return devices.reader_mesh(self.config.mesh)
 
     @cached_property
     def splits(self) -> Any:
@@ -81,9 +89,33 @@ class SAETask(Task):
     @cached_property
     def reader(self) -> StateReader:
         """The compiled pass of the model."""
-        inputs, target = states.taps_of(self.options)
+        return self.reader_on(self.reader_mesh)
+
+    def reader_on(self, mesh: Mesh | None) -> StateReader:
+        """Return the pass of the model on devices; that of `task.sizes` can only be compiled."""
+        options, (inputs, target) = self.options, states.taps_of(self.options)
         taps = [*inputs, *([] if target is None else [target])]
-        return StateReader(self.source.model, taps, self.data_config.model_rows)
+        if options.sizes:
+            types = options.model_weights, options.model_dtype
+            model = devices.abstract_model(options.sizes, *types)
+        else:
+            model = self.source.model
+        return StateReader(model, taps, self.data_config.model_rows, mesh)
+
+    @cached_property
+    def widths(self) -> list[int]:
+        """Width of each input and of the target."""
+        if not self.options.sizes:
+            return self.data("train").widths
+        return self.reader_on(None).widths(self.data_config.max_length)
+
+    def batch_spec(self) -> Any:
+        """Return the shapes of a batch; `task.sizes` has no data."""
+        if not self.options.sizes:
+            return super().batch_spec()
+        inputs = len(states.taps_of(self.options)[0])
+        shapes = batch_shapes(self.data_config.batch_size, self.widths, inputs)
+        return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
 
     def data(self, split: str) -> StateStream:
         """Return the states of a split."""
@@ -122,7 +154,7 @@ class SAETask(Task):
 
     def init(self, rngs: nnx.Rngs) -> Any:
         """Draw a dictionary."""
-        options, widths = self.options, self.data("train").widths
+        options, widths = self.options, self.widths
         if options.several:
             layers = len(options.layers or (options.layer,))
             return TrainedStates(options, layers, widths[0], rngs=rngs)
@@ -261,6 +293,12 @@ class SAETask(Task):
 
         loaded.check_data()
         return evaluation.report(loaded, outdir)
+
+    def dashboard(self, loaded: Any, texts: Sequence[str] = ()) -> Any:
+        """Return the dictionary with its model and text, for `python -m flaxae.dashboard`."""
+        from flaxae.models.sae import dashboard
+
+        return dashboard.subject(loaded, texts)
 
     def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
         """Return the matmul FLOPs of a dense train step, without the model that is read."""

@@ -1,0 +1,1 @@
+"""The dashboard of a dictionary: one HTML page on its features (`python -m flaxae.dashboard`)."""

@@ -1,0 +1,143 @@
+"""A dictionary with the model and the text that a dashboard shows it on."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxae.activations.cache import Tap
+from flaxae.activations.token_rows import TokenRows, token_rows
+from flaxae.data.config import TextDataConfig
+from flaxae.data.hub import load_examples
+from flaxae.errors import ConfigError, require
+from flaxae.lm import loading
+from flaxae.sparse_autoencoder import files
+from flaxae.sparse_autoencoder.modules import SparseAutoencoder
+from flaxae.sparse_autoencoder.origin import Origin
+
+LENGTH, ROWS = 128, 8  # tokens per row and rows per pass, if no config has them
+TEXT = "docstrings"
+
+
+@dataclasses.dataclass
+class Subject:
+    """A dictionary, the model that it reads, and rows of tokens.
+
+    Attributes:
+        name: the folder that it was opened from.
+        sae: the dictionary, in the units of the states.
+        origin: hook and layer that it reads and, if it is a transcoder, writes.
+        model: a language model, or an encoder of `lm.encoders`.
+        tokenizer: its tokenizer.
+        causal: whether the model predicts the next token.
+        rows: the text.
+        model_rows: rows per pass of the model.
+    """
+
+    name: str
+    sae: SparseAutoencoder
+    origin: Origin
+    model: Any
+    tokenizer: Any
+    causal: bool
+    rows: TokenRows
+    model_rows: int = ROWS
+
+    @property
+    def tap(self) -> Tap:
+        """The state that the dictionary reads."""
+        assert self.origin.layer is not None  # `check` has raised an error
+        return Tap(self.origin.hook, self.origin.layer)
+
+    @property
+    def hook_out(self) -> str:
+        """The hook that the dictionary writes."""
+        return self.origin.hook_out or self.origin.hook
+
+
+def shortened(rows: TokenRows, tokens: int) -> TokenRows:
+    """Return the first rows, with at least `tokens` used tokens; all rows if there are fewer."""
+    total = np.cumsum(rows.use.sum(1))
+    count = int(np.searchsorted(total, tokens)) + 1
+    return TokenRows(*(x[:count] for x in rows))
+
+
+def read_texts(path: str) -> list[str]:
+    """Return the texts of a file, one per line, or of a folder of shards; "": embedded ones."""
+    return load_examples(TextDataConfig(name=TEXT, path=path)).examples
+
+
+def open_file(
+    source: str | Path,
+    pretrained: str,
+    texts: Sequence[str],
+    *,
+    dtype: str = "float32",
+    **expected: Any,
+) -> Subject:
+    """Open a dictionary's file with a language model.
+
+    Args:
+        source: a directory or file that `SAE.from_pretrained` reads.
+        pretrained: the language model; "": the one that the file names.
+        texts: texts to read.
+        dtype: type of the model's weights and computation.
+        **expected: hook, layer and other fields that the file does not contain.
+
+    Raises:
+        ConfigError: if hook or layer are unknown, the model is not named or has no tokenizer, or
+            its states have another width.
+    """
+    sae, origin = files.load(source, **expected)
+    name = pretrained or origin.model
+    require(bool(name), f"{source}: it does not name its model: give --pretrained")
+    lm = loading.load(name, weights=dtype, dtype=dtype)
+    if lm.tokenizer is None:
+        raise ConfigError(f"{name} has no tokenizer.json: put that of the model into the folder")
+    check(source, sae, origin, lm.model)
+    chat, separator = lm.tokenizer, lm.config.eos_ids[0]
+    special = [i for i in map(chat.id, chat.tokens.values()) if i is not None]
+    length = min(origin.context_size or LENGTH, lm.config.max_length)
+    first = chat.id(chat.bos) if origin.prepend_bos and chat.bos else None
+    own = length - (first is not None)
+    # Without a first token, the state of a row's first one is a sink of attention.
+    rows = token_rows(
+        chat.encode(texts, special=False), own, separator, special, skip=int(first is None)
+    )
+    if first is not None:
+        rows = _with_first(rows, first)
+    return Subject(str(source), sae, origin, lm.model, chat, True, rows)
+
+
+def _with_first(rows: TokenRows, first: int) -> TokenRows:
+    """Return rows that begin with one more token, whose state is not used."""
+    ids, mask, use = (np.pad(x, ((0, 0), (1, 0))) for x in rows)
+    ids[:, 0], mask[:, 0] = first, 1
+    return TokenRows(ids, mask, use)
+
+
+def check(source: str | Path, sae: SparseAutoencoder, origin: Origin, model: Any) -> None:
+    """Raise ConfigError unless the model has the states that the dictionary reads and writes."""
+    require(
+        bool(origin.hook) and origin.layer is not None,
+        f"{source}: it does not name the states that it was trained on: give --hook and --layer",
+    )
+    require(
+        origin.layer_out in (None, origin.layer),
+        f"{source}: its output is a state of layer {origin.layer_out}, not of its input's, "
+        f"{origin.layer}: such transcoders are not supported",
+    )
+    for hook in (origin.hook, origin.hook_out or origin.hook):
+        require(
+            hook in model.hooks,
+            f"{source}: the model has no hook {hook!r}, only {', '.join(model.hooks)}: give --hook",
+        )
+    width = getattr(model.config, "d_model", sae.config.d_in)
+    if origin.hook in ("resid_in", "resid_out", "attn_out", "mlp_in", "mlp_out"):
+        require(
+            sae.config.d_in == width,
+            f"{source}: it reads states of {sae.config.d_in} features, the model has {width}: name "
+            "the model that it was trained on with --pretrained",
+        )

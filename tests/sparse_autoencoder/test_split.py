@@ -1,0 +1,43 @@
+"""Dictionaries and the models that they read, split over several devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxae.activations.cache import Tap
+from flaxae.activations.reader import StateReader
+from flaxae.config import MeshConfig
+from flaxae.errors import ConfigError
+from flaxae.machine.sharding import make_mesh
+from flaxae.sparse_autoencoder.top_k import top_k_mask
+from tests.tiny.language_models import tiny
+
+
+@pytest.mark.parametrize("rows", [6, 5])
+def test_top_k_over_split_features_is_that_of_one_device(rows):
+    """Rows have equal entries, of which the first ones are taken."""
+    z = np.random.default_rng(0).integers(-3, 9, (rows, 24)).astype(np.float32)
+    mesh = make_mesh(MeshConfig(fsdp=2, model=4))
+    for k, count in ((3, None), (10, None), (10, 4)):  # 10 are more than a device has
+        want = top_k_mask(jnp.asarray(z), k, None if count is None else jnp.int32(count))
+        with jax.set_mesh(mesh):
+            split = jax.jit(lambda z, n, k=k: top_k_mask(z, k, n))
+            found = split(z, jnp.int32(k if count is None else count))
+        np.testing.assert_array_equal(found, want)
+        assert np.asarray(found).sum(1).tolist() == [count or k] * rows
+
+
+def test_a_model_split_over_devices_has_the_same_states(split_small):
+    model, mesh = tiny("llama"), make_mesh(MeshConfig(fsdp=4))
+    taps = [Tap("resid_out", 1), Tap("mlp_out", 0)]
+    ids = np.random.default_rng(0).integers(0, 49, (8, 6)).astype(np.int32)
+    mask = np.ones(ids.shape, np.float32)
+    want = StateReader(model, taps, 4)(ids, mask)
+    reader = StateReader(model, taps, 4, mesh)
+    for x, y in zip(reader(ids, mask), want, strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-5)
+    kernel = reader._state["blocks"]["mlp"]["down_proj"]["kernel"].get_value()
+    assert kernel.sharding.shard_shape(kernel.shape) != kernel.shape
+    with pytest.raises(ConfigError, match="6 rows of tokens per pass .* 4 devices: change data.mo"):
+        StateReader(model, taps, 6, mesh)
