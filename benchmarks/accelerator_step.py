@@ -6,12 +6,12 @@
     python benchmarks/accelerator_step.py --tiny --platform=cpu   # the code path, on any machine
     FLAXAE_GPU_KERNELS=off python benchmarks/accelerator_step.py  # without the kernels of nn/gpu
 
-It needs no data: parameters and ids are random, and batches contain no padding. Batch sizes grow
-until one does not fit; the best has the highest MFU, or the most tokens per second if the device's
-peak is unknown. A step is the training loop's own step: loss, gradients, clipping and optimizer,
-with donated state. FLOPs are the task's own count, without recomputation. GB are arguments,
-temporaries and new outputs of the compiled step. Without an accelerator nothing is measured, and
-the exit code is 0.
+It needs no data: parameters, ids and states are random, and batches contain no padding. Batch sizes
+grow until one does not fit; the best has the highest MFU, or the most tokens per second if the
+device's peak is unknown. A step is the training loop's own step: loss, gradients, clipping and
+optimizer, with donated state. FLOPs are the task's own count, without recomputation. GB are
+arguments, temporaries and new outputs of the compiled step. Without an accelerator nothing is
+measured, and the exit code is 0.
 """
 
 import argparse
@@ -55,6 +55,7 @@ class Case:
         tokens: names of the batch's leaves whose elements count as tokens.
         places: names of leaves that contain 0, 1, 2, ... along a row instead of ids.
         ones: names of leaves that contain ones.
+        normal: names of leaves that contain normal random numbers.
         precision: precision of the computation, for the JSON.
     """
 
@@ -66,6 +67,7 @@ class Case:
     tokens: tuple[str, ...] = ("ids",)
     places: tuple[str, ...] = ()
     ones: tuple[str, ...] = ()
+    normal: tuple[str, ...] = ()
     precision: str = "bfloat16"
 
 
@@ -151,6 +153,16 @@ CASES = {
         tokens=("x",),
         precision="float32",
     ),
+    # A dictionary of random states, without the language model. Products as in `looped`.
+    "sae_topk": Case(
+        config="configs/sae/smollm2_topk.py",
+        batches=(2048, 4096, 8192, 16384, 32768),
+        overrides={"pretrained": "", "task.sizes": "smollm2-135m"},
+        tiny={"task.sizes": "llama-tiny", "task.layer": 1, "task.d_sae": 64, "task.k": 4.0},
+        tokens=("weight",),
+        normal=("x",),
+        precision="float32",
+    ),
 }
 TINY_BATCHES = (32,)
 
@@ -216,6 +228,8 @@ def random_batch(spec: Any, high: int, case: Case) -> Any:
             return np.broadcast_to(np.arange(x.shape[-1], dtype=x.dtype), x.shape)
         if np.issubdtype(x.dtype, np.integer) and name not in case.ones:
             return rng.integers(3, high, x.shape).astype(x.dtype)
+        if name in case.normal:
+            return rng.standard_normal(x.shape, x.dtype)
         return np.ones(x.shape, x.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, spec)

@@ -133,3 +133,13 @@ def test_a_tiny_byte_model_reads_random_bytes(
     case = last_line(capsys)[1]["cases"][0]
     assert case["name"] == "byte_lm step, float32" and case["variant"] == "plain"
     assert case["tokens"] == 32 * 8 and case["tflop"] > 0
+
+
+def test_a_tiny_dictionary_reads_random_states(
+    bench: ModuleType, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["--tiny", "--platform=cpu", "--rounds=1", "--steps=1", "--cases=sae_topk"]
+    assert bench.main([*options, "--set", "mesh.fsdp=1"]) == 0
+    case = last_line(capsys)[1]["cases"][0]
+    assert case["tokens"] == 32 and case["parameters"] == 2 * 32 * 64 + 32 + 64
+    assert case["tflop"] > 0
