@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float
 
 from flaxae.activations.cache import StateCache, Tap
 from flaxae.activations.reader import StateReader
 from flaxae.activations.token_rows import TokenRows
 from flaxae.data.loader import IndexStream, with_order
 from flaxae.errors import require
-from flaxae.task import Context
 
 CACHED = "float16"  # part of the fingerprint of a stream with a cache, whose states are rounded
 

@@ -10,7 +10,7 @@ from flaxae.config import MeshConfig, copy_config
 from flaxae.lm import sizes
 from flaxae.lm.llama.modeling import Llama, LlamaConfig
 from flaxae.machine.sharding import make_mesh
-from flaxae.models.sae.states import abstract_model
+from flaxae.models.sae.devices import abstract_model
 from flaxae.tpu_compile.hlo import Program
 from flaxae.tpu_compile.report import peak_bytes
 
