@@ -15,7 +15,7 @@ layered have five (27 TFLOP), matryoshka about fourteen (74). The runs of all se
 Pareto figure 110, the cross entropies 50: together 1,300 TFLOP, 1.8 hours at 200 GFLOP/s and 4.9
 hours at 74, if matrix products were all. The cache has 1.1 GB per hook, six hooks: 6.4 GB.
 
-The rows that are measured so far are in report.jsonl in this folder.
+Not measured; rows will be in report.jsonl in this folder.
 """
 
 import dataclasses

@@ -53,7 +53,7 @@ class StateCache:
                 part = np.ascontiguousarray(array[self.of_shard(number)])
                 sha.update(repr((part.shape, part.dtype.str)).encode() + part.tobytes())
             self._keys.append(sha.hexdigest())
-        self._starts: Int[np.ndarray, N] = np.concatenate(starts)
+        self._starts = np.concatenate(starts)
         self._ends = self._starts + used
 
     def of_shard(self, number: int) -> slice:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 from jaxtyping import Bool
+from pyarrow import csv
 
 from flaxae.errors import ConfigError, require
 
@@ -109,15 +109,15 @@ def read(name: str, directory: Path | None = None) -> LabelledTexts:
 
 def _columns(path: Path) -> tuple[list[str], list[str]]:
     """Return the columns prompt and target of a file."""
-    options = pa.csv.ConvertOptions(
+    options = csv.ConvertOptions(
         column_types={"prompt": pa.string(), "target": pa.string()},
         include_columns=["prompt", "target"],
         strings_can_be_null=False,
     )
-    lines = pa.csv.ParseOptions(newlines_in_values=True)
+    lines = csv.ParseOptions(newlines_in_values=True)
     try:
         with pa.input_stream(str(path), compression="zstd") as file:
-            table = pa.csv.read_csv(file, parse_options=lines, convert_options=options)
+            table = csv.read_csv(file, parse_options=lines, convert_options=options)
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         raise ConfigError(
             f"{path}: not a CSV with the columns prompt and target, compressed by zstd ({error})"

@@ -63,7 +63,8 @@ class Bench:
         sae, _ = evaluation.exported(loaded)
         shared = self._baseline(task, sae)
         spliced = evaluation.splice_totals(task, sae, ("spliced",))
-        found |= recovered(shared | {n: _floats(x) for n, x in spliced.items()})
+        sums: dict[str, Any] = {**shared, **spliced}
+        found |= recovered(sums)
         return found | self.probes(task, SAE(sae))
 
     def _baseline(self, task: Any, sae: Any) -> dict[str, Any]:

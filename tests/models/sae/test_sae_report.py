@@ -132,7 +132,8 @@ def space(tmp_path_factory):
         space["LEVELS"]["quick"], steps=6, pilot=3, pareto=3, tries=2, facts=20, overrides={}
     )
     taps = [("resid_out", 0), ("resid_out", 1), ("mlp_in", 1)]
-    names = {"SPARSE": ("topk", "standard"), "OTHERS": (), "CODES": ("fsq",), "TAPS": taps}
+    names = {"SPARSE": ("topk", "standard"), "OTHERS": ("transcoder",), "CODES": ("fsq",)}
+    names |= {"TAPS": [*taps, ("mlp_out", 1)]}
     sizes = {"LEVELS": {"quick": level}, "TARGET": 6.0, "TOLERANCE": 0.5, "RANGE": (0.5, 50.0)}
     return space | names | sizes | {"get_config": get_config}
 
@@ -166,16 +167,20 @@ def test_a_report_is_resumable_and_made_from_rows(space, tmp_path, monkeypatch):
         "resid_out.0",
         "resid_out.1",
         "mlp_in.1",
+        "mlp_out.1",
     }
     # The shared passes give what the whole evaluation gives.
     loaded = load(tmp_path / rows[0]["run"])
     whole = evaluation.cross_entropy(loaded.task, evaluation.exported(loaded)[0])
     assert numbers["ce_recovered"] == pytest.approx(whole["ce_recovered"], abs=1e-4)
     # Pilots as lanes, then the run at their weight; the second try has all measures.
-    report.run(["standard", "fsq"])
+    report.run(["standard", "transcoder", "fsq"])
     rows = list(read_record(record).values())
     pilots = [row for row in rows if row["variant"] == "standard/pilot"]
     tries = [row for row in rows if row["variant"] == "standard"]
+    transcoder = next(row["numbers"] for row in rows if row["variant"] == "transcoder")
+    assert transcoder["ce_ablated"] != numbers["ce_ablated"]  # zeros of another hook
+    assert transcoder["ce_clean"] == numbers["ce_clean"]
     assert len(pilots) >= 3 and 1 <= len(tries) <= 2
     assert "ce_recovered" in tries[-1]["numbers"]
     assert not list((tmp_path / "lanes").iterdir())
@@ -184,7 +189,7 @@ def test_a_report_is_resumable_and_made_from_rows(space, tmp_path, monkeypatch):
     # A second call trains nothing.
     monkeypatch.setattr("flaxae.models.sae.report_runs.run", None)
     monkeypatch.setattr("flaxae.models.sae.report_runs.sweep", None)
-    Report(space, "quick", tmp_path, record).run(["topk", "standard", "fsq"])
+    Report(space, "quick", tmp_path, record).run(["topk", "standard", "transcoder", "fsq"])
     assert (tmp_path / "report.md").read_text() == text
     assert len(record.read_text().splitlines()) == len(rows)
     assert json.loads(record.read_text().splitlines()[0])["numbers"]["fvu"] == numbers["fvu"]
