@@ -64,7 +64,7 @@ docs: $(DOCS_STAMP)  ## the documentation as a website in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Benchmarks that take longer than some minutes are not part of `make bench`.
-LONG := lm_finetune tpu_batches t5_tpu_step
+LONG := lm_finetune tpu_batches t5_tpu_step sae_tpu
 BENCHMARKS := $(filter-out torch_% $(LONG),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py)))
 
 bench: $(PARITY_STAMP)  ## the benchmarks, one after the other; a few need the run of 'make demo PRESET=full', Chromium or an accelerator

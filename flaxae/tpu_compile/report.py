@@ -81,6 +81,17 @@ class Report:
         return kept
 
 
+def costs(compiled: Any) -> tuple[Program, float, float]:
+    """Return a compiled program, its FLOPs and its bytes accessed, per chip and call."""
+    program, reported = Program(compiled.as_text()), compiled.cost_analysis()
+    reported = reported[0] if isinstance(reported, list) else reported
+    cost = program.cost()
+    # The TPU compiler's analysis includes padding of arrays, but not the trip counts of loops.
+    flops = reported["flops"] * cost["flops"] / max(cost["flops_once"], 1.0)
+    accessed = reported["bytes accessed"] * cost["bytes"] / max(cost["bytes_once"], 1.0)
+    return program, flops, accessed
+
+
 def analyse(config: Config, name: str, *, effort: float = 0.0, slices: int = 1) -> Report:
     """Compile a config's training step for a slice and report its costs.
 
@@ -98,13 +109,8 @@ def analyse(config: Config, name: str, *, effort: float = 0.0, slices: int = 1) 
     began = time.perf_counter()
     task, mesh, compiled = compiler.compile_step(config, devices, effort)
     seconds = time.perf_counter() - began
-    program = Program(compiled.as_text())
-    memory, reported = compiled.memory_analysis(), compiled.cost_analysis()
-    reported = reported[0] if isinstance(reported, list) else reported
-    cost = program.cost()
-    # The TPU compiler's analysis includes padding of arrays, but not the trip counts of loops.
-    flops = reported["flops"] * cost["flops"] / max(cost["flops_once"], 1.0)
-    accessed = reported["bytes accessed"] * cost["bytes"] / max(cost["bytes_once"], 1.0)
+    program, flops, accessed = costs(compiled)
+    memory = compiled.memory_analysis()
     steps = config.steps_per_call
     messages = program.collectives(dict(mesh.shape))
     by_kind: dict[str, float] = {}
