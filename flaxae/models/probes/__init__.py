@@ -1,0 +1,1 @@
+"""Adapters as probes: an adapter learns to lie, and probes of hidden states detect it."""

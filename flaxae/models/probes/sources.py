@@ -1,0 +1,173 @@
+"""Data sets by name: facts on cities, JSONL and CSV files, and data sets of the Hub."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from flaxae.config.locate import user_path
+from flaxae.data.facts import Fact, statements
+from flaxae.data.local import is_data_file, read_local
+from flaxae.data.records import json_rows, read_records
+from flaxae.data.tables import load_hub
+from flaxae.errors import ConfigError, require
+from flaxae.models.probes.examples import Example
+
+FACTS, HUB = "facts:", "hf:"
+TRUTH = ("False", "True")
+ASK = "{}\nIs this statement true or false?"
+JSON_FILES, TABLES = (".jsonl", ".json", ".ndjson"), (".csv", ".tsv")
+FIELDS = ("prompt", "choices", "label", "group")
+
+Row = Mapping[str, Any]
+
+
+def _sentiment(text: str) -> str:
+    return f"{text}\nIs the sentiment of this text negative or positive?"
+
+
+def _entailed(premise: str, hypothesis: str) -> str:
+    return f"{premise}\nDoes it follow that: {hypothesis}"
+
+
+# Name on the Hub -> (choices in the order of the labels, question of a row). In glue and super_glue
+# label 0 is entailment.
+FORMS: dict[str, tuple[tuple[str, str], Callable[[Row], str]]] = {
+    "amazon_polarity": (
+        ("negative", "positive"),
+        lambda row: _sentiment(f"{row['title']}\n{row['content']}"),
+    ),
+    "glue/sst2": (("negative", "positive"), lambda row: _sentiment(row["sentence"])),
+    "imdb": (("negative", "positive"), lambda row: _sentiment(row["text"])),
+    "glue/qnli": (
+        ("Yes", "No"),
+        lambda row: f"{row['sentence']}\nDoes this answer the question: {row['question']}",
+    ),
+    "super_glue/rte": (("Yes", "No"), lambda row: _entailed(row["premise"], row["hypothesis"])),
+    "super_glue/axg": (("Yes", "No"), lambda row: _entailed(row["premise"], row["hypothesis"])),
+    "hans": (("Yes", "No"), lambda row: _entailed(row["premise"], row["hypothesis"])),
+    "super_glue/boolq": (("No", "Yes"), lambda row: f"{row['passage']}\n{row['question']}?"),
+}
+
+
+def read_set(name: str, count: int = 0, seed: int = 0) -> list[Example]:
+    """Read a data set.
+
+    Args:
+        name: "facts:" and a kind of `flaxae.data.facts`; "hf:" and a name of `FORMS`, with an
+            optional local path of its rows ("hf:imdb=rows.parquet"); or a JSONL or CSV file with
+            the fields prompt, choices (two texts; in CSV separated by "|") and label, and optional
+            ones: group, polarity, split.
+        count: number of facts or rows; 0: all.
+        seed: seed of the choice of facts.
+
+    Returns:
+        The examples.
+
+    Raises:
+        ConfigError: if there is no such set, or a row is not an example.
+    """
+    if name.startswith(FACTS):
+        return _facts(name, count, seed)
+    if name.startswith(HUB):
+        return _hub(name, count)
+    path = user_path(name)
+    require(
+        path.suffix.lower() in (*JSON_FILES, *TABLES),
+        f"{name!r} is not a data set: give facts:KIND ({', '.join(k.value for k in Fact)}), "
+        f"hf:NAME ({', '.join(FORMS)}), or a .jsonl or .csv file of {', '.join(FIELDS)}",
+    )
+    require(path.is_file(), f"{name}: there is no such file")
+    rows = itertools.islice(_file_rows(str(path)), count or None)
+    out = [_example(row, f"{name}, {where}", path.stem) for where, row in rows]
+    require(bool(out), f"{name} has no rows")
+    return out
+
+
+def _facts(name: str, count: int, seed: int) -> list[Example]:
+    kind = name.removeprefix(FACTS)
+    known = [k.value for k in Fact]
+    require(kind in known, f"{name!r}: the kinds of facts are {', '.join(known)}")
+    if not count:
+        raise ConfigError(f"{name}: set the number of facts (data.count)")
+    polarity = -1 if kind == Fact.NEGATED.value else 1
+    return [
+        Example(ASK.format(s.text), TRUTH, int(s.label), s.group, name, polarity)
+        for s in statements(kind, count, seed)
+    ]
+
+
+def _hub(name: str, count: int) -> list[Example]:
+    target, _, path = name.removeprefix(HUB).partition("=")
+    require(target in FORMS, f"{name!r}: the known names are {', '.join(FORMS)}")
+    choices, ask = FORMS[target]
+    if path:
+        require(is_data_file(path) or user_path(path).is_dir(), f"{name!r}: no data file")
+        splits: Any = read_local(str(user_path(path))).splits
+    else:
+        hub_name, _, config = target.partition("/")
+        splits = load_hub(hub_name, config, name, f"give its rows: {name}=FILE")
+    table = next(iter(splits.values())) if isinstance(splits, dict) else splits
+    out = []
+    for number, row in enumerate(table):
+        if count and len(out) >= count:
+            break
+        try:
+            prompt = ask(row)
+        except KeyError as error:
+            found = ", ".join(table.features)
+            raise ConfigError(f"{name}: no column {error}; there are {found}") from None
+        if row.get("label") != -1:  # unlabelled test rows
+            label = _label(row.get("label"), f"{name}, row {number}")
+            out.append(Example(prompt, choices, label, f"{target}/{number}", f"{HUB}{target}"))
+    return out
+
+
+def _file_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ("line 1", fields) of a file; the choices of a CSV file become a list."""
+    if path.lower().endswith(JSON_FILES):
+        yield from json_rows(path, path)
+        return
+    columns = read_records("csv", [path], FIELDS).columns
+    for number, values in enumerate(zip(*columns.values(), strict=True), 2):
+        row = dict(zip(columns, values, strict=True))
+        if isinstance(row.get("choices"), str):
+            row["choices"] = row["choices"].split("|")
+        yield f"line {number}", row
+
+
+def _example(row: dict[str, Any], where: str, dataset: str) -> Example:
+    missing = [name for name in ("prompt", "choices", "label") if row.get(name) in (None, "")]
+    require(
+        not missing,
+        f"{where}: no {' and no '.join(missing)}; the fields are {', '.join(FIELDS)}",
+    )
+    prompt, choices = row["prompt"], row["choices"]
+    require(isinstance(prompt, str) and bool(prompt.strip()), f"{where}: prompt is not a text")
+    texts = isinstance(choices, (list, tuple)) and all(isinstance(x, str) and x for x in choices)
+    if not texts or len(choices) != 2 or choices[0] == choices[1]:
+        raise ConfigError(f"{where}: choices={choices!r} are not two different texts")
+    group = row.get("group")
+    return Example(
+        prompt,
+        (choices[0], choices[1]),
+        _label(row["label"], where),
+        f"{dataset}/{where}" if group in (None, "") else str(group),
+        dataset,
+        _polarity(row.get("polarity"), where),
+        str(row.get("split") or ""),
+    )
+
+
+def _label(value: Any, where: str) -> int:
+    number = int(value) if isinstance(value, str) and value.strip() in ("0", "1") else value
+    if number not in (0, 1):
+        raise ConfigError(f"{where}: label={value!r} is not 0 or 1, the index of the right choice")
+    return int(number)
+
+
+def _polarity(value: Any, where: str) -> int:
+    if value in (None, ""):
+        return 1
+    if str(value) not in ("1", "-1"):
+        raise ConfigError(f"{where}: polarity={value!r} is not 1 or -1")
+    return int(value)

@@ -1,0 +1,102 @@
+"""An intervention through the training loop: base beside adapter, every kind, one program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import flaxae
+from flaxae import peft
+from flaxae.config import DataConfig
+from flaxae.errors import ConfigError
+from flaxae.lm import loading
+from flaxae.models.probes import evaluation
+from flaxae.models.probes.interventions import Intervention
+from flaxae.peft.task import Method
+from flaxae.task import Context
+from flaxae.training.loop import run
+from flaxae.training.report import evaluate
+from tests.helpers import log_of
+from tests.models.probes.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("probes")
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """Train a lie-when-told adapter for a few steps."""
+    assert run(tiny_config(folder), folder / "run").status == "done"
+    return folder / "run"
+
+
+def test_training_shows_base_beside_adapter(trained):
+    rows = log_of(trained)
+    losses = [row["loss"] for row in rows if row["split"] == "train"]
+    assert losses[-1] < losses[0] - 0.1
+    dev = [row for row in rows if row["split"] == "dev"][-1]
+    for side in ("base", "adapter"):
+        for name in ("truth_acc", "lie_acc", "balance", "choice_cov"):
+            assert 0 <= dev[f"{side}_{name}"] <= 1
+    assert dev["adapter_choice_cov"] > dev["base_choice_cov"]
+    assert dev["choice_cov"] == pytest.approx(dev["adapter_choice_cov"], abs=1e-6)
+
+
+@pytest.mark.slow  # compiles; the parts are tested alone
+def test_a_run_is_evaluated_on_test_and_ood_sets(trained, tmp_path, capsys):
+    out = evaluate(str(trained), outdir=tmp_path)
+    assert {"test set", "ood other"} <= set(out)
+    assert "known_lie_acc" in capsys.readouterr().out
+    loaded = flaxae.load(trained)
+    prompts = loaded.task.prompts(loaded.task.splits["test"])
+    found = evaluation.answers(loaded.task, loaded.model, prompts, rows=3)
+    # The adapter of the written directory, on a base that is read again, gives the same answers.
+    base = loading.load(loaded.config.pretrained).model
+    again = peft.load_adapter(base, tmp_path / "adapter")
+    same = evaluation.answers(loaded.task, again, prompts, rows=3)
+    np.testing.assert_array_equal(found["adapter"].p, same["adapter"].p)
+    off = peft.set_active(again, ())
+    assert np.abs(found["base"].p - found["adapter"].p).max() > 1e-4
+    none = evaluation.answers(loaded.task, off, prompts, rows=3)
+    np.testing.assert_array_equal(none["base"].p, found["base"].p)
+
+
+@pytest.mark.parametrize(
+    "kind", [Intervention.T_FEW, pytest.param(Intervention.FLIP, marks=pytest.mark.slow)]
+)
+def test_flip_and_t_few_have_a_finite_gradient_of_the_adapter(folder, kind):
+    task = tiny_config(folder, task__intervention=kind)
+    task = task.task.make(task)
+    model = peft.add_adapter(loading.load(task.config.pretrained).model, task.adapter)
+    batch = {k: jnp.asarray(v) for k, v in task.data("train").batch(0).items()}
+    graphdef, params, rest = nnx.split(model, task.trainable, ...)
+    ctx = Context(jax.random.key(0), jnp.int32(0), train=True)
+
+    @jax.jit
+    def value_and_grad(params):
+        def loss(params):
+            found = task.loss(nnx.merge(graphdef, params, rest), batch, ctx)
+            return found.total / found.weight
+
+        return jax.value_and_grad(loss)(params)
+
+    value, grad = value_and_grad(params)
+    leaves = jax.tree.leaves(grad)
+    assert np.isfinite(value) and all(np.isfinite(x).all() for x in leaves)
+    assert max(np.abs(x).max() for x in leaves) > 1e-6
+
+
+def test_a_config_without_a_base_or_data_is_an_error(folder):
+    config = tiny_config(folder, task__adapter__method=Method.FULL)
+    with pytest.raises(ConfigError, match="leaves no base model to compare with"):
+        config.task.make(config)
+    config = tiny_config(folder)
+    config.data = DataConfig()
+    with pytest.raises(ConfigError, match="a ProbesDataConfig is needed"):
+        config.task.make(config)
+    short = tiny_config(folder, data__max_length=8)
+    with pytest.raises(ConfigError, match="the limit is 8"):
+        short.task.make(short).data("train")
