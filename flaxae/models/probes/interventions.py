@@ -126,13 +126,3 @@ def t_few_loss(
     ul = -unlikely.sum((1, 2)) / jnp.maximum(wrong.sum((1, 2)), 1.0)
     ln = -(own * jax.nn.log_softmax(mean, axis=-1)).sum(-1)
     return lm + ul + ln
-
-
-def unnormalised_kl(
-    target: Float[Array, "B C"], log_probs: Float[Array, "B C"]
-) -> Float[Array, "B"]:
-    """Return the sum that the original experiment used, which is negative if p covers more.
-
-    It is here for comparison: the terms of two sub-distributions are no divergence.
-    """
-    return jnp.sum(jnp.exp(target) * (target - log_probs), axis=-1)

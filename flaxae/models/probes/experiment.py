@@ -1,0 +1,298 @@
+"""All probes on the states of one trained adapter, with what may be compared and what may not."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from flaxae import peft
+from flaxae.errors import require
+from flaxae.models.probes.api import Probe
+from flaxae.models.probes.collecting import Settings, StateCollector, collect, collect_pairs
+from flaxae.models.probes.files import Origin
+from flaxae.models.probes.fitting.ccs import CCS
+from flaxae.models.probes.fitting.linear import (
+    STRENGTHS,
+    TTPD,
+    Logistic,
+    MassMean,
+    best_layer,
+    fit_layers,
+)
+from flaxae.models.probes.fitting.networks import MLP, RANKING_LOSSES, LayerConv
+from flaxae.models.probes.fitting.ranking import Ranking
+from flaxae.models.probes.importance import hook_importance
+from flaxae.models.probes.metrics import auroc_of
+from flaxae.models.probes.table import FitRecord, StateTable, check_evaluation, layer_differences
+from flaxae.sparse_autoencoder.importance import important_features
+
+PAIRS = "choice:"  # hook of a table whose first axis is the choice after the prompt, not the side
+SPLITS = ("train", "dev", "test", "control", "ood")
+SHRINKAGE = 0.5
+TOP = 0.1  # share of features that the selecting probe keeps
+KINDS = (
+    "logistic",
+    "mass_mean",
+    "lda",
+    "ttpd",
+    "mlp",
+    "layer_conv",
+    *(f"ranking_{loss}" for loss in RANKING_LOSSES),
+    "ccs",
+    "weighted",
+    "selected",
+    "layer_diff",
+)
+REGRESSIONS = ("logistic", "weighted", "selected", "layer_diff")
+BOTH_SIDES = tuple(f"ranking_{loss}" for loss in RANKING_LOSSES)
+
+
+@dataclasses.dataclass
+class States:
+    """The states of a run's prompts.
+
+    Attributes:
+        loaded: the run.
+        collector: of its model.
+        table: of all splits; prompts that ask for the truth, and for a lie.
+        base: fingerprint of the base.
+    """
+
+    loaded: Any
+    collector: StateCollector
+    table: StateTable
+    base: str
+
+
+def default_layers(num_layers: int, count: int = 6) -> tuple[int, ...]:
+    """Return evenly spaced layers, the last one among them."""
+    found = np.unique(np.linspace(num_layers / count, num_layers, count).round().astype(int) - 1)
+    return tuple(int(x) for x in found)
+
+
+def collect_run(
+    loaded: Any,
+    folder: Path,
+    *,
+    hooks: Sequence[str] = ("resid_out", "mlp_post"),
+    layers: Sequence[int] = (),
+    pairs: bool = True,
+    part: int = 128,
+) -> States:
+    """Collect the states of a run's prompts, or read those that the folder has.
+
+    Args:
+        loaded: the run, see `flaxae.load`.
+        folder: the store; runs with one base may share it.
+        hooks: names of hidden states.
+        layers: the layers; (): six of them.
+        pairs: whether to collect the pairs of CCS too.
+        part: prompts per file.
+    """
+    task, model = loaded.task, loaded.model
+    chosen = tuple(sorted(layers)) or default_layers(model.config.num_layers)
+    settings = Settings(tuple(hooks), chosen, task.data_config.style(), task.limit)
+    collector = StateCollector(model, task.tokenizer, settings)
+    base = peft.base_fingerprint(model)
+    prompts, splits = [], []
+    for split in SPLITS:
+        own = task.prompts(task.splits[split])
+        prompts += own
+        splits += [split] * len(own)
+    seed = loaded.config.seed
+    table = collect(collector, prompts, splits, folder, base=base, seed=seed, part=part)
+    if pairs:
+        truthful = [i for i, p in enumerate(prompts) if not p.lie]
+        chosen_prompts = [prompts[i] for i in truthful]
+        found = collect_pairs(collector, chosen_prompts, folder, base=base, part=part)
+        for hook, x in found.items():
+            whole = np.zeros((2, len(prompts), *x.shape[2:]), np.float32)
+            whole[:, truthful] = np.moveaxis(x, 1, 0)
+            table.states[f"{PAIRS}{hook}"] = whole
+    return States(loaded, collector, table, base)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A probe with what it reads and what it has seen.
+
+    Attributes:
+        kind: one of KINDS.
+        probe: the probe.
+        hook: name of the hidden states.
+        arm: see `StateTable.features`.
+        layers: the layers that it reads; two for the difference of layers.
+        record: the rows that it was fitted on.
+    """
+
+    kind: str
+    probe: Any
+    hook: str
+    arm: str
+    layers: tuple[int, ...]
+    record: FitRecord
+
+    def proba(self, table: StateTable) -> Float[np.ndarray, "N"]:
+        """Return the probability of label 1 of rows that the probe was not fitted on.
+
+        Raises:
+            ConfigError: if it was fitted on one of them, see `table.check_evaluation`.
+        """
+        check_evaluation(self.record, table)
+        if self.kind in BOTH_SIDES:
+            x = table.sides(self.hook, self.layers[0])
+            return self.probe.predict_truth(x, table.p)[:, 1]
+        if self.kind == "ccs":
+            x = table.sides(f"{PAIRS}{self.hook}", self.layers[0])
+            return self.probe.predict_proba(x)[:, 1]
+        x = table.features(self.hook, self.arm)
+        if self.kind == "layer_conv":
+            return self.probe.predict_proba(np.moveaxis(x, 0, 1))[:, 1]
+        at = table.layers.index(self.layers[-1])
+        one = x[at] - x[at - 1] if self.kind == "layer_diff" else x[at]
+        return self.probe.predict_proba(one)[:, 1]
+
+
+def fit(
+    kind: str,
+    table: StateTable,
+    hook: str,
+    arm: str = "adapter",
+    *,
+    polarity: Sequence[int] = (1, -1),
+    model: Any = None,
+    layer: int | None = None,
+    seed: int = 0,
+) -> Fitted:
+    """Fit a probe on the training rows that ask for the truth.
+
+    Args:
+        kind: one of KINDS.
+        table: all rows; only those of the splits train and dev are read.
+        hook: name of the hidden states.
+        arm: see `StateTable.features`; ranking probes read both sides, CCS the base.
+        polarity: (1,): affirmative statements only; (1, -1): negated ones too, if there are any.
+        model: with an IA3 adapter, for the kinds "weighted" and "selected".
+        layer: the layer; None: that of the logistic regression with the best AUROC on dev.
+        seed: seed of probes that start at random.
+
+    Raises:
+        ConfigError: if there is no such kind, or training rows lack a class.
+    """
+    require(kind in KINDS, f"probe {kind!r} is not one of {', '.join(KINDS)}")
+    train = table.training(lie=0, polarity=tuple(polarity))
+    dev = table.where(split="dev", lie=0, polarity=tuple(polarity))
+    record = train.record()
+    check_evaluation(record, dev)
+    if kind in BOTH_SIDES or kind == "ccs":
+        arm = "both" if kind in BOTH_SIDES else "base"
+    if kind == "layer_conv":
+        probe = LayerConv.fit(np.moveaxis(train.features(hook, arm), 0, 1), train.labels, seed=seed)
+        return Fitted(kind, probe, hook, arm, train.layers, record)
+    importance = _importance(kind, model, hook, arm, train.layers)
+    layers, probe = _regression(kind, train, dev, hook, arm, importance, layer)
+    if kind not in REGRESSIONS:
+        probe = _one_layer(kind, train, hook, arm, layers[0], seed)
+    return Fitted(kind, probe, hook, arm, layers, record)
+
+
+def _importance(
+    kind: str, model: Any, hook: str, arm: str, layers: Sequence[int]
+) -> Float[np.ndarray, "L F"] | None:
+    """Return weights of the features of each layer; None: all are 1."""
+    if kind not in ("weighted", "selected"):
+        return None
+    weights = hook_importance(model, hook, layers)
+    if kind == "selected":
+        weights = np.asarray(important_features(jnp.asarray(weights), TOP), np.float32)
+    return np.concatenate([weights, weights], axis=-1) if arm == "both" else weights
+
+
+def _regression(
+    kind: str,
+    train: StateTable,
+    dev: StateTable,
+    hook: str,
+    arm: str,
+    importance: Float[np.ndarray, "L F"] | None,
+    layer: int | None,
+) -> tuple[tuple[int, ...], Logistic]:
+    """Return the layers and the regression with the best AUROC on dev."""
+    x, of_dev = train.features(hook, arm), dev.features(hook, arm)
+    layers: list[tuple[int, ...]] = [(one,) for one in train.layers]
+    if kind == "layer_diff":
+        x, of_dev = layer_differences(x), layer_differences(of_dev)
+        layers = list(zip(train.layers, train.layers[1:], strict=False))
+    if layer is not None:
+        kept = [i for i, read in enumerate(layers) if read[-1] == layer]
+        require(bool(kept), f"no states of layer {layer}; there are {train.layers}")
+        x, of_dev, layers = x[kept], of_dev[kept], [layers[i] for i in kept]
+        importance = None if importance is None else importance[kept]
+    grid = fit_layers(x, train.labels, STRENGTHS, importance)
+    at, best, _ = best_layer(grid, of_dev, dev.labels)
+    return layers[at], best
+
+
+def _one_layer(kind: str, train: StateTable, hook: str, arm: str, layer: int, seed: int) -> Any:
+    """Fit a probe of one layer that is not a regression of `fit_layers`."""
+    labels = train.labels
+    if kind in BOTH_SIDES:
+        return Ranking.fit(train.sides(hook, layer), train.p, labels, loss=kind.split("_")[1])
+    if kind == "ccs":
+        return CCS.fit(train.sides(f"{PAIRS}{hook}", layer), labels, seed=seed)
+    x = train.features(hook, arm)[train.layers.index(layer)]
+    makers: dict[str, Callable[[], Any]] = {
+        "mass_mean": lambda: MassMean.fit(x, labels),
+        "lda": lambda: MassMean.fit(x, labels, shrinkage=SHRINKAGE),
+        "ttpd": lambda: TTPD.fit(x, labels, train["polarity"], train["dataset"]),
+        "mlp": lambda: MLP.fit(x, labels, seed=seed),
+    }
+    return makers[kind]()
+
+
+def layer_aurocs(table: StateTable, hook: str, arm: str) -> dict[int, float]:
+    """Return the AUROC on dev of the best regression of each layer."""
+    train = table.training(lie=0)
+    dev = table.where(split="dev", lie=0)
+    grid = fit_layers(train.features(hook, arm), train.labels)
+    x = dev.features(hook, arm)
+    return {
+        layer: max(auroc_of(probe.scores(x[i]), dev.labels) for probe in grid[i])
+        for i, layer in enumerate(table.layers)
+    }
+
+
+def as_probe(states: States, fitted: Fitted) -> Probe:
+    """Return a fitted probe with its model, which can be saved and applied to texts.
+
+    Args:
+        states: of the run.
+        fitted: fitted on them.
+    """
+    task, settings = states.loaded.task, states.collector.settings
+    # The prompt of new texts shows the examples of the first data set.
+    first = task.prompts(task.splits["train"][:1], (False,))[0]
+    origin = Origin(
+        model=states.loaded.config.pretrained,
+        base=states.base,
+        hook=fitted.hook,
+        layers=fitted.layers,
+        arm=fitted.arm,
+        adapter=states.table.adapter,
+        format=settings.style.format.value,
+        system=settings.style.system,
+        shots=tuple((s.prompt, s.answer) for s in first.shots),
+        choices=first.example.choices,
+        digest=fitted.record.digest,
+        seed=fitted.record.seed,
+    )
+    return Probe(fitted.probe, origin, states.loaded.model, task.tokenizer)
+
+
+def group_ids(table: StateTable) -> Int[np.ndarray, "N"]:
+    """Return a number for each row's group, by which a bootstrap resamples."""
+    return np.unique(table["group"], return_inverse=True)[1]

@@ -1,0 +1,1 @@
+"""Probes of hidden states: each has `fit`, `scores` and `predict_proba`."""

@@ -1,0 +1,176 @@
+"""Collection, fitting, saving and the report of a tiny run; a stop changes no number."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from datasets import Dataset
+from flax import nnx
+
+import flaxae
+from flaxae import peft
+from flaxae.errors import ConfigError
+from flaxae.lm import loading
+from flaxae.models.probes import __main__ as command
+from flaxae.models.probes import collecting, evaluation, experiment, files, report
+from flaxae.models.probes.experiment import KINDS, PAIRS
+from flaxae.models.probes.importance import ia3_factors
+from flaxae.models.probes.prompts import Shot
+from flaxae.task import Loaded
+from tests.models.causal_lm.tiny import base as write_base
+from tests.models.probes.tiny import questions, tiny_config
+
+HOOKS = ("resid_out", "mlp_post")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("experiment")
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    """Make a run whose adapter is drawn at random; negated statements are a set of their own."""
+    config = tiny_config(folder)
+    rows = [json.loads(x) for x in open(config.data.sets[0])]
+    negated = folder / "negated.jsonl"
+    more = [r | {"prompt": "not " + r["prompt"], "polarity": -1} for r in rows]
+    negated.write_text("\n".join(map(json.dumps, more)) + "\n")
+    config.data.sets = (*config.data.sets, str(negated))
+    config.data.ood = (questions(folder / "other.jsonl", 3, 100),)
+    task = config.task.make(config)
+    model = peft.add_adapter(loading.load(config.pretrained).model, task.adapter)
+    graphdef, adapter, rest = nnx.split(model, task.trainable, ...)
+    draw = np.random.default_rng(0)
+    adapter = jax.tree.map(lambda x: x + draw.normal(size=x.shape).astype(np.float32), adapter)
+    return Loaded(nnx.merge(graphdef, adapter, rest), config, task, 0, folder)
+
+
+@pytest.fixture(scope="module")
+def states(loaded, folder):
+    return experiment.collect_run(loaded, folder / "states", hooks=HOOKS, layers=(0, 1), part=24)
+
+
+def test_states_of_both_sides_equal_those_of_a_plain_pass(states, loaded):
+    table, task = states.table, loaded.task
+    prompts = task.prompts(task.splits["test"])
+    rows = table.where(split="test")
+    found = evaluation.answers(task, loaded.model, prompts)
+    for i, side in enumerate(evaluation.SIDES):
+        np.testing.assert_allclose(rows.p[i], found[side].p, atol=1e-5)
+        np.testing.assert_allclose(rows.cov[i], found[side].cov, atol=1e-6)
+    assert rows["lie"].tolist() == [int(p.lie) for p in prompts]
+    assert np.abs(table.p[0] - table.p[1]).max() > 1e-3
+    assert table.states["resid_out"].shape == (2, len(table), 2, 16)
+    assert table.states["mlp_post"].shape[-1] == 24
+    pairs = table.states[f"{PAIRS}resid_out"]
+    assert np.abs(pairs[0] - pairs[1])[table["lie"] == 0].max() > 1e-3
+    assert not pairs[:, table["lie"] == 1].any()
+
+
+def test_files_are_arrow_tables_with_the_hash_of_the_adapter(states, folder):
+    parts = sorted((folder / "states" / states.table.adapter).glob("*.arrow"))
+    rows = Dataset.from_file(str(parts[0]))
+    assert set(rows["adapter"]) == {states.table.adapter} and len(rows) <= 24
+    assert {*collecting.COLUMNS, "p", "cov", *HOOKS} <= set(rows.column_names)
+    assert states.table.adapter == collecting.adapter_hash(states.loaded.model) != ""
+
+
+def test_a_stopped_collection_continues_with_the_same_bits(states, loaded, folder):
+    store, before = folder / "states", states.table
+    sides = sorted(p for p in store.rglob("*.arrow"))
+    base = [p for p in sides if p.parent.name == "base"]
+    # Stopped after the adapter's file of the last part, and before that: the base's is last.
+    base[-1].unlink()
+    (store / before.adapter / base[-2].name).unlink()
+    base[-2].unlink()
+    again = experiment.collect_run(loaded, store, hooks=HOOKS, layers=(0, 1), part=24).table
+    for hook, x in before.states.items():
+        np.testing.assert_array_equal(again.states[hook], x)
+    np.testing.assert_array_equal(again.p, before.p)
+    assert sorted(store.rglob("*.arrow")) == sides
+
+
+def test_broken_and_foreign_files_are_errors(states, loaded, folder):
+    store = folder / "states"
+    path = sorted((store / "base").glob("*.arrow"))[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match="not a complete file"):
+        experiment.collect_run(loaded, store, hooks=HOOKS, layers=(0, 1), part=24)
+    path.write_bytes(whole)
+    with pytest.raises(ConfigError, match="states of another model, hook, layer or prompt"):
+        collecting.read_part(path, "other", HOOKS)
+    with pytest.raises(ConfigError, match="the model has layers 0 to 1"):
+        experiment.collect_run(loaded, store, layers=(7,))
+
+
+def test_importance_is_that_of_the_trained_factors(loaded):
+    factors = ia3_factors(loaded.model, "mlp_post")
+    assert factors.shape == (2, 24)
+    with pytest.raises(ConfigError, match="IA3 scales the states of mlp_post, not of 'resid_out'"):
+        ia3_factors(loaded.model, "resid_out")
+    lora = peft.add_adapter(loading.load(loaded.config.pretrained).model, peft.LoRAConfig(r=1))
+    with pytest.raises(ConfigError, match="no IA3 factors of down_proj or fc2"):
+        ia3_factors(lora, "mlp_post")
+
+
+def test_a_saved_probe_gives_the_same_probabilities(states, loaded, tmp_path):
+    fitted = experiment.fit("mass_mean", states.table, "resid_out", "adapter", layer=1)
+    rows = states.table.where(split="test", lie=0)
+    want = fitted.proba(rows)
+    experiment.as_probe(states, fitted).save_pretrained(tmp_path)
+    assert {"probe.safetensors", "probe.json", "adapter"} <= {p.name for p in tmp_path.iterdir()}
+    probe = flaxae.Probe.from_pretrained(tmp_path, hook="resid_out", layer=1, arm="adapter")
+    # Texts of the first set whose prompts show the examples in the order of the saved probe.
+    prompts = loaded.task.prompts(loaded.task.splits["test"], (False,))
+    shots = tuple(Shot(*pair) for pair in probe.origin.shots)
+    shown = [i for i, p in enumerate(prompts) if p.shots == shots]
+    texts = [prompts[i].example.prompt for i in shown]
+    got = probe.predict_proba(texts)
+    np.testing.assert_allclose(got[:, 1], want[shown], atol=1e-4)
+    assert "hook='resid_out'" in repr(probe)
+    for wrong in ({"hook": "mlp_post"}, {"layer": 0}, {"adapter": "x"}, {"format": "chat"}):
+        with pytest.raises(ConfigError, match=f"is a probe of {next(iter(wrong))}"):
+            flaxae.Probe.from_pretrained(tmp_path, **wrong)
+    other, origin = files.load(tmp_path)
+    base = loading.load(loaded.config.pretrained)
+    with pytest.raises(ConfigError, match="and this model has none: add the adapter"):
+        type(probe)(other, origin, base.model, base.tokenizer)
+    foreign = loading.load(str(write_base(tmp_path / "foreign", seed=1)))
+    with pytest.raises(ConfigError, match="open the model that it was fitted on"):
+        type(probe)(other, origin, foreign.model, base.tokenizer)
+    with pytest.raises(ConfigError, match="give a list of texts"):
+        probe.predict_proba("text")
+
+
+def test_pickles_and_incomplete_folders_are_errors(tmp_path):
+    (tmp_path / "probe.pt").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="no probe.json; probe.pt is a pickle, which is not read"):
+        files.load(tmp_path)
+    (tmp_path / "probe.json").write_text('{"probe": "logistic"}')
+    with pytest.raises(ConfigError, match="no field adapter"):
+        files.load(tmp_path)
+
+
+@pytest.mark.slow  # fits every kind of probe
+def test_the_report_has_every_probe_and_the_dummy(states, tmp_path, capsys):
+    numbers = report.measure_run(states, draws=20)
+    path = report.write({"run": numbers}, tmp_path)
+    text = path.read_text()
+    assert "dummy, decoded" in text and "base answer" in text and "adapter answer" in text
+    kinds = {name.split(" ")[0] for name in numbers["probes"]}
+    assert kinds == set(KINDS) and not numbers["skipped"]
+    assert "affirmative only" in text and "ood other" in text
+    assert set(numbers["lies"]) == {"prompted", "trained"}
+    again = report.measure_run(states, draws=20)
+    assert json.dumps(again) == json.dumps(numbers)
+
+
+def test_the_command_names_runs_of_other_tasks(tmp_path):
+    assert command.run_main(command.main, ["probes", "collect", str(tmp_path / "none")]) == 2
+    with pytest.raises(SystemExit):
+        command.main(["probes", "fit"])
+    with pytest.raises(ConfigError, match="--layers='a'"):
+        command._numbers("a")
