@@ -17,7 +17,8 @@ for flag in (f"{DEVICES}=8", *COMPILE_FAST):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Also quick programs: many tests train the same tiny family anew, and the workers share the cache.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Tests must not use the network, and pytest-xdist's workers must not compete for threads.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -52,6 +53,12 @@ def drop_programs() -> Iterator[None]:
     if _memory() > MOST_MEMORY:
         jax.clear_caches()
         gc.collect()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage less often: modules and tests stay, and tracing makes many small objects."""
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture

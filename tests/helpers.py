@@ -57,7 +57,7 @@ def environment(devices: int = 1, **extra: str) -> dict[str, str]:
     flags = (f"--xla_force_host_platform_device_count={devices}", *COMPILE_FAST)
     env |= {"XLA_FLAGS": " ".join(flags)}
     env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    env |= {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
+    env |= {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]}
     env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return env | extra
 

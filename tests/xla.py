@@ -11,4 +11,6 @@ COMPILE_WELL = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive
 # jaxlib 0.10 has older emitters; 0.12 does not, and ends a process at an unknown flag.
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     COMPILE_FAST.append("--xla_cpu_use_fusion_emitters=false")
+    # One part instead of 32, which is for many cores: a fifth less time.
+    COMPILE_FAST.append("--xla_cpu_parallel_codegen_split_count=1")
     COMPILE_WELL["xla_cpu_use_fusion_emitters"] = True

@@ -25,6 +25,7 @@ def workdir(tmp_path_factory):
     config = load_config(CONFIG)
     config.data.path, config.data.batch_size = str(folder / "lines.txt"), 16
     config.log.every, config.log.tensorboard, config.log.progress = 50, False, False
+    config.mesh.fsdp = 1
     run(config, folder / "run")
     return folder / "run"
 

@@ -27,7 +27,7 @@ IN_SAVES = ((2, 8), (15, 20), (0, 28), (40, 36))  # (file, from step)
 @pytest.mark.parametrize(
     "between, in_saves",
     [
-        ((1, 17), ((2, 8), (0, 28))),
+        ((1, 17), ((2, 8),)),
         pytest.param(BETWEEN, IN_SAVES, marks=pytest.mark.slow),
     ],
     ids=["some", "all"],

@@ -64,8 +64,8 @@ def test_five_updates_on_eight_devices_equal_those_on_one(tmp_path: Path, split_
 
 
 def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path) -> None:
-    # One block: little to compile. The moments of random codes are in the carry.
-    options = {"task__latent__encoding": Encoding.RANDOM, "eval__splits": ()}
+    # One block: little to compile. The moments of random codes are in the carry. Batches are split.
+    options = {"task__latent__encoding": Encoding.RANDOM, "eval__splits": (), "mesh__fsdp": 2}
     options["task__funnel"] = tiny_funnel(block_sizes=(1,))
     run(toy(**options), tmp_path / "whole")
     run(toy(**options, steps=2, optim__decay_steps=4), tmp_path / "parts")

@@ -10,6 +10,7 @@ from flaxae.config import (
     DataConfig,
     EvalConfig,
     LogConfig,
+    MeshConfig,
     OptimConfig,
     SaveConfig,
     set_field,
@@ -60,6 +61,7 @@ def _with(config: Config, overrides: dict[str, Any]) -> Config:
     config.log = LogConfig(every=1, tensorboard=False, progress=False)
     config.eval = EvalConfig(every=4, splits=("dev",), num_samples=2)
     config.save = SaveConfig(every=2)
+    config.mesh = MeshConfig(fsdp=1)  # programs of one device are quick to compile
     for name, value in overrides.items():
         set_field(config, name.replace("__", "."), value)
     return config

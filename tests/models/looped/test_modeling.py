@@ -71,9 +71,10 @@ def test_value_and_gradient_equal_those_of_unrolled_loops(injection):
     layers = 2 if injection is Injection.ADD else 1
     graphdef, params = nnx.split(make(injection=injection, num_layers=layers))
     ours = jax.jit(jax.value_and_grad(loss), static_argnums=(1, 4))
+    theirs = jax.jit(jax.value_and_grad(unrolled), static_argnums=(1, 2, 3))
     for loops, grad_loops, window in cases:
         value, grads = ours(params, graphdef, loops, grad_loops, window)
-        wanted, expected = jax.value_and_grad(unrolled)(params, graphdef, loops, grad_loops)
+        wanted, expected = theirs(params, graphdef, loops, grad_loops)
         np.testing.assert_allclose(value, wanted, rtol=2e-5)
         scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected))
         for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
@@ -97,9 +98,10 @@ def test_recomputing_does_not_change_gradients():
     grads, products = [], []
     for fields in ({"remat": False}, {"remat": True}, {"remat": True, "remat_keep": "products"}):
         graphdef, params = nnx.split(make(**fields))
-        grads.append(jax.tree.leaves(jax.grad(loss)(params, graphdef, 5, 3, 3)))
-        program = jax.make_jaxpr(lambda p, g=graphdef: jax.grad(loss)(p, g, 5, 3, 3))(params)
-        products.append(str(program).count("dot_general"))
+        step = jax.jit(jax.grad(loss), static_argnums=(1, 2, 3, 4))
+        traced = step.trace(params, graphdef, 5, 3, 3)
+        products.append(str(traced.jaxpr).count("dot_general"))
+        grads.append(jax.tree.leaves(traced.lower().compile()(params)))
     for a, b, c in zip(*grads, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
         np.testing.assert_allclose(a, c, atol=1e-6)
@@ -133,20 +135,32 @@ def test_a_single_pass_of_many_layers_recomputes_them_one_by_one():
     assert temporaries[0] < 0.5 * temporaries[1], temporaries
 
 
+@partial(jax.jit, static_argnums=(1, 4))
+def every_loop(params, graphdef, xs, ys, loops, kept=None):
+    model = nnx.merge(graphdef, params)
+    return model.every_loop(model.prompt(xs, ys, CTX), CTX, loops, kept)
+
+
 def test_every_loop_agrees_with_last_loops():
-    model, (xs, ys) = make(), problems()
-    prompt = model.prompt(xs, ys, CTX)
-    trace = model.every_loop(prompt, CTX, 6)
-    last = model.last_loops(prompt, CTX, loops=6, grad_loops=2, window=2)
+    graphdef, params = nnx.split(make())
+    xs, ys = problems()
+
+    @jax.jit
+    def last_loops(params):
+        model = nnx.merge(graphdef, params)
+        return model.last_loops(model.prompt(xs, ys, CTX), CTX, loops=6, grad_loops=2, window=2)
+
+    trace, last = every_loop(params, graphdef, xs, ys, 6), last_loops(params)
     np.testing.assert_allclose(last.predictions, trace.predictions[4:], atol=1e-6)
     assert trace.query_states.shape == (6, B, 8)
 
 
 def test_a_later_point_does_not_change_earlier_predictions():
-    model, (xs, ys) = make(), problems()
-    before = model.every_loop(model.prompt(xs, ys, CTX), CTX, 3).predictions
-    other = model.prompt(xs.at[:, -1].set(9.0), ys.at[:, -2].set(9.0), CTX)
-    after = model.every_loop(other, CTX, 3).predictions
+    graphdef, params = nnx.split(make())
+    xs, ys = problems()
+    before = every_loop(params, graphdef, xs, ys, 3).predictions
+    others = xs.at[:, -1].set(9.0), ys.at[:, -2].set(9.0)
+    after = every_loop(params, graphdef, *others, 3).predictions
     np.testing.assert_array_equal(before[..., :-1], after[..., :-1])
     assert not np.allclose(before[..., -1], after[..., -1])
 
@@ -154,11 +168,11 @@ def test_a_later_point_does_not_change_earlier_predictions():
 @pytest.mark.parametrize("side", ["first", "last"])
 @pytest.mark.parametrize("injection", list(Injection))
 def test_keeping_all_tokens_is_bit_exact_and_keeping_none_is_one_loop(side, injection):
-    model, (xs, ys) = make(injection=injection), problems()
-    prompt = model.prompt(xs, ys, CTX)
-    whole = model.every_loop(prompt, CTX, 5).predictions
+    graphdef, params = nnx.split(make(injection=injection))
+    given = params, graphdef, *problems(), 5
+    whole = every_loop(*given).predictions
     kept = {
-        n: model.every_loop(prompt, CTX, 5, jnp.asarray(keep_tokens(N, n, side))).predictions
+        n: every_loop(*given, jnp.asarray(keep_tokens(N, n, side))).predictions
         for n in (0, 3, 2 * N - 1)
     }
     np.testing.assert_array_equal(kept[2 * N - 1], whole)

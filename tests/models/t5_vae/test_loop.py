@@ -14,6 +14,7 @@ from flaxae.config import (
     Config,
     EvalConfig,
     LogConfig,
+    MeshConfig,
     OptimConfig,
     SaveConfig,
     copy_config,
@@ -51,6 +52,7 @@ def config_for(tmp_path: Path, **overrides: Any) -> Config:
         log=LogConfig(every=1, tensorboard=False, progress=False),
         eval=EvalConfig(splits=("dev",), num_samples=2),
         save=SaveConfig(every=5),
+        mesh=MeshConfig(fsdp=1),
         steps=5,
     )
     for name, value in overrides.items():
