@@ -39,6 +39,7 @@ class StateReader:
         self.hooks = tuple(sorted({t.hook for t in self.taps}))
         self._graphdef, self._state = nnx.split(model)
         self._mesh, self._run = mesh, jax.jit(self._states)
+        self._shardings: Any = None  # of weights that are not on the mesh yet
         if mesh is None:
             return
         require(
@@ -51,8 +52,7 @@ class StateReader:
         self._run = jax.jit(
             self._states, in_shardings=(weights, split, split), out_shardings=replicated(mesh)
         )
-        if not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(self._state)):
-            self._state = jax.device_put(self._state, weights)
+        self._shardings = weights
 
     def lower(self, length: int) -> Any:
         """Return the program of one pass over rows of a length, lowered but not compiled."""
@@ -87,6 +87,8 @@ class StateReader:
         Raises:
             ConfigError: if a state has another number of positions than the tokens.
         """
+        if self._shardings is not None:
+            self._state, self._shardings = jax.device_put(self._state, self._shardings), None
         with self._context():
             found = [
                 self._run(self._state, *self._placed(ids, mask, i))

@@ -53,7 +53,8 @@ def test_latents_stay_on_their_chip():
 def test_a_chip_has_its_part_of_the_dictionary_and_its_moments():
     part = 3 * 4 * 2 * WIDTH * LATENTS / CHIPS  # encoder and decoder, with two moments
     assert part < report().argument_bytes < 1.2 * part
-    assert report().flops == pytest.approx(report().task_flops, rel=0.4)
+    # AuxK, which the task does not count, decodes once more: 3 products beside 5.
+    assert report().flops == pytest.approx(8 / 5 * report().task_flops, rel=0.12)
 
 
 def test_a_chip_gathers_one_layer_of_the_model_at_a_time():
