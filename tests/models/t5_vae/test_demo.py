@@ -1,16 +1,15 @@
 """The demo, the evaluation command and train.py, on a tiny family instead of the T5-VAE."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import train
 from flaxae import evaluate, summary
+from flaxae.command import run_main
 from flaxae.config import flags
 from flaxae.models.t5_vae import demo
-from tests.helpers import ROOT, environment
 
 CONFIG = """
 import dataclasses
@@ -71,33 +70,23 @@ def test_quick_preset_is_the_default_and_names_the_full_one(file, tmp_path, monk
     assert explore.endswith("-m flaxae.explore runs/demo-quick")
 
 
-def run(*command: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment(), capture_output=True, text=True
-    )
-
-
-def test_train_and_evaluate_commands(file, tmp_path):
+def test_train_and_evaluate_commands(file, tmp_path, capsys):
     workdir = str(tmp_path / "w")
-    train = ["train.py", f"--config={file}:quick", f"--workdir={workdir}"]
-    done = run(*train)
-    assert done.returncode == 0, done.stderr
-    assert "is done: step 3." in done.stdout and "dev/loss = " in done.stdout
-    done = run(*train)
-    assert done.returncode == 0 and "was done already, at step 3." in done.stdout
-    done = run("-m", "flaxae.evaluate", workdir, f"--config={file}", f"--json={workdir}/x.json")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("reported 3\n")
+    command = ["train.py", f"--config={file}:quick", f"--workdir={workdir}"]
+    assert train.main(command) == 0
+    out = capsys.readouterr().out
+    assert "is done: step 3." in out and "dev/loss = " in out
+    assert train.main(command) == 0
+    assert "was done already, at step 3." in capsys.readouterr().out
+    command = ["evaluate", workdir, f"--config={file}", f"--json={workdir}/x.json"]
+    assert evaluate.main(command) == 0
+    assert capsys.readouterr().out.startswith("reported 3\n")
     assert json.loads((tmp_path / "w" / "x.json").read_text()) == {"step": 3}
-    done = run("-m", "flaxae.evaluate", workdir)
-    assert (
-        done.returncode == 2
-        and done.stderr.startswith("error: ")
-        and "is not part of flaxae" in done.stderr
-    )
-    done = run("-m", "flaxae.evaluate", str(tmp_path / "none"))
-    assert done.returncode == 2 and "not a run's workdir" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert run_main(evaluate.main, ["evaluate", workdir]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and "is not part of flaxae" in err
+    assert run_main(evaluate.main, ["evaluate", str(tmp_path / "none")]) == 2
+    assert "not a run's workdir" in capsys.readouterr().err
 
 
 def test_report_is_written_into_the_given_folder(file, tmp_path):
