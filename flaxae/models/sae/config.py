@@ -15,8 +15,8 @@ from flaxae.models.sae.options import (
     TRANSCODERS,
     Architecture,
     Auxiliary,
+    Gate,
     LossOptions,
-    Sparsity,
 )
 from flaxae.sparse_autoencoder.modules import WITH_K, Activation, Normaliser, SAEConfig
 
@@ -184,9 +184,8 @@ class SAEOptions(TaskConfig):
     @property
     def needs_whole_batch(self) -> bool:
         """True if the loss of a batch is not the sum of the losses of its parts."""
-        quadratic = self.loss.jump is Sparsity.QUADRATIC and self.kind is Activation.JUMPRELU
         auxiliary = self.kind in SELECTED and self.loss.auxiliary is not Auxiliary.NONE
-        single = self.kind is Activation.BATCH_TOPK or auxiliary or quadratic
+        single = self.kind is Activation.BATCH_TOPK or auxiliary
         if self.several:
             return self.architecture is Architecture.VQ or (
                 self.architecture is Architecture.LAYERED and self.normalised
@@ -202,7 +201,8 @@ class SAEOptions(TaskConfig):
     def unit_norm(self) -> bool:
         """True if the decoder's rows are kept at norm 1."""
         selected = self.kind in SELECTED and self.loss.auxiliary is Auxiliary.OPENAI
-        return selected or self.architecture in (Architecture.TIED_BIAS, Architecture.GATED)
+        gated = self.architecture is Architecture.GATED and self.loss.gate is Gate.PAPER
+        return selected or gated or self.architecture is Architecture.TIED_BIAS
 
     def dictionary(self, d_in: int, d_out: int) -> SAEConfig:
         """Return the sizes and forward pass of a dictionary of scaled states.

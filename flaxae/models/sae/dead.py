@@ -1,7 +1,7 @@
 """Latents that are never active: counted, and given new directions, inside the compiled step."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +10,54 @@ from jaxtyping import Array, Bool, Float, Int, Key
 ENCODER_SHARE = 0.2  # norm of a new encoder direction, as a share of the mean of living ones
 
 
-def updated_silence(
-    silent: Int[Array, "F"], f: Float[Array, "B F"], weights: Float[Array, "B"]
-) -> Int[Array, "F"]:
+class Activity(NamedTuple):
+    """The latents that are active in a batch; rows that pad it do not count.
+
+    Attributes:
+        fired: number of rows in which each latent is active, (F,).
+        active: number of active latents in each row, (B,).
+        least: the least value of an active latent; infinite if there is none.
+        rows: number of rows.
+    """
+
+    fired: Float[Array, " F"]
+    active: Float[Array, " B"]
+    least: Float[Array, ""]
+    rows: Int[Array, ""]
+
+
+def activity(
+    f: Float[Array, "B K"],
+    weights: Float[Array, "B"],
+    indices: Int[Array, "B K"] | None = None,
+    count: int = 0,
+) -> Activity:
+    """Return which latents are active, without gradients.
+
+    Args:
+        f: latents.
+        weights: 0 for padding.
+        indices: number of each latent, if only some are given; they are different in each row.
+        count: number of all latents, then.
+    """
+    f = jax.lax.stop_gradient(f)
+    real = weights > 0
+    active = ((f > 0) & real[:, None]).astype(jnp.float32)
+    fired = active.sum(0)
+    if indices is not None:
+        fired = jnp.zeros(count, jnp.float32).at[indices].add(active)
+    least = jnp.min(jnp.where(active > 0, f, jnp.inf))
+    return Activity(fired, active.sum(-1), least, real.astype(jnp.int32).sum(dtype=jnp.int32))
+
+
+def updated_silence(silent: Int[Array, "F"], found: Activity) -> Int[Array, "F"]:
     """Return the number of tokens since each latent was active, after a batch.
 
     Args:
         silent: the number before the batch.
-        f: latents.
-        weights: 0 for padding, whose latents do not count.
+        found: activity in the batch.
     """
-    real = weights > 0
-    fired = jnp.any((f > 0) & real[:, None], axis=0)
-    tokens = real.astype(jnp.int32).sum(dtype=jnp.int32)
-    return jnp.where(fired, 0, jnp.minimum(silent, 2**30) + tokens)
+    return jnp.where(found.fired > 0, 0, jnp.minimum(silent, 2**30) + found.rows)
 
 
 def resample(

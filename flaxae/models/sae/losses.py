@@ -1,12 +1,19 @@
 """Losses of sparse autoencoders and transcoders: sums over rows, to be divided by their weights."""
 
+import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from flaxae.models.sae.options import Architecture, Auxiliary, LossOptions, Sparsity
+from flaxae.models.sae import few_latents
+from flaxae.models.sae.dead import Activity, activity
+from flaxae.models.sae.eager import by_platform, eager
+from flaxae.models.sae.options import Architecture, Auxiliary, Gate, LossOptions, Sparsity
+from flaxae.models.sae.reconstruction import squared_error, variance
 from flaxae.nn.linear import align
 from flaxae.sparse_autoencoder.jump import step
 from flaxae.sparse_autoencoder.modules import Activation, SparseAutoencoder
@@ -22,33 +29,14 @@ class Terms(NamedTuple):
     Attributes:
         total: sum over rows.
         parts: name -> sum over rows; all but "auxk" without their weight in the total.
-        latents: (B, F).
+        activity: how often latents are active.
         output: (B, O).
     """
 
     total: Float[Array, ""]
     parts: dict[str, Float[Array, ""]]
-    latents: Float[Array, "B F"]
+    activity: Activity
     output: Float[Array, "B O"]
-
-
-def squared_error(
-    output: Float[Array, "B O"],
-    target: Float[Array, "B O"],
-    weights: Float[Array, "B"],
-    importance: Float[Array, " O"] | None = None,
-) -> Float[Array, ""]:
-    """Return the sum over rows of squared errors.
-
-    Args:
-        output: reconstructions.
-        target: what they should be.
-        weights: weight of each row; 0 for padding.
-        importance: factor of each feature's error; None: 1.
-    """
-    error = output - target
-    error = error if importance is None else error * align(importance, error)
-    return jnp.sum(jnp.square(error).sum(-1) * weights)
 
 
 def dictionary_loss(
@@ -75,7 +63,92 @@ def dictionary_loss(
         ctx: the step's context.
         dead: latents that have not been active for long; None: none.
         importance: factor of each feature's error in the reconstruction; None: 1.
+
+    Returns:
+        The terms. With few active latents, only the total has a gradient.
     """
+    few = few_latents.supported(sae, ctx) and architecture is not Architecture.MATRYOSHKA
+    if not few:
+        at = (x, target, weights, dead, importance)
+        return _dense_terms(sae, architecture, options, at, ctx)
+    graphdef, params, rest = nnx.split(sae, nnx.Param, ...)
+
+    def call(terms: Any, params: Any, args: Any) -> Any:
+        (rest, step, hparams, own), selection = args
+        at = dataclasses.replace(ctx, key=jax.random.key(0), step=step, hparams=hparams)
+        found = terms(nnx.merge(graphdef, params, rest), own, at, selection)
+        return found.total, found
+
+    def chosen(params: Any, args: Any) -> few_latents.Selection:
+        rest, step, hparams, (x, _, weights, *_) = args
+        at = dataclasses.replace(ctx, key=jax.random.key(0), step=step, hparams=hparams)
+        return few_latents.select(nnx.merge(graphdef, params, rest), x, weights, at)
+
+    def pick(functions: Any, params: Any, args: Any) -> Any:
+        by_few, by_all = functions
+
+        def cpu(params: Any, args: Any) -> Any:
+            selection = chosen(params, args)
+            if sae.config.activation is Activation.TOPK:
+                return by_few(params, (args, selection))
+            return jax.lax.cond(selection.fits, by_few, by_all, params, (args, selection))
+
+        return by_platform(cpu, lambda params, args: by_all(params, (args, None)), params, args)
+
+    terms = (
+        partial(call, partial(_few_terms, options)),
+        partial(call, lambda sae, at, ctx, _: _dense_terms(sae, architecture, options, at, ctx)),
+    )
+    args = (rest, ctx.step, ctx.hparams, (x, target, weights, dead, importance))
+    made: Any = eager(pick, terms, params, args)
+    total, found = made
+    return found._replace(total=total)
+
+
+def _few_terms(
+    options: LossOptions,
+    sae: SparseAutoencoder,
+    batch: tuple,
+    ctx: Context,
+    selection: few_latents.Selection,
+) -> Terms:
+    """Return the terms of a dictionary with top-k or batch top-k, from the chosen latents."""
+    x, target, weights, dead, importance = batch
+    f, output = few_latents.encode(sae, x, selection)
+    parts = {"recon": squared_error(output, target, weights, importance)}
+    total = parts["recon"]
+    if dead is not None and options.auxiliary is not Auxiliary.NONE:
+        graphdef, params, rest = nnx.split(sae, nnx.Param, ...)
+
+        def loss(params: Any, args: Any) -> Any:
+            rest, (x, *own) = args
+            model = nnx.merge(graphdef, params, rest)
+            return _dead_loss(model, options, model.pre_activations(x, ctx), *own), None
+
+        def none(params: Any, args: Any) -> Any:
+            return jnp.float32(0), None
+
+        def pick(functions: Any, params: Any, args: Any) -> Any:
+            return jax.lax.cond(jnp.any(args[1][-1]), *functions, params, args)
+
+        args = (rest, (x, output, target, weights, dead))
+        made: Any = eager(pick, (loss, none), params, jax.lax.stop_gradient(args))
+        parts["auxk"] = made[0]
+        total += parts["auxk"]
+    return Terms(
+        total, parts, activity(f.values, weights, f.chosen.indices, sae.config.d_sae), output
+    )
+
+
+def _dense_terms(
+    sae: SparseAutoencoder,
+    architecture: Architecture,
+    options: LossOptions,
+    batch: tuple,
+    ctx: Context,
+) -> Terms:
+    """Return the terms of a batch, from all latents."""
+    x, target, weights, dead, importance = batch
     z = sae.pre_activations(x, ctx)
     f = sae.activate(z, ctx, weights)
     output = sae.decode(f, ctx, x)
@@ -88,7 +161,7 @@ def dictionary_loss(
         parts["sparsity"] = _sparsity(sae, architecture, options, z, f, weights)
         total += sparsity_weight(options, ctx) * parts["sparsity"]
     if activation is Activation.GATED:
-        parts["gate_recon"] = _gate_error(sae, z, target, weights, importance)
+        parts["gate_recon"] = _gate_error(sae, options, z, target, weights, importance)
         total += parts["gate_recon"]
     if activation is Activation.JUMPRELU and options.pre_activation and dead is not None:
         below = jax.nn.relu(align(sae.threshold[...], z) - z) * align(sae.decoder_norms(), z)
@@ -98,7 +171,7 @@ def dictionary_loss(
     if chosen and dead is not None and options.auxiliary is not Auxiliary.NONE:
         parts["auxk"] = auxiliary_loss(sae, options, z, output, target, weights, dead)
         total += parts["auxk"]
-    return Terms(total, parts, f, output)
+    return Terms(total, parts, activity(f, weights), output)
 
 
 def sparsity_weight(options: LossOptions, ctx: Context) -> Float[Array, ""]:
@@ -120,7 +193,10 @@ def _sparsity(
     """Return the sparsity loss, without its weight."""
     kind = sae.config.activation
     if kind is Activation.GATED:
-        return jnp.sum(jax.nn.relu(z).sum(-1) * weights)
+        gate = jax.nn.relu(z)
+        weighted = options.gate is Gate.SAELENS
+        gate = gate * align(sae.decoder_norms(), gate) if weighted else gate
+        return jnp.sum(gate.sum(-1) * weights)
     if kind is Activation.RELU:
         plain = architecture is Architecture.TIED_BIAS
         scaled = f if plain else f * align(sae.decoder_norms(), f)
@@ -129,23 +205,24 @@ def _sparsity(
         scaled = jnp.tanh(options.tanh_scale * f * align(sae.decoder_norms(), f))
         return jnp.sum(scaled.sum(-1) * weights)
     active: Any = step(z, sae.threshold[...], sae.config.bandwidth)
-    l0 = jnp.sum(active.sum(-1) * weights)
-    if options.jump is Sparsity.STEP:
-        return l0
-    rows, target = jnp.maximum(weights.sum(), 1e-30), options.target_l0
-    return rows * (2 / target) * jnp.square(l0 / rows - target)
+    l0 = active.sum(-1)
+    if options.jump is Sparsity.QUADRATIC:
+        l0 = (2 / options.target_l0) * jnp.square(l0 - options.target_l0)
+    return jnp.sum(l0 * weights)
 
 
 def _gate_error(
     sae: SparseAutoencoder,
+    options: LossOptions,
     z: Float[Array, "B F"],
     target: Float[Array, "B O"],
     weights: Float[Array, "B"],
     importance: Float[Array, " O"] | None,
 ) -> Float[Array, ""]:
-    """Return the error of what the gate alone reconstructs; the decoder has no gradient here."""
-    frozen, bias = jax.lax.stop_gradient((sae.w_dec[...], sae.b_dec[...]))
-    guess = jax.nn.relu(z) @ frozen
+    """Return the error of what the gate alone reconstructs."""
+    decoder: Any = (sae.w_dec[...], sae.b_dec[...])
+    w_dec, bias = jax.lax.stop_gradient(decoder) if options.gate is Gate.PAPER else decoder
+    guess = jax.nn.relu(z) @ w_dec
     return squared_error(guess + align(bias, guess), target, weights, importance)
 
 
@@ -197,65 +274,32 @@ def auxiliary_loss(
         weights: weight of each row.
         dead: the dead latents. Any number of them: with fewer than k_aux, all are used.
     """
-    k_aux = min(options.k_aux or max(target.shape[-1] // 2, 1), sae.config.d_sae)
-    openai = options.auxiliary is Auxiliary.OPENAI
-
-    def loss(z: Array) -> Array:
-        chosen = top_k_mask(jnp.where(dead[None], z, -jnp.inf), k_aux) & dead[None]
-        f = jnp.where(chosen, jax.nn.relu(z) if openai else z, 0)
-        error = jax.lax.stop_gradient(target - output)
-        missed = squared_error(sae.linear_decode(f), error, weights)
-        if openai:
-            weight = options.auxiliary_weight or OPENAI_WEIGHT
-            spread, spread_error = (variance(x, weights) for x in (target, error))
-            return weight * missed * spread / jnp.maximum(spread_error, 1e-30)
-        few = jnp.minimum(dead.sum(dtype=jnp.float32) / k_aux, 1)
-        return (options.auxiliary_weight or 1.0) * few * missed
-
-    return jax.lax.cond(jnp.any(dead), loss, lambda z: jnp.float32(0), z)
+    args = (output, target, weights, dead)
+    return jax.lax.cond(
+        jnp.any(dead), lambda z: _dead_loss(sae, options, z, *args), lambda z: jnp.float32(0), z
+    )
 
 
-def variance(x: Float[Array, "B O"], weights: Float[Array, "B"]) -> Float[Array, ""]:
-    """Return the summed squared distance of rows to their mean, without gradient."""
-    x = jax.lax.stop_gradient(x)
-    mean = jnp.sum(x * weights[:, None], axis=0) / jnp.maximum(weights.sum(), 1e-30)
-    return jnp.sum(jnp.square(x - mean[None]).sum(-1) * weights)
-
-
-def reconstruction_sums(
+def _dead_loss(
+    sae: SparseAutoencoder,
+    options: LossOptions,
+    z: Float[Array, "B F"],
     output: Float[Array, "B O"],
     target: Float[Array, "B O"],
     weights: Float[Array, "B"],
-    shift: Float[Array, " O"],
-) -> dict[str, tuple[Array, Array]]:
-    """Return the sums from which `fvu` computes the fraction of unexplained variance of a data set.
+    dead: Bool[Array, "F"],
+) -> Float[Array, ""]:
+    """Return the `auxiliary_loss` of at least one dead latent."""
+    k_aux = min(options.k_aux or max(target.shape[-1] // 2, 1), sae.config.d_sae)
+    openai = options.auxiliary is Auxiliary.OPENAI
 
-    Args:
-        output: reconstructions.
-        target: targets.
-        weights: weight of each row.
-        shift: a constant near the targets' mean, which keeps sums of squares small.
-    """
-    rows, target_0 = weights.sum(), target - align(shift, target)
-    norms = jnp.linalg.norm(output, axis=-1), jnp.linalg.norm(target, axis=-1)
-    cosine = jnp.sum(output * target, axis=-1) / jnp.maximum(norms[0] * norms[1], 1e-30)
-    ratio = norms[0] / jnp.maximum(norms[1], 1e-30)
-    return {
-        "error": (squared_error(output, target, weights), rows),
-        "square": (jnp.sum(jnp.square(target_0).sum(-1) * weights), rows),
-        "first": (jnp.sum(target_0 * weights[:, None], axis=0), rows),
-        "cosine": (jnp.sum(cosine * weights), rows),
-        "norm_ratio": (jnp.sum(ratio * weights), rows),
-    }
-
-
-def fvu(sums: dict[str, tuple[Any, Any]]) -> float:
-    """Return sum |x - y|^2 / sum |x - mean|^2 over a data set; nan without a spread.
-
-    Args:
-        sums: added `reconstruction_sums`.
-    """
-    error, square, rows = float(sums["error"][0]), float(sums["square"][0]), float(sums["error"][1])
-    first = sums["first"][0]
-    spread = square - float((first * first).sum()) / max(rows, 1e-30)
-    return error / spread if spread > 0 else float("nan")
+    chosen = top_k_mask(jnp.where(dead[None], z, -jnp.inf), k_aux) & dead[None]
+    f = jnp.where(chosen, jax.nn.relu(z) if openai else z, 0)
+    error = jax.lax.stop_gradient(target - output)
+    missed = squared_error(sae.linear_decode(f), error, weights)
+    if openai:
+        weight = options.auxiliary_weight or OPENAI_WEIGHT
+        spread, spread_error = (variance(x, weights) for x in (target, error))
+        return weight * missed * spread / jnp.maximum(spread_error, 1e-30)
+    few = jnp.minimum(dead.sum(dtype=jnp.float32) / k_aux, 1)
+    return (options.auxiliary_weight or 1.0) * few * missed

@@ -4,10 +4,10 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from flaxae.models.sae.config import SAEOptions
-from flaxae.models.sae.dead import updated_silence
+from flaxae.models.sae.dead import Activity, updated_silence
 from flaxae.models.sae.options import Architecture
 from flaxae.models.sae.per_layer import LayeredAutoencoder
 from flaxae.models.sae.quantised import FSQ, VQ, StateTokenizer
@@ -53,20 +53,17 @@ class TrainedSAE(nnx.Module):
         """Return the latents that were not active in the last `after` tokens."""
         return self.silent[...] >= after
 
-    def observe(self, f: Float[Array, "B F"], weights: Float[Array, "B"], rate: float) -> None:
+    def observe(self, found: Activity, rate: float) -> None:
         """Count activity, and move the threshold of batch top-k towards the least active value.
 
         Args:
-            f: latents of a batch.
-            weights: 0 for padding.
+            found: activity in a batch.
             rate: share of this batch in the threshold's moving average.
         """
-        self.silent[...] = updated_silence(self.silent[...], f, weights)
+        self.silent[...] = updated_silence(self.silent[...], found)
         if self.sae.config.activation is not Activation.BATCH_TOPK:
             return
-        active = (f > 0) & (weights > 0)[:, None]
-        least = jnp.min(jnp.where(active, f, jnp.inf))
-        old: Any = self.sae.threshold[...]
+        least, old = found.least, jnp.asarray(self.sae.threshold[...])
         # The first value is taken whole, or the average of a short run would be far too low.
         moved = jnp.where(old > 0, (1 - rate) * old + rate * least, least)
         self.sae.threshold[...] = jnp.where(jnp.isfinite(least), moved, old)

@@ -55,8 +55,17 @@ class Sparsity(enum.Enum):
     """The sparsity loss of JumpReLU."""
 
     STEP = "step"  # L0 (Rajamanoharan et al. 2024b)
-    QUADRATIC = "quadratic"  # 2 / target * (L0 - target)^2 (Gemma Scope 2)
+    QUADRATIC = "quadratic"  # 2 / target * (L0 - target)^2 of each state (SAELens)
     TANH = "tanh"  # tanh of latents times decoder norms (Anthropic, January 2025)
+
+
+class Gate(enum.Enum):
+    """The losses of a gated dictionary's gate, by project."""
+
+    # Its reconstruction does not train the decoder, whose rows have norm 1.
+    PAPER = "paper"  # Rajamanoharan et al. 2024a
+    # It does; the L1 is weighted by the norms of the decoder's rows, which are free.
+    SAELENS = "saelens"
 
 
 @dataclasses.dataclass
@@ -70,6 +79,7 @@ class LossOptions(Section):
     jump: Sparsity = Sparsity.STEP
     target_l0: NonNegative = 0.0  # of jump=quadratic
     tanh_scale: Positive = 4.0
+    gate: Gate = Gate.PAPER
     pre_activation: NonNegative = 0.0  # weight of max(threshold - z, 0) of dead JumpReLU latents
     auxiliary: Auxiliary = Auxiliary.OPENAI
     auxiliary_weight: NonNegative = 0.0  # 0: the project's own, 1/32 or 1

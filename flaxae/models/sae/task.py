@@ -17,7 +17,7 @@ from flaxae.activations.stream import StateReader, StateStream, batch_shapes
 from flaxae.config import Config
 from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
-from flaxae.models.sae import devices, losses, states, updates
+from flaxae.models.sae import devices, losses, reconstruction, states, updates
 from flaxae.models.sae.config import SAEOptions, StateDataConfig
 from flaxae.models.sae.modeling import TrainedSAE, TrainedStates
 from flaxae.models.sae.options import TRANSCODERS, Architecture
@@ -200,17 +200,16 @@ class SAETask(Task):
         )
         rows = weights.sum()
         if ctx.train:
-            f = jax.lax.stop_gradient(terms.latents)
-            model.observe(f, weights, options.threshold_rate)
+            model.observe(terms.activity, options.threshold_rate)
             if options.resample_every:
                 errors = jnp.square(terms.output - target).sum(-1) * weights
                 model.pool_x[...] = jax.lax.stop_gradient(x)
                 model.pool_loss[...] = jax.lax.stop_gradient(errors)
-        active = jnp.sum((terms.latents > 0).astype(jnp.float32).sum(-1) * weights)
+        active = jnp.sum(terms.activity.active * weights)
         metrics = {name: (value, rows) for name, value in terms.parts.items()}
         metrics["l0"] = (active, rows)
-        error = losses.squared_error(terms.output, target, weights)
-        metrics["fvu"] = (error, losses.variance(target, weights))
+        error = reconstruction.squared_error(terms.output, target, weights)
+        metrics["fvu"] = (error, reconstruction.variance(target, weights))
         metrics["dead"] = (dead.astype(jnp.float32).sum(), jnp.float32(dead.shape[0]))
         return Loss(terms.total, rows, metrics), terms, target
 
@@ -240,8 +239,8 @@ class SAETask(Task):
         metrics = {name: (value, rows) for name, value in parts.items()}
         metrics["l0"] = (jnp.sum(active * weights), rows)
         flat = x.reshape(len(x), -1)
-        error = losses.squared_error(output.reshape(flat.shape), flat, weights)
-        metrics["fvu"] = (error, losses.variance(flat, weights))
+        error = reconstruction.squared_error(output.reshape(flat.shape), flat, weights)
+        metrics["fvu"] = (error, reconstruction.variance(flat, weights))
         return Loss(total, rows, metrics), output, x
 
     def transform_grads(self, grads: Any, state: Any, ctx: Context) -> Any:
@@ -269,10 +268,11 @@ class SAETask(Task):
             if self.options.normaliser is not Normaliser.NONE:  # measures are those of the states
                 target = batch["x"]
                 output = restored(output, target, self.options.normaliser)
-            fired = ((terms.latents > 0) & (weights > 0)[:, None]).astype(jnp.float32).sum(0)
-            extra = {"fired": (fired, weights.sum())}
+            extra = {"fired": (terms.activity.fired, weights.sum())}
         kept = {n: x for n, x in loss.metrics.items() if n not in ("fvu", "dead")}
-        sums = losses.reconstruction_sums(output, target, weights, model.mean[...].reshape(-1))
+        sums = reconstruction.reconstruction_sums(
+            output, target, weights, model.mean[...].reshape(-1)
+        )
         return {"loss": (loss.total, loss.weight), **kept, **sums, **extra}
 
     def finalize(self, sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
@@ -280,7 +280,7 @@ class SAETask(Task):
         out = super().finalize(sums)
         for name in ("error", "square"):
             out.pop(name, None)
-        out["fvu"] = losses.fvu(sums)
+        out["fvu"] = reconstruction.fvu(sums)
         if "fired" in sums:
             fired, rows = np.asarray(sums["fired"][0]), float(sums["fired"][1])
             out["dead"] = float((fired == 0).mean())

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxae.models.sae.dead import clear_moments, resample, updated_silence
+from flaxae.models.sae.dead import activity, clear_moments, resample, updated_silence
 
 D, F, P = 3, 6, 8
 RESAMPLE = jax.jit(resample)
@@ -13,10 +13,10 @@ RESAMPLE = jax.jit(resample)
 def test_silence_counts_tokens_and_ignores_padding():
     f = jnp.zeros((4, 3)).at[0, 0].set(1.0).at[3, 1].set(1.0)
     weights = jnp.asarray([1.0, 1, 1, 0])  # the latent of the padded row did not fire
-    silent = updated_silence(jnp.asarray([7, 7, 2**30], jnp.int32), f, weights)
+    silent = updated_silence(jnp.asarray([7, 7, 2**30], jnp.int32), activity(f, weights))
     np.testing.assert_array_equal(silent, [0, 10, 2**30 + 3])
     # Leading padding does not hide what fires after it.
-    silent = updated_silence(jnp.full(3, 5, jnp.int32), f[::-1], weights[::-1])
+    silent = updated_silence(jnp.full(3, 5, jnp.int32), activity(f[::-1], weights[::-1]))
     np.testing.assert_array_equal(silent, [0, 8, 8])
 
 

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from flaxae.errors import ConfigError
-from flaxae.models.sae import losses
-from flaxae.models.sae.options import Architecture, Auxiliary, LossOptions, Sparsity
+from flaxae.models.sae import losses, reconstruction
+from flaxae.models.sae.options import Architecture, Auxiliary, Gate, LossOptions, Sparsity
 from flaxae.sparse_autoencoder.importance import importance_weights, important_features
 from flaxae.sparse_autoencoder.modules import Activation, SAEConfig
 from flaxae.sparse_autoencoder.parameters import build, values
@@ -51,6 +51,11 @@ CASES = {
         {"jump": Sparsity.TANH, "pre_activation": 0.2},
     ),
     "gated": (Architecture.GATED, {"activation": Activation.GATED}, {}),
+    "gated_saelens": (
+        Architecture.GATED,
+        {"activation": Activation.GATED},
+        {"gate": Gate.SAELENS},
+    ),
     "skip_transcoder": (Architecture.SKIP_TRANSCODER, TRANSCODER | {"skip": True}, {}),
 }
 
@@ -113,14 +118,16 @@ def reference(name, p, q, x, target, w):
         scale = 1.0 if architecture is Architecture.TIED_BIAS else norms
         total += weight * rows((f * scale).sum(-1))
     if c.activation is Activation.GATED:
-        total += weight * rows(relu(z).sum(-1))
-        total += square(relu(z) @ q["w_dec"] + q["b_dec"] - target)
+        saelens = options.get("gate") is Gate.SAELENS
+        total += weight * rows((relu(z) * (norms if saelens else 1)).sum(-1))
+        decoder = p if saelens else q
+        total += square(relu(z) @ decoder["w_dec"] + decoder["b_dec"] - target)
     if c.activation is Activation.JUMPRELU:
         if options.get("jump") is Sparsity.TANH:
             total += weight * rows(np.tanh(4 * f * norms).sum(-1))
             total += 0.2 * rows((relu(p["threshold"] - z) * DEAD * norms).sum(-1))
         elif options.get("jump") is Sparsity.QUADRATIC:
-            total += weight * w.sum() * 2 / 3 * (rows(mask.sum(-1)) / w.sum() - 3) ** 2
+            total += weight * rows(2 / 3 * (mask.sum(-1) - 3) ** 2)
         else:
             total += weight * rows(mask.sum(-1))
     for width in options.get("widths", ())[:-1]:
@@ -155,7 +162,7 @@ def threshold_gradient(name, p, x, target, w):
         of_step *= 0
         direct = 0.2 * DEAD * norms * (z < limit)
     if options.get("jump") is Sparsity.QUADRATIC:
-        of_step *= 4 / 3 * ((w[:, None] * (f > 0)).sum() / w.sum() - 3)
+        of_step *= 4 / 3 * ((f > 0).sum(-1, keepdims=True) - 3)
     each = -window * (limit * of_f + weight * of_step) + direct
     assert (window > 0).sum() > 20
     return (each * w[:, None]).sum(0)
@@ -191,14 +198,14 @@ def test_loss_and_gradient_equal_numpy(name):
         np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3, err_msg=parameter)
 
 
-def test_the_quadratic_sparsity_loss_is_least_at_its_target():
+def test_the_quadratic_sparsity_loss_is_that_of_each_state():
     sae, *_ = case("jumprelu")
     args = (jnp.asarray(X), jnp.asarray(X), jnp.asarray(W), context(train=True))
-    l0 = float((np.asarray(sae.encode(X, context())) > 0).sum(1) @ W / W.sum())
-    for target in (l0, l0 / 2):
+    l0 = (np.asarray(sae.encode(X, context())) > 0).sum(1)
+    for target in (l0.mean(), l0.mean() / 2):
         options = LossOptions(jump=Sparsity.QUADRATIC, target_l0=target)
         found = losses.dictionary_loss(sae, Architecture.JUMPRELU, options, *args)
-        want = W.sum() * 2 / target * (l0 - target) ** 2
+        want = W @ (2 / target * (l0 - target) ** 2)  # of each state, not of their mean
         np.testing.assert_allclose(found.parts["sparsity"], want, rtol=1e-4, atol=1e-8)
     with pytest.raises(ConfigError, match="needs task.loss.target_l0"):
         LossOptions(jump=Sparsity.QUADRATIC).validate()
@@ -236,7 +243,7 @@ def test_fvu_of_a_data_set_equals_the_direct_computation():
     y = x + rng.normal(size=x.shape).astype(np.float32)
     weights = (np.arange(90) % 7 > 0).astype(np.float32)
     sums: dict = {}
-    reconstruction_sums = jax.jit(losses.reconstruction_sums)
+    reconstruction_sums = jax.jit(reconstruction.reconstruction_sums)
     for part in range(3):
         rows = slice(30 * part, 30 * part + 30)
         args = (y[rows], x[rows], weights[rows], jnp.full(D, 99.0))
@@ -244,8 +251,8 @@ def test_fvu_of_a_data_set_equals_the_direct_computation():
         sums = jax.tree.map(lambda a, b: a + b, sums, new) if sums else new
     real, made = x[weights > 0].astype(np.float64), y[weights > 0]
     want = ((real - made) ** 2).sum() / ((real - real.mean(0)) ** 2).sum()
-    np.testing.assert_allclose(losses.fvu(sums), want, rtol=1e-4)
-    assert np.isnan(losses.fvu({n: (np.zeros(()), np.zeros(())) for n in sums}))
+    np.testing.assert_allclose(reconstruction.fvu(sums), want, rtol=1e-4)
+    assert np.isnan(reconstruction.fvu({n: (np.zeros(()), np.zeros(())) for n in sums}))
 
 
 def test_importance_weighs_features_in_the_reconstruction():
@@ -261,7 +268,7 @@ def test_importance_weighs_features_in_the_reconstruction():
     chosen = choose(signed, share=0.25, per_layer=False)
     np.testing.assert_array_equal(chosen, [[0, 1, 1, 0], [0, 0, 0, 0]])
     x, y = jnp.ones((2, 4)), jnp.zeros((2, 4))
-    error = losses.squared_error(y, x, jnp.asarray([1.0, 0.5]), weights[0])
+    error = reconstruction.squared_error(y, x, jnp.asarray([1.0, 0.5]), weights[0])
     np.testing.assert_allclose(error, 1.5 * 8)  # sum (importance * error)^2
     sae, architecture, options, _ = case("gated")
 

@@ -267,7 +267,7 @@ def test_micro_batches_are_refused_where_the_loss_is_of_a_batch(folder):
         ("standard", {"task.resample_every": 2}, False),
         ("topk", {}, False),  # the variance of AuxK
         ("batch_topk", {}, False),
-        ("jumprelu", {}, False),  # quadratic
+        ("jumprelu", {}, True),
         ("vq", {}, False),
         ("layered", {}, False),
     ):
