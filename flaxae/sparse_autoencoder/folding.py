@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from jaxtyping import Float
 
 from flaxae.errors import require
 from flaxae.sparse_autoencoder.modules import Activation, Normaliser, SparseAutoencoder
@@ -45,6 +46,50 @@ def fold_factor(
         arrays["threshold"] = arrays["threshold"] / out
     if sae.config.skip:
         arrays["w_skip"] = arrays["w_skip"] * (factor / out)
+    return build(sae.config, arrays)
+
+
+def fold_whitening(
+    sae: SparseAutoencoder,
+    mean: Float[np.ndarray, " I"],
+    matrix: Float[np.ndarray, "I I"],
+    inverse: Float[np.ndarray, "I I"],
+) -> SparseAutoencoder:
+    """Return the dictionary of raw states that equals one of whitened states.
+
+    Args:
+        sae: a dictionary trained on (x - mean) matrix.
+        mean: what is subtracted from the states.
+        matrix: the matrix that whitens them.
+        inverse: its inverse.
+
+    Returns:
+        A dictionary whose output of x is y inverse + mean, where y is the old one's output of
+        (x - mean) matrix. Norms of the decoder's rows, if they select latents, are folded first.
+
+    Raises:
+        ConfigError: if the dictionary normalises each input, or is a transcoder, whose output is
+            another state.
+    """
+    require(
+        sae.config.normaliser is Normaliser.NONE,
+        f"the dictionary normalises each input ({sae.config.normaliser.value}): its input cannot "
+        "be whitened by its weights",
+    )
+    require(not sae.config.transcoder, "a transcoder's output is not whitened like its input")
+    if sae.config.rescale_by_decoder_norm:
+        sae = fold_decoder_norms(sae)
+    mean, matrix, inverse = (np.asarray(x, np.float64) for x in (mean, matrix, inverse))
+    arrays = values(sae)
+    w_enc = matrix @ arrays["w_enc"]
+    if not sae.config.subtract_b_dec:  # otherwise the new b_dec subtracts the mean
+        shift = mean @ w_enc
+        arrays["b_enc"] = arrays["b_enc"] - shift
+        if "b_mag" in arrays:
+            arrays["b_mag"] = arrays["b_mag"] - shift * np.exp(arrays["r_mag"])
+    arrays["w_enc"] = w_enc
+    arrays["w_dec"] = arrays["w_dec"] @ inverse
+    arrays["b_dec"] = arrays["b_dec"] @ inverse + mean
     return build(sae.config, arrays)
 
 

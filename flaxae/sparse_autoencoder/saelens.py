@@ -13,7 +13,7 @@ import numpy as np
 
 from flaxae.errors import ConfigError, require
 from flaxae.foreign_json import check_fields, read_json
-from flaxae.sparse_autoencoder import folding
+from flaxae.sparse_autoencoder import folding, saelens_scaler
 from flaxae.sparse_autoencoder.modules import (
     Activation,
     Normaliser,
@@ -25,7 +25,6 @@ from flaxae.sparse_autoencoder.parameters import build, values
 from flaxae.sparse_autoencoder.tensors import read_safetensors, write_safetensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-SCALER = "activation_scaler.json"  # the constant factor, beside checkpoints of SAELens' training
 VERSION = "6.54.12"  # the version whose format is written; below 6, a converter cuts the metadata
 
 # architecture -> (activation, transcoder, skip)
@@ -40,6 +39,9 @@ READ = {
     "jumprelu_skip_transcoder": (Activation.JUMPRELU, True, True),
 }
 WRITTEN = {value: name for name, value in READ.items()}
+# "hook_z": states of attention heads. SAELens has the heads as an axis of their own; here they are
+# one after another in the features.
+RESHAPED = ("none", "hook_z")
 # names of their tensors -> ours
 NAMES = {
     "W_enc": "w_enc",
@@ -104,13 +106,16 @@ def read(directory: Path) -> tuple[SparseAutoencoder, Origin]:
     _convert_old(tensors, directory / WEIGHTS)
     sae = build(config, _ours(tensors, config, directory / WEIGHTS), str(directory / WEIGHTS))
     origin = _origin(raw.get("metadata") or {}, path, config.normaliser)
+    if raw.get("reshape_activations") == "hook_z":
+        other = {**origin.other, "reshape_activations": "hook_z"}
+        origin = dataclasses.replace(origin, other=other)
     if pending:
-        sae, origin = _fold_pending(sae, origin, directory)
+        sae, origin = saelens_scaler.fold(sae, origin, directory, pending)
     return sae, origin
 
 
-def _config(raw: dict[str, Any], path: Path) -> tuple[SAEConfig, bool]:
-    """Return the config, and True if a constant factor is not yet folded into the weights."""
+def _config(raw: dict[str, Any], path: Path) -> tuple[SAEConfig, str]:
+    """Return the config, and the normalisation that is not yet folded into the weights or ""."""
     name = raw.get("architecture") or "standard"
     require(
         name in READ,
@@ -120,19 +125,19 @@ def _config(raw: dict[str, Any], path: Path) -> tuple[SAEConfig, bool]:
     )
     reshaped = raw.get("reshape_activations") or "none"
     require(
-        reshaped == "none",
-        f"{path}: reshape_activations={reshaped!r} is not supported: only 'none' is",
+        reshaped in RESHAPED,
+        f"{path}: reshape_activations={reshaped!r} is not one of: {', '.join(RESHAPED)}",
     )
     for size in ("d_in", "d_sae"):
         require(raw.get(size) is not None, f"{path}: {size} is missing")
     activation, transcoder, skip = READ[name]
     normalised = str(raw.get("normalize_activations") or "none")
-    pending = normalised == "expected_average_only_in"
+    pending = normalised if normalised in saelens_scaler.FOLDED else ""
     known = [n.value for n in Normaliser]
     require(
-        pending or normalised in known,
+        bool(pending) or normalised in known,
         f"{path}: normalize_activations={normalised!r} is not one of: "
-        f"{', '.join([*known, 'expected_average_only_in'])}",
+        f"{', '.join([*known, *saelens_scaler.FOLDED])}",
     )
     try:
         config = SAEConfig(
@@ -164,7 +169,9 @@ def _current(raw: dict[str, Any]) -> dict[str, Any]:
     if function == "topk" and isinstance(kwargs, dict):
         raw |= {"architecture": "topk", "k": kwargs.get("k")}
     if raw.get("normalize_activations") is True:
-        raw["normalize_activations"] = "expected_average_only_in"
+        raw["normalize_activations"] = saelens_scaler.FACTOR
+    if "hook_z" in str(raw.get("hook_name")):
+        raw = {"reshape_activations": "hook_z"} | raw
     return raw | {"metadata": {n: raw[n] for n in _METADATA if n in raw}}
 
 
@@ -218,24 +225,6 @@ def _origin(raw: dict[str, Any], path: Path, normaliser: Normaliser) -> Origin:
     return Origin(**fields | {n: x for n, x in own.items() if x is not None}, other=other)
 
 
-def _fold_pending(
-    sae: SparseAutoencoder, origin: Origin, directory: Path
-) -> tuple[SparseAutoencoder, Origin]:
-    """Fold the factor of `expected_average_only_in`, which is in a file of its own."""
-    path = directory / SCALER
-    require(
-        path.is_file(),
-        f"{directory}: normalize_activations is expected_average_only_in, and the factor is not in "
-        f'the weights: write {SCALER} with {{"scaling_factor": sqrt(d_in) / mean norm}}',
-    )
-    raw = read_json(path)
-    check_fields(raw, {"scaling_factor": float}, f"{path}: ")
-    require(raw.get("scaling_factor") is not None, f"{path}: scaling_factor is missing")
-    factor = float(raw["scaling_factor"])
-    folded = folding.fold_factor(sae, factor)
-    return folded, dataclasses.replace(origin, factor=factor, normaliser="expected_norm")
-
-
 def write(directory: Path, sae: SparseAutoencoder, origin: Origin) -> None:
     """Write a directory that `sae_lens.SAE.load_from_disk` opens.
 
@@ -265,7 +254,7 @@ def write(directory: Path, sae: SparseAutoencoder, origin: Origin) -> None:
         "device": "cpu",
         "apply_b_dec_to_input": config.subtract_b_dec,
         "normalize_activations": config.normaliser.value,
-        "reshape_activations": "none",
+        "reshape_activations": origin.other.get("reshape_activations", "none"),
         "metadata": _metadata(origin),
         "architecture": WRITTEN[key],
     }
@@ -289,6 +278,7 @@ def write(directory: Path, sae: SparseAutoencoder, origin: Origin) -> None:
 
 def _metadata(origin: Origin) -> dict[str, Any]:
     own = dataclasses.asdict(origin)
+    own["other"].pop("reshape_activations", None)
     fields = {
         "sae_lens_version": VERSION,
         "sae_lens_training_version": None,

@@ -130,6 +130,24 @@ def test_a_pending_factor_is_folded_or_refused(tmp_path):
     np.testing.assert_array_equal(values(sae)["b_enc"], raw["b_enc"])  # not the wrong bias
 
 
+def test_a_pending_whitening_is_folded_or_refused(tmp_path):
+    """Outputs after folding are compared with SAELens' own in test_foreign_files.py."""
+    whitened = {"normalize_activations": "covariance_whitening", "metadata": {}}
+    standard(tmp_path, **whitened)
+    with pytest.raises(ConfigError, match="the matrix is not in the weights"):
+        files.load(tmp_path)
+    matrices = {"mean": normal(D), "matrix": normal(D, D), "inverse_matrix": normal(D, D)}
+    save_file(matrices | {"mean": normal(D + 1)}, tmp_path / "activation_whitening.safetensors")
+    with pytest.raises(ConfigError, match="mean has shape"):
+        files.load(tmp_path)
+    save_file(matrices, tmp_path / "activation_whitening.safetensors")
+    assert files.load(tmp_path)[1].normaliser == "covariance_whitening"
+    transcoder = {"architecture": "transcoder", "apply_b_dec_to_input": False, "d_out": D}
+    write_saelens(tmp_path, transcoder | whitened, tensors())
+    with pytest.raises(ConfigError, match="a transcoder's output is not whitened"):
+        files.load(tmp_path)
+
+
 def gemma(**more):
     base = {"w_enc": normal(D, F), "w_dec": normal(F, D), "b_enc": normal(F), "b_dec": normal(D)}
     return base | {"threshold": np.abs(normal(F))} | more
@@ -229,8 +247,8 @@ def test_unknown_architectures_and_normalisers_are_refused(tmp_path):
         standard(tmp_path, architecture=name, metadata={})
         with pytest.raises(ConfigError, match=f"architecture '{name}' is not one of: standard,"):
             files.load(tmp_path)
-    standard(tmp_path, normalize_activations="covariance_whitening", metadata={})
-    with pytest.raises(ConfigError, match="normalize_activations='covariance_whitening' is not"):
+    standard(tmp_path, normalize_activations="batch_norm", metadata={})
+    with pytest.raises(ConfigError, match="normalize_activations='batch_norm' is not one of"):
         files.load(tmp_path)
     standard(tmp_path, architecture="transcoder", metadata={})
     with pytest.raises(ConfigError, match="subtracts no decoder bias"):
@@ -303,8 +321,8 @@ def test_names_of_hooks():
 
 
 def test_saelens_fields_that_would_change_the_states_are_checked(tmp_path):
-    standard(tmp_path, reshape_activations="hook_z", metadata={})
-    with pytest.raises(ConfigError, match="reshape_activations='hook_z' is not supported"):
+    standard(tmp_path, reshape_activations="hook_q", metadata={})
+    with pytest.raises(ConfigError, match="reshape_activations='hook_q' is not one of: none, hoo"):
         files.load(tmp_path)
     standard(tmp_path, metadata={"flaxae": {"layer": "3"}})
     with pytest.raises(ConfigError, match="metadata.flaxae: layer"):
