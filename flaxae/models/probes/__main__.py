@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ from flaxae.command import run_main
 from flaxae.config.locate import user_path
 from flaxae.config.ranges import COUNT, ranged
 from flaxae.errors import ConfigError, require
-from flaxae.models.probes import experiment, report
+from flaxae.models.probes import experiment, report, run_states
 from flaxae.models.probes.task import InterventionTask
+from flaxae.sparse_autoencoder.api import SAE
 from flaxae.training.load import load
 
 
@@ -24,14 +26,15 @@ def _opened(workdir: str) -> Any:
     return loaded
 
 
-def _states(workdir: str, args: argparse.Namespace) -> experiment.States:
+def _states(workdir: str, args: argparse.Namespace, also: Sequence[int] = ()) -> run_states.States:
     loaded = _opened(workdir)
     folder = user_path(args.states) if args.states else loaded.workdir / "states"
-    return experiment.collect_run(
+    return run_states.collect_run(
         loaded,
         Path(str(folder)),
         hooks=args.hooks.split(","),
         layers=_numbers(args.layers),
+        also=also,
         part=args.part,
     )
 
@@ -64,11 +67,12 @@ def _fit(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    runs = {}
+    runs, sae = {}, SAE.from_pretrained(args.sae) if args.sae else None
+    layer = sae.origin.layer if sae is not None else None
     for workdir in args.workdirs:
-        states = _states(workdir, args)
+        states = _states(workdir, args, () if layer is None else (layer,))
         name = f"{states.loaded.config.task.intervention.value} {Path(workdir).name}"
-        runs[name] = report.measure_run(states, args.draws)
+        runs[name] = report.measure_run(states, args.draws, sae)
     print(report.page(runs))
     print(f"written to {report.write(runs, Path(str(user_path(args.out))))}")
 
@@ -100,6 +104,7 @@ def main(argv: list[str]) -> int:
     page.add_argument(
         "--draws", type=ranged("--draws", int, COUNT), default=500, help="bootstrap resamples"
     )
+    page.add_argument("--sae", default="", help="a dictionary of the base's states (SAELens)")
     args = parser.parse_args(argv[1:])
     {"collect": _collect, "fit": _fit, "report": _report}[args.command](args)
     return 0

@@ -2,17 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from flaxae import peft
 from flaxae.errors import require
 from flaxae.models.probes.api import Probe
-from flaxae.models.probes.collecting import Settings, StateCollector, collect, collect_pairs
 from flaxae.models.probes.files import Origin
 from flaxae.models.probes.fitting.ccs import CCS
 from flaxae.models.probes.fitting.linear import (
@@ -27,11 +24,11 @@ from flaxae.models.probes.fitting.networks import MLP, RANKING_LOSSES, LayerConv
 from flaxae.models.probes.fitting.ranking import Ranking
 from flaxae.models.probes.importance import hook_importance
 from flaxae.models.probes.metrics import auroc_of
+from flaxae.models.probes.run_states import PAIRS, States
 from flaxae.models.probes.table import FitRecord, StateTable, check_evaluation, layer_differences
+from flaxae.sparse_autoencoder.api import SAE
 from flaxae.sparse_autoencoder.importance import important_features
 
-PAIRS = "choice:"  # hook of a table whose first axis is the choice after the prompt, not the side
-SPLITS = ("train", "dev", "test", "control", "ood")
 SHRINKAGE = 0.5
 TOP = 0.1  # share of features that the selecting probe keeps
 KINDS = (
@@ -51,71 +48,6 @@ REGRESSIONS = ("logistic", "weighted", "selected", "layer_diff")
 BOTH_SIDES = tuple(f"ranking_{loss}" for loss in RANKING_LOSSES)
 
 
-@dataclasses.dataclass
-class States:
-    """The states of a run's prompts.
-
-    Attributes:
-        loaded: the run.
-        collector: of its model.
-        table: of all splits; prompts that ask for the truth, and for a lie.
-        base: fingerprint of the base.
-    """
-
-    loaded: Any
-    collector: StateCollector
-    table: StateTable
-    base: str
-
-
-def default_layers(num_layers: int, count: int = 6) -> tuple[int, ...]:
-    """Return evenly spaced layers, the last one among them."""
-    found = np.unique(np.linspace(num_layers / count, num_layers, count).round().astype(int) - 1)
-    return tuple(int(x) for x in found)
-
-
-def collect_run(
-    loaded: Any,
-    folder: Path,
-    *,
-    hooks: Sequence[str] = ("resid_out", "mlp_post"),
-    layers: Sequence[int] = (),
-    pairs: bool = True,
-    part: int = 128,
-) -> States:
-    """Collect the states of a run's prompts, or read those that the folder has.
-
-    Args:
-        loaded: the run, see `flaxae.load`.
-        folder: the store; runs with one base may share it.
-        hooks: names of hidden states.
-        layers: the layers; (): six of them.
-        pairs: whether to collect the pairs of CCS too.
-        part: prompts per file.
-    """
-    task, model = loaded.task, loaded.model
-    chosen = tuple(sorted(layers)) or default_layers(model.config.num_layers)
-    settings = Settings(tuple(hooks), chosen, task.data_config.style(), task.limit)
-    collector = StateCollector(model, task.tokenizer, settings)
-    base = peft.base_fingerprint(model)
-    prompts, splits = [], []
-    for split in SPLITS:
-        own = task.prompts(task.splits[split])
-        prompts += own
-        splits += [split] * len(own)
-    seed = loaded.config.seed
-    table = collect(collector, prompts, splits, folder, base=base, seed=seed, part=part)
-    if pairs:
-        truthful = [i for i, p in enumerate(prompts) if not p.lie]
-        chosen_prompts = [prompts[i] for i in truthful]
-        found = collect_pairs(collector, chosen_prompts, folder, base=base, part=part)
-        for hook, x in found.items():
-            whole = np.zeros((2, len(prompts), *x.shape[2:]), np.float32)
-            whole[:, truthful] = np.moveaxis(x, 1, 0)
-            table.states[f"{PAIRS}{hook}"] = whole
-    return States(loaded, collector, table, base)
-
-
 @dataclasses.dataclass(frozen=True)
 class Fitted:
     """A probe with what it reads and what it has seen.
@@ -127,6 +59,7 @@ class Fitted:
         arm: see `StateTable.features`.
         layers: the layers that it reads; two for the difference of layers.
         record: the rows that it was fitted on.
+        encode: function of the states of one layer that the probe reads; None: the states.
     """
 
     kind: str
@@ -135,6 +68,7 @@ class Fitted:
     arm: str
     layers: tuple[int, ...]
     record: FitRecord
+    encode: Callable[[np.ndarray], np.ndarray] | None = None
 
     def proba(self, table: StateTable) -> Float[np.ndarray, "N"]:
         """Return the probability of label 1 of rows that the probe was not fitted on.
@@ -154,6 +88,7 @@ class Fitted:
             return self.probe.predict_proba(np.moveaxis(x, 0, 1))[:, 1]
         at = table.layers.index(self.layers[-1])
         one = x[at] - x[at - 1] if self.kind == "layer_diff" else x[at]
+        one = one if self.encode is None else self.encode(one)
         return self.probe.predict_proba(one)[:, 1]
 
 
@@ -198,6 +133,39 @@ def fit(
     if kind not in REGRESSIONS:
         probe = _one_layer(kind, train, hook, arm, layers[0], seed)
     return Fitted(kind, probe, hook, arm, layers, record)
+
+
+def fit_latents(table: StateTable, sae: SAE, arm: str = "adapter") -> Fitted:
+    """Fit a regression on the latents of a dictionary, which was trained on other texts.
+
+    Args:
+        table: all rows; only those of the splits train and dev are read.
+        sae: a dictionary of the hook and layer that its origin names.
+        arm: "base" or "adapter".
+
+    Raises:
+        ConfigError: if the table has no states of its hook and layer.
+    """
+    hook, layer = sae.origin.hook, sae.origin.layer
+    require(layer is not None, "the dictionary does not say of which layer it is")
+    require(arm in ("base", "adapter"), f"arm {arm!r}: a dictionary reads one side's states")
+    require(
+        hook in table.states and layer in table.layers,
+        f"the dictionary reads {hook} of layer {layer}, and there are {', '.join(table.states)} "
+        f"of layers {table.layers}: collect these states",
+    )
+    at = table.layers.index(layer)
+    train, dev = table.training(lie=0), table.where(split="dev", lie=0)
+    record = train.record()
+    check_evaluation(record, dev)
+
+    def encode(x: np.ndarray) -> np.ndarray:
+        """Return the latents of states."""
+        return np.asarray(sae.encode(jnp.asarray(x)))
+
+    grid = fit_layers(encode(train.features(hook, arm)[at])[None], train.labels, STRENGTHS)
+    _, best, _ = best_layer(grid, encode(dev.features(hook, arm)[at])[None], dev.labels)
+    return Fitted("sae", best, hook, arm, (table.layers[at],), record, encode)
 
 
 def _importance(
@@ -273,6 +241,7 @@ def as_probe(states: States, fitted: Fitted) -> Probe:
         states: of the run.
         fitted: fitted on them.
     """
+    require(fitted.encode is None, "a probe of a dictionary's latents cannot be saved")
     task, settings = states.loaded.task, states.collector.settings
     # The prompt of new texts shows the examples of the first data set.
     first = task.prompts(task.splits["train"][:1], (False,))[0]

@@ -16,15 +16,17 @@ from flaxae.measures.stats import Interval, finite
 from flaxae.models.probes.experiment import (
     BOTH_SIDES,
     Fitted,
-    States,
     fit,
+    fit_latents,
     group_ids,
     layer_aurocs,
 )
 from flaxae.models.probes.fitting.conformal import prediction_sets, set_thresholds
 from flaxae.models.probes.fitting.ranking import Dummy
 from flaxae.models.probes.metrics import control_threshold, intervals
+from flaxae.models.probes.run_states import States
 from flaxae.models.probes.table import StateTable, check_arms, check_controls, known_threshold
+from flaxae.sparse_autoencoder.api import SAE
 
 ARMS = ("base", "adapter", "both")
 HOOK, FEATURES = "resid_out", "mlp_post"
@@ -42,12 +44,12 @@ def evaluated_sets(table: StateTable) -> dict[str, StateTable]:
     return out
 
 
-def probes_of(states: States, draws: int) -> tuple[list[Fitted], dict[str, Any]]:
+def probes_of(states: States, sae: SAE | None) -> tuple[list[Fitted], dict[str, Any]]:
     """Fit all probes of the report.
 
     Args:
         states: of a run.
-        draws: resamples of intervals.
+        sae: a dictionary of states of the base, or None.
 
     Returns:
         The probes, and why others are missing.
@@ -77,6 +79,10 @@ def probes_of(states: States, draws: int) -> tuple[list[Fitted], dict[str, Any]]
                 out.append(fit(kind, table, FEATURES, "adapter", model=states.loaded.model))
             except ValueError as error:  # an adapter without IA3's factors
                 skipped[kind] = str(error)
+    if sae is None:
+        skipped["sae"] = "no dictionary is given (--sae)"
+    else:
+        out += [fit_latents(table, sae, arm) for arm in ("base", "adapter")]
     check_arms([fitted.record for fitted in out])
     if negated:
         for arm in ARMS:
@@ -92,12 +98,13 @@ def name_of(fitted: Fitted, table: StateTable) -> str:
     return f"{fitted.kind} ({fitted.arm}, {fitted.hook} {layers}{about})"
 
 
-def measure_run(states: States, draws: int = 500) -> dict[str, Any]:
+def measure_run(states: States, draws: int = 500, sae: SAE | None = None) -> dict[str, Any]:
     """Return all numbers of a run, as JSON can contain them.
 
     Args:
         states: of the run.
         draws: resamples of the intervals.
+        sae: a dictionary of states of the base, or None.
 
     Returns:
         {"answers": rows of base, adapter and dummy, "probes": rows of the probes, "lies": rows of
@@ -108,7 +115,7 @@ def measure_run(states: States, draws: int = 500) -> dict[str, Any]:
     sets = evaluated_sets(table)
     control = table.where(split="control", lie=0)
     check_controls(control, [table.where(split=("train", "dev", "test", "ood"))])
-    fitted, skipped = probes_of(states, draws)
+    fitted, skipped = probes_of(states, sae)
     rows: dict[str, dict[str, Any]] = {"answers": {}, "probes": {}}
     train = table.training(lie=0)
     dummy = Dummy.fit(train.p, train.labels)

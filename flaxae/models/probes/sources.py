@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from flaxae.config.locate import user_path
+from flaxae.data import sae_probes
 from flaxae.data.facts import Fact, statements
 from flaxae.data.local import is_data_file, read_local
 from flaxae.data.records import json_rows, read_records
@@ -12,7 +13,7 @@ from flaxae.data.tables import load_hub
 from flaxae.errors import ConfigError, require
 from flaxae.models.probes.examples import Example
 
-FACTS, HUB = "facts:", "hf:"
+FACTS, HUB, SAE_PROBES = "facts:", "hf:", "sae:"
 TRUTH = ("False", "True")
 ASK = "{}\nIs this statement true or false?"
 JSON_FILES, TABLES = (".jsonl", ".json", ".ndjson"), (".csv", ".tsv")
@@ -48,13 +49,23 @@ FORMS: dict[str, tuple[tuple[str, str], Callable[[Row], str]]] = {
     "super_glue/boolq": (("No", "Yes"), lambda row: f"{row['passage']}\n{row['question']}?"),
 }
 
+# Name in sae-probes -> (choices in the order of the labels, question about a text). Label 1 is the
+# class whose name comes last in alphabetical order.
+TRUTH_SETS = {
+    "36_sciq_tf": (("No", "Yes"), "{}\nIs this answer correct?"),
+    "41_truthqa_tf": (("Yes", "No"), "{}\nIs this answer correct?"),
+    "54_cs_tf": (("No", "Yes"), "{}\nIs this true?"),
+    "90_glue_qnli": (("Yes", "No"), "{}\nDoes the sentence answer the question?"),
+}
+
 
 def read_set(name: str, count: int = 0, seed: int = 0) -> list[Example]:
     """Read a data set.
 
     Args:
         name: "facts:" and a kind of `flaxae.data.facts`; "hf:" and a name of `FORMS`, with an
-            optional local path of its rows ("hf:imdb=rows.parquet"); or a JSONL or CSV file with
+            optional local path of its rows ("hf:imdb=rows.parquet"); "sae:" and a name of
+            `TRUTH_SETS`, with an optional folder ("sae:54_cs_tf=data"); or a JSONL or CSV file with
             the fields prompt, choices (two texts; in CSV separated by "|") and label, and optional
             ones: group, polarity, split.
         count: number of facts or rows; 0: all.
@@ -70,11 +81,14 @@ def read_set(name: str, count: int = 0, seed: int = 0) -> list[Example]:
         return _facts(name, count, seed)
     if name.startswith(HUB):
         return _hub(name, count)
+    if name.startswith(SAE_PROBES):
+        return _sae_probes(name, count)
     path = user_path(name)
     require(
         path.suffix.lower() in (*JSON_FILES, *TABLES),
         f"{name!r} is not a data set: give facts:KIND ({', '.join(k.value for k in Fact)}), "
-        f"hf:NAME ({', '.join(FORMS)}), or a .jsonl or .csv file of {', '.join(FIELDS)}",
+        f"hf:NAME ({', '.join(FORMS)}), sae:NAME ({', '.join(TRUTH_SETS)}), or a .jsonl or .csv "
+        f"file of {', '.join(FIELDS)}",
     )
     require(path.is_file(), f"{name}: there is no such file")
     rows = itertools.islice(_file_rows(str(path)), count or None)
@@ -120,6 +134,18 @@ def _hub(name: str, count: int) -> list[Example]:
             label = _label(row.get("label"), f"{name}, row {number}")
             out.append(Example(prompt, choices, label, f"{target}/{number}", f"{HUB}{target}"))
     return out
+
+
+def _sae_probes(name: str, count: int) -> list[Example]:
+    target, _, directory = name.removeprefix(SAE_PROBES).partition("=")
+    require(target in TRUTH_SETS, f"{name!r}: the known names are {', '.join(TRUTH_SETS)}")
+    choices, ask = TRUTH_SETS[target]
+    data = sae_probes.read(target, user_path(directory) if directory else None)
+    rows = zip(data.texts, data.labels, data.groups, strict=True)
+    return [
+        Example(ask.format(text), choices, int(label), f"{target}/{group}", f"{SAE_PROBES}{target}")
+        for text, label, group in itertools.islice(rows, count or None)
+    ]
 
 
 def _file_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:

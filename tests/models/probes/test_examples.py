@@ -4,6 +4,7 @@ import json
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from flaxae.errors import ConfigError
@@ -58,6 +59,18 @@ def test_sets_of_the_hub_are_read_from_local_rows_of_the_same_form(tmp_path, nam
     first, second = read_set(f"hf:{name}={path}")
     assert (first.label, second.label) == (0, 1) and first.choices == FORMS[name][0]
     assert "0" in first.prompt and first.dataset == f"hf:{name}" and first.group != second.group
+
+
+def test_sets_of_sae_probes_are_read(tmp_path):
+    rows = [f'"Q. {i}\nA. x{i}",{"in" * (i % 2)}correct\n' for i in range(6)]
+    text = "".join(["prompt,target\n", *rows])
+    with pa.output_stream(tmp_path / "41_truthqa_tf.csv.zst", compression="zstd") as file:
+        file.write(text.encode())
+    found = read_set(f"sae:41_truthqa_tf={tmp_path}", 4)
+    assert [x.choices[x.label] for x in found] == ["Yes", "No", "Yes", "No"]  # correct, incorrect
+    assert len({x.group for x in found}) == 4 and found[0].dataset == "sae:41_truthqa_tf"
+    with pytest.raises(ConfigError, match="the known names are 36_sciq_tf"):
+        read_set("sae:5_hist_fig_ismale")
 
 
 def bad_file(tmp_path, **fields):

@@ -1,6 +1,7 @@
 """Collection, fitting, saving and the report of a tiny run; a stop changes no number."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,10 +14,11 @@ from flaxae import peft
 from flaxae.errors import ConfigError
 from flaxae.lm import loading
 from flaxae.models.probes import __main__ as command
-from flaxae.models.probes import collecting, evaluation, experiment, files, report
-from flaxae.models.probes.experiment import KINDS, PAIRS
+from flaxae.models.probes import collecting, evaluation, experiment, files, report, run_states
+from flaxae.models.probes.experiment import KINDS
 from flaxae.models.probes.importance import ia3_factors
 from flaxae.models.probes.prompts import Shot
+from flaxae.models.probes.run_states import PAIRS
 from flaxae.task import Loaded
 from tests.models.causal_lm.tiny import base as write_base
 from tests.models.probes.tiny import questions, tiny_config
@@ -49,7 +51,7 @@ def loaded(folder):
 
 @pytest.fixture(scope="module")
 def states(loaded, folder):
-    return experiment.collect_run(loaded, folder / "states", hooks=HOOKS, layers=(0, 1), part=24)
+    return run_states.collect_run(loaded, folder / "states", hooks=HOOKS, layers=(0, 1), part=24)
 
 
 def test_states_of_both_sides_equal_those_of_a_plain_pass(states, loaded):
@@ -85,7 +87,7 @@ def test_a_stopped_collection_continues_with_the_same_bits(states, loaded, folde
     base[-1].unlink()
     (store / before.adapter / base[-2].name).unlink()
     base[-2].unlink()
-    again = experiment.collect_run(loaded, store, hooks=HOOKS, layers=(0, 1), part=24).table
+    again = run_states.collect_run(loaded, store, hooks=HOOKS, layers=(0, 1), part=24).table
     for hook, x in before.states.items():
         np.testing.assert_array_equal(again.states[hook], x)
     np.testing.assert_array_equal(again.p, before.p)
@@ -98,12 +100,12 @@ def test_broken_and_foreign_files_are_errors(states, loaded, folder):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigError, match="not a complete file"):
-        experiment.collect_run(loaded, store, hooks=HOOKS, layers=(0, 1), part=24)
+        run_states.collect_run(loaded, store, hooks=HOOKS, layers=(0, 1), part=24)
     path.write_bytes(whole)
     with pytest.raises(ConfigError, match="states of another model, hook, layer or prompt"):
         collecting.read_part(path, "other", HOOKS)
     with pytest.raises(ConfigError, match="the model has layers 0 to 1"):
-        experiment.collect_run(loaded, store, layers=(7,))
+        run_states.collect_run(loaded, store, layers=(7,))
 
 
 def test_importance_is_that_of_the_trained_factors(loaded):
@@ -154,17 +156,26 @@ def test_pickles_and_incomplete_folders_are_errors(tmp_path):
         files.load(tmp_path)
 
 
+def test_a_dictionary_of_other_states_is_an_error(states):
+    sae = SimpleNamespace(origin=SimpleNamespace(hook="resid_out", layer=7))
+    with pytest.raises(ConfigError, match="reads resid_out of layer 7, and there are"):
+        experiment.fit_latents(states.table, sae)
+
+
 @pytest.mark.slow  # fits every kind of probe
 def test_the_report_has_every_probe_and_the_dummy(states, tmp_path, capsys):
-    numbers = report.measure_run(states, draws=20)
+    # A dictionary with one latent per sign of a feature: its probe knows what the states know.
+    origin = SimpleNamespace(hook="resid_out", layer=1)
+    signs = SimpleNamespace(origin=origin, encode=lambda x: np.maximum(np.c_[x, -x], 0))
+    numbers = report.measure_run(states, draws=20, sae=signs)
     path = report.write({"run": numbers}, tmp_path)
     text = path.read_text()
     assert "dummy, decoded" in text and "base answer" in text and "adapter answer" in text
     kinds = {name.split(" ")[0] for name in numbers["probes"]}
-    assert kinds == set(KINDS) and not numbers["skipped"]
+    assert kinds == {*KINDS, "sae"} and not numbers["skipped"]
     assert "affirmative only" in text and "ood other" in text
     assert set(numbers["lies"]) == {"prompted", "trained"}
-    again = report.measure_run(states, draws=20)
+    again = report.measure_run(states, draws=20, sae=signs)
     assert json.dumps(again) == json.dumps(numbers)
 
 
