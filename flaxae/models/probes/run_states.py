@@ -47,6 +47,8 @@ def collect_run(
     also: Sequence[int] = (),
     pairs: bool = True,
     part: int = 128,
+    rows: int = 8,
+    share_prefix: bool = True,
 ) -> States:
     """Collect the states of a run's prompts, or read those that the folder has.
 
@@ -58,10 +60,14 @@ def collect_run(
         also: further layers, such as that of a dictionary.
         pairs: whether to collect the pairs of CCS too.
         part: prompts per file.
+        rows: prompts per batch and side.
+        share_prefix: read the beginning that prompts share once per file.
     """
     task, model = loaded.task, loaded.model
     chosen = tuple(sorted({*(layers or default_layers(model.config.num_layers)), *also}))
-    settings = Settings(tuple(hooks), chosen, task.data_config.style(), task.limit)
+    settings = Settings(
+        tuple(hooks), chosen, task.data_config.style(), task.limit, rows, share_prefix
+    )
     collector = StateCollector(model, task.tokenizer, settings)
     base = peft.base_fingerprint(model)
     prompts, splits = [], []

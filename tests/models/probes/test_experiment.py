@@ -49,9 +49,15 @@ def loaded(folder):
     return Loaded(nnx.merge(graphdef, adapter, rest), config, task, 0, folder)
 
 
+def collected(loaded, store, **options):
+    """Collect without a shared beginning: few programs."""
+    options = {"pairs": False, "rows": 24, "share_prefix": False} | options
+    return run_states.collect_run(loaded, store, hooks=HOOKS, layers=(0, 1), part=24, **options)
+
+
 @pytest.fixture(scope="module")
 def states(loaded, folder):
-    return run_states.collect_run(loaded, folder / "states", hooks=HOOKS, layers=(0, 1), part=24)
+    return collected(loaded, folder / "states")
 
 
 def test_states_of_both_sides_equal_those_of_a_plain_pass(states, loaded):
@@ -66,9 +72,6 @@ def test_states_of_both_sides_equal_those_of_a_plain_pass(states, loaded):
     assert np.abs(table.p[0] - table.p[1]).max() > 1e-3
     assert table.states["resid_out"].shape == (2, len(table), 2, 16)
     assert table.states["mlp_post"].shape[-1] == 24
-    pairs = table.states[f"{PAIRS}resid_out"]
-    assert np.abs(pairs[0] - pairs[1])[table["lie"] == 0].max() > 1e-3
-    assert not pairs[:, table["lie"] == 1].any()
 
 
 def test_files_are_arrow_tables_with_the_hash_of_the_adapter(states, folder):
@@ -87,7 +90,7 @@ def test_a_stopped_collection_continues_with_the_same_bits(states, loaded, folde
     base[-1].unlink()
     (store / before.adapter / base[-2].name).unlink()
     base[-2].unlink()
-    again = run_states.collect_run(loaded, store, hooks=HOOKS, layers=(0, 1), part=24).table
+    again = collected(loaded, store).table
     for hook, x in before.states.items():
         np.testing.assert_array_equal(again.states[hook], x)
     np.testing.assert_array_equal(again.p, before.p)
@@ -100,7 +103,7 @@ def test_broken_and_foreign_files_are_errors(states, loaded, folder):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigError, match="not a complete file"):
-        run_states.collect_run(loaded, store, hooks=HOOKS, layers=(0, 1), part=24)
+        collected(loaded, store)
     path.write_bytes(whole)
     with pytest.raises(ConfigError, match="states of another model, hook, layer or prompt"):
         collecting.read_part(path, "other", HOOKS)
@@ -163,7 +166,14 @@ def test_a_dictionary_of_other_states_is_an_error(states):
 
 
 @pytest.mark.slow  # fits every kind of probe
-def test_the_report_has_every_probe_and_the_dummy(states, tmp_path, capsys):
+def test_the_report_has_every_probe_and_the_dummy(states, loaded, tmp_path):
+    whole = collected(loaded, tmp_path / "states", pairs=True, rows=8, share_prefix=True)
+    pairs = whole.table.states[f"{PAIRS}resid_out"]
+    assert np.abs(pairs[0] - pairs[1])[whole.table["lie"] == 0].max() > 1e-3
+    assert not pairs[:, whole.table["lie"] == 1].any()
+    for hook in HOOKS:
+        np.testing.assert_allclose(whole.table.states[hook], states.table.states[hook], atol=1e-4)
+    states = whole
     # A dictionary with one latent per sign of a feature: its probe knows what the states know.
     origin = SimpleNamespace(hook="resid_out", layer=1)
     signs = SimpleNamespace(origin=origin, encode=lambda x: np.maximum(np.c_[x, -x], 0))

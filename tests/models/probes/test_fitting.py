@@ -126,6 +126,7 @@ def test_ccs_finds_a_planted_direction_without_labels():
     same_after_a_file(probe, pairs.astype(np.float32))
 
 
+@pytest.mark.slow  # compiles
 def test_networks_learn_what_no_direction_can():
     x = rng.normal(size=(300, D)).astype(np.float32)
     labels = x[:, 0] * x[:, 1] > 0
@@ -135,6 +136,7 @@ def test_networks_learn_what_no_direction_can():
     same_after_a_file(mlp, x)
 
 
+@pytest.mark.slow  # compiles
 def test_the_convolution_reads_neighbouring_layers():
     x = rng.normal(size=(300, 5, D)).astype(np.float32)
     at, labels = rng.integers(0, 4, 300), rng.random(300) < 0.5

@@ -33,6 +33,7 @@ def trained(folder):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_training_shows_base_beside_adapter(trained):
     rows = log_of(trained)
     losses = [row["loss"] for row in rows if row["split"] == "train"]
@@ -64,9 +65,8 @@ def test_a_run_is_evaluated_on_test_and_ood_sets(trained, tmp_path, capsys):
     np.testing.assert_array_equal(none["base"].p, found["base"].p)
 
 
-@pytest.mark.parametrize(
-    "kind", [Intervention.T_FEW, pytest.param(Intervention.FLIP, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Intervention.T_FEW, Intervention.FLIP])
 def test_flip_and_t_few_have_a_finite_gradient_of_the_adapter(folder, kind):
     task = tiny_config(folder, task__intervention=kind)
     task = task.task.make(task)
