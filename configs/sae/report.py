@@ -8,12 +8,15 @@ is an architecture with a level, such as `topk,small`: "" (500 steps of 2,048 to
 which .89 M are distinct), `small` (.3 M) or `quick` (.03 M, 1,152 latents).
 
 The count, for 1.02 M tokens, 576 features and 4,608 latents: the pass of the language model to
-layer 15 takes 118 MFLOP per token, 109 TFLOP for the two splits. A step of top-k with AuxK has
-eight products of 2 x 2,048 x 576 x 4,608 FLOP, 43 TFLOP per run; standard, tied_bias, jumprelu and
-layered have five (27 TFLOP), matryoshka about fourteen (74). The runs of all seeds are 730 TFLOP,
-18 pilots of 200,000 tokens 110, up to six repetitions for the wanted L0 190, five lanes of the
-Pareto figure 110, the cross entropies 50: together 1,300 TFLOP, 1.8 hours at 200 GFLOP/s and 4.9
-hours at 74, if matrix products were all. The cache has 1.1 GB per hook, six hooks: 6.4 GB.
+layer 15 takes 118 MFLOP per token, 109 TFLOP for the two splits. A dense product of a step has 2 x
+2,048 x 576 x 4,608 FLOP, 5.4 TFLOP per run. Standard, tied_bias, jumprelu and layered have five (27
+TFLOP), gated seven (38), matryoshka about fourteen (74); top-k with AuxK has eight on an
+accelerator. On a CPU top-k and batch top-k have one, and four products with the rows of active
+latents, which take as long as .6 of a dense one: 9 TFLOP. The runs of all seeds are 450 TFLOP, 18
+pilots of 200,000 tokens 110, up to six repetitions for the wanted L0 190, five lanes of the Pareto
+figure 23, the cross entropies 50: together 930 TFLOP, 1.3 hours at 200 GFLOP/s and 3.5 hours at 74,
+if products were all; about 40 programs are compiled, which adds ten to twenty minutes. The cache
+has 1.1 GB per hook, six hooks: 6.4 GB.
 
 Not measured; rows will be in report.jsonl in this folder.
 """

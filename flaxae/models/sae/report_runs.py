@@ -70,8 +70,8 @@ class Report:
     @cached_property
     def data(self) -> str:
         """Name of the corpus, and a hash of its texts for training and evaluation."""
-        splits = self.task.splits
-        return f"{self.task.data_config.name} {digest([*splits['train'], *splits['dev']])}"
+        splits, data = self.task.splits, self.task.data_config
+        return f"{data.path or data.name} {digest([*splits['train'], *splits['dev']])}"
 
     @cached_property
     def bench(self) -> Bench:
