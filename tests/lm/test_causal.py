@@ -14,8 +14,13 @@ from tests.tiny.language_models import KINDS, context, random_ids, tiny
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
 
+@jax.jit
+def run(model, ids, kwargs):
+    return model(ids, context(), **kwargs)
+
+
 def scores(model, ids, **kwargs):
-    return np.asarray(jax.jit(lambda m, x: m(x, context(), **kwargs))(model, ids))
+    return np.asarray(run(model, ids, kwargs))
 
 
 def test_padding_on_either_side_does_not_change_the_logits(kind):
@@ -69,21 +74,16 @@ def test_cached_equals_uncached(kind, unroll):
     cache = model.init_cache(2, 11)
     cache, blocks = (unstacked(cache), unstacked(model.blocks)) if unroll else (cache, None)
 
-    def part(cache, start, stop):
-        x, cache = model.cached_states(
-            ids[:, start:stop],
-            context(),
-            cache,
-            start,
-            positions=positions[:, start:stop],
-            keys=keys,
-            blocks=blocks,
-        )
+    @jax.jit
+    def part(cache, ids, positions, start):
+        options = {"positions": positions, "keys": keys, "blocks": blocks}
+        x, cache = model.cached_states(ids, context(), cache, start, **options)
         return model.logits(x, context()), cache
 
     have = []
     for start, stop in ((0, 6), (6, 7), (7, 8), (8, 9)):
-        logits, cache = part(cache, start, stop)
+        at = slice(start, stop)
+        logits, cache = part(cache, ids[:, at], positions[:, at], jnp.int32(start))
         have.append(np.asarray(logits))
     real = np.asarray(mask) == 1
     np.testing.assert_allclose(np.concatenate(have, axis=1)[real], want[real], rtol=0, atol=1e-5)
@@ -114,11 +114,13 @@ def test_remat_and_unrolling_do_not_change_gradients(kind):
 def test_chunked_loss_equals_the_plain_one(kind):
     model, ids = tiny(kind), random_ids(2, 9)
     weights = jnp.ones((2, 8)).at[1, 5:].set(0)
-    x = model.states(ids[:, :-1], context())
-    whole, chunked = (
-        jax.value_and_grad(lambda x, n=n: model.loss(x, ids[:, 1:], weights, context(), n)[0])(x)
-        for n in (0, 4)
-    )
+    x = jax.random.normal(jax.random.key(1), (2, 8, model.config.d_model))
+
+    def loss(x, chunks):
+        return model.loss(x, ids[:, 1:], weights, context(), chunks)[0]
+
+    both = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    whole, chunked = both(x, 0), both(x, 4)
     np.testing.assert_allclose(whole[0], chunked[0], rtol=1e-5)
     np.testing.assert_allclose(whole[1], chunked[1], rtol=1e-4, atol=1e-6)
 
