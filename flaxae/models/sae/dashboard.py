@@ -28,13 +28,19 @@ def subject(loaded: Any, texts: Sequence[str] = ()) -> Subject:
     sae, origin = exported(loaded)
     source = task.source
     check(loaded.workdir, sae, origin, source.model)
+    tokenizer = source.tokenizer
+
+    def decode(ids: list[int]) -> str:
+        return tokenizer.decode(ids) if source.causal else tokenizer.decode([ids])[0]
+
     rows = states.rows_of(source, texts or task.splits["train"], task.data_config)
     return Subject(
         str(loaded.workdir),
         sae,
         origin,
         source.model,
-        source.tokenizer,
+        tokenizer,
+        decode,
         source.causal,
         rows,
         task.data_config.model_rows,

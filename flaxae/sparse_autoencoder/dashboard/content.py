@@ -32,21 +32,24 @@ class Limits(NamedTuple):
 class Vocabulary:
     """Texts of the tokens that the page shows, numbered in order of first use."""
 
-    def __init__(self, tokenizer: Any):
-        self._tokenizer, self._index, self.texts = tokenizer, {}, []
+    def __init__(self, subject: Subject):
+        self._tokenizer, self._decode = subject.tokenizer, subject.decode
+        self._index: dict[int, int] = {}
+        self.texts: list[str] = []
         # A token's text is what it adds to another one: some decoders strip the first space.
-        self._anchor = tokenizer.encode(["a"])[0][-1:]
-        self._start = len(tokenizer.decode(self._anchor))
+        ids = subject.tokenizer.encode(["a"])[0]
+        self._anchor = next(([i] for i in ids if self._decode([i])), [])
+        self._start = len(self._decode(self._anchor))
 
     def __call__(self, token: int) -> int:
         """Return the page's number of a token."""
         token = int(token)
         if token not in self._index:
             self._index[token] = len(self.texts)
-            text = self._tokenizer.decode([*self._anchor, token])[self._start :]
-            # Special tokens are not decoded.
-            name = getattr(self._tokenizer, "token", lambda _: "")
-            self.texts.append(text or name(token) or "")
+            text = self._decode([*self._anchor, token])[self._start :]
+            if not text and hasattr(self._tokenizer, "token"):  # special tokens are not decoded
+                text = self._tokenizer.token(token) or ""
+            self.texts.append(text)
         return self._index[token]
 
 
@@ -84,7 +87,7 @@ def build(
     outputs: Any = None
     if subject.causal and subject.hook_out in directions.RESIDUAL:
         outputs = directions.logit_tokens(subject.model, subject.sae, numbers, TOKENS)
-    vocabulary = Vocabulary(subject.tokenizer)
+    vocabulary = Vocabulary(subject)
     rows: dict[int, int] = {}  # row of the text -> row of the page
     texts: list[list[int]] = []
 

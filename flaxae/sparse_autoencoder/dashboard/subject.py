@@ -1,7 +1,7 @@
 """A dictionary with the model and the text that a dashboard shows it on."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Subject:
         origin: hook and layer that it reads and, if it is a transcoder, writes.
         model: a language model, or an encoder of `lm.encoders`.
         tokenizer: its tokenizer.
+        decode: ids -> text.
         causal: whether the model predicts the next token.
         rows: the text.
         model_rows: rows per pass of the model.
@@ -41,6 +42,7 @@ class Subject:
     origin: Origin
     model: Any
     tokenizer: Any
+    decode: Callable[[list[int]], str]
     causal: bool
     rows: TokenRows
     model_rows: int = ROWS
@@ -108,7 +110,7 @@ def open_file(
     )
     if first is not None:
         rows = _with_first(rows, first)
-    return Subject(str(source), sae, origin, lm.model, chat, True, rows)
+    return Subject(str(source), sae, origin, lm.model, chat, chat.decode, True, rows)
 
 
 def _with_first(rows: TokenRows, first: int) -> TokenRows:

@@ -1,5 +1,7 @@
 """Training of a dictionary on a tiny language model: start, resume, evaluation."""
 
+import json
+import re
 import types
 
 import jax
@@ -10,7 +12,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 import flaxae
+from flaxae import dashboard as dashboard_command
 from flaxae.activations import read
+from flaxae.command import run_main
 from flaxae.config import flags
 from flaxae.config.serialize import set_field
 from flaxae.data.pretrained import open_tokenizer
@@ -18,9 +22,11 @@ from flaxae.errors import ConfigError
 from flaxae.lm.t5 import params as t5_params
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.lm.t5.modeling import T5
-from flaxae.models.sae import evaluation, probing, states, updates
+from flaxae.models.sae import dashboard, evaluation, probing, states, updates
 from flaxae.models.sae.config import Scaling
+from flaxae.models.sae.modeling import TrainedSAE
 from flaxae.models.sae.options import TRANSCODERS, Architecture
+from flaxae.sparse_autoencoder.dashboard.content import Vocabulary
 from flaxae.sparse_autoencoder.modules import Activation
 from flaxae.sweep.plan import Plan
 from flaxae.task import Context
@@ -138,6 +144,35 @@ def test_the_report_writes_a_dictionary_of_raw_states(folder, trained, capsys, m
     with pytest.raises(ConfigError, match="not 'mlp_out'"):
         flaxae.SAE.from_pretrained(workdir / "report" / "saelens", hook="mlp_out")
     assert "flaxae.SAE.from_pretrained" in capsys.readouterr().out
+
+
+def test_the_dashboard_of_a_run_reads_its_model_and_text(folder, trained, capsys):
+    workdir, _ = trained
+    out = folder / "page.html"
+    args = [str(workdir), "--tokens=60", f"--out={out}", "--contexts=2"]
+    assert run_main(dashboard_command.main, ["x", *args]) == 0
+    data = json.loads(re.search(r'id="data">(.*?)</script>', out.read_text(), re.S)[1])
+    about = data["about"]
+    assert (about["hook"], about["layer"], about["d_sae"]) == ("resid_out", 1, 32)
+    texts = ["".join(data["vocabulary"][i] for i in row) for row in data["rows"]]
+    assert any("square" in text for text in texts) and about["tokens"] >= 60
+    assert all(len(f["up"]) == len(f["down"]) == 8 for f in data["features"])
+    capsys.readouterr()
+    assert run_main(dashboard_command.main, ["x", *args, "--hook=mlp_out"]) == 2
+    assert "--hook: a run names its own model and states" in capsys.readouterr().err
+    several = types.SimpleNamespace(options=config_of(folder, "vq").task)
+    with pytest.raises(ConfigError, match="a run of vq has none"):
+        dashboard.subject(types.SimpleNamespace(task=several, workdir="W"))
+
+
+def test_tokens_of_an_encoder_have_their_texts(t5_folder, folder):
+    config = config_of(folder, **{"pretrained": str(t5_folder)})
+    task = config.task.make(config)
+    model = TrainedSAE(config.task, 8, 8, pool=0, rngs=nnx.Rngs(0))
+    shown = dashboard.subject(types.SimpleNamespace(task=task, model=model, workdir="W"), ["a <b>"])
+    vocabulary = Vocabulary(shown)
+    ids = [int(i) for i in shown.rows.ids[0][shown.rows.mask[0] > 0]]
+    assert "".join(vocabulary.texts[vocabulary(i)] for i in ids) == "a <b>"
 
 
 @pytest.mark.slow
