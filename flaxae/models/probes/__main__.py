@@ -10,7 +10,7 @@ from flaxae.command import run_main
 from flaxae.config.locate import user_path
 from flaxae.config.ranges import COUNT, ranged
 from flaxae.errors import ConfigError, require
-from flaxae.models.probes import experiment, report, run_states
+from flaxae.models.probes import experiment, report, report_page, run_states
 from flaxae.models.probes.task import InterventionTask
 from flaxae.sparse_autoencoder.api import SAE
 from flaxae.training.load import load
@@ -73,8 +73,8 @@ def _report(args: argparse.Namespace) -> None:
         states = _states(workdir, args, () if layer is None else (layer,))
         name = f"{states.loaded.config.task.intervention.value} {Path(workdir).name}"
         runs[name] = report.measure_run(states, args.draws, sae)
-    print(report.page(runs))
-    print(f"written to {report.write(runs, Path(str(user_path(args.out))))}")
+    print(report_page.page(runs))
+    print(f"written to {report_page.write(runs, Path(str(user_path(args.out))))}")
 
 
 def main(argv: list[str]) -> int:

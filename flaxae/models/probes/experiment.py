@@ -128,6 +128,10 @@ def fit(
     if kind == "layer_conv":
         probe = LayerConv.fit(np.moveaxis(train.features(hook, arm), 0, 1), train.labels, seed=seed)
         return Fitted(kind, probe, hook, arm, train.layers, record)
+    if kind not in REGRESSIONS and layer is not None:
+        require(layer in train.layers, f"no states of layer {layer}; there are {train.layers}")
+        probe = _one_layer(kind, train, hook, arm, layer, seed)
+        return Fitted(kind, probe, hook, arm, (layer,), record)
     importance = _importance(kind, model, hook, arm, train.layers)
     layers, probe = _regression(kind, train, dev, hook, arm, importance, layer)
     if kind not in REGRESSIONS:
@@ -135,13 +139,16 @@ def fit(
     return Fitted(kind, probe, hook, arm, layers, record)
 
 
-def fit_latents(table: StateTable, sae: SAE, arm: str = "adapter") -> Fitted:
+def fit_latents(
+    table: StateTable, sae: SAE, arm: str = "adapter", polarity: Sequence[int] = (1, -1)
+) -> Fitted:
     """Fit a regression on the latents of a dictionary, which was trained on other texts.
 
     Args:
         table: all rows; only those of the splits train and dev are read.
         sae: a dictionary of the hook and layer that its origin names.
         arm: "base" or "adapter".
+        polarity: see `fit`.
 
     Raises:
         ConfigError: if the table has no states of its hook and layer.
@@ -155,7 +162,8 @@ def fit_latents(table: StateTable, sae: SAE, arm: str = "adapter") -> Fitted:
         f"of layers {table.layers}: collect these states",
     )
     at = table.layers.index(layer)
-    train, dev = table.training(lie=0), table.where(split="dev", lie=0)
+    train = table.training(lie=0, polarity=tuple(polarity))
+    dev = table.where(split="dev", lie=0, polarity=tuple(polarity))
     record = train.record()
     check_evaluation(record, dev)
 

@@ -19,7 +19,7 @@ from flaxae.config.ranges import COUNT, ranged
 from flaxae.errors import ConfigError
 from flaxae.machine.compile_cache import keep_programs
 from flaxae.measures.claims import claims_table
-from flaxae.models.probes import report, verdicts
+from flaxae.models.probes import report, report_page, verdicts
 from flaxae.models.probes.run_states import collect_run
 from flaxae.sparse_autoencoder.api import SAE
 from flaxae.sweep.record import Row, complete
@@ -53,13 +53,20 @@ def measure(
     return {"numbers": report.measure_run(states, draws, sae)}
 
 
-def text_of(rows: list[Row], note: str) -> str:
-    """Return the report of finished runs: verdicts, then the tables of each run."""
+def write(rows: list[Row], workdir: Path, note: str) -> Path:
+    """Write the report of finished runs: verdicts, then the tables of each run.
+
+    Args:
+        rows: of the record.
+        workdir: folder of the report.
+        note: shown at the top.
+
+    Returns:
+        The path of report.md.
+    """
     found = claims_table(verdicts.of_rows(rows), "difference")
     named = {f"{row['variant']}, seed {row['seed']}": row["numbers"] for row in rows}
-    page = report.page(named, note)
-    title, _, rest = page.partition("\n")
-    return f"{title}\n\n{found}\n{rest.lstrip()}"
+    return report_page.write(named, workdir, note, found)
 
 
 def main(argv: list[str]) -> int:
@@ -86,15 +93,15 @@ def main(argv: list[str]) -> int:
     sae = SAE.from_pretrained(args.sae) if args.sae else None
     runs = runpy.run_path(CONFIG)["get_runs"](args.level, args.all)
     note = QUICK if args.level else ""
-    path = workdir / "report.md"
     finished = complete(
         record,
         runs,
         lambda config, key: measure(config, key, workdir, sae, args.draws),
-        after=lambda rows: path.write_text(text_of(rows, note)),
+        after=lambda rows: write(rows, workdir, note),
     )
     if not finished:
         return 75
+    path = workdir / "report.md"
     print(path.read_text())
     print(f"written to {path}")
     return 0

@@ -1,18 +1,17 @@
-"""Tables of one or several runs: answers, probes, lies; and verdicts on the hypotheses.
+"""Numbers of a run: its answers, all probes, prompted and trained lies.
 
 Every number is of rows that were not fitted on. Thresholds of 1 % false positives are those of
 control rows, which are in no other split.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from flaxae.measures.stats import Interval, finite
+from flaxae.errors import ConfigError
+from flaxae.measures.stats import finite
 from flaxae.models.probes.experiment import (
     BOTH_SIDES,
     Fitted,
@@ -55,39 +54,49 @@ def probes_of(states: States, sae: SAE | None) -> tuple[list[Fitted], dict[str, 
         The probes, and why others are missing.
     """
     table, skipped = states.table, {}
-    out = []
     negated = bool((table["polarity"] < 0).any())
-    for arm in ARMS:
-        out.append(fit("logistic", table, HOOK, arm))
-    layer = out[1].layers[0]
-    for kind in ("mass_mean", "lda", "mlp"):
-        out.append(fit(kind, table, HOOK, "adapter", layer=layer))
-    for kind in ("layer_conv", "layer_diff"):
-        out.append(fit(kind, table, HOOK, "adapter"))
-    for kind in BOTH_SIDES:
-        out.append(fit(kind, table, HOOK, "both", layer=layer))
-    out.append(fit("ccs", table, HOOK, "base", layer=layer))
-    if negated:
-        out.append(fit("ttpd", table, HOOK, "adapter", layer=layer))
-        out.append(fit("ttpd", table, HOOK, "base", layer=out[0].layers[0]))
-    else:
+    out: list[Fitted] = []
+    for polarity in ((1, -1), (1,)) if negated else ((1, -1),):
+        found = _probes_of(states, sae, polarity, skipped)
+        check_arms([fitted.record for fitted in found])
+        out += found
+    if not negated:
         skipped["ttpd"] = "there are no negated statements"
+        return out, skipped
+    for arm in ("base", "adapter"):
+        like = next(one for one in out if (one.kind, one.arm) == ("logistic", arm))
+        out.append(fit("ttpd", table, HOOK, arm, layer=like.layers[0]))
+    return out, skipped
+
+
+def _probes_of(
+    states: States, sae: SAE | None, polarity: Sequence[int], skipped: dict[str, str]
+) -> list[Fitted]:
+    """Fit all probes but TTPD on statements of some polarity; add the missing ones to `skipped`."""
+    table, model = states.table, states.loaded.model
+
+    def one(kind: str, hook: str, arm: str, layer: int | None = None) -> Fitted:
+        """Fit a probe."""
+        return fit(kind, table, hook, arm, polarity=polarity, model=model, layer=layer)
+
+    out = [one("logistic", HOOK, arm) for arm in ARMS]
+    layer = out[1].layers[0]
+    out += [one(kind, HOOK, "adapter", layer) for kind in ("mass_mean", "lda", "mlp")]
+    out += [one(kind, HOOK, "adapter") for kind in ("layer_conv", "layer_diff")]
+    out += [one(kind, HOOK, "both", layer) for kind in BOTH_SIDES]
+    out.append(one("ccs", HOOK, "base", out[0].layers[0]))
     if FEATURES in table.states:
-        out.append(fit("logistic", table, FEATURES, "adapter"))
+        out.append(one("logistic", FEATURES, "adapter"))
         for kind in ("weighted", "selected"):
             try:
-                out.append(fit(kind, table, FEATURES, "adapter", model=states.loaded.model))
-            except ValueError as error:  # an adapter without IA3's factors
+                out.append(one(kind, FEATURES, "adapter"))
+            except ConfigError as error:  # an adapter without IA3's factors
                 skipped[kind] = str(error)
     if sae is None:
         skipped["sae"] = "no dictionary is given (--sae)"
     else:
-        out += [fit_latents(table, sae, arm) for arm in ("base", "adapter")]
-    check_arms([fitted.record for fitted in out])
-    if negated:
-        for arm in ARMS:
-            out.append(fit("logistic", table, HOOK, arm, polarity=(1,)))
-    return out, skipped
+        out += [fit_latents(table, sae, arm, polarity) for arm in ("base", "adapter")]
+    return out
 
 
 def name_of(fitted: Fitted, table: StateTable) -> str:
@@ -108,8 +117,9 @@ def measure_run(states: States, draws: int = 500, sae: SAE | None = None) -> dic
 
     Returns:
         {"answers": rows of base, adapter and dummy, "probes": rows of the probes, "lies": rows of
-        prompted and trained lies, "layers": AUROC by layer, "skipped": probes that are missing}.
-        A row is {set: {measure: interval}}.
+        prompted and trained lies, "conformal": coverage of sets, "layers": AUROC by hook, arm and
+        layer, "reliability": see `reliability`, "skipped": probes that are missing, and sizes}. A
+        row is {set: {measure: interval}}.
     """
     table = states.table
     sets = evaluated_sets(table)
@@ -117,6 +127,7 @@ def measure_run(states: States, draws: int = 500, sae: SAE | None = None) -> dic
     check_controls(control, [table.where(split=("train", "dev", "test", "ood"))])
     fitted, skipped = probes_of(states, sae)
     rows: dict[str, dict[str, Any]] = {"answers": {}, "probes": {}}
+    hooks = [hook for hook in (HOOK, FEATURES) if hook in table.states]
     train = table.training(lie=0)
     dummy = Dummy.fit(train.p, train.labels)
     plain = {
@@ -133,7 +144,10 @@ def measure_run(states: States, draws: int = 500, sae: SAE | None = None) -> dic
         "dummy": dummy.share,
         "lies": lies(table, fitted[:2], draws),
         "conformal": coverage(table, fitted[1], sets),
-        "layers": {arm: layer_aurocs(table, HOOK, arm) for arm in ("base", "adapter")},
+        "layers": {
+            hook: {arm: layer_aurocs(table, hook, arm) for arm in ARMS[:2]} for hook in hooks
+        },
+        "reliability": {one.arm: reliability(one, sets) for one in fitted[:2]},
         "skipped": skipped,
         "sizes": {name: len(rows) for name, rows in sets.items()} | {"control": len(control)},
         "adapter": table.adapter,
@@ -171,6 +185,21 @@ def coverage(
             "size": float(found.sum(1).mean())
         }
     return out
+
+
+def reliability(
+    fitted: Fitted, sets: dict[str, StateTable], bins: int = 10
+) -> list[list[float | None]]:
+    """Return (mean probability, share of label 1, count) of test rows in bins of probability."""
+    rows = [table for name, table in sets.items() if name.startswith("test")]
+    p = np.concatenate([fitted.proba(table) for table in rows])
+    labels = np.concatenate([table.labels for table in rows])
+    place = np.minimum((p * bins).astype(int), bins - 1)
+    return [
+        [float(p[place == i].mean()), float(labels[place == i].mean()), int((place == i).sum())]
+        for i in range(bins)
+        if (place == i).any()
+    ]
 
 
 def lies(table: StateTable, fitted: Sequence[Fitted], draws: int) -> dict[str, Any]:
@@ -237,60 +266,3 @@ def _honest(
     rows = rows.select(_right(rows.p[0], rows.labels, threshold))
     p = fitted.proba(rows) if len(rows) else np.zeros(0)
     return rows, np.where(rows.p[0] > threshold, 1 - p, p)
-
-
-def page(runs: dict[str, dict[str, Any]], note: str = "") -> str:
-    """Return the report as Markdown.
-
-    Args:
-        runs: name -> numbers of `measure_run`.
-        note: shown at the top.
-    """
-    parts = ["# Adapters as probes", "", *([f"**{note}**", ""] if note else [])]
-    for name, numbers in runs.items():
-        parts += [f"## {name} (adapter {numbers['adapter']}, seed {numbers['seed']})", ""]
-        sets = list(numbers["sizes"])[:-1]
-        parts += [_line(["AUROC", *(f"{s} ({numbers['sizes'][s]})" for s in sets)])]
-        parts += ["|---" * (len(sets) + 1) + "|"]
-        for row, found in (numbers["answers"] | numbers["probes"]).items():
-            parts.append(_line([row, *(_cell(found[s]["auroc"]) for s in sets)]))
-        parts += ["", *_lies(numbers["lies"]), ""]
-        parts += [f"Not fitted: {k}: {v}." for k, v in numbers["skipped"].items()]
-    return "\n".join(parts) + "\n"
-
-
-def _lies(found: dict[str, Any]) -> list[str]:
-    lines = [_line(["lies", "probe", "count", "bal. acc.", "recall at 1 %", "AUROC", "controls"])]
-    lines.append("|---" * 7 + "|")
-    for kind, arms in found.items():
-        for arm, x in arms.items():
-            cells = [_cell(x[m]) for m in ("bal_acc", "recall", "auroc")]
-            lines.append(_line([kind, arm, str(x["lies"]), *cells, str(x["controls"])]))
-    return lines
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _cell(found: dict[str, Any]) -> str:
-    values = {k: float("nan") if v is None else v for k, v in found.items()}
-    return str(Interval(**values))
-
-
-def write(runs: dict[str, dict[str, Any]], outdir: Path, note: str = "") -> Path:
-    """Write report.md and report.json.
-
-    Args:
-        runs: name -> numbers of `measure_run`.
-        outdir: created if it does not exist.
-        note: shown at the top.
-
-    Returns:
-        The path of report.md.
-    """
-    outdir.mkdir(parents=True, exist_ok=True)
-    (outdir / "report.json").write_text(json.dumps(runs, indent=1) + "\n")
-    path = outdir / "report.md"
-    path.write_text(page(runs, note))
-    return path

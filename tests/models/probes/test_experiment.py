@@ -14,7 +14,15 @@ from flaxae import peft
 from flaxae.errors import ConfigError
 from flaxae.lm import loading
 from flaxae.models.probes import __main__ as command
-from flaxae.models.probes import collecting, evaluation, experiment, files, report, run_states
+from flaxae.models.probes import (
+    collecting,
+    evaluation,
+    experiment,
+    files,
+    report,
+    report_page,
+    run_states,
+)
 from flaxae.models.probes.experiment import KINDS
 from flaxae.models.probes.importance import ia3_factors
 from flaxae.models.probes.prompts import Shot
@@ -121,6 +129,7 @@ def test_importance_is_that_of_the_trained_factors(loaded):
         ia3_factors(lora, "mlp_post")
 
 
+@pytest.mark.slow  # compiles the collector again
 def test_a_saved_probe_gives_the_same_probabilities(states, loaded, tmp_path):
     fitted = experiment.fit("mass_mean", states.table, "resid_out", "adapter", layer=1)
     rows = states.table.where(split="test", lie=0)
@@ -148,6 +157,27 @@ def test_a_saved_probe_gives_the_same_probabilities(states, loaded, tmp_path):
         type(probe)(other, origin, foreign.model, base.tokenizer)
     with pytest.raises(ConfigError, match="give a list of texts"):
         probe.predict_proba("text")
+
+
+def test_files_of_a_probe_are_read_as_they_were_written(states, tmp_path):
+    fitted = experiment.fit("mass_mean", states.table, "resid_out", "diff", layer=1)
+    probe = SimpleNamespace(kind="mass_mean", tensors=fitted.probe.tensors)
+    shots = (("q?", "yes"), ("r?", "no"))
+    origin = files.Origin(
+        "m", "b", "resid_out", (1,), "diff", "a", "phi", "", shots, ("no", "yes"), "d", 3
+    )
+    files.save(tmp_path, probe, origin)
+    again, same = files.load(tmp_path)
+    assert same == origin
+    x = states.table.features("resid_out", "diff")[1]
+    np.testing.assert_array_equal(again.scores(x), fitted.probe.scores(x))
+    with pytest.raises(ConfigError, match="is a probe of layer 1, not 0: open another probe"):
+        origin.check("here", layer=0)
+    with pytest.raises(ConfigError, match="colour: a probe has model, base, hook"):
+        origin.check("here", colour=1)
+    (tmp_path / "probe.safetensors").write_bytes(b"broken")
+    with pytest.raises(ConfigError, match="not the tensors of a mass_mean probe"):
+        files.load(tmp_path)
 
 
 def test_pickles_and_incomplete_folders_are_errors(tmp_path):
@@ -178,11 +208,14 @@ def test_the_report_has_every_probe_and_the_dummy(states, loaded, tmp_path):
     origin = SimpleNamespace(hook="resid_out", layer=1)
     signs = SimpleNamespace(origin=origin, encode=lambda x: np.maximum(np.c_[x, -x], 0))
     numbers = report.measure_run(states, draws=20, sae=signs)
-    path = report.write({"run": numbers}, tmp_path)
+    path = report_page.write({"run": numbers}, tmp_path)
     text = path.read_text()
     assert "dummy, decoded" in text and "base answer" in text and "adapter answer" in text
     kinds = {name.split(" ")[0] for name in numbers["probes"]}
     assert kinds == {*KINDS, "sae"} and not numbers["skipped"]
+    twice = [n for n in numbers["probes"] if n.startswith(("mlp", "ranking_bce", "ccs", "sae"))]
+    assert len(twice) == 10 and sum("affirmative only" in name for name in twice) == 5
+    assert (tmp_path / "run_00.png").stat().st_size > 10_000
     assert "affirmative only" in text and "ood other" in text
     assert set(numbers["lies"]) == {"prompted", "trained"}
     again = report.measure_run(states, draws=20, sae=signs)
