@@ -111,9 +111,13 @@ def test_no_file_outside_is_served(guarded):
             assert e.code in (403, 404)
 
 
-def run_command(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "flaxae.explore", *args],
+def test_help_and_errors_on_the_terminal(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(["explore", "--help"])
+    assert end.value.code == 0 and "--password-file" in capsys.readouterr().out
+    (tmp_path / "config.json").write_text('{"task": {"class": "flaxae.nowhere:X"}}')
+    done = subprocess.run(
+        [sys.executable, "-m", "flaxae.explore", str(tmp_path), "--port=0", "--no-browser"],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
@@ -121,13 +125,6 @@ def run_command(*args):
         timeout=120,
         check=False,
     )
-
-
-def test_help_and_errors_on_the_terminal(tmp_path):
-    done = run_command("--help")
-    assert done.returncode == 0 and "--password-file" in done.stdout
-    (tmp_path / "config.json").write_text('{"task": {"class": "flaxae.nowhere:X"}}')
-    done = run_command(str(tmp_path), "--port=0", "--no-browser")
     assert done.returncode == 2 and "flaxae has no task config" in done.stderr
     assert "Traceback" not in done.stderr
 
