@@ -12,7 +12,7 @@ from flaxae.data.text import unicode_fault
 from flaxae.errors import require
 
 FILE = "dashboard.html"
-PROMPT, STRENGTHS = "I think that", (0.0, 1.0, 2.0, 4.0)
+PROMPT, STRENGTHS = "I think that", (0.0, 0.5, 1.0, 2.0)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -28,6 +28,16 @@ def test_top_k_over_split_features_is_that_of_one_device(rows):
         assert np.asarray(found).sum(1).tolist() == [count or k] * rows
 
 
+def test_top_k_of_lanes_over_split_features_is_that_of_one_device():
+    z = jnp.asarray(np.random.default_rng(1).normal(size=(3, 4, 24)), jnp.float32)
+    counts = jnp.asarray([1, 5, 2])
+    every = jax.vmap(lambda z, n: top_k_mask(z, 5, n))
+    want = every(z, counts)
+    with jax.set_mesh(make_mesh(MeshConfig(fsdp=2, model=4))):
+        found = jax.jit(every)(z, counts)
+    np.testing.assert_array_equal(found, want)
+
+
 def test_a_model_split_over_devices_has_the_same_states(split_small):
     model, mesh = tiny("llama"), make_mesh(MeshConfig(fsdp=4))
     taps = [Tap("resid_out", 1), Tap("mlp_out", 0)]

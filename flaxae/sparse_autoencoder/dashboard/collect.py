@@ -85,7 +85,7 @@ def collect(
         latents = np.where(use[:, :, None], latents if not features else latents[..., chosen], 0)
         _add(found, latents, part.astype(np.int32))
         found.tokens += int(use.sum())
-        if log is not None and (start // size) % 20 == 0:
+        if log is not None and (start // size) % 10 == 9:
             log(f"read {found.tokens:,} of {int(rows.use.sum()):,} tokens")
     return found
 
