@@ -1,6 +1,6 @@
 """Adapters of SmolLM2-135M compared with PyTorch and HF peft (needs `make env-parity`).
 
-There are four cases:
+There are five cases:
 
 - `train`: LoRA on docstrings with a loss of completions only.
 - `collect`: hidden states of base and adapter at the last token, of all layers but the last, whose
@@ -8,6 +8,8 @@ There are four cases:
 - `collect_prefix`: the same, but torch's side, too, reads the common beginning of all prompts (the
   chat's system message and the question) only once.
 - `generate`: greedy decoding of one prompt with the adapter.
+- `probe_fit`: logistic regressions of six layers and four penalties, as one program on our side and
+  one after the other by scikit-learn; on drawn states of the model's width, without torch.
 
 Both sides use the same rows, weights, adapter, float32 and threads, and sort by length; each side
 uses its best batches. Ours packs examples (train) or uses `activations.collect.Collector`
@@ -39,7 +41,7 @@ import _threads
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-CASES = ("train", "collect", "collect_prefix", "generate")
+CASES = ("train", "collect", "collect_prefix", "generate", "probe_fit")
 WHOLE_PROMPTS = "ours, whole prompts"
 
 
@@ -293,13 +295,48 @@ def generate_sides(ours: Ours, side: Any, tokens: int) -> Sides:
     return Sides(run, tokens, "tokens/s")
 
 
+def probe_fit_sides(rows: int = 600, layers: int = 6, width: int = 576) -> Sides:
+    """Return the functions that fit all regressions, after checking that they agree.
+
+    Args:
+        rows: training examples.
+        layers: number of layers.
+        width: of a state.
+    """
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    from flaxae.models.probes.fitting.base import Scaler
+    from flaxae.models.probes.fitting.linear import STRENGTHS, fit_layers
+
+    rng = np.random.default_rng(0)
+    labels = rng.random(rows) < 0.5
+    x = rng.normal(size=(layers, rows, width)).astype(np.float32)
+    x[:, :, :3] += 0.7 * labels[:, None]
+
+    def theirs() -> list[Any]:
+        """Fit one regression after the other."""
+        scaled = [Scaler.fit(layer)(layer) for layer in x]
+        return [
+            [LogisticRegression(C=1 / s, max_iter=1000).fit(layer, labels) for s in STRENGTHS]
+            for layer in scaled
+        ]
+
+    for ours, other in zip(fit_layers(x, labels), theirs(), strict=True):
+        for a, b in zip(ours, other, strict=True):
+            gap = np.abs(a.weight - b.coef_[0]).max() / np.abs(b.coef_).max()
+            assert gap < 0.05, f"regressions differ: {gap}"
+    run: dict[str, Callable] = {"ours": partial(fit_layers, x, labels), "sklearn": theirs}
+    return Sides(run, layers * len(STRENGTHS), "fits/s")
+
+
 def result(case: str, sides: Sides, times: dict[str, float]) -> dict[str, Any]:
     """Print a case's rates and return its entry for the JSON line."""
     mine = sides.amount / min(t for n, t in times.items() if n.startswith("ours"))
-    best = min((n for n in times if n.startswith("torch")), key=lambda n: times[n])
+    best = min((n for n in times if not n.startswith("ours")), key=lambda n: times[n])
     theirs = sides.amount / times[best]
     found = {"name": case, "ours": mine, "theirs": theirs, "unit": sides.unit}
-    found |= {"ratio": round(mine / theirs, 3), "torch": best}
+    found |= {"ratio": round(mine / theirs, 3), "other": best}
     print(
         f"{case:16}flaxae {mine:8.2f} {sides.unit}, {best:9} {theirs:8.2f}, ratio "
         f"{mine / theirs:.2f}",
@@ -314,6 +351,14 @@ def result(case: str, sides: Sides, times: dict[str, float]) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Measure all cases; `folder` is for the base model and the adapter."""
+    fits = []
+    if "probe_fit" in args.cases:
+        sides = probe_fit_sides()
+        fits.append(result("probe_fit", sides, alternate(sides.run, args.rounds)))
+    return fits if args.cases == ["probe_fit"] else [*_against_torch(args, folder), *fits]
+
+
+def _against_torch(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     from torch_lm_adapters import TorchSide
 
     from flaxae import peft
@@ -324,7 +369,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     paths = str(folder / "base"), str(folder / "adapter")
     trained = {rows: TorchSide(*paths, rows) for rows in args.batches}
     out = []
-    for case in args.cases:
+    for case in (case for case in args.cases if case != "probe_fit"):
         if case == "train":
             sides = train_sides(ours, trained)
         elif case.startswith("collect"):
@@ -344,9 +389,10 @@ def main() -> None:
     _threads.pin(args.threads)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import torch
+    if args.cases != ["probe_fit"]:
+        import torch
 
-    torch.set_num_threads(args.threads)
+        torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         cases = measure(args, Path(folder))
     machine = {"cpu": platform.processor() or platform.machine(), "threads": args.threads}

@@ -29,6 +29,7 @@ from flaxae.models.probes.prompts import Shot
 from flaxae.models.probes.run_states import PAIRS
 from flaxae.task import Loaded
 from tests.models.causal_lm.tiny import base as write_base
+from tests.models.causal_lm.tiny import phi_base
 from tests.models.probes.tiny import questions, tiny_config
 
 HOOKS = ("resid_out", "mlp_post")
@@ -228,3 +229,22 @@ def test_the_command_names_runs_of_other_tasks(tmp_path):
         command.main(["probes", "fit"])
     with pytest.raises(ConfigError, match="--layers='a'"):
         command._numbers("a")
+
+
+@pytest.mark.slow  # compiles
+def test_a_phi_goes_through_the_same_code(tmp_path):
+    config = tiny_config(tmp_path)
+    config.pretrained = str(phi_base(tmp_path / "phi"))
+    task = config.task.make(config)
+    model = peft.add_adapter(loading.load(config.pretrained).model, task.adapter)
+    graphdef, adapter, rest = nnx.split(model, task.trainable, ...)
+    adapter = jax.tree.map(lambda x: x * 1.5, adapter)
+    run = Loaded(nnx.merge(graphdef, adapter, rest), config, task, 0, tmp_path)
+    table = collected(run, tmp_path / "states").table
+    prompts = task.prompts(task.splits["test"])
+    found = evaluation.answers(task, run.model, prompts)
+    for i, side in enumerate(evaluation.SIDES):
+        np.testing.assert_allclose(table.where(split="test").p[i], found[side].p, atol=1e-5)
+    assert ia3_factors(run.model, "mlp_post").shape == (2, 24)
+    weighted = experiment.fit("weighted", table, "mlp_post", model=run.model)
+    assert np.isfinite(weighted.proba(table.where(split="test", lie=0))).all()
