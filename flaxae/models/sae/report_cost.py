@@ -27,6 +27,11 @@ PASSES = 20  # reads and writes of the latents of a step: selection, activity, g
 STATE_PASSES = 8  # reads and writes of each parameter of a step, with Adam's moments
 
 
+# Bounds of the programs that were compiled for a v5e-8 (docs/lab_notes/2026-11-30.md): seconds for
+# 2,048 states of a step, and for 16,384 tokens of a pass.
+COMPILED_STEP, COMPILED_PASS = (2048, 0.54e-3), (16384, 7.6e-3)
+
+
 class Cost(NamedTuple):
     """FLOP and bytes."""
 
@@ -98,4 +103,10 @@ def table(tokens: float = 8e6) -> str:
     for name, cost in parts.items():
         times = " | ".join(f"{cost.seconds(chip):.1f}" for chip in CHIPS)
         lines.append(f"| {name} | {cost.flops / 1e15:.2f} | {cost.bytes / 1e12:.1f} | {times} |")
+    step, model = (tokens / count * seconds for count, seconds in (COMPILED_STEP, COMPILED_PASS))
+    lines += [
+        "",
+        f"The programs compiled for a v5e-8 have bounds of {model:.1f} s (states) and {step:.1f} s "
+        "(dictionary).",
+    ]
     return "\n".join(lines) + "\n"

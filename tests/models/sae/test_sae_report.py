@@ -88,7 +88,8 @@ def test_the_cost_of_accelerators_is_a_count():
     # SmolLM2-135M: 3.54 M weights per layer; 2 FLOP each, and the attention.
     model = report_cost.language_model(1, layers=16, width=576, keys=192, hidden=1536, length=256)
     assert model.flops == 16 * (2 * 3_538_944 + 2 * 256 * 576)
-    assert "| top-k dictionary" in report_cost.table()
+    table = report_cost.table(2048 * 16384)  # 16,384 steps, 2,048 passes
+    assert "| top-k dictionary" in table and "15.6 s (states) and 8.8 s (dictionary)" in table
 
 
 @pytest.mark.parametrize("preset", ["", "jumprelu", "layered,small", "fsq_8,quick", "vq_32"])
