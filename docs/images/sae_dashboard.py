@@ -16,7 +16,7 @@ from tests.explore.chromium import WatchedPage, launch  # noqa: E402
 def main(file: str, feature: str) -> None:
     """Save the picture of one feature."""
     with launch() as browser:
-        page = WatchedPage(browser, viewport={"width": 1180, "height": 1120}).page
+        page = WatchedPage(browser, viewport={"width": 1180, "height": 1290}).page
         page.goto(f"{Path(file).resolve().as_uri()}#feature={feature}")
         page.wait_for_selector("h2")
         page.screenshot(path=FOLDER / "sae_dashboard.png")

@@ -145,7 +145,7 @@ function context(f, c) {
 function steering(f) {
   const rows = f.steered.map((s) => make("tr", {},
     make("th", { scope: "row" }, s.value === null ? "unchanged" : `${number(s.strength)} × (${number(s.value)})`),
-    make("td", { class: "text" }, make("span", { class: "prompt" }, about.prompt), s.text)));
+    make("td", { class: "text" }, make("span", { class: "prompt" }, shown(about.prompt)), shown(s.text))));
   return [make("h3", {}, "Steering"),
     make("p", { class: "note" }, "Text generated while the feature is clamped at every token to "
       + "a multiple of its largest activation."),
@@ -168,9 +168,9 @@ function show(f) {
       ...f.near.map(([n, cosine]) => make("a", { href: `#feature=${n}` }, `${n} `,
         make("small", {}, `${cosine.toFixed(2)} ${peaksOf(byNumber.get(n))}`)))));
   }
-  if (f.steered) parts.push(...steering(f));
   parts.push(make("h3", {}, "Contexts with the largest activations"),
     ...f.top.map((c) => context(f, c)));
+  if (f.steered) parts.push(...steering(f));
   if (f.lower.length) {
     parts.push(make("h3", {}, "Other contexts, drawn at random, by activation"),
       ...f.lower.map((c) => context(f, c)));
