@@ -14,7 +14,7 @@ from flaxae.activations.reader import StateReader
 from flaxae.command import run_main
 from flaxae.errors import ConfigError
 from flaxae.lm import loading
-from flaxae.sparse_autoencoder import saelens
+from flaxae.sparse_autoencoder import saelens, steering
 from flaxae.sparse_autoencoder.api import SAE
 from flaxae.sparse_autoencoder.dashboard import collect, content, directions, page
 from flaxae.sparse_autoencoder.dashboard.histogram import BINS, Histograms
@@ -318,7 +318,12 @@ def test_permalinks_keys_and_texts_with_html(opened, made):
     assert tab.is_closed() and watched.hosts == {""}
 
 
-def test_the_command_writes_a_page_with_steered_texts(folder, capsys):
+def test_the_command_writes_a_page_with_steered_texts(folder, capsys, monkeypatch):
+    def generate(self, prompt, settings, **options):
+        assert options["max_new_tokens"] == 3
+        return [f"{number} {value}" for number, value in settings]
+
+    monkeypatch.setattr(steering.Steering, "__call__", generate)
     out = folder / "out" / "page.html"
     args = [f"--text={folder / 'text.txt'}", "--tokens=200", f"--out={out}", "--contexts=2"]
     steer = ["--steer", "3", "4", "--strength", "0", "2", "--max-new-tokens=3", "--prompt=Say"]
@@ -330,6 +335,7 @@ def test_the_command_writes_a_page_with_steered_texts(folder, capsys):
     by_number = {feature["n"]: feature for feature in data["features"]}
     rows = by_number[4]["steered"]
     assert [row["strength"] for row in rows] == [None, 0, 2]
+    assert [row["text"] for row in rows[:2]] == ["4 None", "4 0.0"]
     assert rows[2]["value"] == pytest.approx(2 * by_number[4]["largest"], rel=1e-3)
     assert data["about"]["tokens"] >= 200 and data["about"]["prompt"] == "Say"
     for bad, message in (
