@@ -18,9 +18,8 @@ Counted before measuring, per step. A dense matmul of all states and latents, 2 
   gradient of the input, which only the bias needs; ours takes the sum of rows first (6 / 5 = 1.2).
 - topk and batch_topk, SAELens: 6 matmuls, 130 GFLOP, with zeros for all but 32 latents. Ours, on a
   CPU: the encoder's matmul, 21.7 GFLOP, and four products with the 32 chosen rows of a matrix, 0.15
-  GFLOP each, which read and write rows of 576 numbers at random (0.3 GB each). On one core of the
-  machine of the lab notes, a product by chosen rows takes 1/10 (decoder) to 1/5 (gradient of the
-  latents) of the time of a dense one.
+  GFLOP each, which read and write rows of 576 numbers at random (0.3 GB each). `--products` times
+  both forms (any environment of flaxae will do), and top-k beside a sort.
 - the language model up to layer 15: 16 of 30 layers, 2 * 57 M weights without the embeddings, plus
   attention: 0.47 TFLOP for 4,096 tokens, four to five times as much as a dense step.
 
@@ -58,6 +57,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--model", action="store_true", help="with the language model's forward")
+    parser.add_argument("--products", action="store_true", help="products of codes, on their own")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=4096, help="states per step")
     parser.add_argument("--threads", type=int, default=2)
@@ -202,10 +202,55 @@ def run_case(case: str, args: argparse.Namespace, states: Any, peak: Any) -> dic
     }
 
 
+def products(rows: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Return and print the milliseconds of products, by all rows and by the chosen ones."""
+    import jax
+    import jax.numpy as jnp
+
+    from flaxae.sparse_autoencoder.chosen_rows import Chosen, weighted_rows
+
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    z, table, grad = draw(rows, D_SAE), draw(D_SAE, D_IN), draw(rows, D_IN)
+    values, indices = jax.jit(lambda z: jax.lax.top_k(z, K))(z)
+    chosen = Chosen(indices, jnp.full(rows, K, jnp.int32))
+
+    def by_few(values: Any, table: Any, grad: Any) -> Any:
+        return jax.vjp(lambda v, t: weighted_rows(v, chosen, t, K), values, table)[1](grad)
+
+    def by_all(f: Any, table: Any, grad: Any) -> Any:
+        return jax.vjp(jnp.matmul, f, table)[1](grad)
+
+    calls = {
+        "all latents, output": (jnp.matmul, (z, table)),
+        "all latents, both gradients": (by_all, (z, table, grad)),
+        "chosen rows, output": (lambda v, t: weighted_rows(v, chosen, t, K), (values, table)),
+        "chosen rows, both gradients": (by_few, (values, table, grad)),
+        "top-k": (lambda z: jax.lax.top_k(z, K), (z,)),
+        "sort": (lambda z: jnp.sort(z, axis=-1), (z,)),
+    }
+    found = {}
+    for name, (function, at) in calls.items():
+        call: Any = jax.jit(function)
+        jax.block_until_ready(call(*at))
+        times = []
+        for _ in range(3):
+            began = clock()
+            jax.block_until_ready(call(*at))
+            times.append(clock() - began)
+        found[name] = round(1e3 * statistics.median(times), 1)
+        print(f"{name:28} {found[name]:8.1f} ms", flush=True)
+    return found
+
+
 def main() -> None:
     """Measure all cases and print the JSON line."""
     args = _arguments()
     _threads.pin(args.threads)
+    if args.products:
+        clock = time.process_time if args.cpu_time else time.perf_counter
+        print(json.dumps({"name": "sae_products", "ms": products(args.rows, clock)}))
+        return
     try:
         import sae_lens
         import torch
