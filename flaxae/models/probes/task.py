@@ -19,7 +19,14 @@ from flaxae.models.probes import interventions
 from flaxae.models.probes.answers import Answers, answer_measures, known_of
 from flaxae.models.probes.examples import Example, Shares, Splits, split_examples
 from flaxae.models.probes.interventions import Intervention
-from flaxae.models.probes.prompts import Format, Prompt, PromptStyle, encode_prompts, make_prompts
+from flaxae.models.probes.prompts import (
+    SPELLINGS,
+    Format,
+    Prompt,
+    PromptStyle,
+    encode_prompts,
+    make_prompts,
+)
 from flaxae.models.probes.sources import read_set
 from flaxae.models.probes.tokens import ChoiceTokens, choice_tokens
 from flaxae.peft.apply import DEFAULT
@@ -134,6 +141,22 @@ class InterventionTask(LanguageModelTask):
         require(split in self._arrays, f"no split {split!r}; there are {', '.join(self._arrays)}")
         data = self.data_config
         return ArraySource(self._arrays[split], data.batch_size, data.seed, split == "train")
+
+    def batch_spec(self) -> Any:
+        """Return the shapes of a batch; with `sizes`, which has no data, those of full rows."""
+        if not self.options.sizes:
+            return self.data("train").batch_spec
+        rows, length = self.data_config.batch_size, self.data_config.max_length
+        ids, floats = (rows, 2, len(SPELLINGS)), ("choice_mask", "weight", "token_mask")
+        shapes: dict[str, tuple[int, ...]] = {"ids": (rows, length), "last": (rows,)}
+        shapes |= {"choice_ids": ids, "choice_mask": ids}
+        shapes |= {name: (rows,) for name in ("label", "lie", "weight")}
+        if self.options.intervention is Intervention.T_FEW:
+            shapes |= {name: (rows, 2, 1) for name in ("tokens", "token_mask")}
+        return {
+            name: jax.ShapeDtypeStruct(shape, jnp.float32 if name in floats else jnp.int32)
+            for name, shape in shapes.items()
+        }
 
     def describe(self) -> list[str]:
         """Return lines that describe the data."""

@@ -100,3 +100,14 @@ def test_a_config_without_a_base_or_data_is_an_error(folder):
     short = tiny_config(folder, data__max_length=8)
     with pytest.raises(ConfigError, match="the limit is 8"):
         short.task.make(short).data("train")
+
+
+@pytest.mark.parametrize("kind", [Intervention.FLIP, Intervention.T_FEW])
+def test_shapes_of_a_model_without_files_are_those_of_batches(folder, kind):
+    config = tiny_config(folder, task__intervention=kind)
+    real = config.task.make(config).batch_spec()
+    config = tiny_config(folder, task__intervention=kind, pretrained="", task__sizes="phi-1")
+    made = config.task.make(config).batch_spec()
+    assert {n: x.dtype for n, x in made.items()} == {n: x.dtype for n, x in real.items()}
+    assert made["choice_ids"].shape == real["choice_ids"].shape
+    assert made["ids"].shape == (4, 200)
