@@ -13,7 +13,7 @@ from flaxae.errors import ConfigError
 from flaxae.lm import loading
 from flaxae.models.probes import evaluation
 from flaxae.models.probes.interventions import Intervention
-from flaxae.peft.task import Method
+from flaxae.peft.task import AdapterOptions, Method
 from flaxae.task import Context
 from flaxae.training.loop import run
 from flaxae.training.report import evaluate
@@ -28,8 +28,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    """Train a lie-when-told adapter for a few steps."""
-    assert run(tiny_config(folder), folder / "run").status == "done"
+    """Train a lie-when-told LoRA of all Linears for a few steps; IA3 can change little here."""
+    adapter = AdapterOptions(method=Method.LORA, targets=("all-linear",))
+    config = tiny_config(folder, task__adapter=adapter, optim__lr=0.03, steps=12)
+    assert run(config, folder / "run").status == "done"
     return folder / "run"
 
 
