@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def operations(run: Callable[[], None]) -> tuple[Counter[str], Counter[str]]:
+def operations(run: Callable[[], object]) -> tuple[Counter[str], Counter[str]]:
     """Return the seconds and the number of executions of each kernel while `run` runs.
 
     Devices and streams are added up, so concurrent kernels count more than the elapsed time.
@@ -30,7 +30,7 @@ def operations(run: Callable[[], None]) -> tuple[Counter[str], Counter[str]]:
     return seconds, count
 
 
-def table(run: Callable[[], None], steps: int, rows: int = 25) -> str:
+def table(run: Callable[[], object], steps: int, rows: int = 25) -> str:
     """Return the slowest kernels as lines of text, in milliseconds per step."""
     seconds, count = operations(run)
     whole = sum(seconds.values())

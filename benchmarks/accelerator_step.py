@@ -285,7 +285,7 @@ def measure(case: Case, config: Any, args: argparse.Namespace) -> dict[str, Any]
         if args.profile:
             import _profile
 
-            print(_profile.table(lambda: run(args.steps) and None, args.steps), flush=True)
+            print(_profile.table(lambda: run(args.steps), args.steps), flush=True)
     seconds, tokens = statistics.median(times), _count_tokens(spec, case.tokens)
     tokens = (
         tokens or 2 * config.data.batch_size * config.task.model.points

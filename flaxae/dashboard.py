@@ -60,7 +60,12 @@ def parser() -> argparse.ArgumentParser:
     file("--layer", type=ranged("--layer", int, WHOLE), default=None, help="its layer")
     file("--hook-out", default=None, metavar="HOOK", help="the state that a transcoder writes")
     file("--transcoder", action="store_true", help="a file of Gemma Scope 1 is a transcoder")
-    file("--dtype", default="float32", choices=["float32", "bfloat16"], help="type of the model")
+    text = "the texts began with the token of their beginning, if the file does not say so"
+    file("--prepend-bos", action="store_true", default=None, help=text)
+    text = "type of the model (default: float32)"
+    file("--dtype", default=None, choices=["float32", "bfloat16"], help=text)
+    text = "use another model than the one that the dictionary was trained on"
+    file("--other-model", action="store_true", help=text)
     return out
 
 
@@ -71,26 +76,26 @@ def main(argv: list[str]) -> int:
     require(not fault, f"--prompt: {fault}")
     from flaxae.machine.compile_cache import keep_programs
     from flaxae.sparse_autoencoder.dashboard import collect, content, page
-    from flaxae.sparse_autoencoder.dashboard.subject import shortened
 
     keep_programs()
-    subject = open_subject(args)
-    subject.rows = shortened(subject.rows, args.tokens)
-    most, wanted = subject.sae.config.d_sae, sorted({*args.features, *args.steer})
+    inputs = open_input(args)
+    most, wanted = inputs.sae.config.d_sae, sorted({*args.features, *args.steer})
     for number in wanted:
         require(number < most, f"there is no feature {number}: they are 0 to {most - 1}")
     steering = None
     if args.steer:
+        from flaxae.sparse_autoencoder.api import SAE
         from flaxae.sparse_autoencoder.steering import Steering
 
-        steering = Steering(subject.model, subject.tokenizer, subject.sae, subject.origin)
+        sae = SAE(inputs.sae, inputs.origin)
+        steering = Steering(inputs, sae, other_model=True)  # it was compared when it was opened
     found = collect.collect(
-        subject, features=wanted if args.features else (), contexts=args.contexts, log=_log
+        inputs, features=wanted if args.features else (), contexts=args.contexts, log=_log
     )
     steered = steered_texts(steering, found, args) if steering else {}
     limits = content.Limits(args.max_features, args.max_mb)
     made = content.build(
-        subject,
+        inputs,
         found,
         wanted=wanted,
         steered=steered,
@@ -110,25 +115,37 @@ def default_file(source: str) -> Path:
     return (path if path.is_dir() else path.parent) / FILE
 
 
-def open_subject(args: argparse.Namespace) -> Any:
+def open_input(args: argparse.Namespace) -> Any:
     """Open the dictionary, model and text that the command line names.
 
     Raises:
         ConfigError: if it is neither a run of sparse autoencoders nor a dictionary's file, or an
             option is not for it.
     """
-    from flaxae.sparse_autoencoder.dashboard.subject import open_file, read_texts
+    from flaxae.sparse_autoencoder.dashboard.inputs import open_file, read_texts
 
-    names = ("hook", "layer", "hook_out")
+    names = ("hook", "layer", "hook_out", "prepend_bos")
     expected = {name: getattr(args, name) for name in names}
     expected["transcoder"] = args.transcoder or None
     if not (user_path(args.source) / "latest").is_dir():
         _log("opening the dictionary and its model")
-        texts = read_texts(args.text)
-        return open_file(args.source, args.pretrained, texts, dtype=args.dtype, **expected)
-    given = [f"--{name.replace('_', '-')}" for name, value in expected.items() if value is not None]
-    given += ["--pretrained"] * bool(args.pretrained)
-    require(not given, f"{', '.join(given)}: a run names its own model and states")
+        return open_file(
+            args.source,
+            args.pretrained,
+            read_texts(args.text, args.tokens),
+            tokens=args.tokens,
+            dtype=args.dtype or "float32",
+            other_model=args.other_model,
+            log=_log,
+            **expected,
+        )
+    options = {n: getattr(args, n) or None for n in ("pretrained", "dtype", "other_model")}
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, value in (expected | options).items()
+        if value is not None
+    ]
+    require(not given, f"{', '.join(given)}: a run names its own model, type and states")
     from flaxae.training.load import load
 
     _log("opening the run and its model")
@@ -139,7 +156,7 @@ def open_subject(args: argparse.Namespace) -> Any:
         f"{args.source}: the dashboard is for sparse autoencoders, not for a run of "
         f"{type(loaded.task).__name__}",
     )
-    return opener(loaded, read_texts(args.text) if args.text else ())
+    return opener(loaded, args.tokens, read_texts(args.text, args.tokens) if args.text else ())
 
 
 def steered_texts(

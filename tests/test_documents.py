@@ -21,8 +21,19 @@ FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 PATH = re.compile(
     r"`((?:flaxae|configs|docs|tests|benchmarks|tpu|colab)/[\w./*-]*?[\w/])(?::[\w]+)?`"
 )
+CODE = re.compile(r"`[^`]*`")
 DATED = "docs/lab_notes/"  # these pages may name files that were moved since
 PLACEHOLDER = re.compile(r"\b(NAME|FAMILY|EXPERIMENT|DIR)\b")
+
+
+UNFILLED = re.compile(r"[A-Z]+(?:_[A-Z]+)+|TODO|TBD|XXX")  # a cell, without its unit and marks
+
+
+def unfilled(text: str) -> list[str]:
+    """Return the cells of tables that contain a placeholder instead of a value."""
+    rows = [row for row in FENCE.sub("", text).splitlines() if row.startswith("|")]
+    cells = [cell.strip(" *~") for row in rows for cell in row.strip("|").split("|")]
+    return [cell for cell in cells if UNFILLED.search(CODE.sub("", cell))]
 
 
 def name(path: Path) -> str:
@@ -44,6 +55,15 @@ def test_links_and_paths_exist(page: Path):
         paths = [path for path in PATH.findall(text) if not PLACEHOLDER.search(path)]
         missing += [path for path in paths if not any(ROOT.glob(path.rstrip("/")))]
     assert not missing, f"{name(page)} names files that do not exist: {missing}"
+
+
+def test_tables_have_no_placeholders():
+    pages = {name(page): unfilled(page.read_text()) for page in {*PAGES, *ROOM_READMES}}
+    assert {page: cells for page, cells in pages.items() if cells} == {}
+    assert unfilled("| `A_B` | LLAMA_HBM of 16 GiB | 1 |\n| TODO |") == [
+        "LLAMA_HBM of 16 GiB",
+        "TODO",
+    ]
 
 
 @pytest.mark.parametrize("page", ROOM_READMES, ids=name)

@@ -4,13 +4,21 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from flaxae.errors import require
 from flaxae.sparse_autoencoder import folding
-from flaxae.sparse_autoencoder.modules import Activation, Normaliser, SparseAutoencoder
+from flaxae.sparse_autoencoder.modules import (
+    Activation,
+    Normaliser,
+    SAEConfig,
+    SparseAutoencoder,
+)
 from flaxae.sparse_autoencoder.parameters import values
 from flaxae.sparse_autoencoder.tensors import write_safetensors
 
 CONFIG = "config.yaml"
+ACTIVATIONS = (Activation.RELU, Activation.JUMPRELU, Activation.BATCH_TOPK)  # the last as JumpReLU
 
 
 def write(
@@ -44,41 +52,10 @@ def write(
         layers == list(range(len(layers))),
         f"circuit-tracer needs a transcoder for every layer from 0 on, not for {layers}",
     )
-    files = {layer: f"layer_{layer}.safetensors" for layer in sorted(transcoders)}
-    for layer, file in files.items():
-        sae = transcoders[layer]
-        if sae.config.activation is Activation.BATCH_TOPK:
-            sae = folding.as_jump_relu(sae)
-        config = sae.config
-        require(config.transcoder, f"layer {layer}: not a transcoder")
-        require(
-            config.d_in == config.d_out,
-            f"layer {layer}: d_in={config.d_in} and d_out={config.d_out} must be equal",
-        )
-        first = transcoders[0].config
-        require(
-            (config.d_in, config.d_sae, config.skip) == (first.d_in, first.d_sae, first.skip),
-            f"layer {layer} differs from layer 0 in its width, its number of latents, or in having "
-            "a skip connection",
-        )
-        require(
-            config.activation in (Activation.RELU, Activation.JUMPRELU)
-            and config.normaliser is Normaliser.NONE,
-            f"layer {layer}: circuit-tracer has ReLU and JumpReLU without a normaliser, not "
-            f"{config.activation.value}",
-        )
-        arrays = values(sae)
-        tensors = {
-            "W_enc": arrays["w_enc"].T,  # (F, d)
-            "W_dec": arrays["w_dec"],
-            "b_enc": arrays["b_enc"],
-            "b_dec": arrays["b_dec"],
-        }
-        if "threshold" in arrays:
-            tensors["activation_function.threshold"] = arrays["threshold"]
-        if "w_skip" in arrays:
-            tensors["W_skip"] = arrays["w_skip"].T
-        write_safetensors(directory / file, tensors)
+    for layer in layers:  # all are checked before the first one is written
+        _check(layer, transcoders[layer].config, transcoders[0].config)
+    for layer in layers:
+        write_safetensors(directory / f"layer_{layer}.safetensors", _tensors(transcoders[layer]))
     # JSON strings are YAML strings.
     lines = [
         f"model_name: {json.dumps(model)}",
@@ -87,3 +64,40 @@ def write(
         f"feature_output_hook: {json.dumps(hook_out)}",
     ]
     (directory / CONFIG).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _check(layer: int, config: SAEConfig, first: SAEConfig) -> None:
+    """Raise ConfigError unless circuit-tracer can read a layer beside layer 0."""
+    require(config.transcoder, f"layer {layer}: not a transcoder")
+    require(
+        config.d_in == config.d_out,
+        f"layer {layer}: d_in={config.d_in} and d_out={config.d_out} must be equal",
+    )
+    require(
+        (config.d_in, config.d_sae, config.skip) == (first.d_in, first.d_sae, first.skip),
+        f"layer {layer} differs from layer 0 in its width, its number of latents, or in having "
+        "a skip connection",
+    )
+    require(
+        config.activation in ACTIVATIONS and config.normaliser is Normaliser.NONE,
+        f"layer {layer}: circuit-tracer has ReLU and JumpReLU without a normaliser, not "
+        f"{config.activation.value}",
+    )
+
+
+def _tensors(sae: SparseAutoencoder) -> dict[str, np.ndarray]:
+    """Return the tensors of a layer by circuit-tracer's names."""
+    if sae.config.activation is Activation.BATCH_TOPK:
+        sae = folding.as_jump_relu(sae)
+    arrays = values(sae)
+    tensors = {
+        "W_enc": arrays["w_enc"].T,  # (F, d)
+        "W_dec": arrays["w_dec"],
+        "b_enc": arrays["b_enc"],
+        "b_dec": arrays["b_dec"],
+    }
+    if "threshold" in arrays:
+        tensors["activation_function.threshold"] = arrays["threshold"]
+    if "w_skip" in arrays:
+        tensors["W_skip"] = arrays["w_skip"].T
+    return tensors

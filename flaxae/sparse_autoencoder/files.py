@@ -27,7 +27,7 @@ def load(
     Args:
         source: a directory, or its file of weights.
         transcoder: whether it must be a transcoder; None: either. A file of Gemma Scope 1 does not
-            contain this, and is an autoencoder unless True is given.
+            say which it is: it is read as an autoencoder unless this is True.
         **expected: fields of `Origin` (model, fingerprint, hook, layer, ...) that the file must
             not contradict; they complete what it does not contain.
 

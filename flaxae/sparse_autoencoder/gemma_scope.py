@@ -31,6 +31,8 @@ _KINDS = {
 def read_first(path: Path, transcoder: bool = False) -> tuple[SparseAutoencoder, Origin]:
     """Read a params.npz of Gemma Scope 1; the hook is not in the file, only in its folder's name.
 
+    All of them were trained on texts that begin with the token of their beginning.
+
     Args:
         path: the file.
         transcoder: whether it is a transcoder, which has the same tensors as an autoencoder.
@@ -39,7 +41,7 @@ def read_first(path: Path, transcoder: bool = False) -> tuple[SparseAutoencoder,
         ConfigError: if the file is broken, or a tensor is missing or unexpected.
     """
     tensors = {name.lower(): x for name, x in read_npz(path).items()}  # w_enc or W_enc
-    return _build(tensors, path, transcoder=transcoder), Origin()
+    return _build(tensors, path, transcoder=transcoder), Origin(prepend_bos=True)
 
 
 def read_second(path: Path) -> tuple[SparseAutoencoder, Origin]:

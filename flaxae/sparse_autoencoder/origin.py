@@ -13,13 +13,14 @@ LENS = {
     "hook_resid_post": "resid_out",
     "hook_attn_out": "attn_out",
     "hook_mlp_out": "mlp_out",
-    # The input of the MLP for Gemma Scope 2 in SAELens and for TransformerLens' bridge. (In models
-    # that TransformerLens implements itself, it is before the norm.)
-    "hook_mlp_in": "mlp_in",
     "mlp.hook_in": "mlp_in",
     "mlp.hook_pre": "mlp_pre",
     "mlp.hook_post": "mlp_post",
 }
+# Names with several meanings -> ours that they may have. In models that TransformerLens implements
+# itself, hook_mlp_in is before the norm; in its bridge and in SAELens' files of Gemma Scope 2 it is
+# the MLP's input, after it.
+UNCLEAR = {"hook_mlp_in": ("mlp_in",)}
 # Names of modules in transformers' Llama and Phi, whose outputs are the states -> ours.
 HUGGING_FACE = {"": "resid_out", "self_attn": "attn_out", "mlp": "mlp_out"}
 # Norms before and after Gemma's MLP, whose outputs Gemma Scope 2 names.
@@ -44,6 +45,7 @@ class Origin:
         normaliser: name of the normalisation; "none" is a known one, without any effect.
         context_size: tokens per text; 0: unknown.
         prepend_bos: whether texts began with the token of their beginning.
+        skip_first: number of first tokens of each text that were left out; None: unknown.
         other: further fields of the file.
     """
 
@@ -58,6 +60,7 @@ class Origin:
     normaliser: str = ""
     context_size: int = 0
     prepend_bos: bool | None = None
+    skip_first: int | None = None
     other: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def expected(self, where: str, **wanted: Any) -> "Origin":
@@ -77,7 +80,7 @@ class Origin:
             if value is None:
                 continue
             have = getattr(self, name)
-            if have != fields[name] and have != value:
+            if have not in (fields[name], value) and value not in UNCLEAR.get(have, ()):
                 raise ConfigError(
                     f"{where}: this dictionary was trained with {name} {have!r}, not {value!r}: "
                     f"use the states that it was trained on, or another dictionary"
@@ -85,18 +88,35 @@ class Origin:
             changes[name] = value
         return dataclasses.replace(self, **changes)
 
+    def check_model(self, where: str, lm: Any) -> None:
+        """Raise ConfigError if a model is not the one that the dictionary was trained on.
 
-def parse_hook(name: str) -> tuple[str, int | None]:
+        Args:
+            where: the file, for messages.
+            lm: a model with a `fingerprint`; it is not read if the file names none.
+        """
+        if self.fingerprint and self.fingerprint != lm.fingerprint:
+            raise ConfigError(
+                f"{where}: it was trained on the states of {self.model or 'another model'} with "
+                f"fingerprint {self.fingerprint}, and this model's is {lm.fingerprint}: open that "
+                "model, or allow another one by --other-model (other_model=True)"
+            )
+
+
+def parse_hook(name: str, module: str = "") -> tuple[str, int | None]:
     """Return our name and the layer of a hook of TransformerLens or a module of transformers.
 
     Args:
         name: such as "blocks.3.hook_resid_post", "model.layers.3.mlp" or "layers.3.mlp.output".
+        module: the same state's name in transformers, which decides between meanings of `name`.
 
     Returns:
-        The hook and the layer; an unknown name as it is.
+        The hook and the layer; an unknown name, or one of `UNCLEAR` without `module`, as it is.
     """
     if match := _LENS.fullmatch(name):
-        return LENS.get(match["name"], match["name"]), int(match["layer"])
+        hook = LENS.get(match["name"], match["name"])
+        other = parse_hook(module)[0] if hook in UNCLEAR else hook
+        return other if other in UNCLEAR.get(hook, ()) else hook, int(match["layer"])
     if match := _HF.fullmatch(name):
         module = match["name"].removesuffix("output").rstrip(".")
         return (HUGGING_FACE | GEMMA).get(module, match["name"]), int(match["layer"])

@@ -86,6 +86,7 @@ _OWN = {
     "normaliser": str,
     "context_size": int,
     "prepend_bos": bool,
+    "skip_first": int,
 }
 _WRITTEN_ANEW = ("sae_lens_version", "sae_lens_training_version", "hf_hook_name")
 
@@ -205,7 +206,7 @@ def _origin(raw: dict[str, Any], path: Path, normaliser: Normaliser) -> Origin:
     unknown = sorted(set(own) - set(_OWN))
     require(not unknown, f"{path}: metadata.flaxae has unknown fields {', '.join(unknown)}")
     check_fields(own, _OWN, f"{path}: metadata.flaxae: ")
-    hook, layer = parse_hook(raw.get("hook_name") or "")
+    hook, layer = parse_hook(raw.get("hook_name") or "", str(raw.get("hf_hook_name") or ""))
     out, layer_out = parse_hook(raw.get("hook_name_out") or "")
     fields = {
         "model": raw.get("model_name") or "",

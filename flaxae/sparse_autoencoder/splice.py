@@ -96,9 +96,10 @@ def splice(
         at = Context(jax.random.key(0), jnp.int32(0))
         x = source.astype(jnp.float32)
         latents = sae.encode(x, at)
-        made = sae.decode(latents if edit is None else edit(latents), at, x)
-        if error:
-            made = made + state.astype(jnp.float32) - sae.decode(latents, at, x)
+        plain = sae.decode(latents, at, x)
+        made = plain if edit is None else sae.decode(edit(latents), at, x)
+        if error:  # the difference first: it is exactly 0 where nothing is edited
+            made = state.astype(jnp.float32) + (made - plain)
         return _at(where, made.astype(state.dtype), state)
 
     paths = hook_path(model, hook), hook_path(model, hook_out or hook)

@@ -10,13 +10,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flaxae import decoding
 from flaxae.activations.read import hook_path
 from flaxae.decoding import Sampling
 from flaxae.errors import require
-from flaxae.lm.generation import generate
+from flaxae.lm.generation import cache_axes, start, stepper
 from flaxae.lm.protocol import LanguageModel
+from flaxae.nn.stack import unstacked
+from flaxae.sparse_autoencoder.api import SAE
 from flaxae.sparse_autoencoder.modules import SparseAutoencoder
-from flaxae.sparse_autoencoder.origin import Origin
 from flaxae.sparse_autoencoder.splice import Splice, splice
 from flaxae.task import Context
 
@@ -30,8 +32,9 @@ def clamped(
     value: Any,
     *,
     hook_out: str = "",
+    where: Float[Array, "B S"] | None = None,
 ) -> Splice:
-    """Return taps with which one latent has a fixed value at every token.
+    """Return taps with which one latent has a fixed value at every token, or at chosen ones.
 
     The rest of the state, the dictionary's error included, stays the same.
 
@@ -41,8 +44,10 @@ def clamped(
         hook: name of the hook that it reads.
         layer: the layer.
         feature: number of the latent; or one per row, (B,). It may be traced.
-        value: its value; or one per row. NaN: the latent keeps its own.
+        value: its value; or one per row. NaN: the row's states stay exactly the same.
         hook_out: a transcoder's target; "": `hook`.
+        where: 1 for the tokens whose states change; None: all. The first token of a text is
+            usually a sink of attention, whose states the dictionary was not trained on.
 
     Returns:
         The recorder, for `dataclasses.replace(ctx, taps=...)`.
@@ -56,7 +61,10 @@ def clamped(
         new = jnp.where(jnp.isnan(wanted), own, wanted)
         return latents.at[jnp.arange(rows), :, at].set(new)
 
-    return splice(model, sae, hook, layer, hook_out=hook_out, edit=edit, error=True)
+    steered = ~jnp.isnan(jnp.atleast_1d(jnp.asarray(value, jnp.float32)))[:, None]  # (B, 1)
+    steered = steered if where is None else steered & (jnp.asarray(where, jnp.float32) > 0)
+    where = steered.astype(jnp.float32)
+    return splice(model, sae, hook, layer, hook_out=hook_out, where=where, edit=edit, error=True)
 
 
 def shifted(
@@ -84,22 +92,33 @@ def shifted(
 class Steering:
     """Generation with clamped features; one compiled program per length of prompt and text.
 
+    Tokens whose states the dictionary was not trained on stay as they are: special ones, and the
+    first ones of the text (`Origin.skip_first`; 1 if the file does not contain it).
+
     Args:
-        model: a language model.
-        tokenizer: its tokenizer.
-        sae: a dictionary.
-        origin: its hook and layer.
+        lm: a language model with `model`, `tokenizer` and `fingerprint`, see `lm.loading.load`.
+        sae: a dictionary with its hook and layer.
+        other_model: allow a model that the dictionary was not trained on.
+
+    Raises:
+        ConfigError: if the dictionary does not name its hook and layer, or was trained on another
+            model, or the model is an encoder.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, sae: SparseAutoencoder, origin: Origin):
+    def __init__(self, lm: Any, sae: SAE, *, other_model: bool = False):
+        model, origin = lm.model, sae.origin
         require(
             bool(origin.hook) and origin.layer is not None,
             "the dictionary does not name its hook and layer",
         )
         require(hasattr(model, "cached_states"), "an encoder generates no text: nothing to steer")
-        self.tokenizer, self.origin = tokenizer, origin
-        self._graphdef, self._state = nnx.split((model, sae))
+        if not other_model:
+            origin.check_model("the dictionary", lm)
+        self.tokenizer, self.origin = lm.tokenizer, origin
+        self._graphdef, self._state = nnx.split((model, sae.module))
         self._ends = tuple(model.config.eos_ids)
+        named = (lm.tokenizer.id(token) for token in lm.tokenizer.tokens.values())
+        self._special = sorted({*self._ends, *(i for i in named if i is not None)})
         self._run = jax.jit(self._generated, static_argnames="new")
 
     def __call__(
@@ -156,22 +175,37 @@ class Steering:
         new: int,
     ) -> Array:
         model, sae = nnx.merge(self._graphdef, state)
-        origin, layer = self.origin, self.origin.layer
+        origin, layer, length = self.origin, self.origin.layer, ids.shape[1]
         assert layer is not None  # checked when made
-        taps = clamped(model, sae, origin.hook, layer, features, values, hook_out=origin.hook_out)
-        ctx = dataclasses.replace(Context(key, jnp.int32(0)), taps=taps)
-        mask = jnp.ones(ids.shape, jnp.float32)
+        skip = 1 if origin.skip_first is None else origin.skip_first
+
+        def context(ids: Array, positions: Array) -> Context:
+            where = (positions >= skip) & ~jnp.isin(ids, jnp.asarray(self._special))
+            taps = clamped(
+                model,
+                sae,
+                origin.hook,
+                layer,
+                features,
+                values,
+                hook_out=origin.hook_out,
+                where=where,
+            )
+            return dataclasses.replace(Context(key, jnp.int32(0)), taps=taps)
+
+        def step(last: Array, cache: dict[str, Any], index: Array) -> Any:
+            ctx = context(last[:, None], (cache["next"] + index)[:, None])
+            run = stepper(model, ctx, length, self.tokenizer.vocab_size, blocks)
+            return run(last, cache, index)
+
         unroll = jax.default_backend() == "cpu"
-        return generate(
-            model,
-            ids,
-            mask,
-            ctx,
-            new,
-            sampling,
-            num_tokens=self.tokenizer.vocab_size,
-            unroll=unroll,
-        )
+        blocks = unstacked(model.blocks) if unroll else None
+        mask = jnp.ones(ids.shape, jnp.float32)
+        first = context(ids[:, :-1], jnp.arange(length - 1)[None])
+        last, cache = start(model, ids, mask, first, new, unroll)
+        ends = {"eos": self._ends, "pad": self._ends[0]}
+        axes = cache_axes(cache)
+        return decoding.generate(step, cache, last, new, sampling, key, cache_axes=axes, **ends)
 
 
 def _before(ids: np.ndarray, ends: tuple[int, ...]) -> list[int]:

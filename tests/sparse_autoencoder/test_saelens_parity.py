@@ -27,7 +27,7 @@ SPARSIFY = {
 
 
 @pytest.mark.parametrize("case", foreign_files.writers())
-def test_what_they_write_now_gives_the_same_outputs(case, tmp_path):
+def test_files_of_the_installed_packages_give_the_same_outputs(case, tmp_path):
     """Other random weights than those of the committed files, and the same code."""
     record = foreign_files.writers()[case](tmp_path / case, case, seed=7)
     sae, origin = files.load(tmp_path / case)

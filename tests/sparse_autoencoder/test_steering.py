@@ -11,9 +11,11 @@ from flaxae.activations.cache import Tap
 from flaxae.activations.reader import StateReader
 from flaxae.errors import ConfigError
 from flaxae.lm import loading
+from flaxae.sparse_autoencoder.api import SAE
 from flaxae.sparse_autoencoder.modules import Activation, SAEConfig
 from flaxae.sparse_autoencoder.origin import Origin
 from flaxae.sparse_autoencoder.parameters import build
+from flaxae.sparse_autoencoder.splice import splice
 from flaxae.sparse_autoencoder.steering import Steering, clamped, shifted
 from tests.models.causal_lm.tiny import base
 from tests.sparse_autoencoder.tiny_dictionaries import arrays, context
@@ -58,6 +60,19 @@ def test_a_clamped_feature_changes_the_state_along_its_row_only(lm):
     assert np.abs(found[2] - plain[2]).max() > 0.1
 
 
+def test_states_that_are_not_edited_stay_exactly_the_same(lm):
+    """A sum and a difference of the reconstruction would leave a rounding error."""
+    state = np.random.default_rng(1).normal(size=(*IDS.shape, 16)).astype(np.float32) * 100
+    where = np.arange(IDS.shape[1])[None] >= 2
+    taps = clamped(lm.model, dictionary(), "resid_out", LAYER, FEATURES, VALUES, where=where)
+    found = np.asarray(jax.jit(taps.change)(state, state))
+    np.testing.assert_array_equal(found[0], state[0])  # NaN: not steered
+    np.testing.assert_array_equal(found[:, :2], state[:, :2])
+    assert np.abs(found[2] - state[2])[2:].max() > 1
+    kept = splice(lm.model, dictionary(), "resid_out", LAYER, error=True)
+    np.testing.assert_array_equal(jax.jit(kept.change)(state, state), state)
+
+
 def test_a_direction_is_added_to_each_row_with_its_strength(lm):
     direction, strength = np.arange(16, dtype=np.float32), np.asarray([0.0, 1.0, -2.0])
     mask = np.ones(IDS.shape, np.float32)
@@ -71,7 +86,7 @@ def test_a_direction_is_added_to_each_row_with_its_strength(lm):
 def test_steered_texts_of_a_transcoder_are_those_without_a_cache(lm):
     sae = dictionary(Activation.RELU, d_out=16, transcoder=True, subtract_b_dec=False)
     origin = Origin(hook="mlp_in", layer=0, hook_out="mlp_out")
-    steering = Steering(lm.model, lm.tokenizer, sae, origin)
+    steering = Steering(lm, SAE(sae, origin))
     settings = [(3, None), (3, 0.0), (9, 60.0)]
     texts = steering("Say", settings, max_new_tokens=5)
     prompt = lm.tokenizer.encode(["Say"])[0]
@@ -80,7 +95,9 @@ def test_steered_texts_of_a_transcoder_are_those_without_a_cache(lm):
 
     @jax.jit
     def best(ids):
-        taps = clamped(lm.model, sae, "mlp_in", 0, FEATURES, values, hook_out="mlp_out")
+        where = jnp.arange(ids.shape[1])[None] >= 1  # not the first token, a sink of attention
+        more = {"hook_out": "mlp_out", "where": where}
+        taps = clamped(lm.model, sae, "mlp_in", 0, FEATURES, values, **more)
         logits = lm.model(ids, dataclasses.replace(context(), taps=taps))
         return jnp.argmax(logits[:, :, : lm.tokenizer.vocab_size], axis=-1)
 
@@ -97,8 +114,11 @@ def test_steered_texts_of_a_transcoder_are_those_without_a_cache(lm):
 def test_wrong_settings_are_one_error(lm):
     sae = dictionary()
     with pytest.raises(ConfigError, match="does not name its hook and layer"):
-        Steering(lm.model, lm.tokenizer, sae, Origin())
-    steering = Steering(lm.model, lm.tokenizer, sae, Origin(hook="resid_out", layer=0))
+        Steering(lm, SAE(sae))
+    origin = Origin(hook="resid_out", layer=0, fingerprint="0123")
+    with pytest.raises(ConfigError, match="with fingerprint 0123, and this model's is"):
+        Steering(lm, SAE(sae, origin))
+    steering = Steering(lm, SAE(sae, origin), other_model=True)
     with pytest.raises(ConfigError, match="no feature 24: they are 0 to 23"):
         steering("Say", [(24, 1.0)])
     with pytest.raises(ConfigError, match="the prompt is empty"):

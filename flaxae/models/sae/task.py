@@ -294,11 +294,11 @@ class SAETask(Task):
         loaded.check_data()
         return evaluation.report(loaded, outdir)
 
-    def dashboard(self, loaded: Any, texts: Sequence[str] = ()) -> Any:
+    def dashboard(self, loaded: Any, tokens: int, texts: Sequence[str] = ()) -> Any:
         """Return the dictionary with its model and text, for `python -m flaxae.dashboard`."""
         from flaxae.models.sae import dashboard
 
-        return dashboard.subject(loaded, texts)
+        return dashboard.dashboard_input(loaded, tokens, texts)
 
     def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
         """Return the matmul FLOPs of a dense train step, without the model that is read."""

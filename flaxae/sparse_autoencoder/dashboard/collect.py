@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flaxae.activations.reader import StateReader
+from flaxae.errors import ConfigError
 from flaxae.sparse_autoencoder.api import SAE
+from flaxae.sparse_autoencoder.dashboard.contexts import KeptContexts
 from flaxae.sparse_autoencoder.dashboard.histogram import Histograms
-from flaxae.sparse_autoencoder.dashboard.kept import KeptContexts
-from flaxae.sparse_autoencoder.dashboard.subject import Subject
+from flaxae.sparse_autoencoder.dashboard.inputs import DashboardInput
 
 MOST_BYTES = 2**28  # of the latents of one pass
 
@@ -42,7 +43,7 @@ class Statistics:
 
 
 def collect(
-    subject: Subject,
+    inputs: DashboardInput,
     *,
     features: Sequence[int] = (),
     contexts: int = 8,
@@ -52,17 +53,20 @@ def collect(
     """Read a subject's text once.
 
     Args:
-        subject: the dictionary, its model and text.
+        inputs: the dictionary, its model and text.
         features: numbers of features; (): all.
         contexts: contexts per feature with the largest activations.
         sampled: contexts per feature drawn at random.
         log: called with a line now and then.
+
+    Raises:
+        ConfigError: if an activation is not finite.
     """
-    sae, rows = SAE(subject.sae, subject.origin), subject.rows
-    length, d_sae = rows.ids.shape[1], subject.sae.config.d_sae
+    sae, rows = SAE(inputs.sae, inputs.origin), inputs.rows
+    length, d_sae = rows.ids.shape[1], inputs.sae.config.d_sae
     chosen = np.asarray(sorted(set(features)) if features else range(d_sae), np.int64)
-    size = max(1, min(subject.model_rows, MOST_BYTES // (4 * length * d_sae)))
-    reader = StateReader(subject.model, [subject.tap], size)
+    size = max(1, min(inputs.model_rows, MOST_BYTES // (4 * length * d_sae)))
+    reader = StateReader(inputs.model, [inputs.tap], size)
     count = len(chosen)
     found = Statistics(
         chosen,
@@ -83,6 +87,12 @@ def collect(
         latents = np.asarray(sae.encode(jnp.asarray(states)))
         use = rows.use[at] & real[:, None]
         latents = np.where(use[:, :, None], latents if not features else latents[..., chosen], 0)
+        if not np.isfinite(latents).all():
+            wrong = chosen[~np.isfinite(latents).all((0, 1))][0]
+            raise ConfigError(
+                f"feature {wrong}: its activations are not finite: check the dictionary's weights, "
+                "and the model's with --dtype float32"
+            )
         _add(found, latents, part.astype(np.int32))
         found.tokens += int(use.sum())
         if log is not None and (start // size) % 10 == 9:

@@ -1,16 +1,19 @@
 """The contents of the page as data, and the search that the page does."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from flaxae.config.locate import user_path
 from flaxae.sparse_autoencoder.dashboard import directions
 from flaxae.sparse_autoencoder.dashboard.collect import Statistics
-from flaxae.sparse_autoencoder.dashboard.kept import AFTER, BEFORE, KeptContexts
-from flaxae.sparse_autoencoder.dashboard.subject import Subject
+from flaxae.sparse_autoencoder.dashboard.contexts import AFTER, BEFORE, KeptContexts
+from flaxae.sparse_autoencoder.dashboard.inputs import DashboardInput
+from flaxae.sparse_autoencoder.dashboard.vocabulary import Vocabulary
 
 SCOPES = ("all", "contexts", "active", "output")
 QUANTILES = (0.9, 0.7, 0.5, 0.3, 0.1)  # of the sampled contexts' largest activations
@@ -29,28 +32,15 @@ class Limits(NamedTuple):
     megabytes: float = 40.0
 
 
-class Vocabulary:
-    """Texts of the tokens that the page shows, numbered in order of first use."""
+def short_name(name: str) -> str:
+    """Return the last part of a path, and any other name as it is.
 
-    def __init__(self, subject: Subject):
-        self._tokenizer, self._decode = subject.tokenizer, subject.decode
-        self._index: dict[int, int] = {}
-        self.texts: list[str] = []
-        # A token's text is what it adds to another one: some decoders strip the first space.
-        ids = subject.tokenizer.encode(["a"])[0]
-        self._anchor = next(([i] for i in ids if self._decode([i])), [])
-        self._start = len(self._decode(self._anchor))
-
-    def __call__(self, token: int) -> int:
-        """Return the page's number of a token."""
-        token = int(token)
-        if token not in self._index:
-            self._index[token] = len(self.texts)
-            text = self._decode([*self._anchor, token])[self._start :]
-            if not text and hasattr(self._tokenizer, "token"):  # special tokens are not decoded
-                text = self._tokenizer.token(token) or ""
-            self.texts.append(text)
-        return self._index[token]
+    A page is published: it does not show where files are on this machine. Ids of the Hub and
+    relative paths that do not exist here cannot be told apart and stay.
+    """
+    path = user_path(name).absolute()
+    local = bool(name) and (name.startswith(("/", "~", ".")) or path.exists())
+    return os.path.basename(os.path.normpath(path)) if local else name
 
 
 def rounded(value: float) -> float:
@@ -59,7 +49,7 @@ def rounded(value: float) -> float:
 
 
 def build(
-    subject: Subject,
+    inputs: DashboardInput,
     found: Statistics,
     *,
     wanted: Sequence[int] = (),
@@ -71,7 +61,7 @@ def build(
     """Return what the page shows.
 
     Args:
-        subject: the dictionary, its model and text.
+        inputs: the dictionary, its model and text.
         found: statistics of its features.
         wanted: features that are on the page first, active or not.
         steered: {feature: [{"strength", "value", "text"}]}.
@@ -81,21 +71,22 @@ def build(
     """
     limits, log = limits or Limits(), log or (lambda _: None)
     alive = int((found.active > 0).sum())
-    places = _ordered(found, wanted)[: limits.features]
+    kept = len(set(wanted))  # these are on the page, whatever its bounds are
+    places = _ordered(found, wanted)[: max(limits.features, kept)]
     numbers = found.features[places]
-    near = directions.neighbours(subject.sae, numbers, NEIGHBOURS)
+    near = directions.neighbours(inputs.sae, numbers, NEIGHBOURS)
     outputs: Any = None
-    if subject.causal and subject.hook_out in directions.RESIDUAL:
-        outputs = directions.logit_tokens(subject.model, subject.sae, numbers, TOKENS)
-    vocabulary = Vocabulary(subject)
+    if inputs.causal and inputs.hook_out in directions.RESIDUAL:
+        outputs = directions.logit_tokens(inputs.model, inputs.sae, numbers, TOKENS)
+    vocabulary = Vocabulary(inputs)
     rows: dict[int, int] = {}  # row of the text -> row of the page
     texts: list[list[int]] = []
 
     def row_of(row: int) -> int:
         if row not in rows:
             rows[row] = len(texts)
-            real = subject.rows.ids[row][subject.rows.mask[row] > 0]
-            texts.append([vocabulary(token) for token in real])
+            real = inputs.rows.ids[row][inputs.rows.mask[row] > 0]
+            texts.append(vocabulary.row(real))
         return rows[row]
 
     features, used = [], 0.0
@@ -113,12 +104,12 @@ def build(
             feature["steered"] = steered[feature["n"]]
         size = len(json.dumps(feature)) + sum(5 * len(text) for text in texts[before:])
         used += size / 1e6
-        if used > limits.megabytes and features:
+        if used > limits.megabytes and i >= max(kept, 1):
             break
         features.append(feature)
-    shown = {feature["n"] for feature in features}
+    on_page = {feature["n"] for feature in features}
     for feature in features:  # neighbours that are not on the page have no link
-        feature["near"] = [pair for pair in feature["near"] if pair[0] in shown]
+        feature["near"] = [pair for pair in feature["near"] if pair[0] in on_page]
     left_out = alive - sum(feature["active"] > 0 for feature in features)
     if left_out > 0:
         log(
@@ -126,7 +117,7 @@ def build(
             f"{left_out:,} active ones are left out (--max-features, --max-mb; --features chooses)"
         )
     return {
-        "about": _about(subject, found, alive, left_out) | {"prompt": prompt},
+        "about": _about(inputs, found, alive, left_out) | {"prompt": prompt},
         "before": BEFORE,
         "after": AFTER,
         "vocabulary": vocabulary.texts,
@@ -142,11 +133,11 @@ def _ordered(found: Statistics, wanted: Sequence[int]) -> np.ndarray:
     return order[first[order] | (found.active[order] > 0)]
 
 
-def _about(subject: Subject, found: Statistics, alive: int, left_out: int) -> dict[str, Any]:
-    config, origin = subject.sae.config, subject.origin
+def _about(inputs: DashboardInput, found: Statistics, alive: int, left_out: int) -> dict[str, Any]:
+    config, origin = inputs.sae.config, inputs.origin
     return {
-        "name": subject.name,
-        "model": origin.model,
+        "name": short_name(inputs.name),
+        "model": short_name(origin.model),
         "hook": origin.hook,
         "hook_out": origin.hook_out,
         "layer": origin.layer,

@@ -21,10 +21,15 @@ def render(content: dict[str, Any]) -> str:
 
     Args:
         content: what `content.build` returns.
+
+    Raises:
+        ConfigError: if a number of a feature is not finite, which no browser could read.
     """
+    _check_finite(content)
     style, script = ((FOLDER / name).read_text() for name in ("page.css", "page.js"))
     # "<" would end the element that contains the data; U+2028 is a line end in older scripts.
-    data = json.dumps(content, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    data = text.replace("<", "\\u003c")
     parts = {
         "POLICY": f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'",
@@ -41,11 +46,24 @@ def render(content: dict[str, Any]) -> str:
     return "".join(out)
 
 
+def _check_finite(content: dict[str, Any]) -> None:
+    """Raise ConfigError for the first feature with a number that is not finite."""
+    for feature in content["features"]:
+        for name, value in feature.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except ValueError:
+                raise ConfigError(
+                    f"feature {feature['n']}: {name!r} contains a number that is not finite: check "
+                    "the dictionary's weights, and the model's with --dtype float32"
+                ) from None
+
+
 def write(content: dict[str, Any], file: Path) -> int:
     """Write the page; return its size in bytes.
 
     Raises:
-        ConfigError: if it cannot be written.
+        ConfigError: if it cannot be written, or a number of a feature is not finite.
     """
     text = render(content)
     try:

@@ -26,7 +26,7 @@ from flaxae.models.sae import dashboard, evaluation, probing, states, updates
 from flaxae.models.sae.config import Scaling
 from flaxae.models.sae.modeling import TrainedSAE
 from flaxae.models.sae.options import TRANSCODERS, Architecture
-from flaxae.sparse_autoencoder.dashboard.content import Vocabulary
+from flaxae.sparse_autoencoder.dashboard.vocabulary import Vocabulary
 from flaxae.sparse_autoencoder.modules import Activation
 from flaxae.sweep.plan import Plan
 from flaxae.task import Context
@@ -158,20 +158,26 @@ def test_the_dashboard_of_a_run_reads_its_model_and_text(folder, trained, capsys
     assert any("square" in text for text in texts) and about["tokens"] >= 60
     assert all(len(f["up"]) == len(f["down"]) == 8 for f in data["features"])
     capsys.readouterr()
-    assert run_main(dashboard_command.main, ["x", *args, "--hook=mlp_out"]) == 2
-    assert "--hook: a run names its own model and states" in capsys.readouterr().err
+    wrong = ["--hook=mlp_out", "--dtype=bfloat16"]
+    assert run_main(dashboard_command.main, ["x", *args, *wrong]) == 2
+    assert "--hook, --dtype: a run names its own model, type" in capsys.readouterr().err
     several = types.SimpleNamespace(options=config_of(folder, "vq").task)
     with pytest.raises(ConfigError, match="a run of vq has none"):
-        dashboard.subject(types.SimpleNamespace(task=several, workdir="W"))
+        dashboard.dashboard_input(types.SimpleNamespace(task=several, workdir="W"), 60)
+    changed = flaxae.load(workdir)
+    changed.extra["data"] = "0123"
+    with pytest.raises(ConfigError, match="its data have changed since it was trained"):
+        dashboard.dashboard_input(changed, 60)
 
 
 def test_tokens_of_an_encoder_have_their_texts(t5_folder, folder):
     config = config_of(folder, **{"pretrained": str(t5_folder)})
     task = config.task.make(config)
     model = TrainedSAE(config.task, 8, 8, pool=0, rngs=nnx.Rngs(0))
-    shown = dashboard.subject(types.SimpleNamespace(task=task, model=model, workdir="W"), ["a <b>"])
-    vocabulary = Vocabulary(shown)
-    ids = [int(i) for i in shown.rows.ids[0][shown.rows.mask[0] > 0]]
+    fields = {"task": task, "model": model, "workdir": "W", "check_data": lambda: None}
+    inputs = dashboard.dashboard_input(types.SimpleNamespace(**fields), 60, ["a <b>"])
+    vocabulary = Vocabulary(inputs)
+    ids = [int(i) for i in inputs.rows.ids[0][inputs.rows.mask[0] > 0]]
     assert "".join(vocabulary.texts[vocabulary(i)] for i in ids) == "a <b>"
 
 

@@ -1,4 +1,4 @@
-"""A dictionary with the model and the text that a dashboard shows it on."""
+"""What a dashboard is made from: a dictionary with the model and the text that it is shown on."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,14 +15,15 @@ from flaxae.errors import ConfigError, require
 from flaxae.lm import loading
 from flaxae.sparse_autoencoder import files
 from flaxae.sparse_autoencoder.modules import SparseAutoencoder
-from flaxae.sparse_autoencoder.origin import Origin
+from flaxae.sparse_autoencoder.origin import UNCLEAR, Origin
 
 LENGTH, ROWS = 128, 8  # tokens per row and rows per pass, if no config has them
 TEXT = "docstrings"
+WIDTHS = ("resid_in", "resid_out", "attn_out", "mlp_in", "mlp_out")  # hooks of the model's width
 
 
 @dataclasses.dataclass
-class Subject:
+class DashboardInput:
     """A dictionary, the model that it reads, and rows of tokens.
 
     Attributes:
@@ -66,9 +67,39 @@ def shortened(rows: TokenRows, tokens: int) -> TokenRows:
     return TokenRows(*(x[:count] for x in rows))
 
 
-def read_texts(path: str) -> list[str]:
-    """Return the texts of a file, one per line, or of a folder of shards; "": embedded ones."""
-    return load_examples(TextDataConfig(name=TEXT, path=path)).examples
+def first_rows(
+    texts: Sequence[str], tokens: int, make: Callable[[Sequence[str]], TokenRows]
+) -> TokenRows:
+    """Return the first rows of texts; texts are tokenised until there are enough.
+
+    Args:
+        texts: the texts.
+        tokens: number of used tokens.
+        make: texts -> rows, in their order; only the last row may depend on later texts.
+
+    Returns:
+        `shortened(make(texts), tokens)`.
+    """
+    count = 16
+    while True:
+        rows = make(texts[:count])
+        if count >= len(texts):
+            return shortened(rows, tokens)
+        whole = TokenRows(*(x[:-1] for x in rows))  # the last one continues with the next text
+        if whole.use.sum() >= tokens:
+            return shortened(whole, tokens)
+        count *= 2
+
+
+def read_texts(path: str, tokens: int) -> list[str]:
+    """Return the texts of a file, one per line, or of a folder of shards; "": embedded ones.
+
+    Args:
+        path: the file or folder.
+        tokens: number of tokens that are read: no more than twice as many texts are kept.
+    """
+    most = 2 * tokens if path else 0  # an embedded corpus is cached as a whole
+    return load_examples(TextDataConfig(name=TEXT, path=path, max_lines=most)).examples
 
 
 def open_file(
@@ -76,21 +107,27 @@ def open_file(
     pretrained: str,
     texts: Sequence[str],
     *,
+    tokens: int = 100_000,
     dtype: str = "float32",
+    other_model: bool = False,
+    log: Callable[[str], None] | None = None,
     **expected: Any,
-) -> Subject:
+) -> DashboardInput:
     """Open a dictionary's file with a language model.
 
     Args:
         source: a directory or file that `SAE.from_pretrained` reads.
         pretrained: the language model; "": the one that the file names.
         texts: texts to read.
+        tokens: number of tokens to read.
         dtype: type of the model's weights and computation.
+        other_model: allow a model that the dictionary was not trained on.
+        log: called with remarks.
         **expected: hook, layer and other fields that the file does not contain.
 
     Raises:
-        ConfigError: if hook or layer are unknown, the model is not named or has no tokenizer, or
-            its states have another width.
+        ConfigError: if hook or layer are unknown, the model is not named, has no tokenizer, or is
+            not the one that the dictionary was trained on, or its states have another width.
     """
     sae, origin = files.load(source, **expected)
     name = pretrained or origin.model
@@ -99,18 +136,28 @@ def open_file(
     if lm.tokenizer is None:
         raise ConfigError(f"{name} has no tokenizer.json: put that of the model into the folder")
     check(source, sae, origin, lm.model)
+    if not other_model:
+        origin.check_model(str(source), lm)
     chat, separator = lm.tokenizer, lm.config.eos_ids[0]
+    if origin.prepend_bos is None and chat.bos and log is not None:
+        log(
+            f"{source}: it does not say whether its texts began with {chat.bos}: they are read "
+            "without it (--prepend-bos: with it)"
+        )
     special = [i for i in map(chat.id, chat.tokens.values()) if i is not None]
     length = min(origin.context_size or LENGTH, lm.config.max_length)
     first = chat.id(chat.bos) if origin.prepend_bos and chat.bos else None
     own = length - (first is not None)
     # Without a first token, the state of a row's first one is a sink of attention.
-    rows = token_rows(
-        chat.encode(texts, special=False), own, separator, special, skip=int(first is None)
-    )
-    if first is not None:
-        rows = _with_first(rows, first)
-    return Subject(str(source), sae, origin, lm.model, chat, chat.decode, True, rows)
+    skip = 1 if origin.skip_first is None else origin.skip_first
+    skip = max(skip - (first is not None), 0)
+
+    def make(texts: Sequence[str]) -> TokenRows:
+        rows = token_rows(chat.encode(texts, special=False), own, separator, special, skip=skip)
+        return rows if first is None else _with_first(rows, first)
+
+    rows = first_rows(texts, tokens, make)
+    return DashboardInput(str(source), sae, origin, lm.model, chat, chat.decode, True, rows)
 
 
 def _with_first(rows: TokenRows, first: int) -> TokenRows:
@@ -131,13 +178,21 @@ def check(source: str | Path, sae: SparseAutoencoder, origin: Origin, model: Any
         f"{source}: its output is a state of layer {origin.layer_out}, not of its input's, "
         f"{origin.layer}: such transcoders are not supported",
     )
-    for hook in (origin.hook, origin.hook_out or origin.hook):
+    for option, hook in (("--hook", origin.hook), ("--hook-out", origin.hook_out)):
+        if hook in UNCLEAR:
+            ours = " or ".join(f"{option} {name}" for name in UNCLEAR[hook])
+            raise ConfigError(
+                f"{source}: {hook} is the MLP's input before or after its norm, depending on the "
+                f"program that wrote the file. If it is after the norm, give {ours}; states before "
+                "it cannot be read"
+            )
         require(
-            hook in model.hooks,
-            f"{source}: the model has no hook {hook!r}, only {', '.join(model.hooks)}: give --hook",
+            not hook or hook in model.hooks,
+            f"{source}: the model has no hook {hook!r}, only {', '.join(model.hooks)}: a file "
+            f"of other states cannot be shown ({option} is for those that do not name theirs)",
         )
     width = getattr(model.config, "d_model", sae.config.d_in)
-    if origin.hook in ("resid_in", "resid_out", "attn_out", "mlp_in", "mlp_out"):
+    if origin.hook in WIDTHS:
         require(
             sae.config.d_in == width,
             f"{source}: it reads states of {sae.config.d_in} features, the model has {width}: name "
