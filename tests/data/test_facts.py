@@ -49,7 +49,7 @@ def test_capitals_and_comparisons():
         assert (capital[country] == city) is s.label
     every = [s for s in facts._capitals(0)]
     assert len(every) > 100
-    text = " ".join(right for _, right, _ in every)
+    text = " ".join(right for _, right, *_ in every)
     for name in ("Mexico City", "Guatemala City", "Kuwait City", "Serbia and Montenegro"):
         assert name not in text
     people = {city.name: city.population for city in facts.cities()}
@@ -60,10 +60,13 @@ def test_capitals_and_comparisons():
             assert max(people[a], people[b]) >= 2 * min(people[a], people[b])
 
 
-def test_more_facts_contain_fewer_and_groups_can_be_left_out():
+def test_more_facts_contain_fewer_and_cities_can_be_left_out():
     few, many = statements("city", 10), statements("city", 30)
     assert many[:20] == few and statements("city", 10, seed=1) != few
-    others = statements("city", 10, skip=[s.group for s in few])
-    assert not {s.group for s in others} & {s.group for s in few}
+    names = {name for s in few for name in s.cities}
+    assert len(names) == 10 and all(any(name in s.text for name in names) for s in few)
+    for kind in Fact:
+        for s in statements(kind, 40, without=names):
+            assert not names & set(s.cities) and all(name in s.text for name in s.cities)
     with pytest.raises(ConfigError, match="facts of kind 'city', fewer than 99999"):
         statements("city", 99999)

@@ -21,6 +21,8 @@ class Example:
         dataset: name of the data set.
         polarity: -1 for a negated statement, else 1.
         split: the split that the data set itself names; "": it is chosen by the group.
+        entities: what it is about, such as cities. No OOD set shares one with a set that is
+            trained on.
     """
 
     prompt: str
@@ -30,11 +32,18 @@ class Example:
     dataset: str
     polarity: int = 1
     split: str = ""
+    entities: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The prompt in lower case and with single spaces, by which prompts are compared."""
+        return " ".join(self.prompt.casefold().split())
 
     @property
     def key(self) -> str:
-        """A name that no other example has."""
-        digest = hashlib.blake2b(self.prompt.encode(), digest_size=8).hexdigest()
+        """A name that no other example of all data sets has."""
+        about = "\0".join((self.text, *self.choices))
+        digest = hashlib.blake2b(about.encode(), digest_size=8).hexdigest()
         return f"{self.dataset}/{digest}"
 
 
@@ -68,9 +77,11 @@ class Splits:
     Attributes:
         parts: "shots" (shown in prompts), "train", "dev", "test", "control" of the sets that are
             trained on, and "ood" of the others -> examples.
+        repeated: number of examples that were left out as repetitions.
     """
 
     parts: Mapping[str, tuple[Example, ...]]
+    repeated: int = 0
 
     def __getitem__(self, split: str) -> tuple[Example, ...]:
         """Return the examples of a split.
@@ -85,12 +96,12 @@ class Splits:
         return self.parts[split]
 
     def check(self) -> None:
-        """Check that no group and no prompt is in two splits.
+        """Check that no group and no prompt is in two splits, and no entity in OOD sets and others.
 
         Raises:
             ConfigError: if one is.
         """
-        for what, name in (("group", lambda x: x.group), ("example", lambda x: x.key)):
+        for what, name in (("group", lambda x: x.group), ("prompt", lambda x: x.text)):
             seen: dict[str, str] = {}
             for split, examples in self.parts.items():
                 for example in examples:
@@ -100,6 +111,16 @@ class Splits:
                         f"{what} {name(example)!r} is in two splits, {first} and {split}: give "
                         "examples that share a fact one group, and each group one split",
                     )
+        examples = [x for part in self.parts.values() for x in part]
+        sets = {x.dataset for x in self.parts.get("ood", ())}
+        trained = {name for x in examples if x.dataset not in sets for name in x.entities}
+        for example in (x for x in examples if x.dataset in sets):
+            shared = sorted(trained & set(example.entities))
+            require(
+                not shared,
+                f"{', '.join(shared)} of the OOD set {example.dataset} is also in a set that is "
+                "trained on: leave such examples out of one of them",
+            )
 
 
 def split_examples(
@@ -120,10 +141,11 @@ def split_examples(
         seed: seed of the assignment.
 
     Returns:
-        The splits. Examples with a prompt of an earlier one of their set are left out.
+        The splits. Repetitions of an example of the same set are left out, and counted.
 
     Raises:
-        ConfigError: if a group is in two splits, or a split has only one class or no examples.
+        ConfigError: if a group or a prompt is in two splits, an example has two labels, or a split
+            has only one class or no examples.
     """
     shares = shares or Shares()
     parts: dict[str, list[Example]] = {name: [] for name in (*SPLITS, "ood")}
@@ -131,11 +153,18 @@ def split_examples(
     aside = _shot_groups([*trained, *ood], shots, seed)
     free = (x.group for x in trained if x.group not in aside and not given[x.group])
     chosen = _assigned(free, shares, seed)
-    known: set[str] = set()
+    known: dict[str, int] = {}
+    repeated = 0
     for example, is_ood in [*((x, False) for x in trained), *((x, True) for x in ood)]:
-        if example.key in known:
+        label = known.get(example.key)
+        require(
+            label in (None, example.label),
+            f"{example.dataset}: the prompt {example.prompt[:60]!r} has two labels: remove one",
+        )
+        if label is not None:
+            repeated += 1
             continue
-        known.add(example.key)
+        known[example.key] = example.label
         if example.group in aside:
             parts["shots"].append(example)
         elif is_ood:
@@ -143,7 +172,7 @@ def split_examples(
         else:
             split = given[example.group] or chosen[example.group]
             parts[split].append(example)
-    splits = Splits({name: tuple(examples) for name, examples in parts.items()})
+    splits = Splits({name: tuple(examples) for name, examples in parts.items()}, repeated)
     splits.check()
     for name in ("train", "dev", "test"):
         _require_both_classes(name, splits[name])
@@ -177,7 +206,7 @@ def _shot_groups(examples: Sequence[Example], shots: int, seed: int) -> set[str]
         )
         for label in (0, 1):
             found = [x for x in own if x.label == label and x.split in ("", "shots")]
-            # Few-shot examples of one fact would contradict each other less than they inform.
+            # Each shown example is of another fact, so that none gives another one's label away.
             fresh = dict.fromkeys(x.group for x in found if x.group not in groups)
             wanted = shots // 2
             require(

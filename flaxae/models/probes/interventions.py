@@ -21,6 +21,9 @@ class Intervention(enum.Enum):
     T_FEW = "t_few"  # the demonstrated answer, by the three losses of Liu et al. 2022
 
 
+DEMONSTRATED = (Intervention.LIE_WHEN_TOLD, Intervention.T_FEW)  # the prompt decides the target
+
+
 def target_of(
     intervention: Intervention, label: Int[Array, "B"], lie: Int[Array, "B"]
 ) -> Int[Array, "B"]:
@@ -52,7 +55,7 @@ def choice_log_probs(
     flat = ids.reshape(rows, choices * spellings)
     found = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), flat, axis=1)
     found = found.reshape(rows, choices, spellings)
-    # The double where: no gradient passes through the padding.
+    # Masked before the exponential, so that no gradient passes through the padding.
     safe = jnp.where(mask > 0, found, -1e9)
     return jax.nn.logsumexp(safe, axis=-1)
 

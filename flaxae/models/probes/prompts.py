@@ -26,7 +26,7 @@ class Format(enum.Enum):
     CHAT = "chat"  # the tokenizer's own template
 
 
-# Text of a system message, of a question, and what follows an answer.
+# Text of a system message, of a question, and of an answer with what follows it.
 _PLAIN = {
     Format.PHI: ("{}\n", "Instruct: {}\nOutput:", " {}\n"),
     Format.ALPACA: ("{}\n\n", "### Instruction:\n{}\n\n### Response:\n", "{}\n\n"),
@@ -35,7 +35,7 @@ _PLAIN = {
         "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
         "{}<|im_end|>\n",
     ),
-    Format.LLAMA: ("<<SYS>>\n{}\n<</SYS>>\n\n", "[INST] {} [/INST]", " {} "),
+    Format.LLAMA: ("<<SYS>>\n{}\n<</SYS>>\n\n", "[INST] {} [/INST]", " {} </s><s>"),
 }
 
 
@@ -73,9 +73,13 @@ class PromptStyle:
                 messages.append({"role": "assistant", "content": shot.answer})
             return tokenizer.chat([*messages, {"role": "user", "content": prompt}])
         system, question, answer = _PLAIN[self.format]
-        parts = [system.format(self.system)] if self.system else []
-        parts += [question.format(s.prompt) + answer.format(s.answer) for s in shots]
-        return "".join([*parts, question.format(prompt)])
+        before = system.format(self.system) if self.system else ""
+        asked = [*(shot.prompt for shot in shots), prompt]
+        if self.format is Format.LLAMA:  # its system message is a part of the first question
+            before, asked[0] = "", before + asked[0]
+        answers = [answer.format(shot.answer) for shot in shots]
+        turns = zip(map(question.format, asked), [*answers, ""], strict=True)
+        return before + "".join(text for turn in turns for text in turn)
 
     def encode(self, texts: Sequence[str], tokenizer: ChatTokenizer) -> list[list[int]]:
         """Return the ids of texts of this style; a chat's text has its special tokens already."""

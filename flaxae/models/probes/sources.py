@@ -1,8 +1,10 @@
 """Data sets by name: facts on cities, JSONL and CSV files, and data sets of the Hub."""
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
 
 from flaxae.config.locate import user_path
 from flaxae.data import sae_probes
@@ -20,6 +22,7 @@ JSON_FILES, TABLES = (".jsonl", ".json", ".ndjson"), (".csv", ".tsv")
 FIELDS = ("prompt", "choices", "label", "group")
 
 Row = Mapping[str, Any]
+Item = TypeVar("Item")
 
 
 def _sentiment(text: str) -> str:
@@ -30,36 +33,54 @@ def _entailed(premise: str, hypothesis: str) -> str:
     return f"{premise}\nDoes it follow that: {hypothesis}"
 
 
-# Name on the Hub -> (choices in the order of the labels, question of a row). In glue and super_glue
-# label 0 is entailment.
-FORMS: dict[str, tuple[tuple[str, str], Callable[[Row], str]]] = {
+# Name on the Hub -> (choices in the order of the labels, question of a row, column by which rows
+# are grouped: what several questions are about). In glue and super_glue label 0 is entailment.
+FORMS: dict[str, tuple[tuple[str, str], Callable[[Row], str], str]] = {
     "amazon_polarity": (
         ("negative", "positive"),
         lambda row: _sentiment(f"{row['title']}\n{row['content']}"),
+        "content",
     ),
-    "glue/sst2": (("negative", "positive"), lambda row: _sentiment(row["sentence"])),
-    "imdb": (("negative", "positive"), lambda row: _sentiment(row["text"])),
+    "glue/sst2": (("negative", "positive"), lambda row: _sentiment(row["sentence"]), "sentence"),
+    "imdb": (("negative", "positive"), lambda row: _sentiment(row["text"]), "text"),
     "glue/qnli": (
         ("Yes", "No"),
         lambda row: f"{row['sentence']}\nDoes this answer the question: {row['question']}",
+        "sentence",
     ),
-    "super_glue/rte": (("Yes", "No"), lambda row: _entailed(row["premise"], row["hypothesis"])),
-    "super_glue/axg": (("Yes", "No"), lambda row: _entailed(row["premise"], row["hypothesis"])),
-    "hans": (("Yes", "No"), lambda row: _entailed(row["premise"], row["hypothesis"])),
-    "super_glue/boolq": (("No", "Yes"), lambda row: f"{row['passage']}\n{row['question']}?"),
+    "super_glue/rte": (
+        ("Yes", "No"),
+        lambda row: _entailed(row["premise"], row["hypothesis"]),
+        "premise",
+    ),
+    "super_glue/axg": (
+        ("Yes", "No"),
+        lambda row: _entailed(row["premise"], row["hypothesis"]),
+        "premise",
+    ),
+    "hans": (("Yes", "No"), lambda row: _entailed(row["premise"], row["hypothesis"]), "premise"),
+    "super_glue/boolq": (
+        ("No", "Yes"),
+        lambda row: f"{row['passage']}\n{row['question']}?",
+        "passage",
+    ),
 }
 
-# Name in sae-probes -> (choices in the order of the labels, question about a text). Label 1 is the
-# class whose name comes last in alphabetical order.
+# Name in sae-probes -> (choices in the order of the labels, question about a text). The labels are
+# those of `data.sae_probes`: in 41_truthqa_tf 0 is "correct", in 44_phys_tf 0 is answer A, and in
+# 90_glue_qnli 0 is entailment, as in glue.
 TRUTH_SETS = {
     "36_sciq_tf": (("No", "Yes"), "{}\nIs this answer correct?"),
     "41_truthqa_tf": (("Yes", "No"), "{}\nIs this answer correct?"),
+    "44_phys_tf": (("A", "B"), "{}\nWhich one is right, A or B?"),
     "54_cs_tf": (("No", "Yes"), "{}\nIs this true?"),
     "90_glue_qnli": (("Yes", "No"), "{}\nDoes the sentence answer the question?"),
 }
 
 
-def read_set(name: str, count: int = 0, seed: int = 0) -> list[Example]:
+def read_set(
+    name: str, count: int = 0, seed: int = 0, *, without: Collection[str] = ()
+) -> list[Example]:
     """Read a data set.
 
     Args:
@@ -68,8 +89,9 @@ def read_set(name: str, count: int = 0, seed: int = 0) -> list[Example]:
             `TRUTH_SETS`, with an optional folder ("sae:54_cs_tf=data"); or a JSONL or CSV file with
             the fields prompt, choices (two texts; in CSV separated by "|") and label, and optional
             ones: group, polarity, split.
-        count: number of facts or rows; 0: all.
-        seed: seed of the choice of facts.
+        count: number of facts or rows; 0: all rows, in the order of the file.
+        seed: seed of the choice of facts or rows.
+        without: cities that no fact may be about.
 
     Returns:
         The examples.
@@ -78,11 +100,11 @@ def read_set(name: str, count: int = 0, seed: int = 0) -> list[Example]:
         ConfigError: if there is no such set, or a row is not an example.
     """
     if name.startswith(FACTS):
-        return _facts(name, count, seed)
+        return _facts(name, count, seed, without)
     if name.startswith(HUB):
-        return _hub(name, count)
+        return _hub(name, count, seed)
     if name.startswith(SAE_PROBES):
-        return _sae_probes(name, count)
+        return _sae_probes(name, count, seed)
     path = user_path(name)
     require(
         path.suffix.lower() in (*JSON_FILES, *TABLES),
@@ -91,13 +113,25 @@ def read_set(name: str, count: int = 0, seed: int = 0) -> list[Example]:
         f"file of {', '.join(FIELDS)}",
     )
     require(path.is_file(), f"{name}: there is no such file")
-    rows = itertools.islice(_file_rows(str(path)), count or None)
-    out = [_example(row, f"{name}, {where}", path.stem) for where, row in rows]
+    out = [_example(row, f"{name}, {where}", path.stem) for where, row in _file_rows(str(path))]
     require(bool(out), f"{name} has no rows")
-    return out
+    return _chosen(out, count, seed)
 
 
-def _facts(name: str, count: int, seed: int) -> list[Example]:
+def _order(size: int, count: int, seed: int) -> Sequence[int]:
+    """Return the order in which rows are taken: random, since many files are sorted by label."""
+    return np.random.default_rng(seed).permutation(size).tolist() if count else range(size)
+
+
+def _chosen(items: Sequence[Item], count: int, seed: int) -> list[Item]:
+    return [items[i] for i in _order(len(items), count, seed)[: count or None]]
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _facts(name: str, count: int, seed: int, without: Collection[str]) -> list[Example]:
     kind = name.removeprefix(FACTS)
     known = [k.value for k in Fact]
     require(kind in known, f"{name!r}: the kinds of facts are {', '.join(known)}")
@@ -105,15 +139,15 @@ def _facts(name: str, count: int, seed: int) -> list[Example]:
         raise ConfigError(f"{name}: set the number of facts (data.count)")
     polarity = -1 if kind == Fact.NEGATED.value else 1
     return [
-        Example(ASK.format(s.text), TRUTH, int(s.label), s.group, name, polarity)
-        for s in statements(kind, count, seed)
+        Example(ASK.format(s.text), TRUTH, int(s.label), s.group, name, polarity, entities=s.cities)
+        for s in statements(kind, count, seed, without=without)
     ]
 
 
-def _hub(name: str, count: int) -> list[Example]:
+def _hub(name: str, count: int, seed: int) -> list[Example]:
     target, _, path = name.removeprefix(HUB).partition("=")
     require(target in FORMS, f"{name!r}: the known names are {', '.join(FORMS)}")
-    choices, ask = FORMS[target]
+    choices, ask, about = FORMS[target]
     if path:
         require(is_data_file(path) or user_path(path).is_dir(), f"{name!r}: no data file")
         splits: Any = read_local(str(user_path(path))).splits
@@ -122,29 +156,33 @@ def _hub(name: str, count: int) -> list[Example]:
         splits = load_hub(hub_name, config, name, f"give its rows: {name}=FILE")
     table = next(iter(splits.values())) if isinstance(splits, dict) else splits
     out = []
-    for number, row in enumerate(table):
+    for number in _order(len(table), count, seed):
         if count and len(out) >= count:
             break
+        row = table[number]
         try:
-            prompt = ask(row)
+            prompt, group = ask(row), f"{target}/{_digest(str(row[about]))}"
         except KeyError as error:
             found = ", ".join(table.features)
             raise ConfigError(f"{name}: no column {error}; there are {found}") from None
         if row.get("label") != -1:  # unlabelled test rows
             label = _label(row.get("label"), f"{name}, row {number}")
-            out.append(Example(prompt, choices, label, f"{target}/{number}", f"{HUB}{target}"))
+            out.append(Example(prompt, choices, label, group, f"{HUB}{target}"))
     return out
 
 
-def _sae_probes(name: str, count: int) -> list[Example]:
+def _sae_probes(name: str, count: int, seed: int) -> list[Example]:
     target, _, directory = name.removeprefix(SAE_PROBES).partition("=")
     require(target in TRUTH_SETS, f"{name!r}: the known names are {', '.join(TRUTH_SETS)}")
     choices, ask = TRUTH_SETS[target]
     data = sae_probes.read(target, user_path(directory) if directory else None)
-    rows = zip(data.texts, data.labels, data.groups, strict=True)
+    groups = data.groups
+    if target == "90_glue_qnli":  # several questions about one sentence: question | sentence
+        groups = [_digest(text.rpartition(" | ")[2]) for text in data.texts]
+    rows = list(zip(data.texts, data.labels, groups, strict=True))
     return [
         Example(ask.format(text), choices, int(label), f"{target}/{group}", f"{SAE_PROBES}{target}")
-        for text, label, group in itertools.islice(rows, count or None)
+        for text, label, group in _chosen(rows, count, seed)
     ]
 
 

@@ -48,9 +48,9 @@ class ProbesDataConfig(DataConfig):
     format: Format = Format.CHAT
     system: str = ""  # system message; "": none, or that of the model's chat template
     max_length: Count = 512  # most tokens of a prompt
-    dev: Share = 0.15
-    test: Share = 0.2
-    control: Share = 0.2
+    dev: Share = Shares.dev
+    test: Share = Shares.test
+    control: Share = Shares.control
 
     def style(self) -> PromptStyle:
         """Return the form of prompts."""
@@ -91,13 +91,22 @@ class InterventionTask(LanguageModelTask):
             self.adapter is not None,
             "task.adapter.method=full leaves no base model to compare with: train an adapter",
         )
+        kind = self.options.intervention
+        require(
+            self.data_config.shots > 0 or kind not in interventions.DEMONSTRATED,
+            f"data.shots=0: a prompt that shows no examples does not ask {kind.value} for a lie, "
+            "so that one text would have two targets: show examples",
+        )
 
     @cached_property
     def splits(self) -> Splits:
         """Examples by split."""
         data = self.data_config
-        trained = [x for name in data.sets for x in read_set(name, data.count, data.seed)]
         ood = [x for name in data.ood for x in read_set(name, data.ood_count, data.seed)]
+        kept = {name for example in ood for name in example.entities}
+        trained = [
+            x for name in data.sets for x in read_set(name, data.count, data.seed, without=kept)
+        ]
         shares = Shares(data.dev, data.test, data.control)
         return split_examples(trained, ood, shares=shares, shots=data.shots, seed=data.seed)
 
@@ -161,7 +170,9 @@ class InterventionTask(LanguageModelTask):
     def describe(self) -> list[str]:
         """Return lines that describe the data."""
         parts = [f"{name} {len(part)}" for name, part in self.splits.parts.items()]
-        return [f"examples: {', '.join(parts)}; two prompts each"]
+        repeated = self.splits.repeated
+        more = f"; {repeated} repeated ones are left out" if repeated else ""
+        return [f"examples: {', '.join(parts)}; two prompts each{more}"]
 
     def loss(self, model: LanguageModel, batch: Any, ctx: Context) -> Loss:
         """Return the loss of the intervention, with the accuracy of the demonstrated answer."""
@@ -245,7 +256,12 @@ class InterventionTask(LanguageModelTask):
     def flops(self, batch_spec: Any, hparams: dict[str, Any]) -> float:
         """Return the matmul FLOPs of a train step."""
         rows, length = batch_spec["ids"].shape
-        return self.step_flops(rows, length, scored=1)
+        forward = self.step_flops(rows, length, scored=1, backward=False)
+        if self.options.intervention is Intervention.T_FEW:  # the first token is only measured
+            _, choices, tokens = batch_spec["tokens"].shape
+            return forward + self.step_flops(choices * rows, length + tokens, scored=tokens)
+        base = forward if self.options.intervention is Intervention.FLIP else 0.0
+        return base + self.step_flops(rows, length, scored=1)
 
     def report(self, loaded: Any, outdir: str) -> dict[str, Any]:
         """Evaluate a run on the test split and on each OOD set, see `evaluation.report`."""

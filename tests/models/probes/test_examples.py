@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from flaxae.errors import ConfigError
-from flaxae.models.probes.examples import SPLITS, Shares, Splits, split_examples
+from flaxae.models.probes.examples import SPLITS, Example, Shares, Splits, split_examples
 from flaxae.models.probes.prompts import (
     Format,
     PromptStyle,
@@ -23,10 +23,13 @@ from tests.models.probes.tiny import example, questions
 
 
 def test_facts_share_groups_between_affirmative_and_negated():
-    city, negated = read_set("facts:city", 60), read_set("facts:negated", 60)
+    capital = read_set("facts:capital", 10)
+    kept = {name for x in capital for name in x.entities}
+    city, negated = (read_set(f"facts:{k}", 60, without=kept) for k in ("city", "negated"))
     assert {x.group for x in city} == {x.group for x in negated} and len(city) == 120
     assert {x.polarity for x in city} == {1} and {x.polarity for x in negated} == {-1}
-    capital = read_set("facts:capital", 10)
+    with pytest.raises(ConfigError, match="of the OOD set facts:city is also in a set that is"):
+        split_examples(read_set("facts:larger", 60), read_set("facts:city", 60))
     splits = split_examples([*city, *negated], capital)
     groups = {name: {x.group for x in splits[name]} for name in (*SPLITS, "ood")}
     names = list(groups)
@@ -47,28 +50,44 @@ def test_own_files_are_read(tmp_path):
     table.write_text('prompt,choices,label\n"a, b?",no|yes,1\nc?,no|yes,0\n')
     first, second = read_set(str(table))
     assert (first.prompt, first.choices, first.label) == ("a, b?", ("no", "yes"), 1)
-    assert first.group != second.group and len(read_set(path, 3)) == 3
+    assert first.group != second.group
+    few, more = read_set(path, 3), read_set(path, 5)
+    assert len(few) == 3 and more[:3] == few != found[:3] and few != read_set(path, 3, seed=1)
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_sets_of_the_hub_are_read_from_local_rows_of_the_same_form(tmp_path, name):
     columns = "title content sentence text question premise hypothesis passage".split()
-    rows = {c: [f"{c} {i}" for i in range(3)] for c in columns} | {"label": [0, 1, -1]}
+    rows: dict[str, list] = {c: [f"{c} {i}" for i in range(4)] for c in columns}
+    rows["label"] = [0, 1, -1, 0]
+    about = FORMS[name][2]
+    rows[about][3] = rows[about][0]
     path = tmp_path / "rows.parquet"
     datasets.Dataset.from_dict(rows).to_parquet(str(path))
-    first, second = read_set(f"hf:{name}={path}")
+    first, second, again = read_set(f"hf:{name}={path}")
+    assert first.group == again.group  # the same passage, premise or sentence
+    assert len({x.prompt for x in read_set(f"hf:{name}={path}", 2, seed=3)}) == 2
     assert (first.label, second.label) == (0, 1) and first.choices == FORMS[name][0]
     assert "0" in first.prompt and first.dataset == f"hf:{name}" and first.group != second.group
 
 
 def test_sets_of_sae_probes_are_read(tmp_path):
-    rows = [f'"Q. {i}\nA. x{i}",{"in" * (i % 2)}correct\n' for i in range(6)]
-    text = "".join(["prompt,target\n", *rows])
-    with pa.output_stream(tmp_path / "41_truthqa_tf.csv.zst", compression="zstd") as file:
-        file.write(text.encode())
-    found = read_set(f"sae:41_truthqa_tf={tmp_path}", 4)
-    assert [x.choices[x.label] for x in found] == ["Yes", "No", "Yes", "No"]  # correct, incorrect
-    assert len({x.group for x in found}) == 4 and found[0].dataset == "sae:41_truthqa_tf"
+    sets = {
+        "41_truthqa_tf": [f'"Q. {i}\nA. x{i}",{"in" * (i % 2)}correct\n' for i in range(6)],
+        "90_glue_qnli": [f'"q{i}? | s{i // 2}",{i % 2}\n' for i in range(6)],
+        "44_phys_tf": [f'"goal {i}\n\nA.x\nB.y",{i % 2}\n' for i in range(6)],
+    }
+    for name, rows in sets.items():
+        with pa.output_stream(tmp_path / f"{name}.csv.zst", compression="zstd") as file:
+            file.write("".join(["prompt,target\n", *rows]).encode())
+    found = read_set(f"sae:41_truthqa_tf={tmp_path}")
+    assert [x.choices[x.label] for x in found[:3]] == ["Yes", "No", "Yes"]  # correct, incorrect
+    assert len({x.group for x in found}) == 6 and found[0].dataset == "sae:41_truthqa_tf"
+    found = read_set(f"sae:90_glue_qnli={tmp_path}")
+    assert [x.choices[x.label] for x in found[:2]] == ["Yes", "No"]  # 0: it answers the question
+    assert [x.group == found[0].group for x in found] == [True] * 2 + [False] * 4
+    found = read_set(f"sae:44_phys_tf={tmp_path}", 4)
+    assert all(x.choices[x.label] == "AB"[int(x.prompt[5]) % 2] for x in found)
     with pytest.raises(ConfigError, match="the known names are 36_sciq_tf"):
         read_set("sae:5_hist_fig_ismale")
 
@@ -108,10 +127,9 @@ def test_unknown_sets_are_errors():
             read_set(name)
 
 
-def pairs(count, **fields):
-    return [
-        example(f"{i} {label}", label, f"g{i}", **fields) for i in range(count) for label in (0, 1)
-    ]
+def pairs(count, start=0, **fields):
+    numbers = range(start, start + count)
+    return [example(f"{i} {label}", label, f"g{i}", **fields) for i in numbers for label in (0, 1)]
 
 
 def test_a_group_in_two_splits_is_an_error():
@@ -121,8 +139,21 @@ def test_a_group_in_two_splits_is_an_error():
     with pytest.raises(ConfigError, match="group 'g[0-9]+' is in two splits, .* and ood"):
         split_examples(pairs(30), pairs(12, dataset="o"))
     parts = {name: () for name in SPLITS} | {"train": (example(),), "test": (example(group="h"),)}
-    with pytest.raises(ConfigError, match="example .* is in two splits, train and test"):
+    with pytest.raises(ConfigError, match="prompt 'q.' is in two splits, train and test"):
         Splits(parts).check()
+    other = [example("G00 1 ", 1, "o1", dataset="o"), *pairs(12, dataset="p", start=50)]
+    trained = [example("g00  1", 1, "t1"), *pairs(30)]
+    with pytest.raises(ConfigError, match="prompt 'g00 1' is in two splits, .* and ood"):
+        split_examples(trained, [*other, example("x", 0, "o1", dataset="o")], shots=0)
+
+
+def test_repetitions_are_counted_and_two_labels_an_error():
+    splits = split_examples([*pairs(30), *pairs(2), example("0 1", 1, "g0", split="")])
+    assert splits.repeated == 5 and sum(map(len, splits.parts.values())) == 60
+    with pytest.raises(ConfigError, match="d: the prompt '0  1' has two labels"):
+        split_examples([*pairs(30), example("0  1", 0, "g0")])
+    other = Example("0 1", ("a", "b"), 0, "g0", "d")  # the same text with other choices
+    assert other in {x for part in split_examples([*pairs(30), other]).parts.values() for x in part}
 
 
 def test_one_class_only_is_an_error():
@@ -150,7 +181,7 @@ def test_formats_show_examples_before_the_question():
             "<|im_start|>assistant\n"
         ),
         Format.LLAMA: (
-            "<<SYS>>\nBe brief.\n<</SYS>>\n\n[INST] 2 is even? [/INST] yes [INST] Q? [/INST]"
+            "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n2 is even? [/INST] yes </s><s>[INST] Q? [/INST]"
         ),
     }
     for kind, text in want.items():

@@ -95,6 +95,14 @@ def test_a_config_without_a_base_or_data_is_an_error(folder):
     config = tiny_config(folder, task__adapter__method=Method.FULL)
     with pytest.raises(ConfigError, match="leaves no base model to compare with"):
         config.task.make(config)
+    config = tiny_config(folder, data__shots=0)
+    with pytest.raises(ConfigError, match="does not ask lie_when_told for a lie"):
+        config.task.make(config)
+    config.task.intervention = Intervention.TRUTH
+    config.task.make(config)
+    facts = {"sets": ("facts:city",), "ood": ("facts:larger",), "count": 300, "ood_count": 20}
+    config = tiny_config(folder, **{f"data__{name}": x for name, x in facts.items()})
+    assert len(config.task.make(config).splits["ood"]) == 36  # no city of them is trained on
     config = tiny_config(folder)
     config.data = DataConfig()
     with pytest.raises(ConfigError, match="a ProbesDataConfig is needed"):
@@ -113,3 +121,16 @@ def test_shapes_of_a_model_without_files_are_those_of_batches(folder, kind):
     assert {n: x.dtype for n, x in made.items()} == {n: x.dtype for n, x in real.items()}
     assert made["choice_ids"].shape == real["choice_ids"].shape
     assert made["ids"].shape == (4, 200)
+
+
+def test_flops_of_a_step_count_the_forward_passes_without_a_gradient(folder):
+    found = {}
+    for kind in (Intervention.TRUTH, Intervention.FLIP, Intervention.T_FEW):
+        config = tiny_config(folder, task__intervention=kind, pretrained="", task__sizes="phi-1")
+        task = config.task.make(config)
+        found[kind] = task.flops(task.batch_spec(), {})
+    forward = task.step_flops(4, 200, 1, backward=False)
+    step = found[Intervention.TRUTH]
+    assert 2 * forward < step < 3 * forward
+    assert found[Intervention.FLIP] == step + forward
+    assert found[Intervention.T_FEW] == forward + task.step_flops(8, 201, 1)
