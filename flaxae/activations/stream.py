@@ -7,6 +7,7 @@ reads its rows from a disk cache, which one pass fills for many hooks.
 
 import dataclasses
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from flaxae.activations.reader import StateReader
 from flaxae.activations.token_rows import TokenRows
 from flaxae.data.loader import IndexStream, with_order
 from flaxae.errors import require
+from flaxae.machine.preemption import stop_if_noticed
 
 CACHED = "float16"  # part of the fingerprint of a stream with a cache, whose states are rounded
 
@@ -60,7 +62,8 @@ class StateStream:
     evaluation, all states are used once; the last batch of a block is padded with weight 0.
 
     With a cache, the order is the same; states are rounded to float16. Shards that the cache lacks
-    are computed when a block needs them.
+    are computed when a block needs them. Before the first batch of training, which may take long,
+    the time that is left is printed, and a signal stops the run after a shard.
 
     Attributes:
         rows: the tokens.
@@ -190,7 +193,18 @@ class StateStream:
         indices = self._row_order[number]
         if self._cache is None:
             return used_states(self._reader, self.rows, indices)
-        fill(self._cache, self._reader, self._cache.shards_of(indices))
+        shards = self._cache.shards_of(indices)
+        if self._train and self._last is None:  # this may be a pass over nearly all texts
+            todo = [n for n in shards if self._cache.missing(self._reader.taps, n)]
+            show = progress("states of train", len(todo))
+
+            def after(number: int) -> None:
+                show(number)
+                stop_if_noticed("the states of the cache were computed")
+
+            fill(self._cache, self._reader, todo, after)
+        else:
+            fill(self._cache, self._reader, shards)
         return [self._cache.read(tap, indices) for tap in self._reader.taps]
 
 
@@ -247,3 +261,24 @@ def fill(
             new += 1
             after(number)
     return new
+
+
+def progress(name: str, total: int) -> Callable[[int], None]:
+    """Return a function that prints the time that is left, after each shard of a cache.
+
+    Args:
+        name: what is computed.
+        total: number of shards that are to be computed, at most.
+    """
+    began, done = time.monotonic(), []
+
+    def show(number: int) -> None:
+        done.append(number)
+        minutes = (time.monotonic() - began) / 60
+        left = minutes / len(done) * (total - len(done))
+        print(
+            f"{name}: shard {len(done)} of {total}, {minutes:.1f} min, about {left:.0f} min left",
+            flush=True,
+        )
+
+    return show

@@ -9,10 +9,34 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from flaxae.errors import UserError
+
 # Numbers of the calls of JAX's sync point: all processes stop one call after the largest number
 # that any of them has passed. So each call passes the next number, which does not depend on
 # `steps_per_call` or on earlier runs of this process.
 _CALLS = itertools.count()
+_ACTIVE: list["Preemption"] = []  # those that are entered, the innermost last
+EXIT_CODES = {"sigterm": 75, "sigint": 130}
+
+
+class Stopped(UserError):
+    """A signal that ended a run before its first step; the same command continues."""
+
+
+def stop_if_noticed(when: str) -> None:
+    """Raise Stopped if the innermost `Preemption` has noticed a signal; nothing may be unsaved.
+
+    Args:
+        when: what the process did meanwhile, for the message.
+
+    Raises:
+        Stopped: with the exit code of a run that a signal stopped.
+    """
+    signal_name = _ACTIVE[-1].noticed if _ACTIVE else None
+    if signal_name is not None:
+        error = Stopped(f"{signal_name} while {when}; what is finished is kept: start it again")
+        error.exit_code = EXIT_CODES[signal_name]
+        raise error
 
 
 class Preemption:
@@ -33,9 +57,11 @@ class Preemption:
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._old[number] = signal.signal(number, self._notice)
+        _ACTIVE.append(self)
         return self
 
     def __exit__(self, *_: Any) -> None:
+        _ACTIVE.remove(self)
         for number, handler in self._old.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._old = {}

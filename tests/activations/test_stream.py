@@ -1,13 +1,18 @@
 """Streams of hidden states: pure functions of (seed, step), with masks, epochs and a disk cache."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 
+from flaxae.activations import cache as cache_lib
 from flaxae.activations import stream as stream_lib
 from flaxae.activations.cache import StateCache, Tap
 from flaxae.activations.stream import StateReader, StateStream, StreamSizes, fill, used_states
 from flaxae.activations.token_rows import token_rows
 from flaxae.errors import ConfigError
+from flaxae.machine.preemption import Preemption, Stopped
 from tests.tiny.language_models import tiny
 
 SIZES = StreamSizes(batch_size=8, block_rows=4, model_rows=2)
@@ -118,6 +123,27 @@ def test_a_cache_gives_the_same_batches_in_float16(reader, rows, tmp_path, monke
     np.testing.assert_array_equal(first["x"], again["x"])
     made(reader, rows, seed=1, cache=tmp_path).batch(3)
     made(reader, rows, train=False, cache=tmp_path).batch(0)
+
+
+def test_a_signal_stops_the_first_pass_after_a_shard(reader, rows, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cache_lib, "SHARD_ROWS", 2)
+    stream, whole = (made(reader, rows, cache=tmp_path / x) for x in ("stopped", "whole"))
+    compute = stream_lib.used_states
+    with Preemption(), pytest.raises(Stopped, match="sigterm while") as found:
+
+        def signalled(*args):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return compute(*args)
+
+        monkeypatch.setattr(stream_lib, "used_states", signalled)
+        stream.batch(0)
+    assert found.value.exit_code == 75
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 1 and shown[0].startswith("states of train: shard 1 of ")
+    assert len(list((tmp_path / "stopped").glob("*/*.safetensors"))) == 2  # a shard of two hooks
+    monkeypatch.setattr(stream_lib, "used_states", compute)
+    again = made(reader, rows, cache=tmp_path / "stopped")
+    np.testing.assert_array_equal(again.batch(0)["x"], whole.batch(0)["x"])
 
 
 def test_one_pass_fills_a_cache_for_many_hooks(reader, rows, tmp_path):
