@@ -184,7 +184,7 @@ class SAEOptions(TaskConfig):
     @property
     def needs_whole_batch(self) -> bool:
         """True if the loss of a batch is not the sum of the losses of its parts."""
-        auxiliary = self.kind in SELECTED and self.loss.auxiliary is not Auxiliary.NONE
+        auxiliary = self.kind in SELECTED and self.loss.has_auxiliary
         single = self.kind is Activation.BATCH_TOPK or auxiliary
         if self.several:
             return self.architecture is Architecture.VQ or (

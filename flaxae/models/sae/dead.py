@@ -1,6 +1,7 @@
 """Latents that are never active: counted, and given new directions, inside the compiled step."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 ENCODER_SHARE = 0.2  # norm of a new encoder direction, as a share of the mean of living ones
+RESAMPLED = ("w_enc", "w_dec", "b_enc")
 
 
 class Activity(NamedTuple):
@@ -66,6 +68,7 @@ def resample(
     pool: Float[Array, "P I"],
     losses: Float[Array, "P"],
     key: Key[Array, ""],
+    initial: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[dict[str, Array], Bool[Array, "F"]]:
     """Give dead latents the directions of inputs that are reconstructed badly.
 
@@ -73,11 +76,12 @@ def resample(
     losses (Bricken et al. 2023), by the largest of log p + Gumbel noise.
 
     Args:
-        arrays: "w_enc" (I, F), "w_dec" (F, I), "b_enc" (F,), "b_dec" (I,).
+        arrays: "w_enc" (I, F), "w_dec" (F, I), "b_enc" (F,), "b_dec" (I,), and `initial`'s, (F,).
         dead: the dead latents. If there are more than inputs, the first ones are changed.
         pool: inputs.
         losses: their losses; inputs of loss 0 (padding) are not drawn.
         key: random key.
+        initial: name of a further array -> the value that a changed latent gets back.
 
     Returns:
         The new arrays, and the latents that were changed, whose optimizer moments must become 0.
@@ -97,6 +101,7 @@ def resample(
         "w_enc": (ENCODER_SHARE * encoder_norm) * directions.T,
         "w_dec": decoder_norm * directions,
         "b_enc": jnp.zeros_like(arrays["b_enc"]),
+        **initial,
     }
     out = dict(arrays)
     for name, value in new.items():
@@ -107,15 +112,13 @@ def resample(
 def clear_moments(moments: Mapping[str, Array], changed: Bool[Array, "F"]) -> dict[str, Array]:
     """Return moments of an optimizer, by name of their parameter, with 0 at changed latents."""
     return {
-        name: jnp.where(_along(changed, name), jnp.zeros_like(x), x)
-        for name, x in moments.items()
-        if name in ("w_enc", "w_dec", "b_enc")
+        name: jnp.where(_along(changed, name), jnp.zeros_like(x), x) for name, x in moments.items()
     }
 
 
 def _along(changed: Bool[Array, "F"], name: str) -> Any:
     """Return a mask of latents for an array: its columns, rows or entries."""
-    return {"w_enc": changed[None], "w_dec": changed[:, None], "b_enc": changed}[name]
+    return {"w_enc": changed[None], "w_dec": changed[:, None]}.get(name, changed)
 
 
 def _mean_of_living(norms: Float[Array, "F"], dead: Bool[Array, "F"]) -> Float[Array, ""]:

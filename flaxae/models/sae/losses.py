@@ -117,7 +117,7 @@ def _few_terms(
     f, output = few_latents.encode(sae, x, selection)
     parts = {"recon": squared_error(output, target, weights, importance)}
     total = parts["recon"]
-    if dead is not None and options.auxiliary is not Auxiliary.NONE:
+    if dead is not None and options.has_auxiliary:
         graphdef, params, rest = nnx.split(sae, nnx.Param, ...)
 
         def loss(params: Any, args: Any) -> Any:
@@ -168,7 +168,7 @@ def _dense_terms(
         parts["pre_activation"] = jnp.sum(jnp.where(dead[None], below, 0).sum(-1) * weights)
         total += options.pre_activation * parts["pre_activation"]
     chosen = activation in (Activation.TOPK, Activation.BATCH_TOPK)
-    if chosen and dead is not None and options.auxiliary is not Auxiliary.NONE:
+    if chosen and dead is not None and options.has_auxiliary:
         parts["auxk"] = auxiliary_loss(sae, options, z, output, target, weights, dead)
         total += parts["auxk"]
     return Terms(total, parts, activity(f, weights), output)
@@ -298,8 +298,8 @@ def _dead_loss(
     error = jax.lax.stop_gradient(target - output)
     missed = squared_error(sae.linear_decode(f), error, weights)
     if openai:
-        weight = options.auxiliary_weight or OPENAI_WEIGHT
+        weight = options.auxiliary_weight * OPENAI_WEIGHT
         spread, spread_error = (variance(x, weights) for x in (target, error))
         return weight * missed * spread / jnp.maximum(spread_error, 1e-30)
     few = jnp.minimum(dead.sum(dtype=jnp.float32) / k_aux, 1)
-    return (options.auxiliary_weight or 1.0) * few * missed
+    return options.auxiliary_weight * few * missed

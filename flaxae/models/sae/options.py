@@ -82,9 +82,14 @@ class LossOptions(Section):
     gate: Gate = Gate.PAPER
     pre_activation: NonNegative = 0.0  # weight of max(threshold - z, 0) of dead JumpReLU latents
     auxiliary: Auxiliary = Auxiliary.OPENAI
-    auxiliary_weight: NonNegative = 0.0  # 0: the project's own, 1/32 or 1
+    auxiliary_weight: NonNegative = 1.0  # times the project's own, 1/32 or 1; 0: no AuxK
     k_aux: Whole = 0  # dead latents per row; 0: half of the output's features
     widths: Annotated[tuple, Checked()] = ()  # matryoshka: numbers of latents, smallest first
+
+    @property
+    def has_auxiliary(self) -> bool:
+        """True if dead latents learn to explain the error."""
+        return self.auxiliary is not Auxiliary.NONE and self.auxiliary_weight > 0
 
     def validate(self) -> None:
         """Check fields that belong together."""

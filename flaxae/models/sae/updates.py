@@ -9,13 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxae.models.sae.config import SAEOptions, Scaling
-from flaxae.models.sae.dead import clear_moments, resample
+from flaxae.models.sae.dead import RESAMPLED, clear_moments, resample
 from flaxae.models.sae.options import Architecture
 from flaxae.sparse_autoencoder.modules import normalised
 from flaxae.task import Context
 from flaxae.tree import path_name
-
-RESAMPLED = ("w_enc", "w_dec", "b_enc")
 
 
 def from_data(state: Any, batches: Iterator[Any], options: SAEOptions) -> Any:
@@ -109,9 +107,12 @@ def _resampled(state: Any, ctx: Context, options: SAEOptions) -> Any:
     """Return a state whose dead latents have new directions and no moments."""
     once, sae = {**state["carry"]["once"]}, {**state["params"]["sae"]}
     dead = once["silent"] >= options.dead_after
-    arrays = {name: sae[name] for name in (*RESAMPLED, "b_dec")}
+    initial = {"threshold": options.threshold, "r_mag": 0.0, "b_mag": 0.0}
+    initial = {name: x for name, x in initial.items() if name in sae}
+    names = (*RESAMPLED, *initial)
+    arrays = {name: sae[name] for name in (*names, "b_dec")}
     key = ctx.at("resample").key
-    new, changed = resample(arrays, dead, once["pool_x"], once["pool_loss"], key)
+    new, changed = resample(arrays, dead, once["pool_x"], once["pool_loss"], key, initial)
     if options.unit_norm:
         norms = jnp.linalg.norm(new["w_dec"], axis=-1, keepdims=True)
         new["w_dec"] = new["w_dec"] / jnp.maximum(norms, 1e-12)
@@ -119,12 +120,12 @@ def _resampled(state: Any, ctx: Context, options: SAEOptions) -> Any:
 
     def cleared(path: tuple, x: Any) -> Any:
         parent, _, name = path_name(path).rpartition("/")
-        moment = name in RESAMPLED and parent.endswith("/sae") and x.shape == sae[name].shape
+        moment = name in names and parent.endswith("/sae") and x.shape == sae[name].shape
         return clear_moments({name: x}, changed)[name] if moment else x
 
     return {
         **state,
-        "params": {**state["params"], "sae": {**sae, **{n: new[n] for n in RESAMPLED}}},
+        "params": {**state["params"], "sae": {**sae, **{n: new[n] for n in names}}},
         "carry": {**state["carry"], "once": once},
         "opt": jax.tree_util.tree_map_with_path(cleared, state["opt"]),
     }

@@ -27,7 +27,8 @@ CASES = {
     "topk_saelens": (
         Architecture.TOPK,
         {"activation": Activation.TOPK, "k": K, "rescale_by_decoder_norm": True},
-        {"auxiliary": Auxiliary.SAELENS, "k_aux": 12},  # more than the 8 dead ones
+        # k_aux is more than the 8 dead ones.
+        {"auxiliary": Auxiliary.SAELENS, "k_aux": 12, "auxiliary_weight": 0.5},
     ),
     "batch_topk": (
         Architecture.BATCH_TOPK,
@@ -141,7 +142,7 @@ def reference(name, p, q, x, target, w):
         aux = np.where(chosen, z if saelens else relu(z), 0)
         missed = square(aux / rescale @ p["w_dec"] - e)
         if saelens:
-            total += min(DEAD.sum() / options["k_aux"], 1) * missed
+            total += 0.5 * min(DEAD.sum() / options["k_aux"], 1) * missed
         else:
             centred = [v - (v * w[:, None]).sum(0) / w.sum() for v in (target, e)]
             total += missed / 32 * square(centred[0]) / square(centred[1])
@@ -234,6 +235,20 @@ def test_auxk_is_finite_with_any_number_of_dead_latents(auxiliary):
         (total, auxk), grads = run(state, jnp.arange(F) < count)
         assert np.isfinite(total) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
         assert (auxk > 0) == (count > 0)
+
+
+def test_an_auxiliary_weight_of_zero_is_no_auxiliary_loss():
+    sae, architecture, options, target = case("topk_openai")
+    assert options.auxiliary_weight == 1  # times the project's own
+    args = (jnp.asarray(X), jnp.asarray(target), jnp.asarray(W), context(train=True))
+    for weight, names in ((1.0, {"recon", "auxk"}), (0.0, {"recon"})):
+        own = dataclasses.replace(options, auxiliary_weight=weight)
+        found = jax.eval_shape(
+            lambda own=own: (
+                losses.dictionary_loss(sae, architecture, own, *args, dead=jnp.asarray(DEAD)).parts
+            )
+        )
+        assert set(found) == names
 
 
 def test_fvu_of_a_data_set_equals_the_direct_computation():
