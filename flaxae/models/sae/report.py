@@ -36,6 +36,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="runs, or pareto")
     parser.add_argument("--fill-only", action="store_true", help="fill the cache of states only")
     parser.add_argument("--page-only", action="store_true", help="write the page of the rows only")
+    parser.add_argument(
+        "--no-sets", action="store_true", help="no probes on the data sets of sae-probes"
+    )
     args = parser.parse_args(argv[1:])
     if not Path(CONFIG).is_file():
         raise ConfigError(f"there is no {CONFIG} here: run this in flaxae's repository")
@@ -52,7 +55,7 @@ def main(argv: list[str]) -> int:
     workdir.mkdir(parents=True, exist_ok=True)
     record = user_path(args.record) if args.record else workdir / "runs.jsonl"
     keep_programs(workdir / "programs")
-    report = Report(space, args.level, workdir, record)
+    report = Report(space, args.level, workdir, record, sets=not args.no_sets)
     if args.page_only:
         report.write()
         return 0

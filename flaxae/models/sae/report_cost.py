@@ -27,9 +27,10 @@ PASSES = 20  # reads and writes of the latents of a step: selection, activity, g
 STATE_PASSES = 8  # reads and writes of each parameter of a step, with Adam's moments
 
 
-# Bounds of the programs that were compiled for a v5e-8 (docs/lab_notes/2026-11-30.md): seconds for
-# 2,048 states of a step, and for 16,384 tokens of a pass.
+# Bounds of the programs that were compiled for a v5e-8 (docs/lab_notes/2026-11-30.md), both by the
+# traffic of the memory: seconds for 2,048 states of a step, and for 16,384 tokens of a pass.
 COMPILED_STEP, COMPILED_PASS = (2048, 0.54e-3), (16384, 7.6e-3)
+COMPILED_FOR = CHIPS[1]
 
 
 class Cost(NamedTuple):
@@ -84,29 +85,42 @@ def dictionary(tokens: float, *, d_in: int, d_sae: int, batch: int = 2048) -> Co
     return Cost(2.0 * PRODUCTS * d_in * d_sae * tokens, per_token * tokens)
 
 
+def with_compiled_traffic(cost: Cost, tokens: float, bound: tuple[int, float]) -> Cost:
+    """Return a cost with the bytes of a compiled program, if these are more than the counted ones.
+
+    Args:
+        cost: the counted cost.
+        tokens: number of tokens.
+        bound: tokens of a call of the program, and the seconds of its traffic at the peak.
+    """
+    count, seconds = bound
+    traffic = tokens / count * seconds * COMPILED_FOR.count * COMPILED_FOR.bandwidth
+    return cost._replace(bytes=max(cost.bytes, traffic))
+
+
 def table(tokens: float = 8e6) -> str:
     """Return the cost of SmolLM2-135M's states of layer 15 and of a dictionary as Markdown."""
     parts = {
-        "states: the language model to layer 15": language_model(
-            tokens, layers=16, width=576, keys=192, hidden=1536, length=256
+        "states: the language model to layer 15": (
+            language_model(tokens, layers=16, width=576, keys=192, hidden=1536, length=256),
+            COMPILED_PASS,
         ),
-        "top-k dictionary, 576 to 4,608": dictionary(tokens, d_in=576, d_sae=4608),
+        "top-k dictionary, 576 to 4,608": (
+            dictionary(tokens, d_in=576, d_sae=4608),
+            COMPILED_STEP,
+        ),
     }
     lines = [
         f"Counted, not measured, for {tokens / 1e6:g} M tokens: {100 * USE_OF_FLOPS:.0f} % of the "
         f"peak of computation or {100 * USE_OF_BANDWIDTH:.0f} % of that of memory, whichever takes "
-        "longer, without compilation.",
+        "longer, without compilation. Bytes are those of the programs compiled for a v5e-8, which "
+        "are more than the arrays that must be read and written.",
         "",
         "| part | PFLOP | TB | " + " | ".join(f"{chip.name}, s" for chip in CHIPS) + " |",
         "|---" * (3 + len(CHIPS)) + "|",
     ]
-    for name, cost in parts.items():
+    for name, (counted, bound) in parts.items():
+        cost = with_compiled_traffic(counted, tokens, bound)
         times = " | ".join(f"{cost.seconds(chip):.1f}" for chip in CHIPS)
         lines.append(f"| {name} | {cost.flops / 1e15:.2f} | {cost.bytes / 1e12:.1f} | {times} |")
-    step, model = (tokens / count * seconds for count, seconds in (COMPILED_STEP, COMPILED_PASS))
-    lines += [
-        "",
-        f"The programs compiled for a v5e-8 have bounds of {model:.1f} s (states) and {step:.1f} s "
-        "(dictionary).",
-    ]
     return "\n".join(lines) + "\n"

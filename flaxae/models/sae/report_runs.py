@@ -3,19 +3,19 @@
 import runpy
 import shutil
 import time
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from flaxae.activations.cache import StateCache, Tap
-from flaxae.activations.stream import StateReader, fill
+from flaxae.activations.stream import StateReader, fill, progress
 from flaxae.config import Config, config_hash, copy_config
 from flaxae.data.text import digest
-from flaxae.errors import ConfigError
+from flaxae.errors import ConfigError, require
 from flaxae.measures.stats import finite
 from flaxae.models.sae import report_page, report_search, states
 from flaxae.models.sae.report_measures import Bench
+from flaxae.storage.paths import write_text
 from flaxae.sweep import sweep
 from flaxae.sweep.record import Row, add_to_record, complete, read_record, running_commit
 from flaxae.training.loop import run
@@ -25,6 +25,7 @@ COLUMNS = ("l0", "fvu")
 DONE = ("done", "already_done")
 TITLE = "Dictionaries of SmolLM2-135M"
 HOOKS = ("resid_out", "mlp_in")  # hooks whose states are probed
+PROBED, SETS = "cities_k16", "sets_k16"  # measures of dictionaries
 
 
 class Interrupted(Exception):
@@ -39,11 +40,15 @@ class Report:
         level: name of the report's size.
         workdir: folder of the cache, the runs and the page.
         record: file of the rows.
+        sets: whether latents are probed on the data sets of sae-probes.
     """
 
-    def __init__(self, space: dict[str, Any], level: str, workdir: Path, record: Path):
+    def __init__(
+        self, space: dict[str, Any], level: str, workdir: Path, record: Path, *, sets: bool = True
+    ):
         self.space, self.level_name, self.workdir, self.record = space, level, workdir, record
         self.level = space["LEVELS"][level]
+        self.sets = self.level.sets if sets else ()
         self.cache = workdir / "cache"
 
     def config(self, name: str, overrides: dict[str, Any] | None = None) -> Config:
@@ -57,9 +62,10 @@ class Report:
         taps = [Tap(hook, layer) for hook, layer in self.space["TAPS"]]
         reader = StateReader(source.model, taps, task.data_config.model_rows)
         mark = states.mark_of(source, task.options)
-        for split in ("dev", "train"):
+        for split in (*self.space["SPLITS"], "train"):
             cache = StateCache(self.cache, mark, task.data(split).rows)
-            fill(cache, reader, after=_progress(split, cache.num_shards))
+            todo = [n for n in range(cache.num_shards) if cache.missing(taps, n)]
+            fill(cache, reader, todo, progress(f"states of {split}", len(todo)))
 
     @cached_property
     def task(self) -> Any:
@@ -71,13 +77,15 @@ class Report:
     def data(self) -> str:
         """Name of the corpus, and a hash of its texts for training and evaluation."""
         splits, data = self.task.splits, self.task.data_config
-        return f"{data.path or data.name} {digest([*splits['train'], *splits['dev']])}"
+        texts = [text for name in ("train", *self.space["SPLITS"]) for text in splits[name]]
+        return f"{data.path or data.name} {digest(texts)}"
 
     @cached_property
     def bench(self) -> Bench:
         """Texts and passes of the model that all runs are measured with."""
         level, folder = self.level, self.workdir / "shared"
-        return Bench(folder, level.facts, level.sets, level.examples, HOOKS)
+        splits = self.space["SPLITS"]
+        return Bench(folder, level.facts, self.sets, level.examples, HOOKS, splits)
 
     def row(self, config: Config, overrides: dict[str, Any], numbers: Any, began: float) -> Row:
         """Return the entries of a row beside its name."""
@@ -116,10 +124,22 @@ class Report:
             numbers = self.bench.measure(folder, in_range)
             return self.row(config, overrides, numbers, began)
 
+        key = config_hash(config)
+        row = read_record(self.record, COLUMNS).get(key)
+        if (
+            row is not None
+            and self.sets
+            and PROBED in row["numbers"]
+            and SETS not in row["numbers"]
+        ):
+            found = measure(config, key)  # it was measured without the data sets
+            if found is None:
+                raise Interrupted
+            add_to_record(self.record, row | {"numbers": found["numbers"]})
         if not complete(self.record, [(name, config)], measure, columns=COLUMNS):
             raise Interrupted
         self.write()
-        return read_record(self.record, COLUMNS)[config_hash(config)]["numbers"]
+        return read_record(self.record, COLUMNS)[key]["numbers"]
 
     def cached(self, config: Config) -> Config:
         """Return a config that reads the cache."""
@@ -137,21 +157,28 @@ class Report:
             value, slope = report_search.solution(self.pilots(name, field), target)
         for left in reversed(range(self.level.tries)):
             numbers = self.one(name, {field: value}, 0, final=not left)
-            if abs(numbers["l0"] - target) <= tolerance or not left:
+            l0 = numbers["chosen_l0"]
+            if abs(l0 - target) <= tolerance or not left:
                 break
-            value = report_search.corrected(value, numbers["l0"], target, slope)
+            value = report_search.corrected(value, l0, target, slope)
         return {field: value}
 
     def pilots(self, name: str, field: str) -> list[report_search.Point]:
         """Return weight and L0 of short runs around the wanted L0; rounds train as lanes."""
         length = self.space["of_length"](self.level.pilot)
-        base = self.config(name, {**length, "eval.num_batches": 4, "save.every": self.level.pilot})
+        fields = {"eval.num_batches": 4, "save.every": self.level.pilot}
+        base = self.config(name, {**length, **fields, "eval.splits": self.space["SPLITS"][:1]})
         points: list[report_search.Point] = []
         target, first = self.space["TARGET"], self.space["RANGE"]
         while values := report_search.next_values(points, first, target):
             configs = [copy_config(base, {field: value}) for value in values]
             numbers = self.lanes(f"{name}{report_page.PILOT}", base, configs, field, values)
             points += [(x, n["l0"]) for x, n in zip(values, numbers, strict=True)]
+        require(
+            any(l0 is not None for _, l0 in points),
+            f"{name}: every pilot diverged. Leave it out by --only; after a change, remove the "
+            f"rows of {name}{report_page.PILOT} from {self.record}",
+        )
         return points
 
     def lanes(
@@ -170,8 +197,11 @@ class Report:
             if any(row["status"] in ("sigterm", "sigint") for row in found):
                 raise Interrupted
             for key, config, value, lane in zip(keys, configs, values, found, strict=True):
-                numbers = {n.removeprefix("dev/"): x for n, x in lane.items() if "dev/" in n}
-                if lane["status"] != "done":
+                start = f"{base.eval.splits[0]}/"
+                numbers = {n.removeprefix(start): x for n, x in lane.items() if start in n}
+                if lane["status"] == "failed":  # it diverged: a row without numbers
+                    numbers = dict.fromkeys(COLUMNS)
+                elif lane["status"] != "done":
                     raise ConfigError(f"{variant}, {field}={value}: the run {lane['status']}")
                 row = {"run": key, "variant": variant, "seed": 0, "commit": running_commit()}
                 rows[key] = row | self.row(config, {field: value}, numbers, began)
@@ -185,7 +215,13 @@ class Report:
         space, level = runpy.run_path(PARETO), self.level
         fields = {**self.space["of_length"](level.pareto), **level.overrides}
         base = copy_config(
-            space["get_config"]("topk"), {**fields, "eval.num_batches": 0, "eval.every": 0}
+            space["get_config"]("topk"),
+            {
+                **fields,
+                "eval.num_batches": 0,
+                "eval.every": 0,
+                "eval.splits": self.space["SPLITS"][1:],
+            },
         )
         field, values = space["FIELDS"]["topk"]
         configs = [copy_config(base, {field: value}) for value in values]
@@ -212,11 +248,12 @@ class Report:
         if figure is not None:
             steps = self.level.pareto
             text += f"\n## L0 against FVU\n\nTop-k, {steps} steps.\n\n![Pareto]({figure.name})\n"
-        (self.workdir / "report.md").write_text(text)
+        write_text(self.workdir / "report.md", text)
 
     def run(self, only: list[str]) -> None:
         """Fill the cache, train and measure all runs, and write the page."""
         space = self.space
+        _ = self.bench  # an error before the first run if a package with texts is missing
         self.fill()
         names = [*space["SPARSE"], *space["OTHERS"], *self.codes]
         settings = {name: self.tuned(name) for name in names if not only or name in only}
@@ -227,23 +264,6 @@ class Report:
                 if seed < space["SEEDS"].get(name, 1):
                     self.one(name, setting, seed)
         self.write()
-
-
-def _progress(split: str, total: int) -> Callable[[int], None]:
-    """Return a function that prints the time that is left, after each shard of a cache."""
-    began, done = time.monotonic(), []
-
-    def show(number: int) -> None:
-        done.append(number)
-        minutes = (time.monotonic() - began) / 60
-        left = minutes / len(done) * (total - number - 1)
-        print(
-            f"states of {split}: shard {number + 1} of {total}, {minutes:.1f} min, "
-            f"about {left:.0f} min left",
-            flush=True,
-        )
-
-    return show
 
 
 def _rounded(numbers: Any) -> Any:

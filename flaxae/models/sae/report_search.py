@@ -7,7 +7,8 @@ CLOSE = 2.0  # ratio of the two values around the target at which the search end
 ROUNDS = 5
 FLOOR = 0.1  # an L0 of 0 has no logarithm
 SLOPE = -1.0  # d log L0 / d log weight, where the pilots do not have the target between them
-Point = tuple[float, float]  # value of the field, L0
+Point = tuple[float, float | None]  # value of the field, L0; None: the pilot diverged
+Measured = tuple[float, float]
 
 
 def next_values(
@@ -19,7 +20,8 @@ def next_values(
     or continues beyond the end that is nearer to it.
 
     Args:
-        points: value and L0 of each pilot so far; L0 decreases with the value.
+        points: value and L0 of each pilot so far; L0 decreases with the value. Pilots that
+            diverged are left out; if all did, smaller values follow.
         first: the range of the first round.
         target: the wanted L0.
     """
@@ -32,17 +34,32 @@ def next_values(
         (low, _), (high, _) = found
         if high / low <= CLOSE:
             return None
-        return _between(low, high, LANES + 2)[1:-1]
-    values = sorted(value for value, _ in points)
-    span = first[1] / first[0]
-    if min(l0 for _, l0 in points) > target:
+        return _untried(_between(low, high, LANES + 2)[1:-1], points)
+    values, span = sorted(value for value, _ in points), first[1] / first[0]
+    known = measured(points)
+    if known and min(l0 for _, l0 in known) > target:
+        above = [value for value in values if value > max(known)[0]]  # these diverged
+        if above:
+            low, high = max(known)[0], above[0]
+            return _between(low, high, LANES + 2)[1:-1] if high / low > CLOSE else None
         return _between(values[-1], values[-1] * span, LANES + 1)[1:]
     return _between(values[0] / span, values[0], LANES + 1)[:-1]
 
 
-def bracket(points: list[Point], target: float) -> tuple[Point, Point] | None:
+def measured(points: list[Point]) -> list[Measured]:
+    """Return the points of pilots that did not diverge."""
+    return [(value, l0) for value, l0 in points if l0 is not None]
+
+
+def _untried(values: list[float], points: list[Point]) -> list[float] | None:
+    """Return the values without a pilot; None if there are none."""
+    tried = {value for value, _ in points}
+    return [value for value in values if value not in tried] or None
+
+
+def bracket(points: list[Point], target: float) -> tuple[Measured, Measured] | None:
     """Return the neighbours, by value, between which L0 falls below the target; None: none do."""
-    ordered = sorted(points)
+    ordered = sorted(measured(points))
     pairs = zip(ordered, ordered[1:], strict=False)
     return next((pair for pair in pairs if pair[0][1] >= target > pair[1][1]), None)
 
@@ -55,7 +72,9 @@ def solution(points: list[Point], target: float) -> tuple[float, float]:
     """
     found = bracket(points, target)
     if found is None:
-        nearest = min(points, key=lambda point: abs(math.log(max(point[1], FLOOR) / target)))
+        nearest = min(
+            measured(points), key=lambda point: abs(math.log(max(point[1], FLOOR) / target))
+        )
         return nearest[0], SLOPE
     (low, much), (high, little) = found
     slope = math.log(max(little, FLOOR) / max(much, FLOOR)) / math.log(high / low)

@@ -276,14 +276,14 @@ class SAETask(Task):
         return {"loss": (loss.total, loss.weight), **kept, **sums, **extra}
 
     def finalize(self, sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
-        """Return the measures of a split: FVU over all states, dead and dense latents."""
+        """Return the measures of a split: FVU over all states, never active and dense latents."""
         out = super().finalize(sums)
         for name in ("error", "square"):
             out.pop(name, None)
         out["fvu"] = reconstruction.fvu(sums)
         if "fired" in sums:
             fired, rows = np.asarray(sums["fired"][0]), float(sums["fired"][1])
-            out["dead"] = float((fired == 0).mean())
+            out["never_active"] = float((fired == 0).mean())
             out["dense"] = float((fired > 0.1 * rows).mean())
         return out
 
