@@ -16,6 +16,7 @@ from flaxae.sparse_autoencoder.modules import (
 )
 from flaxae.sparse_autoencoder.parameters import values
 from flaxae.sparse_autoencoder.tensors import write_safetensors
+from flaxae.storage.paths import write_text
 
 CONFIG = "config.yaml"
 ACTIVATIONS = (Activation.RELU, Activation.JUMPRELU, Activation.BATCH_TOPK)  # the last as JumpReLU
@@ -63,7 +64,7 @@ def write(
         f"feature_input_hook: {json.dumps(hook_in)}",
         f"feature_output_hook: {json.dumps(hook_out)}",
     ]
-    (directory / CONFIG).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(directory / CONFIG, "\n".join(lines) + "\n")
 
 
 def _check(layer: int, config: SAEConfig, first: SAEConfig) -> None:

@@ -23,6 +23,7 @@ from flaxae.sparse_autoencoder.modules import (
 from flaxae.sparse_autoencoder.origin import Origin, hugging_face_name, lens_name, parse_hook
 from flaxae.sparse_autoencoder.parameters import build, values
 from flaxae.sparse_autoencoder.tensors import read_safetensors, write_safetensors
+from flaxae.storage.paths import write_text
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 VERSION = "6.54.12"  # the version whose format is written; below 6, a converter cuts the metadata
@@ -274,7 +275,7 @@ def write(directory: Path, sae: SparseAutoencoder, origin: Origin) -> None:
         arrays["w_skip"] = arrays["w_skip"].T
     write_safetensors(directory / WEIGHTS, {names[n]: x for n, x in arrays.items()})
     text = json.dumps(raw, indent=2) + "\n"
-    (directory / CONFIG).write_text(text, encoding="utf-8")
+    write_text(directory / CONFIG, text)
 
 
 def _metadata(origin: Origin) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from flaxae.sparse_autoencoder.modules import Activation, SAEConfig, SparseAutoe
 from flaxae.sparse_autoencoder.origin import Origin, parse_hook
 from flaxae.sparse_autoencoder.parameters import build, values
 from flaxae.sparse_autoencoder.tensors import read_safetensors, write_safetensors
+from flaxae.storage.paths import write_text
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 ACTIVATIONS = {"topk": Activation.TOPK, "groupmax": Activation.GROUPMAX}
@@ -118,4 +119,4 @@ def write(directory: Path, sae: SparseAutoencoder) -> None:
         "transcode": config.transcoder,
         "d_in": config.d_in,
     }
-    (directory / CONFIG).write_text(json.dumps(raw) + "\n", encoding="utf-8")
+    write_text(directory / CONFIG, json.dumps(raw) + "\n")

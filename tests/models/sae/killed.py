@@ -1,4 +1,4 @@
-"""Trains a tiny dictionary, and dies: `python -m tests.models.sae.killed FOLDER WORKDIR [STEP]`.
+"""Trains a tiny dictionary, and dies: `... -m tests.models.sae.killed FOLDER CASE WORKDIR [STEP]`.
 
 FOLDER contains the tiny model and its text. With STEP, the process kills itself after the log of
 that step.
@@ -13,9 +13,17 @@ from flaxae.command import run_main
 from flaxae.training.loop import Loop, run
 from tests.models.sae.test_sae_task import config_of
 
+# Case -> architecture, fields of the config.
+CASES = {
+    "topk": ("topk", {}),
+    "batch_topk_cached": ("batch_topk", {"data.state_cache": "WORKDIR/cache"}),
+    "vq": ("vq", {}),
+    "resampled": ("standard", {"task.resample_every": 1, "task.dead_after": 32}),
+}
+
 
 def main(argv: list[str]) -> int:
-    folder, workdir, *step = argv[1:]
+    folder, case, workdir, *step = argv[1:]
     log = Loop._log
 
     def dying_log(self: Loop, end: int, metrics: object) -> None:
@@ -24,7 +32,11 @@ def main(argv: list[str]) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Loop._log = dying_log
-    run(config_of(Path(folder)), workdir)
+    architecture, fields = CASES[case]
+    fields = {
+        n: x.replace("WORKDIR", workdir) if n.startswith("data") else x for n, x in fields.items()
+    }
+    run(config_of(Path(folder), architecture, **fields), workdir)
     return 0
 
 

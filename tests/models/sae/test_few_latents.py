@@ -15,6 +15,8 @@ from tests.sparse_autoencoder.tiny_dictionaries import arrays, context
 D, F, K, ROWS = 5, 96, 3, 11
 X = np.random.default_rng(0).normal(size=(ROWS, D)).astype(np.float32)
 W = np.asarray([1, 1, 0, 1, 0.5, 1, 1, 1, 1, 1, 1], np.float32)
+# One row has all latents of batch top-k.
+SKEWED = (X * np.where(np.arange(ROWS) == 5, 100, 1e-3)[:, None]).astype(np.float32)
 TOPK = {"activation": Activation.TOPK, "k": K}
 CASES = {
     "topk": (TOPK, {"k_aux": 4}),
@@ -23,7 +25,7 @@ CASES = {
         {"k_aux": 4, "auxiliary": Auxiliary.SAELENS},
     ),
     "batch_topk": (
-        {"activation": Activation.BATCH_TOPK, "k": 2.5, "rescale_by_decoder_norm": True},
+        {"activation": Activation.BATCH_TOPK, "k": 4.0, "rescale_by_decoder_norm": True},
         {"auxiliary": Auxiliary.NONE},
     ),
     "transcoder": (TOPK | {"transcoder": True, "subtract_b_dec": False, "skip": True}, {}),
@@ -58,8 +60,7 @@ def test_few_latents_give_the_same_loss_and_gradient(case, monkeypatch):
     run, params = make(case)
     k = jnp.float32(CASES[case][0]["k"])
     some = jnp.arange(F) % 5 == 0
-    skewed = X * np.where(np.arange(ROWS) == 5, 100, 1e-3)[:, None]  # one row has all latents
-    inputs = [(X, k, some), (X, k - 1, some & False), (skewed.astype(np.float32), k, some)]
+    inputs = [(X, k, some), (X, k - 1, some & False), (SKEWED, k, some)]
     program = jax.jit(run)
     few = [program(params, *at) for at in inputs]
     monkeypatch.setattr(few_latents, "supported", lambda *_: False)
@@ -69,11 +70,21 @@ def test_few_latents_give_the_same_loss_and_gradient(case, monkeypatch):
         assert found[0][1].activity.rows == ROWS - 1
 
 
-def test_lanes_with_their_own_k_equal_single_runs():
-    run, params = make("topk_rescaled")
-    ks, some = jnp.asarray([1.0, 3.0]), jnp.arange(F) % 5 == 0
-    lanes = jax.jit(jax.vmap(run, (None, None, 0, None)))(params, X, ks, some)
+@pytest.mark.parametrize("case", ["topk_rescaled", "batch_topk"])
+def test_lanes_with_their_own_k_equal_single_runs(case):
+    """One row has all latents of batch top-k: there is room for those of the smaller k alone."""
+    run, params = make(case)
+    ks, some = jnp.asarray([1.0, CASES[case][0]["k"]]), jnp.arange(F) % 5 == 0
+    x = X if case == "topk_rescaled" else SKEWED
+    lanes = jax.jit(jax.vmap(run, (None, None, 0, None)))(params, x, ks, some)
     program = jax.jit(run)
+    if case == "batch_topk":
+        sae = build(config := SAEConfig(D, F, **CASES[case][0]), arrays(config))
+        fits = [
+            few_latents.select(sae, jnp.asarray(x), jnp.asarray(W), context(train=True, k=k)).fits
+            for k in ks
+        ]
+        assert fits[0] and not fits[1]
     for i in range(2):
         one = jax.tree.map(lambda x, i=i: x[i], lanes)
-        assert_close(one, program(params, X, ks[i], some))
+        assert_close(one, program(params, x, ks[i], some))

@@ -5,15 +5,18 @@ import signal
 import pytest
 
 from tests.helpers import arrays_of, assert_same, log_of, start
+from tests.models.sae.killed import CASES
 from tests.models.sae.test_sae_task import folder  # noqa: F401
 
 
 @pytest.mark.slow
-def test_sigkill_then_resume_is_bit_exact_with_the_stream(folder, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("case", CASES)
+def test_sigkill_then_resume_is_bit_exact_with_the_stream(case, folder, tmp_path):  # noqa: F811
     """A block of the stream has three batches: steps 2 and 4 are inside of one."""
 
     def train(workdir, *step):
-        return start(["-m", "tests.models.sae.killed", str(folder), str(tmp_path / workdir), *step])
+        args = [str(folder), case, str(tmp_path / workdir), *step]
+        return start(["-m", "tests.models.sae.killed", *args])
 
     whole = train("whole")
     for step in ("2", "4"):

@@ -22,7 +22,7 @@ from flaxae.errors import ConfigError
 from flaxae.lm.t5 import params as t5_params
 from flaxae.lm.t5.blocks import T5Config
 from flaxae.lm.t5.modeling import T5
-from flaxae.models.sae import dashboard, evaluation, probing, states, updates
+from flaxae.models.sae import dashboard, evaluation, few_latents, probing, states, updates
 from flaxae.models.sae.config import Scaling
 from flaxae.models.sae.modeling import TrainedSAE
 from flaxae.models.sae.options import TRANSCODERS, Architecture
@@ -42,7 +42,7 @@ from tests.models.causal_lm.tiny import base
 STEPS = 6
 TINY = {
     "task.layer": 1,
-    "task.d_sae": 32,
+    "task.d_sae": 128,  # so many that steps compute with the few active ones
     "task.k": 4.0,
     "task.dead_after": 60,
     "task.hidden": 8,
@@ -98,10 +98,14 @@ def test_a_run_learns_and_reports_its_measures(folder, trained):
     rows = [row for row in log_of(workdir) if row["split"] == "train"]
     assert rows[-1]["fvu"] < rows[0]["fvu"] and rows[-1]["l0"] <= 4
     assert {"dead", "recon", "auxk", "l0"} <= set(rows[0])
-    assert {"dev/fvu", "dev/dead", "dev/dense", "dev/cosine", "dev/l0"} <= set(result.metrics)
+    assert {"dev/fvu", "dev/never_active", "dev/dense", "dev/cosine", "dev/l0"} <= set(
+        result.metrics
+    )
     norms = np.linalg.norm(result.state["params"]["sae"]["w_dec"], axis=-1)
     np.testing.assert_allclose(norms, 1, rtol=1e-5)
     assert result.state["carry"]["once"]["factors"][0] != 1
+    sae = flaxae.load(workdir).model.sae
+    assert few_latents.supported(sae, Context(jax.random.key(0), jnp.int32(0), train=True))
     assert int(result.state["carry"]["once"]["silent"].max()) > 0
 
 
@@ -140,6 +144,7 @@ def test_the_report_writes_a_dictionary_of_raw_states(folder, trained, capsys, m
     factor = loaded.model.factors[...][0]
     want = loaded.model.sae(x * factor, ctx) / factor
     np.testing.assert_allclose(sae(x), want, rtol=0, atol=1e-4)
+    assert sae.origin.other["dataset_path"] == str(folder / "text.txt")
     assert sae.origin.normaliser == "expected_norm" and sae.origin.factor == pytest.approx(factor)
     with pytest.raises(ConfigError, match="not 'mlp_out'"):
         flaxae.SAE.from_pretrained(workdir / "report" / "saelens", hook="mlp_out")
@@ -153,7 +158,7 @@ def test_the_dashboard_of_a_run_reads_its_model_and_text(folder, trained, capsys
     assert run_main(dashboard_command.main, ["x", *args]) == 0
     data = json.loads(re.search(r'id="data">(.*?)</script>', out.read_text(), re.S)[1])
     about = data["about"]
-    assert (about["hook"], about["layer"], about["d_sae"]) == ("resid_out", 1, 32)
+    assert (about["hook"], about["layer"], about["d_sae"]) == ("resid_out", 1, 128)
     texts = ["".join(data["vocabulary"][i] for i in row) for row in data["rows"]]
     assert any("square" in text for text in texts) and about["tokens"] >= 60
     assert all(len(f["up"]) == len(f["down"]) == 8 for f in data["features"])
@@ -307,6 +312,7 @@ def test_micro_batches_are_refused_where_the_loss_is_of_a_batch(folder):
         ("fsq", {}, True),
         ("standard", {"task.resample_every": 2}, False),
         ("topk", {}, False),  # the variance of AuxK
+        ("topk", {"task.loss.auxiliary_weight": 0.0}, True),
         ("batch_topk", {}, False),
         ("jumprelu", {}, True),
         ("vq", {}, False),
@@ -344,6 +350,7 @@ def test_constraints_and_resampling_of_a_state(folder):
     config = config_of(folder, "jumprelu", **{"task.resample_every": 2, "task.dead_after": 5})
     rng = np.random.default_rng(0)
     shapes = {"w_enc": (4, 6), "w_dec": (6, 4), "b_enc": (6,), "b_dec": (4,), "threshold": (6,)}
+    shapes |= {"r_mag": (6,), "b_mag": (6,)}  # of gated ones
     sae = {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes.items()}
     state = {
         "step": jnp.int32(2),
@@ -364,7 +371,11 @@ def test_constraints_and_resampling_of_a_state(folder):
     np.testing.assert_array_equal(np.asarray(moment["b_enc"]) == 0, dead)
     np.testing.assert_array_equal((np.asarray(moment["w_enc"]) == 0).all(0), dead)
     np.testing.assert_array_equal((np.asarray(moment["w_dec"]) == 0).all(1), dead)
-    assert np.asarray(moment["threshold"]).all() and new["opt"]["count"] == 2
+    for name, value in {"threshold": config.task.threshold, "r_mag": 0, "b_mag": 0}.items():
+        np.testing.assert_array_equal(np.asarray(moment[name]) == 0, dead)
+        np.testing.assert_allclose(new["params"]["sae"][name][dead], value)
+    np.testing.assert_array_equal(new["params"]["sae"]["b_mag"][~dead], sae["b_mag"][~dead])
+    assert new["opt"]["count"] == 2 and np.asarray(moment["b_dec"]).all()
     changed = np.asarray(new["params"]["sae"]["w_dec"] != sae["w_dec"]).any(1)
     np.testing.assert_array_equal(changed, dead)
     grads = {"sae": {**sae}}
@@ -407,8 +418,8 @@ def test_wrong_configs_raise(folder):
         ("fsq", "task.importance", "file", "task.importance is not supported by fsq"),
         ("matryoshka", "task.loss.widths", (), "task.loss.widths and task.architecture=matryo"),
         ("topk", "task.loss.widths", (8, 16), "task.loss.widths and task.architecture=matryo"),
-        ("matryoshka", "task.loss.widths", (8, 64), "none above it"),
-        ("matryoshka", "task.loss.widths", (32,), "the first must be below"),
+        ("matryoshka", "task.loss.widths", (8, 256), "none above it"),
+        ("matryoshka", "task.loss.widths", (128,), "the first must be below"),
         ("topk", "task.k", 2.5, "task.k=2.5 of topk must be an integer"),
         ("batch_topk", "task.k_max", 5, "task.k_max=5 is for top-k"),
         ("topk", "task.k_max", 2, "task.k=4.0 is above task.k_max=2"),

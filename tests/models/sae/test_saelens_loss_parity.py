@@ -11,16 +11,17 @@ from flax import nnx
 
 from flaxae.config import flags
 from flaxae.config.serialize import set_field
-from flaxae.models.sae import losses
+from flaxae.models.sae import few_latents, losses
 from flaxae.models.sae.options import Architecture, Auxiliary, Gate, LossOptions, Sparsity
 from flaxae.models.sae.synthetic import KnownFeatures, Trainer
 from flaxae.sparse_autoencoder.modules import Activation, SAEConfig
 from flaxae.sparse_autoencoder.parameters import build, values
 from tests.helpers import ROOT
-from tests.sparse_autoencoder.tiny_dictionaries import D, F, K, X, arrays, context
+from tests.sparse_autoencoder.tiny_dictionaries import D, K, X, arrays, context
 
 pytestmark = pytest.mark.sae_parity
 WEIGHT = 0.3
+F = 128  # so many that top-k computes with the few active ones, as in a real training
 FREE = {"rescale_by_decoder_norm": True}
 RAW = {"apply_b_dec_to_input": False}
 TOPK = {"activation": Activation.TOPK, "k": K} | FREE
@@ -104,6 +105,8 @@ def test_loss_and_gradient_equal_saelens(case, count):
     config = SAEConfig(D, F, **fields)
     p = arrays(config)
     sae, dead = build(config, p), np.arange(F) < count
+    selects = config.activation in (Activation.TOPK, Activation.BATCH_TOPK)
+    assert few_latents.supported(sae, context(train=True)) == selects
     if config.activation is Activation.BATCH_TOPK:
         del p["threshold"]  # not a parameter
     graphdef, state, rest = nnx.split(sae, nnx.Param, ...)
@@ -127,7 +130,7 @@ def config_of(architecture, steps, rows):
     """Return a config with the hyperparameters of SAELens' defaults."""
     config = flags.load_config(str(ROOT / f"configs/sae/smollm2_topk.py:{architecture}"))
     fields = {
-        "task.d_sae": 32,
+        "task.d_sae": 128,
         "task.k": 4.0,
         "task.dead_after": 4 * rows,
         "task.loss.sparsity": WEIGHT,
@@ -137,7 +140,7 @@ def config_of(architecture, steps, rows):
         "steps": steps,
     }
     if architecture == "matryoshka":
-        fields["task.loss.widths"] = (8, 32)
+        fields["task.loss.widths"] = (8, 128)
     if architecture == "jumprelu":
         fields |= {"task.loss.target_l0": 4.0, "task.threshold": 0.05}
     for name, value in fields.items():
@@ -153,7 +156,7 @@ THEIR_STEPS = {
     "gated": ("gated", {"l1_coefficient": WEIGHT}),
     "topk": ("topk", {"k": 4}),
     "batch_topk": ("batchtopk", {"k": 4}),
-    "matryoshka": ("matryoshka_batchtopk", {"k": 4, "matryoshka_widths": [8, 32]}),
+    "matryoshka": ("matryoshka_batchtopk", {"k": 4, "matryoshka_widths": [8, 128]}),
     "jumprelu": (
         "jumprelu",
         RAW
@@ -175,8 +178,10 @@ def test_steps_from_the_same_weights_give_the_same_weights(kind):
     steps, rows, source = 12, 64, KnownFeatures(count=24, width=16)
     ours = Trainer(config_of(kind, steps, rows), source.width)
     architecture, fields = THEIR_STEPS[kind]
-    sae = training_sae(architecture, d_in=16, d_sae=32, **fields)
+    sae = training_sae(architecture, d_in=16, d_sae=128, **fields)
     mine = values(ours.dictionary())
+    selects = kind in ("topk", "batch_topk", "matryoshka")
+    assert few_latents.supported(ours.dictionary(), context(train=True)) == selects
     start = {n: x for n, x in mine.items() if x.ndim}
     set_parameters(sae, start)
     batches = [source.batch(i, rows).x for i in range(steps)]
