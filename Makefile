@@ -99,9 +99,9 @@ report-sae: $(SETS_STAMP)  ## dictionaries of SmolLM2's states: every architectu
 	$(BIN)/python -m flaxae.models.sae.report $(if $(QUICK),--workdir=runs/sae_quick --level=quick,\
 	  --workdir=runs/sae_report --record=configs/sae/report.jsonl)
 
-report-probes: $(STAMP)  ## interventions on SmolLM2 and all probes (QUICK=1: one small run; ALL=1: every intervention)
+report-probes: $(STAMP)  ## interventions on SmolLM2 and all probes (QUICK=1: one small run; ALL=1: every intervention; SAE=DIR)
 	$(BIN)/python -m flaxae.models.probes.experiments $(if $(QUICK),--workdir=runs/probes_quick --level=quick,\
-	  --workdir=runs/probes_report --record=configs/probes/report.jsonl $(if $(ALL),--all))
+	  --workdir=runs/probes_report --record=configs/probes/report.jsonl $(if $(ALL),--all)) $(if $(SAE),--sae=$(SAE))
 
 clean:  ## remove caches (environments and runs stay)
 	rm -rf .cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -185,7 +185,9 @@ class TextSource:
 class ArraySource:
     """Batches of arrays: rows of every leaf, and "weight", which is 0 for rows of padding."""
 
-    def __init__(self, arrays: dict[str, Any], batch_size: int, seed: int = 0, train: bool = True):
+    def __init__(
+        self, arrays: dict[str, Any], batch_size: int, seed: int | str = 0, train: bool = True
+    ):
         """Store the arrays and prepare their order.
 
         Args:

@@ -23,6 +23,7 @@ def complete(
     measure: Callable[[Config, str], Row | None],
     *,
     columns: Iterable[str] = (),
+    settings: dict[str, Any] | None = None,
     after: Callable[[list[Row]], Any] = lambda rows: None,
 ) -> bool:
     """Measure the runs that a record lacks, and add their rows to it.
@@ -33,6 +34,8 @@ def complete(
         measure: trains and measures a run: (its config, its hash) -> its "numbers", and other
             entries of its row. None: a signal interrupted it.
         columns: numbers that each row of the file must have.
+        settings: what the numbers depend on besides the config; it is stored as "settings", and a
+            run whose row has others is measured again.
         after: called after each run with the rows of the runs so far.
 
     Returns:
@@ -40,12 +43,13 @@ def complete(
     """
     commit, done, rows = running_commit(), read_record(path, columns), []
     for variant, config in runs:
-        if (key := config_hash(config)) not in done:
+        key = config_hash(config)
+        if key not in done or done[key].get("settings") != settings:
             found = measure(config, key)
             if found is None:
                 return False
             row = {"run": key, "variant": variant, "seed": config.seed, "commit": commit}
-            done[key] = row | found
+            done[key] = row | found | ({} if settings is None else {"settings": settings})
             add_to_record(path, done[key])
         rows.append(done[key])
         after(rows)

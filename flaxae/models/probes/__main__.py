@@ -11,6 +11,8 @@ from flaxae.config.locate import user_path
 from flaxae.config.ranges import COUNT, ranged
 from flaxae.errors import ConfigError, require
 from flaxae.models.probes import experiment, report, report_page, run_states
+from flaxae.models.probes.fitted import KINDS, chosen_arm
+from flaxae.models.probes.metrics import intervals
 from flaxae.models.probes.task import InterventionTask
 from flaxae.sparse_autoencoder.api import SAE
 from flaxae.training.load import load
@@ -54,24 +56,32 @@ def _collect(args: argparse.Namespace) -> None:
 
 
 def _fit(args: argparse.Namespace) -> None:
+    # Before the collection, which takes long.
+    require(len(args.workdirs) == 1, "fit takes one workdir: a probe is fitted on one run")
+    hooks = args.hooks.split(",")
+    hook = args.hook or hooks[0]
+    require(hook in hooks, f"--hook={hook!r} is not one of --hooks={args.hooks}")
+    arm = chosen_arm(args.probe, args.arm)
     states = _states(args.workdirs[0], args)
-    hook = args.hooks.split(",")[0] if args.hook == "" else args.hook
     model = states.loaded.model
-    fitted = experiment.fit(args.probe, states.table, hook, args.arm, model=model, seed=args.seed)
+    fitted = experiment.fit(args.probe, states.table, hook, arm, model=model, seed=args.seed)
     probe = experiment.as_probe(states, fitted)
     probe.save_pretrained(args.out)
     print(f"{probe!r}: {args.out}")
     for name, rows in report.evaluated_sets(states.table).items():
-        found = report.intervals(fitted.proba(rows), rows.labels, experiment.group_ids(rows))
+        found = intervals(fitted.scores(rows), rows.labels, rows["group"])
         print(f"{name}: AUROC {found['auroc']}, balanced accuracy {found['bal_acc']}")
 
 
 def _report(args: argparse.Namespace) -> None:
+    # Runs of two parents may share a name.
+    given = [str(Path(str(user_path(workdir)))) for workdir in args.workdirs]
+    require(len(set(given)) == len(given), "a workdir is given twice")
     runs, sae = {}, SAE.from_pretrained(args.sae) if args.sae else None
     layer = sae.origin.layer if sae is not None else None
     for workdir in args.workdirs:
         states = _states(workdir, args, () if layer is None else (layer,))
-        name = f"{states.loaded.config.task.intervention.value} {Path(workdir).name}"
+        name = f"{states.loaded.config.task.intervention.value} {workdir}"
         runs[name] = report.measure_run(states, args.draws, sae)
     print(report_page.page(runs))
     print(f"written to {report_page.write(runs, Path(str(user_path(args.out))))}")
@@ -94,8 +104,8 @@ def main(argv: list[str]) -> int:
     )
     commands.add_parser("collect", parents=[common], help="collect states of base and adapter")
     one = commands.add_parser("fit", parents=[common], help="fit and save a probe of one run")
-    one.add_argument("--probe", default="logistic", help=", ".join(experiment.KINDS))
-    one.add_argument("--arm", default="adapter", help="base, adapter, both or diff")
+    one.add_argument("--probe", default="logistic", help=", ".join(KINDS))
+    one.add_argument("--arm", help="base, adapter, both or diff; default: that of the probe")
     one.add_argument("--hook", default="", help="default: the first of --hooks")
     one.add_argument("--seed", type=int, default=0, help="of probes that start at random")
     one.add_argument("--out", required=True, help="folder of the probe")

@@ -53,12 +53,26 @@ def answer_measures(answers: Answers, known: Bool[np.ndarray, "N"]) -> dict[str,
     }
 
 
-def known_of(base: Answers) -> Bool[np.ndarray, "N"]:
+def right_answers(
+    p: Float[np.ndarray, "N"], label: Int[np.ndarray, "N"], threshold: float = 0.5
+) -> Bool[np.ndarray, "N"]:
+    """Return whether answers are right. An example is known if the base's truthful answer is.
+
+    Args:
+        p: probability of choice 1.
+        label: index of the right choice.
+        threshold: probability above which the answer is choice 1, see `table.answer_threshold`.
+    """
+    return (np.asarray(p) > threshold) == (np.asarray(label) > 0)
+
+
+def known_of(base: Answers, threshold: float = 0.5) -> Bool[np.ndarray, "N"]:
     """Return True for prompts of examples that the base answers rightly when asked for the truth.
 
     Args:
         base: the base's answers; the two prompts of an example are adjacent, the truthful one
             first.
+        threshold: see `right_answers`; the log of a training has no training answers to fit it.
 
     Raises:
         ConfigError: if the prompts are not in pairs.
@@ -68,8 +82,7 @@ def known_of(base: Answers) -> Bool[np.ndarray, "N"]:
         "prompts are not in pairs of a truthful one and a lie: evaluate whole splits, or an even "
         "number of rows",
     )
-    right = (base.p > 0.5) == (base.label > 0)
-    return np.repeat(right[::2], 2)
+    return np.repeat(right_answers(base.p, base.label, threshold)[::2], 2)
 
 
 def _mean(values: np.ndarray) -> float:

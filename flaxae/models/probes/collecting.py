@@ -24,6 +24,7 @@ from flaxae.activations.collect import Collector
 from flaxae.errors import require
 from flaxae.lm.chat import ChatTokenizer
 from flaxae.models.probes import interventions
+from flaxae.models.probes.fitting.base import sigmoid
 from flaxae.models.probes.prompts import Encoded, Prompt, PromptStyle, encode_prompts
 from flaxae.models.probes.store import BASE, COLUMNS, Part, read_part
 from flaxae.models.probes.table import StateTable
@@ -164,7 +165,8 @@ class StateCollector:
             mask = np.pad(mask, [*short, (0, 0), (0, 0)], constant_values=1)
             found = self._answers(self._state, x, ids, mask, np.full(rows, scale, np.float32))
             out.append(np.asarray(found)[: rows - short[0][1]])
-        return np.concatenate(out)
+        odds, cov = np.concatenate(out).T
+        return np.stack([sigmoid(odds), np.asarray(cov, np.float64)], axis=1)
 
     def _choice_log_probs(
         self, state: Any, x: Array, ids: Array, mask: Array, scale: Array
@@ -175,7 +177,8 @@ class StateCollector:
         # With one token per row, as the norm and the head see it in a whole text.
         normed = model.final_norm(x[:, None], ctx.at("final_norm"))[:, 0]
         found = interventions.choice_log_probs(model.logits(normed, ctx), ids, mask)
-        return jnp.stack([interventions.probability(found), interventions.coverage(found)], axis=1)
+        odds, cov = interventions.answer_log_odds(found), interventions.coverage(found)
+        return jnp.stack([odds, cov], axis=1)
 
 
 def collect(

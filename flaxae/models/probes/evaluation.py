@@ -16,7 +16,9 @@ from flaxae import peft
 from flaxae.measures.stats import finite
 from flaxae.models.probes import interventions
 from flaxae.models.probes.answers import Answers, answer_measures, known_of
+from flaxae.models.probes.fitting.base import sigmoid
 from flaxae.models.probes.prompts import Prompt, encode_prompts
+from flaxae.models.probes.table import answer_threshold
 from flaxae.peft.apply import DEFAULT
 from flaxae.task import Context
 
@@ -35,11 +37,14 @@ def report(loaded: Any, outdir: Path) -> dict[str, Any]:
     task = loaded.task
     print("\n".join(task.describe()))
     out: dict[str, Any] = {"step": loaded.step}
+    train = task.prompts(task.splits["train"], (False,))
+    base = answers(task, loaded.model, train)["base"]
+    threshold = answer_threshold(base.p, base.label)
     print(f"\n{'set':<20}{'side':<9}" + "".join(f"{name:>15}" for name in SHOWN))
     for name, examples in sets_of(task.splits).items():
         prompts = task.prompts(examples)
         found = answers(task, loaded.model, prompts)
-        known = known_of(found["base"])
+        known = known_of(found["base"], threshold)
         out[name] = {}
         for side in SIDES:
             measures = answer_measures(found[side], known)
@@ -81,13 +86,13 @@ def answers(
             found[side].append(values[: rows - short])
     out = {}
     for side, parts in found.items():
-        p, cov = np.concatenate(parts).T
-        out[side] = Answers(p, cov, encoded.label, encoded.lie)
+        odds, cov = np.concatenate(parts).T
+        out[side] = Answers(sigmoid(odds), cov, encoded.label, encoded.lie)
     return out
 
 
 def answer_program(task: Any, model: Any) -> tuple[Any, Any]:
-    """Return (state, batch) -> (sides, rows, 2) of probability and coverage, and the state."""
+    """Return (state, batch) -> (sides, rows, 2) of log odds and coverage, and the state."""
     graphdef, state = nnx.split(model)
 
     @jax.jit
@@ -97,7 +102,7 @@ def answer_program(task: Any, model: Any) -> tuple[Any, Any]:
         scale = jnp.repeat(jnp.asarray([0.0, 1.0], jnp.float32), rows)
         ctx = Context(jax.random.key(0), jnp.int32(0), adapter_scale={DEFAULT: scale})
         found = task.choice_log_probs(model, both, ctx)
-        values = jnp.stack([interventions.probability(found), interventions.coverage(found)], 1)
-        return values.reshape(2, rows, 2)
+        odds, cov = interventions.answer_log_odds(found), interventions.coverage(found)
+        return jnp.stack([odds, cov], 1).reshape(2, rows, 2)
 
     return run, state

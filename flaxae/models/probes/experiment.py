@@ -1,16 +1,16 @@
 """All probes on the states of one trained adapter, with what may be compared and what may not."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from flaxae.errors import require
 from flaxae.models.probes.api import Probe
 from flaxae.models.probes.files import Origin
+from flaxae.models.probes.fitted import BOTH_SIDES, REGRESSIONS, Fitted, chosen_arm
 from flaxae.models.probes.fitting.ccs import CCS
 from flaxae.models.probes.fitting.linear import (
     STRENGTHS,
@@ -20,83 +20,24 @@ from flaxae.models.probes.fitting.linear import (
     best_layer,
     fit_layers,
 )
-from flaxae.models.probes.fitting.networks import MLP, RANKING_LOSSES, LayerConv
+from flaxae.models.probes.fitting.networks import MLP, LayerConv
 from flaxae.models.probes.fitting.ranking import Ranking
 from flaxae.models.probes.importance import hook_importance
 from flaxae.models.probes.metrics import auroc_of
 from flaxae.models.probes.run_states import PAIRS, States
-from flaxae.models.probes.table import FitRecord, StateTable, check_evaluation, layer_differences
+from flaxae.models.probes.table import StateTable, check_evaluation, layer_differences
 from flaxae.sparse_autoencoder.api import SAE
 from flaxae.sparse_autoencoder.importance import important_features
 
 SHRINKAGE = 0.5
 TOP = 0.1  # share of features that the selecting probe keeps
-KINDS = (
-    "logistic",
-    "mass_mean",
-    "lda",
-    "ttpd",
-    "mlp",
-    "layer_conv",
-    *(f"ranking_{loss}" for loss in RANKING_LOSSES),
-    "ccs",
-    "weighted",
-    "selected",
-    "layer_diff",
-)
-REGRESSIONS = ("logistic", "weighted", "selected", "layer_diff")
-BOTH_SIDES = tuple(f"ranking_{loss}" for loss in RANKING_LOSSES)
-
-
-@dataclasses.dataclass(frozen=True)
-class Fitted:
-    """A probe with what it reads and what it has seen.
-
-    Attributes:
-        kind: one of KINDS.
-        probe: the probe.
-        hook: name of the hidden states.
-        arm: see `StateTable.features`.
-        layers: the layers that it reads; two for the difference of layers.
-        record: the rows that it was fitted on.
-        encode: function of the states of one layer that the probe reads; None: the states.
-    """
-
-    kind: str
-    probe: Any
-    hook: str
-    arm: str
-    layers: tuple[int, ...]
-    record: FitRecord
-    encode: Callable[[np.ndarray], np.ndarray] | None = None
-
-    def proba(self, table: StateTable) -> Float[np.ndarray, "N"]:
-        """Return the probability of label 1 of rows that the probe was not fitted on.
-
-        Raises:
-            ConfigError: if it was fitted on one of them, see `table.check_evaluation`.
-        """
-        check_evaluation(self.record, table)
-        if self.kind in BOTH_SIDES:
-            x = table.sides(self.hook, self.layers[0])
-            return self.probe.predict_truth(x, table.p)[:, 1]
-        if self.kind == "ccs":
-            x = table.sides(f"{PAIRS}{self.hook}", self.layers[0])
-            return self.probe.predict_proba(x)[:, 1]
-        x = table.features(self.hook, self.arm)
-        if self.kind == "layer_conv":
-            return self.probe.predict_proba(np.moveaxis(x, 0, 1))[:, 1]
-        at = table.layers.index(self.layers[-1])
-        one = x[at] - x[at - 1] if self.kind == "layer_diff" else x[at]
-        one = one if self.encode is None else self.encode(one)
-        return self.probe.predict_proba(one)[:, 1]
 
 
 def fit(
     kind: str,
     table: StateTable,
     hook: str,
-    arm: str = "adapter",
+    arm: str | None = None,
     *,
     polarity: Sequence[int] = (1, -1),
     model: Any = None,
@@ -109,34 +50,33 @@ def fit(
         kind: one of KINDS.
         table: all rows; only those of the splits train and dev are read.
         hook: name of the hidden states.
-        arm: see `StateTable.features`; ranking probes read both sides, CCS the base.
+        arm: see `StateTable.features`; None: both sides for ranking probes, the base for CCS, else
+            the adapter.
         polarity: (1,): affirmative statements only; (1, -1): negated ones too, if there are any.
         model: with an IA3 adapter, for the kinds "weighted" and "selected".
         layer: the layer; None: that of the logistic regression with the best AUROC on dev.
         seed: seed of probes that start at random.
 
     Raises:
-        ConfigError: if there is no such kind, or training rows lack a class.
+        ConfigError: if there is no such kind, it reads another arm, or training rows lack a class.
     """
-    require(kind in KINDS, f"probe {kind!r} is not one of {', '.join(KINDS)}")
+    arm, polarity = chosen_arm(kind, arm), tuple(polarity)
     train = table.training(lie=0, polarity=tuple(polarity))
     dev = table.where(split="dev", lie=0, polarity=tuple(polarity))
     record = train.record()
     check_evaluation(record, dev)
-    if kind in BOTH_SIDES or kind == "ccs":
-        arm = "both" if kind in BOTH_SIDES else "base"
     if kind == "layer_conv":
         probe = LayerConv.fit(np.moveaxis(train.features(hook, arm), 0, 1), train.labels, seed=seed)
-        return Fitted(kind, probe, hook, arm, train.layers, record)
+        return Fitted(kind, probe, hook, arm, train.layers, record, polarity=polarity)
     if kind not in REGRESSIONS and layer is not None:
         require(layer in train.layers, f"no states of layer {layer}; there are {train.layers}")
         probe = _one_layer(kind, train, hook, arm, layer, seed)
-        return Fitted(kind, probe, hook, arm, (layer,), record)
+        return Fitted(kind, probe, hook, arm, (layer,), record, polarity=polarity)
     importance = _importance(kind, model, hook, arm, train.layers)
     layers, probe = _regression(kind, train, dev, hook, arm, importance, layer)
     if kind not in REGRESSIONS:
         probe = _one_layer(kind, train, hook, arm, layers[0], seed)
-    return Fitted(kind, probe, hook, arm, layers, record)
+    return Fitted(kind, probe, hook, arm, layers, record, polarity=polarity)
 
 
 def fit_latents(
@@ -173,7 +113,8 @@ def fit_latents(
 
     grid = fit_layers(encode(train.features(hook, arm)[at])[None], train.labels, STRENGTHS)
     _, best, _ = best_layer(grid, encode(dev.features(hook, arm)[at])[None], dev.labels)
-    return Fitted("sae", best, hook, arm, (table.layers[at],), record, encode)
+    layers = (table.layers[at],)
+    return Fitted("sae", best, hook, arm, layers, record, encode, tuple(polarity))
 
 
 def _importance(
@@ -268,8 +209,3 @@ def as_probe(states: States, fitted: Fitted) -> Probe:
         seed=fitted.record.seed,
     )
     return Probe(fitted.probe, origin, states.loaded.model, task.tokenizer)
-
-
-def group_ids(table: StateTable) -> Int[np.ndarray, "N"]:
-    """Return a number for each row's group, by which a bootstrap resamples."""
-    return np.unique(table["group"], return_inverse=True)[1]

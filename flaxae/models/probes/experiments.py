@@ -9,8 +9,11 @@ interruption. W/report.md is made from rows.
 import argparse
 import runpy
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+from flax import nnx
 
 from flaxae.command import run_main
 from flaxae.config import Config
@@ -18,15 +21,16 @@ from flaxae.config.locate import user_path
 from flaxae.config.ranges import COUNT, ranged
 from flaxae.errors import ConfigError
 from flaxae.machine.compile_cache import keep_programs
-from flaxae.measures.claims import claims_table
 from flaxae.models.probes import report, report_page, verdicts
 from flaxae.models.probes.run_states import collect_run
 from flaxae.sparse_autoencoder.api import SAE
+from flaxae.storage.fingerprint import fingerprint
 from flaxae.sweep.record import Row, complete
 from flaxae.training.load import load
 from flaxae.training.loop import run
 
 CONFIG = "configs/probes/report.py"
+FORMAT = 2  # of a run's numbers; rows of another format are measured again
 QUICK = "QUICK: few steps on few examples, to test the program; not the report's numbers."
 
 
@@ -43,14 +47,16 @@ def measure(
         draws: resamples of the intervals.
 
     Returns:
-        {"numbers": ...}; None: a signal interrupted the training.
+        "numbers", and "seconds" of this process; None: a signal interrupted the training.
     """
+    start = time.monotonic()
     if run(config, workdir / key).status != "done":
         return None
     layers = (sae.origin.layer,) if sae is not None and sae.origin.layer is not None else ()
     loaded = load(workdir / key)
     states = collect_run(loaded, workdir / "states", also=layers)
-    return {"numbers": report.measure_run(states, draws, sae)}
+    numbers = report.measure_run(states, draws, sae)
+    return {"numbers": numbers, "seconds": round(time.monotonic() - start)}
 
 
 def write(rows: list[Row], workdir: Path, note: str) -> Path:
@@ -64,9 +70,13 @@ def write(rows: list[Row], workdir: Path, note: str) -> Path:
     Returns:
         The path of report.md.
     """
-    found = claims_table(verdicts.of_rows(rows), "difference")
+    hours = sum(row["seconds"] for row in rows) / 3600
+    spent = (
+        f"The {len(rows)} runs took {hours:.2f} hours, without what stopped processes did before."
+        "\n\n"
+    )
     named = {f"{row['variant']}, seed {row['seed']}": row["numbers"] for row in rows}
-    return report_page.write(named, workdir, note, found)
+    return report_page.write(named, workdir, note, spent + verdicts.tables(rows))
 
 
 def main(argv: list[str]) -> int:
@@ -91,12 +101,15 @@ def main(argv: list[str]) -> int:
     keep_programs(workdir / "programs")
     record = Path(str(user_path(args.record))) if args.record else workdir / "runs.jsonl"
     sae = SAE.from_pretrained(args.sae) if args.sae else None
+    values: Any = nnx.to_pure_dict(nnx.state(sae.module)) if sae is not None else {}
+    settings = {"draws": args.draws, "sae": fingerprint(values), "format": FORMAT}
     runs = runpy.run_path(CONFIG)["get_runs"](args.level, args.all)
     note = QUICK if args.level else ""
     finished = complete(
         record,
         runs,
         lambda config, key: measure(config, key, workdir, sae, args.draws),
+        settings=settings,
         after=lambda rows: write(rows, workdir, note),
     )
     if not finished:

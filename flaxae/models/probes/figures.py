@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-COLORS = {"base": "tab:blue", "adapter": "tab:orange"}
+COLORS = {"base": "tab:blue", "adapter": "tab:orange", "dummy": "tab:gray"}
 
 
 def draw(numbers: dict[str, Any], path: Path, title: str) -> None:
@@ -43,14 +43,15 @@ def draw(numbers: dict[str, Any], path: Path, title: str) -> None:
 
 
 def _lies(axes: Any, lies: dict[str, Any]) -> None:
-    """Draw the balanced accuracy of prompted and of trained lies by arm, with intervals."""
-    for offset, arm in ((-0.2, "base"), (0.2, "adapter")):
+    """Draw the balanced accuracy of each kind of lies by way of detection, with intervals."""
+    for offset, arm in ((-0.25, "base"), (0.0, "adapter"), (0.25, "dummy")):
         for at, kind in enumerate(lies):
             found = {k: np.nan if v is None else v for k, v in lies[kind][arm]["bal_acc"].items()}
             error = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
             label = arm if not at else None
-            axes.bar(at + offset, found["value"], 0.35, color=COLORS[arm], label=label)
+            axes.bar(at + offset, found["value"], 0.23, color=COLORS[arm], label=label)
             axes.errorbar(at + offset, found["value"], yerr=np.abs(error), color="black", capsize=3)
-    axes.set_xticks(range(len(lies)), [f"{kind} lies" for kind in lies])
+    names = [f"{kind} lies".replace(", ", ",\n") for kind in lies]
+    axes.set_xticks(range(len(lies)), names, fontsize=7)
     axes.set(ylim=(0, 1), ylabel="balanced accuracy", title="which lies does a probe see?")
     axes.legend(fontsize=7)

@@ -27,16 +27,27 @@ def ia3_factors(model: Any, hook: str) -> Float[np.ndarray, "L D"]:
         ConfigError: if no IA3 factor of the adapter scales them.
     """
     require(hook in MODULES, f"IA3 scales the states of {', '.join(MODULES)}, not of {hook!r}")
-    mlp = model.blocks.mlp
+    adapter = _scaling(model, hook)
+    if adapter is None:
+        raise ConfigError(
+            f"the adapter has no IA3 factors of {' or '.join(MODULES[hook])}: train one with "
+            "task.adapter.method=ia3"
+        )
+    return np.asarray(adapter.factors[...])
+
+
+def has_factors(model: Any, hook: str) -> bool:
+    """Return whether the model has an IA3 adapter that scales the features of a hook."""
+    return hook in MODULES and _scaling(model, hook) is not None
+
+
+def _scaling(model: Any, hook: str) -> IA3 | None:
     for name in MODULES[hook]:
-        module = getattr(mlp, name, None)
+        module = getattr(model.blocks.mlp, name, None)
         adapter = vars(module).get("adapters", {}).get(DEFAULT) if module is not None else None
         if isinstance(adapter, IA3) and adapter.feedforward:
-            return np.asarray(adapter.factors[...])
-    raise ConfigError(
-        f"the adapter has no IA3 factors of {' or '.join(MODULES[hook])}: train one with "
-        "task.adapter.method=ia3"
-    )
+            return adapter
+    return None
 
 
 def hook_importance(model: Any, hook: str, layers: Sequence[int]) -> Float[np.ndarray, "L D"]:

@@ -65,9 +65,9 @@ def renormalised(log_probs: Float[Array, "B C"]) -> Float[Array, "B C"]:
     return jax.nn.log_softmax(log_probs, axis=-1)
 
 
-def probability(log_probs: Float[Array, "B 2"]) -> Float[Array, "B"]:
-    """Return p1 / (p0 + p1)."""
-    return jnp.exp(renormalised(log_probs))[:, 1]
+def answer_log_odds(log_probs: Float[Array, "B 2"]) -> Float[Array, "B"]:
+    """Return log(p1 / p0), which float32 still resolves where p1 / (p0 + p1) is rounded to 1."""
+    return log_probs[:, 1] - log_probs[:, 0]
 
 
 def coverage(log_probs: Float[Array, "B 2"]) -> Float[Array, "B"]:

@@ -20,7 +20,7 @@ def auroc(
 ) -> Float[Array, ""]:
     """Return the area under the ROC curve; ties count half. It is nan if a class is absent.
 
-    The pairs are counted in integers, so the result is exact up to one rounding of float32.
+    The pairs are counted in integers; only their sum and quotient are rounded to float32.
 
     Args:
         scores: one number per row.
@@ -94,12 +94,21 @@ _balanced = jax.jit(weighted_balanced_accuracy)
 
 def auroc_of(scores: ArrayLike, labels: ArrayLike) -> float:
     """Return the AUROC of arrays on the host, see `auroc`."""
-    return float(_auroc(jnp.asarray(scores, jnp.float32), jnp.asarray(labels, bool)))
+    return float(_auroc(jnp.asarray(_ranked(scores)[0]), jnp.asarray(labels, bool)))
 
 
 def balanced_accuracy(given: ArrayLike, labels: ArrayLike) -> float:
     """Return the balanced accuracy of arrays on the host."""
     return float(_balanced(jnp.asarray(given, bool), jnp.asarray(labels, bool)))
+
+
+def _ranked(scores: ArrayLike, threshold: float = float("nan")) -> tuple[np.ndarray, float]:
+    """Return dense ranks of scores, and a threshold of ranks with the same rows above.
+
+    float32 represents ranks exactly; scores that differ in float64 only would become ties.
+    """
+    values, place = np.unique(np.asarray(scores, np.float64), return_inverse=True)
+    return place.astype(np.float32), float(np.searchsorted(values, threshold, side="right")) - 0.5
 
 
 @jax.jit
@@ -120,41 +129,71 @@ def _measures(
     return jax.lax.map(one, weights, batch_size=64)
 
 
+def group_weights(groups: ArrayLike, draws: int = DRAWS, seed: int = 0) -> Int[np.ndarray, "R N"]:
+    """Return how often each row counts: once in the first row, then in each resample of groups.
+
+    Groups are resampled, since the statements and prompts of one fact are not independent.
+
+    Args:
+        groups: name of each row's group, (N,).
+        draws: number of resamples, R - 1.
+        seed: seed of the resamples; the same seed draws the same groups, so that probes compare.
+    """
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    counts = resample_counts(len(names), draws, seed)[:, member]
+    return np.concatenate([np.ones((1, len(member)), np.int32), counts.astype(np.int32)])
+
+
+def resampled(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    weights: Int[np.ndarray, "R N"],
+    *,
+    threshold: float = float("nan"),
+) -> dict[str, Float[np.ndarray, " R"]]:
+    """Return acc, bal_acc, auroc and recall for each row of weights.
+
+    Args:
+        scores: log odds of label 1 of each row, (N,); above 0 the answer is 1.
+        labels: label of each row, (N,).
+        weights: see `group_weights`.
+        threshold: of `recall`, see `control_threshold`; nan: recall is nan.
+    """
+    scores = np.asarray(scores, np.float64)
+    ranks, cut = _ranked(scores, threshold)
+    found = _measures(
+        ranks, scores > 0, np.asarray(labels, bool), np.float32(cut), jnp.asarray(weights)
+    )
+    out = {name: np.asarray(values, np.float64) for name, values in found.items()}
+    if np.isnan(threshold):
+        out["recall"] = np.full_like(out["recall"], np.nan)
+    return out
+
+
+def interval_of(values: Float[np.ndarray, " R"]) -> Interval:
+    """Return the first value with the percentile interval of the others."""
+    return percentile_interval(float(values[0]), values[1:])
+
+
 def intervals(
     scores: ArrayLike,
     labels: ArrayLike,
     groups: ArrayLike,
     *,
-    given: ArrayLike | None = None,
     threshold: float = float("nan"),
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Interval]:
     """Return acc, bal_acc, auroc and recall with bootstrap intervals over groups.
 
-    Groups are resampled, since the statements and prompts of one fact are not independent.
-
     Args:
-        scores: probability of label 1 of each row, (N,).
+        scores: log odds of label 1 of each row, (N,).
         labels: label of each row, (N,).
-        groups: name of each row's group, (N,).
-        given: the answer of each row, (N,); None: scores above 0.5.
-        threshold: of `recall`, see `control_threshold`; nan: recall is nan.
+        groups: see `group_weights`.
+        threshold: see `resampled`.
         draws: number of resamples.
-        seed: seed of the resamples; the same seed draws the same groups, so that probes compare.
+        seed: seed of the resamples.
     """
-    scores = np.asarray(scores, np.float32)
-    given = scores > 0.5 if given is None else np.asarray(given, bool)
-    _, member = np.unique(np.asarray(groups), return_inverse=True)
-    counts = resample_counts(int(member.max(initial=-1)) + 1, draws, seed)[:, member]
-    weights = np.concatenate([np.ones((1, len(scores)), np.int32), counts.astype(np.int32)])
-    found = _measures(
-        scores, given, np.asarray(labels, bool), np.float32(threshold), jnp.asarray(weights)
-    )
-    out = {}
-    for name, values in found.items():
-        values = np.asarray(values, np.float64)
-        if name == "recall" and np.isnan(threshold):
-            values = np.full_like(values, np.nan)
-        out[name] = percentile_interval(float(values[0]), values[1:])
-    return out
+    weights = group_weights(groups, draws, seed)
+    found = resampled(scores, labels, weights, threshold=threshold)
+    return {name: interval_of(values) for name, values in found.items()}

@@ -4,107 +4,55 @@ Every number is of rows that were not fitted on. Thresholds of 1 % false positiv
 control rows, which are in no other split.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
 
-from flaxae.errors import ConfigError
 from flaxae.measures.stats import finite
-from flaxae.models.probes.experiment import (
-    BOTH_SIDES,
-    Fitted,
-    fit,
-    fit_latents,
-    group_ids,
-    layer_aurocs,
+from flaxae.models.probes import lies, verdicts
+from flaxae.models.probes.experiment import layer_aurocs
+from flaxae.models.probes.fitted import Fitted
+from flaxae.models.probes.fitting.base import log_odds
+from flaxae.models.probes.fitting.conformal import interval_radius, prediction_sets, set_thresholds
+from flaxae.models.probes.fitting.ranking import Dummy, truthfulness
+from flaxae.models.probes.metrics import (
+    auroc_of,
+    control_threshold,
+    group_weights,
+    interval_of,
+    resampled,
 )
-from flaxae.models.probes.fitting.conformal import prediction_sets, set_thresholds
-from flaxae.models.probes.fitting.ranking import Dummy
-from flaxae.models.probes.metrics import control_threshold, intervals
+from flaxae.models.probes.probe_set import ARMS, FEATURES, HOOK, SAE_STATES, probes_of
 from flaxae.models.probes.run_states import States
-from flaxae.models.probes.table import StateTable, check_arms, check_controls, known_threshold
+from flaxae.models.probes.table import StateTable, check_controls
 from flaxae.sparse_autoencoder.api import SAE
 
-ARMS = ("base", "adapter", "both")
-HOOK, FEATURES = "resid_out", "mlp_post"
 MEASURES = ("auroc", "bal_acc", "acc", "recall")
 ALPHA = 0.1  # of conformal sets
+Scores = Callable[[StateTable], np.ndarray]  # rows -> log odds of label 1
 
 
 def evaluated_sets(table: StateTable) -> dict[str, StateTable]:
     """Return the rows of each test set and OOD set that ask for the truth, by name."""
+    return {name: table.select(rows) for name, rows in _masks(table).items()}
+
+
+def _masks(table: StateTable) -> dict[str, np.ndarray]:
     out = {}
     for split in ("test", "ood"):
-        rows = table.where(split=split, lie=0)
-        for name in sorted(set(rows["dataset"])):
-            out[f"{split} {name}"] = rows.where(dataset=str(name))
+        rows = (table["split"] == split) & (table["lie"] == 0)
+        for name in sorted(set(table["dataset"][rows])):
+            out[f"{split} {name}"] = rows & (table["dataset"] == name)
     return out
 
 
-def probes_of(states: States, sae: SAE | None) -> tuple[list[Fitted], dict[str, Any]]:
-    """Fit all probes of the report.
-
-    Args:
-        states: of a run.
-        sae: a dictionary of states of the base, or None.
-
-    Returns:
-        The probes, and why others are missing.
-    """
-    table, skipped = states.table, {}
-    negated = bool((table["polarity"] < 0).any())
-    out: list[Fitted] = []
-    for polarity in ((1, -1), (1,)) if negated else ((1, -1),):
-        found = _probes_of(states, sae, polarity, skipped)
-        check_arms([fitted.record for fitted in found])
-        out += found
-    if not negated:
-        skipped["ttpd"] = "there are no negated statements"
-        return out, skipped
-    for arm in ("base", "adapter"):
-        like = next(one for one in out if (one.kind, one.arm) == ("logistic", arm))
-        out.append(fit("ttpd", table, HOOK, arm, layer=like.layers[0]))
-    return out, skipped
-
-
-def _probes_of(
-    states: States, sae: SAE | None, polarity: Sequence[int], skipped: dict[str, str]
-) -> list[Fitted]:
-    """Fit all probes but TTPD on statements of some polarity; add the missing ones to `skipped`."""
-    table, model = states.table, states.loaded.model
-
-    def one(kind: str, hook: str, arm: str, layer: int | None = None) -> Fitted:
-        """Fit a probe."""
-        return fit(kind, table, hook, arm, polarity=polarity, model=model, layer=layer)
-
-    out = [one("logistic", HOOK, arm) for arm in ARMS]
-    layer = out[1].layers[0]
-    out += [one(kind, HOOK, "adapter", layer) for kind in ("mass_mean", "lda", "mlp")]
-    out += [one(kind, HOOK, "adapter") for kind in ("layer_conv", "layer_diff")]
-    out += [one(kind, HOOK, "both", layer) for kind in BOTH_SIDES]
-    out.append(one("ccs", HOOK, "base", out[0].layers[0]))
-    if FEATURES in table.states:
-        out.append(one("logistic", FEATURES, "adapter"))
-        for kind in ("weighted", "selected"):
-            try:
-                out.append(one(kind, FEATURES, "adapter"))
-            except ConfigError as error:  # an adapter without IA3's factors
-                skipped[kind] = str(error)
-    if sae is None:
-        skipped["sae"] = "no dictionary is given (--sae)"
-    else:
-        out += [fit_latents(table, sae, arm, polarity) for arm in ("base", "adapter")]
-    return out
-
-
-def name_of(fitted: Fitted, table: StateTable) -> str:
+def name_of(role: str, fitted: Fitted) -> str:
     """Return the name of a probe's row: kind, arm, hook, layers, and what it was fitted on."""
     layers = ",".join(map(str, fitted.layers)) if len(fitted.layers) < 3 else "all layers"
-    both = len(fitted.record.sets) == len(table.training().record().sets)
-    about = "" if both else ", affirmative only"
-    return f"{fitted.kind} ({fitted.arm}, {fitted.hook} {layers}{about})"
+    about = ", affirmative only" if fitted.polarity == (1,) else ""
+    kind = "logistic at the dictionary's layer" if role == SAE_STATES else role
+    return f"{kind} ({fitted.arm}, {fitted.hook} {layers}{about})"
 
 
 def measure_run(states: States, draws: int = 500, sae: SAE | None = None) -> dict[str, Any]:
@@ -116,82 +64,159 @@ def measure_run(states: States, draws: int = 500, sae: SAE | None = None) -> dic
         sae: a dictionary of states of the base, or None.
 
     Returns:
-        {"answers": rows of base, adapter and dummy, "probes": rows of the probes, "lies": rows of
-        prompted and trained lies, "conformal": coverage of sets, "layers": AUROC by hook, arm and
-        layer, "reliability": see `reliability`, "skipped": probes that are missing, and sizes}. A
-        row is {set: {measure: interval}}.
+        {"rows": answers of base, adapter and dummy, then probes, see `verdicts.row_of`; "claims":
+        differences of rows, see `verdicts.differences`; "lies", "conformal", "layers" (AUROC by
+        hook, arm and layer), "reliability", "skipped" (probes that are missing, and why),
+        "warnings", and sizes}.
     """
     table = states.table
     sets = evaluated_sets(table)
     control = table.where(split="control", lie=0)
-    check_controls(control, [table.where(split=("train", "dev", "test", "ood"))])
-    fitted, skipped = probes_of(states, sae)
-    rows: dict[str, dict[str, Any]] = {"answers": {}, "probes": {}}
-    hooks = [hook for hook in (HOOK, FEATURES) if hook in table.states]
+    warnings = check_controls(control, [table.where(split=("train", "dev", "test", "ood"))])
+    probes, skipped = probes_of(states, sae)
     train = table.training(lie=0)
     dummy = Dummy.fit(train.p, train.labels)
-    plain = {
-        "base answer": lambda rows: rows.p[0],
-        "adapter answer": lambda rows: rows.p[1],
-        f"dummy, decoded (y = {dummy.share:.2f})": lambda rows: dummy.predict_proba(rows.p)[:, 1],
-    }
-    for name, proba in plain.items():
-        rows["answers"][name] = _row(proba, sets, control, draws)
-    for one in fitted:
-        rows["probes"][name_of(one, table)] = _row(one.proba, sets, control, draws)
+    ways = _answers(train, dummy)
+    for role, one in probes:
+        polarity = "affirmative" if one.polarity == (1,) else "both"
+        row = verdicts.row_of(name_of(role, one), role, one.arm, one.hook, polarity)
+        ways.append((row, one.scores))
+    weights = _weights(sets, draws)
+    rows, draws_of = [], []
+    for row, scores in ways:
+        found = _measured(scores, sets, control, weights)
+        shown = {name: _shown(values) for name, values in found.items()}
+        rows.append(row | {"sets": shown})
+        draws_of.append({name: values["auroc"] for name, values in found.items()})
+    first = [one for _, one in probes[:2]]
+    hooks = [hook for hook in (HOOK, FEATURES) if hook in table.states]
+    intervention = states.loaded.config.task.intervention
     return {
-        **rows,
+        "rows": rows,
+        "claims": finite(verdicts.differences(rows, draws_of)),
         "dummy": dummy.share,
-        "lies": lies(table, fitted[:2], draws),
-        "conformal": coverage(table, fitted[1], sets),
+        "lies": lies.lies(table, intervention, first, dummy, draws),
+        "conformal": coverage(first[1], control, sets),
+        "gaps": next(
+            (gap_coverage(one, control, sets) for r, one in probes if r == "ranking_mse"), {}
+        ),
         "layers": {
             hook: {arm: layer_aurocs(table, hook, arm) for arm in ARMS[:2]} for hook in hooks
         },
-        "reliability": {one.arm: reliability(one, sets) for one in fitted[:2]},
+        "reliability": {one.arm: reliability(one, sets) for one in first},
         "skipped": skipped,
-        "sizes": {name: len(rows) for name, rows in sets.items()} | {"control": len(control)},
+        "warnings": warnings,
+        "sizes": {name: len(rows) for name, rows in sets.items()},
+        "controls": int((control.labels == 0).sum()),
         "adapter": table.adapter,
         "seed": table.seed,
     }
 
 
-def _row(
-    proba: Any, sets: dict[str, StateTable], control: StateTable, draws: int
-) -> dict[str, dict[str, Any]]:
-    """Return the measures of one way to score statements on each set."""
-    false = control.where(label=0)
-    threshold = control_threshold(proba(false)) if len(false) else float("nan")
+def _answers(train: StateTable, dummy: Dummy) -> list[tuple[dict[str, Any], Scores]]:
+    """Return the rows of answers without a probe, and their log odds."""
+    # An adapter that lies always is a good witness, if one knows that it lies.
+    sign = -1.0 if auroc_of(log_odds(train.p[1]), train.labels) < 0.5 else 1.0
+
+    def dummy_scores(rows: StateTable) -> np.ndarray:
+        """Return the log odds of the decoded dummy."""
+        return log_odds(dummy.predict_proba(rows.p)[:, 1])
+
+    named = "adapter answer, sign of the training rows"
+    return [
+        (verdicts.row_of("base answer", "answer", "base"), lambda rows: log_odds(rows.p[0])),
+        (verdicts.row_of("adapter answer", "answer", "adapter"), lambda rows: log_odds(rows.p[1])),
+        (
+            verdicts.row_of(named, "decoded answer", "adapter"),
+            lambda rows: sign * log_odds(rows.p[1]),
+        ),
+        (
+            verdicts.row_of(f"dummy, decoded (y = {dummy.share:.2f})", "dummy", "both"),
+            dummy_scores,
+        ),
+    ]
+
+
+def _weights(sets: dict[str, StateTable], draws: int) -> dict[str, np.ndarray]:
+    """Return resamples of the rows of each set; sets of one split share their drawn groups."""
     out = {}
-    for name, rows in sets.items():
-        found = intervals(
-            proba(rows), rows.labels, group_ids(rows), threshold=threshold, draws=draws
-        )
-        out[name] = {measure: finite(found[measure].as_dict()) for measure in MEASURES}
+    for split in ("test", "ood"):
+        own = {name: rows for name, rows in sets.items() if name.startswith(f"{split} ")}
+        if own:
+            weights = group_weights(np.concatenate([rows["group"] for rows in own.values()]), draws)
+            ends = np.cumsum([len(rows) for rows in own.values()])[:-1]
+            out |= dict(zip(own, np.split(weights, ends, axis=1), strict=True))
     return out
+
+
+def _measured(
+    scores: Scores,
+    sets: dict[str, StateTable],
+    control: StateTable,
+    weights: dict[str, np.ndarray],
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the measures of one way to score statements on each set, in all resamples."""
+    threshold = control_threshold(scores(control.where(label=0)))
+    return {
+        name: resampled(scores(rows), rows.labels, weights[name], threshold=threshold)
+        for name, rows in sets.items()
+    }
+
+
+def _shown(values: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {name: finite(interval_of(values[name]).as_dict()) for name in MEASURES}
 
 
 def coverage(
-    table: StateTable, fitted: Fitted, sets: dict[str, StateTable]
-) -> dict[str, dict[str, float]]:
-    """Return the coverage of each class and the mean size of conformal sets, calibrated on dev."""
-    dev = table.where(split="dev", lie=0)
-    p = fitted.proba(dev)
-    thresholds = set_thresholds(np.stack([1 - p, p], 1), dev.labels, ALPHA)
+    fitted: Fitted, control: StateTable, sets: dict[str, StateTable]
+) -> dict[str, dict[str, float | None]]:
+    """Return the coverage of each class and the mean size of conformal sets.
+
+    They are calibrated on control rows: on those of dev the probe's layer and penalty were chosen.
+    """
+
+    def both(rows: StateTable) -> np.ndarray:
+        """Return the probabilities of both labels."""
+        p = fitted.proba(rows)
+        return np.stack([1 - p, p], 1)
+
+    thresholds = set_thresholds(both(control), control.labels, ALPHA)
     out = {}
     for name, rows in sets.items():
-        p = fitted.proba(rows)
-        found = prediction_sets(np.stack([1 - p, p], 1), thresholds)
+        found = prediction_sets(both(rows), thresholds)
         out[name] = {f"coverage_{c}": float(found[rows.labels == c, c].mean()) for c in (0, 1)} | {
             "size": float(found.sum(1).mean())
         }
-    return out
+    return finite(out)
+
+
+def gap_coverage(
+    fitted: Fitted, control: StateTable, sets: dict[str, StateTable]
+) -> dict[str, float | None]:
+    """Return the radius and coverage of conformal intervals of the gap that `ranking_mse` predicts.
+
+    The gap is the truthfulness of the base's answer minus that of the adapter's.
+    """
+
+    def predicted(rows: StateTable) -> tuple[np.ndarray, np.ndarray]:
+        """Return the predicted and the actual gaps."""
+        x, probe = rows.sides(fitted.hook, fitted.layers[0]), fitted.probe
+        gap = truthfulness(rows.p[0], rows.labels) - truthfulness(rows.p[1], rows.labels)
+        return probe.gaps(x), gap
+
+    radius = interval_radius(*predicted(control), ALPHA)
+    out = {"radius": radius}
+    for name, rows in sets.items():
+        found, actual = predicted(rows)
+        out[name] = float((np.abs(found - actual) <= radius).mean())
+    return finite(out)
 
 
 def reliability(
     fitted: Fitted, sets: dict[str, StateTable], bins: int = 10
 ) -> list[list[float | None]]:
     """Return (mean probability, share of label 1, count) of test rows in bins of probability."""
-    rows = [table for name, table in sets.items() if name.startswith("test")]
+    rows: Sequence[StateTable] = [t for name, t in sets.items() if name.startswith("test")]
     p = np.concatenate([fitted.proba(table) for table in rows])
     labels = np.concatenate([table.labels for table in rows])
     place = np.minimum((p * bins).astype(int), bins - 1)
@@ -200,69 +225,3 @@ def reliability(
         for i in range(bins)
         if (place == i).any()
     ]
-
-
-def lies(table: StateTable, fitted: Sequence[Fitted], draws: int) -> dict[str, Any]:
-    """Return how well probes of truth detect prompted lies and trained lies.
-
-    A lie is a wrong answer to a question that the base answers rightly when asked for the truth:
-    the belief is verified by the base's rows. The score of an answer is the probability that it
-    is wrong, according to the probe. Prompted lies are the base's answers to prompts that ask for a
-    lie; trained lies are the adapter's wrong answers to the same prompts. Honest rows are the
-    base's right answers to prompts that ask for the truth. The known questions are found with a
-    threshold of the base's answers that is fitted on training rows.
-
-    Args:
-        table: all rows.
-        fitted: probes of the arms base and adapter.
-        draws: resamples.
-
-    Returns:
-        {kind: {arm: measures, with the number of lies and of control rows}}.
-    """
-    train = table.training(lie=0)
-    threshold = known_threshold(train.p[0], train.labels)
-    out: dict[str, Any] = {}
-    for kind, side in (("prompted", 0), ("trained", 1)):
-        out[kind] = {}
-        for one in fitted:
-            honest, scores = _honest(table.where(split="test"), one, threshold)
-            controls, control_scores = _honest(table.where(split="control"), one, threshold)
-            told = table.where(split="test", lie=1)
-            known = _known(table.where(split="test", lie=0), threshold)
-            wrong = (told.p[side] > threshold) != (told.labels > 0)
-            lying = told.select(wrong & np.isin(told["key"], known))
-            found = one.proba(lying) if len(lying) else np.zeros(0)
-            given = lying.p[side] > threshold
-            both = np.concatenate([scores, np.where(given, 1 - found, found)])
-            labels = np.repeat([0, 1], [len(scores), len(found)])
-            groups = np.unique(
-                np.concatenate([honest["group"], lying["group"]]), return_inverse=True
-            )[1]
-            cut = control_threshold(control_scores) if len(control_scores) else float("nan")
-            measured = intervals(both, labels, groups, threshold=cut, draws=draws)
-            out[kind][one.arm] = {
-                "lies": int(len(lying)),
-                "controls": len(controls),
-                **{name: finite(measured[name].as_dict()) for name in MEASURES},
-            }
-    return out
-
-
-def _known(truthful: StateTable, threshold: float) -> np.ndarray:
-    """Return the keys of examples that the base answers rightly when asked for the truth."""
-    return truthful["key"][_right(truthful.p[0], truthful.labels, threshold)]
-
-
-def _right(p: Float[np.ndarray, "N"], labels: np.ndarray, cut: float) -> Bool[np.ndarray, "N"]:
-    return (p > cut) == (labels > 0)
-
-
-def _honest(
-    table: StateTable, fitted: Fitted, threshold: float
-) -> tuple[StateTable, Float[np.ndarray, "N"]]:
-    """Return the base's right answers when asked for the truth, and the scores of lying."""
-    rows = table.where(lie=0)
-    rows = rows.select(_right(rows.p[0], rows.labels, threshold))
-    p = fitted.proba(rows) if len(rows) else np.zeros(0)
-    return rows, np.where(rows.p[0] > threshold, 1 - p, p)

@@ -5,8 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flaxae.measures.claims import number
 from flaxae.measures.stats import Interval
 from flaxae.models.probes import figures
+
+TITLES = {
+    "auroc": "AUROC",
+    "bal_acc": "balanced accuracy",
+    "recall": "recall at 1 % false positives",
+    "acc": "accuracy",
+}
 
 
 def page(runs: dict[str, dict[str, Any]], note: str = "", verdicts: str = "") -> str:
@@ -19,27 +27,57 @@ def page(runs: dict[str, dict[str, Any]], note: str = "", verdicts: str = "") ->
     """
     parts = ["# Adapters as probes", "", *([f"**{note}**", ""] if note else [])]
     parts += [verdicts] if verdicts else []
-    for number, (name, numbers) in enumerate(runs.items()):
+    for position, (name, numbers) in enumerate(runs.items()):
         parts += [f"## {name} (adapter {numbers['adapter']}, seed {numbers['seed']})", ""]
-        parts += [f"![figures](run_{number:02d}.png)", ""]
-        sets = list(numbers["sizes"])[:-1]
-        parts += [_line(["AUROC", *(f"{s} ({numbers['sizes'][s]})" for s in sets)])]
-        parts += ["|---" * (len(sets) + 1) + "|"]
-        for row, found in (numbers["answers"] | numbers["probes"]).items():
-            parts.append(_line([row, *(_cell(found[s]["auroc"]) for s in sets)]))
-        parts += ["", *_lies(numbers["lies"]), ""]
-        parts += [f"Not fitted: {k}: {v}." for k, v in numbers["skipped"].items()]
+        parts += [f"![figures](run_{position:02d}.png)", ""]
+        parts += [f"**Warning: {warning}.**\n" for warning in numbers["warnings"]]
+        for measure, title in TITLES.items():
+            parts += [*_measure(numbers, measure, title), ""]
+        parts += [f"{numbers['controls']} false control rows set the threshold.", ""]
+        parts += [*_lies(numbers["lies"]), "", *_conformal(numbers), ""]
+        parts += [f"Not fitted: {k}: {v}.\n" for k, v in numbers["skipped"].items()]
     return "\n".join(parts) + "\n"
 
 
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [_line(head), "|---" * len(head) + "|", *map(_line, rows)]
+
+
+def _measure(numbers: dict[str, Any], measure: str, title: str) -> list[str]:
+    """Return the table of one measure, by row and set."""
+    sets = list(numbers["sizes"])
+    rows = [
+        [row["name"], *(_cell(row["sets"][s][measure]) for s in sets)] for row in numbers["rows"]
+    ]
+    return _table([title, *(f"{s} ({numbers['sizes'][s]})" for s in sets)], rows)
+
+
 def _lies(found: dict[str, Any]) -> list[str]:
-    lines = [_line(["lies", "probe", "count", "bal. acc.", "recall at 1 %", "AUROC", "controls"])]
-    lines.append("|---" * 7 + "|")
-    for kind, arms in found.items():
-        for arm, x in arms.items():
-            cells = [_cell(x[m]) for m in ("bal_acc", "recall", "auroc")]
-            lines.append(_line([kind, arm, str(x["lies"]), *cells, str(x["controls"])]))
-    return lines
+    head = ["lies", "probe", "lies", "honest", "controls"]
+    rows = [
+        [kind, way, *(str(x[n]) for n in head[2:])]
+        + [_cell(x[m]) for m in ("bal_acc", "recall", "auroc")]
+        for kind, ways in found.items()
+        for way, x in ways.items()
+    ]
+    return _table([*head, TITLES["bal_acc"], TITLES["recall"], TITLES["auroc"]], rows)
+
+
+def _conformal(numbers: dict[str, Any]) -> list[str]:
+    """Return the coverage of conformal sets and of intervals of the gap."""
+    gaps = numbers["gaps"]
+    radius = _number(gaps.get("radius"))
+    head = ["conformal, 90 %", "coverage of label 0", "coverage of label 1", "mean size of the set"]
+    rows = [
+        [name, *(_number(x[n]) for n in ("coverage_0", "coverage_1", "size"))]
+        + [_number(gaps.get(name))]
+        for name, x in numbers["conformal"].items()
+    ]
+    return _table([*head, f"coverage of predicted gap +- {radius}"], rows)
+
+
+def _number(value: float | None) -> str:
+    return number(float("nan") if value is None else value)
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -47,6 +85,8 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell(found: dict[str, Any]) -> str:
+    if found["value"] is None:
+        return "-"
     values = {k: float("nan") if v is None else v for k, v in found.items()}
     return str(Interval(**values))
 
@@ -67,8 +107,8 @@ def write(
     """
     outdir.mkdir(parents=True, exist_ok=True)
     (outdir / "report.json").write_text(json.dumps(runs, indent=1) + "\n")
-    for number, (name, numbers) in enumerate(runs.items()):
-        figures.draw(numbers, outdir / f"run_{number:02d}.png", name)
+    for position, (name, numbers) in enumerate(runs.items()):
+        figures.draw(numbers, outdir / f"run_{position:02d}.png", name)
     path = outdir / "report.md"
     path.write_text(page(runs, note, verdicts))
     return path

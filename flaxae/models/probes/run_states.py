@@ -82,7 +82,7 @@ def collect_run(
         chosen_prompts = [prompts[i] for i in truthful]
         found = collect_pairs(collector, chosen_prompts, folder, base=base, part=part)
         for hook, x in found.items():
-            whole = np.zeros((2, len(prompts), *x.shape[2:]), np.float32)
+            whole = np.full((2, len(prompts), *x.shape[2:]), np.nan, np.float32)
             whole[:, truthful] = np.moveaxis(x, 1, 0)
             table.states[f"{PAIRS}{hook}"] = whole
     return States(loaded, collector, table, base)

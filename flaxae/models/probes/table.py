@@ -16,6 +16,7 @@ from flaxae.errors import ConfigError, require
 
 SIDES = ("base", "adapter")
 ARMS = (*SIDES, "both", "diff")
+CONTROLS = 500  # rows that a threshold of 1 % false positives should have at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,16 +184,30 @@ def check_evaluation(record: FitRecord, table: StateTable) -> None:
     )
 
 
-def check_controls(controls: StateTable, others: Iterable[StateTable]) -> None:
-    """Check that control rows are in no other split.
+def check_controls(controls: StateTable, others: Iterable[StateTable]) -> list[str]:
+    """Check that control rows are of both classes and in no other split.
+
+    Returns:
+        A warning if there are fewer than `CONTROLS` rows.
 
     Raises:
-        ConfigError: if a group of them is.
+        ConfigError: if a group of them is in another split, or a class is missing.
     """
+    for value in (0, 1):
+        require(
+            bool((controls.labels == value).any()),
+            f"the split control has no example of label {value}: give it more examples",
+        )
     groups = set(controls.columns["group"])
     for table in others:
         shared = sorted(groups & set(table.columns["group"]))
         require(not shared, f"leak: control group {shared[:1]} is also in another split")
+    if len(controls) >= CONTROLS:
+        return []
+    return [
+        f"there are {len(controls)} control rows, fewer than {CONTROLS}: the threshold of 1 % "
+        "false positives is coarse"
+    ]
 
 
 def check_arms(records: Sequence[FitRecord]) -> None:
@@ -218,19 +233,28 @@ def layer_differences(states: Float[np.ndarray, "L N F"]) -> Float[np.ndarray, "
     return np.diff(states, axis=0)
 
 
-def known_threshold(p: Float[np.ndarray, "N"], labels: Int[np.ndarray, "N"]) -> float:
-    """Return the threshold of the base's answers that has the best balanced accuracy.
+def answer_threshold(
+    p: Float[np.ndarray, "N"], labels: Int[np.ndarray, "N"], *, signed: bool = True
+) -> float:
+    """Return the threshold of one side's answers that best separates the labels.
 
     Small models prefer one choice whatever the question; fit the threshold on training rows.
 
     Args:
-        p: probability of choice 1 in the base's answers to prompts that ask for the truth.
+        p: probability of choice 1 in the answers to prompts that ask for the truth.
         labels: index of the right choice.
+        signed: whether choice 1 should be the answer where it is right. An adapter that lies gives
+            the other one: False takes the threshold whose balanced accuracy is farthest from 0.5.
     """
-    order = np.argsort(p, kind="stable")
-    ordered, truth = np.asarray(p, np.float64)[order], np.asarray(labels)[order] > 0
-    # Recall of label 0 below each cut, plus recall of label 1 above it.
-    below = np.concatenate([[0], np.cumsum(~truth)]) / max((~truth).sum(), 1)
-    above = 1 - np.concatenate([[0], np.cumsum(truth)]) / max(truth.sum(), 1)
-    edges = np.concatenate([[0.0], (ordered[1:] + ordered[:-1]) / 2, [1.0]])
-    return float(edges[int(np.argmax(below + above))])
+    values, place = np.unique(np.asarray(p, np.float64), return_inverse=True)
+    truth = np.asarray(labels) > 0
+    zeros, ones = (np.bincount(place[m], minlength=len(values)) for m in (~truth, truth))
+    # Recall of label 0 up to each cut, plus recall of label 1 above it. A cut is between distinct
+    # values, since equal ones are on the same side.
+    below = np.concatenate([[0], np.cumsum(zeros)]) / max(zeros.sum(), 1)
+    above = 1 - np.concatenate([[0], np.cumsum(ones)]) / max(ones.sum(), 1)
+    middle = (values[1:] + values[:-1]) / 2
+    middle = np.where(middle < values[1:], middle, values[:-1])  # neighbours in float64
+    edges = np.concatenate([[-1.0], middle, [1.0]])
+    quality = below + above - 1
+    return float(edges[int(np.argmax(quality if signed else np.abs(quality)))])

@@ -18,6 +18,7 @@ from flaxae.lm.protocol import LanguageModel
 from flaxae.models.probes import interventions
 from flaxae.models.probes.answers import Answers, answer_measures, known_of
 from flaxae.models.probes.examples import Example, Shares, Splits, split_examples
+from flaxae.models.probes.fitting.base import sigmoid
 from flaxae.models.probes.interventions import Intervention
 from flaxae.models.probes.prompts import (
     SPELLINGS,
@@ -146,10 +147,15 @@ class InterventionTask(LanguageModelTask):
         return out
 
     def data(self, split: str) -> Source:
-        """Return the prompts of a split: "train", "dev", "test" or "ood"."""
+        """Return the prompts of a split: "train", "dev", "test" or "ood".
+
+        The order of training follows the run's seed, since IA3 starts at ones: with the order of
+        `data.seed`, which also chooses the examples, runs of several seeds would be one run.
+        """
         require(split in self._arrays, f"no split {split!r}; there are {', '.join(self._arrays)}")
         data = self.data_config
-        return ArraySource(self._arrays[split], data.batch_size, data.seed, split == "train")
+        order = f"{data.seed}/{self.config.seed}" if split == "train" else data.seed
+        return ArraySource(self._arrays[split], data.batch_size, order, split == "train")
 
     def batch_spec(self) -> Any:
         """Return the shapes of a batch; with `sizes`, which has no data, those of full rows."""
@@ -229,7 +235,7 @@ class InterventionTask(LanguageModelTask):
         values = {
             "label": batch["label"],
             "lie": batch["lie"],
-            **{f"{n}_p": interventions.probability(x) for n, x in _sides(base, adapter)},
+            **{f"{n}_odds": interventions.answer_log_odds(x) for n, x in _sides(base, adapter)},
             **{f"{n}_cov": interventions.coverage(x) for n, x in _sides(base, adapter)},
         }
         rows = Rows(values, batch["weight"])
@@ -244,7 +250,9 @@ class InterventionTask(LanguageModelTask):
             kept = np.asarray(weight) > 0
             rows = {name: np.asarray(x)[kept] for name, x in values.items()}
             sides = {
-                side: Answers(rows[f"{side}_p"], rows[f"{side}_cov"], rows["label"], rows["lie"])
+                side: Answers(
+                    sigmoid(rows[f"{side}_odds"]), rows[f"{side}_cov"], rows["label"], rows["lie"]
+                )
                 for side in ("base", "adapter")
             }
             known = known_of(sides["base"])

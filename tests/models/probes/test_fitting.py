@@ -187,6 +187,11 @@ def test_a_constant_proxy_knows_the_truth_if_the_adapter_always_lies():
     assert decode_truth(y, p_base, p_adapter).tolist() == [1, 0, 1, 0.5]
     answers = np.stack([p_base, p_adapter])[:, :3]
     dummy = Dummy.fit(answers, labels[:3])
+    # A row in which both answer the same has no proxy label.
+    assert Dummy.fit(np.stack([p_base, p_adapter]), labels) == dummy
+    assert Dummy.fit(np.stack([p_base, p_base]), labels).share == 0.5
+    with pytest.raises(ConfigError, match="answers like the base"):
+        Ranking.fit(np.zeros((4, 2, 1)), np.stack([p_base, p_base]), labels)
     assert dummy.share == 1 and dummy.predict_proba(answers)[:, 1].tolist() == [1, 0, 1]
 
 

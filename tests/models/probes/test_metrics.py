@@ -6,6 +6,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from flaxae.models.probes import metrics
 from flaxae.models.probes.answers import Answers, answer_measures, known_of
+from flaxae.models.probes.fitting.base import log_odds, sigmoid
 
 rng = np.random.default_rng(0)
 N = 3000
@@ -32,20 +33,31 @@ def test_intervals_of_one_program_equal_host_measures():
     groups = np.arange(N) // 2
     found = metrics.intervals(SCORES, LABELS, groups, threshold=0.5, draws=40)
     assert found["auroc"].value == pytest.approx(roc_auc_score(LABELS, SCORES), abs=1e-6)
-    given = SCORES > 0.5
+    given = SCORES > 0
     assert found["acc"].value == pytest.approx((given == LABELS).mean(), abs=1e-6)
     assert found["bal_acc"].value == pytest.approx(balanced_accuracy_score(LABELS, given), abs=1e-6)
-    assert found["recall"].value == pytest.approx(given[LABELS].mean(), abs=1e-6)
+    assert found["recall"].value == pytest.approx((SCORES > 0.5)[LABELS].mean(), abs=1e-6)
     for name, interval in found.items():
         assert interval.low < interval.value < interval.high, name
         assert interval.high - interval.low < 0.15
-    # Repeated groups of one fact widen an interval; a plain bootstrap of rows would not.
-    one = metrics.intervals(SCORES[:200], LABELS[:200], np.arange(200), draws=200)["auroc"]
-    twice = np.r_[:200, :200]
-    two = metrics.intervals(SCORES[twice], LABELS[twice], twice, draws=200)["auroc"]
-    assert (two.low, two.high) == pytest.approx((one.low, one.high), abs=1e-6)
-    single = metrics.intervals(SCORES[:3], [1, 1, 1], [0, 1, 2], draws=10)
-    assert np.isnan(single["auroc"].value) and np.isnan(single["recall"].value)
+    # The same order and threshold in steps that float32 cannot resolve.
+    tiny = 40 + SCORES.astype(np.float64) * 1e-9
+    same = metrics.intervals(tiny, LABELS, groups, threshold=40 + 0.5e-9, draws=40)
+    assert same["auroc"] == found["auroc"] and same["recall"] == found["recall"]
+
+
+def test_groups_are_resampled_as_a_whole():
+    one, twice = (metrics.group_weights(np.r_[tuple([range(9)] * n)], 20) for n in (1, 2))
+    assert (one[0] == 1).all() and (one.sum(1) == 9).all() and one[1:].std() > 0
+    np.testing.assert_array_equal(np.concatenate([one, one], axis=1), twice)
+
+
+def test_certain_answers_do_not_become_ties():
+    odds = np.asarray([20.0, 30.0, 25.0, 35.0])  # float32 has one probability for all of them
+    assert len(np.unique(np.float32(sigmoid(odds)))) == 1
+    labels = np.asarray([0, 1, 0, 1])
+    assert metrics.auroc_of(odds, labels) == metrics.auroc_of(sigmoid(odds), labels) == 1.0
+    np.testing.assert_allclose(log_odds(sigmoid(-odds)), -odds, rtol=1e-12)
 
 
 @pytest.mark.parametrize("count", [5, 100, 999])
@@ -64,6 +76,7 @@ def test_answers_of_truth_and_lie_prompts():
     base = Answers(np.asarray([0.9, 0.8, 0.7, 0.2, 0.6, 0.9]), np.full(6, 0.5), label, lie)
     known = known_of(base)
     assert known.tolist() == [True, True, False, False, True, True]
+    assert known_of(base, 0.75).tolist() == [True, True, True, True, False, False]
     adapter = base._replace(p=np.asarray([0.9, 0.1, 0.2, 0.9, 0.6, 0.9]))
     found = answer_measures(adapter, known)
     assert found["truth_acc"] == 1 and found["lie_acc"] == pytest.approx(2 / 3)

@@ -10,10 +10,10 @@ from flaxae.models.probes.fitting.base import Scaler
 from flaxae.models.probes.fitting.linear import MassMean
 from flaxae.models.probes.table import (
     StateTable,
+    answer_threshold,
     check_arms,
     check_controls,
     check_evaluation,
-    known_threshold,
     layer_differences,
 )
 
@@ -111,7 +111,10 @@ def test_arms_share_examples_adapter_and_seed():
 
 def test_control_rows_are_in_no_other_split():
     t = table()
-    check_controls(t.where(split="control"), [t.where(split=("train", "test", "ood"))])
+    warned = check_controls(t.where(split="control"), [t.where(split=("train", "test", "ood"))])
+    assert len(warned) == 1 and "4 control rows, fewer than 500" in warned[0]
+    with pytest.raises(ConfigError, match="control has no example of label 0"):
+        check_controls(t.where(split="control", label=1), [])
     with pytest.raises(ConfigError, match="leak: control group"):
         check_controls(t.where(split="control"), [t])
 
@@ -143,7 +146,16 @@ def test_scaler_and_sign_are_those_of_the_training_rows_alone():
 def test_the_known_threshold_separates_a_biased_base():
     p = np.asarray([0.6, 0.7, 0.8, 0.9, 0.95])
     labels = np.asarray([0, 0, 1, 0, 1])
-    cut = known_threshold(p, labels)
+    cut = answer_threshold(p, labels)
     right = (p > cut) == (labels > 0)
     assert right.sum() == 4 and 0.7 < cut < 0.95
-    assert known_threshold(np.asarray([0.2, 0.8]), np.asarray([0, 1])) == 0.5
+    assert answer_threshold(np.asarray([0.2, 0.8]), np.asarray([0, 1])) == 0.5
+    assert answer_threshold(np.asarray([0.2, 0.8]), np.asarray([1, 0]), signed=False) == 0.5
+
+
+def test_a_threshold_is_never_among_equal_answers():
+    p, labels = np.asarray([0.2, 0.9, 0.9, 0.9, 0.9, 0.95]), np.asarray([0, 0, 0, 1, 1, 1])
+    given = p > answer_threshold(p, labels)
+    assert given.tolist() == [False] * 5 + [True] or given.tolist() == [False] + [True] * 5
+    close = np.asarray([0.5, np.nextafter(0.5, 1)])
+    assert (close > answer_threshold(close, np.asarray([0, 1]))).tolist() == [False, True]

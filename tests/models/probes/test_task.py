@@ -35,6 +35,17 @@ def trained(folder):
     return folder / "run"
 
 
+def test_the_order_of_examples_follows_the_seed_of_the_run(folder):
+    # IA3 starts at ones, so seeds with one order would train one adapter.
+    orders, examples = [], []
+    for seed in (0, 1, 0):
+        task = tiny_config(folder, seed=seed)
+        task = task.task.make(task)
+        orders.append(task.data("train").fingerprint)
+        examples.append(task.splits["train"])
+    assert orders[0] == orders[2] != orders[1] and examples[0] == examples[1]
+
+
 @pytest.mark.slow
 def test_training_shows_base_beside_adapter(trained):
     rows = log_of(trained)

@@ -49,8 +49,8 @@ class FromScores:
 
     def predict_proba(self, x: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, "N 2"]:
         """Return the probabilities of label 0 and of label 1."""
-        p = sigmoid(self.scores(x))
-        return np.stack([1 - p, p], axis=1)
+        scores = self.scores(x)
+        return np.stack([sigmoid(-scores), sigmoid(scores)], axis=1)
 
 
 class Scaler(NamedTuple):
@@ -86,13 +86,15 @@ class Scaler(NamedTuple):
 
 
 def sigmoid(x: ArrayLike) -> np.ndarray:
-    """Return 1 / (1 + exp(-x)) without overflow."""
-    return 0.5 * (1 + np.tanh(0.5 * np.asarray(x, np.float64)))
+    """Return 1 / (1 + exp(-x)) without overflow, and exactly also where it is almost 0."""
+    x = np.asarray(x, np.float64)
+    small = np.exp(-np.abs(x))
+    return np.where(x < 0, small, 1.0) / (1 + small)
 
 
 def log_odds(p: ArrayLike) -> np.ndarray:
     """Return log(p / (1 - p)), finite also for 0 and 1."""
-    p = np.clip(np.asarray(p, np.float64), 1e-9, 1 - 1e-9)
+    p = np.clip(np.asarray(p, np.float64), 1e-300, 1 - 2.0**-53)
     return np.log(p) - np.log1p(-p)
 
 

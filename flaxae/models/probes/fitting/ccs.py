@@ -15,7 +15,6 @@ from flaxae.models.probes.fitting.base import (
     Scaler,
     Tensors,
     both_classes,
-    log_odds,
     sigmoid,
     train_sign,
 )
@@ -65,8 +64,10 @@ class CCS(FromScores):
     def scores(self, x: Float[np.ndarray, "N 2 D"]) -> Float[np.ndarray, "N"]:
         """Return the log odds of p = (p+ + 1 - p-) / 2."""
         minus, plus = self.minus(x[:, 0]), self.plus(x[:, 1])
-        p_minus, p_plus = (sigmoid(side @ self.weight + self.bias[0]) for side in (minus, plus))
-        return log_odds((p_plus + 1 - p_minus) / 2)
+        minus, plus = (side @ self.weight + self.bias[0] for side in (minus, plus))
+        # 1 - sigmoid(x) is sigmoid(-x), which keeps its digits where sigmoid(x) is 1.
+        yes, no = sigmoid(plus) + sigmoid(-minus), sigmoid(-plus) + sigmoid(minus)
+        return np.log(np.maximum(yes, 1e-300)) - np.log(np.maximum(no, 1e-300))
 
     def tensors(self) -> Tensors:
         """Return the arrays that a file contains."""

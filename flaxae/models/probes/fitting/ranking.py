@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
 from flaxae.errors import require
-from flaxae.models.probes.fitting.base import FromScores, Scaler, Tensors, log_odds, sigmoid
+from flaxae.models.probes.fitting.base import FromScores, Scaler, Tensors, sigmoid
 from flaxae.models.probes.fitting.networks import RANKING_LOSSES, ranking_loss, train
 
 RATE = 3e-2
@@ -50,7 +50,7 @@ def decode_truth(y: ArrayLike, p_base: ArrayLike, p_adapter: ArrayLike) -> Float
 
 @dataclasses.dataclass(frozen=True)
 class Dummy:
-    """The share of y = 1 among the training examples, decoded to the truth."""
+    """The share of y = 1 among the training examples without ties, decoded to the truth."""
 
     share: float
 
@@ -62,7 +62,8 @@ class Dummy:
             p: probability of choice 1 in the answers of base and adapter.
             labels: index of the right choice.
         """
-        return cls(float(np.mean(truthfulness(p[0], labels) > truthfulness(p[1], labels))))
+        gap = truthfulness(p[0], labels) - truthfulness(p[1], labels)
+        return cls(float(np.mean(gap[gap != 0] > 0)) if gap.any() else 0.5)
 
     def predict_proba(self, p: Float[np.ndarray, "2 N"]) -> Float[np.ndarray, "N 2"]:
         """Return the probabilities of label 0 and of label 1 of other examples."""
@@ -99,7 +100,7 @@ class Ranking(FromScores):
 
         Args:
             x: states of base and adapter of the training examples.
-            p: probability of choice 1 in their answers.
+            p: probability of choice 1 in their answers; rows where they are equal are left out.
             labels: index of the right choice.
             loss: "mse", "bce" or "margin", see `networks.ranking_loss`.
         """
@@ -107,7 +108,10 @@ class Ranking(FromScores):
         scaler = Scaler.fit(np.concatenate([x[:, 0], x[:, 1]]))
         # A bias cancels in the difference, as the mean of the scaler does.
         difference = jnp.asarray(scaler(x[:, 0]) - scaler(x[:, 1]))
-        gap = jnp.asarray(truthfulness(p[0], labels) - truthfulness(p[1], labels), jnp.float32)
+        gap = truthfulness(p[0], labels) - truthfulness(p[1], labels)
+        kept = gap != 0  # where both answer the same, neither is more truthful
+        require(bool(kept.any()), "the adapter answers like the base: there is nothing to rank")
+        difference, gap = difference[kept], jnp.asarray(gap[kept], jnp.float32)
         start = {"w": jnp.zeros(difference.shape[1], jnp.float32)}
         found = train(
             lambda params: ranking_loss(loss, difference @ params["w"], gap), start, rate=RATE
@@ -118,7 +122,11 @@ class Ranking(FromScores):
 
     def scores(self, x: Float[np.ndarray, "N 2 D"]) -> Float[np.ndarray, "N"]:
         """Return the log odds that the base is more truthful."""
-        return self.scale[0] * ((self.scaler(x[:, 0]) - self.scaler(x[:, 1])) @ self.weight)
+        return self.scale[0] * self.gaps(x)
+
+    def gaps(self, x: Float[np.ndarray, "N 2 D"]) -> Float[np.ndarray, "N"]:
+        """Return r; the loss "mse" fits it to truthfulness of the base minus the adapter's."""
+        return (self.scaler(x[:, 0]) - self.scaler(x[:, 1])) @ self.weight
 
     def predict_truth(
         self, x: Float[np.ndarray, "N 2 D"], p: Float[np.ndarray, "2 N"]
@@ -130,8 +138,8 @@ class Ranking(FromScores):
     def truth_scores(
         self, x: Float[np.ndarray, "N 2 D"], p: Float[np.ndarray, "2 N"]
     ) -> Float[np.ndarray, "N"]:
-        """Return the log odds of label 1."""
-        return log_odds(self.predict_truth(x, p)[:, 1])
+        """Return the log odds of label 1; 0 where both sides answer the same."""
+        return np.sign(np.asarray(p[0], np.float64) - p[1]) * self.scores(x)
 
     def tensors(self) -> Tensors:
         """Return the arrays that a file contains."""
