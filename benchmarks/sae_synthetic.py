@@ -9,8 +9,8 @@ dictionary is measured on the same held-out states: MCC and F1 against the known
 definitions), L0, FVU, share of dead latents. SAELens' dictionary is saved by it for inference and
 opened by ours.
 
-Runs of three seeds; a run with a row in the record is not trained again. It ends with the table of
-`docs/families/sae.md`.
+Runs of three seeds; a run with a row in the record is not trained again. It ends by printing the
+table of all rows.
 """
 
 import argparse
@@ -48,12 +48,8 @@ DATA = ("flaxae", "sae_lens")
 
 def config_of(architecture: str, seed: int) -> Any:
     """Return our config of a run."""
-    from flaxae.config import flags
-    from flaxae.config.serialize import set_field
-    from flaxae.models.sae.config import Scaling
-    from flaxae.models.sae.options import Auxiliary
+    from torch_sae_lens import our_config
 
-    config = flags.load_config(str(ROOT / f"configs/sae/smollm2_topk.py:{architecture}"))
     fields = {
         "seed": seed,
         "steps": STEPS,
@@ -61,18 +57,20 @@ def config_of(architecture: str, seed: int) -> Any:
         "task.k": float(K),
         "task.dead_after": (DEAD_WINDOW + 1) * ROWS,
         "task.loss.sparsity": CASES[architecture][0],
-        "task.loss.sparsity_warmup": 0,
         "optim.lr": LR,
-        "optim.warmup": 0,
-        "optim.schedule": "constant",
     }
     if architecture == "jumprelu":
         fields["task.loss.target_l0"] = float(K)
-    for name, value in fields.items():
-        set_field(config, name, value)
-    config.task.scaling, config.task.loss.auxiliary = Scaling.NONE, Auxiliary.SAELENS
-    config.freeze()
-    return config
+    return our_config(architecture, fields)
+
+
+def key_of(data: str, architecture: str, seed: int) -> str:
+    """Return a run's key: everything that its numbers depend on, except for the versions."""
+    from flaxae.config import config_hash
+
+    # The config contains the sizes of dictionary and training, not those of data and measures.
+    sizes = f"{COUNT}x{WIDTH}x{ACTIVE}x{ROWS}x{HELD_OUT}"
+    return f"{data}/{sizes}/{config_hash(config_of(architecture, seed))}"
 
 
 def make_data(name: str, seed: int) -> tuple[list[np.ndarray], Any, np.ndarray]:
@@ -167,7 +165,6 @@ def main() -> None:
     except ImportError:
         sys.exit("this needs SAELens: make test-sae-parity, and .venv-sae/bin/python")
     torch.set_num_threads(1)
-    from flaxae.config import config_hash
     from flaxae.models.sae.synthetic import measures
     from flaxae.sweep.record import add_to_record, read_record, running_commit
 
@@ -176,7 +173,7 @@ def main() -> None:
         for seed in range(args.seeds):
             made = None
             for architecture in CASES:
-                key = f"{data}/{config_hash(config_of(architecture, seed))}"
+                key = key_of(data, architecture, seed)
                 if all(f"{key}/{side}" in done for side in ("ours", "SAELens")):
                     continue
                 made = made or make_data(data, seed)

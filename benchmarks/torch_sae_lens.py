@@ -11,7 +11,13 @@ from sae_lens.config import LoggingConfig, SAETrainerConfig
 from sae_lens.saes.sae import TrainingSAE
 from sae_lens.training.sae_trainer import SAETrainer
 
+from flaxae.config import flags
+from flaxae.config.serialize import set_field
+from flaxae.models.sae.config import Scaling
+from flaxae.models.sae.options import Auxiliary, Gate
 from flaxae.sparse_autoencoder.saelens import NAMES
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def training_sae(architecture: str, **fields: Any) -> Any:
@@ -22,6 +28,24 @@ def training_sae(architecture: str, **fields: Any) -> Any:
         **fields: its config, such as d_in and d_sae.
     """
     return TrainingSAE.from_dict({"architecture": architecture, **fields})
+
+
+def our_config(architecture: str, fields: Mapping[str, Any]) -> Any:
+    """Return our config with SAELens' losses, a constant learning rate and no normalisation.
+
+    Args:
+        architecture: a preset of configs/sae/smollm2_topk.py.
+        fields: further fields and their values.
+    """
+    config = flags.load_config(str(ROOT / f"configs/sae/smollm2_topk.py:{architecture}"))
+    common = {"task.loss.sparsity_warmup": 0, "optim.warmup": 0, "optim.schedule": "constant"}
+    for name, value in (common | dict(fields)).items():
+        set_field(config, name, value)
+    config.task.scaling, config.task.loss.auxiliary = Scaling.NONE, Auxiliary.SAELENS
+    if architecture == "gated":
+        config.task.loss.gate = Gate.SAELENS
+    config.freeze()
+    return config
 
 
 def parameters(sae: Any) -> dict[str, torch.nn.Parameter]:

@@ -18,7 +18,7 @@ from flaxae.decoding import Sampling
 from flaxae.errors import ConfigError
 from flaxae.lm import generation
 from flaxae.lm.chat import ChatTokenizer, open_tokenizer
-from flaxae.lm.generation import Streamer, generate, left_padded
+from flaxae.lm.generation import Streamer, before_end, generate, left_padded
 from flaxae.lm.loading import LoadedModel
 from flaxae.weights import hf
 from tests.tiny.language_models import KINDS, context, random_ids, tiny
@@ -352,3 +352,8 @@ def test_a_mistake_of_the_user_is_one_message(argv, message, directory, capsys):
     model = [] if any(a.startswith("--model") for a in argv) else [f"--model={directory}"]
     code, out, err = run(capsys, *model, *argv)
     assert code == 2 and out == "" and err.count("\n") == 1 and message in err
+
+
+def test_a_text_is_cut_before_the_first_id_that_ends_it():
+    assert before_end([5, 0, 7, 2, 0], (2, 7)) == [5, 0]
+    assert before_end([5, 6], (2, 7)) == [5, 6] and before_end([2], (2,)) == []

