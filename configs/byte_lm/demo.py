@@ -3,10 +3,11 @@
     python train.py --config=configs/byte_lm/demo.py --workdir=runs/bytes
     python train.py --config=configs/byte_lm/demo.py --workdir=runs/mine --config.data.path=FILE
 
-1.12 M parameters, 64 streams, gradients over 64 bytes, 12 MB: about 53 core-minutes at 37 GFLOP/s
-per core by the first 128 steps. It was not trained to its end yet. Its learning rate was chosen by
-256 steps (1 MB): after 96 of them the training loss was 1.49 nats per byte at .005 and 1.70 at
-.002, with 2.310 bits per byte of dev at the end of .005.
+1.1 M weights that bytes are multiplied with, and 16.8 M numbers in the vectors of the last 2, 3, 4
+and 6 bytes; 64 streams, gradients over 64 bytes, 7.2 MB of the 11.4 MB of training text. Seed 0:
+1.647 bits per byte of the test split and 1.806 of dev. Kneser-Ney with six context bytes that has
+read all of the training text has 1.803 of test, xz 1.684 and bzip2 1.674. 29 core-minutes at 37
+GFLOP/s per core, on one core of a busy machine.
 """
 
 from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig
@@ -22,12 +23,12 @@ def get_config(preset: str = "") -> Config:
     if preset:
         raise ConfigError(f"no preset {preset!r}: this file has none")
     return Config(
-        task=CellConfig(states=512, hidden=256, bptt=UPDATE, update=UPDATE),
+        task=CellConfig(states=512, hidden=256, bptt=UPDATE, update=UPDATE, ngrams=(2, 3, 4, 6)),
         data=ByteDataConfig(batch_size=STREAMS),
         optim=OptimConfig(lr=5e-3, warmup=100),
         log=LogConfig(every=64, tensorboard=False),
-        eval=EvalConfig(every=736, num_samples=2),
-        save=SaveConfig(every=736),
-        steps=2944,
+        eval=EvalConfig(every=880, num_samples=2),
+        save=SaveConfig(every=880),
+        steps=1760,
         steps_per_call=16,
     )
