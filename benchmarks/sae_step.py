@@ -56,7 +56,7 @@ CASES = {
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--model", action="store_true", help="with the language model's forward")
     parser.add_argument("--products", action="store_true", help="products of codes, on their own")

@@ -155,7 +155,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Train the runs that the record lacks, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--record", type=Path, default=RECORD)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Does a dictionary fit a TPU slice beside the model that it reads, and how long do tokens take?
+"""Memory and time, compiled for a TPU slice, of a dictionary beside the model that it reads.
 
     python benchmarks/sae_tpu.py --config=configs/sae/wide.py:million --topology=v5e:4x4
     python benchmarks/sae_tpu.py --config=configs/sae/smollm2_topk.py --rows=64 --tokens=8e6

@@ -37,7 +37,7 @@ def our_config(architecture: str, fields: Mapping[str, Any]) -> Any:
         architecture: a preset of configs/sae/smollm2_topk.py.
         fields: further fields and their values.
     """
-    config = flags.load_config(str(ROOT / f"configs/sae/smollm2_topk.py:{architecture}"))
+    config: Any = flags.load_config(str(ROOT / f"configs/sae/smollm2_topk.py:{architecture}"))
     common = {"task.loss.sparsity_warmup": 0, "optim.warmup": 0, "optim.schedule": "constant"}
     for name, value in (common | dict(fields)).items():
         set_field(config, name, value)
