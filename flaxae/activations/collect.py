@@ -68,11 +68,15 @@ class Collector:
         self._whole, self._rest = jax.jit(self._whole_texts), jax.jit(self._after_prefix)
         self._prefix = jax.jit(self._read_prefix)
 
-    def __call__(self, texts: Sequence[Sequence[int]]) -> dict[str, Float[np.ndarray, "E N L D"]]:
+    def __call__(
+        self, texts: Sequence[Sequence[int]], sides: Sequence[Mapping[str, float]] | None = None
+    ) -> dict[str, Float[np.ndarray, "E N L D"]]:
         """Return the states at the last token of each text.
 
         Args:
             texts: token ids of each text, at least one per text.
+            sides: as many sides with other scales, which the same programs compute; None: those of
+                the collector.
 
         Returns:
             {hook: (sides, texts, layers, width)}, in the order of texts and layers.
@@ -83,7 +87,9 @@ class Collector:
         require(bool(texts) and all(len(text) > 0 for text in texts), "a text without a token")
         check_ids(texts, self.vocab_size)
         skip = shared_prefix(texts) if self.share_prefix else 0
-        cache = self._prefix(self.state, np.asarray(texts[0][:skip], np.int32)) if skip else None
+        scales, cache = self._scales(self.sides if sides is None else sides), None
+        if skip:
+            cache = self._prefix(self.state, np.asarray(texts[0][:skip], np.int32), scales)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         batches = [order[i : i + self.rows] for i in range(0, len(order), self.rows)]
         widths = padded_lengths([len(texts[batch[-1]]) - skip for batch in batches], self.lengths)
@@ -92,9 +98,9 @@ class Collector:
         for batch, width in zip(batches, widths, strict=True):
             ids, mask = _padded([texts[i][skip:] for i in batch], self.rows, width)
             if cache is None:
-                results.append(self._whole(self.state, ids, mask))
+                results.append(self._whole(self.state, ids, mask, scales))
             else:
-                results.append(self._rest(self.state, cache, ids, mask))
+                results.append(self._rest(self.state, cache, ids, mask, scales))
         out = {}
         for hook in self.hooks:
             found = [
@@ -106,11 +112,14 @@ class Collector:
             out[hook][:, order] = by_length
         return out
 
-    def _context(self, rows: int) -> Context:
-        """Return a context with a scale per row: all rows of the first side, then of the next."""
+    def _scales(self, sides: Sequence[Mapping[str, float]]) -> dict[str, Float[np.ndarray, " E"]]:
+        """Return the scale of each adapter on each side."""
         names = {name for side in self.sides for name in side}
-        scales = {n: np.asarray([s.get(n, 0.0) for s in self.sides], np.float32) for n in names}
-        scale = {n: jnp.asarray(np.repeat(x, rows)) for n, x in scales.items()}
+        return {n: np.asarray([s.get(n, 0.0) for s in sides], np.float32) for n in names}
+
+    def _context(self, rows: int, scales: dict[str, Array]) -> Context:
+        """Return a context with a scale per row: all rows of the first side, then of the next."""
+        scale = {n: jnp.repeat(x, rows) for n, x in scales.items()}
         return Context(jax.random.key(0), jnp.int32(0), adapter_scale=scale)
 
     def _recorded(
@@ -131,27 +140,36 @@ class Collector:
             for hook, x in taps.states.items()
         }
 
-    def _whole_texts(self, state: Any, ids: Array, mask: Array) -> dict[str, Array]:
+    def _whole_texts(
+        self, state: Any, ids: Array, mask: Array, scales: dict[str, Array]
+    ) -> dict[str, Array]:
         """Return the states of a batch of whole texts."""
         model, rows = nnx.merge(self._graphdef, state), ids.shape[0]
         ids, mask = (jnp.tile(x, (len(self.sides), 1)) for x in (ids, mask))
         last = read.last_positions(mask)
-        ctx, taps = self._recorded(model, last, self._context(rows))
+        ctx, taps = self._recorded(model, last, self._context(rows, scales))
         model.states(ids, ctx, mask=mask)
         return self._by_side(taps)
 
-    def _read_prefix(self, state: Any, ids: Int[Array, "S"]) -> dict[str, Array]:
+    def _read_prefix(
+        self, state: Any, ids: Int[Array, "S"], scales: dict[str, Array]
+    ) -> dict[str, Array]:
         """Return the keys and values of the shared prefix, one row per side."""
         model, sides = nnx.merge(self._graphdef, state), len(self.sides)
         ids = jnp.tile(ids[None], (sides, 1))
         positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32)[None], ids.shape)
         cache = model.init_cache(sides, ids.shape[1])
-        ctx, _ = self._recorded(model, positions[:, -1:], self._context(1))
+        ctx, _ = self._recorded(model, positions[:, -1:], self._context(1, scales))
         keys = jnp.ones_like(ids)
         return model.cached_states(ids, ctx, cache, 0, positions=positions, keys=keys)[1]
 
     def _after_prefix(
-        self, state: Any, cache: dict[str, Array], ids: Array, mask: Array
+        self,
+        state: Any,
+        cache: dict[str, Array],
+        ids: Array,
+        mask: Array,
+        scales: dict[str, Array],
     ) -> dict[str, Array]:
         """Return the states of a batch of texts, given the cache of their shared prefix."""
         model, (rows, width) = nnx.merge(self._graphdef, state), ids.shape
@@ -162,7 +180,7 @@ class Collector:
         positions = jnp.broadcast_to(skip + jnp.arange(width, dtype=jnp.int32)[None], ids.shape)
         keys = jnp.pad((mask > 0).astype(jnp.int32), ((0, 0), (skip, 0)), constant_values=1)
         last = read.last_positions(mask)
-        ctx, taps = self._recorded(model, last, self._context(rows))
+        ctx, taps = self._recorded(model, last, self._context(rows, scales))
         model.cached_states(ids, ctx, cache, skip, positions=positions, keys=keys)
         return self._by_side(taps)
 

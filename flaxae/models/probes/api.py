@@ -13,11 +13,11 @@ from flaxae.errors import ConfigError, require
 from flaxae.lm import loading
 from flaxae.lm.chat import ChatTokenizer
 from flaxae.models.probes import files
-from flaxae.models.probes.collecting import Settings, StateCollector, adapter_hash
 from flaxae.models.probes.examples import Example
 from flaxae.models.probes.files import ADAPTER, Origin
 from flaxae.models.probes.fitting.base import Probe as FittedProbe
-from flaxae.models.probes.prompts import Format, Prompt, PromptStyle, Shot
+from flaxae.models.probes.prompts import Format, Prompt, PromptStyle, Shot, in_order
+from flaxae.models.probes.state_collector import Settings, StateCollector, adapter_hash
 
 SEVERAL_LAYERS = ("layer_conv",)
 
@@ -50,6 +50,11 @@ class Probe:
                 f"the probe reads states of adapter {origin.adapter}, and this model has "
                 f"{found or 'none'}: add the adapter that it was fitted with",
             )
+        require(
+            str(model.config.dtype) == origin.dtype,
+            f"the probe reads states computed in {origin.dtype}, and this model computes in "
+            f"{model.config.dtype}: open it with dtype={origin.dtype!r}",
+        )
         style = PromptStyle(Format(origin.format), origin.system)
         settings = Settings((origin.hook,), origin.layers, style, model.config.max_length)
         self._collector = StateCollector(model, tokenizer, settings)
@@ -75,7 +80,8 @@ class Probe:
         """
         probe, origin = files.load(directory)
         origin.check(str(directory), **expected)
-        opened = loading.load(str(model or origin.model))
+        source = str(model or origin.model)
+        opened = loading.load(source, weights=origin.weights, dtype=origin.dtype)
         if opened.tokenizer is None:
             raise ConfigError(f"{model or origin.model} has no tokenizer.json")
         base, folder = opened.model, user_path(directory) / ADAPTER
@@ -94,20 +100,18 @@ class Probe:
             folder = user_path(directory) / ADAPTER
             peft.save_adapter(self._collector.model, folder, base=self.origin.model)
 
-    def predict_proba(self, texts: Sequence[str]) -> Float[np.ndarray, "N 2"]:
+    def predict_proba(self, texts: Sequence[str], dataset: str = "") -> Float[np.ndarray, "N 2"]:
         """Return the probabilities that choice 0 and choice 1 are right.
 
         Args:
-            texts: questions in the form of the training ones; the examples and the format of the
-                prompt are added.
+            texts: questions in the form of a data set of `origin.sets`; the examples and the format
+                of the prompt are added.
+            dataset: the data set; "": the first one.
 
         Raises:
-            ConfigError: if there are no texts, or one is too long.
+            ConfigError: if there are no texts, one is too long, or there is no such data set.
         """
-        require(not isinstance(texts, str) and len(texts) > 0, "texts: give a list of texts")
-        origin, shots = self.origin, tuple(Shot(*pair) for pair in self.origin.shots)
-        examples = [Example(text, origin.choices, 0, text, "texts") for text in texts]
-        prompts = [Prompt(example, False, shots) for example in examples]
+        origin, prompts = self.origin, self._prompts(texts, dataset)
         if self.probe.kind == "ccs":
             return self.probe.predict_proba(self._collector.pairs(prompts)[origin.hook][:, :, 0])
         scales = {"base": (0.0,), "adapter": (1.0,)}.get(origin.arm, (0.0, 1.0))
@@ -118,6 +122,22 @@ class Probe:
             probe: Any = self.probe
             return probe.predict_truth(np.moveaxis(x[:, :, 0], 0, 1), answers[..., 0])
         return self.probe.predict_proba(arm_features(x, origin.arm, self.probe.kind))
+
+    def _prompts(self, texts: Sequence[str], dataset: str = "") -> list[Prompt]:
+        """Return prompts of texts, whose examples are in one of two orders, as in training."""
+        require(not isinstance(texts, str) and len(texts) > 0, "texts: give a list of texts")
+        sets = self.origin.sets
+        dataset = dataset or next(iter(sets))
+        require(dataset in sets, f"dataset={dataset!r}: the probe knows {', '.join(sets)}")
+        shots = tuple(Shot(*pair) for pair in sets[dataset].shots)
+        return [
+            Prompt(
+                Example(text, sets[dataset].choices, 0, text, dataset),
+                False,
+                tuple(in_order(shots, text)),
+            )
+            for text in texts
+        ]
 
     def __repr__(self) -> str:
         origin = self.origin

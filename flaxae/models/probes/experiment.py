@@ -1,6 +1,7 @@
 """All probes on the states of one trained adapter, with what may be compared and what may not."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jaxtyping import Float
 
 from flaxae.errors import require
 from flaxae.models.probes.api import Probe
-from flaxae.models.probes.files import Origin
+from flaxae.models.probes.files import Origin, Shown
 from flaxae.models.probes.fitted import BOTH_SIDES, REGRESSIONS, Fitted, chosen_arm
 from flaxae.models.probes.fitting.ccs import CCS
 from flaxae.models.probes.fitting.linear import (
@@ -25,6 +26,7 @@ from flaxae.models.probes.fitting.ranking import Ranking
 from flaxae.models.probes.importance import hook_importance
 from flaxae.models.probes.metrics import auroc_of
 from flaxae.models.probes.run_states import PAIRS, States
+from flaxae.models.probes.state_collector import adapter_hash
 from flaxae.models.probes.table import StateTable, check_evaluation, layer_differences
 from flaxae.sparse_autoencoder.api import SAE
 from flaxae.sparse_autoencoder.importance import important_features
@@ -54,7 +56,8 @@ def fit(
             the adapter.
         polarity: (1,): affirmative statements only; (1, -1): negated ones too, if there are any.
         model: with an IA3 adapter, for the kinds "weighted" and "selected".
-        layer: the layer; None: that of the logistic regression with the best AUROC on dev.
+        layer: the layer; None: that of the logistic regression with the best AUROC on dev. The
+            penalty of regressions is chosen on dev too.
         seed: seed of probes that start at random.
 
     Raises:
@@ -72,7 +75,7 @@ def fit(
         require(layer in train.layers, f"no states of layer {layer}; there are {train.layers}")
         probe = _one_layer(kind, train, hook, arm, layer, seed)
         return Fitted(kind, probe, hook, arm, (layer,), record, polarity=polarity)
-    importance = _importance(kind, model, hook, arm, train.layers)
+    importance = _importance(kind, model, hook, arm, train)
     layers, probe = _regression(kind, train, dev, hook, arm, importance, layer)
     if kind not in REGRESSIONS:
         probe = _one_layer(kind, train, hook, arm, layers[0], seed)
@@ -95,6 +98,11 @@ def fit_latents(
     """
     hook, layer = sae.origin.hook, sae.origin.layer
     require(layer is not None, "the dictionary does not say of which layer it is")
+    theirs, ours = (Path(name).name for name in (sae.origin.model, table.model))
+    require(
+        not (theirs and ours) or theirs == ours,
+        f"the dictionary is of {theirs}, and the states are of {ours}: open one of that model",
+    )
     require(arm in ("base", "adapter"), f"arm {arm!r}: a dictionary reads one side's states")
     require(
         hook in table.states and layer in table.layers,
@@ -118,12 +126,19 @@ def fit_latents(
 
 
 def _importance(
-    kind: str, model: Any, hook: str, arm: str, layers: Sequence[int]
+    kind: str, model: Any, hook: str, arm: str, table: StateTable
 ) -> Float[np.ndarray, "L F"] | None:
     """Return weights of the features of each layer; None: all are 1."""
     if kind not in ("weighted", "selected"):
         return None
-    weights = hook_importance(model, hook, layers)
+    require(model is not None, f"{kind}: give the model, whose adapter weights the features")
+    found = adapter_hash(model)
+    require(
+        found == table.adapter,
+        f"{kind}: the model has adapter {found or 'none'}, and the states are of {table.adapter}: "
+        "give the model that they were collected from",
+    )
+    weights = hook_importance(model, hook, table.layers)
     if kind == "selected":
         weights = np.asarray(important_features(jnp.asarray(weights), TOP), np.float32)
     return np.concatenate([weights, weights], axis=-1) if arm == "both" else weights
@@ -192,8 +207,11 @@ def as_probe(states: States, fitted: Fitted) -> Probe:
     """
     require(fitted.encode is None, "a probe of a dictionary's latents cannot be saved")
     task, settings = states.loaded.task, states.collector.settings
-    # The prompt of new texts shows the examples of the first data set.
-    first = task.prompts(task.splits["train"][:1], (False,))[0]
+    sets: dict[str, Shown] = {}
+    for split in ("train", "dev", "test", "ood"):
+        for prompt in task.prompts(task.splits[split], (False,)):
+            example, shots = prompt.example, tuple((s.prompt, s.answer) for s in prompt.shots)
+            sets.setdefault(example.dataset, Shown(example.choices, shots))
     origin = Origin(
         model=states.loaded.config.pretrained,
         base=states.base,
@@ -203,8 +221,9 @@ def as_probe(states: States, fitted: Fitted) -> Probe:
         adapter=states.table.adapter,
         format=settings.style.format.value,
         system=settings.style.system,
-        shots=tuple((s.prompt, s.answer) for s in first.shots),
-        choices=first.example.choices,
+        sets=sets,
+        weights=task.options.weights,
+        dtype=task.options.dtype,
         digest=fitted.record.digest,
         seed=fitted.record.seed,
     )

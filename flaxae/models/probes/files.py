@@ -26,6 +26,25 @@ KINDS: dict[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Shown:
+    """The form of a data set's questions.
+
+    Attributes:
+        choices: the two answers.
+        shots: (question, answer) of the examples in the prompt.
+    """
+
+    choices: tuple[str, str]
+    shots: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def read(cls, raw: Any) -> "Shown":
+        """Build it from JSON."""
+        shots = tuple((question, answer) for question, answer in raw["shots"])
+        return cls((raw["choices"][0], raw["choices"][1]), shots)
+
+
+@dataclasses.dataclass(frozen=True)
 class Origin:
     """The states that a probe reads.
 
@@ -38,8 +57,9 @@ class Origin:
         adapter: hash of the adapter.
         format: form of the prompts.
         system: their system message.
-        shots: (question, answer) of the examples in the prompt.
-        choices: the two answers.
+        sets: data set -> the form of its questions; the first one is the default.
+        weights: dtype of the base's parameters.
+        dtype: dtype of the computation.
         digest: hash of the names of the training examples.
         seed: seed of the run that trained the adapter.
     """
@@ -52,8 +72,9 @@ class Origin:
     adapter: str
     format: str
     system: str
-    shots: tuple[tuple[str, str], ...]
-    choices: tuple[str, str]
+    sets: dict[str, Shown]
+    weights: str = "float32"
+    dtype: str = "float32"
     digest: str = ""
     seed: int = 0
 
@@ -116,8 +137,11 @@ def load(directory: str | Path) -> tuple[Probe, Origin]:
     kind = raw["probe"]
     require(kind in KINDS, f"{folder / CONFIG}: probe={kind!r} is not one of {', '.join(KINDS)}")
     fields: dict[str, Any] = {name: raw[name] for name in names}
-    fields["layers"], fields["choices"] = tuple(raw["layers"]), tuple(raw["choices"])
-    fields["shots"] = tuple((question, answer) for question, answer in raw["shots"])
+    try:
+        fields["layers"] = tuple(raw["layers"])
+        fields["sets"] = {name: Shown.read(one) for name, one in raw["sets"].items()}
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise ConfigError(f"{folder / CONFIG}: not the fields of a probe ({error!r})") from None
     origin = Origin(**fields)
     path = folder / WEIGHTS
     require(path.is_file(), f"{folder}: no {WEIGHTS}")

@@ -4,7 +4,7 @@ import dataclasses
 import enum
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from flaxae.errors import ConfigError, require
 from flaxae.lm.chat import ChatTokenizer
 from flaxae.models.probes.examples import Example
 
+Item = TypeVar("Item")
 SPELLINGS = (" {}", "\n{}", "{}")
 
 
@@ -135,14 +136,17 @@ def make_prompts(
     shown = {name: _shown(name, pool, count) for name in {x.dataset for x in examples}}
     out = []
     for example in examples:
-        chosen = shown[example.dataset]
-        digest = hashlib.blake2b(f"{seed}/{example.group}".encode(), digest_size=1).digest()
-        if digest[0] % 2:
-            chosen = chosen[::-1]
+        chosen = in_order(shown[example.dataset], example.group, seed)
         for lie in lies:
             shots = tuple(Shot(x.prompt, x.choices[x.label ^ int(lie)]) for x in chosen)
             out.append(Prompt(example, lie, shots))
     return out
+
+
+def in_order(shown: Sequence[Item], group: str, seed: int = 0) -> Sequence[Item]:
+    """Return shown examples as they are or backwards, which the name of a group decides."""
+    digest = hashlib.blake2b(f"{seed}/{group}".encode(), digest_size=1).digest()
+    return shown[::-1] if digest[0] % 2 else shown
 
 
 def _shown(name: str, pool: Sequence[Example], count: int) -> list[Example]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from flaxae import peft
-from flaxae.models.probes.collecting import Settings, StateCollector, collect, collect_pairs
+from flaxae.models.probes.collecting import collect, collect_pairs
+from flaxae.models.probes.state_collector import Settings, StateCollector
 from flaxae.models.probes.table import StateTable
 
 PAIRS = "choice:"  # hook of a table whose first axis is the choice after the prompt, not the side
@@ -47,7 +48,7 @@ def collect_run(
     also: Sequence[int] = (),
     pairs: bool = True,
     part: int = 128,
-    rows: int = 8,
+    rows: int = 16,
     share_prefix: bool = True,
 ) -> States:
     """Collect the states of a run's prompts, or read those that the folder has.
@@ -60,7 +61,7 @@ def collect_run(
         also: further layers, such as that of a dictionary.
         pairs: whether to collect the pairs of CCS too.
         part: prompts per file.
-        rows: prompts per batch and side.
+        rows: prompts per batch.
         share_prefix: read the beginning that prompts share once per file.
     """
     task, model = loaded.task, loaded.model
@@ -85,4 +86,5 @@ def collect_run(
             whole = np.full((2, len(prompts), *x.shape[2:]), np.nan, np.float32)
             whole[:, truthful] = np.moveaxis(x, 1, 0)
             table.states[f"{PAIRS}{hook}"] = whole
+    table = dataclasses.replace(table, model=loaded.config.pretrained)
     return States(loaded, collector, table, base)

@@ -31,6 +31,7 @@ class StateTable:
         columns: key, dataset, group, split, label, lie and polarity of each row, (N,) each.
         adapter: hash of the adapter.
         seed: seed of the run that trained it.
+        model: name of the base model; "": unknown.
     """
 
     states: dict[str, Float[np.ndarray, "2 N L D"]]
@@ -40,6 +41,7 @@ class StateTable:
     columns: dict[str, np.ndarray]
     adapter: str
     seed: int = 0
+    model: str = ""
 
     def __post_init__(self) -> None:
         require(
@@ -119,7 +121,7 @@ class StateTable:
         return np.moveaxis(self.states[hook][:, :, self.layers.index(layer)], 0, 1)
 
     def record(self) -> "FitRecord":
-        """Return what a probe that is fitted on all these rows has seen.
+        """Return the names of these rows, for a probe that is fitted on them.
 
         Raises:
             ConfigError: if a row is not of the split "train".

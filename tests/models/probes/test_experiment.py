@@ -1,5 +1,7 @@
 """Collection, fitting, saving and the report of a tiny run; a stop changes no number."""
 
+import copy
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -22,10 +24,11 @@ from flaxae.models.probes import (
     report,
     report_page,
     run_states,
+    state_collector,
 )
 from flaxae.models.probes.fitted import KINDS
 from flaxae.models.probes.importance import ia3_factors
-from flaxae.models.probes.prompts import Shot
+from flaxae.models.probes.prompts import Format, PromptStyle
 from flaxae.models.probes.run_states import PAIRS
 from flaxae.task import Loaded
 from tests.models.causal_lm.tiny import base as write_base
@@ -88,22 +91,75 @@ def test_files_are_arrow_tables_with_the_hash_of_the_adapter(states, folder):
     rows = Dataset.from_file(str(parts[0]))
     assert set(rows["adapter"]) == {states.table.adapter} and len(rows) <= 24
     assert {*collecting.COLUMNS, "p", "cov", *HOOKS} <= set(rows.column_names)
-    assert states.table.adapter == collecting.adapter_hash(states.loaded.model) != ""
+    assert states.table.adapter == state_collector.adapter_hash(states.loaded.model) != ""
 
 
-def test_a_stopped_collection_continues_with_the_same_bits(states, loaded, folder):
-    store, before = folder / "states", states.table
-    sides = sorted(p for p in store.rglob("*.arrow"))
-    base = [p for p in sides if p.parent.name == "base"]
-    # Stopped after the adapter's file of the last part, and before that: the base's is last.
-    base[-1].unlink()
-    (store / before.adapter / base[-2].name).unlink()
-    base[-2].unlink()
-    again = collected(loaded, store).table
-    for hook, x in before.states.items():
-        np.testing.assert_array_equal(again.states[hook], x)
-    np.testing.assert_array_equal(again.p, before.p)
-    assert sorted(store.rglob("*.arrow")) == sides
+def with_same_programs(monkeypatch, states, model):
+    """Let collections use the programs of `states`, on another model of the same form."""
+    found = copy.copy(states.collector)
+    found.model, found._collector = model, copy.copy(found._collector)
+    found._state = found._collector.state = nnx.split(model)[1]
+    monkeypatch.setattr(run_states, "StateCollector", lambda *_: found)
+    return found
+
+
+def assert_same(table, other):
+    for hook, x in other.states.items():
+        np.testing.assert_array_equal(table.states[hook], x)
+    np.testing.assert_array_equal(table.p, other.p)
+
+
+@pytest.mark.parametrize("files_before", [1, 2, 5])
+def test_a_killed_collection_continues_with_the_same_bits(
+    states, loaded, tmp_path, monkeypatch, files_before
+):
+    with_same_programs(monkeypatch, states, loaded.model)
+    write, written = collecting.Part.write, []
+
+    def stopped(part, path, *rest):
+        if len(written) == files_before:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".1.tmp").write_bytes(b"half")
+            raise KeyboardInterrupt
+        written.append(path)
+        write(part, path, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(collecting.Part, "write", stopped)
+        collected(loaded, tmp_path)
+    assert len(list(tmp_path.rglob("*.arrow"))) == files_before
+    assert_same(collected(loaded, tmp_path).table, states.table)
+
+
+def test_a_second_adapter_reads_the_states_of_the_base(states, loaded, tmp_path, monkeypatch):
+    graphdef, adapter, rest = nnx.split(loaded.model, loaded.task.trainable, ...)
+    model = nnx.merge(graphdef, jax.tree.map(lambda x: x * 0.5, adapter), rest)
+    second = dataclasses.replace(loaded, model=model)
+    store = tmp_path / "shared"
+    with_same_programs(monkeypatch, states, loaded.model)
+    collected(loaded, store)
+    before = {path: path.stat().st_mtime_ns for path in (store / "base").iterdir()}
+    with_same_programs(monkeypatch, states, model)
+    after_it, alone = collected(second, store).table, collected(second, tmp_path / "alone").table
+    assert before == {path: path.stat().st_mtime_ns for path in (store / "base").iterdir()}
+    assert_same(after_it, alone)
+    np.testing.assert_array_equal(alone.p[0], states.table.p[0])
+    assert np.abs(alone.p[1] - states.table.p[1]).max() > 1e-4
+
+
+def test_stored_states_are_those_of_a_dtype_template_and_version(states, loaded, monkeypatch):
+    prompts = loaded.task.prompts(loaded.task.splits["test"])
+    keys = {collecting._key(states.collector, prompts, "b")}
+    for dtype, template in (("float32", "a"), ("float32", "b"), ("bfloat16", "b")):
+        other = copy.copy(states.collector)
+        other.model = SimpleNamespace(config=SimpleNamespace(dtype=dtype))
+        other.tokenizer = SimpleNamespace(template=template)
+        style = PromptStyle(Format.CHAT)
+        other.settings = dataclasses.replace(states.collector.settings, style=style)
+        keys.add(collecting._key(other, prompts, "b"))
+    monkeypatch.setattr(state_collector, "VERSION", 0)
+    keys.add(collecting._key(states.collector, prompts, "b"))
+    assert len(keys) == 5
 
 
 def test_broken_and_foreign_files_are_errors(states, loaded, folder):
@@ -138,13 +194,16 @@ def test_a_saved_probe_gives_the_same_probabilities(states, loaded, tmp_path):
     experiment.as_probe(states, fitted).save_pretrained(tmp_path)
     assert {"probe.safetensors", "probe.json", "adapter"} <= {p.name for p in tmp_path.iterdir()}
     probe = flaxae.Probe.from_pretrained(tmp_path, hook="resid_out", layer=1, arm="adapter")
-    # Texts of the first set whose prompts show the examples in the order of the saved probe.
+    # Texts whose prompts happen to show the examples in the order of the saved probe.
     prompts = loaded.task.prompts(loaded.task.splits["test"], (False,))
-    shots = tuple(Shot(*pair) for pair in probe.origin.shots)
-    shown = [i for i, p in enumerate(prompts) if p.shots == shots]
-    texts = [prompts[i].example.prompt for i in shown]
-    got = probe.predict_proba(texts)
-    np.testing.assert_allclose(got[:, 1], want[shown], atol=1e-4)
+    for name in ("set", "negated"):
+        mine = probe._prompts([p.example.prompt for p in prompts], name)
+        shown = [
+            i for i, (a, b) in enumerate(zip(prompts, mine, strict=True)) if a.shots == b.shots
+        ]
+        assert {prompts[i].example.dataset for i in shown} == {name}
+        got = probe.predict_proba([prompts[i].example.prompt for i in shown], name)
+        np.testing.assert_allclose(got[:, 1], want[shown], atol=1e-4)
     assert "hook='resid_out'" in repr(probe)
     for wrong in ({"hook": "mlp_post"}, {"layer": 0}, {"adapter": "x"}, {"format": "chat"}):
         with pytest.raises(ConfigError, match=f"is a probe of {next(iter(wrong))}"):
@@ -163,10 +222,8 @@ def test_a_saved_probe_gives_the_same_probabilities(states, loaded, tmp_path):
 def test_files_of_a_probe_are_read_as_they_were_written(states, tmp_path):
     fitted = experiment.fit("mass_mean", states.table, "resid_out", "diff", layer=1)
     probe = SimpleNamespace(kind="mass_mean", tensors=fitted.probe.tensors)
-    shots = (("q?", "yes"), ("r?", "no"))
-    origin = files.Origin(
-        "m", "b", "resid_out", (1,), "diff", "a", "phi", "", shots, ("no", "yes"), "d", 3
-    )
+    sets = {"s": files.Shown(("no", "yes"), (("q?", "yes"), ("r?", "no")))}
+    origin = files.Origin("m", "b", "resid_out", (1,), "diff", "a", "phi", "", sets, digest="d")
     files.save(tmp_path, probe, origin)
     again, same = files.load(tmp_path)
     assert same == origin
@@ -191,8 +248,11 @@ def test_pickles_and_incomplete_folders_are_errors(tmp_path):
 
 
 def test_a_dictionary_of_other_states_is_an_error(states):
-    sae = SimpleNamespace(origin=SimpleNamespace(hook="resid_out", layer=7))
+    sae = SimpleNamespace(origin=SimpleNamespace(model="", hook="resid_out", layer=7))
     with pytest.raises(ConfigError, match="reads resid_out of layer 7, and there are"):
+        experiment.fit_latents(states.table, sae)
+    sae.origin.model = "other"
+    with pytest.raises(ConfigError, match="the dictionary is of other, and the states are of base"):
         experiment.fit_latents(states.table, sae)
 
 
@@ -206,7 +266,7 @@ def test_the_report_has_every_probe_and_the_dummy(states, loaded, tmp_path):
         np.testing.assert_allclose(whole.table.states[hook], states.table.states[hook], atol=1e-4)
     states = whole
     # A dictionary with one latent per sign of a feature: its probe knows what the states know.
-    origin = SimpleNamespace(hook="resid_out", layer=1)
+    origin = SimpleNamespace(model="", hook="resid_out", layer=1)
     signs = SimpleNamespace(origin=origin, encode=lambda x: np.maximum(np.c_[x, -x], 0))
     numbers = report.measure_run(states, draws=20, sae=signs)
     path = report_page.write({"run": numbers}, tmp_path)

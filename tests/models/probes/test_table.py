@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from flaxae.errors import ConfigError
-from flaxae.models.probes.fitting.base import Scaler
-from flaxae.models.probes.fitting.linear import MassMean
 from flaxae.models.probes.table import (
     StateTable,
     answer_threshold,
@@ -117,30 +115,6 @@ def test_control_rows_are_in_no_other_split():
         check_controls(t.where(split="control", label=1), [])
     with pytest.raises(ConfigError, match="leak: control group"):
         check_controls(t.where(split="control"), [t])
-
-
-def test_scaler_and_sign_are_those_of_the_training_rows_alone():
-    t = table()
-    train = t.training()
-    moved = {
-        h: np.where((t["split"] == "train")[None, :, None, None], x, x + 100)
-        for h, x in t.states.items()
-    }
-    again = dataclasses.replace(t, states=moved).training()
-    for a, b in zip(
-        Scaler.fit(train.features("resid_out")[0]),
-        Scaler.fit(again.features("resid_out")[0]),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(a, b)
-    first, second = (MassMean.fit(x.features("resid_out")[0], x.labels) for x in (train, again))
-    np.testing.assert_array_equal(first.direction, second.direction)
-    # The labels of test rows have no influence on the sign.
-    flipped = np.where(t["split"] == "test", 1 - t.labels, t.labels)
-    third = dataclasses.replace(t, columns=t.columns | {"label": flipped}).training()
-    np.testing.assert_array_equal(
-        MassMean.fit(third.features("resid_out")[0], third.labels).direction, first.direction
-    )
 
 
 def test_the_known_threshold_separates_a_biased_base():

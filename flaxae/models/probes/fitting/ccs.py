@@ -1,12 +1,11 @@
 """Contrast-consistent search: a direction without labels (Burns et al. 2023)."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
@@ -18,6 +17,7 @@ from flaxae.models.probes.fitting.base import (
     sigmoid,
     train_sign,
 )
+from flaxae.models.probes.fitting.networks import Params, train
 
 RESTARTS, STEPS, RATE, DECAY = 10, 1000, 1e-2, 1e-2
 
@@ -43,7 +43,7 @@ class CCS(FromScores):
 
     @classmethod
     def fit(cls, x: Float[np.ndarray, "N 2 D"], labels: ArrayLike, *, seed: int = 0) -> "CCS":
-        """Fit `RESTARTS` directions as one program, and keep that of the least loss.
+        """Fit `RESTARTS` directions by one program, and keep that of the least loss.
 
         Args:
             x: states after choice 0 and after choice 1 of the training examples.
@@ -53,10 +53,19 @@ class CCS(FromScores):
         truth = both_classes(labels)
         minus, plus = Scaler.fit(x[:, 0]), Scaler.fit(x[:, 1])
         inputs = np.stack([minus(x[:, 0]), plus(x[:, 1])], axis=1)
-        with jax.numpy_dtype_promotion("standard"):
-            losses, weights, biases = _search(jnp.asarray(inputs), jax.random.key(seed))
-        best = int(np.argmin(np.asarray(losses)))
-        weight, bias = np.asarray(weights[best]), np.asarray(biases[best])[None]
+        pairs, size = jnp.asarray(inputs), inputs.shape[-1]
+        start = jax.random.normal(jax.random.key(seed), (RESTARTS, size), jnp.float32)
+        found = train(
+            _total,
+            {"w": start / np.float32(size**0.5), "b": jnp.zeros(RESTARTS, jnp.float32)},
+            pairs,
+            steps=STEPS,
+            rate=RATE,
+            final=RATE,
+            decay=DECAY,
+        )
+        best = int(np.argmin(np.asarray(_losses(found, pairs))))
+        weight, bias = np.asarray(found["w"][best]), np.asarray(found["b"][best])[None]
         sign = train_sign(cls(plus, minus, weight, bias).scores(x), truth)
         # p becomes 1 - p if both are negated.
         return cls(plus, minus, np.float32(sign) * weight, np.float32(sign) * bias)
@@ -94,28 +103,12 @@ def ccs_loss(p_minus: Array, p_plus: Array) -> Float[Array, ""]:
     return jnp.mean(consistent + confident)
 
 
-@jax.jit
-def _search(x: Float[Array, "N 2 D"], key: Array) -> tuple[Array, Array, Array]:
-    """Return losses, directions and biases of all restarts."""
-    optimizer = optax.adamw(RATE, weight_decay=DECAY)
+def _losses(params: Params, x: Float[Array, "N 2 D"]) -> Float[Array, " R"]:
+    """Return the loss of each direction."""
+    p = jax.nn.sigmoid(jnp.einsum("ncd,rd->rnc", x, params["w"]) + params["b"][:, None, None])
+    return jax.vmap(ccs_loss)(p[..., 0], p[..., 1])
 
-    def loss_of(params: Any) -> Array:
-        p = jax.nn.sigmoid(x @ params["w"] + params["b"])  # (N, 2)
-        return ccs_loss(p[:, 0], p[:, 1])
 
-    def restart(key: Array) -> tuple[Array, Array, Array]:
-        size = x.shape[-1]
-        params = {
-            "w": jax.random.normal(key, (size,), jnp.float32) / np.sqrt(size).astype(np.float32),
-            "b": jnp.float32(0),
-        }
-
-        def step(carry: Any, _: None) -> tuple[Any, None]:
-            params, state = carry
-            updates, state = optimizer.update(jax.grad(loss_of)(params), state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=STEPS)
-        return loss_of(params), params["w"], params["b"]
-
-    return jax.vmap(restart)(jax.random.split(key, RESTARTS))
+def _total(params: Params, x: Float[Array, "N 2 D"]) -> Float[Array, ""]:
+    """Return the sum of the losses, whose gradient is that of each direction alone."""
+    return _losses(params, x).sum()

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
+from flaxae.errors import require
 from flaxae.measures import linear_probe
 from flaxae.models.probes.fitting.base import FromScores, Scaler, Tensors, both_classes
 from flaxae.models.probes.metrics import auroc_of
@@ -48,8 +49,8 @@ class Logistic(FromScores):
             x: features of the training examples.
             labels: 0 or 1.
             strength: weight of the penalty, 1 / C in scikit-learn.
-            importance: weight of each standardised feature, by which the penalty spares it; 0
-                leaves a feature out.
+            importance: weight of each standardised feature: the larger, the less its direction is
+                penalised; 0 leaves a feature out.
         """
         return fit_layers(np.asarray(x)[None], labels, (strength,), importance)[0][0]
 
@@ -114,12 +115,16 @@ def best_layer(
         probes: by layer and then by penalty.
         x: features of the dev examples, which are neither trained nor tested on.
         labels: their labels.
+
+    Raises:
+        ConfigError: if a class is missing, or no regression has finite scores.
     """
-    found = [
-        (auroc_of(probe.scores(x[i]), labels), -i, -j)
-        for i, row in enumerate(probes)
-        for j, probe in enumerate(row)
-    ]
+    both_classes(labels)
+    scores = {
+        (-i, -j): probe.scores(x[i]) for i, row in enumerate(probes) for j, probe in enumerate(row)
+    }
+    found = [(auroc_of(s, labels), *at) for at, s in scores.items() if np.isfinite(s).all()]
+    require(bool(found), "no regression has finite scores on dev: check the states for nan")
     value, i, j = max(found)  # of equal ones the earliest
     return -i, probes[-i][-j], value
 

@@ -1,6 +1,7 @@
 """Small networks as probes: an MLP of one layer's state, a convolution over layers."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -17,36 +18,43 @@ Params = dict[str, Array]
 
 
 def train(
-    loss: Callable[[Params], Array],
+    loss: Callable[..., Array],
     params: Params,
-    *,
+    *data: Array,
     steps: int = STEPS,
     rate: float = RATE,
+    final: float = 0.0,
     decay: float = DECAY,
 ) -> Params:
-    """Return parameters after full-batch AdamW with a linearly falling rate, in one program.
+    """Return parameters after full-batch AdamW, in one program for all data of the same shapes.
 
     Args:
-        loss: parameters -> loss over all training examples.
+        loss: parameters and data -> loss; a function that is made once, such as one of a module.
         params: where to start.
+        *data: arrays of all training examples.
         steps: number of updates.
         rate: first learning rate.
+        final: last one, to which it falls linearly.
         decay: weight decay; few examples of many features need it.
     """
-    optimizer = optax.adamw(optax.linear_schedule(rate, 0.0, steps), weight_decay=decay)
+    # optax's update does not pass strict promotion.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return _trained(loss, (steps, rate, final, decay), params, *data)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _trained(
+    loss: Callable[..., Array], settings: tuple[int, float, float, float], params: Any, *data: Any
+) -> Params:
+    steps, rate, final, decay = settings
+    optimizer = optax.adamw(optax.linear_schedule(rate, final, steps), weight_decay=decay)
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         params, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        updates, state = optimizer.update(jax.grad(loss)(params, *data), state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    @jax.jit
-    def run(params: Params) -> Params:
-        return jax.lax.scan(step, (params, optimizer.init(params)), length=steps)[0][0]
-
-    # optax's update does not pass strict promotion.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        return run(params)
+    return jax.lax.scan(step, (params, optimizer.init(params)), length=steps)[0][0]
 
 
 def binary_loss(logits: Float[Array, "N"], signs: Float[Array, "N"]) -> Float[Array, ""]:
@@ -80,6 +88,11 @@ class _Network(FromScores):
         raise NotImplementedError
 
     @classmethod
+    def loss(cls, params: Params, x: Array, signs: Array) -> Float[Array, ""]:
+        """Return the loss of training examples with labels given as 1 and -1."""
+        return binary_loss(cls.logits(params, x), signs)
+
+    @classmethod
     def fit(
         cls, x: Float[np.ndarray, "N ..."], labels: ArrayLike, *, width: int = 32, seed: int = 0
     ) -> Any:
@@ -95,7 +108,7 @@ class _Network(FromScores):
         scaler = Scaler.fit(x)
         inputs = jnp.asarray(scaler(x))
         params = cls.draw(inputs.shape[1:], jax.random.key(seed), width)
-        found = train(lambda p: binary_loss(cls.logits(p, inputs), signs), params)
+        found = train(cls.loss, params, inputs, signs)
         return cls(scaler, {name: np.asarray(x) for name, x in found.items()})
 
     def scores(self, x: Float[np.ndarray, "N ..."]) -> Float[np.ndarray, "N"]:

@@ -7,18 +7,26 @@ right. So a constant y already knows something: that dummy belongs into every ta
 """
 
 import dataclasses
+from functools import partial
 from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
 from flaxae.errors import require
 from flaxae.models.probes.fitting.base import FromScores, Scaler, Tensors, sigmoid
-from flaxae.models.probes.fitting.networks import RANKING_LOSSES, ranking_loss, train
+from flaxae.models.probes.fitting.networks import RANKING_LOSSES, Params, ranking_loss, train
 
 RATE = 3e-2
+
+
+def _loss(name: str, params: Params, difference: Array, gap: Array) -> Array:
+    return ranking_loss(name, difference @ params["w"], gap)
+
+
+_LOSSES = {name: partial(_loss, name) for name in RANKING_LOSSES}
 
 
 def truthfulness(p: ArrayLike, label: ArrayLike) -> Float[np.ndarray, "N"]:
@@ -113,9 +121,7 @@ class Ranking(FromScores):
         require(bool(kept.any()), "the adapter answers like the base: there is nothing to rank")
         difference, gap = difference[kept], jnp.asarray(gap[kept], jnp.float32)
         start = {"w": jnp.zeros(difference.shape[1], jnp.float32)}
-        found = train(
-            lambda params: ranking_loss(loss, difference @ params["w"], gap), start, rate=RATE
-        )
+        found = train(_LOSSES[loss], start, difference, gap, rate=RATE)
         weight = np.asarray(found["w"])
         r = np.asarray(difference) @ weight
         return cls(scaler, weight, np.asarray([_log_odds_per_unit(r, np.asarray(gap) > 0)]))
