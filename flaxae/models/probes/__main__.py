@@ -28,7 +28,9 @@ def _opened(workdir: str) -> Any:
     return loaded
 
 
-def _states(workdir: str, args: argparse.Namespace, also: Sequence[int] = ()) -> run_states.States:
+def _states(
+    workdir: str, args: argparse.Namespace, also: Sequence[int] = (), pair_hook: str = ""
+) -> run_states.States:
     loaded = _opened(workdir)
     folder = user_path(args.states) if args.states else loaded.workdir / "states"
     return run_states.collect_run(
@@ -37,6 +39,7 @@ def _states(workdir: str, args: argparse.Namespace, also: Sequence[int] = ()) ->
         hooks=args.hooks.split(","),
         layers=_numbers(args.layers),
         also=also,
+        pair_hook=pair_hook,
         part=args.part,
     )
 
@@ -62,7 +65,7 @@ def _fit(args: argparse.Namespace) -> None:
     hook = args.hook or hooks[0]
     require(hook in hooks, f"--hook={hook!r} is not one of --hooks={args.hooks}")
     arm = chosen_arm(args.probe, args.arm)
-    states = _states(args.workdirs[0], args)
+    states = _states(args.workdirs[0], args, pair_hook=hook if args.probe == "ccs" else "")
     model = states.loaded.model
     fitted = experiment.fit(args.probe, states.table, hook, arm, model=model, seed=args.seed)
     probe = experiment.as_probe(states, fitted)

@@ -117,6 +117,7 @@ def collect_pairs(
     *,
     base: str,
     part: int = PART,
+    hooks: Sequence[str] = (),
 ) -> dict[str, Float[np.ndarray, "N 2 L D"]]:
     """Return the base's states at the last token of each choice after its prompt, for CCS.
 
@@ -126,21 +127,22 @@ def collect_pairs(
         folder: the store.
         base: fingerprint of the base model.
         part: prompts per file.
+        hooks: the hooks to store; (): all that the collector reads.
 
     Returns:
         {hook: (N, 2, layers, D)}, in the order of the prompts.
     """
-    hooks, order, found = collector.settings.hooks, [], []
+    hooks, order, found = tuple(hooks) or collector.settings.hooks, [], []
     for number, rows in enumerate(_parts(prompts, part)):
         chosen = [prompts[i] for i in rows]
-        key = _key(collector, chosen, f"pairs/{base}")
+        key = _key(collector, chosen, f"pairs/{base}/{','.join(hooks)}")
         path = folder / "pairs" / f"part_{number:05d}_{key[:8]}.arrow"
         if not path.exists():
             states = collector.pairs(chosen)
             twice = [p for p in chosen for _ in (0, 1)]
             columns = _columns(twice, [""] * len(twice))
             columns |= {name: [float("nan")] * len(twice) for name in ("p", "cov")}
-            flat = {h: x.reshape(-1, *x.shape[2:]) for h, x in states.items()}  # (2 N, L, D)
+            flat = {h: states[h].reshape(-1, *states[h].shape[2:]) for h in hooks}  # (2 N, L, D)
             Part(columns, flat, BASE).write(path, key, collector.settings.layers)
         found.append(read_part(path, key, hooks))
         order += rows

@@ -9,7 +9,7 @@ import numpy as np
 
 from flaxae import peft
 from flaxae.models.probes.collecting import collect, collect_pairs
-from flaxae.models.probes.state_collector import Settings, StateCollector
+from flaxae.models.probes.state_collector import RESIDUAL, Settings, StateCollector
 from flaxae.models.probes.table import StateTable
 
 PAIRS = "choice:"  # hook of a table whose first axis is the choice after the prompt, not the side
@@ -47,6 +47,7 @@ def collect_run(
     layers: Sequence[int] = (),
     also: Sequence[int] = (),
     pairs: bool = True,
+    pair_hook: str = "",
     part: int = 128,
     rows: int = 16,
     share_prefix: bool = True,
@@ -60,6 +61,7 @@ def collect_run(
         layers: the layers; (): six of them.
         also: further layers, such as that of a dictionary.
         pairs: whether to collect the pairs of CCS too.
+        pair_hook: hook of the pairs; "": the residual stream, or the first hook.
         part: prompts per file.
         rows: prompts per batch.
         share_prefix: read the beginning that prompts share once per file.
@@ -81,7 +83,8 @@ def collect_run(
     if pairs:
         truthful = [i for i, p in enumerate(prompts) if not p.lie]
         chosen_prompts = [prompts[i] for i in truthful]
-        found = collect_pairs(collector, chosen_prompts, folder, base=base, part=part)
+        kept = pair_hook or (RESIDUAL if RESIDUAL in hooks else hooks[0])
+        found = collect_pairs(collector, chosen_prompts, folder, base=base, part=part, hooks=[kept])
         for hook, x in found.items():
             whole = np.full((2, len(prompts), *x.shape[2:]), np.nan, np.float32)
             whole[:, truthful] = np.moveaxis(x, 1, 0)

@@ -117,6 +117,7 @@ class StateTable:
 
     def sides(self, hook: str, layer: int) -> Float[np.ndarray, "N 2 D"]:
         """Return the states of base and adapter at one layer, for ranking probes."""
+        require(hook in self.states, f"no states of {hook}; there are {', '.join(self.states)}")
         require(layer in self.layers, f"no states of layer {layer}; there are {self.layers}")
         return np.moveaxis(self.states[hook][:, :, self.layers.index(layer)], 0, 1)
 

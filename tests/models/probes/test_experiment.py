@@ -25,6 +25,7 @@ from flaxae.models.probes import (
     report_page,
     run_states,
     state_collector,
+    verdicts,
 )
 from flaxae.models.probes.fitted import KINDS
 from flaxae.models.probes.importance import ia3_factors
@@ -272,13 +273,17 @@ def test_the_report_has_every_probe_and_the_dummy(states, loaded, tmp_path):
     path = report_page.write({"run": numbers}, tmp_path)
     text = path.read_text()
     assert "dummy, decoded" in text and "base answer" in text and "adapter answer" in text
-    kinds = {name.split(" ")[0] for name in numbers["probes"]}
-    assert kinds == {*KINDS, "sae"} and not numbers["skipped"]
-    twice = [n for n in numbers["probes"] if n.startswith(("mlp", "ranking_bce", "ccs", "sae"))]
-    assert len(twice) == 10 and sum("affirmative only" in name for name in twice) == 5
+    roles = {row["role"] for row in numbers["rows"]}
+    assert roles == {*KINDS, "sae", "sae_states", "answer", "decoded answer", "dummy"}
+    assert not numbers["skipped"] and set(numbers["claims"]) == set(verdicts.CLAIMS)
+    # Every probe is fitted twice, but TTPD.
+    fitted = [(row["role"], row["polarity"]) for row in numbers["rows"] if row["hook"]]
+    for role in {*KINDS, "sae", "sae_states"} - {"ttpd"}:
+        count = fitted.count((role, "both"))
+        assert count == fitted.count((role, "affirmative")) > 0
     assert (tmp_path / "run_00.png").stat().st_size > 10_000
     assert "affirmative only" in text and "ood other" in text
-    assert set(numbers["lies"]) == {"prompted", "trained"}
+    assert set(numbers["lies"]) == {"prompted", "prompted, with the adapter"}
     again = report.measure_run(states, draws=20, sae=signs)
     assert json.dumps(again) == json.dumps(numbers)
 

@@ -7,7 +7,7 @@ import pytest
 
 from flaxae.errors import ConfigError
 from flaxae.models.probes import __main__ as command
-from flaxae.models.probes import lies, report, report_page
+from flaxae.models.probes import experiments, lies, report
 from flaxae.models.probes.experiment import fit
 from flaxae.models.probes.fitted import chosen_arm
 from flaxae.models.probes.fitting.ranking import Dummy
@@ -103,8 +103,19 @@ def test_numbers_and_page_of_a_run(table, tmp_path, monkeypatch):
         numbers["sizes"]
     )
     assert numbers["warnings"] and numbers["controls"] == FACTS // 2
-    text = report_page.write({"run": numbers}, tmp_path, verdicts="the verdicts").read_text()
-    for part in ("balanced accuracy", "recall at", "conformal", "dummy", "Warning", "not measured"):
+    row = {"variant": "flip ia3", "seed": 0, "numbers": numbers, "seconds": 1800}
+    text = experiments.write([row], tmp_path, "").read_text()
+    for part in (
+        "took 0.50 hours",
+        "Verdicts: flip ia3",
+        "(0 runs)",
+        "balanced accuracy",
+        "recall at",
+        "conformal",
+        "dummy",
+        "Warning",
+        "not measured",
+    ):
         assert part in text
     assert (tmp_path / "run_00.png").stat().st_size > 10_000
 
