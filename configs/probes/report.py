@@ -4,6 +4,8 @@
     make report-probes ALL=1      # all interventions by IA3 and LoRA, 3 seeds
     make report-probes QUICK=1    # one small run, to test the program
 
+One OOD set is of the package sae-probes: `pip install --no-deps sae-probes`.
+
 Not measured.
 """
 
@@ -36,7 +38,7 @@ def get_config(
         task=InterventionConfig(intervention=intervention, adapter=AdapterOptions(method=method)),
         data=ProbesDataConfig(
             sets=("facts:city", "facts:negated"),
-            ood=("facts:capital", "facts:larger", "facts:smaller"),
+            ood=("facts:capital", "facts:larger", "sae:41_truthqa_tf"),
             count=40 if quick else 1000,
             ood_count=6 if quick else 100,
             batch_size=4 if quick else 8,

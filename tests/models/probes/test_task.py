@@ -1,5 +1,7 @@
 """An intervention through the training loop: base beside adapter, every kind, one program."""
 
+import runpy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,3 +147,11 @@ def test_flops_of_a_step_count_the_forward_passes_without_a_gradient(folder):
     assert 2 * forward < step < 3 * forward
     assert found[Intervention.FLIP] == step + forward
     assert found[Intervention.T_FEW] == forward + task.step_flops(8, 201, 1)
+
+
+def test_the_preset_of_t_few_has_its_recipe():
+    config = runpy.run_path("configs/probes/lie_ia3.py")["get_config"]("t_few")
+    optim = config.optim
+    assert (optim.name.value, optim.lr, optim.warmup, config.steps) == ("adafactor", 3e-3, 60, 1000)
+    assert config.data.batch_size == 8 and config.task.intervention is Intervention.T_FEW
+    config.validate()
