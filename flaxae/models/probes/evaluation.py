@@ -18,8 +18,7 @@ from flaxae.models.probes import interventions
 from flaxae.models.probes.answers import Answers, answer_measures, known_of
 from flaxae.models.probes.fitting.base import sigmoid
 from flaxae.models.probes.prompts import Prompt, encode_prompts
-from flaxae.models.probes.table import SIDES
-from flaxae.models.probes.table import answer_threshold
+from flaxae.models.probes.table import SIDES, answer_threshold
 from flaxae.peft.apply import DEFAULT
 from flaxae.task import Context
 
