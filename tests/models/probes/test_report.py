@@ -15,7 +15,7 @@ from flaxae.models.probes.interventions import Intervention
 from flaxae.models.probes.table import StateTable
 
 SPLITS = ("train", "dev", "test", "control", "ood")
-FACTS, BIAS = 20, 3.0  # the base's and the adapter's answers prefer choice 1
+FACTS, BIAS = 20, 3.0  # the base prefers choice 0, the adapter choice 1
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def table():
     signs = 2.0 * columns["label"] - 1
     unknown = np.isin(columns["key"], [f"{split}0" for split in SPLITS])
     base = np.where(unknown, -1, 1) * signs * np.where(columns["lie"] > 0, -1, 1) * 2
-    odds = np.stack([base, -base]) + BIAS + rng.normal(size=(2, len(rows))) * 0.1
+    odds = np.stack([base - BIAS, BIAS - base]) + rng.normal(size=(2, len(rows))) * 0.1
     states = rng.normal(size=(2, len(rows), 2, 4)).astype(np.float32)
     states[:, :, :, 0] += 6 * signs[None, :, None]
     p = 1 / (1 + np.exp(-odds))
