@@ -74,7 +74,7 @@ def test_layers_after_the_last_wanted_one_do_not_run():
     model = tiny("llama", num_layers=5)
     one = Collector(model, ["resid_out"], [1], rows=1)
     program = jax.make_jaxpr(one._whole_texts)(
-        one.state, np.ones((1, 8), np.int32), np.ones((1, 8))
+        one.state, np.ones((1, 8), np.int32), np.ones((1, 8)), {}
     )
     iterations = [e.params["length"] for e in program.jaxpr.eqns if e.primitive.name == "scan"]
     assert iterations == [2]
