@@ -8,7 +8,7 @@ from typing import Any
 
 from flaxae.command import run_main
 from flaxae.config.locate import user_path
-from flaxae.config.ranges import COUNT, ranged
+from flaxae.config.ranges import COUNT, WHOLE, ranged
 from flaxae.errors import ConfigError, require
 from flaxae.models.probes import experiment, report, report_page, run_states
 from flaxae.models.probes.fitted import KINDS, chosen_arm
@@ -110,7 +110,8 @@ def main(argv: list[str]) -> int:
     one.add_argument("--probe", default="logistic", help=", ".join(KINDS))
     one.add_argument("--arm", help="base, adapter, both or diff; default: that of the probe")
     one.add_argument("--hook", default="", help="default: the first of --hooks")
-    one.add_argument("--seed", type=int, default=0, help="of probes that start at random")
+    seeds = ranged("--seed", int, WHOLE)
+    one.add_argument("--seed", type=seeds, default=0, help="of probes that start at random")
     one.add_argument("--out", required=True, help="folder of the probe")
     page = commands.add_parser("report", parents=[common], help="fit all probes, write tables")
     page.add_argument("--out", required=True, help="folder of report.md and report.json")

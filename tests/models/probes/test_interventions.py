@@ -21,7 +21,8 @@ choice_kl, flip_loss = jax.jit(I.choice_kl), jax.jit(I.flip_loss)
 def test_probabilities_are_sums_over_distinct_ids():
     found = LOG_PROBS
     np.testing.assert_allclose(np.exp(found), CHOICES, rtol=1e-5)
-    np.testing.assert_allclose(jax.jit(I.probability)(found), NORMAL[:, 1], rtol=1e-5)
+    want = np.log(NORMAL[:, 1] / NORMAL[:, 0])
+    np.testing.assert_allclose(jax.jit(I.answer_log_odds)(found), want, atol=1e-5)
     np.testing.assert_allclose(jax.jit(I.coverage)(found), CHOICES.sum(1), rtol=1e-5)
     grad = jax.jit(jax.grad(lambda x: I.choice_log_probs(x, IDS, MASK).sum()))(LOGITS)
     assert np.isfinite(grad).all()
