@@ -114,6 +114,7 @@ def exported(loaded: Any) -> tuple[SparseAutoencoder, Origin]:
         normaliser=options.scaling.value,
         context_size=data.max_length,
         prepend_bos=False,
+        skip_first=data.skip_first,
         other=other,
     )
     return sae, origin

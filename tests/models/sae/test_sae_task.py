@@ -283,6 +283,7 @@ def test_a_compiled_step_and_evaluation_in_units_of_normalised_states(folder):
     sums = jax.jit(lambda batch: task.eval_step(model, batch, ctx))(batch)
     found = task.finalize(jax.device_get(sums))
     sae, origin = evaluation.exported(types.SimpleNamespace(task=task, model=model))
+    assert origin.skip_first == task.data_config.skip_first
     x = batch["x"].astype(np.float64)
     error = flaxae.SAE(sae, origin)(batch["x"]) - x
     want = np.square(error).sum() / np.square(x - x.mean(0)).sum()
