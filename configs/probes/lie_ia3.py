@@ -69,7 +69,7 @@ def get_config(preset: str = "lie_when_told") -> Config:
         pretrained="smollm2-135m",
         steps=STEPS,
     )
-    if config.task.intervention is Intervention.T_FEW:
+    if Intervention(preset) is Intervention.T_FEW:
         config.optim = T_FEW
         config.steps, config.eval.every, config.save.every = T_FEW_STEPS, T_FEW_STEPS, 100
     return config
