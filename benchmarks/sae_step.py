@@ -199,7 +199,10 @@ def products(rows: int, clock: Callable[[], float]) -> dict[str, float]:
     from flaxae.sparse_autoencoder.chosen_rows import Chosen, weighted_rows
 
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+
+    def draw(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
     z, table, grad = draw(rows, D_SAE), draw(D_SAE, D_IN), draw(rows, D_IN)
     values, indices = jax.jit(lambda z: jax.lax.top_k(z, K))(z)
     chosen = Chosen(indices, jnp.full(rows, K, jnp.int32))

@@ -44,7 +44,7 @@ TOKENS = (4, 8, 16, 32)  # codes per token
 CODES = tuple(f"{name}_{count}" for name in ("vq", "fsq") for count in TOKENS)
 SEEDS = {name: 3 for name in ("standard", "topk", "batch_topk", "jumprelu")}  # others: 1
 # The field that changes L0, and d log L0 / d log field, if it is known. None: pilots find both.
-KNOBS: dict[str, tuple[str, float | None]] = {
+TUNED: dict[str, tuple[str, float | None]] = {
     "standard": ("task.loss.sparsity", None),
     "tied_bias": ("task.loss.sparsity", None),
     "gated": ("task.loss.sparsity", None),

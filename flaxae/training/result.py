@@ -26,6 +26,11 @@ class Result:
     config: Config = dataclasses.field(default_factory=Config)
     task: Any = None
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are trained, now or by an earlier process."""
+        return self.status in ("done", "already_done")
+
     def __repr__(self) -> str:
         step = f"step={self.state['step']}"
         values = [f"{name}={_short(value)}" for name, value in sorted(self.metrics.items())]

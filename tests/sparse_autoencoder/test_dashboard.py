@@ -406,7 +406,9 @@ class Bytes:
 
 
 def test_a_character_of_several_tokens_is_whole_in_the_texts():
-    decode = lambda ids: bytes(ids).decode(errors="replace")  # noqa: E731
+    def decode(ids):
+        return bytes(ids).decode(errors="replace")
+
     vocabulary = Vocabulary(types.SimpleNamespace(tokenizer=Bytes(), decode=decode))
     broken = [0xE6, 0x97, ord("x"), *"日é".encode(), 0xE6, 0x97]  # a row may be cut inside of one
     texts = [vocabulary.texts[i] for i in vocabulary.row(broken)]

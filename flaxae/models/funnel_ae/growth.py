@@ -22,7 +22,6 @@ from flaxae.models.funnel_ae.task import FunnelAEConfig
 from flaxae.storage import paths
 from flaxae.training.lanes import newest_step
 
-DONE = ("done", "already_done")
 CODES = {"sigterm": 75, "sigint": 130}
 OPTIONS = (
     Option("bar", 0.1, "nats per token of the dev split below which a block is added"),
@@ -86,7 +85,7 @@ def grow(config: Config, workdir: Path, bar: float, first: int = 2) -> list[dict
         steps = min(max(reached, every), config.steps)
         while True:
             result = run(copy_config(stage, {"steps": steps}), folder)
-            if result.status not in DONE:
+            if not result.finished:
                 return [*out, {"blocks": count, "status": result.status}]
             passed = result.metrics["dev/recon"] < bar
             if passed or steps >= config.steps:

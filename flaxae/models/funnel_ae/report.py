@@ -31,7 +31,7 @@ def train_and_measure(config: Config, workdir: Path) -> dict[str, Any] | None:
     from flaxae.models.funnel_ae.report_measures import measure_run
     from flaxae.training.loop import run
 
-    if run(config, workdir).status not in ("done", "already_done"):
+    if not run(config, workdir).finished:
         return None
     trained = json.loads((workdir / "versions.json").read_text())["commit"]
     return {"numbers": measure_run(workdir), "commit": trained}

@@ -41,7 +41,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
 
     start = time.perf_counter()
     result = run(config, workdir)
-    if result.status not in ("done", "already_done"):
+    if not result.finished:
         return None
     seconds = round(time.perf_counter() - start) if result.status == "done" else None
     rows = Writer(workdir, config.log).evaluations()

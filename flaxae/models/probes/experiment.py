@@ -64,8 +64,8 @@ def fit(
         ConfigError: if there is no such kind, it reads another arm, or training rows lack a class.
     """
     arm, polarity = chosen_arm(kind, arm), tuple(polarity)
-    train = table.training(lie=0, polarity=tuple(polarity))
-    dev = table.where(split="dev", lie=0, polarity=tuple(polarity))
+    train = table.training(lie=0, polarity=polarity)
+    dev = table.where(split="dev", lie=0, polarity=polarity)
     record = train.record()
     check_evaluation(record, dev)
     if kind == "layer_conv":

@@ -50,7 +50,7 @@ def measure(
         "numbers", and "seconds" of this process; None: a signal interrupted the training.
     """
     start = time.monotonic()
-    if run(config, workdir / key).status != "done":
+    if not run(config, workdir / key).finished:
         return None
     layers = (sae.origin.layer,) if sae is not None and sae.origin.layer is not None else ()
     loaded = load(workdir / key)

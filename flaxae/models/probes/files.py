@@ -148,7 +148,7 @@ def load(directory: str | Path) -> tuple[Probe, Origin]:
     require_content(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in [*file.keys()]}
         return KINDS[kind].from_tensors(tensors), origin
     except (SafetensorError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not the tensors of a {kind} probe ({error})") from None

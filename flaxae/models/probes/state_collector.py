@@ -149,7 +149,7 @@ class StateCollector:
 
     @property
     def about(self) -> list[Any]:
-        """What the states depend on, besides the values of the model and the prompts."""
+        """Settings that the states depend on, besides the model's values and the prompts."""
         settings, style = self.settings, self.settings.style
         template = self.tokenizer.template if style.format is Format.CHAT else ""
         return [

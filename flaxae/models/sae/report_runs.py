@@ -22,7 +22,6 @@ from flaxae.training.loop import run
 
 PARETO = "configs/sae/pareto.py"
 COLUMNS = ("l0", "fvu")
-DONE = ("done", "already_done")
 TITLE = "Dictionaries of SmolLM2-135M"
 HOOKS = ("resid_out", "mlp_in")  # hooks whose states are probed
 PROBED, SETS = "cities_k16", "sets_k16"  # measures of dictionaries
@@ -119,7 +118,7 @@ class Report:
         def measure(config: Config, key: str) -> Row | None:
             began, folder = time.monotonic(), self.workdir / key
             result = run(self.cached(config), folder)
-            if result.status not in DONE:
+            if not result.finished:
                 return None
             numbers = self.bench.measure(folder, in_range)
             return self.row(config, overrides, numbers, began)
@@ -147,10 +146,10 @@ class Report:
 
     def tuned(self, name: str) -> dict[str, Any]:
         """Return the setting at which an architecture has the wanted L0; train its first seed."""
-        if name not in self.space["KNOBS"]:
+        if name not in self.space["TUNED"]:
             self.one(name, {}, 0)
             return {}
-        field, slope = self.space["KNOBS"][name]
+        field, slope = self.space["TUNED"][name]
         target, tolerance = self.space["TARGET"], self.space["TOLERANCE"]
         value = target
         if slope is None:

@@ -85,7 +85,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any] | None:
 
     path = workdir / REPORT / "report.json"
     if not path.exists():
-        if run(config, workdir).status not in ("done", "already_done"):
+        if not run(config, workdir).finished:
             return None
         sizes = Sizes(samples=500, codes=2000, pairs=50, factors=500, draws=300)
         report(load(workdir), str(path.parent), sizes)

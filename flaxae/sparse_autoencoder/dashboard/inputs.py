@@ -1,4 +1,4 @@
-"""What a dashboard is made from: a dictionary with the model and the text that it is shown on."""
+"""The inputs of a dashboard: a dictionary, and the model and text that it is shown on."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

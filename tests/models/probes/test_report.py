@@ -1,10 +1,12 @@
 """Numbers of a run on states that are made here: which answers are lies, and what sets limits."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from flaxae.config import Config
 from flaxae.errors import ConfigError
 from flaxae.models.probes import __main__ as command
 from flaxae.models.probes import experiments, lies, report
@@ -13,6 +15,7 @@ from flaxae.models.probes.fitted import chosen_arm
 from flaxae.models.probes.fitting.ranking import Dummy
 from flaxae.models.probes.interventions import Intervention
 from flaxae.models.probes.table import StateTable
+from flaxae.training.result import Result
 
 SPLITS = ("train", "dev", "test", "control", "ood")
 FACTS, BIAS = 20, 3.0  # the base prefers choice 0, the adapter choice 1
@@ -118,6 +121,18 @@ def test_numbers_and_page_of_a_run(table, tmp_path, monkeypatch):
     ):
         assert part in text
     assert (tmp_path / "run_00.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("status", "measured"), [("already_done", True), ("sigterm", False)])
+def test_a_report_goes_on_with_a_run_that_was_trained_before(status, measured, monkeypatch):
+    """A report that is stopped while it collects or fits finds its run trained."""
+    result = Result({}, {}, status)
+    monkeypatch.setattr(experiments, "run", lambda config, workdir: result)
+    monkeypatch.setattr(experiments, "load", lambda workdir: None)
+    monkeypatch.setattr(experiments, "collect_run", lambda loaded, folder, also: None)
+    monkeypatch.setattr(report, "measure_run", lambda states, draws, sae: {"rows": []})
+    found = experiments.measure(Config(), "key", Path("w"), None, 10)
+    assert (found is not None) is measured
 
 
 def test_wrong_arguments_are_errors_before_the_collection(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flaxae.command import run_main
 from flaxae.training.loop import Loop, run
-from tests.models.sae.test_sae_task import config_of
+from tests.models.sae.tiny import config_of
 
 # Case -> architecture, fields of the config.
 CASES = {

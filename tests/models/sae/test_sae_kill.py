@@ -6,12 +6,11 @@ import pytest
 
 from tests.helpers import arrays_of, assert_same, log_of, start
 from tests.models.sae.killed import CASES
-from tests.models.sae.test_sae_task import folder  # noqa: F401
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_sigkill_then_resume_is_bit_exact_with_the_stream(case, folder, tmp_path):  # noqa: F811
+def test_sigkill_then_resume_is_bit_exact_with_the_stream(case, folder, tmp_path):
     """A block of the stream has three batches: steps 2 and 4 are inside of one."""
 
     def train(workdir, *step):

@@ -25,9 +25,10 @@ from flaxae.models.sae.config import SAEOptions
 from flaxae.models.sae.report_runs import Report
 from flaxae.sweep.record import add_to_record, read_record
 from flaxae.training.load import load
+from flaxae.training.result import Result
 from tests.helpers import ROOT
 from tests.models.causal_lm.tiny import base
-from tests.models.sae.test_sae_task import config_of
+from tests.models.sae.tiny import config_of
 
 CONFIG = str(ROOT / "configs/sae/report.py")
 
@@ -207,7 +208,7 @@ def test_a_row_without_the_data_sets_is_measured_again(space, tmp_path, monkeypa
         calls.append(folder)
         return numbers | {"sets_k16": 0.75}
 
-    done = types.SimpleNamespace(status="already_done")
+    done = Result({}, {}, "already_done")
     monkeypatch.setattr(report_runs, "run", lambda *_: done)
     for sets, count in ((False, 0), (True, 1), (True, 1)):
         report = Report(space, "quick", tmp_path, record, sets=sets)

@@ -1,4 +1,4 @@
-"""What all probes share: standardised features, probabilities, the sign of a direction."""
+"""Parts that all probes share: standardised features, probabilities, the sign of a direction."""
 
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
