@@ -238,6 +238,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--reference", action="store_true", help="cells with k = U too, which the bet leaves out"
     )
+    parser.add_argument(
+        "--window",
+        action="store_true",
+        help="small cells whose gradients reach k - 1 bytes back from each byte, too",
+    )
     parser.add_argument("--all", action="store_true", help="all 648 cells, not a balanced ninth")
     parser.add_argument(
         "--quick", action="store_true", help="small cells and short runs, marked in the report"

@@ -173,6 +173,24 @@ def test_the_report_finds_the_grid_in_any_folder(record, text, tmp_path, monkeyp
     assert main(["report", "--workdir=w", f"--path={text}", "--quick"]) == 75
 
 
+@pytest.mark.parametrize("options", [[], ["--window"], ["--reference", "--window"]])
+def test_options_choose_the_variants(options, text, tmp_path, monkeypatch, capsys):
+    trained = []
+
+    def fake(base, runs, *args):
+        trained.extend((run.variant, run.cell.bptt == 16) for run in runs)
+
+    monkeypatch.setattr("flaxae.models.byte_lm.grid_report.train", fake)
+    monkeypatch.setattr("flaxae.models.byte_lm.grid_report.measure_rates", lambda *args: None)
+    monkeypatch.setattr("flaxae.models.byte_lm.baselines.measure", lambda *args, **kwargs: [])
+    monkeypatch.setattr("flaxae.models.byte_lm.grid_report.write", lambda *args: None)
+    (tmp_path / "report.md").write_text("written")
+    assert main(["report", f"--workdir={tmp_path}", f"--path={text}", *options]) == 0
+    variants = {variant for variant, _ in trained}
+    assert variants == {EQUAL, ORIGINAL} | ({WINDOW} if "--window" in options else set())
+    assert any(whole for _, whole in trained) == ("--reference" in options)
+
+
 def test_each_program_that_stops_at_k_is_timed_once(plan, text, tmp_path, monkeypatch):
     timed = []
 
