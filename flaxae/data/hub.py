@@ -2,7 +2,7 @@
 
 import os
 
-from flaxae.data import embedded, recipes, tables
+from flaxae.data import embedded, labelled, recipes, tables
 from flaxae.data.config import TextDataConfig
 from flaxae.data.files import corpus_of, read_path
 from flaxae.data.labels import MISSING
@@ -13,13 +13,16 @@ from flaxae.data.tokenizer import Tokenizer, load_or_train
 from flaxae.data.tokens import encode
 from flaxae.errors import ConfigError, require
 
+NAMES = (*embedded.NAMES, labelled.NAME)
+
 
 def load_examples(data: TextDataConfig) -> Corpus:
     """Read the texts that a config names.
 
     Args:
         data: `path` (a text file with one example per line, or a directory of shards) takes
-            precedence over `name`: an embedded corpus, `recipe:<name>[:local path]`,
+            precedence over `name`: an embedded corpus, "sentences" (labelled English of the package
+            sae-probes, see `labelled`), `recipe:<name>[:local path]`,
             `hf:<name or local path>[:config][:column]` (a local path has no config; for a name on
             the Hub leave the config empty to give only a column: `hf:name::column`), or
             `tfds:<name>[:column]`.
@@ -36,11 +39,13 @@ def load_examples(data: TextDataConfig) -> Corpus:
         return corpus_of(name, tables.hugging_face(data), max_lines)
     if name.startswith("tfds:"):
         return corpus_of(name, [tables.tfds_part(data)], max_lines)
+    if name == labelled.NAME:
+        return labelled.corpus(max_lines, data.labels)
     if name in embedded.NAMES:
         require(not data.labels, f"data.labels=True: the embedded corpus {name!r} has no labels")
         return embedded.corpus(name, max_lines, data.cache)
     raise ConfigError(
-        f"data.name={name!r} is not a corpus: give one of {', '.join(embedded.NAMES)},"
+        f"data.name={name!r} is not a corpus: give one of {', '.join(NAMES)},"
         f" {recipes.FORM}, {tables.HF_FORM}, tfds:<name>[:column], or set data.path to a text file"
     )
 

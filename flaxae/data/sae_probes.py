@@ -89,11 +89,9 @@ def read(name: str, directory: Path | None = None) -> LabelledTexts:
         ConfigError: if there is no such file, it cannot be read, it leaks its labels or is another
             one's copy, or it does not have two classes.
     """
-    path = (directory or folder()) / f"{name}{SUFFIX}"
     require(name not in TWINS, f"{name} is the same file as another data set: use that one")
     require(name not in LEAKING, f"{name}: its texts name their source, which gives the label away")
-    require(path.is_file(), f"{path}: no such data set; `names()` lists them")
-    prompts, targets = _columns(path)
+    prompts, targets = columns(name, directory)
     classes = sorted(set(targets))
     require(
         len(classes) == 2,
@@ -107,8 +105,18 @@ def read(name: str, directory: Path | None = None) -> LabelledTexts:
     return LabelledTexts(name, tuple(clear), labels, tuple(_group(text) for text in clear))
 
 
-def _columns(path: Path) -> tuple[list[str], list[str]]:
-    """Return the columns prompt and target of a file."""
+def columns(name: str, directory: Path | None = None) -> tuple[list[str], list[str]]:
+    """Return the columns prompt and target of a file, with its repeated texts.
+
+    Args:
+        name: name of its file without the suffix.
+        directory: folder of the files; None: that of the package.
+
+    Raises:
+        ConfigError: if there is no such file, or it cannot be read.
+    """
+    path = (directory or folder()) / f"{name}{SUFFIX}"
+    require(path.is_file(), f"{path}: no such data set; `names()` lists them")
     options = csv.ConvertOptions(
         column_types={"prompt": pa.string(), "target": pa.string()},
         include_columns=["prompt", "target"],
