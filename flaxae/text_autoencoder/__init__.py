@@ -1,6 +1,7 @@
 """Parts that all text autoencoders share; no file here knows a family of `flaxae.models`.
 
 protocol       interfaces: the module, its task, and what the explorer requires of an autoencoder
+channel        the noise on codes in training, and the bits that get through
 codec          the engine: texts, ids and codes, in batches of a few fixed sizes
 checks         user input, checked
 api            `TextAutoencoder`, the base class of the classes that users load

@@ -15,26 +15,34 @@ from jaxtyping import Float
 
 from flaxae.losses import Kernel, mmd
 from flaxae.task import Rows, Sums
+from flaxae.text_autoencoder.channel import Channel
 
 BLOCK = 2048  # codes whose kernel values are in memory together
 _MMD = jax.jit(mmd, static_argnums=2)
 
 
 def noisy_codes(
-    mean: Rows, log_variance: Rows | None, sigma: float, seed: int
+    mean: Rows,
+    log_variance: Rows | None,
+    sigma: float,
+    seed: int,
+    channel: Channel = Channel.ADDITIVE,
 ) -> Float[np.ndarray, "n D"]:
     """Return the codes of a split with the noise of training.
 
     Args:
         mean: means of q(z|x), (n, L, Z), with rows that only pad batches.
         log_variance: logarithms of its variances; None: codes are deterministic.
-        sigma: standard deviation of the noise that is added to codes.
+        sigma: standard deviation of the noise on codes.
         seed: seed of the noise. The codes are sorted before it is added: the result does not depend
             on the order in which batches contain them.
+        channel: the form of the noise.
     """
     real = np.asarray(mean.weight) > 0
     codes = rearrange(np.asarray(mean.values)[real], "n l z -> n (l z)")
     order = np.lexsort(codes.T[::-1])
+    if channel is Channel.PRESERVING:
+        codes = codes * np.sqrt(1 - sigma**2).astype(np.float32)
     variance = np.full_like(codes, sigma**2)
     if log_variance is not None:
         values = rearrange(np.asarray(log_variance.values)[real], "n l z -> n (l z)")
@@ -94,7 +102,8 @@ def add(metrics: dict[str, float], sums: Sums, options: Any, seed: int) -> dict[
     mean, log_variance = Rows(*sums["codes"]), None
     if "log_variances" in sums:
         log_variance = Rows(*sums["log_variances"])
-    codes = noisy_codes(mean, log_variance, metrics["sigma"], seed)
+    channel = options.latent.channel
+    codes = noisy_codes(mean, log_variance, metrics["sigma"], seed, channel)
     found = split_mmd(codes, options.mmd_kernel, seed)
     out = metrics | {"mmd": found, "mmd_weighted": metrics["mmd_weighted"] * found}
     terms = [out["mmd_weighted"]]

@@ -19,6 +19,7 @@ from flaxae.nn.bias import padding_bias
 from flaxae.nn.linear import Linear
 from flaxae.nn.norm import RMSNorm
 from flaxae.task import Context
+from flaxae.text_autoencoder.channel import Channel
 
 
 class Bottleneck(enum.Enum):
@@ -54,10 +55,11 @@ class LatentConfig(Section):
     kv_slot: bool = False  # z -> one more key and value in each layer's self-attention (OPTIMUS)
     cross_gate: bool = False  # one learned scale of the cross-attention per layer
     positions: bool = True  # learned absolute positions on both sides
+    channel: Channel = Channel.ADDITIVE  # preserving: codes on a sphere, never scaled (see channel)
     noise_start: NonNegative = 0.0  # sigma of the Gaussian noise on z in training, at step 0
     noise_end: NonNegative = 0.0  # the same from step noise_steps on; linear in between
     noise_steps: Whole = 0
-    scale_codes: bool = True  # scale clean codes to the norm of noisy ones before decoding
+    scale_codes: bool = True  # additive only: scale clean codes to the norm of noisy ones
     queue: Whole = 0  # number of codes of earlier steps that the MMD also reads
     ignored: bool = False  # the decoder reads 1s instead of codes: a lower bound for codes
 
@@ -69,6 +71,11 @@ class LatentConfig(Section):
     @property
     def sphere(self) -> bool:
         """True if latents have a fixed norm."""
+        return self.projected or self.channel is Channel.PRESERVING
+
+    @property
+    def projected(self) -> bool:
+        """True if the decoder puts what it reads on the sphere."""
         return self.bottleneck is Bottleneck.ATTENTION_POOL
 
     def validate(self) -> None:
@@ -78,11 +85,24 @@ class LatentConfig(Section):
             not self.tanh or (first and not self.gaussian),
             "task.latent.tanh needs deterministic codes of task.latent.bottleneck=first_n",
         )
+        preserving = self.channel is Channel.PRESERVING
         require(
-            not (self.gaussian and self.sphere),
+            not (self.gaussian and self.projected),
             "task.latent.gaussian needs another task.latent.bottleneck than attention_pool, whose "
             "codes are on a sphere: use resampler",
         )
+        require(
+            not (preserving and (self.gaussian or self.tanh)),
+            "task.latent.channel=preserving needs codes on a sphere: without task.latent.gaussian "
+            "and task.latent.tanh",
+        )
+        for name in ("noise_start", "noise_end"):
+            sigma = getattr(self, name)
+            require(
+                not preserving or sigma < 1,
+                f"task.latent.{name}={sigma}: task.latent.channel=preserving needs a sigma below "
+                "1, where nothing of a code is left",
+            )
 
 
 class Flatten(nnx.Module):

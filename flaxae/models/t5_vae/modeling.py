@@ -21,6 +21,7 @@ from flaxae.nn.norm import RMSNorm
 from flaxae.nn.segments import Segments, join_segments, split_segments
 from flaxae.nn.stack import unstacked
 from flaxae.task import Carry, Context
+from flaxae.text_autoencoder.channel import Channel, transmit
 
 CACHE_AXES = {"layers": 1, "rows": 0}  # the axis of the rows in each part of the cache
 
@@ -82,6 +83,11 @@ class T5VAEModel(nnx.Module):
         """Rows of the token embedding."""
         return self.t5.config.vocab_size
 
+    @property
+    def channel(self) -> Channel:
+        """The form of the noise on codes."""
+        return self.latent.channel
+
     def sigma(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Return the standard deviation of the noise on codes at a step."""
         config = self.latent
@@ -92,9 +98,22 @@ class T5VAEModel(nnx.Module):
 
     def clean_code(self, z: Float[Array, "B L Z"], step: Int[Array, ""]) -> Float[Array, "B L Z"]:
         """Scale clean codes to the norm of z + noise, which the decoder was trained on."""
-        if not self.latent.scale_codes:
+        if self.channel is Channel.PRESERVING or not self.latent.scale_codes:
             return z
         return z * jnp.sqrt(1 + jnp.square(self.sigma(step)))
+
+    def received(
+        self, z: Float[Array, "B L Z"], sigma: Float[Array, "..."], ctx: Context
+    ) -> Float[Array, "B L Z"]:
+        """Return codes with the noise of the channel.
+
+        Args:
+            z: clean codes.
+            sigma: standard deviation of the noise, one for all texts or one per text.
+            ctx: the step's context.
+        """
+        noise = jax.random.normal(ctx.at("noise").key, z.shape, jnp.float32)
+        return transmit(z, sigma, self.channel, noise)
 
     def encode(self, ids: list[Int[Array, "B S"]], ctx: Context) -> Float[Array, "B L Z"]:
         """Return clean codes of texts: the means of q(z|x).
@@ -296,7 +315,7 @@ class T5VAEModel(nnx.Module):
         """Return the decoder's input: codes, their projections on the sphere, or constants."""
         if self.latent.ignored:
             return jnp.ones_like(z)  # not 0, because the memory's norm divides by its length
-        return bottlenecks.on_sphere(z) if self.latent.sphere else z
+        return bottlenecks.on_sphere(z) if self.latent.projected else z
 
     def _memory(self, z: Float[Array, "B L Z"], ctx: Context) -> Float[Array, "B M D"]:
         memory = self.memory(flat(z), ctx.at("memory"))

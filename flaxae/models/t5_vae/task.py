@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
@@ -202,9 +201,7 @@ class T5VAETask(Task):
         num_tokens = self.text.tokenizer.vocab_size if noise.replace else 0
         read = noise_lib.corrupted(ids, noise, num_tokens, ctx)
         z, log_variance = self.terms.posterior(model, read, ctx)
-        noisy = sampled(z, log_variance, ctx) + model.sigma(ctx.step) * jax.random.normal(
-            ctx.at("noise").key, z.shape, jnp.float32
-        )
+        noisy = model.received(sampled(z, log_variance, ctx), model.sigma(ctx.step), ctx)
         mmd_value = jnp.float32(0) if split else self.terms.mmd(model, flat(noisy), rows, ctx)
         code = model.clean_code(z, ctx.step)
         if ctx.train:

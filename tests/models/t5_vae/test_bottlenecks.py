@@ -24,6 +24,7 @@ KINDS = {
     "resampler gaussian": {"bottleneck": "resampler", "num_latents": 2, "gaussian": True},
     "first_n": {"bottleneck": "first_n", "first_n": 3, "tanh": True},
     "attention_pool": {"bottleneck": "attention_pool", "num_latents": 2},
+    "preserving": {"bottleneck": "resampler", "num_latents": 2, "channel": "preserving"},
 }
 
 
@@ -65,7 +66,7 @@ def test_neither_padding_nor_other_rows_change_z(kind, ctx):
         np.testing.assert_allclose(alone[i], padded[i], atol=1e-5)
         np.testing.assert_allclose(alone[i], beside[i][:2], atol=1e-5)
     assert float(jnp.abs(alone[0][0] - alone[0][1]).max()) > 0.01
-    if kind == "attention_pool":
+    if kind in ("attention_pool", "preserving"):
         np.testing.assert_allclose(jnp.linalg.norm(beside[0], axis=-1), 8**0.5, rtol=1e-5)
     if kind == "first_n":
         assert float(jnp.abs(beside[0]).max()) < 1
@@ -94,6 +95,8 @@ def test_wrong_fields_are_named():
         ({"tanh": True}, "latent.tanh"),
         ({"bottleneck": "attention_pool", "gaussian": True}, "latent.gaussian"),
         ({"num_latents": 0}, "latent.num_latents"),
+        ({"channel": "preserving", "gaussian": True}, "latent.channel=preserving"),
+        ({"channel": "preserving", "noise_end": 1.0}, r"latent.noise_end=1\.0"),
     ):
         with pytest.raises(ConfigError, match=name):
             tiny_config(**latent(options)).freeze()

@@ -151,8 +151,10 @@ def test_noise_schedule_and_scale_of_clean_codes():
     np.testing.assert_allclose(sigmas, [0.1, 0.3, 0.5, 0.5], rtol=1e-5)
     z = jnp.ones((1, 1, 8))
     np.testing.assert_allclose(model.clean_code(z, jnp.int32(10)), 1.25**0.5, rtol=1e-5)
-    plain = tiny_task(task__latent__noise_end=0.5, task__latent__scale_codes=False)
-    assert tiny_model(plain).clean_code(z, jnp.int32(0)) is z
+    for other in ({"scale_codes": False}, {"channel": "preserving"}):
+        other |= {"noise_end": 0.5}
+        plain = tiny_task(**{f"task__latent__{k}": v for k, v in other.items()})
+        assert tiny_model(plain).clean_code(z, jnp.int32(0)) is z
 
 
 @pytest.mark.parametrize("packed", [True, False])

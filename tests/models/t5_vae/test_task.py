@@ -23,6 +23,7 @@ from flaxae.models.t5_vae.task import T5VAEConfig
 from flaxae.task import Context, Rows
 from flaxae.text_autoencoder import split_terms
 from flaxae.text_autoencoder.batches import compare
+from flaxae.text_autoencoder.channel import Channel
 from flaxae.training.layout import init_model, make_layout
 from tests.models.t5_vae.tiny import batch, tiny_config, tiny_task
 
@@ -140,8 +141,10 @@ def test_the_mmd_of_a_split():
     order = rng.permutation(300)
     again = split_terms.noisy_codes(Rows(codes[order, None], rows.weight), None, 0.5, seed=3)
     np.testing.assert_array_equal(noisy, again)
-    noise = noisy - codes[np.lexsort(codes.T[::-1])]
-    assert noise.std() == pytest.approx(0.5, rel=0.05)
+    ordered = codes[np.lexsort(codes.T[::-1])]
+    assert (noisy - ordered).std() == pytest.approx(0.5, rel=0.05)
+    kept = split_terms.noisy_codes(rows, None, 0.6, 3, Channel.PRESERVING)
+    assert (kept - 0.8 * ordered).std() == pytest.approx(0.6, rel=0.05)
 
 
 @given(
@@ -242,7 +245,7 @@ def test_queue_is_updated_in_training_only(ctx):
 @pytest.mark.usefixtures("split_small")
 def test_one_device_equals_eight(ctx):
     """Loss and gradients on replica=2 x fsdp=2 x model=2, with the rules of the model axis."""
-    task = tiny_task()
+    task = tiny_task(task__latent__channel="preserving", task__latent__noise_end=0.3)
     layout = make_layout(task, task.config)
     params = tiny_params()
     carry = {"once": {}, "stream": {}}
