@@ -152,7 +152,7 @@ class Pretrained:
         directory = user_path(directory)
         kept = [self.prior(p) for p in priors]
         saving.write(
-            directory, self._model, self.config, self.tokenizer, self.step, self.statistics
+            directory, self._model, self.saved_config(), self.tokenizer, self.step, self.statistics
         )
         for prior in kept:
             prior.save(directory / saving.PRIORS / prior.kind)
@@ -161,6 +161,10 @@ class Pretrained:
             saving.write_report(directory, report)
         text = f"{self.card()}\n{saving.evaluation_section(report)}"
         (directory / saving.README).write_text(text, encoding="utf-8")
+
+    def saved_config(self) -> Config:
+        """Return the config that a saved model is opened with; a family may resolve fields."""
+        return self.config
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the Hugging Face Hub, as `save_pretrained` writes it.

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from flaxae.config import Config, copy_config
 from flaxae.data.config import text_data
 from flaxae.models.t5_vae.modeling import T5VAEModel
 from flaxae.text_autoencoder.api import TextAutoencoder
@@ -25,6 +26,15 @@ class T5VAE(TextAutoencoder):
 
     family = "T5-VAE"
     model_class = T5VAEModel
+
+    def saved_config(self) -> Config:
+        """Return the run's config; the noise that `latent.target_bits` has found is a constant."""
+        latent = self.config.task.latent  # pyright: ignore
+        if not latent.target_bits:
+            return self.config
+        found = float(self._model.capacity.sigma[...])
+        fields = {"target_bits": 0.0, "noise_end": found}
+        return copy_config(self.config, {f"task.latent.{k}": v for k, v in fields.items()})
 
     def card(self) -> str:
         """Return the README of a saved model, without the section on its evaluation."""

@@ -59,6 +59,13 @@ class LatentConfig(Section):
     noise_start: NonNegative = 0.0  # sigma of the Gaussian noise on z in training, at step 0
     noise_end: NonNegative = 0.0  # the same from step noise_steps on; linear in between
     noise_steps: Whole = 0
+    # Bits per text that the channel shall carry: a controller moves the sigma that noise_end would
+    # be otherwise (see `capacity`); 0: off.
+    target_bits: NonNegative = 0.0
+    # Each text has a sigma of its own in training, uniform from noise_low to the schedule's, and
+    # the decoder reads it. Without noise it reads noise_low.
+    told_noise: bool = False
+    noise_low: NonNegative = 0.0
     scale_codes: bool = True  # additive only: scale clean codes to the norm of noisy ones
     queue: Whole = 0  # number of codes of earlier steps that the MMD also reads
     ignored: bool = False  # the decoder reads 1s instead of codes: a lower bound for codes
@@ -96,13 +103,25 @@ class LatentConfig(Section):
             "task.latent.channel=preserving needs codes on a sphere: without task.latent.gaussian "
             "and task.latent.tanh",
         )
-        for name in ("noise_start", "noise_end"):
+        for name in ("noise_start", "noise_end", "noise_low"):
             sigma = getattr(self, name)
             require(
                 not preserving or sigma < 1,
                 f"task.latent.{name}={sigma}: task.latent.channel=preserving needs a sigma below "
                 "1, where nothing of a code is left",
             )
+        require(
+            not self.target_bits or not (self.gaussian or self.noise_end),
+            "task.latent.target_bits decides the noise: it needs task.latent.noise_end=0 and, as "
+            "q(z|x) has noise of its own, task.latent.gaussian=False",
+        )
+        highest = max(self.noise_start, self.noise_end)
+        require(
+            self.noise_low == 0
+            or (self.told_noise and (self.target_bits > 0 or self.noise_low <= highest)),
+            f"task.latent.noise_low={self.noise_low} needs task.latent.told_noise, and a "
+            "task.latent.noise_start or noise_end that is not below it",
+        )
 
 
 class Flatten(nnx.Module):

@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from flaxae import decoding
 from flaxae.lm.t5.modeling import EOS, PAD, T5, T5Config, shift_right
-from flaxae.models.t5_vae import bottlenecks
+from flaxae.models.t5_vae import bottlenecks, reading
 from flaxae.models.t5_vae.bottlenecks import LatentConfig
+from flaxae.models.t5_vae.capacity import CapacityControl
 from flaxae.nn.linear import Embedding, Linear
 from flaxae.nn.norm import RMSNorm
 from flaxae.nn.segments import Segments, join_segments, split_segments
@@ -63,6 +64,10 @@ class T5VAEModel(nnx.Module):
         if latent.positions:
             self.encoder_positions = Embedding(max_length, width, dtype=dtype, rngs=rngs)
             self.decoder_positions = Embedding(max_length, width, dtype=dtype, rngs=rngs)
+        if latent.told_noise:
+            self.told = Linear(reading.TOLD, width, use_bias=True, dtype=dtype, rngs=rngs)
+        if latent.target_bits:
+            self.capacity = CapacityControl(latent.target_bits, latent.size, latent.channel)
         if latent.queue:
             # It starts as samples of the prior: the MMD is too low until it has filled once.
             shape = (latent.queue, latent.size)
@@ -88,19 +93,35 @@ class T5VAEModel(nnx.Module):
         """The form of the noise on codes."""
         return self.latent.channel
 
+    @property
+    def told_noise(self) -> bool:
+        """True if the decoder reads the standard deviation of the noise."""
+        return self.latent.told_noise
+
     def sigma(self, step: Int[Array, ""]) -> Float[Array, ""]:
-        """Return the standard deviation of the noise on codes at a step."""
+        """Return the standard deviation of the noise on codes at a step.
+
+        With `told_noise` it is the largest of that step.
+        """
         config = self.latent
+        end: Any = self.capacity.sigma[...] if config.target_bits else config.noise_end
         if not config.noise_steps:
-            return jnp.float32(config.noise_end)
+            return jnp.float32(end)
         share = jnp.minimum(step.astype(jnp.float32) / config.noise_steps, 1.0)
-        return config.noise_start + (config.noise_end - config.noise_start) * share
+        return config.noise_start + (end - config.noise_start) * share
+
+    def drawn_sigma(self, rows: int, ctx: Context) -> Float[Array, "B"]:
+        """Draw the standard deviation of each text's noise in training, for `told_noise`."""
+        high = self.sigma(ctx.step)
+        low = jnp.minimum(self.latent.noise_low, high)
+        return low + (high - low) * jax.random.uniform(ctx.at("sigma").key, (rows,))
 
     def clean_code(self, z: Float[Array, "B L Z"], step: Int[Array, ""]) -> Float[Array, "B L Z"]:
         """Scale clean codes to the norm of z + noise, which the decoder was trained on."""
         if self.channel is Channel.PRESERVING or not self.latent.scale_codes:
             return z
-        return z * jnp.sqrt(1 + jnp.square(self.sigma(step)))
+        sigma = self.latent.noise_low if self.told_noise else self.sigma(step)
+        return z * jnp.sqrt(1 + jnp.square(sigma))
 
     def received(
         self, z: Float[Array, "B L Z"], sigma: Float[Array, "..."], ctx: Context
@@ -167,6 +188,7 @@ class T5VAEModel(nnx.Module):
         ids: list[Int[Array, "B S"]],
         ctx: Context,
         inputs: list[Int[Array, "B S"]] | None = None,
+        sigma: Float[Array, "B"] | None = None,
     ) -> Float[Array, "N D"]:
         """Return the decoder's states at every token of given texts (teacher forcing).
 
@@ -175,18 +197,19 @@ class T5VAEModel(nnx.Module):
             ids: the texts, see `encode`.
             ctx: the step's context.
             inputs: the decoder's inputs; None: the texts, shifted right.
+            sigma: the noise that a decoder with `told_noise` reads; None: `latent.noise_low`.
 
         Returns:
             States of all positions of all segments on one axis, for `t5.logits` and `t5.loss`.
         """
         ctx = ctx.at("decoder")
-        z = self._decoder_code(z)
+        z = reading.decoder_code(self.latent, z)
         segments = segments_of(ids)
         inputs = [shift_right(part) for part in ids] if inputs is None else inputs
         x = self.t5.embedding(join_segments(inputs), ctx.at("embedding"))
         if self.latent.positions:
             x = x + self._per_position(self.decoder_positions.table[...], segments)
-        added = self._input_bias(z, ctx)
+        added = reading.input_bias(self, z, ctx, sigma)
         if added is not None:
             starts = [sum(r for r, _ in segments[:i]) for i in range(len(segments))]
             parts = [
@@ -195,14 +218,14 @@ class T5VAEModel(nnx.Module):
                 for part in (added[start : start + r, :length],)
             ]
             x = x + join_segments(parts)
-        memory = rearrange(self._memory(z, ctx), "b m d -> (b m) d")
+        memory = rearrange(reading.memory(self, z, ctx), "b m d -> (b m) d")
         return self.t5.decoder(
             x,
             ctx,
             segments=segments,
             memory=memory,
             memory_segments=tuple((r, self.latent.memory_tokens) for r, _ in segments),
-            extras=self._layer_inputs(z, ctx),
+            extras=reading.layer_inputs(self, z, ctx),
         )
 
     def reencode(
@@ -222,7 +245,11 @@ class T5VAEModel(nnx.Module):
         return self.posterior(ids, ctx, probabilities.astype(self.dtype) @ table)[0]
 
     def decode_step(
-        self, z: Float[Array, "B L Z"], ctx: Context, max_length: int = 0
+        self,
+        z: Float[Array, "B L Z"],
+        ctx: Context,
+        max_length: int = 0,
+        sigma: Float[Array, "B"] | None = None,
     ) -> tuple[decoding.StepFn, dict[str, Any]]:
         """Prepare cached decoding, one position at a time.
 
@@ -230,17 +257,18 @@ class T5VAEModel(nnx.Module):
             z: codes as the decoder expects them (see `clean_code`).
             ctx: the step's context.
             max_length: the cache's size in tokens; 0: the model's max_length.
+            sigma: see `decode`.
 
         Returns:
             A function (last ids (B,), cache, position) -> (logits (B, V), cache), and the initial
             cache: {"layers": leaves (layer, B, ...), "rows": leaves (B, ...)}.
         """
         ctx = ctx.at("decoder")
-        z = self._decoder_code(z)
+        z = reading.decoder_code(self.latent, z)
         max_length = max_length or self.max_length
-        extras, added = self._layer_inputs(z, ctx), self._input_bias(z, ctx)
+        extras, added = reading.layer_inputs(self, z, ctx), reading.input_bias(self, z, ctx, sigma)
         decoder = self.t5.decoder
-        layers = decoder.init_cache(self._memory(z, ctx), ctx, max_length, extras)
+        layers = decoder.init_cache(reading.memory(self, z, ctx), ctx, max_length, extras)
         blocks = unstacked(decoder.blocks) if isinstance(layers, list) else None
         cache: dict[str, Any] = {
             "layers": layers if blocks is None else {},
@@ -276,6 +304,7 @@ class T5VAEModel(nnx.Module):
         max_length: int = 0,
         sampling: decoding.Sampling | None = None,
         drop_ended: bool = False,
+        sigma: Float[Array, "B"] | None = None,
     ) -> Int[Array, "B T"]:
         """Decode codes freely, with a KV cache, in one loop that ends when all rows have ended.
 
@@ -286,12 +315,13 @@ class T5VAEModel(nnx.Module):
             max_length: maximum number of tokens; 0: the model's max_length.
             sampling: how ids are chosen; None: greedily.
             drop_ended: see `decoding.generate`.
+            sigma: see `decode`.
 
         Returns:
             Ids with EOS, padded with 0.
         """
         max_length = max_length or self.max_length
-        step, cache = self.decode_step(z, ctx, max_length)
+        step, cache = self.decode_step(z, ctx, max_length, sigma)
 
         def masked(last: Array, cache: Any, index: Array) -> tuple[Array, Any]:
             logits, cache = step(last, cache, index)
@@ -311,39 +341,6 @@ class T5VAEModel(nnx.Module):
             drop_ended=drop_ended,
         )
 
-    def _decoder_code(self, z: Float[Array, "B L Z"]) -> Float[Array, "B L Z"]:
-        """Return the decoder's input: codes, their projections on the sphere, or constants."""
-        if self.latent.ignored:
-            return jnp.ones_like(z)  # not 0, because the memory's norm divides by its length
-        return bottlenecks.on_sphere(z) if self.latent.projected else z
-
-    def _memory(self, z: Float[Array, "B L Z"], ctx: Context) -> Float[Array, "B M D"]:
-        memory = self.memory(flat(z), ctx.at("memory"))
-        memory = rearrange(memory, "b (m d) -> b m d", m=self.latent.memory_tokens)
-        return self.memory_norm(memory, ctx)
-
-    def _input_bias(self, z: Float[Array, "B L Z"], ctx: Context) -> Float[Array, "B T D"] | None:
-        """Return z's term in the decoder's embeddings; T is 1 if all positions are equal."""
-        added = None
-        if self.latent.injection:
-            added = self.injection(flat(z), ctx.at("injection"))
-            added = rearrange(added, "b (t d) -> b t d", t=self.max_length)
-        if self.latent.embed_injection:
-            one = self.embed_injection(flat(z), ctx.at("embed_injection"))[:, None]
-            added = one if added is None else added + one
-        return added
-
-    def _layer_inputs(self, z: Float[Array, "B L Z"], ctx: Context) -> dict[str, Array] | None:
-        """Return the decoder layers' further inputs (see `Decoder`)."""
-        extras: dict[str, Array] = {}
-        if self.latent.kv_slot:
-            slot = self.kv_slot(flat(z), ctx.at("kv_slot"))
-            layers = self.t5.config.num_decoder_layers
-            extras["slot"] = rearrange(slot, "b (layer k) -> layer b k", layer=layers)
-        if self.latent.cross_gate:
-            extras["gate"] = self.cross_gate[...]
-        return extras or None
-
     def _per_position(self, table: Float[Array, "T D"], segments: Segments) -> Float[Array, "N D"]:
         """Repeat one vector per position over all rows of all segments."""
         table = table.astype(self.dtype)
@@ -352,11 +349,6 @@ class T5VAEModel(nnx.Module):
             for rows, length in segments
         ]
         return join_segments(parts)
-
-
-def flat(z: Float[Array, "B L Z"]) -> Float[Array, "B LZ"]:
-    """Return all latents of a row as one vector."""
-    return rearrange(z, "b l z -> b (l z)")
 
 
 def segments_of(ids: list[Int[Array, "B S"]]) -> Segments:

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from flaxae.config import Config, DataConfig, TaskConfig
+from flaxae.config.horizon import horizon
 from flaxae.config.ranges import NonNegative, Range, Whole
 from flaxae.data.config import TextDataConfig, text_data
 from flaxae.data.hub import TextData, text_sources
@@ -23,8 +24,9 @@ from flaxae.losses import Kernel
 from flaxae.models.t5_vae import flops, objectives
 from flaxae.models.t5_vae import noise as noise_lib
 from flaxae.models.t5_vae.bottlenecks import LatentConfig, sampled
-from flaxae.models.t5_vae.modeling import T5VAEModel, flat
+from flaxae.models.t5_vae.modeling import T5VAEModel
 from flaxae.models.t5_vae.noise import NoiseConfig
+from flaxae.models.t5_vae.reading import flat
 from flaxae.models.t5_vae.terms import Terms
 from flaxae.task import Context, Loss, Rows, Source, Sums, Task
 from flaxae.text_autoencoder import kl, split_terms, vocabulary
@@ -199,16 +201,19 @@ class T5VAETask(Task):
             objectives.check_rows(self.config, [x.shape[0] for x in ids])
         noise = self.options.noise
         num_tokens = self.text.tokenizer.vocab_size if noise.replace else 0
-        read = noise_lib.corrupted(ids, noise, num_tokens, ctx)
+        read = noise_lib.corrupted(ids, noise, num_tokens, ctx, horizon(self.config))
         z, log_variance = self.terms.posterior(model, read, ctx)
-        noisy = model.received(sampled(z, log_variance, ctx), model.sigma(ctx.step), ctx)
+        # With told_noise one per text in training, which the decoder reads, otherwise one for all.
+        told = model.drawn_sigma(z.shape[0], ctx) if ctx.train and model.told_noise else None
+        sigma = model.sigma(ctx.step)
+        noisy = model.received(sampled(z, log_variance, ctx), sigma if told is None else told, ctx)
         mmd_value = jnp.float32(0) if split else self.terms.mmd(model, flat(noisy), rows, ctx)
         code = model.clean_code(z, ctx.step)
         if ctx.train:
             code = noise_lib.dropped_latents(noisy, noise, ctx)
         inputs = noise_lib.decoder_inputs(ids, noise, ctx)
         states, (recon, correct, tokens) = self.terms.reconstruction(
-            model, code, ids, inputs, rows, ctx
+            model, code, ids, inputs, rows, ctx, told
         )
         total, metrics = recon, {"recon": (recon, tokens), "token_accuracy": (correct, tokens)}
         texts = jnp.sum(rows)
@@ -232,14 +237,16 @@ class T5VAETask(Task):
             metrics["kl_weighted"] = (weight * floored, tokens)
             metrics["kl_weight"] = (weight * tokens, tokens)
         if ctx.train:
-            terms = self.terms.smoothness(model, code, states, ids, inputs, rows, ctx)
+            terms = self.terms.smoothness(model, code, states, ids, inputs, rows, ctx, told)
             for name, (value, factor) in terms.items():
                 total += tokens * factor * value
                 metrics[name] = (value * tokens, tokens)
                 metrics[f"{name}_weighted"] = (factor * value * tokens, tokens)
             if self.options.has_bar:
                 model.progress.update(recon / jnp.maximum(tokens, 1), self.options.bar, ctx.step)
-        metrics["sigma"] = (model.sigma(ctx.step) * tokens, tokens)
+            if self.options.latent.target_bits:
+                metrics["bits"] = (model.capacity.update(flat(z)) * texts, texts)
+        metrics["sigma"] = (sigma * tokens, tokens)
         metrics["z_norm"] = (jnp.sum(jnp.linalg.norm(flat(z), axis=-1) * rows), texts)
         return Loss(total, tokens, metrics), (z, log_variance)
 

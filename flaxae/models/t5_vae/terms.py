@@ -12,7 +12,8 @@ from flaxae.config.horizon import horizon
 from flaxae.lm.t5.modeling import PAD
 from flaxae.losses import mmd
 from flaxae.models.t5_vae import objectives
-from flaxae.models.t5_vae.modeling import T5VAEModel, flat
+from flaxae.models.t5_vae.modeling import T5VAEModel
+from flaxae.models.t5_vae.reading import flat
 from flaxae.task import Context
 from flaxae.text_autoencoder import kl
 from flaxae.text_autoencoder.batches import one_device
@@ -93,12 +94,14 @@ class Terms:
         inputs: list[Array] | None,
         rows: Array,
         ctx: Context,
+        sigma: Array | None = None,
     ) -> tuple[list[Array], tuple[Array, Array, Array]]:
         """Return the decoder's states per group, and sums over the real tokens of real rows.
 
         The sums are the cross entropy, the number of correct tokens and the number of tokens.
+        `sigma` is the noise that a decoder with `told_noise` reads, one per text.
         """
-        states = self._decode(model, code, ids, inputs, ctx)
+        states = self._decode(model, code, ids, inputs, ctx, sigma)
         chunks = self._options.loss_chunks if one_device() else 0
         sums, start = [], 0
         for group, x in zip(self._groups(ids), states, strict=True):
@@ -113,14 +116,22 @@ class Terms:
         return states, jax.tree.map(lambda *x: sum(x[1:], x[0]), *sums)
 
     def _decode(
-        self, model: T5VAEModel, code: Array, ids: list[Array], inputs: Any, ctx: Context
+        self,
+        model: T5VAEModel,
+        code: Array,
+        ids: list[Array],
+        inputs: Any,
+        ctx: Context,
+        sigma: Array | None,
     ) -> list[Array]:
         out, start = [], 0
         groups = self._groups(ids)
         reads = [None] * len(groups) if inputs is None else self._groups(inputs)
         for group, read in zip(groups, reads, strict=True):
             count = sum(part.shape[0] for part in group)
-            out.append(model.decode(code[start : start + count], group, ctx, read))
+            part = slice(start, start + count)
+            told = None if sigma is None else sigma[part]
+            out.append(model.decode(code[part], group, ctx, read, told))
             start += count
         return out
 
@@ -133,6 +144,7 @@ class Terms:
         inputs: Any,
         rows: Array,
         ctx: Context,
+        sigma: Array | None = None,
     ) -> dict[str, tuple[Array, float]]:
         """Return cycle and critic losses with their weights. `loss_chunks` does not apply to them.
 
@@ -154,7 +166,7 @@ class Terms:
             alpha = jax.random.uniform(ctx.at("alpha").key, rows.shape, maxval=0.5)
             part = alpha[:, None, None]
             mixed = (1 - part) * code + part * objectives.rolled(code, [x.shape[0] for x in ids])
-            coded = again(self._decode(model, mixed, ids, inputs, ctx))
+            coded = again(self._decode(model, mixed, ids, inputs, ctx, sigma))
             own, its = objectives.critic_losses(model.critic, coded, plain, alpha, rows)
             out |= {"critic_fooled": (own, critic), "critic": (its, critic)}
         return out

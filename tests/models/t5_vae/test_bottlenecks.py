@@ -97,6 +97,9 @@ def test_wrong_fields_are_named():
         ({"num_latents": 0}, "latent.num_latents"),
         ({"channel": "preserving", "gaussian": True}, "latent.channel=preserving"),
         ({"channel": "preserving", "noise_end": 1.0}, r"latent.noise_end=1\.0"),
+        ({"target_bits": 64.0, "noise_end": 0.1}, "latent.target_bits"),
+        ({"noise_low": 0.1, "noise_end": 0.2}, r"latent.noise_low=0\.1 needs"),
+        ({"noise_low": 0.3, "noise_end": 0.2, "told_noise": True}, r"latent.noise_low=0\.3 needs"),
     ):
         with pytest.raises(ConfigError, match=name):
             tiny_config(**latent(options)).freeze()
@@ -118,6 +121,32 @@ class TestNoise:
         assert words.min() >= 2 and words.max() < 29
         assert noise.corrupted(self.ids, config, 29, ctx) is self.ids
         assert noise.corrupted(self.ids, NoiseConfig(), 29, train) is self.ids
+
+    def test_permuted_texts_keep_their_tokens_and_their_end(self, ctx):
+        rows = [[5, 6, 7, 8, 9, 10, 11, 1], [5, 6, 7, 8, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]]
+        ids = np.repeat(np.asarray(rows, np.int32), 200, axis=0)
+        train = dataclasses.replace(ctx, train=True)
+        for config in (NoiseConfig(shuffle=1.0), NoiseConfig(swap=2), NoiseConfig(shuffle=0.5)):
+            (made,) = noise.corrupted([jnp.asarray(ids)], config, 29, train)
+            made = np.asarray(made)
+            np.testing.assert_array_equal(np.sort(made), np.sort(ids))
+            np.testing.assert_array_equal(made[ids < 2], ids[ids < 2])
+            moved = np.abs(np.argsort(made[:200, :7]) - np.arange(7))
+            assert moved.max() == (2 if config.swap else 6)
+            changed = (made[:200] != ids[:200]).any(1).mean()
+            assert changed == pytest.approx(0.5 if config.shuffle == 0.5 else 1, abs=0.15)
+        first = np.asarray(noise.corrupted([jnp.asarray(ids)], NoiseConfig(shuffle=1.0), 29, train))
+        counts = np.bincount(first[0, :200, 0], minlength=12)[5:]
+        assert counts.min() > 10  # every token comes first in about 200 / 7 rows
+        assert noise.corrupted(self.ids, config, 29, ctx) is self.ids
+
+    def test_a_share_of_the_texts_is_corrupted_from_the_start_on(self, ctx):
+        config = NoiseConfig(shuffle=1.0, mask=0.5, share=0.25, start=0.5)
+        for step, share in ((4, 0.0), (5, 0.25)):
+            at = dataclasses.replace(ctx, train=True, step=jnp.int32(step))
+            (made,) = noise.corrupted(self.ids, config, 29, at, horizon=10)
+            changed = (np.asarray(made) != np.asarray(self.ids[0])).any(1).mean()
+            assert changed == pytest.approx(share, abs=0.08 * (share > 0))
 
     def test_word_dropout_keeps_the_start_id(self, ctx):
         train = dataclasses.replace(ctx, train=True)

@@ -40,7 +40,13 @@ DECODER_SIDES = {
     "memory only": {"injection": False, "positions": False, "memory_tokens": 1},
     "optimus": {"injection": False, "embed_injection": True, "kv_slot": True},
     "sphere": {"bottleneck": "attention_pool", "num_latents": 2, "cross_gate": True},
-    "all": {"embed_injection": True, "kv_slot": True, "cross_gate": True, "num_latents": 2},
+    "all": {
+        "embed_injection": True,
+        "kv_slot": True,
+        "cross_gate": True,
+        "num_latents": 2,
+        "told_noise": True,
+    },
 }
 
 
@@ -90,6 +96,23 @@ def test_slot_and_gate_change_the_decoder_output(ctx):
         states(state, jnp.float32(s), jnp.float32(g)) for s, g in ((1, 1), (2, 1), (1, 0))
     )
     assert float(jnp.abs(slot - start).max()) > 0.01 < float(jnp.abs(gate - start).max())
+
+
+def test_decoder_reads_the_noise(ctx):
+    options = {"told_noise": True, "noise_low": 0.1, "noise_end": 0.9, "channel": "preserving"}
+    model = tiny_model(tiny_task(**{f"task__latent__{k}": v for k, v in options.items()}))
+    z = jnp.broadcast_to(jax.random.normal(ctx.key, (1, 1, 8)), (2, 1, 8))
+    ids = jnp.tile(IDS[1:], (2, 1))
+
+    @nnx.jit
+    def states(model, sigma):
+        return model.decode(z, [ids], ctx, sigma=sigma).reshape(2, -1)
+
+    low, high = states(model, jnp.asarray([0.1, 0.9]))
+    assert float(jnp.abs(low - high).max()) > 0.05
+    np.testing.assert_array_equal(states(model, None)[0], low)
+    drawn = model.drawn_sigma(1000, ctx)
+    assert 0.1 <= drawn.min() < 0.12 and 0.88 < drawn.max() <= 0.9
 
 
 def test_free_running_equals_teacher_forcing_on_its_own_output(ctx):

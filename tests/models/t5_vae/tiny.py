@@ -87,6 +87,8 @@ def tiny_model(task: T5VAETask, seed: int = 0) -> Any:
             return jnp.ones(shape)
         if "progress" in name:
             return jnp.asarray([0.0, 0.0, NEVER])
+        if "capacity" in name:
+            return jnp.full(shape, 0.5 if "sigma" in name else 0.0)
         std = 1.0 if "table" in name or len(shape) < 2 else np.prod(shape[-2:-1]) ** -0.5
         std = 0.25 * std if "'q'" in name else std
         return jnp.asarray(std * rng.normal(size=shape), jnp.float32)
