@@ -257,3 +257,20 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     """
     ngrams = [ngram for text in texts for ngram in _ngrams(words(text), n)]
     return len(set(ngrams)) / len(ngrams) if ngrams else float("nan")
+
+
+def repeated_bigrams(rows: Sequence[Sequence[Any]]) -> Float[np.ndarray, "n 2"]:
+    """Count the bigrams of each row that occurred earlier in the same row.
+
+    Args:
+        rows: words or ids of each text, without padding.
+
+    Returns:
+        Repeated bigrams and all bigrams of each row: the ratio of their sums is the repetition of
+        the texts, 0 if no bigram occurs twice in a text.
+    """
+    out = []
+    for row in rows:
+        bigrams = _ngrams(row, 2)
+        out.append([len(bigrams) - len(set(bigrams)), len(bigrams)])
+    return np.asarray(out, float).reshape(-1, 2)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from flaxae.decoding import Sampling
 from flaxae.errors import ConfigError, require
 from flaxae.text_autoencoder import checks
-from flaxae.text_autoencoder.interpolation import lerp, slerp
+from flaxae.text_autoencoder.interpolation import ROUNDS, path_codes
 from flaxae.text_autoencoder.pretrained import Pretrained
 from flaxae.text_autoencoder.priors import Prior
 
@@ -69,7 +69,9 @@ class TextAutoencoder(Pretrained):
         """
         return self._codec.encode_ids(checks.ids(ids, self.tokenizer.vocab_size, self.max_length))
 
-    def decode(self, z: Float[np.ndarray, "B L Z"], *, seed: int = 0, **sampling: Any) -> list[str]:
+    def decode(
+        self, z: Float[np.ndarray, "B L Z"], *, noise: float = 0.0, seed: int = 0, **sampling: Any
+    ) -> list[str]:
         """Decode codes, greedily by default.
 
         Examples:
@@ -79,7 +81,9 @@ class TextAutoencoder(Pretrained):
 
         Args:
             z: clean codes; flattened codes (B, L * Z) are accepted as well.
-            seed: seed of random choices, from 0 to 2 ** 32 - 1.
+            noise: sigma of the model's channel, through which codes are sent first (see
+                `channel`); the decoder is told it if it was trained to read it. 0: no noise.
+            seed: seed of random choices and of the noise, from 0 to 2 ** 32 - 1.
             **sampling: fields of `decoding.Sampling`: temperature, top_k, top_p, or beams and
                 length_penalty.
 
@@ -90,7 +94,7 @@ class TextAutoencoder(Pretrained):
             ConfigError: if codes have another shape or are not finite, or an option is unknown or
                 out of range.
         """
-        seed = checks.whole("seed", seed, 0)
+        seed, sigma = checks.whole("seed", seed, 0), checks.noise(noise, self._codec.channel)
         codes = checks.codes(z, self.num_latents, self.dim)
         options = _sampling(sampling)
         require(
@@ -98,7 +102,7 @@ class TextAutoencoder(Pretrained):
             f"beams={options.beams}: a {self.family} decodes all tokens of a text at once, so "
             "there are no beams; leave them out, or give temperature, top_k or top_p",
         )
-        return self._codec.decode(codes, options, seed)
+        return self._codec.decode(codes, options, seed, sigma)
 
     def reconstruct(
         self, texts: Sequence[str], *, truncate: bool = False, **sampling: Any
@@ -121,39 +125,49 @@ class TextAutoencoder(Pretrained):
         a: str | Code,
         b: str | Code,
         steps: int = 9,
-        how: str = "slerp",
+        path: str = "slerp",
         *,
         prior: str | Prior | None = None,
+        rounds: int = ROUNDS,
+        noise: float = 0.0,
         **sampling: Any,
     ) -> list[str]:
         """Return the texts on a path from a to b, decoded ends included.
 
         Examples:
-            >>> path = vae.interpolate("import os", "return self.x", steps=3, how="lerp")
-            >>> [path[0], path[-1]] == vae.reconstruct(["import os", "return self.x"])
+            >>> texts = vae.interpolate("import os", "return self.x", steps=3, path="lerp")
+            >>> [texts[0], texts[-1]] == vae.reconstruct(["import os", "return self.x"])
             True
+            >>> len(vae.interpolate("import os", "return self.x", path="denoised", noise=0.1))
+            9
 
         Args:
             a: first end, a text or a code.
             b: last end, a text or a code.
             steps: number of texts, at least 2.
-            how: "slerp" (Shoemake 1985) or "lerp".
-            prior: see `prior`; if given, the path is a slerp between the noises of both codes.
+            path: "slerp" (Shoemake 1985); "lerp"; "prior": a slerp between the noises of both
+                codes; "denoised": a slerp whose inner codes are decoded and encoded again.
+            prior: the prior of the path "prior", see `prior`; None: "flow". If it is given, the
+                path is "prior".
+            rounds: rounds of decoding and encoding, for the path "denoised".
+            noise: see `decode`.
             **sampling: see `decode`.
 
         Raises:
             ConfigError: if an argument is wrong.
         """
-        return self.decode(self.path(a, b, steps, how, prior=prior), **sampling)
+        codes = self.path(a, b, steps, path, prior=prior, rounds=rounds)
+        return self.decode(codes, noise=noise, **sampling)
 
     def path(
         self,
         a: str | Code,
         b: str | Code,
         steps: int = 9,
-        how: str = "slerp",
+        path: str = "slerp",
         *,
         prior: str | Prior | None = None,
+        rounds: int = ROUNDS,
     ) -> Float[np.ndarray, "steps L Z"]:
         """Return the codes that `interpolate` decodes.
 
@@ -165,24 +179,31 @@ class TextAutoencoder(Pretrained):
             a: first end, a text or a code.
             b: last end, a text or a code.
             steps: number of codes, at least 2.
-            how: "slerp" or "lerp".
+            path: see `interpolate`.
             prior: see `interpolate`.
+            rounds: see `interpolate`.
 
         Raises:
             ConfigError: if an argument is wrong.
         """
         require(steps >= 2, f"steps={steps}: a path has at least 2, its ends")
+        rounds = checks.whole("rounds", rounds, 0)
         first, last = self._codes([a, b])
         if prior is not None:
-            require(how == "slerp", f"how={how!r}: with a prior, only 'slerp' is possible")
-            codes = self.prior(prior).interpolate(first.ravel(), last.ravel(), steps)
-        elif how == "slerp":
-            codes = slerp(first.ravel(), last.ravel(), steps)
-        elif how == "lerp":
-            codes = lerp(first.ravel(), last.ravel(), steps)
-        else:
-            raise ConfigError(f"how={how!r} is neither 'slerp' nor 'lerp'")
-        return np.asarray(codes, np.float32).reshape(steps, self.num_latents, self.dim)
+            require(
+                path in ("slerp", "prior"),
+                f"path={path!r}: a prior is used by the path 'prior' only; leave one of them out",
+            )
+            path = "prior"
+        return path_codes(
+            path,
+            first,
+            last,
+            np.linspace(0, 1, steps),
+            prior=self.prior(prior or "flow") if path == "prior" else None,
+            again=lambda codes: self.encode_ids(self._codec.ids(self.decode(codes))),
+            rounds=rounds,
+        )
 
     def analogy(self, a: str | Code, b: str | Code, c: str | Code, **sampling: Any) -> str:
         """Return the text of the code a - b + c, which is to c as a is to b.
@@ -206,6 +227,7 @@ class TextAutoencoder(Pretrained):
         temperature: float = 1.0,
         prior: str | Prior | None = None,
         seed: int = 0,
+        noise: float = 0.0,
         **sampling: Any,
     ) -> list[str]:
         """Decode codes drawn from a prior.
@@ -219,7 +241,8 @@ class TextAutoencoder(Pretrained):
             temperature: standard deviation of the noise that codes are made of. The temperature of
                 the ids is `decode_temperature`; by default decoding is greedy.
             prior: see `prior`.
-            seed: seed of codes and ids.
+            seed: seed of codes, ids and the channel's noise.
+            noise: see `decode`.
             **sampling: see `decode`.
 
         Raises:
@@ -231,7 +254,7 @@ class TextAutoencoder(Pretrained):
         if "decode_temperature" in sampling:
             sampling["temperature"] = sampling.pop("decode_temperature")
         drawn = self.prior(prior).sample(n, seed, temperature)
-        return self.decode(drawn, seed=seed, **sampling)
+        return self.decode(drawn, noise=noise, seed=seed, **sampling)
 
     def nearest(
         self,

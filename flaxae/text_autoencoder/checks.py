@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from flaxae.data.tokenizer import PAD
 from flaxae.data.tokens import TokenTable
 from flaxae.errors import ConfigError
+from flaxae.text_autoencoder.channel import Channel
 from flaxae.text_autoencoder.protocol import TextTokenizer
 
 
@@ -119,3 +120,26 @@ def whole(name: str, value: Any, least: int, most: int = 2**32 - 1) -> int:
     if number is None or not least <= number <= most:
         raise ConfigError(f"{name}={value!r}: give a whole number from {least} to {most}")
     return number
+
+
+def noise(value: Any, channel: Channel) -> float:
+    """Return the standard deviation of a channel's noise as a float.
+
+    Args:
+        value: the number.
+        channel: the form of the noise.
+
+    Raises:
+        ConfigError: if it is not a number, or out of the channel's range.
+    """
+    preserving = channel is Channel.PRESERVING
+    limit = "from 0 to below 1" if preserving else "of at least 0"
+    try:
+        sigma = float(value)
+    except (TypeError, ValueError):
+        sigma = float("nan")
+    if not 0 <= sigma < (1 if preserving else float("inf")):
+        raise ConfigError(
+            f"noise={value!r}: sigma of this model's {channel.value} channel is a number {limit}"
+        )
+    return sigma

@@ -3,6 +3,7 @@
 It does not check its input; `flaxae.text_autoencoder.checks` does that for users.
 """
 
+import inspect
 import os
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from flaxae.data.tokenizer import PAD
 from flaxae.data.tokens import TokenTable
 from flaxae.decoding import Sampling
 from flaxae.task import Context
+from flaxae.text_autoencoder.channel import Channel, transmit
 from flaxae.text_autoencoder.protocol import LatentModel, TextTokenizer
 
 # The number of rows of a call is padded to the next of ROWS, the length of texts to the next of
@@ -46,11 +48,13 @@ def _generate(
     num_tokens: int,
     sampling: Sampling,
     seed: Int[Array, "2"],
+    sigma: Float[Array, "B"] | None,
 ) -> Int[Array, "B T"]:
     model = nnx.merge(graphdef, state)
     key = jax.random.fold_in(jax.random.key(seed[0]), seed[1])
     ctx = Context(key=key, step=step)
-    return model.generate(z, ctx, num_tokens, sampling=sampling, drop_ended=True)
+    told = {} if sigma is None else {"sigma": sigma}
+    return model.generate(z, ctx, num_tokens, sampling=sampling, drop_ended=True, **told)
 
 
 class Codec:
@@ -59,6 +63,8 @@ class Codec:
     Attributes:
         scale: factor from clean codes to the codes that the decoder expects.
         sigma: standard deviation of the noise that the decoder was trained with.
+        channel: how the noise enters codes.
+        reads_sigma: True if the decoder is given the standard deviation of the noise.
         max_length: tokens per text, EOS included.
         num_latents, dim: the shape of a code is (num_latents, dim).
     """
@@ -77,6 +83,8 @@ class Codec:
         self.step = jnp.asarray(step, jnp.int32)
         self.scale = float(model.clean_code(jnp.ones((1, 1, 1)), self.step)[0, 0, 0])
         self.sigma = float(model.sigma(self.step))
+        self.channel: Channel = getattr(model, "channel", Channel.ADDITIVE)
+        self.reads_sigma = "sigma" in inspect.signature(model.generate).parameters
         self.lengths = lengths_to(model.max_length)
         devices = {d for x in jax.tree.leaves(self.state) for d in x.devices()}
         self.parallel = len(devices) == 1 and devices.pop().platform == "cpu"
@@ -114,18 +122,47 @@ class Codec:
         self._run(call, parts, out, lambda rows: int(lengths[rows[0]]))
         return out
 
-    def generate(
-        self, z: Float[np.ndarray, "B L Z"], sampling: Sampling | None = None, seed: int = 0
-    ) -> Int[np.ndarray, "B T"]:
-        """Return the ids that codes are decoded to; `scale` is not applied here.
+    def received(
+        self, z: Float[np.ndarray, "B L Z"], noise: float = 0.0, seed: int = 0
+    ) -> Float[np.ndarray, "B L Z"]:
+        """Return the codes that the decoder reads for clean codes.
+
+        The additive channel makes codes longer, and the decoder expects the length that the noise
+        of training makes: with less noise codes are scaled up.
 
         Args:
-            z: codes as the decoder expects them: clean ones times `scale`.
+            z: clean codes.
+            noise: standard deviation of the channel's noise.
+            seed: seed of the noise; the noise of a code does not depend on the codes after it.
+        """
+        z = np.asarray(z, np.float32)
+        if not noise:
+            return z * np.float32(self.scale)
+        drawn = np.random.default_rng((seed, 3)).normal(size=z.shape).astype(np.float32)
+        noisy = np.asarray(transmit(jnp.asarray(z), noise, self.channel, jnp.asarray(drawn)))
+        if self.channel is Channel.PRESERVING:
+            return noisy
+        return noisy * np.float32(max(1.0, self.scale / np.sqrt(1 + noise**2)))
+
+    def generate(
+        self,
+        z: Float[np.ndarray, "B L Z"],
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        noise: float = 0.0,
+    ) -> Int[np.ndarray, "B T"]:
+        """Return the ids that codes are decoded to.
+
+        Args:
+            z: codes as the decoder reads them (see `received`).
             sampling: how ids are chosen; None: greedy.
             seed: seed of random choices.
+            noise: standard deviation of the noise in z, for a decoder that reads it; 0: the
+                smallest that it was trained with.
         """
         z = np.asarray(z, np.float32).reshape(len(z), self.num_latents, self.dim)  # (B, L, Z)
         out = np.empty((len(z), self.max_length), np.int32)
+        told = bool(noise) and self.reads_sigma
 
         def call(rows: np.ndarray) -> jax.Array:
             return _generate(
@@ -136,18 +173,30 @@ class Codec:
                 self.tokenizer.vocab_size,
                 sampling or Sampling(),
                 np.asarray([seed, rows[0]], np.uint32),
+                np.full(_size(len(rows)), noise, np.float32) if told else None,
             )
 
         parts = [np.arange(len(z))[part] for part in _parts(len(z))]
-        program = jax.tree.structure(sampling or Sampling())
+        program = (jax.tree.structure(sampling or Sampling()), told)
         self._run(call, parts, out, lambda rows: program)
         return out
 
     def decode(
-        self, z: Float[np.ndarray, "B L Z"], sampling: Sampling | None = None, seed: int = 0
+        self,
+        z: Float[np.ndarray, "B L Z"],
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        noise: float = 0.0,
     ) -> list[str]:
-        """Return the texts of clean codes, which are scaled here as the decoder expects."""
-        return self.texts(self.generate(z * np.float32(self.scale), sampling, seed))
+        """Return the texts of clean codes, sent through the channel.
+
+        Args:
+            z: clean codes.
+            sampling: how ids are chosen; None: greedy.
+            seed: seed of random choices, and of the noise.
+            noise: standard deviation of the channel's noise.
+        """
+        return self.texts(self.generate(self.received(z, noise, seed), sampling, seed, noise))
 
     def texts(self, ids: Int[np.ndarray, "B T"]) -> list[str]:
         """Return the text of each row of ids."""

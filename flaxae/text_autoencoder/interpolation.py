@@ -1,7 +1,34 @@
-"""Interpolation between two codes: spherical and linear."""
+"""Interpolation between two codes.
+
+slerp      spherical
+lerp       linear
+prior      a slerp between the noises of both codes, by a prior that maps codes to noise and back
+denoised   a slerp whose inner codes are decoded and encoded again: they become codes of texts
+"""
+
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
+
+from flaxae.errors import ConfigError, require
+
+PATHS = ("slerp", "lerp", "prior", "denoised")
+ROUNDS = 2  # of decoding and encoding, on a denoised path
+
+
+class PathPrior(Protocol):
+    """A prior that interpolates."""
+
+    def interpolate_at(
+        self,
+        a: Float[np.ndarray, "... D"],
+        b: Float[np.ndarray, "... D"],
+        fractions: Float[np.ndarray, " n"],
+    ) -> Float[np.ndarray, "... n D"]:
+        """Return the codes at fractions of the path: 0 is a, 1 is b."""
+        ...
 
 
 def slerp(
@@ -54,3 +81,45 @@ def lerp_at(
     """Return the points of `lerp` at fractions of the path: 0 is a, 1 is b."""
     t = fractions.reshape(-1, *[1] * a.ndim)
     return ((1 - t) * a[None] + t * b[None]).astype(np.float32)
+
+
+def path_codes(
+    path: str,
+    a: Float[np.ndarray, "..."],
+    b: Float[np.ndarray, "..."],
+    fractions: Float[np.ndarray, " n"],
+    *,
+    prior: PathPrior | None = None,
+    again: Callable[[np.ndarray], np.ndarray] | None = None,
+    rounds: int = ROUNDS,
+) -> Float[np.ndarray, "n ..."]:
+    """Return the codes at fractions of a path.
+
+    Args:
+        path: one of PATHS.
+        a: first end.
+        b: last end.
+        fractions: places on the path: 0 is a, 1 is b.
+        prior: the prior of the path "prior".
+        again: decodes codes (m, ...) and encodes the texts, for the path "denoised".
+        rounds: number of calls of `again`.
+
+    Raises:
+        ConfigError: if the path is unknown, or what it needs is missing.
+    """
+    require(path in PATHS, f"path={path!r}: give one of {', '.join(PATHS)}")
+    if path == "lerp":
+        return lerp_at(a, b, fractions)
+    if path == "prior":
+        if prior is None:
+            raise ConfigError("path='prior' needs a prior")
+        found = prior.interpolate_at(a.ravel(), b.ravel(), fractions)
+        return np.asarray(found, np.float32).reshape(-1, *a.shape)
+    codes = slerp_at(a, b, fractions)
+    inner = (fractions > 0) & (fractions < 1)
+    if path == "denoised":
+        if again is None:
+            raise ConfigError("path='denoised' needs a model that decodes and encodes")
+        for _ in range(rounds if inner.any() else 0):
+            codes[inner] = again(codes[inner])
+    return codes

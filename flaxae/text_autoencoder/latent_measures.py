@@ -98,16 +98,6 @@ def spectrum(codes: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
     return np.linalg.eigvalsh(covariance)[::-1].clip(0)
 
 
-def channel_bits(variances: Float[np.ndarray, " d"], sigma: float) -> float:
-    """Return the bits that z + sigma * noise can carry about z.
-
-    This is sum of log2(1 + variance / sigma^2) / 2, the capacity of parallel Gaussian channels
-    (Cover & Thomas 2006, eq. 9.62). It is an upper bound of the information, reached by Gaussian
-    codes; a text needs far less.
-    """
-    return float(0.5 * np.log2(1 + variances / sigma**2).sum())
-
-
 def isotropy(codes: Float[np.ndarray, "n d"]) -> dict[str, float]:
     """Measure how evenly codes fill their space.
 

@@ -22,7 +22,7 @@ from flaxae.storage.fingerprint import fingerprint
 from flaxae.text_autoencoder import checks, saving
 from flaxae.text_autoencoder.codec import Codec
 from flaxae.text_autoencoder.latent_stats import Statistics
-from flaxae.text_autoencoder.priors import FlowPrior, Prior, StandardNormal, fit, load_prior
+from flaxae.text_autoencoder.priors import FOLDER, FlowPrior, Prior, StandardNormal, fit, load_prior
 from flaxae.weights import hf
 
 NUM_LINES = 4000  # training texts that statistics and priors are computed from
@@ -155,7 +155,7 @@ class Pretrained:
             directory, self._model, self.saved_config(), self.tokenizer, self.step, self.statistics
         )
         for prior in kept:
-            prior.save(directory / saving.PRIORS / prior.kind)
+            prior.save(directory / FOLDER / prior.kind)
         report = saving.read_report(self._source) if self._source else None
         if report is not None:
             saving.write_report(directory, report)
@@ -246,7 +246,7 @@ class Pretrained:
     def _named(self, name: str) -> Prior:
         if name == "normal":
             return self.prior(None)
-        saved = self._source / saving.PRIORS / name if self._source else None
+        saved = self._source / FOLDER / name if self._source else None
         if saved is not None and saved.is_dir():
             return load_prior(saved)
         if name in ("gaussian", "gmm"):

@@ -21,7 +21,7 @@ from flaxae.text_autoencoder import latent_stats
 from flaxae.text_autoencoder.latent_stats import Statistics
 from flaxae.weights import hf, module
 
-TOKENIZER, STATISTICS, PRIORS = "tokenizer.json", "statistics.safetensors", "priors"
+TOKENIZER, STATISTICS = "tokenizer.json", "statistics.safetensors"
 REPORT, README = "report.json", "README.md"
 SAVED = "saved"  # a section of config.json that only saved models have, not runs
 _UNSAVED = nnx.Not(nnx.Param)  # only training reads other variables

@@ -92,3 +92,8 @@ def test_path_lengths_of_straight_returning_and_constant_paths():
     constant = m.path_lengths(["a", "a"])
     assert constant == (0, 0, 0, 1, 2)
     assert (constant.ratio, constant.largest_share) == (0.0, 0.0)
+
+
+def test_repeated_bigrams_are_counted_within_a_row():
+    found = m.repeated_bigrams([["+", "+", "+", "+"], [1, 2, 3, 1, 2], ["a"], []])
+    np.testing.assert_array_equal(found, [[2, 3], [1, 4], [0, 0], [0, 0]])

@@ -99,9 +99,7 @@ def test_shape_intervals_cover_the_values_of_other_draws():
     assert all(x["active_units"] == [7, 7] for x in found)
 
 
-def test_channel_bits_and_active_units_of_known_codes():
-    assert m.channel_bits(np.asarray([3.0, 3.0, 0.0]), 1.0) == pytest.approx(2)
-    assert m.channel_bits(np.asarray([1.0]), 0.5) == pytest.approx(0.5 * np.log2(5))
+def test_active_units_of_known_codes():
     codes = np.random.default_rng(2).normal(size=(500, 4)) * [1, 0.3, 0.05, 0]
     assert m.active_units(codes) == 2
 

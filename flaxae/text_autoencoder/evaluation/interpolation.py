@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float, Int
 
 from flaxae.data.tokenizer import EOS, PAD
@@ -11,7 +12,8 @@ from flaxae.measures import text as text_metrics
 from flaxae.measures.stats import bootstrap
 from flaxae.measures.text import path_lengths
 from flaxae.text_autoencoder.codec import Codec
-from flaxae.text_autoencoder.interpolation import lerp, slerp
+from flaxae.text_autoencoder.interpolation import PATHS as NAMES
+from flaxae.text_autoencoder.interpolation import ROUNDS, PathPrior, path_codes, slerp
 from flaxae.text_autoencoder.samples import too_few
 
 PAIRS = (
@@ -41,7 +43,9 @@ def scores(paths: Sequence[Sequence[str]], python: bool, draws: int = 1000) -> d
             copies its two ends reaches 1 too.
         max_step_share: largest step / sum of steps; 1 means a single jump, 1 / steps is even.
         distinct: different texts / texts.
-        validity: share of valid texts between the ends, for lines of Python.
+        validity, middle_validity: shares of valid texts between the ends, and in the middle third
+            of the paths, for lines of Python.
+        repetition: repeated bigrams of words of the texts between the ends.
     """
     rows = path_rows(paths)
     moving = rows[rows[:, 1] > 0]
@@ -50,10 +54,26 @@ def scores(paths: Sequence[Sequence[str]], python: bool, draws: int = 1000) -> d
         "max_step_share": bootstrap(moving[:, 2] / moving[:, 1], draws=draws).as_dict(),
         "distinct": bootstrap(rows[:, 3] / rows[:, 4], draws=draws).as_dict(),
     }
+    between = [list(path[1:-1]) for path in paths if len(path) > 2]
+    repeats = [
+        text_metrics.repeated_bigrams([text_metrics.words(x) for x in path]).sum(0)
+        for path in between
+    ]
+    out["repetition"] = bootstrap(repeats, draws=draws).as_dict()
     if python:
-        between = [text_metrics.valid_mask(path[1:-1]).mean() for path in paths if len(path) > 2]
-        out["validity"] = bootstrap(np.asarray(between), draws=draws).as_dict()
+        valid = [text_metrics.valid_mask(path) for path in between]
+        shares = np.asarray([row.mean() for row in valid])
+        middles = np.asarray([row[middle(len(row))].mean() for row in valid])
+        out["validity"] = bootstrap(shares, draws=draws).as_dict()
+        out["middle_validity"] = bootstrap(middles, draws=draws).as_dict()
     return out
+
+
+def middle(between: int) -> slice:
+    """Return the texts in the middle third of a path, among `between` texts without the ends."""
+    last = between + 1  # index of the last end on the path
+    first = -(-last // 3)  # smallest index of at least a third
+    return slice(first - 1, max(last - first, first))
 
 
 def copy_endpoint(a: str, b: str, steps: int) -> list[str]:
@@ -86,9 +106,16 @@ def _mixed(codec: Codec, first: np.ndarray, second: np.ndarray, steps: int) -> l
 
 
 def study(
-    codec: Codec, lines: list[str], *, pairs: int, steps: int, python: bool, draws: int = 1000
+    codec: Codec,
+    lines: list[str],
+    *,
+    pairs: int,
+    steps: int,
+    python: bool,
+    prior: PathPrior | None = None,
+    draws: int = 1000,
 ) -> dict[str, Any] | str:
-    """Score paths between random lines by slerp, by lerp and by two baselines without a model.
+    """Score paths between random lines by each interpolation and by two baselines without a model.
 
     Args:
         codec: the model with its tokenizer.
@@ -96,11 +123,13 @@ def study(
         pairs: number of paths.
         steps: texts per path, ends included.
         python: whether the texts are lines of Python.
+        prior: a prior through whose noise paths lead; None: there is none.
         draws: resamples of the bootstrap.
 
     Returns:
-        `scores` by the name of the interpolation or baseline, with `pairs` and `steps`; a sentence
-        if there are fewer than two lines.
+        `scores` by the name of the interpolation or baseline, with `pairs`, `steps` and `best` (see
+        `best_path`); for Python also `real_validity` (of the lines), and `middle_over_real`, the
+        ratio of each middle_validity to it. A sentence if there are fewer than two lines.
     """
     if missing := too_few(len(lines), 2, "an interpolation"):
         return missing
@@ -110,16 +139,70 @@ def study(
     ids = codec.ids(lines)
     a, b = codec.encode_ids(ids[first]), codec.encode_ids(ids[second])
     out: dict[str, Any] = {"pairs": pairs, "steps": steps}
+    names = [name for name in NAMES if name != "prior" or prior is not None]
     paths: list[list[str]] = []
-    for name, interpolate in (("slerp", slerp), ("lerp", lerp)):
-        codes = np.concatenate([interpolate(x, y, steps) for x, y in zip(a, b, strict=True)])
-        texts = codec.decode(codes)
+    for name in names:
+        texts = codec.decode(codes_of_paths(codec, name, a, b, steps, prior))
         paths = [texts[i : i + steps] for i in range(0, len(texts), steps)]
         out[name] = scores(paths, python, draws)
     copies = [copy_endpoint(path[0], path[-1], steps) for path in paths]
     out["copy_endpoint"] = scores(copies, python, draws)
     out["token_mix"] = scores(_mixed(codec, ids[first], ids[second], steps), python, draws)
+    if python:
+        real = out["real_validity"] = text_metrics.validity(lines)
+        for row in [x for x in out.values() if isinstance(x, dict)]:
+            ends = row["middle_validity"].items()
+            row["middle_over_real"] = {k: x / real if real else float("nan") for k, x in ends}
+    out["best"] = best_path({name: out[name] for name in names})
     return out
+
+
+def codes_of_paths(
+    codec: Codec,
+    name: str,
+    a: Float[np.ndarray, "n L Z"],
+    b: Float[np.ndarray, "n L Z"],
+    steps: int,
+    prior: PathPrior | None = None,
+) -> Float[np.ndarray, "m L Z"]:
+    """Return the codes of paths by one interpolation, one path after another: m = n * steps.
+
+    Args:
+        codec: the model with its tokenizer.
+        name: one of `interpolation.PATHS`.
+        a: codes of the first ends.
+        b: codes of the last ends.
+        steps: codes per path, ends included.
+        prior: the prior of the path "prior".
+    """
+    if name == "denoised":  # all paths together, in few calls of the model
+        codes = codes_of_paths(codec, "slerp", a, b, steps)
+        inner = np.tile((np.arange(steps) > 0) & (np.arange(steps) < steps - 1), len(a))
+        for _ in range(ROUNDS if steps > 2 else 0):
+            codes[inner] = codec.encode(codec.decode(codes[inner]))
+        return codes
+    at = np.linspace(0, 1, steps)
+    if name == "prior" and prior is not None:
+        flat_a, flat_b = (rearrange(x, "n l z -> n (l z)") for x in (a, b))
+        return prior.interpolate_at(flat_a, flat_b, at).reshape(-1, *a.shape[1:])  # (m, L, Z)
+    return np.concatenate([path_codes(name, x, y, at) for x, y in zip(a, b, strict=True)])
+
+
+def best_path(rows: dict[str, dict[str, Any]]) -> str:
+    """Return the interpolation with the largest product of good texts and even steps.
+
+    Good is the share of valid texts in the middle third for Python, else the path ratio. Even is 1
+    - the largest step's share: a path that copies its ends has 0. Ties go to the first.
+
+    Args:
+        rows: `scores` by the name of the interpolation.
+    """
+
+    def score(row: dict[str, Any]) -> float:
+        good = row["middle_validity" if "middle_validity" in row else "path_ratio"]["value"]
+        return float(np.nan_to_num(good * (1 - row["max_step_share"]["value"])))
+
+    return max(rows, key=lambda name: score(rows[name]))
 
 
 def example_pairs(lines: list[str], python: bool) -> list[tuple[str, str]]:

@@ -7,6 +7,8 @@ from einops import rearrange
 from jaxtyping import Float
 
 from flaxae.text_autoencoder import latent_measures
+from flaxae.text_autoencoder.channel import Channel
+from flaxae.text_autoencoder.channel import bits as channel_bits
 from flaxae.text_autoencoder.samples import too_few
 
 STOCHASTIC_ONLY = "n/a: the encoder is deterministic"
@@ -19,6 +21,7 @@ def study(
     sigma: float,
     tokens_per_line: float,
     most: int,
+    channel: Channel = Channel.ADDITIVE,
 ) -> dict[str, Any] | str:
     """Measure codes alone, without decoding them.
 
@@ -28,6 +31,7 @@ def study(
         sigma: standard deviation of the noise on codes in training.
         tokens_per_line: mean number of the lines' tokens, EOS included.
         most: number of codes for MMD^2.
+        channel: how the noise enters codes.
 
     Returns:
         mmd and mmd_with_noise with intervals, the null's 95 % quantile and permutation p; bits,
@@ -43,13 +47,15 @@ def study(
         log_variances = rearrange(log_variances, "b l z -> b (l z)").astype(np.float64)
     std = sigma if log_variances is None else np.exp(0.5 * log_variances)
     clean = latent_measures.mmd_test(codes[:n])
-    sampled = latent_measures.mmd_test((codes + std * noise)[:n])
+    kept = np.sqrt(1 - sigma**2) if channel is Channel.PRESERVING else 1.0
+    sampled = latent_measures.mmd_test((kept * codes + std * noise)[:n])
     null = latent_measures.mmd_null_p95(n, size)
     variances = latent_measures.spectrum(codes)
     squared = latent_measures.squared_norm_over_dim(codes)
     out: dict[str, Any] = {
         "n": n,
         "sigma": sigma,
+        "channel": channel.value,
         "mmd": clean["value"],
         "mmd_with_noise": sampled["value"],
         "null_p95": null,
@@ -75,13 +81,14 @@ def study(
         "spectrum": variances.tolist(),
         "tokens_per_line": tokens_per_line,
     }
-    return out | _information(codes, log_variances, sigma, variances, tokens_per_line)
+    return out | _information(codes, log_variances, sigma, channel, variances, tokens_per_line)
 
 
 def _information(
     codes: Float[np.ndarray, "B LZ"],
     log_variances: Float[np.ndarray, "B LZ"] | None,
     sigma: float,
+    channel: Channel,
     spectrum: Float[np.ndarray, " LZ"],
     tokens: float,
 ) -> dict[str, Any]:
@@ -92,8 +99,8 @@ def _information(
         return {"information": found, "bits": _bits(rate, tokens, "mean KL to the prior, the rate")}
     bits: Any = "n/a: without noise, the capacity of a real number has no bound"
     if sigma:
-        meaning = "capacity of a Gaussian channel: variance of codes over variance of noise"
-        bits = _bits(latent_measures.channel_bits(spectrum, sigma), tokens, meaning)
+        meaning = f"capacity of the {channel.value} Gaussian channel at sigma {sigma:.3g}"
+        bits = _bits(channel_bits(spectrum, sigma, channel), tokens, meaning)
     return {"information": STOCHASTIC_ONLY, "bits": bits}
 
 

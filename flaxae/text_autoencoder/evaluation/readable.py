@@ -107,7 +107,7 @@ def samples(row: dict[str, Any]) -> list[str]:
     """Describe the measures of samples."""
     names = {"N(0, I)": row, **row["others"]}
     python = "validity" in row
-    head = ("fwd PPL", "rev PPL", "distinct", "dist-1", "dist-2", "self-BLEU", "known")
+    head = ("fwd PPL", "rev PPL", "distinct", "dist-1", "dist-2", "repeats", "self-BLEU", "known")
     head += ("valid",) if python else ()
     out = [
         f"samples, {row['n']} of each; perplexities of a trigram model (Kneser-Ney) of token ids",
@@ -116,26 +116,75 @@ def samples(row: dict[str, Any]) -> list[str]:
     for name, x in names.items():
         text = f"{name.replace('_', ' '):<12}"
         text += "".join(cell(x[column], 10, 1) for column in ("forward_ppl", "reverse_ppl"))
-        text += "".join(cell(x[c], 10, 3) for c in ("distinct", "distinct_1", "distinct_2"))
+        columns = ("distinct", "distinct_1", "distinct_2", "repetition")
+        text += "".join(cell(x[c], 10, 3) for c in columns)
         text += cell(x["self_bleu"], 10, 2) + cell(x["in_training_lines"], 10, 3)
         out.append(text + (f"{x['validity']:>10.3f}" if python else ""))
     text = f"samples of N(0, I): forward PPL {with_interval(row, 'forward_ppl', 1)}, reverse "
     text += with_interval(row, "reverse_ppl", 1)
     out.append(text + (f", valid {with_interval(row, 'validity')}" if python else ""))
-    return out + [f"    {text}" for text in row["examples"][:6]]
+    real = row["others"]["real_lines"]
+    out.append(
+        f"    repeats: share of the bigrams of ids that occurred before in the same text: "
+        f"{with_interval(row, 'repetition')}, real lines {with_interval(real, 'repetition')}; a "
+        f"real line holds {with_interval(real, 'bits', 1)} bits by that model"
+    )
+    out += [f"    {text}" for text in row["examples"][:6]]
+    return out + (_pull(row["pull"]) if "pull" in row else [])
+
+
+def _pull(row: dict[str, Any]) -> list[str]:
+    """Describe samples that were decoded and encoded repeatedly."""
+    out = [f"pull towards text: {row['n']} samples of N(0, I), decoded and encoded again"]
+    for x in row["rounds"]:
+        text = f"    after {x['after']} rounds: forward PPL {with_interval(x, 'forward_ppl', 1)}"
+        text += f", valid {with_interval(x, 'validity')}" if "validity" in x else ""
+        repeats = with_interval(x, "repetition")
+        out.append(f"{text}, dist-2 {number(x['distinct_2'])}, repeats {repeats}")
+    return out
+
+
+def text_space(row: dict[str, Any]) -> list[str]:
+    """Describe copying, neighbourhoods and the effect of edits."""
+    out = []
+    found = row["shuffled"]
+    if isinstance(found, dict):
+        out.append(
+            f"shuffled ids of {found['lines']} lines: exact match "
+            f"{with_interval(found, 'exact_match_shuffled')}, of the real lines "
+            f"{with_interval(found, 'exact_match')} (as ids)"
+        )
+    near = row["neighbours"]
+    if isinstance(near, dict):
+        out.append(
+            f"neighbours of {near['lines']} lines: recall at {near['k']} of edit distance by code "
+            f"{with_interval(near, 'recall')} (chance {with_interval(near, 'chance')})"
+        )
+    edit = row["edit"]
+    if isinstance(edit, dict):
+        out.append(
+            f"one token replaced: the code moves {with_interval(edit, 'distance')} of the distance "
+            f"between two lines, cosine {with_interval(edit, 'cosine')} (two lines "
+            f"{with_interval(edit, 'cosine_of_others')})"
+        )
+    return out + [f"{name}: {x}" for name, x in row.items() if isinstance(x, str)]
 
 
 def interpolation(rows: dict[str, Any]) -> list[str]:
     """Describe the scores of interpolations."""
     out = [f"interpolations between {rows['pairs']} pairs of lines, {rows['steps']} texts each"]
-    for name in ("slerp", "lerp", "copy_endpoint", "token_mix"):
-        row = rows[name]
+    for name, row in rows.items():
+        if not isinstance(row, dict):
+            continue
         text = (
             f"    {name.replace('_', ' '):<14}path ratio {number(row['path_ratio'])}, largest step "
         )
         text += f"{number(row['max_step_share'])}, distinct {number(row['distinct'])}"
-        out.append(text + (f", valid {number(row['validity'])}" if "validity" in row else ""))
-    return out
+        if "validity" in row:
+            text += f", valid {number(row['validity'])}, middle third over real lines "
+            text += number(row["middle_over_real"])
+        out.append(f"{text}, repeats {number(row['repetition'])}")
+    return [*out, f"    best by even steps and good texts: {rows['best']}"]
 
 
 def arithmetic(row: dict[str, Any]) -> list[str]:

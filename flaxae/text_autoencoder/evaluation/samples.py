@@ -14,8 +14,9 @@ from jaxtyping import Float
 
 from flaxae.measures import text as text_metrics
 from flaxae.measures.ngram import NGram
-from flaxae.measures.stats import bootstrap
+from flaxae.measures.stats import bootstrap, ratio
 from flaxae.text_autoencoder.codec import Codec
+from flaxae.text_autoencoder.evaluation.text_space import pull_to_text
 from flaxae.text_autoencoder.priors import fit
 from flaxae.text_autoencoder.samples import too_few
 
@@ -45,29 +46,56 @@ class SampleEvaluator:
             draws: resamples of the bootstrap.
 
         Returns:
-            forward_ppl, reverse_ppl (per token), self_bleu (percent) and, for Python, validity,
-            with `intervals`; distinct (different texts / texts), distinct_1 and distinct_2 (word
-            n-grams) and in_training_lines. The distinct numbers count repetitions, so they have no
-            bootstrap interval, and compare only for equal numbers of texts.
+            The numbers of `likeness`, further reverse_ppl (per token) and self_bleu (percent) with
+            their `intervals`; distinct (different texts / texts), distinct_1 and in_training_lines.
+            The distinct numbers count repetitions among texts, so they have no bootstrap interval,
+            and compare only for equal numbers of texts.
         """
         ids = self.tokenizer.encode(texts)
         # A single text has no others to be compared with.
         rows = text_metrics.self_bleu_rows(texts) if len(texts) > 1 else []
         found = {
-            "forward_ppl": self.model.perplexity(ids, draws),
             "reverse_ppl": NGram(ids, self.tokenizer.vocab_size).perplexity(self.held_out, draws),
             "self_bleu": bootstrap(rows, text_metrics.bleu, draws=draws),
+        }
+        out = self.likeness(texts, draws)
+        intervals = out.pop("intervals") | {name: [x.low, x.high] for name, x in found.items()}
+        return {
+            "n": len(texts),
+            **out,
+            **{name: x.value for name, x in found.items()},
+            "intervals": intervals,
+            "distinct": len(set(texts)) / len(texts),
+            "distinct_1": text_metrics.distinct_n(texts, 1),
+            "in_training_lines": float(np.mean([text in self.known for text in texts])),
+        }
+
+    def likeness(self, texts: list[str], draws: int = 1000) -> dict[str, Any]:
+        """Measure how much texts resemble real lines, and how much they repeat themselves.
+
+        Args:
+            texts: the texts.
+            draws: resamples of the bootstrap.
+
+        Returns:
+            forward_ppl (per token) and bits (per text) under the n-gram model, repetition (share of
+            the bigrams of ids that occurred earlier in the same text) and, for Python, validity,
+            with `intervals`; distinct_2 (different bigrams of words / all). Validity alone is
+            fooled by degenerate texts such as "+ + + +", which parse.
+        """
+        ids = self.tokenizer.encode(texts)
+        scores = self.model.score(ids)
+        found = {
+            "forward_ppl": bootstrap(scores, lambda sums: np.exp(ratio(sums)), draws=draws),
+            "bits": bootstrap(scores[:, 0] / np.log(2), draws=draws),
+            "repetition": bootstrap(text_metrics.repeated_bigrams(ids), draws=draws),
         }
         if self.python:
             found["validity"] = bootstrap(text_metrics.valid_mask(texts), draws=draws)
         return {
-            "n": len(texts),
             **{name: x.value for name, x in found.items()},
             "intervals": {name: [x.low, x.high] for name, x in found.items()},
-            "distinct": len(set(texts)) / len(texts),
-            "distinct_1": text_metrics.distinct_n(texts, 1),
             "distinct_2": text_metrics.distinct_n(texts, 2),
-            "in_training_lines": float(np.mean([text in self.known for text in texts])),
         }
 
 
@@ -78,6 +106,7 @@ def study(
     real: list[str],
     *,
     samples: int,
+    pulled: int = 0,
     draws: int = 1000,
 ) -> dict[str, Any]:
     """Measure samples of N(0, I) and of priors fitted to codes, and real lines for comparison.
@@ -88,11 +117,13 @@ def study(
         codes: clean codes of training lines, to fit priors to.
         real: real lines that the evaluator has not seen; up to `samples` of them are measured.
         samples: number of samples per prior.
+        pulled: number of N(0, I) samples that are decoded and encoded repeatedly; 0: none.
         draws: resamples of the bootstrap.
 
     Returns:
-        `SampleEvaluator.measure` of the N(0, I) samples with a few examples, and in `others` those
-        of "gaussian", "gmm" (10 components) and "real_lines".
+        `SampleEvaluator.measure` of the N(0, I) samples with a few examples, in `others` those of
+        "gaussian", "gmm" (10 components) and "real_lines", and in `pull` the measures of
+        `text_space.pull_to_text`.
     """
     shape = (samples, codec.num_latents, codec.dim)
     prior = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -108,38 +139,49 @@ def study(
         texts = codec.texts(codec.generate(z))
         rows[name] = evaluator.measure(texts, draws) | {"examples": texts[:12]}
     rows["real_lines"] = evaluator.measure(real[:samples], draws)
-    return rows.pop("normal") | {"fitted_to": len(flat), "others": rows}
+    out = rows.pop("normal") | {"fitted_to": len(flat), "others": rows}
+    if pulled:
+        pull = pull_to_text(codec, evaluator.likeness, prior[:pulled], draws=draws)
+        out["pull"] = {"n": len(prior[:pulled]), "rounds": pull}
+    return out
 
 
-def held_out_study(
-    codec: Codec,
-    train: list[str],
-    codes: Float[np.ndarray, "n L Z"],
-    dev: list[str],
-    test: list[str],
-    *,
-    python: bool,
-    samples: int,
-    draws: int = 1000,
-) -> dict[str, Any] | str:
-    """Measure samples of all priors by a language model of the training lines.
+def comparison(
+    codec: Codec, train: list[str], dev: list[str], test: list[str], *, python: bool
+) -> tuple[SampleEvaluator, list[str]] | str:
+    """Return an evaluator of samples, and real lines to measure like samples.
 
-    Real lines are measured like samples, for comparison. They must differ from the lines of reverse
-    perplexity and come from other files, as neighbouring lines resemble each other.
+    The real lines must differ from the lines of reverse perplexity and come from other files, as
+    neighbouring lines resemble each other.
 
     Args:
         codec: the model with its tokenizer.
         train: all training lines.
-        codes: clean codes of some training lines, to fit priors to.
         dev: lines whose reverse perplexity is measured.
         test: real lines to compare with; if there are none, dev is split in two.
         python: whether the lines are Python.
-        samples: number of samples per prior.
-        draws: resamples of the bootstrap.
+
+    Returns:
+        Both, or a sentence if there are too few lines.
     """
     real, held_out = (test, dev) if test else (dev[::2], dev[1::2])
     if not test and (missing := too_few(len(dev), 2, "a comparison with real lines")):
         return missing
     shuffled = [real[i] for i in np.random.default_rng(0).permutation(len(real))]
-    evaluator = SampleEvaluator(codec.tokenizer, train, held_out, python)
-    return study(codec, evaluator, codes, shuffled, samples=samples, draws=draws)
+    return SampleEvaluator(codec.tokenizer, train, held_out, python), shuffled
+
+
+def study_or_reason(
+    codec: Codec,
+    compared: tuple[SampleEvaluator, list[str]] | str,
+    codes: Float[np.ndarray, "n L Z"],
+    *,
+    samples: int,
+    pulled: int,
+    draws: int = 1000,
+) -> dict[str, Any] | str:
+    """Return the `study` with what `comparison` returned, or the reason why there is none."""
+    if isinstance(compared, str):
+        return compared
+    evaluator, real = compared
+    return study(codec, evaluator, codes, real, samples=samples, pulled=pulled, draws=draws)

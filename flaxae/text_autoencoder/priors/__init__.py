@@ -20,8 +20,11 @@ __all__ = [
     "Prior",
     "StandardNormal",
     "fit",
+    "flow_of",
     "load_prior",
 ]
+
+FOLDER = "priors"  # the folder of a model's directory with one folder per kind
 
 _KINDS: dict[str, Any] = {
     kind.kind: kind for kind in (StandardNormal, GaussianPrior, GMMPrior, FlowPrior)
@@ -49,6 +52,16 @@ def fit(kind: str, codes: Float[np.ndarray, "n D"], seed: int = 0) -> Prior:
         f"prior {kind!r}: only 'gaussian' and 'gmm' can be fitted; train a flow with python "
         "train.py --config=configs/t5_vae/flow_prior.py and open it by FlowPrior.from_workdir"
     )
+
+
+def flow_of(workdir: str | Path) -> Prior | None:
+    """Return the flow that was saved with a run as priors/flow; None if there is none.
+
+    Raises:
+        ConfigError: if its files are incomplete.
+    """
+    folder = Path(workdir) / FOLDER / FlowPrior.kind
+    return load_prior(folder) if folder.is_dir() else None
 
 
 def load_prior(folder: str | Path) -> Prior:

@@ -18,7 +18,7 @@ from flaxae.config.ranges import SEEDS, WHOLE, Range
 from flaxae.errors import ConfigError
 from flaxae.foreign_json import check_fields, parse_object
 from flaxae.pointers import require_content
-from flaxae.text_autoencoder.interpolation import slerp
+from flaxae.text_autoencoder.interpolation import slerp_at
 
 JSON, ARRAYS = "prior.json", "prior.safetensors"
 
@@ -76,22 +76,34 @@ class Prior(Protocol):
             b: last ends, as many as first ends.
             steps: codes per path.
         """
+        return self.interpolate_at(a, b, np.linspace(0, 1, steps))
+
+    def interpolate_at(
+        self,
+        a: Float[np.ndarray, "... D"],
+        b: Float[np.ndarray, "... D"],
+        fractions: Float[np.ndarray, " k"],
+    ) -> Float[np.ndarray, "... k D"]:
+        """Return the codes at fractions of the paths of `interpolate`: 0 is a, 1 is b."""
         first, last = rows_of(np.atleast_2d(a), self.dim), rows_of(np.atleast_2d(b), self.dim)
-        paths = self._paths(first, last, steps)
-        return paths.reshape(*np.shape(a)[:-1], steps, self.dim)
+        paths = self._paths(first, last, fractions)
+        return paths.reshape(*np.shape(a)[:-1], len(fractions), self.dim)
 
     def _paths(
-        self, a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "n D"], steps: int
+        self,
+        a: Float[np.ndarray, "n D"],
+        b: Float[np.ndarray, "n D"],
+        fractions: Float[np.ndarray, " k"],
     ) -> Float[np.ndarray, "m D"]:
-        """Return the codes of all paths, one path after another: m = n * steps."""
-        return self.from_noise(slerps(self.to_noise(a), self.to_noise(b), steps))
+        """Return the codes of all paths, one path after another: m = n * k."""
+        return self.from_noise(slerps(self.to_noise(a), self.to_noise(b), fractions))
 
 
 def slerps(
-    a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "n D"], steps: int
+    a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "n D"], fractions: Float[np.ndarray, " k"]
 ) -> Float[np.ndarray, "m D"]:
-    """Return the slerp of each pair, one path after another: m = n * steps."""
-    return np.concatenate([slerp(x, y, steps) for x, y in zip(a, b, strict=True)])
+    """Return the slerp of each pair, one path after another: m = n * k."""
+    return np.concatenate([slerp_at(x, y, fractions) for x, y in zip(a, b, strict=True)])
 
 
 def rows_of(x: Any, dim: int) -> Float[np.ndarray, "n D"]:

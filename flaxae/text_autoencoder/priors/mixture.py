@@ -115,7 +115,10 @@ class GMMPrior(Prior):
         return self._each(e, np.broadcast_to(component, len(e)), self._forward)
 
     def _paths(
-        self, a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "n D"], steps: int
+        self,
+        a: Float[np.ndarray, "n D"],
+        b: Float[np.ndarray, "n D"],
+        fractions: Float[np.ndarray, " k"],
     ) -> Float[np.ndarray, "m D"]:
         """Return paths through the components of both ends.
 
@@ -123,11 +126,12 @@ class GMMPrior(Prior):
         end's, and these are mixed linearly. So the path contains both ends and has no jumps. If the
         components differ, the path crosses the gap between them, as every continuous path does.
         """
-        noise = slerps(self.to_noise(a), self.to_noise(b), steps)
+        noise = slerps(self.to_noise(a), self.to_noise(b), fractions)
         first, last = (
-            self.from_noise(noise, np.repeat(self.component(ends), steps)) for ends in (a, b)
+            self.from_noise(noise, np.repeat(self.component(ends), len(fractions)))
+            for ends in (a, b)
         )
-        share = np.tile(np.linspace(0, 1, steps, dtype=np.float32), len(a))[:, None]
+        share = np.tile(np.asarray(fractions, np.float32), len(a))[:, None]
         return (1 - share) * first + share * last
 
     def _each(

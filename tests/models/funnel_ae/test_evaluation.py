@@ -24,6 +24,8 @@ from tests.models.funnel_ae.tiny import texts, toy, write_run
 SIZES = evaluation.Sizes(
     lines=20,
     samples=20,
+    pulled=8,
+    texts=20,
     codes=20,
     references=8,
     mmd=20,
@@ -165,7 +167,8 @@ def test_a_report_of_few_lines_says_what_it_leaves_out(
         result = evaluation.report(loaded, str(tmp_path / "out"), SIZES)
     left_out = {k for k, v in result.items() if isinstance(v, str) and v.startswith("n/a")}
     # Samples are compared with the lines of another split.
-    studies = {"gap", "states", "latent", "references", "interpolation", "arithmetic"}
+    studies = {"gap", "states", "latent", "references", "text_space", "interpolation"}
+    studies |= {"arithmetic"}
     assert left_out - {"samples"} == studies
     printed = capsys.readouterr().out
     for name in left_out:

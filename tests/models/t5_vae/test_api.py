@@ -173,6 +173,23 @@ def test_interpolation_includes_its_ends(vae):
     assert vae.interpolate(a, b, 5) == vae.decode(vae.path(a, b, 5))
 
 
+def test_inner_codes_of_a_denoised_path_are_those_of_their_texts(vae):
+    a, b = vae.encode(SHORT[:2])
+    slerp, once = vae.path(a, b, 4), vae.path(a, b, 4, "denoised", rounds=1)
+    np.testing.assert_array_equal(once[[0, -1]], slerp[[0, -1]])
+    ids = vae._codec.ids(vae.decode(slerp[1:-1]))
+    np.testing.assert_allclose(once[1:-1], vae.encode_ids(ids), atol=1e-5)
+    np.testing.assert_array_equal(vae.path(a, b, 4, "denoised", rounds=0), slerp)
+
+
+def test_noise_of_the_channel_is_seeded(vae):
+    z = np.repeat(vae.encode(["import os"]), 8, axis=0)
+    assert len(set(vae.decode(z))) == 1 < len(set(vae.decode(z, noise=3.0)))
+    assert vae.decode(z, noise=3.0, seed=1) == vae.decode(z, noise=3.0, seed=1)
+    assert vae.decode(z, noise=3.0) != vae.decode(z, noise=3.0, seed=1)
+    assert vae.sample(4, noise=3.0, seed=2) != vae.sample(4, seed=2)
+
+
 def test_each_call_of_a_long_decoding_draws_by_itself(vae, monkeypatch):
     monkeypatch.setattr(codec, "ROWS", (8,))
     z = np.repeat(vae.encode(["import os"]), 16, axis=0)
@@ -378,8 +395,10 @@ BAD = {
     "half seed": (lambda v: v.reconstruct(["a"], seed=0.5), r"seed=0\.5"),
     "a sample's seed": (lambda v: v.sample(2, seed=-1), "seed=-1: give a whole number from 0"),
     "steps": (lambda v: v.interpolate("a", "b", steps=1), "steps=1"),
-    "how": (lambda v: v.interpolate("a", "b", how="straight"), "straight"),
-    "lerp of a prior": (lambda v: v.interpolate("a", "b", how="lerp", prior="gaussian"), "lerp"),
+    "path": (lambda v: v.interpolate("a", "b", path="straight"), "straight"),
+    "noise": (lambda v: v.sample(2, noise=-0.5), r"noise=-0\.5: sigma .* at least 0"),
+    "path without a flow": (lambda v: v.interpolate("a", "b", path="prior"), "prior='flow'"),
+    "lerp of a prior": (lambda v: v.interpolate("a", "b", path="lerp", prior="gaussian"), "lerp"),
     "dim": (lambda v: v.traverse("a", 8, [0.0]), "dim=8"),
     "metric": (lambda v: v.nearest("a", ["b"], metric="l1"), "l1"),
     "corpus": (lambda v: v.nearest("a", ["b"], codes=np.zeros((2, 8))), "2 codes of 1"),

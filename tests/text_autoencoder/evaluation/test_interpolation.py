@@ -55,6 +55,9 @@ class PerfectCodec:
     def encode_ids(self, ids):
         return ids[:, None].astype(float)
 
+    def encode(self, texts):
+        return self.encode_ids(self.ids(texts))
+
     def decode(self, codes):
         return self.texts(np.round(codes[:, 0]).astype(int))
 
@@ -72,3 +75,40 @@ def test_study_compares_interpolations_with_baselines():
     assert copies["distinct"]["value"] == pytest.approx(2 / 9)
     assert mixed["path_ratio"]["value"] > 0.9 and mixed["max_step_share"]["value"] < 0.5
     assert found["lerp"]["max_step_share"]["value"] < 0.5 < found["lerp"]["distinct"]["value"]
+    assert found["best"] in ("slerp", "lerp", "denoised") and "prior" not in found
+    assert found["real_validity"] == found["lerp"]["middle_over_real"]["value"] == 1
+
+
+def test_a_denoised_path_has_valid_texts_only_if_codes_are_attracted_by_texts():
+    class TextCodec(PerfectCodec):
+        """Its texts consist of a, b and c: other letters are read as c."""
+
+        def encode_ids(self, ids):
+            return np.where(ids > 5, 5, ids)[:, None].astype(float)
+
+        def encode(self, texts):
+            return self.encode_ids(self.ids(texts))
+
+    codec: Any = TextCodec()
+    a, b = (PerfectCodec().encode([text]) for text in ("gggg", "kkkk"))
+    slerp = m.codes_of_paths(codec, "slerp", a, b, 3)
+    denoised = m.codes_of_paths(codec, "denoised", a, b, 3)
+    np.testing.assert_array_equal(denoised[[0, 2]], slerp[[0, 2]])  # the ends stay
+    assert slerp[1].max() > 5 and denoised[1].max() == 5
+
+
+def test_the_middle_third_is_that_of_the_whole_path():
+    for steps, expected in ((9, [3, 4, 5]), (3, [1]), (4, [1, 2]), (5, [2]), (7, [2, 3, 4])):
+        assert list(range(steps))[1:-1][m.middle(steps - 2)] == expected
+    bad = ["ok", "x x", "ok", "ok", "ok", "x x", "ok"]
+    found = m.scores([bad], python=True, draws=5)
+    assert found["middle_validity"]["value"] == 1 and found["validity"]["value"] == 3 / 5
+
+
+def test_the_best_path_is_valid_and_even():
+    def row(valid, largest):
+        return {"middle_validity": {"value": valid}, "max_step_share": {"value": largest}}
+
+    rows = {"slerp": row(0.3, 0.4), "lerp": row(0.9, 1.0), "denoised": row(0.5, 0.4)}
+    assert m.best_path(rows) == "denoised"
+    assert m.best_path({"slerp": row(float("nan"), 0.4), "lerp": row(0.0, 0.5)}) == "slerp"

@@ -59,16 +59,20 @@ def test_codes_of_priors_are_scaled_as_the_decoder_expects_and_those_of_the_norm
     assert set(found["others"]) == {"gaussian", "real_lines"}  # too few codes for a mixture
 
 
+def test_repetition_and_bits_of_known_texts(evaluator):
+    found = evaluator.likeness(["abababab", "abcdefgh"], 20)
+    assert found["repetition"] == 5 / 14  # 7 bigrams of which 2 are different, and 7 of 7
+    nats = evaluator.model.score(Letters().encode(["abababab", "abcdefgh"]))[:, 0]
+    assert found["bits"] == pytest.approx(nats.mean() / np.log(2))
+    assert evaluator.likeness(["a"], 20)["bits"] > 0  # a text without bigrams
+
+
 def test_real_lines_differ_from_the_lines_of_reverse_perplexity(monkeypatch):
-    seen = {}
     monkeypatch.setattr(samples, "SampleEvaluator", lambda tokenizer, train, lines, python: lines)
-    monkeypatch.setattr(
-        samples, "study", lambda codec, lines, codes, real, **_: seen.update(a=lines, b=real)
-    )
     lines = [f"line {i}" for i in range(9)]
     codec: Any = types.SimpleNamespace(tokenizer=None)
-    codes: Any = None
-    samples.held_out_study(codec, [], codes, lines, [], python=True, samples=4)
-    assert not set(seen["a"]) & set(seen["b"]) and len(seen["a"] + seen["b"]) == 9
-    samples.held_out_study(codec, [], codes, lines, ["x", "y"], python=True, samples=4)
-    assert seen["a"] == lines and sorted(seen["b"]) == ["x", "y"]
+    held_out, real = samples.comparison(codec, [], lines, [], python=True)
+    assert not set(held_out) & set(real) and len(held_out + real) == 9
+    held_out, real = samples.comparison(codec, [], lines, ["x", "y"], python=True)
+    assert held_out == lines and sorted(real) == ["x", "y"]
+    assert "n/a" in samples.comparison(codec, [], ["a"], [], python=True)

@@ -21,6 +21,7 @@ def describe(result: dict[str, Any]) -> str:
         ("references", readable.references),
         ("latent", readable.latent),
         ("samples", readable.samples),
+        ("text_space", readable.text_space),
         ("interpolation", readable.interpolation),
         ("arithmetic", readable.arithmetic),
     ):

@@ -20,12 +20,19 @@ from flaxae.models.funnel_ae.states import measure_states
 from flaxae.storage.paths import as_path
 from flaxae.text_autoencoder import figures as shared_figures
 from flaxae.text_autoencoder.codec import Codec
-from flaxae.text_autoencoder.evaluation import arithmetic, interpolation, latent, samples
+from flaxae.text_autoencoder.evaluation import (
+    arithmetic,
+    interpolation,
+    latent,
+    samples,
+    text_space,
+)
 from flaxae.text_autoencoder.reconstruction import references, split_report
 from flaxae.text_autoencoder.samples import Timer, held_out, subsample, too_few
 
 # The parts of a report on the dev split that are a sentence if there are too few lines.
-STUDIES = ("gap", "states", "latent", "references", "samples", "interpolation", "arithmetic")
+STUDIES = ("gap", "states", "latent", "references", "samples", "text_space", "interpolation")
+STUDIES += ("arithmetic",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Sizes:
 
     lines: int = 2000  # lines per split
     samples: int = 1000  # samples per prior
+    pulled: int = 300  # samples that are decoded and encoded repeatedly
+    texts: int = 600  # lines for shuffling, neighbours and edits
     codes: int = 6000  # training lines whose codes fit priors
     references: int = 500  # lines decoded from wrong codes
     mmd: int = 1000  # codes for MMD^2
@@ -140,15 +149,16 @@ def _parts(
         "references": lambda: references(
             codec, dev.lines, codes, python=python, most=sizes.references, draws=draws
         ),
-        "samples": lambda: samples.held_out_study(
+        "samples": lambda: samples.study_or_reason(
             codec,
-            train,
+            samples.comparison(codec, train, dev.lines, splits.get("test_line", []), python=python),
             known.codes.mean,
-            dev.lines,
-            splits.get("test_line", []),
-            python=python,
             samples=sizes.samples,
+            pulled=sizes.pulled,
             draws=draws,
+        ),
+        "text_space": lambda: text_space.study(
+            codec, dev.ids, codes, most=sizes.texts, draws=draws
         ),
         "interpolation": lambda: interpolation.study(
             codec, dev.lines, pairs=sizes.pairs, steps=sizes.steps, python=python, draws=draws

@@ -15,6 +15,7 @@ def describe(result: dict[str, Any]) -> str:
         ("likelihood", _likelihood),
         ("latent", readable.latent),
         ("samples", readable.samples),
+        ("text_space", readable.text_space),
         ("interpolation", readable.interpolation),
         ("probes", _probes),
         ("disentanglement", _disentanglement),

@@ -12,15 +12,15 @@ from flaxae.models.t5_vae.evaluation.likelihood import Scorer
 from flaxae.models.t5_vae.evaluation.readable import describe
 from flaxae.models.t5_vae.evaluation.studies import Sizes
 from flaxae.storage.paths import as_path
-from flaxae.text_autoencoder import figures
+from flaxae.text_autoencoder import figures, priors
 from flaxae.text_autoencoder.codec import Codec
-from flaxae.text_autoencoder.evaluation import interpolation, latent, samples
+from flaxae.text_autoencoder.evaluation import interpolation, latent, samples, text_space
 from flaxae.text_autoencoder.reconstruction import references, split_report
 from flaxae.text_autoencoder.samples import Timer, held_out, subsample
 
 # The parts of a report on the dev split that are a sentence if there are too few lines.
-STUDIES = ("latent", "likelihood", "references", "samples", "interpolation", "probes")
-STUDIES += ("disentanglement",)
+STUDIES = ("latent", "likelihood", "references", "samples", "text_space", "interpolation")
+STUDIES += ("probes", "disentanglement")
 
 
 def evaluate(
@@ -64,6 +64,7 @@ def evaluate(
     picked = subsample(len(train), sizes.codes)
     encoded = studies.encode_lines(scorer, codec, [train[i] for i in picked])
     test, labels = splits.get("test_line", []), None
+    compared = samples.comparison(codec, train, dev.lines, test, python=python)
     if task.data_config.labels:
         train_labels, dev_labels = text.labels("train"), text.labels("dev")
         labels = ([train_labels[i] for i in picked], [dev_labels[i] for i in rows["dev"]])
@@ -74,20 +75,22 @@ def evaluate(
             sigma=codec.sigma,
             tokens_per_line=float((dev.ids != PAD).sum(1).mean()),
             most=sizes.mmd,
+            channel=codec.channel,
         ),
         "likelihood": lambda: studies.likelihood_study(scorer, codec, dev, sizes),
         "references": lambda: references(
             codec, dev.lines, dev.codes, python=python, most=sizes.references, draws=sizes.draws
         ),
-        "samples": lambda: samples.held_out_study(
+        "samples": lambda: samples.study_or_reason(
             codec,
-            train,
+            compared,
             encoded.codes,
-            dev.lines,
-            test,
-            python=python,
             samples=sizes.samples,
+            pulled=sizes.pulled,
             draws=sizes.draws,
+        ),
+        "text_space": lambda: text_space.study(
+            codec, dev.ids, dev.codes, most=sizes.texts, draws=sizes.draws
         ),
         "interpolation": lambda: interpolation.study(
             codec,
@@ -95,6 +98,7 @@ def evaluate(
             pairs=sizes.pairs,
             steps=sizes.steps,
             python=python,
+            prior=priors.flow_of(loaded.workdir),
             draws=sizes.draws,
         ),
         "probes": lambda: studies.probe_study(task, encoded, dev, labels, python),

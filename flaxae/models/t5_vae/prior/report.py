@@ -118,7 +118,7 @@ def references(
         return (1 - share) * a[:, None] + share * b[:, None]
 
     def slerp(a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
-        return slerps(a, b, steps).reshape(len(a), steps, -1)
+        return slerps(a, b, np.linspace(0, 1, steps)).reshape(len(a), steps, -1)
 
     return {
         "real codes": {

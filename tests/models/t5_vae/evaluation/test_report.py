@@ -19,7 +19,17 @@ from flaxae.text_autoencoder.evaluation import interpolation
 from tests.models.t5_vae.tiny import Letters, tiny_model, tiny_task
 
 SIZES = evaluation.Sizes(
-    lines=20, samples=20, codes=20, mmd=20, pairs=4, steps=4, bounded=8, importance=2, draws=20
+    lines=20,
+    samples=20,
+    pulled=8,
+    texts=20,
+    codes=20,
+    mmd=20,
+    pairs=4,
+    steps=4,
+    bounded=8,
+    importance=2,
+    draws=20,
 )
 
 
@@ -120,6 +130,7 @@ def test_report_writes_json_figures_and_text(tmp_path, capsys, monkeypatch, gaus
 
 
 STUDIES = {"latent", "likelihood", "references", "samples", "interpolation", "disentanglement"}
+STUDIES |= {"text_space"}
 # Lines of the dev split -> the parts of its report that need more.
 LEAVES_OUT = {0: STUDIES, 1: STUDIES, 2: {"disentanglement"}, 3: {"disentanglement"}}
 
