@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def demo_config(**overrides: Any) -> Config:
     """Return the demo's config without evaluation, sampling and saving."""
-    config = runpy.run_path(str(ROOT / "configs/t5_vae/python_lines.py"))["get_config"]()
+    config = runpy.run_path(str(ROOT / "configs/t5_vae/python_lines.py"))["get_config"]("copy")
     never = {"log.progress": False, "eval.every": 0, "eval.sample_every": 0, "save.every": 10**9}
     return copy_config(config, never | {"eval.num_batches": 1, "eval.num_samples": 1} | overrides)
 

@@ -28,7 +28,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="configs/t5_vae/python_lines.py")
+    parser.add_argument("--config", default="configs/t5_vae/python_lines.py:copy")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=15, help="steps per round before SIGTERM")
     parser.add_argument("--patience", type=float, default=600.0, help="most seconds per round")

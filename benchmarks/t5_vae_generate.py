@@ -135,7 +135,7 @@ def main() -> None:
     from flaxae.text_autoencoder.saving import read_tokenizer
     from flaxae.training.load import load
 
-    config = runpy.run_path(str(ROOT / "configs/t5_vae/python_lines.py"))["get_config"]()
+    config = runpy.run_path(str(ROOT / "configs/t5_vae/python_lines.py"))["get_config"]("copy")
     cases = [measure("forced", *endless_model(config), 0, config, args)]
     if (Path(args.run) / "config.json").is_file():
         loaded = load(args.run)

@@ -150,7 +150,7 @@ def run_size(size: str, args: argparse.Namespace, peak: Any) -> dict[str, Any]:
 
     from flaxae.config import copy_config
 
-    config = runpy.run_path(str(ROOT / "configs/t5_vae/python_lines.py"))["get_config"]()
+    config = runpy.run_path(str(ROOT / "configs/t5_vae/python_lines.py"))["get_config"]("copy")
     config = copy_config(config, SIZES[size])
     rows = config.data.batch_size // config.data.num_buckets
     batch = make_batch(BUCKETS[size], rows, config.data.vocab_size)

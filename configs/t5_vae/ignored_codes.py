@@ -2,10 +2,10 @@
 
     python train.py --config=configs/t5_vae/ignored_codes.py --workdir=runs/t5_vae_ignored
 
-The decoder, its data and its steps (`:quick` too) are those of configs/t5_vae/python_lines.py, but
-it reads 1 instead of every code (`task.latent.ignored`): it is a language model of lines. The
-encoder is as small as possible and learns nothing. Texts must be drawn at random, because greedy
-decoding always returns the same line:
+The decoder, its data and its steps are those of configs/t5_vae/python_lines.py:copy, or of
+`:copy_quick` for `:quick`, but it reads 1 instead of every code (`task.latent.ignored`): it is a
+language model of lines. The encoder is as small as possible and learns nothing. Texts must be drawn
+at random, because greedy decoding always returns the same line:
 
     vae.sample(1000, decode_temperature=1.0)
 
@@ -17,12 +17,17 @@ full 9,600 steps.
 
 from configs.t5_vae import python_lines
 from flaxae.config import Config, copy_config
+from flaxae.errors import ConfigError
+
+PRESETS = {"full": "copy", "quick": "copy_quick"}  # ours -> that of python_lines
 
 
 def get_config(preset: str = "full") -> Config:
     """Return the config of a preset: full or quick."""
+    if preset not in PRESETS:
+        raise ConfigError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     return copy_config(
-        python_lines.get_config(preset),
+        python_lines.get_config(PRESETS[preset]),
         {
             "task.latent.ignored": True,
             "task.latent.dim": 1,

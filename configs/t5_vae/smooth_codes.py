@@ -1,10 +1,10 @@
 """A trained T5-VAE is made generative: noise on its codes rises until N(0, I) fills the space.
 
-    python train.py --config=configs/t5_vae/python_lines.py --workdir=runs/t5_vae
+    python train.py --config=configs/t5_vae/python_lines.py:copy --workdir=runs/t5_vae_copy
     python train.py --config=configs/t5_vae/smooth_codes.py --workdir=runs/t5_vae_smooth
 
-Starts from the parameters of runs/t5_vae (`--config.resume_from=WORKDIR` names another run). The
-sigma of the noise rises from .5 to .92 over 8,000 steps, and an MMD of weight 100 on code + noise
+Starts from the parameters of runs/t5_vae_copy; `--config.resume_from=WORKDIR` names another run.
+The sigma of the noise rises from .5 to .92 over 8,000 steps, and an MMD of weight 100 on code + noise
 shrinks the codes to leave room for it. Measured once (seed 0, from the demo's checkpoint at step
 9,600), on 1,000 dev lines and, for each checkpoint, on 1,000 samples from N(0, I) and 1,000 from
 N(0, .64 I) by `sample(temperature=.8)`: the shares that are valid Python, and distinct.
@@ -30,9 +30,9 @@ STEPS = 8000
 def get_config() -> Config:
     """Return the config."""
     return copy_config(
-        python_lines.get_config(),
+        python_lines.get_config("copy"),
         {
-            "resume_from": "runs/t5_vae",
+            "resume_from": "runs/t5_vae_copy",
             "task.latent.noise_start": 0.5,
             "task.latent.noise_end": 0.92,
             "task.latent.noise_steps": STEPS,

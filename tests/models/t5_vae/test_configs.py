@@ -12,6 +12,7 @@ from flaxae.config import MeshConfig, copy_config, from_json, to_json
 from flaxae.errors import ConfigError
 from flaxae.machine import sharding
 from flaxae.sweep import group_by_shape
+from flaxae.text_autoencoder.channel import Channel
 
 # file:preset -> millions of parameters
 CONFIGS = {
@@ -53,8 +54,9 @@ def test_model_has_the_size_of_its_docstring(name):
 @pytest.mark.parametrize(
     ("name", "presets"),
     [
-        ("python_lines", "full, quick"),
-        ("docstrings", "full, quick"),
+        ("python_lines", "full, quick, copy, copy_quick"),
+        ("docstrings", "full, quick, copy, copy_quick"),
+        ("ignored_codes", "full, quick"),
         ("baselines", "python_lines, docstrings"),
         ("legacy_mmd", "python_lines, docstrings"),
         ("optimus_kl", "pretrained, scratch, tiny"),
@@ -64,6 +66,18 @@ def test_model_has_the_size_of_its_docstring(name):
 def test_wrong_preset_raises_and_lists_the_presets(name, presets):
     with pytest.raises(ConfigError, match=f"no preset 'quik'; there are {presets}$"):
         config_of(f"{name}:quik")
+
+
+def test_fixed_presets_of_the_demo():
+    """Benchmarks and older results refer to them: a new demo does not change them."""
+    from configs.t5_vae import python_lines
+
+    for name, fixed in (("full", "copy"), ("quick", "copy_quick")):
+        kept = config_of(f"python_lines:{fixed}")
+        assert to_json(copy_config(kept, python_lines.SPACE)) == to_json(
+            config_of(f"python_lines:{name}")
+        )
+        assert kept.task.latent.channel is Channel.ADDITIVE and kept.task.latent.noise_end == 0.15
 
 
 def test_batch_shapes_are_planned_without_data():
