@@ -4,10 +4,10 @@
     python train.py --config=configs/t5_vae/smooth_codes.py --workdir=runs/t5_vae_smooth
 
 Starts from the parameters of runs/t5_vae_copy; `--config.resume_from=WORKDIR` names another run.
-The sigma of the noise rises from .5 to .92 over 8,000 steps, and an MMD of weight 100 on code + noise
-shrinks the codes to leave room for it. Measured once (seed 0, from the demo's checkpoint at step
-9,600), on 1,000 dev lines and, for each checkpoint, on 1,000 samples from N(0, I) and 1,000 from
-N(0, .64 I) by `sample(temperature=.8)`: the shares that are valid Python, and distinct.
+The sigma of the noise rises from .5 to .92 over 8,000 steps, and an MMD of weight 100 on code +
+noise shrinks the codes to leave room for it. Measured once (seed 0, from the demo's checkpoint at
+step 9,600), on 1,000 dev lines and, for each checkpoint, on 1,000 samples from N(0, I) and 1,000
+from N(0, .64 I) by `sample(temperature=.8)`: the shares that are valid Python, and distinct.
 
     step  sigma  exact match  valid  distinct  valid at .8  distinct
     5500    .79         .916   .253      .999         .292      .980
