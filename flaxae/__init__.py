@@ -9,6 +9,7 @@ _LAZY = {
     "Config": "flaxae.config:Config",
     "ByteLM": "flaxae.models.byte_lm.api:ByteLM",
     "FunnelAE": "flaxae.models.funnel_ae.api:FunnelAE",
+    "LMVAE": "flaxae.models.lm_vae.api:LMVAE",
     "Probe": "flaxae.models.probes.api:Probe",
     "SAE": "flaxae.sparse_autoencoder.api:SAE",
     "T5VAE": "flaxae.models.t5_vae.api:T5VAE",

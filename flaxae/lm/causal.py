@@ -81,6 +81,7 @@ class CausalLM(nnx.Module):
         mask: Float[Array, "B S"] | None = None,
         segment_ids: Int[Array, "B S"] | None = None,
         positions: Int[Array, "B S"] | None = None,
+        embedded: Float[Array, "B S D"] | None = None,
     ) -> Float[Array, "B S D"]:
         """Return the final hidden states, which `logits` reads.
 
@@ -93,6 +94,7 @@ class CausalLM(nnx.Module):
                 number for each sequence, which sees itself only. `nn.bias.SHARED`, at the
                 start of a row, marks a prefix that all sequences of the row share and see.
             positions: position of each id; default: counted from 0 in every row or segment.
+            embedded: vectors that replace the embeddings of the ids, such as soft prompts.
 
         Raises:
             ConfigError: if both a mask and segment_ids are given.
@@ -106,7 +108,7 @@ class CausalLM(nnx.Module):
         else:
             bias, default = segment_bias(segment_ids), segment_positions(segment_ids)
         inputs = self._attention_inputs(default if positions is None else positions, bias)
-        x = self._embed(ids, ctx)
+        x = self.embed(ids, ctx) if embedded is None else embedded
         x, _ = run_layers(self, x, ctx, inputs)
         return self.final_norm(x, ctx.at("final_norm"))
 
@@ -114,7 +116,8 @@ class CausalLM(nnx.Module):
         cos, sin = self.config.rope().angles(positions)
         return AttentionInputs(cos, sin, bias)
 
-    def _embed(self, ids: Array, ctx: Context) -> Array:
+    def embed(self, ids: Int[Array, "B S"], ctx: Context) -> Float[Array, "B S D"]:
+        """Return the vectors that the first layer reads."""
         x = self.embed_tokens(ids, ctx.at("embed_tokens"))
         rate = getattr(self.config, "embedding_dropout", 0.0)
         return dropout(x, rate, ctx.at("embedding_dropout"))
@@ -135,6 +138,7 @@ class CausalLM(nnx.Module):
         positions: Int[Array, "B S"],
         keys: Int[Array, "B T"],
         blocks: list[Any] | None = None,
+        embedded: Float[Array, "B S D"] | None = None,
     ) -> tuple[Float[Array, "B S D"], Any]:
         """Return the final states of ids that follow those in a cache.
 
@@ -147,6 +151,7 @@ class CausalLM(nnx.Module):
             keys: 1 if the cache, with these ids, contains a real token there; 0 for padding.
             blocks: `unstacked(self.blocks)`, made before a decoding loop, for a cache that is a
                 list. A scan inside the loop would copy all weights in every iteration (CPU).
+            embedded: see `states`.
 
         Returns:
             The final hidden states, and the cache.
@@ -156,7 +161,7 @@ class CausalLM(nnx.Module):
         allowed = seen[None] & (keys > 0)[:, None]
         bias = jnp.where(allowed, 0.0, MASKED)[:, None].astype(jnp.float32)
         inputs = self._attention_inputs(positions, bias)
-        x = self._embed(ids, ctx)
+        x = self.embed(ids, ctx) if embedded is None else embedded
         x, new_cache = run_layers(self, x, ctx, inputs, cache, index, blocks)
         return self.final_norm(x, ctx.at("final_norm")), new_cache
 

@@ -164,6 +164,11 @@ def described(
     return opened.family.MODEL, _with_fields(opened.config, fields), opened.tokenizer()
 
 
+def fingerprint_of(source: str) -> str:
+    """Return `LoadedModel.fingerprint` of a model that `load` would open; reads no weights."""
+    return files_fingerprint(_open(source).files)
+
+
 class _Opened(NamedTuple):
     """An open model, of which no tensor is read yet."""
 

@@ -237,7 +237,7 @@ class LanguageModelTask(Task):
             params = nnx.to_pure_dict(nnx.state(base, nnx.Param))  # pyright: ignore
             return {"params": params, "frozen": {}}
         model = peft.add_adapter(base, self.adapter)
-        _, trained, rest = nnx.split(model, self.trainable, ...)
+        _, trained, rest = nnx.split(model, peft.trainable(), ...)
         # Copies: the first step donates them, and must not donate an array of the base.
         values = {
             p: jnp.copy(v[...]) for p, v in nnx.to_flat_state(trained) if not _is_lora_factor(p)

@@ -16,6 +16,7 @@ from flaxae.config.serialize import ConfigClass
 from flaxae.data.tokenizer import Tokenizer
 from flaxae.errors import ConfigError, require
 from flaxae.foreign_json import check_fields
+from flaxae.peft.layers import AdapterConstant, AdapterParam
 from flaxae.pointers import require_content
 from flaxae.text_autoencoder import latent_stats
 from flaxae.text_autoencoder.latent_stats import Statistics
@@ -24,7 +25,8 @@ from flaxae.weights import hf, module
 TOKENIZER, STATISTICS = "tokenizer.json", "statistics.safetensors"
 REPORT, README = "report.json", "README.md"
 SAVED = "saved"  # a section of config.json that only saved models have, not runs
-_UNSAVED = nnx.Not(nnx.Param)  # only training reads other variables
+# Only training reads other variables than parameters and those of adapters.
+_UNSAVED = nnx.Not(nnx.Any(nnx.Param, AdapterParam, AdapterConstant))
 
 
 class Saved(NamedTuple):

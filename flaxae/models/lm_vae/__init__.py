@@ -1,0 +1,1 @@
+"""Text autoencoders whose decoder is a pretrained language model."""
