@@ -24,6 +24,7 @@ class Interpolation(NamedTuple):
             are no detours.
         largest_step: largest step as a share of that sum; 1 means a single jump.
         distinct: share of the texts that differ.
+        path: the name of the path, such as "slerp".
     """
 
     texts: list[str]
@@ -32,6 +33,7 @@ class Interpolation(NamedTuple):
     path_ratio: float
     largest_step: float
     distinct: float
+    path: str
 
 
 class Point(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -11,11 +12,10 @@ from flaxae.errors import ConfigError, require
 from flaxae.explore import answers, texts
 from flaxae.explore.space import MAX_SAMPLES, LatentSpace
 from flaxae.measures.text import edit_distance, is_valid, path_lengths
-from flaxae.text_autoencoder.interpolation import lerp_at, slerp_at
+from flaxae.text_autoencoder.interpolation import path_codes
 
 FAR = 0.01  # a code is far from the corpus if at most this share of its codes is less likely
 STEPS = 100  # positions of the slider between two texts
-PATHS = {"slerp": slerp_at, "lerp": lerp_at}
 DIRECTIONS = 8  # principal directions that a page offers
 
 
@@ -27,18 +27,18 @@ class Explorer(LatentSpace):
     >>> explorer.between("import os", "return self.x").texts  # doctest: +SKIP
     """
 
-    def between(self, a: str, b: str, how: str = "slerp", steps: int = 11) -> answers.Interpolation:
+    def between(self, a: str, b: str, how: str = "", steps: int = 11) -> answers.Interpolation:
         """Decode the codes along the path from a to b.
 
         Args:
             a: first text.
             b: last text.
-            how: "slerp" or "lerp".
+            how: one of `paths`; "": the best by the run's evaluation (see `best_path`).
             steps: number of texts, both ends included.
         """
         require(2 <= steps <= MAX_SAMPLES, f"steps={steps} must be 2 to {MAX_SAMPLES}")
-        za, zb = self._ends(a, b, how)
-        decoded = self._decode(PATHS[how](za, zb, np.linspace(0, 1, steps)))
+        how = how or self.best_path[0]
+        decoded = self._decode(self._path(a, b, how, np.linspace(0, 1, steps)))
         lengths = path_lengths(decoded)
         return answers.Interpolation(
             texts=decoded,
@@ -47,13 +47,13 @@ class Explorer(LatentSpace):
             path_ratio=lengths.ratio,
             largest_step=lengths.largest_share,
             distinct=lengths.distinct / lengths.texts,
+            path=how,
         )
 
-    def between_at(self, a: str, b: str, step: int, how: str = "slerp") -> str:
-        """Decode the code at step / 100 of the path from a to b."""
+    def between_at(self, a: str, b: str, step: int, how: str = "") -> str:
+        """Decode the code at step / 100 of the path from a to b (see `between`)."""
         require(0 <= step <= STEPS, f"step={step} must be 0 to {STEPS}")
-        za, zb = self._ends(a, b, how)
-        return self._decode(PATHS[how](za, zb, np.asarray([step / STEPS])))[0]
+        return self._decode(self._path(a, b, how, np.asarray([step / STEPS])))[0]
 
     def point(self, index: int, k: int = 5) -> answers.Point:
         """Decode the code of a text of the corpus, and find its neighbours.
@@ -81,6 +81,8 @@ class Explorer(LatentSpace):
         text: str,
         directions: Mapping[int, float] | None = None,
         dims: Mapping[int, float] | None = None,
+        noise: float = 0.0,
+        seed: int = 0,
     ) -> str:
         """Move the code of a text, and decode it.
 
@@ -88,9 +90,12 @@ class Explorer(LatentSpace):
             text: the text whose code is moved.
             directions: number of a principal direction -> standard deviations to move along it.
             dims: index into the flat code -> standard deviations of that number to add to it.
+            noise: sigma of the model's channel, through which the moved code is sent.
+            seed: seed of the noise.
         """
+        self._check_noise(noise)
         code = self.encode(text) + self._offset(directions or {}, dims or {})
-        return self._decode(code[None])[0]
+        return self._decode(code[None], noise=noise, seed=seed)[0]
 
     def grid(
         self, text: str, across: int, down: int, span: float = 2.0, size: int = 5
@@ -138,7 +143,13 @@ class Explorer(LatentSpace):
         return answers.Arithmetic(decoded, self._near(code, k), copies, is_valid(decoded))
 
     def samples(
-        self, prior: str = "normal", n: int = 16, temperature: float = 1.0, seed: int = 0
+        self,
+        prior: str = "normal",
+        n: int = 16,
+        temperature: float = 1.0,
+        seed: int = 0,
+        decode_temperature: float = 0.0,
+        noise: float = 0.0,
     ) -> answers.Samples:
         """Decode codes drawn from a prior.
 
@@ -147,12 +158,19 @@ class Explorer(LatentSpace):
             n: number of codes.
             temperature: standard deviation of the noise that codes are made from.
             seed: seed of the random draw.
+            decode_temperature: temperature of the choice of ids; 0: the most likely ones.
+            noise: sigma of the model's channel, through which codes are sent.
         """
+        self._check_noise(noise)
+        require(
+            0 <= decode_temperature <= 10,
+            f"decode_temperature={decode_temperature} must be 0 to 10",
+        )
         require(1 <= n <= MAX_SAMPLES, f"n={n} must be 1 to {MAX_SAMPLES}")
-        require(0 <= temperature <= 10, f"temperature={temperature} must be 0 to 10")
         SEEDS.check("seed", seed, int)
         drawn = np.asarray(self.model.prior(prior).sample(n, seed, temperature), np.float32)
-        decoded = self._decode(drawn.reshape(n, self.size))
+        options = {"temperature": decode_temperature, "noise": noise, "seed": seed}
+        decoded = self._decode(drawn.reshape(n, self.size), **options)
         corpus = set(self.texts)
         return answers.Samples(
             texts=decoded,
@@ -190,9 +208,19 @@ class Explorer(LatentSpace):
             lost=self.lost(text),
         )
 
-    def _ends(self, a: str, b: str, how: str) -> Float[np.ndarray, "2 D"]:
-        require(how in PATHS, f"{how!r} is neither 'slerp' nor 'lerp'")
-        return self._encode([self.check(a), self.check(b)])
+    def _path(
+        self, a: str, b: str, how: str, fractions: Float[np.ndarray, " n"]
+    ) -> Float[np.ndarray, "n D"]:
+        """Return the codes at fractions of the path between two texts."""
+        how = how or self.best_path[0]
+        require(how in self.paths, f"{how!r}: give one of {', '.join(self.paths)}")
+        za, zb = self._encode([self.check(a), self.check(b)])
+        prior: Any = self.model.prior("flow") if how == "prior" else None
+        return path_codes(how, za, zb, fractions, prior=prior, again=self._again)
+
+    def _check_noise(self, noise: float) -> None:
+        most = self.max_noise
+        require(0 <= noise <= most, f"noise={noise} must be 0 to {most:g}")
 
     def _offset(
         self, directions: Mapping[int, float], dims: Mapping[int, float]

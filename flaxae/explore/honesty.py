@@ -59,6 +59,12 @@ def facts(about: dict[str, Any], step: int) -> list[Fact]:
             "share of texts that are decoded exactly from their codes",
         ),
         Fact(
+            "shuffled lines",
+            _shuffled(_get(report, "text_space", "shuffled")),
+            "share of lines with shuffled tokens that are decoded exactly: a code that copies them "
+            "as well as real lines holds places of tokens, not texts",
+        ),
+        Fact(
             "valid samples",
             _validity(_get(report, "samples")),
             "share of texts decoded from N(0, I) that are valid Python",
@@ -85,6 +91,21 @@ def _exact_match(splits: dict[str, Any]) -> str:
     split = next((name for name in SPLITS if name in splits), "")
     exact = _get(splits, split, "exact_match")
     return f"{exact:.1%} of {SPLITS[split]}" if _is_number(exact) else NOT_EVALUATED
+
+
+def best_path(about: dict[str, Any]) -> str:
+    """Return the path between texts that is best by the run's evaluation; "": not evaluated.
+
+    Args:
+        about: see `read`.
+    """
+    found = _get(about["report"], "interpolation", "best")
+    return found if isinstance(found, str) else ""
+
+
+def _shuffled(row: Any) -> str:
+    exact = _get(row, "exact_match_shuffled")
+    return f"{exact:.1%} exact" if _is_number(exact) else NOT_EVALUATED
 
 
 def _validity(samples: Any) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float
@@ -17,10 +17,12 @@ from flaxae.explore.cache import FOLDER, Cache
 from flaxae.explore.geometry import FittedGaussian, clusters, nearest
 from flaxae.explore.reduce import umap
 from flaxae.measures.text import is_python
+from flaxae.text_autoencoder.interpolation import PATHS
 from flaxae.text_autoencoder.protocol import Autoencoder, check_autoencoder, open_model
 
 MAX_CHARACTERS = 2000  # per text that is given to the model
 CLUSTERS = 8
+AT_A_TIME = 3  # texts that are encoded in one call
 MAX_SAMPLES = 64
 
 
@@ -120,11 +122,35 @@ class LatentSpace:
         made.corpus_path, made.config_path = str(corpus_file or ""), str(config or "")
         return made
 
+    @property
+    def max_noise(self) -> float:
+        """The largest sigma of the noise on codes; 0: the model decodes only without noise."""
+        return float(getattr(self.model, "max_noise", 0.0))
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """The names of the paths between two texts; "prior" only if the model has a flow."""
+        try:
+            self.model.prior("flow")
+        except ConfigError:
+            return tuple(name for name in PATHS if name != "prior")
+        return PATHS
+
+    @cached_property
+    def best_path(self) -> tuple[str, bool]:
+        """The path that is best by the run's evaluation, and True; ("slerp", False) without one."""
+        found = honesty.best_path(self._files)
+        return (found, True) if found in self.paths else ("slerp", False)
+
+    @cached_property
+    def _files(self) -> dict[str, Any]:
+        directory = Path(self.source) if self.source and Path(self.source).is_dir() else None
+        return honesty.read(directory)
+
     @cached_property
     def about(self) -> list[honesty.Fact]:
         """The facts about the model for the strip at the top of the page."""
-        directory = Path(self.source) if self.source and Path(self.source).is_dir() else None
-        return honesty.facts(honesty.read(directory), self.model.step)
+        return honesty.facts(self._files, self.model.step)
 
     @property
     def opening(self) -> str:
@@ -151,17 +177,26 @@ class LatentSpace:
             f"the model's statistics have {std.size} numbers, its codes {self.size}",
         )
         for text in self._one_of_each_length():
-            for count in (1, 2, 3):  # texts that a view encodes at a time
+            for count in range(1, AT_A_TIME + 1):
                 self._encode([text] * count)
         for rows in (1, 2, 4, 8, 16, 32, MAX_SAMPLES):
             self._decode(np.resize(self.codes, (rows, self.size)))
+            if self.max_noise:
+                self._decode(np.resize(self.codes, (rows, self.size)), noise=self.max_noise / 2)
         self.prepare("normal")
         _ = self.clusters
 
-    def prepare(self, prior: str) -> None:
-        """Fit a prior and draw from it once; this takes seconds to minutes."""
+    def prepare(self, prior: str, temperature: float = 0.0) -> None:
+        """Fit a prior, draw from it once and decode; this takes seconds to minutes.
+
+        Args:
+            prior: name of the prior.
+            temperature: temperature of the choice of ids; above 0, other programs are compiled.
+        """
         for n in (1, MAX_SAMPLES):
-            self.model.prior(prior).sample(n)
+            drawn = self.model.prior(prior).sample(n)
+            for rows in (1, 32, MAX_SAMPLES) if temperature else ():
+                self._decode(np.resize(drawn, (rows, self.size)), temperature=temperature)
 
     def check(self, text: str) -> str:
         """Return the text if it can be encoded.
@@ -244,9 +279,28 @@ class LatentSpace:
             raise ConfigError("the model is broken: its codes of these texts are not finite")
         return codes
 
-    def _decode(self, codes: Float[np.ndarray, "n D"]) -> list[str]:
+    def _decode(self, codes: Float[np.ndarray, "n D"], **options: float) -> list[str]:
+        """Decode codes; options other than 0 need a model with `max_noise` (see `protocol`)."""
         shape = (len(codes), self.model.num_latents, self.model.dim)
-        return self.model.decode(np.ascontiguousarray(codes, np.float32).reshape(shape))
+        given: dict[str, Any] = {name: x for name, x in options.items() if x}
+        require(
+            not given.keys() - {"seed"} or self.max_noise > 0,
+            f"this model decodes without {' and '.join(given.keys() - {'seed'})}: leave it at 0",
+        )
+        if not self.max_noise:
+            given = {}
+        return self.model.decode(np.ascontiguousarray(codes, np.float32).reshape(shape), **given)
+
+    def _again(self, codes: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
+        """Decode codes and encode the texts; the code of an empty text stays as it is."""
+        out = np.array(codes, np.float32)
+        decoded = self._decode(codes)
+        rows = [i for i, text in enumerate(decoded) if text.strip()]
+        for start in range(0, len(rows), AT_A_TIME):  # more at a time would be compiled anew
+            part = rows[start : start + AT_A_TIME]
+            found = self.model.encode([decoded[i] for i in part], truncate=True)
+            out[part] = np.asarray(found, np.float32).reshape(len(part), self.size)
+        return out
 
     def _one_of_each_length(self) -> list[str]:
         """Return one text per number of tokens, if one is found: made of a's, or of the corpus."""

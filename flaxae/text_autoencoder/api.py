@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from flaxae.decoding import Sampling
 from flaxae.errors import ConfigError, require
 from flaxae.text_autoencoder import checks
+from flaxae.text_autoencoder.channel import Channel
 from flaxae.text_autoencoder.interpolation import ROUNDS, path_codes
 from flaxae.text_autoencoder.pretrained import Pretrained
 from flaxae.text_autoencoder.priors import Prior
@@ -33,6 +34,16 @@ class TextAutoencoder(Pretrained):
     """
 
     autoregressive: ClassVar[bool] = True
+
+    @property
+    def max_noise(self) -> float:
+        """The largest noise that a slider offers: hardly anything of a code is left.
+
+        Examples:
+            >>> 0 < vae.max_noise <= 2
+            True
+        """
+        return 0.99 if self._codec.channel is Channel.PRESERVING else 2.0
 
     def encode(self, texts: Sequence[str], *, truncate: bool = False) -> Float[np.ndarray, "B L Z"]:
         """Encode texts.

@@ -3,7 +3,6 @@
 It does not check its input; `flaxae.text_autoencoder.checks` does that for users.
 """
 
-import inspect
 import os
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +36,9 @@ def _encode(
 ) -> Float[Array, "B L Z"]:
     model = nnx.merge(graphdef, state)
     return model.encode([ids], Context(key=jax.random.key(0), step=step))
+
+
+_transmit = jax.jit(transmit, static_argnums=2)
 
 
 @partial(jax.jit, static_argnums=(0, 4))
@@ -84,7 +86,7 @@ class Codec:
         self.scale = float(model.clean_code(jnp.ones((1, 1, 1)), self.step)[0, 0, 0])
         self.sigma = float(model.sigma(self.step))
         self.channel: Channel = getattr(model, "channel", Channel.ADDITIVE)
-        self.reads_sigma = "sigma" in inspect.signature(model.generate).parameters
+        self.reads_sigma = bool(getattr(model, "told_noise", False))
         self.lengths = lengths_to(model.max_length)
         devices = {d for x in jax.tree.leaves(self.state) for d in x.devices()}
         self.parallel = len(devices) == 1 and devices.pop().platform == "cpu"
@@ -139,7 +141,14 @@ class Codec:
         if not noise:
             return z * np.float32(self.scale)
         drawn = np.random.default_rng((seed, 3)).normal(size=z.shape).astype(np.float32)
-        noisy = np.asarray(transmit(jnp.asarray(z), noise, self.channel, jnp.asarray(drawn)))
+        noisy = np.empty_like(z)
+
+        def call(rows: np.ndarray) -> jax.Array:
+            given = (_padded(z[rows]), np.float32(noise), self.channel, _padded(drawn[rows]))
+            return _transmit(*given)
+
+        parts = [np.arange(len(z))[part] for part in _parts(len(z))]
+        self._run(call, parts, noisy, lambda rows: "transmit")
         if self.channel is Channel.PRESERVING:
             return noisy
         return noisy * np.float32(max(1.0, self.scale / np.sqrt(1 + noise**2)))

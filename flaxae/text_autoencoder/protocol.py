@@ -140,6 +140,9 @@ class LatentModel(Protocol):
         """Return the standard deviation of the noise on codes in training; 0: no noise."""
         ...
 
+    # Optional: `channel`, how the noise enters codes (by default additive); `told_noise`, True if
+    # `generate` takes sigma=(B,), the noise in z.
+
 
 class TextCorpus(Protocol):
     """The texts of a run, by split ("train", "dev", ...)."""
@@ -174,7 +177,9 @@ class Autoencoder(Protocol):
     Codes are clean (without the noise of training): `decode` takes what `encode` returns.
 
     A model may also have a method `training_labels()` that returns one label per training text, or
-    None; the explorer's map can then be coloured by label.
+    None; the explorer's map can then be coloured by label. If it has an attribute `max_noise`,
+    `decode` takes `noise` (sigma of the noise on codes, up to max_noise), `temperature` (of the
+    choice of ids; 0: the most likely) and `seed`, and the explorer has sliders for them.
 
     Attributes:
         num_latents: number of latent vectors per code, L.

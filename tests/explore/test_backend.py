@@ -1,5 +1,7 @@
 """Explorer: every answer, on an autoencoder of letters whose answers are known."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,36 @@ def test_the_path_between_two_texts(explorer):
             eleven
         )
     assert explorer.between_at("aa", "ii", 100, "slerp") == "ii"
+    assert (path.path, explorer.between("aa", "ii").path) == ("lerp", "slerp")  # not evaluated
+    assert explorer.paths == ("slerp", "lerp", "denoised")  # without a flow
+    # These letters decode and encode to the centre of the letter, which is the letter itself.
+    denoised = explorer.between("aa", "ii", "denoised", 9)
+    assert denoised.texts == explorer.between("aa", "ii", "slerp", 9).texts
+
+
+def test_the_best_path_is_that_of_the_runs_evaluation(tmp_path):
+    report = {"interpolation": {"best": "denoised"}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    made = Explorer(Letters(), source=tmp_path)
+    assert made.between("aa", "ii").path == "denoised" and made.best_path == ("denoised", True)
+    report["interpolation"]["best"] = "prior"  # of a flow that the model does not have
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert Explorer(Letters(), source=tmp_path).best_path == ("slerp", False)
+
+
+def test_noise_and_temperature_of_the_words(explorer):
+    plain, noisy = explorer.samples(n=4), explorer.samples(n=4, noise=0.5)
+    assert noisy.texts != plain.texts == explorer.samples(n=4, noise=0.0).texts
+    assert explorer.samples(n=4, decode_temperature=0.5).texts == noisy.texts  # by these letters
+    assert explorer.around("abc", noise=0.5, seed=1) != explorer.around("abc", noise=0.5)
+    with pytest.raises(ConfigError, match=r"noise=1\.5 must be 0 to 1"):
+        explorer.around("abc", noise=1.5)
+    plain = Letters()
+    plain.max_noise = 0.0
+    silent = Explorer(plain)
+    assert silent.around("abc") == "abc"
+    with pytest.raises(ConfigError, match="decodes without temperature"):
+        silent.samples(decode_temperature=0.5)
 
 
 def test_arithmetic_finds_the_text_of_the_code(explorer):

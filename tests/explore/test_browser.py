@@ -67,6 +67,10 @@ def test_between_two_texts(page, served):
     wait_for(answer_of(page, "between"), explorer.between_at(A, B, at))
     option(page, "between", 0, "lerp (straight)")
     wait_for(answer_of(page, "between"), explorer.between_at(A, B, at, "lerp"))
+    option(page, "between", 0, "denoised (decoded and encoded again)")
+    texts = [shown(t) for t in explorer.between(A, B, "denoised").texts]
+    wait_for(lambda: [row[1] for row in read()], texts)
+    assert "This run's evaluation" in note or "the best path is" in note
 
 
 def test_a_link_restores_the_view(page, served, browser):
@@ -170,6 +174,10 @@ def test_around_a_text_by_keyboard(page, served):
     page.locator(".view-around .slider-amount .noUi-handle").focus()
     page.keyboard.press("End")
     wait_for(answer_of(page, "around"), explorer.around(A, {1: 0.4}, {0: 3.0}))
+    page.locator(".view-around .slider-noise .noUi-handle").focus()
+    page.keyboard.press("End")
+    moved = A, {1: 0.4}, {0: 3.0}, explorer.max_noise
+    wait_for(answer_of(page, "around"), explorer.around(*moved))
 
 
 def test_arithmetic_and_its_copied_code(page, served):
@@ -212,6 +220,12 @@ def test_samples_and_their_files(page, served):
             page.click(f".view-samples .get-{kind} a, .view-samples .get-{kind} button")
         with open(download.value.path(), "rb") as file:
             assert file.read().startswith(start), kind
+    for name in ("words", "noise"):
+        page.locator(f".view-samples .slider-{name} .noUi-handle").focus()
+        page.keyboard.press("End")
+    made = explorer.samples("gaussian", 16, 0.05, 0, 2.0, explorer.max_noise)
+    texts = [shown(t) for t in made.texts]
+    wait_for(lambda: [r[0] for r in cells(page, "samples", "answer")()], texts)
     option(page, "samples", 0, "learned flow")
     wait_for(lambda: "Error" in text_of(page, ".view-samples .error-line"), True)
 

@@ -110,11 +110,18 @@ def test_a_cached_array_of_another_length_is_computed_again(tmp_path):
 
 def test_facts_come_from_the_files_of_the_run(tmp_path):
     none = {f.name: f.value for f in honesty.facts(honesty.read(tmp_path), 5)}
-    assert none["exact match"] == none["valid samples"] == none["MMD²"] == "not evaluated"
+    assert (
+        none["shuffled lines"]
+        == none["exact match"]
+        == none["valid samples"]
+        == none["MMD²"]
+        == "not evaluated"
+    )
     assert (none["trained on"], none["time"], none["steps"]) == ("unknown", "unknown", "5")
     report = {
         "step": 4,
         "splits": {"dev": {"exact_match": 0.5}, "test_file": {"exact_match": 0.25}},
+        "text_space": {"shuffled": {"exact_match_shuffled": 0.66}},
         "samples": {"validity": 0.125, "others": {"real_lines": {"validity": 0.5}}},
         "latent": {"mmd": 0.006, "null_p95": 0.0003},
     }
@@ -126,6 +133,7 @@ def test_facts_come_from_the_files_of_the_run(tmp_path):
     facts = {f.name: f.value for f in honesty.facts(honesty.read(tmp_path), 5)}
     assert facts == {
         "exact match": "25.0% of held-out files",
+        "shuffled lines": "66.0% exact",
         "valid samples": "12.5% (real texts 50%)",
         "MMD²": "20 × null",
         "trained on": "lines",

@@ -37,7 +37,7 @@ def test_answers_equal_those_of_the_model_api(explorer):
     vae = explorer.model
     assert isinstance(vae, protocol.Autoencoder) and isinstance(vae, flaxae.T5VAE)
     a, b, c = LINES[:3]
-    for how in ("slerp", "lerp"):
+    for how in ("slerp", "lerp", "denoised"):
         assert explorer.between(a, b, how).texts == vae.interpolate(a, b, 11, how)
     assert explorer.arithmetic(a, b, c).text == vae.analogy(a, b, c)
     assert explorer.samples("gaussian", 5, 0.7, 3).texts == vae.sample(5, 0.7, "gaussian", 3)
@@ -45,6 +45,8 @@ def test_answers_equal_those_of_the_model_api(explorer):
     theirs = vae.nearest(a, explorer.texts, 5)
     assert [t for t, _ in near] == [t for t, _ in theirs]
     np.testing.assert_allclose([d for _, d in near], [d for _, d in theirs], atol=1e-5)
+    options = {"decode_temperature": 1.0, "noise": 0.5, "seed": 3}
+    assert explorer.samples("normal", 5, **options).texts == vae.sample(5, **options)
     assert explorer.reconstruct(a).decoded == vae.reconstruct([a])[0]
 
 
@@ -64,6 +66,7 @@ def test_nothing_is_compiled_after_warm_up(explorer):
             text = "z" * length
             explorer.between(text, "x")
             explorer.between_at("x", text, 30)
+            explorer.between(text, "x", "denoised")
             explorer.arithmetic(text, "x", "yy")
             explorer.around(text, {0: 1.0})
             explorer.reconstruct(text)
@@ -73,6 +76,7 @@ def test_nothing_is_compiled_after_warm_up(explorer):
         for n in (1, 5, 16, 40, 64):
             explorer.samples("normal", n)
             explorer.samples("gaussian", n)
+            explorer.samples("normal", n, noise=0.5)
         assert compiled == []
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)

@@ -36,6 +36,7 @@ class Letters:
     """Letters as a code: (code point - 64) / 32; a number of a blank or below ends the text."""
 
     num_latents, dim, max_length, step, fingerprint = 2, WIDTH // 2, WIDTH + 1, 7, "f00d" * 4
+    max_noise = 1.0
 
     def __init__(self) -> None:
         self.tokenizer = Characters()
@@ -50,9 +51,13 @@ class Letters:
             row[: len(ids)] = (np.asarray(ids) - 64) / 32
         return out.reshape(-1, 2, WIDTH // 2)
 
-    def decode(self, z: np.ndarray) -> list[str]:
+    def decode(
+        self, z: np.ndarray, noise: float = 0.0, temperature: float = 0.0, seed: int = 0
+    ) -> list[str]:
+        """Both noise and temperature add a seeded draw to the letters."""
         assert z.shape[1:] == (2, WIDTH // 2)
         self.calls.append(len(z))
+        z = z + (noise + temperature) * np.random.default_rng(seed).normal(size=z.shape)
         ids = np.clip(np.rint(z.reshape(len(z), WIDTH) * 32 + 64), 0, 127).astype(int)
         rows = [row[: list(row < 32).index(True)] if (row < 32).any() else row for row in ids]
         return self.tokenizer.decode([list(map(int, row)) for row in rows])

@@ -18,7 +18,7 @@ class Told(nnx.Module):
     """Its texts are the sigma that it is told, in per cent; 1 if it is told nothing."""
 
     num_latents, dim, max_length, vocab_size = 1, 4096, 8, 101
-    channel = Channel.PRESERVING
+    channel, told_noise = Channel.PRESERVING, True
 
     def __init__(self, scale: float = 1.0):
         self.scale = scale

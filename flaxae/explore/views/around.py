@@ -7,7 +7,7 @@ import panel as pn
 from flaxae.explore import render
 from flaxae.explore.backend import DIRECTIONS
 from flaxae.explore.export import Table
-from flaxae.explore.views.base import View
+from flaxae.explore.views.base import View, noise_slider
 
 SLIDERS = 4  # principal directions with a slider
 RANGE = 3.0  # standard deviations to each side
@@ -32,6 +32,8 @@ class Around(View):
             label="Index into the code", start=0, end=self.explorer.size - 1, value=0, width=160
         )
         out["amount"] = _slider("Change of this number (standard deviations)", "slider-amount")
+        if self.explorer.max_noise:
+            out["noise"] = noise_slider(self.explorer.max_noise)
         names = {f"direction {i}": i for i in range(count)}
         out["across"] = pn.widgets.Select(label="Grid across", options=names, value=0, width=150)
         out["down"] = pn.widgets.Select(
@@ -48,6 +50,7 @@ class Around(View):
             widgets["text"],
             *sliders,
             pn.FlexBox(widgets["dim"], widgets["amount"]),
+            *[widgets[name] for name in ("noise",) if name in widgets],
             sizing_mode="stretch_width",
         )
         choices = pn.FlexBox(widgets["across"], widgets["down"], sizing_mode="stretch_width")
@@ -58,7 +61,8 @@ class Around(View):
         moves = self._moves()
         explorer, text = self.explorer, self.inputs["text"].value
         across, down = self.inputs["across"].value, self.inputs["down"].value
-        self.request(lambda: explorer.around(text, *moves), self._show, "here")
+        noise = self._noise()
+        self.request(lambda: explorer.around(text, *moves, noise), self._show, "here")
         if name in ("", "text", "across", "down"):
             self.request(lambda: explorer.grid(text, across, down), self._show_grid, "grid")
 
@@ -66,8 +70,9 @@ class Around(View):
         """Return the Python calls."""
         text, across, down = (self.inputs[x].value for x in ("text", "across", "down"))
         directions, dims = self._moves()
+        noise = f", noise={self._noise()}" if self._noise() else ""
         return (
-            f"print(explorer.around({text!r}, {directions}, {dims}))\n"
+            f"print(explorer.around({text!r}, {directions}, {dims}{noise}))\n"
             f"print(explorer.grid({text!r}, {across}, {down}))"
         )
 
@@ -76,6 +81,9 @@ class Around(View):
         directions = {int(n[1:]): w.value for n, w in self.inputs.items() if n[1:].isdigit()}
         dim, amount = self.inputs["dim"].value, self.inputs["amount"].value
         return {i: x for i, x in directions.items() if x}, {dim or 0: amount} if amount else {}
+
+    def _noise(self) -> float:
+        return self.inputs["noise"].value if "noise" in self.inputs else 0.0
 
     def _show(self, text: str) -> None:
         self._answer.object = render.big(text)

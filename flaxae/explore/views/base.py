@@ -204,6 +204,19 @@ class View:
         return io.BytesIO(as_picture(table, kind, self.title))
 
 
+def noise_slider(most: float) -> Any:
+    """Return the slider of the sigma of the channel's noise."""
+    return pn.widgets.FloatSlider(
+        label="Noise of the channel (sigma)",
+        start=0,
+        end=most,
+        step=0.01,
+        value=0.0,
+        sizing_mode="stretch_width",
+        css_classes=["slider-noise"],
+    )
+
+
 def _set(widget: Any, text: str) -> bool:
     """Set a widget to the value of a link, and return whether the widget allows it."""
     try:

@@ -9,6 +9,13 @@ from flaxae.explore.answers import Interpolation
 from flaxae.explore.export import Table
 from flaxae.explore.views.base import View
 
+LABELS = {
+    "slerp": "slerp (spherical)",
+    "lerp": "lerp (straight)",
+    "prior": "through the learned flow's noise",
+    "denoised": "denoised (decoded and encoded again)",
+}
+
 
 class Between(View):
     """The text at a position of the path between two texts, and eleven texts of the path."""
@@ -26,9 +33,9 @@ class Between(View):
             "b": self.text_input("To", self.example(1)),
             "how": pn.widgets.Select(
                 label="Path",
-                options={"slerp (spherical)": "slerp", "lerp (straight)": "lerp"},
-                value="slerp",
-                width=220,
+                options={LABELS[name]: name for name in self.explorer.paths},
+                value=self.explorer.best_path[0],
+                width=260,
             ),
             "at": pn.widgets.IntSlider(
                 label="Position on the path (%)",
@@ -62,6 +69,13 @@ class Between(View):
             f"print(explorer.between({a!r}, {b!r}, {how!r}))"
         )
 
+    def _choice(self) -> str:
+        """Return a sentence that names the best path, and why it is."""
+        best, evaluated = self.explorer.best_path
+        if evaluated:
+            return f"By this run's evaluation the best path is: {LABELS[best]}."
+        return f"This run's evaluation compares no paths; the default is: {LABELS[best]}."
+
     def _show_here(self, text: str) -> None:
         self._here.object = render.big(text)
 
@@ -78,7 +92,8 @@ class Between(View):
         note = (
             f"Path ratio {path.path_ratio:.2f} (1: no detours), largest step "
             f"{path.largest_step:.2f} of all change (1: a single jump), {path.distinct:.0%} of the "
-            "texts differ. A path that only copies its ends has path ratio 1 and largest step 1."
+            "texts differ. A path that only copies its ends has path ratio 1 and largest step 1. "
+            f"{self._choice()}"
         )
         self._path.object = render.table(["", "text", ""], rows) + render.note(note)
         self.set_export(Table(("percent", "text", "marks"), plain))
