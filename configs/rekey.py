@@ -112,9 +112,14 @@ def rekey_record(path: Path) -> None:
             preset = [row["dataset"]] if "dataset" in row else []
             config = copy_config(space["get_config"](*preset), space["VARIANTS"][row["variant"]])
         else:
-            config = space["get_config"](row["variant"])
+            config = space["get_config"](row["variant"], **_measured(row))
         row["run"] = config_hash(copy_config(config, {"seed": row["seed"]}))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _measured(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of get_config that were measured for a row of the latent spaces."""
+    return {"steps": row["steps"]} if row.get("timed") else {}
 
 
 def main(argv: list[str]) -> int:

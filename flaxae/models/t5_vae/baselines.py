@@ -20,10 +20,12 @@ from flaxae.config.ranges import SEEDS, ranged
 from flaxae.data.config import text_data
 from flaxae.errors import ConfigError
 from flaxae.measures.claims import cell
+from flaxae.models.t5_vae.evaluation.studies import Sizes
 from flaxae.sweep.record import complete
 from flaxae.training.report import REPORT
 
 CONFIG = "configs/t5_vae/baselines.py"
+SIZES = Sizes(samples=500, codes=2000, pairs=50, factors=500, draws=300)
 # Heading -> path of the number in a report. All are of the dev split.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "exact match": ("splits", "dev", "exact_match"),
@@ -70,14 +72,21 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any] | None:
+def train_and_evaluate(
+    config: Config, workdir: Path, sizes: Sizes | None = None
+) -> dict[str, Any] | None:
     """Train and evaluate a run, if needed.
+
+    Args:
+        config: the run's config.
+        workdir: its folder.
+        sizes: numbers of lines and samples of the evaluation; None: SIZES.
 
     Returns:
         The run's report, and under "order" the algorithm of the order of its batches ("": of before
         November 2026). None if a signal interrupted the training.
     """
-    from flaxae.models.t5_vae.evaluation import Sizes, report
+    from flaxae.models.t5_vae.evaluation import report
     from flaxae.storage.checkpoint import read_arrays
     from flaxae.task import ORDER_MARK
     from flaxae.training.load import load
@@ -87,8 +96,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any] | None:
     if not path.exists():
         if not run(config, workdir).finished:
             return None
-        sizes = Sizes(samples=500, codes=2000, pairs=50, factors=500, draws=300)
-        report(load(workdir), str(path.parent), sizes)
+        report(load(workdir), str(path.parent), sizes or SIZES)
     # The workdir may have been trained by an older version.
     order = read_arrays(workdir)[1].get("data", "").partition(ORDER_MARK)[2]
     return {**json.loads(path.read_text()), "order": order}
