@@ -11,7 +11,14 @@ from flaxae.measures.text import signatures
 from flaxae.storage.paths import as_path
 from flaxae.text_autoencoder import figures
 from flaxae.text_autoencoder.codec import Codec
-from flaxae.text_autoencoder.evaluation import interpolation, latent, readable, samples
+from flaxae.text_autoencoder.evaluation import (
+    attributes,
+    interpolation,
+    latent,
+    readable,
+    samples,
+    text_space,
+)
 from flaxae.text_autoencoder.reconstruction import references, split_report
 from flaxae.text_autoencoder.samples import Timer, held_out, subsample
 
@@ -22,15 +29,20 @@ class Sizes:
 
     lines: int = 500  # lines per split
     samples: int = 200  # samples per prior
+    pulled: int = 50  # samples that are decoded and encoded repeatedly
+    texts: int = 200  # lines for shuffled copies, neighbours and edits
     codes: int = 2000  # training lines whose codes fit priors
     references: int = 100  # lines decoded from wrong codes
     mmd: int = 500  # codes for MMD^2
     pairs: int = 20  # interpolated pairs of lines
     steps: int = 7  # texts per interpolation
+    moved: int = 100  # texts of the arithmetic of attributes
     draws: int = 1000  # resamples per bootstrap
 
 
-SMALL = Sizes(lines=20, samples=8, codes=60, references=8, mmd=20, pairs=3, steps=3, draws=20)
+SMALL = Sizes(
+    lines=20, moved=6, samples=8, codes=60, references=8, mmd=20, pairs=3, steps=3, draws=20
+)
 
 
 def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], Any]:
@@ -64,6 +76,7 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], A
     dev, z, train = splits["dev"], codes["dev"], text.lines("train")
     ids = codec.ids(dev)
     picked = codec.encode([train[i] for i in subsample(len(train), sizes.codes)])
+    compared = samples.comparison(codec, train, dev, splits.get("test_line", []), python=False)
     for key, call in {
         "latent": lambda: latent.study(
             z,
@@ -71,29 +84,38 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], A
             sigma=codec.sigma,
             tokens_per_line=float((ids != PAD).sum(1).mean()),
             most=sizes.mmd,
+            channel=codec.channel,
         ),
         "references": lambda: references(
             codec, dev, z, python=False, most=sizes.references, draws=sizes.draws
         ),
-        "samples": lambda: samples.held_out_study(
+        "samples": lambda: samples.study_or_reason(
             codec,
-            train,
+            compared,
             picked,
-            dev,
-            splits.get("test_line", []),
-            python=False,
             samples=sizes.samples,
+            pulled=sizes.pulled,
             draws=sizes.draws,
         ),
+        "text_space": lambda: text_space.study(codec, ids, z, most=sizes.texts, draws=sizes.draws),
         "interpolation": lambda: interpolation.study(
             codec, dev, pairs=sizes.pairs, steps=sizes.steps, python=False, draws=sizes.draws
         ),
         "interpolations": lambda: interpolation.examples(codec, dev, False),
+        "attributes": lambda: _attributes(loaded, codec, sizes),
     }.items():
         out[key] = call()
         timer(key)
     out["seconds"] = timer.seconds
     return finite(out), (z, dev)
+
+
+def _attributes(loaded: Any, codec: Codec, sizes: Sizes) -> dict[str, Any] | str:
+    """Measure the arithmetic of attributes, if the texts have labels."""
+    if not loaded.task.data_config.labels:
+        return "n/a: the texts have no labels (data.labels)"
+    text = loaded.task.text
+    return attributes.of_texts(codec, text, most=sizes.moved, codes=sizes.codes, draws=sizes.draws)
 
 
 def report(loaded: Any, outdir: str, sizes: Sizes | None = None) -> dict[str, Any]:
@@ -134,7 +156,9 @@ def describe(result: dict[str, Any]) -> str:
         ("references", readable.references),
         ("latent", readable.latent),
         ("samples", readable.samples),
+        ("text_space", readable.text_space),
         ("interpolation", readable.interpolation),
+        ("attributes", attributes.describe),
     ):
         if name in result:
             found = result[name]
