@@ -6,17 +6,20 @@
 
 One OOD set is of the package sae-probes: `pip install --no-deps sae-probes`.
 
-Not measured.
+QUICK=1 took 11.5 minutes of CPU time on one core at 37 GFLOP/s. The others are not measured.
 """
 
-from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig, Schedule
+from typing import Any
+
+from configs.probes import lie_ia3
+from flaxae.config import Config, copy_config
 from flaxae.models.probes.interventions import Intervention
-from flaxae.models.probes.task import AdapterOptions, InterventionConfig, Method, ProbesDataConfig
+from flaxae.models.probes.task import Method
 
 SEEDS = (0, 1, 2)
 DEFAULT = (Intervention.FLIP, Intervention.LIE_WHEN_TOLD, Intervention.TRUTH)
-RATES = {Method.IA3: 1e-2, Method.LORA: 1e-3}
-STEPS = {"": 60, "quick": 4}
+LORA_RATE = 1e-3
+QUICK_STEPS = 4
 
 
 def get_config(
@@ -25,7 +28,7 @@ def get_config(
     method: Method = Method.IA3,
     seed: int = 0,
 ) -> Config:
-    """Return the config of a run.
+    """Return the config of a run: that of lie_ia3.py on more examples and sets.
 
     Args:
         level: "" or "quick".
@@ -33,34 +36,28 @@ def get_config(
         method: the adapter.
         seed: seed of the adapter and of the order of examples.
     """
-    quick, steps = level == "quick", STEPS[level]
-    return Config(
-        task=InterventionConfig(intervention=intervention, adapter=AdapterOptions(method=method)),
-        data=ProbesDataConfig(
-            sets=("facts:city", "facts:negated"),
-            ood=("facts:capital", "facts:larger", "sae:41_truthqa_tf"),
-            count=40 if quick else 1000,
-            ood_count=6 if quick else 100,
-            batch_size=4 if quick else 8,
-            dev=0.1,
-            test=0.15,
-            control=0.3,
-        ),
-        optim=OptimConfig(
-            lr=RATES[method],
-            schedule=Schedule.COSINE,
-            warmup=max(1, steps // 16),
-            final_lr=0.1,
-            b2=0.99,
-            weight_decay=0.0,
-        ),
-        log=LogConfig(every=steps // 4 or 1, tensorboard=False, progress=False),
-        eval=EvalConfig(every=steps, splits=("dev",), num_samples=0, num_batches=2),
-        save=SaveConfig(every=steps, keep=1),
-        pretrained="smollm2-135m",
-        steps=steps,
-        seed=seed,
-    )
+    config = lie_ia3.get_config(intervention.value)
+    changes: dict[str, Any] = {
+        "seed": seed,
+        "task.adapter.method": method.value,
+        "data.ood": ("facts:capital", "facts:larger", "sae:41_truthqa_tf"),
+        "data.count": 1000,
+        "data.ood_count": 100,
+        "data.dev": 0.1,
+        "data.test": 0.15,
+        "data.control": 0.3,
+        "log.tensorboard": False,
+        "log.progress": False,
+        "eval.num_batches": 2,
+    }
+    # The recipe of T-Few has a learning rate of its own, for any adapter.
+    if method is Method.LORA and intervention is not Intervention.T_FEW:
+        changes["optim.lr"] = LORA_RATE
+    if level == "quick":
+        changes |= {"data.count": 40, "data.ood_count": 6, "data.batch_size": 4}
+        changes |= dict.fromkeys(("steps", "eval.every", "save.every"), QUICK_STEPS)
+        changes |= {"log.every": 1, "optim.warmup": 1}
+    return copy_config(config, changes)
 
 
 def get_runs(level: str = "", everything: bool = False) -> list[tuple[str, Config]]:
