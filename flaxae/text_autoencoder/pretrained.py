@@ -22,7 +22,14 @@ from flaxae.storage.fingerprint import fingerprint
 from flaxae.text_autoencoder import checks, saving
 from flaxae.text_autoencoder.codec import Codec
 from flaxae.text_autoencoder.latent_stats import Statistics
-from flaxae.text_autoencoder.priors import FOLDER, FlowPrior, Prior, StandardNormal, fit, load_prior
+from flaxae.text_autoencoder.priors import (
+    FOLDER,
+    Prior,
+    StandardNormal,
+    fit,
+    load_prior,
+    trained_prior,
+)
 from flaxae.weights import hf
 
 NUM_LINES = 4000  # training texts that statistics and priors are computed from
@@ -220,8 +227,8 @@ class Pretrained:
                 None or "normal": N(0, I), as the decoder reads it;
                 "gaussian" or "gmm": the one saved with the model, otherwise fitted to the codes of
                 training texts;
-                "flow": the one saved with the model;
-                a directory: a saved prior, or the workdir of a trained flow;
+                "flow" or "autoregressive": the one saved with the model;
+                a directory: a saved prior, or the workdir of a run that trained one;
                 a Prior.
 
         Raises:
@@ -255,11 +262,11 @@ class Pretrained:
         if (folder / "prior.json").is_file():
             return load_prior(folder)
         if folder.is_dir():
-            return FlowPrior.from_workdir(folder)
+            return trained_prior(folder)
         raise ConfigError(
             f"prior={name!r}: give 'normal', 'gaussian', 'gmm', the directory of a saved prior or "
-            "of a trained flow (configs/t5_vae/flow_prior.py), or 'flow' if one was saved with the "
-            "model"
+            "of a run that trained one (configs/t5_vae/flow_prior.py, autoregressive_prior.py), or "
+            "'flow' or 'autoregressive' if one was saved with the model"
         )
 
     def training_texts(self) -> list[str]:

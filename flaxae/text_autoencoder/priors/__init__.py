@@ -1,4 +1,10 @@
-"""Priors of a trained model's codes: N(0, I), a Gaussian, a mixture, a rectified flow."""
+"""Priors of a trained model's codes.
+
+normal          N(0, I)
+gaussian, gmm   a Gaussian, a mixture of Gaussians; fitted in seconds
+flow            a rectified flow, trained as a run
+autoregressive  a causal transformer over the latents of a code, trained as a run
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +14,15 @@ from jaxtyping import Float
 
 from flaxae.config.ranges import SEEDS
 from flaxae.errors import ConfigError
+from flaxae.text_autoencoder.priors.autoregressive import AutoregressivePrior
 from flaxae.text_autoencoder.priors.base import Prior, read
 from flaxae.text_autoencoder.priors.flow import FlowPrior
 from flaxae.text_autoencoder.priors.gaussian import GaussianPrior, StandardNormal
 from flaxae.text_autoencoder.priors.mixture import GMMPrior
+from flaxae.text_autoencoder.priors.trained import trained_prior
 
 __all__ = [
+    "AutoregressivePrior",
     "FlowPrior",
     "GMMPrior",
     "GaussianPrior",
@@ -22,12 +31,14 @@ __all__ = [
     "fit",
     "flow_of",
     "load_prior",
+    "trained_prior",
 ]
 
 FOLDER = "priors"  # the folder of a model's directory with one folder per kind
 
 _KINDS: dict[str, Any] = {
-    kind.kind: kind for kind in (StandardNormal, GaussianPrior, GMMPrior, FlowPrior)
+    kind.kind: kind
+    for kind in (StandardNormal, GaussianPrior, GMMPrior, FlowPrior, AutoregressivePrior)
 }
 
 

@@ -130,6 +130,10 @@ _KINDS = {
     "depth": int,
     "unroll": int,
     "steps": int,
+    "self_condition": bool,
+    "latents": int,
+    "heads": int,
+    "components": int,
 }
 
 

@@ -2,13 +2,12 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
 from jaxtyping import Array, Float
 
 from flaxae.errors import ConfigError
@@ -16,7 +15,7 @@ from flaxae.task import Context
 from flaxae.text_autoencoder.priors.base import Prior, read, rows_of, write
 from flaxae.text_autoencoder.priors.flow_modeling import Velocity
 from flaxae.text_autoencoder.priors.gaussian import GaussianPrior
-from flaxae.tree import path_name
+from flaxae.text_autoencoder.priors.trained import filled, parameters, to_host, trained_prior
 
 ROWS = (16, 256)  # each call is padded to one of these row counts: two compiled programs
 STEPS = 32  # default steps of the solver
@@ -51,15 +50,6 @@ def integrate(
     return jax.lax.scan(step, x, jnp.arange(steps))[0]
 
 
-@runtime_checkable
-class FlowTask(Protocol):
-    """A task that trains a flow."""
-
-    def prior(self, model: Any, steps: int = 0) -> "FlowPrior":
-        """Return a trained model of the task as a prior; steps of the solver, 0: the config's."""
-        ...
-
-
 class FlowPrior(Prior):
     """A flow whose points at t = 0 are noise and at t = 1 codes (Liu et al. 2022).
 
@@ -82,6 +72,7 @@ class FlowPrior(Prior):
         depth = jax.tree.leaves(nnx.split(model.blocks)[1])[0].shape[0]
         width = model.read.kernel.shape[1]
         self.sizes = {"width": int(width), "depth": int(depth), "unroll": model.unroll}
+        self.sizes["self_condition"] = model.self_condition
 
     @classmethod
     def from_workdir(cls, workdir: str | Path, steps: int = 0) -> "FlowPrior":
@@ -94,17 +85,11 @@ class FlowPrior(Prior):
         Raises:
             ConfigError: if the workdir is not a flow's.
         """
-        from flaxae.storage.workdir import stored_config
-        from flaxae.training.load import load
-
-        config = stored_config(workdir)
-        if not isinstance(config.task.make(config), FlowTask):
-            raise ConfigError(
-                f"{workdir} is a run of {type(config.task).__name__}, not of a flow: train one "
-                "with configs/t5_vae/flow_prior.py"
-            )
-        loaded: Any = load(workdir)
-        return loaded.task.prior(loaded.model, steps)
+        prior = trained_prior(workdir)
+        if not isinstance(prior, cls):
+            raise ConfigError(f"{workdir} trained a prior of kind {prior.kind!r}, not a flow")
+        prior.steps = steps or prior.steps
+        return prior
 
     def to_noise(self, z: Any) -> Float[np.ndarray, "n D"]:
         """Integrate from t = 1 to 0."""
@@ -123,15 +108,12 @@ class FlowPrior(Prior):
             points: Any = integrate(
                 self.graphdef, self.state, padded, np.float32(direction), self.steps
             )
-            if not points.is_fully_addressable:
-                points = multihost_utils.process_allgather(points, tiled=True)
-            out.append(np.asarray(points)[: len(part)])
+            out.append(to_host(points)[: len(part)])
         return np.concatenate(out)
 
     def save(self, folder: str | Path) -> None:
         """Write the prior into a folder."""
-        leaves = jax.tree_util.tree_leaves_with_path(self.state)
-        arrays = {_name(path): np.asarray(x) for path, x in leaves}
+        arrays = parameters(self.state)
         arrays |= {"mean": self.base.mean, "factor": self.base.factor}
         about = {"kind": self.kind, "dim": self.dim, "steps": self.steps, **self.sizes}
         write(folder, about, arrays)
@@ -144,20 +126,10 @@ class FlowPrior(Prior):
             ConfigError: if its arrays do not have the shapes that its sizes require.
         """
         about, arrays = read(folder)
-        sizes = (about["dim"], about["width"], about["depth"], about["unroll"])
+        sizes = [about[name] for name in ("dim", "width", "depth", "unroll")]
+        sizes.append(about.get("self_condition", False))  # priors of older versions lack it
         abstract = nnx.eval_shape(lambda: Velocity(*sizes, rngs=nnx.Rngs(0)))
         graphdef, state = nnx.split(abstract)
-        leaves, structure = jax.tree_util.tree_flatten_with_path(state)
-        names = [_name(path) for path, _ in leaves]
-        dim = about["dim"]
-        shapes = {"mean": (dim,), "factor": (dim, dim)}
-        shapes |= {name: x.shape for name, (_, x) in zip(names, leaves, strict=True)}
-        if shapes != {name: x.shape for name, x in arrays.items()}:
-            raise ConfigError(f"the arrays of the flow in {folder} do not fit its sizes")
-        state = jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name in names])
+        state = filled(state, arrays, about["dim"], folder)
         base = GaussianPrior(arrays["mean"], arrays["factor"])
         return cls(nnx.merge(graphdef, state), base, about["steps"])
-
-
-def _name(path: tuple) -> str:
-    return path_name(path).removesuffix("/value").replace("/", ".")

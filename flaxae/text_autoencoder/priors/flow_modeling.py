@@ -47,9 +47,22 @@ class Velocity(nnx.Module):
 
     The velocity for standard normal codes is built in. So an untrained flow maps N(0, I) to N(0, I)
     and the network only learns how the codes differ from a normal distribution.
+
+    With self-conditioning (Chen et al. 2023, "Analog Bits") the network also reads an estimate of
+    the code, which it makes in a first pass without one. The velocity stays a function of x and t
+    alone, so that the flow remains an ordinary differential equation with an inverse.
     """
 
-    def __init__(self, dim: int, width: int, depth: int, unroll: int = 1, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        depth: int,
+        unroll: int = 1,
+        self_condition: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ):
         """Initialise the parameters.
 
         Args:
@@ -57,14 +70,17 @@ class Velocity(nnx.Module):
             width: width of the residual stream.
             depth: number of blocks.
             unroll: blocks per iteration of the scan.
+            self_condition: whether the network reads its first estimate of the code.
             rngs: source of the initialisation, by `rngs.params()`.
         """
-        self.dim, self.unroll = dim, unroll
+        self.dim, self.unroll, self.self_condition = dim, unroll, self_condition
         self.embed = Linear(2 * FREQUENCIES, 2 * FREQUENCIES, use_bias=True, rngs=rngs)
         self.read = Linear(dim, width, use_bias=True, rngs=rngs)
         self.blocks = stacked(lambda r: Block(width, 2 * FREQUENCIES, rngs=r), depth, rngs)
         self.norm = RMSNorm(width)
         self.write = Linear(width, dim, use_bias=True, std=0.0, rngs=rngs)
+        if self_condition:
+            self.read_estimate = Linear(dim, width, std=0.0, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "B D"], t: Float[Array, "B"], ctx: Context
@@ -76,12 +92,41 @@ class Velocity(nnx.Module):
             t: times: 0 is noise, 1 is codes.
             ctx: the step's context.
         """
+        if not self.self_condition:
+            return self.once(x, t, ctx)
+        return self.once(x, t, ctx, self.estimate(x, t, ctx))
+
+    def estimate(
+        self, x: Float[Array, "B D"], t: Float[Array, "B"], ctx: Context
+    ) -> Float[Array, "B D"]:
+        """Return the code that each row is on its way to: x + (1 - t) v, without a gradient."""
+        first = self.once(x, t, ctx.at("first"))
+        return jax.lax.stop_gradient(x + (1 - t)[:, None] * first)
+
+    def once(
+        self,
+        x: Float[Array, "B D"],
+        t: Float[Array, "B"],
+        ctx: Context,
+        estimate: Float[Array, "B D"] | None = None,
+    ) -> Float[Array, "B D"]:
+        """Return the velocity of each row by one pass of the network.
+
+        Args:
+            x: points, in the space of whitened codes.
+            t: times: 0 is noise, 1 is codes.
+            ctx: the step's context.
+            estimate: an estimate of the code; None or zeros: none.
+        """
         ctx = ctx.at("velocity")
+        hidden = self.read(x, ctx.at("read"))
+        if estimate is not None:
+            hidden = hidden + self.read_estimate(estimate, ctx.at("read_estimate"))
         time = jax.nn.silu(self.embed(waves(t), ctx.at("embed")))
         hidden, _ = scan_blocks(
             lambda block, h, ctx, _: (block(h, time, ctx), None),
             self.blocks,
-            self.read(x, ctx.at("read")),
+            hidden,
             ctx.at("blocks"),
             unroll=self.unroll,
         )

@@ -41,7 +41,7 @@ class Sizes:
 
     lines: int = 2000  # lines per split
     samples: int = 1000  # samples per prior
-    pulled: int = 300  # samples that are decoded and encoded repeatedly
+    pulled: int = 200  # samples that are decoded and encoded repeatedly
     texts: int = 600  # lines for shuffling, neighbours and edits
     codes: int = 6000  # training lines whose codes fit priors
     references: int = 500  # lines decoded from wrong codes

@@ -21,6 +21,7 @@ class Codes:
     """The codes of the splits of a run.
 
     Attributes:
+        num_latents: latents per code.
         dim: numbers per code, all latents together.
     """
 
@@ -54,6 +55,7 @@ class Codes:
         config.freeze(check=False)
         task = config.task.make(config)
         model: Any = nnx.eval_shape(lambda: task.init(nnx.Rngs(0)))
+        self.num_latents = model.num_latents
         self.dim = model.num_latents * model.dim
         self._codes: dict[str, np.ndarray] = {}
 

@@ -14,7 +14,7 @@ from flaxae.losses import mmd
 from flaxae.measures import stats
 from flaxae.measures.text import is_valid
 from flaxae.text_autoencoder.codec import Codec
-from flaxae.text_autoencoder.priors import GMMPrior, StandardNormal, fit
+from flaxae.text_autoencoder.priors import AutoregressivePrior, GMMPrior, StandardNormal, fit
 from flaxae.text_autoencoder.priors.base import Prior, slerps
 
 NUM = 1000  # number of samples, and of lines for the round trip
@@ -43,14 +43,14 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
     priors: dict[str, Prior] = {
         # Scaled so that the decoder, which multiplies codes by codec.scale, reads N(0, I).
         "N(0, I)": StandardNormal(codes.dim, 1 / codec.scale),
-        "Gaussian": task.base,
+        "Gaussian": fit("gaussian", train),
     }
     left_out = {}
     try:
         priors["GMM-10"] = fit("gmm", some)
     except ConfigError as error:  # there are fewer codes than components
         left_out["GMM-10"] = str(error)
-    priors["flow"] = task.prior(loaded.model)
+    priors[task.name] = task.prior(loaded.model)
     lines, dev = codes.lines("dev"), codes.codes("dev")
     order = rng.permutation(len(dev))
     lines, dev = [lines[i] for i in order], dev[order]
@@ -136,7 +136,7 @@ def round_trip(
 ) -> tuple[Float[np.ndarray, "n D"], Float[np.ndarray, "n D"]]:
     """Return the noise of codes, and the codes of that noise by the same component of a mixture."""
     noise = prior.to_noise(z)
-    if isinstance(prior, GMMPrior):
+    if isinstance(prior, (GMMPrior, AutoregressivePrior)):
         return noise, prior.from_noise(noise, prior.component(z))
     return noise, prior.from_noise(noise)
 

@@ -25,7 +25,7 @@ from flaxae.config import (
 )
 from flaxae.errors import ConfigError
 from flaxae.losses import mmd
-from flaxae.models.t5_vae.prior import task as task_lib
+from flaxae.models.t5_vae.prior import base as base_lib
 from flaxae.models.t5_vae.prior.codes import Codes
 from flaxae.models.t5_vae.prior.task import FlowConfig, FlowTask, Times
 from flaxae.models.t5_vae.task import T5VAEConfig
@@ -61,7 +61,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Train a flow; while the fixture is used, codes of flows are the planted ones."""
     folder = tmp_path_factory.mktemp("flow") / "w"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task_lib, "Codes", PlantedCodes)
+        patch.setattr(base_lib, "Codes", PlantedCodes)
         run(config_for(), folder)
         yield folder
 
@@ -122,6 +122,37 @@ def test_untrained_flow_is_the_gaussian() -> None:
     np.testing.assert_allclose(flow.from_noise(noise), base.from_noise(noise), atol=2e-3)
 
 
+@pytest.fixture(scope="module")
+def conditioned() -> Velocity:
+    """Return a self-conditioned velocity with random parameters."""
+    graphdef, state = nnx.split(Velocity(2, 8, 1, self_condition=True, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    draw = lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), jnp.float32)  # noqa: E731
+    return nnx.merge(graphdef, jax.tree.map(draw, state))
+
+
+def test_a_self_conditioned_velocity_reads_its_first_estimate(conditioned: Velocity) -> None:
+    x = jnp.asarray(bumps(64))
+    t = jnp.linspace(0, 1, 64)
+    first = conditioned.once(x, t, CTX)
+    estimate = x + (1 - t)[:, None] * first
+    whole = conditioned(x, t, CTX)
+    np.testing.assert_allclose(whole, conditioned.once(x, t, CTX, estimate), atol=1e-5)
+    assert np.abs(whole - first).max() > 0.05
+    # In training half of the rows lack an estimate.
+    task = object.__new__(FlowTask)
+    trained = task._velocity(conditioned, x, t, dataclasses.replace(CTX, train=True))
+    plain = np.isclose(trained, first, atol=1e-5).all(1)
+    assert (plain | np.isclose(trained, whole, atol=1e-5).all(1)).all() and 15 < plain.sum() < 49
+
+
+def test_a_self_conditioned_flow_is_inverted_and_saved(conditioned: Velocity, tmp_path) -> None:
+    prior, codes = FlowPrior(conditioned, GaussianPrior.fit(bumps(500)), 64), bumps(9)
+    np.testing.assert_allclose(prior.from_noise(prior.to_noise(codes)), codes, atol=0.01)
+    prior.save(tmp_path)
+    np.testing.assert_array_equal(load_prior(tmp_path).to_noise(codes), prior.to_noise(codes))
+
+
 def test_saved_flow_is_loaded_bit_for_bit(flow: FlowPrior, tmp_path: Path) -> None:
     flow.save(tmp_path)
     again = load_prior(tmp_path)
@@ -180,6 +211,9 @@ def test_flops_count_every_kernel(workdir: Path) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(nnx.split(task.init(nnx.Rngs(0)))[1])
     kernels = sum(x.size for path, x in leaves if "kernel" in jax.tree_util.keystr(path))
     assert task.flops(task.data("dev").batch_spec, {}) == 6 * 512 * kernels
+    again = FlowTask(config_for(task__self_condition=True))
+    both = (6 + 2) * 512 * kernels + 6 * 512 * 2 * 32  # a pass without gradient, its estimate
+    assert again.flops(task.data("dev").batch_spec, {}) == both
 
 
 def test_codes_of_another_width_raise(workdir: Path, monkeypatch: Any) -> None:
@@ -191,7 +225,7 @@ def test_codes_of_another_width_raise(workdir: Path, monkeypatch: Any) -> None:
 
 
 def test_codes_from_must_be_the_workdir_of_a_t5_vae(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(task_lib, "Codes", Codes)
+    monkeypatch.setattr(base_lib, "Codes", Codes)
     (tmp_path / "flow").mkdir()
     (tmp_path / "flow" / "config.json").write_text(json.dumps(to_json(config_for())))
     for name, message in (("", "empty"), ("none", "not a run's workdir"), ("flow", "FlowConfig")):
@@ -201,5 +235,5 @@ def test_codes_from_must_be_the_workdir_of_a_t5_vae(tmp_path: Path, monkeypatch:
     (tmp_path / "vae").mkdir()
     vae = to_json(Config(task=T5VAEConfig()))
     (tmp_path / "vae" / "config.json").write_text(json.dumps(vae))
-    with pytest.raises(ConfigError, match="T5VAEConfig, not of a flow"):
+    with pytest.raises(ConfigError, match="T5VAEConfig, not of a prior"):
         FlowPrior.from_workdir(tmp_path / "vae")
