@@ -122,8 +122,9 @@ def study(
 
     Returns:
         `SampleEvaluator.measure` of the N(0, I) samples with a few examples, in `others` those of
-        "gaussian", "gmm" (10 components) and "real_lines", and in `pull` the measures of
-        `text_space.pull_to_text`.
+        "gaussian", "gmm" (10 components) and "real_lines", of a decoder that reads the noise also
+        those of "told_noise" (N(0, I), decoded as if it had the noise of training), and in `pull`
+        the measures of `text_space.pull_to_text`.
     """
     shape = (samples, codec.num_latents, codec.dim)
     prior = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -134,9 +135,12 @@ def study(
     for kind, min_codes in (("gaussian", 2), ("gmm", 20)):
         if len(flat) >= min_codes:
             drawn[kind] = fit(kind, flat).sample(samples).reshape(shape) * np.float32(codec.scale)
+    if codec.reads_sigma:
+        drawn["told_noise"] = prior
     rows = {}
     for name, z in drawn.items():
-        texts = codec.texts(codec.generate(z))
+        noise = codec.sigma if name == "told_noise" else 0.0
+        texts = codec.texts(codec.generate(z, noise=noise))
         rows[name] = evaluator.measure(texts, draws) | {"examples": texts[:12]}
     rows["real_lines"] = evaluator.measure(real[:samples], draws)
     out = rows.pop("normal") | {"fitted_to": len(flat), "others": rows}
