@@ -99,7 +99,9 @@ QUICK: dict[str, Any] = {
     "task.t5.num_layers": 1,
     "task.t5.num_decoder_layers": 1,
     "task.t5.scan_unroll": 1,
+    "task.latent.dim": 16,
     "data.vocab_size": 512,
+    "data.max_lines": 10_000,
     "data.max_length": 16,
     "optim.warmup": 10,
 }

@@ -27,6 +27,7 @@ from flaxae.lm.t5.sizes import t5_size
 from flaxae.models.t5_vae.bottlenecks import Bottleneck, LatentConfig
 from flaxae.models.t5_vae.noise import NoiseConfig
 from flaxae.models.t5_vae.task import T5VAEConfig
+from flaxae.text_autoencoder.channel import Channel
 
 STEPS = 100_000
 PRESETS = ("pretrained", "scratch")
@@ -52,8 +53,10 @@ def sized(name: str, preset: str, *, batch_size: int, lr: float, remat: bool) ->
                 # T5 has a relative position bias; absolute positions would disturb its weights.
                 injection=False,
                 positions=False,
-                noise_start=0.05,
-                noise_end=0.2,
+                # At most 395 bits per sentence at the end: 768 log2(1 / .7).
+                channel=Channel.PRESERVING,
+                noise_start=0.1,
+                noise_end=0.7,
                 noise_steps=STEPS // 2,
                 queue=1024,
             ),

@@ -125,7 +125,9 @@ def run_all(
     """
     sizes = Sizes(samples=500, pairs=60, factors=500, draws=300)
     if quick:
-        sizes = Sizes(lines=100, samples=30, pulled=20, texts=60, codes=300, pairs=4, draws=30)
+        # One number of rows for all parts, and so few compiled programs.
+        few = dict.fromkeys(("lines", "samples", "pulled", "texts", "mmd", "references"), 128)
+        sizes = Sizes(**few, codes=256, pairs=14, factors=128, draws=30)
 
     def measure(config: Config, key: str) -> Row | None:
         found = train_and_evaluate(config, outdir / key, sizes)

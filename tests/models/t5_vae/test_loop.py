@@ -60,14 +60,26 @@ def config_for(tmp_path: Path, **overrides: Any) -> Config:
     return config
 
 
+SPACE = {
+    "task__latent__channel": "preserving",
+    "task__latent__noise_end": 0.0,
+    "task__latent__target_bits": 20.0,
+    "task__latent__told_noise": True,
+    "task__noise__shuffle": 0.5,
+    "task__noise__swap": 1,
+    "task__noise__share": 0.5,
+}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, SPACE], ids=["default", "space"])
 def test_five_steps_on_eight_devices_equal_those_on_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Sums in the order of tests' own quick code are 1e-5 apart after the fifth update, not 3e-6.
     monkeypatch.setattr(jax, "jit", partial(jax.jit, compiler_options=COMPILE_WELL))
-    one = config_for(tmp_path, mesh__fsdp=1)
-    eight = config_for(tmp_path, mesh__replica=2, mesh__fsdp=2, mesh__model=2)
+    one = config_for(tmp_path, mesh__fsdp=1, **options)
+    eight = config_for(tmp_path, mesh__replica=2, mesh__fsdp=2, mesh__model=2, **options)
     run(one, tmp_path / "one")
     run(eight, tmp_path / "eight")
     a, b = log_of(tmp_path / "one"), log_of(tmp_path / "eight")
