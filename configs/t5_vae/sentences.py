@@ -7,7 +7,7 @@ r"""A T5-VAE of labelled English sentences, on the channel that keeps the second
 The T5 of `python_lines` (6.8 M parameters) for texts of up to 32 tokens, with labels, so that the
 explorer's map is coloured by them and arithmetic of attributes can be measured:
 
-    python -m flaxae.text_autoencoder.evaluation.attributes runs/t5_vae_sentences
+    python -m flaxae.text_autoencoder.evaluation.attribute_report runs/t5_vae_sentences
 
 One token in ten of the encoder's input is masked, and the sigma of the channel rises from .2 to .6.
 Not measured.

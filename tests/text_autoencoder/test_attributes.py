@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flaxae.text_autoencoder.evaluation import attributes
+from flaxae.text_autoencoder.evaluation import attribute_report, attributes
 from flaxae.text_autoencoder.evaluation.ngram_probe import NgramProbe, words
 
 MARKS, NOUNS = ("bad", "good"), [f"noun{i}" for i in range(12)]
@@ -95,6 +95,6 @@ def test_classes_are_sentiment_or_the_most_frequent_labels():
 def test_too_few_texts_are_a_sentence_and_a_study_is_readable(found, tmp_path):
     few = attributes.study(ByLabel(), labelled(200, 0), labelled(2, 1))
     assert "needs at least 2" in few
-    lines = attributes.describe({"classes": (("bad",), ("good",)), **found[0]})
+    lines = attribute_report.describe({"classes": (("bad",), ("good",)), **found[0]})
     assert "bad <-> good" in lines[0] and any("at strength 1.0" in line for line in lines)
-    assert attributes.figure(found[0], tmp_path / "x.png").is_file()
+    assert attribute_report.figure(found[0], tmp_path / "x.png").is_file()

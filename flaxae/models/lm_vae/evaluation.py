@@ -12,6 +12,7 @@ from flaxae.storage.paths import as_path
 from flaxae.text_autoencoder import figures
 from flaxae.text_autoencoder.codec import Codec
 from flaxae.text_autoencoder.evaluation import (
+    attribute_report,
     attributes,
     interpolation,
     latent,
@@ -158,7 +159,7 @@ def describe(result: dict[str, Any]) -> str:
         ("samples", readable.samples),
         ("text_space", readable.text_space),
         ("interpolation", readable.interpolation),
-        ("attributes", attributes.describe),
+        ("attributes", attribute_report.describe),
     ):
         if name in result:
             found = result[name]

@@ -1,30 +1,20 @@
 """Arithmetic of attributes: the difference of two classes' mean codes, added to a text's code.
 
-    python -m flaxae.text_autoencoder.evaluation.attributes runs/t5_vae_sentences
-
 A classifier of n-grams, trained on real texts, says whether the decoded text is of the other class.
 The price is the share of the text's other words that are kept. Decoding garbage also changes
 verdicts, so a random direction of the same length is measured beside the real one.
 """
 
-import argparse
-import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from flaxae.command import run_main
-from flaxae.config.locate import user_path
 from flaxae.errors import ConfigError, require
-from flaxae.measures.stats import bootstrap, finite, ratio
+from flaxae.measures.stats import bootstrap, ratio
 from flaxae.text_autoencoder.evaluation.ngram_probe import NgramProbe, words
-from flaxae.text_autoencoder.evaluation.readable import number
-from flaxae.text_autoencoder.figures import subplots
 from flaxae.text_autoencoder.samples import subsample, too_few
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -68,11 +58,14 @@ def of_classes(
         labels: the label of each.
         classes: the labels of the first class, and those of the second.
     """
-    rows = [(t, x in classes[1]) for t, x in zip(texts, labels, strict=True) if x in _all(classes)]
+    rows = [
+        (t, x in classes[1]) for t, x in zip(texts, labels, strict=True) if x in labels_of(classes)
+    ]
     return Labelled([t for t, _ in rows], np.asarray([x for _, x in rows], bool))
 
 
-def _all(classes: Sequence[Sequence[str]]) -> set[str]:
+def labels_of(classes: Sequence[Sequence[str]]) -> set[str]:
+    """Return the labels of all classes."""
     return {label for labels in classes for label in labels}
 
 
@@ -233,19 +226,24 @@ def _distance(row: dict[str, Any]) -> float:
 
 
 def of_texts(
-    model: Coder, text: Any, splits: Sequence[str] = ("test_file", "test_line", "dev"), **sizes: Any
+    model: Coder,
+    text: Any,
+    classes: tuple[tuple[str, ...], ...] = (),
+    splits: Sequence[str] = ("test_file", "test_line", "dev"),
+    **sizes: Any,
 ) -> dict[str, Any] | str:
-    """Measure a run's attributes, those of `classes_of`.
+    """Measure the arithmetic of an attribute of a run's texts.
 
     Args:
         model: the autoencoder.
         text: the run's texts (`data.hub.TextData`), read with labels.
+        classes: labels of the first class and of the second; (): those of `classes_of`.
         splits: held-out splits whose texts are moved, those that exist.
         **sizes: see `study`.
     """
     labels = text.labels("train")
     try:
-        classes = classes_of(labels)
+        classes = classes or classes_of(labels)
     except ConfigError as error:
         return f"n/a: {error}"
     held_out: tuple[list[str], list[str]] = ([], [])
@@ -256,80 +254,3 @@ def of_texts(
     train = of_classes(text.lines("train"), labels, classes)
     found = study(model, train, of_classes(*held_out, classes), **sizes)
     return found if isinstance(found, str) else {"classes": classes, **found}
-
-
-def describe(found: dict[str, Any]) -> list[str]:
-    """Return a study as lines of text."""
-    first, second = (", ".join(x) for x in found["classes"])
-    out = [
-        f"arithmetic of attributes: {first} <-> {second}; {found['texts']} held-out texts, each "
-        f"with {found['words']:.1f} other words; classifier of n-grams "
-        f"{number(found['classifier'])}",
-        f"{'strength':>10}{'changed':>24}{'kept':>24}{'random: changed':>18}{'kept':>8}",
-    ]
-    for row, other in zip(found["direction"], found["random"], strict=True):
-        text = f"{row['strength']:>10.1f}{number(row['changed']):>24}{number(row['kept']):>24}"
-        values = (other[name]["value"] for name in ("changed", "kept"))
-        out.append(text + f"{number(next(values)):>18}{number(next(values)):>8}")
-    slider = found["slider"]
-    out.append(
-        f"each text moved until its verdict changes: changed {number(slider['changed'])}, kept "
-        f"{number(slider['kept'])}"
-    )
-    goal = f"{CHANGED:.0%} changed with {KEPT:.0%} kept"
-    row = found["reached"]
-    out.append(f"{goal}: " + ("not reached" if row is None else f"at strength {row['strength']}"))
-    out.append(f"the first {len(found['examples'])} texts, decoded and moved:")
-    for x in found["examples"]:
-        out += [f"    {x['text']}", f"        {x['decoded']}", f"     -> {x['moved']}"]
-    return out
-
-
-def figure(found: dict[str, Any], path: Path) -> Path:
-    """Plot kept words against changed verdicts, one point per strength."""
-    made, axes = subplots(1, 1, (5.5, 4.5))
-    axis = axes[0, 0]
-    for name, label in (("direction", "difference of means"), ("random", "random direction")):
-        x, y = ([row[key]["value"] for row in found[name]] for key in ("changed", "kept"))
-        axis.plot(x, y, "o-", label=label, markersize=4)
-    for row in found["direction"]:
-        place = (row["changed"]["value"], row["kept"]["value"])
-        axis.annotate(f"{row['strength']:g}", place, fontsize=8)
-    slider = found["slider"]
-    axis.plot(slider["changed"]["value"], slider["kept"]["value"], "*", label="each text's own")
-    axis.fill_between([CHANGED, 1], KEPT, 1, alpha=0.1, color="green", label="goal")
-    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="verdicts changed", ylabel="other words kept")
-    axis.legend(fontsize=8)
-    made.savefig(path, dpi=120)
-    return path
-
-
-def main(argv: list[str]) -> int:
-    """Run the command."""
-    from flaxae.text_autoencoder.codec import Codec
-    from flaxae.training.load import load
-
-    parser = argparse.ArgumentParser(
-        prog="python -m flaxae.text_autoencoder.evaluation.attributes", description=__doc__
-    )
-    parser.add_argument("workdir", help="of a text autoencoder whose data have labels")
-    parser.add_argument("--out", default="", help="folder; default: WORKDIR/report")
-    parser.add_argument("--texts", type=int, default=300, help="most held-out texts")
-    args = parser.parse_args(argv[1:])
-    loaded: Any = load(user_path(args.workdir))
-    codec = Codec(loaded.model, loaded.task.text.tokenizer, loaded.step)
-    found = of_texts(codec, loaded.task.text, most=args.texts)
-    if isinstance(found, str):
-        print(found)
-        return 0
-    found = {"step": loaded.step, **found}
-    folder = user_path(args.out) if args.out else user_path(args.workdir) / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "attributes.json").write_text(json.dumps(finite(found), indent=2) + "\n")
-    lines = [*describe(found), f"figure: {figure(found, folder / 'attributes.png')}"]
-    print("\n".join(lines))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))

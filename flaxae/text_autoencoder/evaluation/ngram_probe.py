@@ -11,8 +11,9 @@ from flaxae.errors import require
 from flaxae.measures import linear_probe
 from flaxae.measures.stats import Interval, bootstrap
 
-FEATURES, LEAST = 3000, 3  # most frequent words and pairs, in at least this many texts
-STRENGTHS = np.asarray([1.0, 3.0, 10.0, 30.0], np.float32)  # of the penalty
+FEATURES, LEAST = 2000, 3  # most frequent words and pairs, in at least this many texts
+STRENGTHS = np.asarray([1.0, 3.0, 10.0], np.float32)  # of the penalty
+MAX_STEPS = 60  # of L-BFGS; verdicts need no exact minimum
 HELD_BACK = 5  # one training text of this many chooses the strength
 MARKING = 0.1  # share of the known words, those of the largest weights, that mark a class
 _WORD = re.compile(r"\w+(?:'\w+)?")
@@ -51,7 +52,12 @@ class NgramProbe:
         fitted = np.random.default_rng(0).permutation(len(labels)) % HELD_BACK > 0
         first, probes = (
             linear_probe.fit(
-                x, labels, STRENGTHS, weights=rows.astype(np.float32), standardise=False
+                x,
+                labels,
+                STRENGTHS,
+                weights=rows.astype(np.float32),
+                standardise=False,
+                max_steps=MAX_STEPS,
             )
             for rows in (fitted, np.ones_like(fitted))
         )

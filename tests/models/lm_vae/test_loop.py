@@ -8,6 +8,7 @@ import pytest
 import flaxae
 from flaxae.data.tokenizer import PAD
 from flaxae.errors import ConfigError
+from flaxae.explore import Explorer
 from flaxae.models.lm_vae import evaluation
 from flaxae.models.lm_vae import states as states_lib
 from flaxae.models.lm_vae.api import LMVAE
@@ -84,6 +85,12 @@ def test_texts_go_through_the_code_and_back(vae, tmp_path):
     again = LMVAE.from_pretrained(tmp_path / "saved")
     np.testing.assert_array_equal(again.encode(lines), z)
     assert again.decode(z) == vae.decode(z)
+
+
+def test_the_explorer_opens_a_run_and_knows_the_labels(vae):
+    explorer = Explorer(vae)
+    assert len(explorer.between(*texts()[:2]).texts) > 2
+    assert set(explorer.corpus.labels) == {"0", "1"}
 
 
 def test_options_that_change_the_language_model_are_errors(folder):

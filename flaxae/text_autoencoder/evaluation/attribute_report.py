@@ -1,0 +1,112 @@
+r"""The report on the arithmetic of an attribute: its curves, its first texts, and a figure.
+
+    python -m flaxae.text_autoencoder.evaluation.attribute_report runs/t5_vae_sentences
+    python -m flaxae.text_autoencoder.evaluation.attribute_report runs/t5_vae_sentences \
+        --first=news/world --second=news/sport
+
+It works on the workdir of any text autoencoder whose texts have labels, and writes attributes.json
+and attributes.png into the folder of its report.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from flaxae.command import run_main
+from flaxae.config.locate import user_path
+from flaxae.errors import require
+from flaxae.measures.stats import finite
+from flaxae.text_autoencoder.evaluation.attributes import CHANGED, KEPT, labels_of, of_texts
+from flaxae.text_autoencoder.evaluation.readable import number
+from flaxae.text_autoencoder.figures import subplots
+
+
+def describe(found: dict[str, Any]) -> list[str]:
+    """Return a study as lines of text."""
+    first, second = (", ".join(x) for x in found["classes"])
+    out = [
+        f"arithmetic of attributes: {first} <-> {second}; {found['texts']} held-out texts, each "
+        f"with {found['words']:.1f} other words; classifier of n-grams "
+        f"{number(found['classifier'])}",
+        f"{'strength':>10}{'changed':>24}{'kept':>24}{'random: changed':>18}{'kept':>8}",
+    ]
+    for row, other in zip(found["direction"], found["random"], strict=True):
+        text = f"{row['strength']:>10.1f}{number(row['changed']):>24}{number(row['kept']):>24}"
+        values = (other[name]["value"] for name in ("changed", "kept"))
+        out.append(text + f"{number(next(values)):>18}{number(next(values)):>8}")
+    slider = found["slider"]
+    out.append(
+        f"each text moved until its verdict changes: changed {number(slider['changed'])}, kept "
+        f"{number(slider['kept'])}"
+    )
+    goal = f"{CHANGED:.0%} changed with {KEPT:.0%} kept"
+    row = found["reached"]
+    out.append(f"{goal}: " + ("not reached" if row is None else f"at strength {row['strength']}"))
+    out.append(f"the first {len(found['examples'])} texts, decoded and moved:")
+    for x in found["examples"]:
+        out += [f"    {x['text']}", f"        {x['decoded']}", f"     -> {x['moved']}"]
+    return out
+
+
+def figure(found: dict[str, Any], path: Path) -> Path:
+    """Plot kept words against changed verdicts, one point per strength."""
+    made, axes = subplots(1, 1, (5.5, 4.5))
+    axis = axes[0, 0]
+    for name, label in (("direction", "difference of means"), ("random", "random direction")):
+        x, y = ([row[key]["value"] for row in found[name]] for key in ("changed", "kept"))
+        axis.plot(x, y, "o-", label=label, markersize=4)
+    for row in found["direction"]:
+        place = (row["changed"]["value"], row["kept"]["value"])
+        axis.annotate(f"{row['strength']:g}", place, fontsize=8)
+    slider = found["slider"]
+    axis.plot(slider["changed"]["value"], slider["kept"]["value"], "*", label="each text's own")
+    axis.fill_between([CHANGED, 1], KEPT, 1, alpha=0.1, color="green", label="goal")
+    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="verdicts changed", ylabel="other words kept")
+    axis.legend(fontsize=8)
+    made.savefig(path, dpi=120)
+    return path
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    from flaxae.text_autoencoder.codec import Codec
+    from flaxae.training.load import load
+
+    parser = argparse.ArgumentParser(
+        prog="python -m flaxae.text_autoencoder.evaluation.attribute_report", description=__doc__
+    )
+    parser.add_argument("workdir", help="of a text autoencoder whose data have labels")
+    parser.add_argument("--out", default="", help="folder; default: WORKDIR/report")
+    for name in ("first", "second"):
+        parser.add_argument(f"--{name}", default="", help=f"labels of the {name} class, by commas")
+    parser.add_argument("--texts", type=int, default=300, help="most held-out texts")
+    args = parser.parse_args(argv[1:])
+    classes = tuple(tuple(x.split(",")) for x in (args.first, args.second) if x)
+    require(len(classes) != 1, "give both --first and --second, or neither")
+    loaded: Any = load(user_path(args.workdir))
+    codec = Codec(loaded.model, loaded.task.text.tokenizer, loaded.step)
+    require(
+        loaded.task.data_config.labels,
+        f"{args.workdir} was trained on texts without labels (data.labels)",
+    )
+    text = loaded.task.text
+    known = set(text.labels("train"))
+    wrong = sorted(labels_of(classes) - known)
+    require(not wrong, f"no training text has label {', '.join(wrong)}: {', '.join(sorted(known))}")
+    found = of_texts(codec, text, classes, most=args.texts)
+    if isinstance(found, str):
+        print(found)
+        return 0
+    found = {"step": loaded.step, **found}
+    folder = user_path(args.out) if args.out else user_path(args.workdir) / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "attributes.json").write_text(json.dumps(finite(found), indent=2) + "\n")
+    lines = [*describe(found), f"figure: {figure(found, folder / 'attributes.png')}"]
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
