@@ -162,10 +162,8 @@ class Explorer(LatentSpace):
             noise: sigma of the model's channel, through which codes are sent.
         """
         self._check_noise(noise)
-        require(
-            0 <= decode_temperature <= 10,
-            f"decode_temperature={decode_temperature} must be 0 to 10",
-        )
+        for name, x in (("temperature", temperature), ("decode_temperature", decode_temperature)):
+            require(0 <= x <= 10, f"{name}={x} must be 0 to 10")
         require(1 <= n <= MAX_SAMPLES, f"n={n} must be 1 to {MAX_SAMPLES}")
         SEEDS.check("seed", seed, int)
         drawn = np.asarray(self.model.prior(prior).sample(n, seed, temperature), np.float32)

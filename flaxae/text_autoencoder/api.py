@@ -1,13 +1,11 @@
 """`TextAutoencoder`: the methods of the classes that users load, such as `flaxae.T5VAE`."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from flaxae.decoding import Sampling
 from flaxae.errors import ConfigError, require
 from flaxae.text_autoencoder import checks
 from flaxae.text_autoencoder.channel import Channel
@@ -107,7 +105,7 @@ class TextAutoencoder(Pretrained):
         """
         seed, sigma = checks.whole("seed", seed, 0), checks.noise(noise, self._codec.channel)
         codes = checks.codes(z, self.num_latents, self.dim)
-        options = _sampling(sampling)
+        options = checks.sampling(sampling)
         require(
             self.autoregressive or options.beams == 1,
             f"beams={options.beams}: a {self.family} decodes all tokens of a text at once, so "
@@ -348,14 +346,3 @@ class TextAutoencoder(Pretrained):
             for x in given
         ]
         return np.stack(rows)
-
-
-def _sampling(options: dict[str, Any]) -> Sampling:
-    """Return checked options of decoding."""
-    known = {f.name for f in dataclasses.fields(Sampling)}
-    wrong = sorted(options.keys() - known)
-    require(not wrong, f"unknown {', '.join(wrong)}: use {', '.join(sorted(known))}, seed")
-    least = {"top_k": 0, "beams": 1}
-    return Sampling(
-        **{k: checks.whole(k, x, least[k]) if k in least else x for k, x in options.items()}
-    )

@@ -1,5 +1,6 @@
 """Checks of user input: each error names the wrong element and the way out."""
 
+import dataclasses
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,8 @@ from jaxtyping import Float, Int
 
 from flaxae.data.tokenizer import PAD
 from flaxae.data.tokens import TokenTable
-from flaxae.errors import ConfigError
+from flaxae.decoding import Sampling
+from flaxae.errors import ConfigError, require
 from flaxae.text_autoencoder.channel import Channel
 from flaxae.text_autoencoder.protocol import TextTokenizer
 
@@ -143,3 +145,19 @@ def noise(value: Any, channel: Channel) -> float:
             f"noise={value!r}: sigma of this model's {channel.value} channel is a number {limit}"
         )
     return sigma
+
+
+def sampling(options: dict[str, Any]) -> Sampling:
+    """Return checked options of decoding.
+
+    Args:
+        options: fields of `decoding.Sampling` by name.
+
+    Raises:
+        ConfigError: if an option is unknown or out of range.
+    """
+    known = {f.name for f in dataclasses.fields(Sampling)}
+    wrong = sorted(options.keys() - known)
+    require(not wrong, f"unknown {', '.join(wrong)}: use {', '.join(sorted(known))}, seed, noise")
+    least = {"top_k": 0, "beams": 1}
+    return Sampling(**{k: whole(k, x, least[k]) if k in least else x for k, x in options.items()})

@@ -216,6 +216,8 @@ def test_a_number_out_of_range_is_an_error(explorer):
         lambda: explorer.around("a", None, {WIDTH: 1.0}),
         lambda: explorer.samples("normal", 65),
         lambda: explorer.samples("normal", 5, float("nan")),
+        lambda: explorer.samples("normal", 5, decode_temperature=11.0),
+        lambda: explorer.samples("normal", 5, noise=1.5),
         lambda: explorer.neighbours("a", 0),
         lambda: explorer.neighbours("a", 3, "taxi"),
     ):
