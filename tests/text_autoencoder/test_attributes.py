@@ -1,5 +1,7 @@
 """Arithmetic of attributes on autoencoders whose codes are known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -97,4 +99,7 @@ def test_too_few_texts_are_a_sentence_and_a_study_is_readable(found, tmp_path):
     assert "needs at least 2" in few
     lines = attribute_report.describe({"classes": (("bad",), ("good",)), **found[0]})
     assert "bad <-> good" in lines[0] and any("at strength 1.0" in line for line in lines)
+    texts = SimpleNamespace(splits=("dev",), lines=lambda _: labelled(5, 2).texts)
+    path, other = attribute_report.paths(ByLabel(), texts, 9, steps=4)
+    assert len(path) == 6 and path[0] == path[1] != path[-1] == path[-2] != other[-1]
     assert attribute_report.figure(found[0], tmp_path / "x.png").is_file()

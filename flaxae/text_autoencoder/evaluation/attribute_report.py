@@ -1,4 +1,4 @@
-r"""The report on the arithmetic of an attribute: its curves, its first texts, and a figure.
+r"""The report on the arithmetic of an attribute: curves, first texts, ten paths, and a figure.
 
     python -m flaxae.text_autoencoder.evaluation.attribute_report runs/t5_vae_sentences
     python -m flaxae.text_autoencoder.evaluation.attribute_report runs/t5_vae_sentences \
@@ -14,13 +14,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flaxae.command import run_main
 from flaxae.config.locate import user_path
 from flaxae.errors import require
 from flaxae.measures.stats import finite
-from flaxae.text_autoencoder.evaluation.attributes import CHANGED, KEPT, labels_of, of_texts
+from flaxae.text_autoencoder.codec import Codec
+from flaxae.text_autoencoder.evaluation.attributes import CHANGED, KEPT, Coder, labels_of, of_texts
 from flaxae.text_autoencoder.evaluation.readable import number
 from flaxae.text_autoencoder.figures import subplots
+from flaxae.text_autoencoder.interpolation import slerp
 
 
 def describe(found: dict[str, Any]) -> list[str]:
@@ -50,6 +54,33 @@ def describe(found: dict[str, Any]) -> list[str]:
     return out
 
 
+def paths(model: Coder, text: Any, count: int, steps: int = 5) -> list[list[str]]:
+    """Return slerp paths between random held-out texts, as they come.
+
+    Args:
+        model: the autoencoder.
+        text: the run's texts (`data.hub.TextData`).
+        count: number of paths.
+        steps: decoded texts per path, ends included.
+
+    Returns:
+        One list per path: the first text, the decoded ones, the last text.
+    """
+    split = next(x for x in ("test_file", "test_line", "dev") if x in text.splits)
+    lines = text.lines(split)
+    order = np.random.default_rng(0).permutation(len(lines))[: 2 * count]
+    first, last = ([lines[i] for i in rows] for rows in (order[::2], order[1::2]))
+    first = first[: len(last)]
+    if not last:
+        return []
+    ends = zip(model.encode(first), model.encode(last), strict=True)
+    made = model.decode(np.concatenate([slerp(a, b, steps) for a, b in ends]))
+    return [
+        [a, *made[i * steps : (i + 1) * steps], b]
+        for i, (a, b) in enumerate(zip(first, last, strict=True))
+    ]
+
+
 def figure(found: dict[str, Any], path: Path) -> Path:
     """Plot kept words against changed verdicts, one point per strength."""
     made, axes = subplots(1, 1, (5.5, 4.5))
@@ -71,7 +102,6 @@ def figure(found: dict[str, Any], path: Path) -> Path:
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    from flaxae.text_autoencoder.codec import Codec
     from flaxae.training.load import load
 
     parser = argparse.ArgumentParser(
@@ -81,6 +111,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", default="", help="folder; default: WORKDIR/report")
     for name in ("first", "second"):
         parser.add_argument(f"--{name}", default="", help=f"labels of the {name} class, by commas")
+    parser.add_argument("--paths", type=int, default=10, help="paths between held-out texts")
     parser.add_argument("--texts", type=int, default=300, help="most held-out texts")
     args = parser.parse_args(argv[1:])
     classes = tuple(tuple(x.split(",")) for x in (args.first, args.second) if x)
@@ -99,11 +130,18 @@ def main(argv: list[str]) -> int:
     if isinstance(found, str):
         print(found)
         return 0
-    found = {"step": loaded.step, **found}
+    found = {"step": loaded.step, **found, "paths": paths(codec, text, args.paths)}
     folder = user_path(args.out) if args.out else user_path(args.workdir) / "report"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "attributes.json").write_text(json.dumps(finite(found), indent=2) + "\n")
-    lines = [*describe(found), f"figure: {figure(found, folder / 'attributes.png')}"]
+    lines = [*describe(found)]
+    for path in found["paths"]:
+        lines += [
+            f"from {path[0]!r}",
+            *(f"        {x}" for x in path[1:-1]),
+            f"    to {path[-1]!r}",
+        ]
+    lines += [f"figure: {figure(found, folder / 'attributes.png')}"]
     print("\n".join(lines))
     return 0
 
