@@ -80,7 +80,17 @@ def test_codes_and_noise_are_inverse_given_the_components(planted) -> None:
             codes[0] - codes[1]
         )
     np.testing.assert_array_equal(mixture.from_noise(noise)[4:], mixture.from_noise(noise[4:]))
-    assert len(np.unique(mixture.component(mixture.sample(60)))) == 4
+
+
+def test_each_component_is_drawn_with_its_probability(planted) -> None:
+    model: Any = untrained(3)
+    model.centres[...] = 20 * jnp.arange(3.0)[:, None] * jnp.ones(Z)  # far from each other
+    weights = np.asarray([0.6, 0.3, 0.1])
+    model.write.bias[...] = model.write.bias[...].at[:3].set(np.log(weights))
+    prior = AutoregressivePrior(model, planted.base)
+    component = prior.component(prior.sample(900, seed=1))
+    for latent in component.T:
+        np.testing.assert_allclose(np.bincount(latent, minlength=3) / 900, weights, atol=0.05)
 
 
 def test_a_latent_does_not_depend_on_itself_or_on_later_ones() -> None:
