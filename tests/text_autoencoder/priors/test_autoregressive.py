@@ -84,7 +84,7 @@ def test_codes_and_noise_are_inverse_given_the_components(planted) -> None:
 
 def test_each_component_is_drawn_with_its_probability(planted) -> None:
     model: Any = untrained(3)
-    model.centres[...] = 20 * jnp.arange(3.0)[:, None] * jnp.ones(Z)  # far from each other
+    model.centres[...] = jnp.full((3, Z), 20.0) * jnp.arange(3.0)[:, None]  # far from each other
     weights = np.asarray([0.6, 0.3, 0.1])
     model.write.bias[...] = model.write.bias[...].at[:3].set(np.log(weights))
     prior = AutoregressivePrior(model, planted.base)
