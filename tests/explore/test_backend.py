@@ -11,6 +11,7 @@ from flaxae.explore.backend import Explorer
 from flaxae.explore.corpus import Corpus
 from flaxae.explore.space import MAX_CHARACTERS
 from flaxae.text_autoencoder import protocol
+from flaxae.text_autoencoder.priors import StandardNormal
 from tests.explore.tiny import LINES, WIDTH, Characters, Letters
 
 
@@ -55,6 +56,18 @@ def test_the_best_path_is_that_of_the_runs_evaluation(tmp_path):
     report["interpolation"]["best"] = "prior"  # of a flow that the model does not have
     (tmp_path / "report.json").write_text(json.dumps(report))
     assert Explorer(Letters(), source=tmp_path).best_path == ("slerp", False)
+
+
+def test_a_model_with_a_flow_has_paths_through_its_noise():
+    class WithFlow(Letters):
+        def prior(self, which=None):
+            return StandardNormal(WIDTH) if which == "flow" else super().prior(which)
+
+    made = Explorer(WithFlow())
+    assert made.paths == ("slerp", "lerp", "prior", "denoised")
+    # The noise of this prior is the code itself.
+    assert made.between("aa", "ii", "prior").texts == made.between("aa", "ii", "slerp").texts
+    assert made.between_at("aa", "ii", 30, "prior") == made.between_at("aa", "ii", 30, "slerp")
 
 
 def test_noise_and_temperature_of_the_words(explorer):

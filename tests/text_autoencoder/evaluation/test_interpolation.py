@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flaxae.text_autoencoder.evaluation import interpolation as m
+from flaxae.text_autoencoder.priors import StandardNormal
 from tests.models.t5_vae.tiny import Letters
 
 
@@ -76,6 +77,12 @@ def test_study_compares_interpolations_with_baselines():
     assert mixed["path_ratio"]["value"] > 0.9 and mixed["max_step_share"]["value"] < 0.5
     assert found["lerp"]["max_step_share"]["value"] < 0.5 < found["lerp"]["distinct"]["value"]
     assert found["best"] in ("slerp", "lerp", "denoised") and "prior" not in found
+    # The noise of this prior is the code itself: its paths are those of slerp.
+    through: Any = m.study(
+        codec, lines, pairs=20, steps=9, python=True, prior=StandardNormal(8), draws=20
+    )
+    for name in ("path_ratio", "max_step_share", "distinct", "middle_validity"):
+        assert through["prior"][name] == through["slerp"][name] == found["slerp"][name]
     assert found["real_validity"] == found["lerp"]["middle_over_real"]["value"] == 1
 
 

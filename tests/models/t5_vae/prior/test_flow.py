@@ -30,7 +30,7 @@ from flaxae.models.t5_vae.prior.codes import Codes
 from flaxae.models.t5_vae.prior.task import FlowConfig, FlowTask, Times
 from flaxae.models.t5_vae.task import T5VAEConfig
 from flaxae.task import Context
-from flaxae.text_autoencoder.priors import FlowPrior, GaussianPrior, load_prior
+from flaxae.text_autoencoder.priors import FlowPrior, GaussianPrior, flow_of, load_prior
 from flaxae.text_autoencoder.priors.flow_modeling import Velocity, normal_velocity
 from flaxae.training.loop import run
 from tests.helpers import arrays_of, assert_same, log_of
@@ -151,6 +151,14 @@ def test_a_self_conditioned_flow_is_inverted_and_saved(conditioned: Velocity, tm
     np.testing.assert_allclose(prior.from_noise(prior.to_noise(codes)), codes, atol=0.01)
     prior.save(tmp_path)
     np.testing.assert_array_equal(load_prior(tmp_path).to_noise(codes), prior.to_noise(codes))
+
+
+def test_the_flow_of_a_run_is_the_one_saved_with_it(conditioned: Velocity, tmp_path) -> None:
+    assert flow_of(tmp_path) is None
+    prior = FlowPrior(conditioned, GaussianPrior.fit(bumps(500)), 8)
+    prior.save(tmp_path / "priors" / "flow")
+    found = flow_of(tmp_path)
+    assert found is not None and found.dim == 2 and found.kind == "flow"
 
 
 def test_saved_flow_is_loaded_bit_for_bit(flow: FlowPrior, tmp_path: Path) -> None:
