@@ -5,9 +5,10 @@ r"""An LM-VAE of labelled English sentences: SmolLM2-135M writes from memory tok
     python train.py --config=configs/lm_vae/sentences.py:films --workdir=runs/lm_vae_films
 
 The language model is frozen. A LoRA of rank 16 on all of its linear maps (4.9 M parameters) and the
-maps to and from a code of 256 numbers (1.8 M) are trained. `:films` is a small run for 2 cores, on
-film reviews of up to 24 tokens; the other presets are for one GPU (`gpu`, the default) and for a
-slice of TPUs (`tpu`). A text of 25 tokens costs about 17 GFLOP of training. Not measured.
+maps to and from a code of 256 numbers (3.0 M; 1.2 M with `:films`) are trained. `:films` is a small
+run for 2 cores, on film reviews of up to 24 tokens; the other presets are for one GPU (`gpu`, the
+default) and for a slice of TPUs (`tpu`). A step costs 15 to 20 GFLOP per text of
+25 tokens. Not measured.
 """
 
 from flaxae.config import (

@@ -4,7 +4,7 @@ r"""A T5-VAE of labelled English sentences, on the channel that keeps the second
     python train.py --config=configs/t5_vae/sentences.py --workdir=runs/t5_vae_sentences
     python train.py --config=configs/t5_vae/sentences.py:quick --workdir=runs/t5_vae_sentences
 
-The T5 of `python_lines` (6.8 M parameters) for texts of up to 32 tokens, with labels, so that the
+The T5 of `python_lines` (6.4 M parameters) for texts of up to 32 tokens, with labels, so that the
 explorer's map is coloured by them and arithmetic of attributes can be measured:
 
     python -m flaxae.text_autoencoder.evaluation.attribute_report runs/t5_vae_sentences
