@@ -79,10 +79,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "late_half": {**sphere(256, 0.6), **shuffled(0.5, start=0.5)},
     "late_mask": {**sphere(256, 0.6), **shuffled(0.5, start=0.5), "task.noise.mask": 0.1},
     # The decoder: the noise it reads, the words it reads, its shape.
-    "told": {
+    "reads_noise": {
         **sphere(256, 0.9),
         **shuffled(0.25, start=0.5),
-        "task.latent.told_noise": True,
+        "task.latent.reads_noise": True,
         "task.latent.noise_low": 0.1,
     },
     "word_dropout": {**sphere(256, 0.6), "task.noise.word_dropout": 0.3},

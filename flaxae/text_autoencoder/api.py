@@ -91,7 +91,7 @@ class TextAutoencoder(Pretrained):
         Args:
             z: clean codes; flattened codes (B, L * Z) are accepted as well.
             noise: sigma of the model's channel, through which codes are sent first (see
-                `channel`); the decoder is told it if it was trained to read it. 0: no noise.
+                `channel`); a decoder that reads sigma is given it. 0: no noise.
             seed: seed of random choices and of the noise, from 0 to 2 ** 32 - 1.
             **sampling: fields of `decoding.Sampling`: temperature, top_k, top_p, or beams and
                 length_penalty.

@@ -55,8 +55,8 @@ def _generate(
     model = nnx.merge(graphdef, state)
     key = jax.random.fold_in(jax.random.key(seed[0]), seed[1])
     ctx = Context(key=key, step=step)
-    told = {} if sigma is None else {"sigma": sigma}
-    return model.generate(z, ctx, num_tokens, sampling=sampling, drop_ended=True, **told)
+    given = {} if sigma is None else {"sigma": sigma}
+    return model.generate(z, ctx, num_tokens, sampling=sampling, drop_ended=True, **given)
 
 
 class Codec:
@@ -66,7 +66,7 @@ class Codec:
         scale: factor from clean codes to the codes that the decoder expects.
         sigma: standard deviation of the noise that the decoder was trained with.
         channel: how the noise enters codes.
-        reads_sigma: True if the decoder is given the standard deviation of the noise.
+        reads_noise: True if the decoder is given the standard deviation of the noise.
         max_length: tokens per text, EOS included.
         num_latents, dim: the shape of a code is (num_latents, dim).
     """
@@ -86,7 +86,7 @@ class Codec:
         self.scale = float(model.clean_code(jnp.ones((1, 1, 1)), self.step)[0, 0, 0])
         self.sigma = float(model.sigma(self.step))
         self.channel: Channel = getattr(model, "channel", Channel.ADDITIVE)
-        self.reads_sigma = bool(getattr(model, "told_noise", False))
+        self.reads_noise = bool(getattr(model, "reads_noise", False))
         self.lengths = lengths_to(model.max_length)
         devices = {d for x in jax.tree.leaves(self.state) for d in x.devices()}
         self.parallel = len(devices) == 1 and devices.pop().platform == "cpu"
@@ -171,7 +171,7 @@ class Codec:
         """
         z = np.asarray(z, np.float32).reshape(len(z), self.num_latents, self.dim)  # (B, L, Z)
         out = np.empty((len(z), self.max_length), np.int32)
-        told = bool(noise) and self.reads_sigma
+        given = bool(noise) and self.reads_noise
 
         def call(rows: np.ndarray) -> jax.Array:
             return _generate(
@@ -182,11 +182,11 @@ class Codec:
                 self.tokenizer.vocab_size,
                 sampling or Sampling(),
                 np.asarray([seed, rows[0]], np.uint32),
-                np.full(_size(len(rows)), noise, np.float32) if told else None,
+                np.full(_size(len(rows)), noise, np.float32) if given else None,
             )
 
         parts = [np.arange(len(z))[part] for part in _parts(len(z))]
-        program = (jax.tree.structure(sampling or Sampling()), told)
+        program = (jax.tree.structure(sampling or Sampling()), given)
         self._run(call, parts, out, lambda rows: program)
         return out
 

@@ -140,7 +140,7 @@ class LatentModel(Protocol):
         """Return the standard deviation of the noise on codes in training; 0: no noise."""
         ...
 
-    # Optional: `channel`, how the noise enters codes (by default additive); `told_noise`, True if
+    # Optional: `channel`, how the noise enters codes (by default additive); `reads_noise`, True if
     # `generate` takes sigma=(B,), the noise in z.
 
 

@@ -1,4 +1,4 @@
-"""Codes sent through the channel, and a decoder that is told the noise."""
+"""Codes sent through the channel, and a decoder that reads the noise."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +14,11 @@ from flaxae.text_autoencoder.channel import Channel
 from flaxae.text_autoencoder.codec import Codec
 
 
-class Told(nnx.Module):
-    """Its texts are the sigma that it is told, in per cent; 1 if it is told nothing."""
+class ReadsNoise(nnx.Module):
+    """Its texts are the sigma that it reads, in per cent; 1 if it is given none."""
 
     num_latents, dim, max_length, vocab_size = 1, 4096, 8, 101
-    channel, told_noise = Channel.PRESERVING, True
+    channel, reads_noise = Channel.PRESERVING, True
 
     def __init__(self, scale: float = 1.0):
         self.scale = scale
@@ -30,8 +30,8 @@ class Told(nnx.Module):
         return jnp.float32(0.6)
 
     def generate(self, z, ctx, num_tokens=0, *, sampling=None, drop_ended=False, sigma=None):
-        said = jnp.ones(z.shape[0]) if sigma is None else 100 * sigma
-        return jnp.broadcast_to(jnp.round(said)[:, None], (z.shape[0], 8)).astype(jnp.int32)
+        read = jnp.ones(z.shape[0]) if sigma is None else 100 * sigma
+        return jnp.broadcast_to(jnp.round(read)[:, None], (z.shape[0], 8)).astype(jnp.int32)
 
 
 TOKENIZER: Any = SimpleNamespace(vocab_size=101, decode=lambda rows: [str(x[0]) for x in rows])
@@ -41,15 +41,15 @@ def codec(model: Any) -> Codec:
     return Codec(model, TOKENIZER, 0)
 
 
-def test_the_decoder_is_told_the_noise():
-    z = np.zeros((3, 1, Told.dim), np.float32)
-    told = codec(Told())
-    assert told.decode(z) == ["1"] * 3 and told.decode(z, noise=0.3) == ["30"] * 3
+def test_the_decoder_reads_the_noise():
+    z = np.zeros((3, 1, ReadsNoise.dim), np.float32)
+    reads = codec(ReadsNoise())
+    assert reads.decode(z) == ["1"] * 3 and reads.decode(z, noise=0.3) == ["30"] * 3
 
 
 def test_codes_are_received_as_the_decoder_expects_them():
-    z = np.random.default_rng(0).normal(size=(2, 1, Told.dim)).astype(np.float32)
-    preserving = codec(Told())
+    z = np.random.default_rng(0).normal(size=(2, 1, ReadsNoise.dim)).astype(np.float32)
+    preserving = codec(ReadsNoise())
     np.testing.assert_array_equal(preserving.received(z), z)
     noisy = preserving.received(z, 0.6, seed=1)
     np.testing.assert_allclose(np.square(noisy).mean((1, 2)), 1, atol=0.06)
@@ -57,7 +57,7 @@ def test_codes_are_received_as_the_decoder_expects_them():
     np.testing.assert_array_equal(noisy[:1], preserving.received(z[:1], 0.6, seed=1))
     assert not np.allclose(noisy, preserving.received(z, 0.6, seed=2))
     # The additive channel: with any noise up to that of training, codes have the same length.
-    scaled = Told(scale=float(np.sqrt(1 + 0.6**2)))
+    scaled = ReadsNoise(scale=float(np.sqrt(1 + 0.6**2)))
     scaled.channel = Channel.ADDITIVE
     additive = codec(scaled)
     for sigma, norm in ((0, 1.36), (0.3, 1.36), (0.6, 1.36), (1.2, 2.44)):

@@ -64,7 +64,7 @@ class LatentConfig(Section):
     target_bits: NonNegative = 0.0
     # Each text has a sigma of its own in training, uniform from noise_low to the schedule's, and
     # the decoder reads it. Without noise it reads noise_low.
-    told_noise: bool = False
+    reads_noise: bool = False
     noise_low: NonNegative = 0.0
     scale_codes: bool = True  # additive only: scale clean codes to the norm of noisy ones
     queue: Whole = 0  # number of codes of earlier steps that the MMD also reads
@@ -118,8 +118,8 @@ class LatentConfig(Section):
         highest = max(self.noise_start, self.noise_end)
         require(
             self.noise_low == 0
-            or (self.told_noise and (self.target_bits > 0 or self.noise_low <= highest)),
-            f"task.latent.noise_low={self.noise_low} needs task.latent.told_noise, and a "
+            or (self.reads_noise and (self.target_bits > 0 or self.noise_low <= highest)),
+            f"task.latent.noise_low={self.noise_low} needs task.latent.reads_noise, and a "
             "task.latent.noise_start or noise_end that is not below it",
         )
 

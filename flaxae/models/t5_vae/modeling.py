@@ -64,8 +64,9 @@ class T5VAEModel(nnx.Module):
         if latent.positions:
             self.encoder_positions = Embedding(max_length, width, dtype=dtype, rngs=rngs)
             self.decoder_positions = Embedding(max_length, width, dtype=dtype, rngs=rngs)
-        if latent.told_noise:
-            self.told = Linear(reading.TOLD, width, use_bias=True, dtype=dtype, rngs=rngs)
+        if latent.reads_noise:
+            features = reading.NOISE_FEATURES
+            self.noise_input = Linear(features, width, use_bias=True, dtype=dtype, rngs=rngs)
         if latent.target_bits:
             self.capacity = CapacityControl(latent.target_bits, latent.size, latent.channel)
         if latent.queue:
@@ -94,14 +95,14 @@ class T5VAEModel(nnx.Module):
         return self.latent.channel
 
     @property
-    def told_noise(self) -> bool:
+    def reads_noise(self) -> bool:
         """True if the decoder reads the standard deviation of the noise."""
-        return self.latent.told_noise
+        return self.latent.reads_noise
 
     def sigma(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Return the standard deviation of the noise on codes at a step.
 
-        With `told_noise` it is the largest of that step.
+        With `reads_noise` it is the largest of that step.
         """
         config = self.latent
         end: Any = self.capacity.sigma[...] if config.target_bits else config.noise_end
@@ -111,7 +112,7 @@ class T5VAEModel(nnx.Module):
         return config.noise_start + (end - config.noise_start) * share
 
     def drawn_sigma(self, rows: int, ctx: Context) -> Float[Array, "B"]:
-        """Draw the standard deviation of each text's noise in training, for `told_noise`."""
+        """Draw the standard deviation of each text's noise in training, for `reads_noise`."""
         high = self.sigma(ctx.step)
         low = jnp.minimum(self.latent.noise_low, high)
         return low + (high - low) * jax.random.uniform(ctx.at("sigma").key, (rows,))
@@ -120,7 +121,7 @@ class T5VAEModel(nnx.Module):
         """Scale clean codes to the norm of z + noise, which the decoder was trained on."""
         if self.channel is Channel.PRESERVING or not self.latent.scale_codes:
             return z
-        sigma = self.latent.noise_low if self.told_noise else self.sigma(step)
+        sigma = self.latent.noise_low if self.reads_noise else self.sigma(step)
         return z * jnp.sqrt(1 + jnp.square(sigma))
 
     def received(
@@ -197,7 +198,7 @@ class T5VAEModel(nnx.Module):
             ids: the texts, see `encode`.
             ctx: the step's context.
             inputs: the decoder's inputs; None: the texts, shifted right.
-            sigma: the noise that a decoder with `told_noise` reads; None: `latent.noise_low`.
+            sigma: the noise that a decoder with `reads_noise` reads; None: `latent.noise_low`.
 
         Returns:
             States of all positions of all segments on one axis, for `t5.logits` and `t5.loss`.

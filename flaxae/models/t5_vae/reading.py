@@ -11,7 +11,7 @@ from flaxae.models.t5_vae.bottlenecks import LatentConfig
 from flaxae.task import Context
 from flaxae.text_autoencoder.channel import Channel
 
-TOLD = 8  # cosines by which the decoder reads a sigma
+NOISE_FEATURES = 8  # cosines by which the decoder reads a sigma
 
 
 def decoder_code(latent: LatentConfig, z: Float[Array, "B L Z"]) -> Float[Array, "B L Z"]:
@@ -42,10 +42,11 @@ def input_bias(
     if model.latent.embed_injection:
         one = model.embed_injection(flat(z), ctx.at("embed_injection"))[:, None]
         added = one if added is None else added + one
-    if model.told_noise:
+    if model.reads_noise:
         if sigma is None:
             sigma = jnp.full(z.shape[0], model.latent.noise_low, jnp.float32)
-        one = model.told(noise_features(sigma, model.channel), ctx.at("told"))[:, None]
+        features = noise_features(sigma, model.channel)
+        one = model.noise_input(features, ctx.at("noise_input"))[:, None]
         added = one if added is None else added + one
     return added
 
@@ -65,7 +66,7 @@ def layer_inputs(model: Any, z: Float[Array, "B L Z"], ctx: Context) -> dict[str
 def noise_features(sigma: Float[Array, "B"], channel: Channel) -> Float[Array, "B F"]:
     """Return cosines of the angle whose tangent is noise over signal, F of them."""
     angle = jnp.arcsin(sigma) if channel is Channel.PRESERVING else jnp.arctan(sigma)
-    return jnp.cos(2 * angle[:, None] * jnp.arange(TOLD, dtype=jnp.float32)[None])
+    return jnp.cos(2 * angle[:, None] * jnp.arange(NOISE_FEATURES, dtype=jnp.float32)[None])
 
 
 def flat(z: Float[Array, "B L Z"]) -> Float[Array, "B LZ"]:

@@ -203,17 +203,18 @@ class T5VAETask(Task):
         num_tokens = self.text.tokenizer.vocab_size if noise.replace else 0
         read = noise_lib.corrupted(ids, noise, num_tokens, ctx, horizon(self.config))
         z, log_variance = self.terms.posterior(model, read, ctx)
-        # With told_noise one per text in training, which the decoder reads, otherwise one for all.
-        told = model.drawn_sigma(z.shape[0], ctx) if ctx.train and model.told_noise else None
+        # With reads_noise one per text in training, which the decoder reads, otherwise one for all.
+        drawn = model.drawn_sigma(z.shape[0], ctx) if ctx.train and model.reads_noise else None
         sigma = model.sigma(ctx.step)
-        noisy = model.received(sampled(z, log_variance, ctx), sigma if told is None else told, ctx)
+        sigmas = sigma if drawn is None else drawn
+        noisy = model.received(sampled(z, log_variance, ctx), sigmas, ctx)
         mmd_value = jnp.float32(0) if split else self.terms.mmd(model, flat(noisy), rows, ctx)
         code = model.clean_code(z, ctx.step)
         if ctx.train:
             code = noise_lib.dropped_latents(noisy, noise, ctx)
         inputs = noise_lib.decoder_inputs(ids, noise, ctx)
         states, (recon, correct, tokens) = self.terms.reconstruction(
-            model, code, ids, inputs, rows, ctx, told
+            model, code, ids, inputs, rows, ctx, drawn
         )
         total, metrics = recon, {"recon": (recon, tokens), "token_accuracy": (correct, tokens)}
         texts = jnp.sum(rows)
@@ -237,7 +238,7 @@ class T5VAETask(Task):
             metrics["kl_weighted"] = (weight * floored, tokens)
             metrics["kl_weight"] = (weight * tokens, tokens)
         if ctx.train:
-            terms = self.terms.smoothness(model, code, states, ids, inputs, rows, ctx, told)
+            terms = self.terms.smoothness(model, code, states, ids, inputs, rows, ctx, drawn)
             for name, (value, factor) in terms.items():
                 total += tokens * factor * value
                 metrics[name] = (value * tokens, tokens)

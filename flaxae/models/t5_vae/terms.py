@@ -99,7 +99,7 @@ class Terms:
         """Return the decoder's states per group, and sums over the real tokens of real rows.
 
         The sums are the cross entropy, the number of correct tokens and the number of tokens.
-        `sigma` is the noise that a decoder with `told_noise` reads, one per text.
+        `sigma` is the noise that a decoder with `reads_noise` reads, one per text.
         """
         states = self._decode(model, code, ids, inputs, ctx, sigma)
         chunks = self._options.loss_chunks if one_device() else 0
@@ -130,8 +130,8 @@ class Terms:
         for group, read in zip(groups, reads, strict=True):
             count = sum(part.shape[0] for part in group)
             part = slice(start, start + count)
-            told = None if sigma is None else sigma[part]
-            out.append(model.decode(code[part], group, ctx, read, told))
+            given = None if sigma is None else sigma[part]
+            out.append(model.decode(code[part], group, ctx, read, given))
             start += count
         return out
 

@@ -123,7 +123,7 @@ def study(
     Returns:
         `SampleEvaluator.measure` of the N(0, I) samples with a few examples, in `others` those of
         "gaussian", "gmm" (10 components) and "real_lines", of a decoder that reads the noise also
-        those of "told_noise" (N(0, I), decoded as if it had the noise of training), and in `pull`
+        those of "reads_noise" (N(0, I), decoded as if it had the noise of training), and in `pull`
         the measures of `text_space.pull_to_text`.
     """
     shape = (samples, codec.num_latents, codec.dim)
@@ -135,11 +135,11 @@ def study(
     for kind, min_codes in (("gaussian", 2), ("gmm", 20)):
         if len(flat) >= min_codes:
             drawn[kind] = fit(kind, flat).sample(samples).reshape(shape) * np.float32(codec.scale)
-    if codec.reads_sigma:
-        drawn["told_noise"] = prior
+    if codec.reads_noise:
+        drawn["reads_noise"] = prior
     rows = {}
     for name, z in drawn.items():
-        noise = codec.sigma if name == "told_noise" else 0.0
+        noise = codec.sigma if name == "reads_noise" else 0.0
         texts = codec.texts(codec.generate(z, noise=noise))
         rows[name] = evaluator.measure(texts, draws) | {"examples": texts[:12]}
     rows["real_lines"] = evaluator.measure(real[:samples], draws)

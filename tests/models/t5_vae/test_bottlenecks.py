@@ -99,7 +99,7 @@ def test_wrong_fields_are_named():
         ({"channel": "preserving", "noise_end": 1.0}, r"latent.noise_end=1\.0"),
         ({"target_bits": 64.0, "noise_end": 0.1}, "latent.target_bits"),
         ({"noise_low": 0.1, "noise_end": 0.2}, r"latent.noise_low=0\.1 needs"),
-        ({"noise_low": 0.3, "noise_end": 0.2, "told_noise": True}, r"latent.noise_low=0\.3 needs"),
+        ({"noise_low": 0.3, "noise_end": 0.2, "reads_noise": True}, r"latent.noise_low=0\.3 needs"),
     ):
         with pytest.raises(ConfigError, match=name):
             tiny_config(**latent(options)).freeze()

@@ -45,7 +45,7 @@ def test_the_controller_reaches_its_target(channel):
 
 @pytest.mark.slow
 def test_stopped_runs_and_lanes_equal_whole_single_runs(tmp_path):
-    latent = {"channel": "preserving", "target_bits": 20.0, "noise_end": 0.0, "told_noise": True}
+    latent = {"channel": "preserving", "target_bits": 20.0, "noise_end": 0.0, "reads_noise": True}
     noise = {"shuffle": 0.5, "swap": 1, "share": 0.5, "start": 0.3}
     config = config_for(
         tmp_path,

@@ -64,7 +64,7 @@ SPACE = {
     "task__latent__channel": "preserving",
     "task__latent__noise_end": 0.0,
     "task__latent__target_bits": 20.0,
-    "task__latent__told_noise": True,
+    "task__latent__reads_noise": True,
     "task__noise__shuffle": 0.5,
     "task__noise__swap": 1,
     "task__noise__share": 0.5,

@@ -45,7 +45,7 @@ DECODER_SIDES = {
         "kv_slot": True,
         "cross_gate": True,
         "num_latents": 2,
-        "told_noise": True,
+        "reads_noise": True,
     },
 }
 
@@ -99,7 +99,7 @@ def test_slot_and_gate_change_the_decoder_output(ctx):
 
 
 def test_decoder_reads_the_noise(ctx):
-    options = {"told_noise": True, "noise_low": 0.1, "noise_end": 0.9, "channel": "preserving"}
+    options = {"reads_noise": True, "noise_low": 0.1, "noise_end": 0.9, "channel": "preserving"}
     model = tiny_model(tiny_task(**{f"task__latent__{k}": v for k, v in options.items()}))
     z = jnp.broadcast_to(jax.random.normal(ctx.key, (1, 1, 8)), (2, 1, 8))
     ids = jnp.tile(IDS[1:], (2, 1))

@@ -41,14 +41,14 @@ def test_measures_of_real_lines_copies_and_noise(evaluator):
 
 
 def test_codes_of_priors_are_scaled_as_the_decoder_expects_and_those_of_the_normal_are_not():
-    decoded, told = [], []
+    decoded, noises = [], []
     codec: Any = types.SimpleNamespace(
         num_latents=2,
         dim=3,
         scale=1.5,
         sigma=0.4,
-        reads_sigma=True,
-        generate=lambda z, noise: decoded.append(z) or told.append(noise) or z,
+        reads_noise=True,
+        generate=lambda z, noise: decoded.append(z) or noises.append(noise) or z,
         texts=lambda ids: ["x"] * len(ids),
     )
     evaluator: Any = types.SimpleNamespace(measure=lambda texts, draws: {"n": len(texts)})
@@ -56,13 +56,13 @@ def test_codes_of_priors_are_scaled_as_the_decoder_expects_and_those_of_the_norm
     found = samples.study(codec, evaluator, codes, ["a", "b"], samples=400)
     normal, gaussian, again = decoded
     np.testing.assert_array_equal(again, normal)
-    assert told == [0, 0, 0.4]
+    assert noises == [0, 0, 0.4]
     assert abs(normal.mean()) < 0.1 and normal.std() == pytest.approx(1, abs=0.1)
     assert gaussian.shape == (400, 2, 3) and gaussian.mean() == pytest.approx(3, abs=0.15)
     assert found["n"] == 400 and found["fitted_to"] == 10
     assert set(found["others"]) == {
         "gaussian",
-        "told_noise",
+        "reads_noise",
         "real_lines",
     }  # too few codes for a mixture
 
