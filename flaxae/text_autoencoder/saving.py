@@ -19,6 +19,7 @@ from flaxae.foreign_json import check_fields
 from flaxae.peft.layers import AdapterConstant, AdapterParam
 from flaxae.pointers import require_content
 from flaxae.text_autoencoder import latent_stats
+from flaxae.text_autoencoder.evaluation.headline import headline
 from flaxae.text_autoencoder.latent_stats import Statistics
 from flaxae.weights import hf, module
 
@@ -160,6 +161,10 @@ def evaluation_section(report: dict[str, Any] | None) -> str:
     for name in names:
         cells = [_cell(row, name) or "–" for row in splits.values()]
         lines.append(f"| {' | '.join([name.replace('_', ' '), *cells])} |")
+    of_space = {n: x for n, x in headline(report or {}).items() if x == x and n != "exact_match"}
+    if of_space:
+        listed = ", ".join(f"{n.replace('_', ' ')} {x:.3f}" for n, x in of_space.items())
+        lines.append(f"\nThe space of texts: {listed}.")
     return title + "\n".join([*lines, "\nThe whole evaluation is in `report.json`.\n"])
 
 

@@ -268,10 +268,12 @@ def test_training_state_is_not_saved(tmp_path):
 def test_readme_shows_the_evaluation(vae, copy, tmp_path):
     assert "None yet" in (copy / "README.md").read_text()
     row = {"exact_match": 0.5, "intervals": {"exact_match": [0.4, 0.6]}, "lines": 20, "note": "x"}
-    (copy / "report.json").write_text(json.dumps({"splits": {"dev": row, "test": {"lines": 3}}}))
+    report = {"splits": {"dev": row, "test": {"lines": 3}}, "samples": {"validity": 0.25}}
+    (copy / "report.json").write_text(json.dumps(report))
     flaxae.T5VAE.from_pretrained(copy).save_pretrained(tmp_path / "new")
     card = (tmp_path / "new" / "README.md").read_text()
     assert "| exact match | 0.500 [0.400, 0.600] | – |" in card and "| lines | 20 | 3 |" in card
+    assert "The space of texts: samples valid 0.250.\n" in card
     assert json.loads((tmp_path / "new" / "report.json").read_text())["splits"]["dev"] == row
 
 
