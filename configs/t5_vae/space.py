@@ -102,6 +102,8 @@ QUICK: dict[str, Any] = {
     "task.latent.dim": 16,
     "data.vocab_size": 512,
     "data.max_lines": 10_000,
+    "data.num_buckets": 1,
+    "task.loss_chunks": 0,
     "data.max_length": 16,
     "optim.warmup": 10,
 }

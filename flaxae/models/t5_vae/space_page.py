@@ -20,7 +20,7 @@ COLUMNS = {
     "samples' perplexity": "samples_perplexity",
     "repetition": "samples_repetition",
     "distinct-2": "samples_distinct2",
-    "path middle valid": "path_middle_valid",
+    "path middle valid, over real": "path_middle_valid",
     "kind, 10 % of labels": "kind_probe_10",
     "pulled: valid": "pull_valid",
     "pulled: perplexity": "pull_perplexity",
