@@ -15,20 +15,19 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from flaxae import decoding, peft
-from flaxae.activations import read
+from flaxae import decoding
 from flaxae.config import Section
 from flaxae.config.ranges import Count, NonNegative, Whole, Wholes
 from flaxae.data.tokenizer import EOS, PAD
 from flaxae.errors import require
 from flaxae.lm.causal import CausalLM
+from flaxae.models.lm_vae.pooling import pooled_states
 from flaxae.models.lm_vae.tokens import SHIFT, from_language_model, to_language_model
 from flaxae.nn.linear import Linear
 from flaxae.task import Context
 from flaxae.text_autoencoder.channel import Channel, transmit
 
 CACHE_AXES = {"kv": 1, "memory": 0}  # the axis of the rows in each part of the cache
-HOOK = "mlp_in"  # normed residual stream: the few huge numbers of the stream are scaled down there
 
 
 # Hashable: it is a static part of the model's graph, and does not change during a run.
@@ -147,7 +146,8 @@ class LMVAEModel(nnx.Module):
             ids: texts with EOS, padded with PAD.
             ctx: the step's context.
         """
-        return pooled_states(self.lm, self.latent, ids, ctx, self.begin, self.end)
+        latent, ends = self.latent, (self.begin, self.end)
+        return pooled_states(self.lm, latent.layers, latent.terms, ids, ctx, ends)
 
     def code(self, pooled: Float[Array, "B F"], ctx: Context) -> Float[Array, "B 1 Z"]:
         """Return clean codes of pooled states, on the sphere of radius sqrt(Z)."""
@@ -272,39 +272,3 @@ class LMVAEModel(nnx.Module):
             return masked, {**cache, "kv": kv}
 
         return step, {"kv": kv, "memory": memory[:, before:]}
-
-
-def pooled_states(
-    lm: CausalLM,
-    latent: LatentConfig,
-    ids: Int[Array, "B S"],
-    ctx: Context,
-    begin: int,
-    end: int,
-) -> Float[Array, "B F"]:
-    """Return the cosine transform of a text's states over its positions, first coefficients only.
-
-    Args:
-        lm: a language model; its adapters are switched off.
-        latent: layers and number of coefficients.
-        ids: texts with EOS, padded with PAD.
-        ctx: the step's context.
-        begin: the language model's id before a text; its own state is not pooled.
-        end: the language model's id that ends a text.
-    """
-    base = peft.set_active(lm, ()) if peft.adapter_names(lm) else lm
-    read_ids = to_language_model(ids, end)
-    read_ids = jnp.concatenate([jnp.full_like(ids[:, :1], begin), read_ids], axis=1)
-    real = (ids != PAD).astype(jnp.float32)
-    mask = jnp.concatenate([jnp.ones_like(real[:, :1]), real], axis=1)
-    taps = read.recorder(base, (HOOK,), latent.layers)
-    taps.stop = max(latent.layers) + 1
-    at = dataclasses.replace(ctx.at("encoder"), taps=taps)
-    base.states(read_ids, at, mask=mask)
-    states = taps.states[HOOK][:, :, 1:].astype(jnp.float32)  # (L, B, S, D)
-    count = jnp.maximum(jnp.sum(real, axis=1), 1)[:, None, None]  # (B, 1, 1)
-    place = (jnp.arange(ids.shape[1], dtype=jnp.float32) + 0.5)[None, :, None] / count  # (B, S, 1)
-    terms = jnp.arange(latent.terms, dtype=jnp.float32)[None, None]  # (1, 1, K)
-    waves = jnp.cos(jnp.pi * place * terms) * real[:, :, None] / count  # (B, S, K)
-    found = jnp.einsum("lbsd,bsk->blkd", states, waves, precision=jax.lax.Precision.HIGHEST)
-    return jax.lax.stop_gradient(rearrange(found, "b l k d -> b (l k d)"))

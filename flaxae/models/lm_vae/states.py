@@ -27,7 +27,7 @@ from flaxae.data.tokens import TokenTable
 ROWS = 32  # texts per call of the language model
 LENGTHS = 4  # padded lengths, each of which is compiled
 _EVERY = 20.0  # seconds between two lines on the progress
-_RECIPE = "pooled-1"  # part of the file's name: change it when `modeling.pooled_states` changes
+_RECIPE = "pooled-1"  # part of the file's name: change it when `pooling.pooled_states` changes
 
 
 def pooled_texts(
@@ -136,9 +136,19 @@ class StatesSource:
             ids, weight = bucket["ids"], bucket["weight"]
             counts = (ids != PAD).sum(1) - 1  # without EOS
             texts = [row[:n].tobytes() for row, n in zip(ids, counts, strict=True)]
-            rows = [self._rows.get(text, 0) for text in texts]  # 0: rows that fill up a batch
-            bucket["states"] = self._states[rows].astype(np.float32) * (weight > 0)[:, None]
+            real = weight > 0  # other rows fill up a batch
+            rows = [self._row(t) if kept else 0 for t, kept in zip(texts, real, strict=True)]
+            bucket["states"] = self._states[rows].astype(np.float32) * real[:, None]
         return out
+
+    def _row(self, text: bytes) -> int:
+        """Return the row of a text's states."""
+        if text not in self._rows:
+            raise RuntimeError(
+                "a text of a batch has no pooled states: the batches and the stored ids were made "
+                "from different texts"
+            )
+        return self._rows[text]
 
 
 def with_states(spec: dict[str, Any], width: int) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:

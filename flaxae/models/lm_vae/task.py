@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -25,9 +24,11 @@ from flaxae.data.tokenizer import PAD, Tokenizer
 from flaxae.data.tokens import encode
 from flaxae.errors import require
 from flaxae.lm import loading
-from flaxae.losses import Kernel, mmd
+from flaxae.losses import Kernel
 from flaxae.models.lm_vae import states as states_lib
-from flaxae.models.lm_vae.modeling import LatentConfig, LMVAEModel, pooled_states
+from flaxae.models.lm_vae import terms
+from flaxae.models.lm_vae.modeling import LatentConfig, LMVAEModel
+from flaxae.models.lm_vae.pooling import pooled_states
 from flaxae.models.lm_vae.tokens import SHIFT, shifted, to_language_model
 from flaxae.peft.task import LanguageModelTask, LanguageModelTaskConfig, Method
 from flaxae.task import Context, Loss, Rows, Source, Sums
@@ -111,14 +112,14 @@ class LMVAETask(LanguageModelTask):
 
     def _pooled(self, table: Any, length: int) -> Float[np.ndarray, "N F"]:
         """Return the pooled states of texts; the language model is read for it."""
-        latent, (begin, end) = self.options.latent, self.ends
+        latent = self.options.latent
         ctx = Context(jax.random.key(0), jnp.int32(0))
         lm = loading.load(
             self.config.pretrained, weights=self.options.weights, dtype=self.options.dtype
         ).model
 
         def pool(model: Any, ids: Array) -> Array:
-            return pooled_states(model, latent, ids, ctx, begin, end)
+            return pooled_states(model, latent.layers, latent.terms, ids, ctx, self.ends)
 
         return states_lib.pooled_texts(lm, pool, table, length, self.num_features)
 
@@ -184,6 +185,8 @@ class LMVAETask(LanguageModelTask):
         self, model: LMVAEModel, batch: dict[str, Any], ctx: Context
     ) -> tuple[Loss, Float[Array, "B 1 Z"]]:
         ids, rows = rows_of(batch)
+        if ctx.train:
+            terms.check_rows(self.config, sum(part.shape[0] for part in ids))
         pooled = jnp.concatenate([batch[key]["states"] for key in sorted(batch)])
         z = model.code(pooled, ctx)
         sigma = model.sigma(ctx.step)
@@ -194,20 +197,26 @@ class LMVAETask(LanguageModelTask):
         for i, part in enumerate(ids):
             at, stop = ctx.at(f"bucket{i}"), first + part.shape[0]
             weights = jnp.where(part != PAD, rows[first:stop, None], 0.0)
-            inputs = _with_dropped(part, self.options.word_dropout, at)
+            inputs = terms.with_dropped(part, self.options.word_dropout, at)
             states = model.decode(code[first:stop], part, at, inputs)
             targets = to_language_model(part, model.end)
             total, hits = model.lm.loss(states, targets, weights, at.at(LM))
             recon, correct, tokens = recon + total, correct + hits, tokens + jnp.sum(weights)
             first = stop
         total, metrics = recon, {"recon": (recon, tokens), "token_accuracy": (correct, tokens)}
-        if ctx.train and self.options.mmd_weight:
-            value = _batch_mmd(received, self.options.mmd_kernel, ctx)
-            weight: Any = ctx.hparams.get("mmd_weight", jnp.float32(self.options.mmd_weight))
-            total += tokens * weight * value
+        if ctx.train:
+            value = terms.batch_mmd(received, self.options.mmd_kernel, ctx)
+            weighted = self._mmd_weight(ctx) * value
+            total += tokens * weighted
             metrics["mmd"] = (value * tokens, tokens)
+            metrics["mmd_weighted"] = (weighted * tokens, tokens)
         metrics["sigma"] = (sigma * tokens, tokens)
         return Loss(total, tokens, metrics), z
+
+    def _mmd_weight(self, ctx: Context) -> Float[Array, ""]:
+        """Return the weight of the MMD, which differs between the lanes of a sweep."""
+        weight: Any = ctx.hparams.get("mmd_weight", jnp.float32(self.options.mmd_weight))
+        return weight
 
     def eval_step(self, model: LMVAEModel, batch: Any, ctx: Context) -> Sums:
         """Return sums of the teacher-forced loss and of free-running greedy reconstruction."""
@@ -221,18 +230,24 @@ class LMVAETask(LanguageModelTask):
             "forced_accuracy": loss.metrics["token_accuracy"],
             "exact_match": (jnp.sum(exact * rows), jnp.sum(rows)),
             "token_accuracy": (jnp.sum(matches * rows), jnp.sum(longest * rows)),
+            # For `finalize`, which multiplies it by the MMD.
+            "mmd_weighted": (self._mmd_weight(ctx) * loss.weight, loss.weight),
             "codes": Rows(z, rows),
         }
 
     def finalize(self, sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
-        """Return the metrics of a split, with the MMD of its codes in the loss."""
+        """Return the metrics of a split, with the MMD of its codes in the loss.
+
+        The MMD of fewer than two texts is nan, and does not count in the loss.
+        """
         out, options, seed = super().finalize(sums), self.options, self.config.data.seed
         codes = split_terms.noisy_codes(
             Rows(*sums["codes"]), None, out["sigma"], seed, LMVAEModel.channel
         )
         out["mmd"] = split_terms.split_mmd(codes, options.mmd_kernel, seed)
-        if math.isfinite(out["mmd"]):
-            out["loss"] += options.mmd_weight * out["mmd"]
+        out["mmd_weighted"] *= out["mmd"]
+        if math.isfinite(out["mmd_weighted"]):
+            out["loss"] += out["mmd_weighted"]
         return out
 
     def sample(self, model: LMVAEModel, ctx: Context, n: int) -> dict[str, list[str]]:
@@ -282,17 +297,3 @@ def _with(params: dict[str, Any], values: dict[str, np.ndarray]) -> dict[str, An
         if name in params
     }
     return {**params, **new}
-
-
-def _with_dropped(ids: Array, rate: float, ctx: Context) -> Array:
-    """Replace words that the decoder reads, in training, by padding, which it reads as an end."""
-    if not ctx.train or not rate:
-        return ids
-    drop = jax.random.uniform(ctx.at("word_dropout").key, ids.shape) < rate
-    return jnp.where(drop, PAD, ids)
-
-
-def _batch_mmd(codes: Float[Array, "B 1 Z"], kernel: Kernel, ctx: Context) -> Float[Array, ""]:
-    """Return the MMD^2 of received codes and a draw of N(0, I)."""
-    flat = rearrange(codes, "b l z -> b (l z)")
-    return mmd(flat, jax.random.normal(ctx.at("prior").key, flat.shape, jnp.float32), kernel)
