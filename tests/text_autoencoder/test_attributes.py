@@ -57,8 +57,9 @@ def test_a_code_that_is_the_label_changes_it_and_keeps_the_other_words(found):
     changed = [x["changed"]["value"] for x in row["direction"]]
     assert changed == [0, 0, 1]  # the difference of the means is 2 in the first number
     assert [x["kept"]["value"] for x in row["direction"]] == pytest.approx([1, 1, 1], abs=0.1)
-    assert row["reached"]["strength"] == 1 and row["slider"]["changed"]["value"] == 1
+    assert row["reached"]["strength"] == 1 and row["direction_slider"]["changed"]["value"] == 1
     assert row["random"][2]["kept"]["value"] < 0.9  # moves the nouns
+    assert 0.08 < row["length"] < 0.15  # 2, and the nouns 10 to 21
     example = row["examples"][0]
     assert example["decoded"] == example["text"] != example["moved"]
     assert len(row["examples"]) == attributes.SHOWN
@@ -68,7 +69,8 @@ def test_a_decoder_of_one_text_changes_half_of_the_verdicts_at_every_strength(fo
     _, row = found
     assert [x["changed"]["value"] for x in row["direction"]] == [0.5] * 3
     assert row["direction"] == row["random"] and row["reached"] is None
-    assert row["slider"]["kept"]["value"] < 0.6
+    assert row["direction_slider"] == row["random_slider"]
+    assert row["direction_slider"]["kept"]["value"] < 0.6
 
 
 def test_codes_on_a_sphere_stay_on_it():

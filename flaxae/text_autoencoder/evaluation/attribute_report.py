@@ -33,18 +33,19 @@ def describe(found: dict[str, Any]) -> list[str]:
     out = [
         f"arithmetic of attributes: {first} <-> {second}; {found['texts']} held-out texts, each "
         f"with {found['words']:.1f} other words; classifier of n-grams "
-        f"{number(found['classifier'])}",
+        f"{number(found['classifier'])}; the direction is {found['length']:.2f} of a code's length",
         f"{'strength':>10}{'changed':>24}{'kept':>24}{'random: changed':>18}{'kept':>8}",
     ]
     for row, other in zip(found["direction"], found["random"], strict=True):
         text = f"{row['strength']:>10.1f}{number(row['changed']):>24}{number(row['kept']):>24}"
         values = (other[name]["value"] for name in ("changed", "kept"))
         out.append(text + f"{number(next(values)):>18}{number(next(values)):>8}")
-    slider = found["slider"]
-    out.append(
-        f"each text moved until its verdict changes: changed {number(slider['changed'])}, kept "
-        f"{number(slider['kept'])}"
-    )
+    for name in ("direction", "random"):
+        row = found[f"{name}_slider"]
+        out.append(
+            f"each text moved until its verdict changes ({name}): changed {number(row['changed'])}"
+            f", kept {number(row['kept'])}"
+        )
     goal = f"{CHANGED:.0%} changed with {KEPT:.0%} kept"
     row = found["reached"]
     out.append(f"{goal}: " + ("not reached" if row is None else f"at strength {row['strength']}"))
@@ -91,8 +92,9 @@ def figure(found: dict[str, Any], path: Path) -> Path:
     for row in found["direction"]:
         place = (row["changed"]["value"], row["kept"]["value"])
         axis.annotate(f"{row['strength']:g}", place, fontsize=8)
-    slider = found["slider"]
-    axis.plot(slider["changed"]["value"], slider["kept"]["value"], "*", label="each text's own")
+    for name, label in (("direction", "each text's own strength"), ("random", "the same, random")):
+        place = (found[f"{name}_slider"][key]["value"] for key in ("changed", "kept"))
+        axis.plot(*([x] for x in place), "*", label=label)
     axis.fill_between([CHANGED, 1], KEPT, 1, alpha=0.1, color="green", label="goal")
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="verdicts changed", ylabel="other words kept")
     axis.legend(fontsize=8)

@@ -17,7 +17,7 @@ from flaxae.measures.stats import bootstrap, ratio
 from flaxae.text_autoencoder.evaluation.ngram_probe import NgramProbe, words
 from flaxae.text_autoencoder.samples import subsample, too_few
 
-STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+STRENGTHS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 CHANGED, KEPT = 0.7, 0.5  # the goal: shares of changed verdicts, and of other words that are kept
 SHOWN = 10  # texts that a report shows, the first ones
 _FILMS = ("sst2", "rotten_tomatoes")
@@ -106,12 +106,13 @@ def study(
         draws: resamples of the bootstrap over texts.
 
     Returns:
-        `classifier` (its accuracy on all held-out texts), `texts` (number that are moved), and the
-        curves `direction` and `random`. A row of a curve has strength, changed (share of verdicts
-        that are the other class's) and kept (share of the other words: those of the original that
-        are not among the classifier's marking words, counted with repeats). `slider` has, for the
-        smallest strength at which a text's verdict changes, changed and kept. `reached` is the
-        first row within the goal, or None; `examples` are the first texts at the row's strength.
+        `classifier` (its accuracy on all held-out texts), `texts` (number that are moved), `length`
+        (of the direction, divided by the mean length of codes), and the curves `direction` and
+        `random`. A row of a curve has strength, changed (share of verdicts that are the other
+        class's) and kept (share of the other words: those of the original that are not among the
+        classifier's marking words, counted with repeats). `direction_slider` and `random_slider`
+        have changed and kept if each text is moved only until its verdict changes. `reached` is the
+        first row within the goal, or None; `examples` are the first texts at `shown_strength`.
     """
     sides = [int((held_out.labels == side).sum()) for side in (False, True)]
     if missing := too_few(min(sides), 2, "arithmetic of attributes (texts of either class)"):
@@ -134,10 +135,10 @@ def study(
         "words": float(np.mean([c.total() for c in counted])),
         "goal": {"changed": CHANGED, "kept": KEPT},
     }
+    out["length"] = float(np.linalg.norm(direction) / np.mean(np.linalg.norm(z, axis=(1, 2))))
     made: list[list[str]] = []
-    measured: list[tuple[np.ndarray, np.ndarray]] = []
     for name, step in (("direction", direction), ("random", random)):
-        rows = []
+        rows, measured = [], []
         for strength in strengths:
             moved = model.decode(_moved(z, strength * sign * step[None]))
             changed = probe.verdicts(moved) != labels
@@ -149,11 +150,10 @@ def study(
                     "kept": bootstrap(kept, ratio, draws=draws).as_dict(),
                 }
             )
+            measured.append((changed, kept))
             if name == "direction":
                 made.append(moved)
-                measured.append((changed, kept))
-        out[name] = rows
-    out["slider"] = _slider(measured, draws)
+        out[name], out[f"{name}_slider"] = rows, _slider(measured, draws)
     reached = [row for row in out["direction"] if _in_goal(row)]
     out["reached"] = reached[0] if reached else None
     nearest = max(out["direction"], key=_distance)
