@@ -99,14 +99,15 @@ def test_no_stored_run_would_be_trained_again(tmp_path, trained):
     from configs.t5_vae.baselines import VARIANTS as stored_variants
     from configs.t5_vae.baselines import get_config
 
-    rows = record_lib.read_record(ROOT / "configs/t5_vae/baselines.jsonl").values()
+    record = tmp_path / "baselines.jsonl"  # a copy: a run that is trained would add a row
+    record.write_text((ROOT / "configs/t5_vae/baselines.jsonl").read_text())
+    rows = record_lib.read_record(record).values()
     for dataset in ("python_lines", "docstrings"):
         variants = list(dict.fromkeys(r["variant"] for r in rows if r["dataset"] == dataset))
         assert len(variants) >= 5
         for name in variants:
             seeds = [r["seed"] for r in rows if (r["dataset"], r["variant"]) == (dataset, name)]
             one = {name: stored_variants[name]}
-            record = ROOT / "configs/t5_vae/baselines.jsonl"
             assert baselines.run_all(get_config(dataset), one, seeds, tmp_path, record)
     assert not trained.calls, "a config field is new: run python -m configs.rekey"
 
