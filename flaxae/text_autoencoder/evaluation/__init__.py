@@ -4,5 +4,7 @@
 - `samples`: texts of N(0, I), of fitted priors and of the corpus under one n-gram model.
 - `interpolation`: paths between codes, compared with two baselines that need no model.
 - `arithmetic`: a - b + c of codes, and its nearest text.
+- `attributes`: the difference of two classes' mean codes, added to codes; `ngram_probe` judges.
+- `attribute_report`: that study as a command, with a figure and ten paths.
 - `readable`: these parts as text.
 """
