@@ -18,10 +18,12 @@ import numpy as np
 
 from flaxae.command import run_main
 from flaxae.config.locate import user_path
+from flaxae.data.config import TextDataConfig
 from flaxae.errors import require
 from flaxae.measures.stats import finite
 from flaxae.text_autoencoder.codec import Codec
-from flaxae.text_autoencoder.evaluation.attributes import CHANGED, KEPT, Coder, labels_of, of_texts
+from flaxae.text_autoencoder.evaluation.attribute_classes import Coder, labels_of
+from flaxae.text_autoencoder.evaluation.attributes import CHANGED, KEPT, of_texts
 from flaxae.text_autoencoder.evaluation.readable import number
 from flaxae.text_autoencoder.figures import subplots
 from flaxae.text_autoencoder.interpolation import slerp
@@ -30,29 +32,44 @@ from flaxae.text_autoencoder.interpolation import slerp
 def describe(found: dict[str, Any]) -> list[str]:
     """Return a study as lines of text."""
     first, second = (", ".join(x) for x in found["classes"])
+    dev, strength = found["dev"], found["strength"]
     out = [
-        f"arithmetic of attributes: {first} <-> {second}; {found['texts']} held-out texts, each "
-        f"with {found['words']:.1f} other words; classifier of n-grams "
-        f"{number(found['classifier'])}; the direction is {found['length']:.2f} of a code's length",
+        f"arithmetic of attributes: {first} <-> {second}; the direction is {found['length']:.2f} "
+        "of a code's length",
+        f"dev, on which the strength is chosen: {_about(dev)}",
         f"{'strength':>10}{'changed':>24}{'kept':>24}{'random: changed':>18}{'kept':>8}",
+        *(_row(row, other) for row, other in zip(dev["direction"], dev["random"], strict=True)),
     ]
-    for row, other in zip(found["direction"], found["random"], strict=True):
-        text = f"{row['strength']:>10.1f}{number(row['changed']):>24}{number(row['kept']):>24}"
-        values = (other[name]["value"] for name in ("changed", "kept"))
-        out.append(text + f"{number(next(values)):>18}{number(next(values)):>8}")
-    for name in ("direction", "random"):
-        row = found[f"{name}_slider"]
+    for name, row in dev["largest"].items():
         out.append(
-            f"each text moved until its verdict changes ({name}): changed {number(row['changed'])}"
-            f", kept {number(row['kept'])}"
+            f"largest over strengths (each text moved until its verdict changes), {name}: changed "
+            f"{number(row['changed'])}, kept {number(row['kept'])}"
         )
-    goal = f"{CHANGED:.0%} changed with {KEPT:.0%} kept"
-    row = found["reached"]
-    out.append(f"{goal}: " + ("not reached" if row is None else f"at strength {row['strength']}"))
-    out.append(f"the first {len(found['examples'])} texts, decoded and moved:")
-    for x in found["examples"]:
-        out += [f"    {x['text']}", f"        {x['decoded']}", f"     -> {x['moved']}"]
+    nearest = "the first" if dev["reached"] else "none is; the nearest"
+    out.append(f"within {CHANGED:.0%} changed and {KEPT:.0%} kept on dev: {nearest}: {strength:g}")
+    for name, part in found["splits"].items():
+        if isinstance(part, str):
+            out.append(f"{name}: {part}")
+            continue
+        out += [f"{name}: {_about(part)}", _row(part["direction"], part["random"])]
+        out.append(f"the goal is {'' if part['reached'] else 'not '}reached; the first texts:")
+        for x in part["examples"]:
+            out += [f"    {x['text']}", f"        {x['decoded']}", f"     -> {x['moved']}"]
     return out
+
+
+def _about(part: dict[str, Any]) -> str:
+    return (
+        f"{part['texts']} texts, each with {part['words']:.1f} other words; classifier of n-grams "
+        f"{number(part['classifier'])}"
+    )
+
+
+def _row(row: dict[str, Any], other: dict[str, Any]) -> str:
+    """Return a row of the direction beside that of random ones."""
+    text = f"{row['strength']:>10.1f}{number(row['changed']):>24}{number(row['kept']):>24}"
+    changed, kept = (number(other[name]["value"]) for name in ("changed", "kept"))
+    return f"{text}{changed:>18}{kept:>8}"
 
 
 def paths(model: Coder, text: Any, count: int, steps: int = 5) -> list[list[str]]:
@@ -83,18 +100,22 @@ def paths(model: Coder, text: Any, count: int, steps: int = 5) -> list[list[str]
 
 
 def figure(found: dict[str, Any], path: Path) -> Path:
-    """Plot kept words against changed verdicts, one point per strength."""
+    """Plot kept words against changed verdicts: one point per strength, and the test splits."""
     made, axes = subplots(1, 1, (5.5, 4.5))
-    axis = axes[0, 0]
-    for name, label in (("direction", "difference of means"), ("random", "random direction")):
-        x, y = ([row[key]["value"] for row in found[name]] for key in ("changed", "kept"))
-        axis.plot(x, y, "o-", label=label, markersize=4)
-    for row in found["direction"]:
+    axis, dev = axes[0, 0], found["dev"]
+    for name, label, colour in (
+        ("direction", "difference of means, dev", "C0"),
+        ("random", "random directions, dev", "C1"),
+    ):
+        x, y = ([row[key]["value"] for row in dev[name]] for key in ("changed", "kept"))
+        axis.plot(x, y, "o-", label=label, markersize=4, color=colour)
+    for row in dev["direction"]:
         place = (row["changed"]["value"], row["kept"]["value"])
         axis.annotate(f"{row['strength']:g}", place, fontsize=8)
-    for name, label in (("direction", "each text's own strength"), ("random", "the same, random")):
-        place = (found[f"{name}_slider"][key]["value"] for key in ("changed", "kept"))
-        axis.plot(*([x] for x in place), "*", label=label)
+    for (name, part), mark in zip(found["splits"].items(), "s^", strict=False):
+        if not isinstance(part, str):
+            row = part["direction"]
+            axis.plot(row["changed"]["value"], row["kept"]["value"], mark, label=name, color="C2")
     axis.fill_between([CHANGED, 1], KEPT, 1, alpha=0.1, color="green", label="goal")
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="verdicts changed", ylabel="other words kept")
     axis.legend(fontsize=8)
@@ -114,17 +135,25 @@ def main(argv: list[str]) -> int:
     for name in ("first", "second"):
         parser.add_argument(f"--{name}", default="", help=f"labels of the {name} class, by commas")
     parser.add_argument("--paths", type=int, default=10, help="paths between held-out texts")
-    parser.add_argument("--texts", type=int, default=300, help="most held-out texts")
+    parser.add_argument("--texts", type=int, default=300, help="most held-out texts per split")
     args = parser.parse_args(argv[1:])
+    require(args.texts >= 4, f"--texts={args.texts}: give at least 4, two of each class")
+    require(args.paths >= 0, f"--paths={args.paths} must not be negative")
     classes = tuple(tuple(x.split(",")) for x in (args.first, args.second) if x)
     require(len(classes) != 1, "give both --first and --second, or neither")
     loaded: Any = load(user_path(args.workdir))
-    codec = Codec(loaded.model, loaded.task.text.tokenizer, loaded.step)
     require(
-        loaded.task.data_config.labels,
+        hasattr(loaded.model, "num_latents") and isinstance(loaded.config.data, TextDataConfig),
+        f"{args.workdir} is a run of {type(loaded.config.task).__name__}: give one of a text "
+        "autoencoder",
+    )
+    require(
+        loaded.config.data.labels,
         f"{args.workdir} was trained on texts without labels (data.labels)",
     )
+    loaded.check_data()
     text = loaded.task.text
+    codec = Codec(loaded.model, text.tokenizer, loaded.step)
     known = set(text.labels("train"))
     wrong = sorted(labels_of(classes) - known)
     require(not wrong, f"no training text has label {', '.join(wrong)}: {', '.join(sorted(known))}")
