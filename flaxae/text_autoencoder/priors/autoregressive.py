@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from flaxae.task import Context
 from flaxae.text_autoencoder.priors.autoregressive_modeling import LatentTransformer
-from flaxae.text_autoencoder.priors.base import Prior, read, rows_of, slerps, write
+from flaxae.text_autoencoder.priors.base import Prior, paths_of_components, read, rows_of, write
 from flaxae.text_autoencoder.priors.gaussian import GaussianPrior
 from flaxae.text_autoencoder.priors.trained import filled, parameters, to_host
 
@@ -126,14 +126,8 @@ class AutoregressivePrior(Prior):
         b: Float[np.ndarray, "n D"],
         fractions: Float[np.ndarray, " k"],
     ) -> Float[np.ndarray, "m D"]:
-        """Return paths through the components of both ends, mixed linearly (see `GMMPrior`)."""
-        noise = slerps(self.to_noise(a), self.to_noise(b), fractions)
-        first, last = (
-            self.from_noise(noise, np.repeat(self.component(ends), len(fractions), axis=0))
-            for ends in (a, b)
-        )
-        share = np.tile(np.asarray(fractions, np.float32), len(a))[:, None]
-        return (1 - share) * first + share * last
+        """Return paths through the components of both ends (see `paths_of_components`)."""
+        return paths_of_components(self, a, b, fractions)
 
     def _inspect(self, z: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self._call(_inspect, self._by_latents(self.base.to_noise(z)))

@@ -106,6 +106,33 @@ def slerps(
     return np.concatenate([slerp_at(x, y, fractions) for x, y in zip(a, b, strict=True)])
 
 
+def paths_of_components(
+    prior: Any,
+    a: Float[np.ndarray, "n D"],
+    b: Float[np.ndarray, "n D"],
+    fractions: Float[np.ndarray, " k"],
+) -> Float[np.ndarray, "m D"]:
+    """Return paths of a mixture, through the components of both ends.
+
+    The noise between the ends is mapped to codes by the first end's components and by the last
+    end's, and these are mixed linearly. So the path contains both ends and has no jumps. If the
+    components differ, the path crosses the gap between them, as every continuous path does.
+
+    Args:
+        prior: a prior with `component`, whose `from_noise` takes components.
+        a: first ends.
+        b: last ends.
+        fractions: places on the paths: 0 is a, 1 is b.
+    """
+    noise = slerps(prior.to_noise(a), prior.to_noise(b), fractions)
+    first, last = (
+        prior.from_noise(noise, np.repeat(prior.component(ends), len(fractions), axis=0))
+        for ends in (a, b)
+    )
+    share = np.tile(np.asarray(fractions, np.float32), len(a))[:, None]
+    return (1 - share) * first + share * last
+
+
 def rows_of(x: Any, dim: int) -> Float[np.ndarray, "n D"]:
     """Return codes or noise as float32 rows; (n, L, Z) is flattened.
 

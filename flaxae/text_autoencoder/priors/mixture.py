@@ -12,9 +12,9 @@ from flaxae.errors import ConfigError
 from flaxae.text_autoencoder.priors.base import (
     Prior,
     codes_to_fit,
+    paths_of_components,
     read,
     rows_of,
-    slerps,
     write,
 )
 from flaxae.text_autoencoder.priors.gaussian import multiply, unmultiply
@@ -120,19 +120,8 @@ class GMMPrior(Prior):
         b: Float[np.ndarray, "n D"],
         fractions: Float[np.ndarray, " k"],
     ) -> Float[np.ndarray, "m D"]:
-        """Return paths through the components of both ends.
-
-        The noise between the ends is mapped to codes by the first end's component and by the last
-        end's, and these are mixed linearly. So the path contains both ends and has no jumps. If the
-        components differ, the path crosses the gap between them, as every continuous path does.
-        """
-        noise = slerps(self.to_noise(a), self.to_noise(b), fractions)
-        first, last = (
-            self.from_noise(noise, np.repeat(self.component(ends), len(fractions)))
-            for ends in (a, b)
-        )
-        share = np.tile(np.asarray(fractions, np.float32), len(a))[:, None]
-        return (1 - share) * first + share * last
+        """Return paths through the components of both ends (see `paths_of_components`)."""
+        return paths_of_components(self, a, b, fractions)
 
     def _each(
         self, rows: np.ndarray, component: np.ndarray, call: Callable[[np.ndarray, int], np.ndarray]
