@@ -19,7 +19,8 @@ from flaxae.config.locate import user_path
 from flaxae.config.ranges import SEEDS, ranged
 from flaxae.data.config import text_data
 from flaxae.errors import ConfigError
-from flaxae.measures.claims import cell
+from flaxae.measures.claims import cell, look_up
+from flaxae.measures.stats import finite
 from flaxae.models.t5_vae.evaluation.studies import Sizes
 from flaxae.sweep.record import complete
 from flaxae.training.report import REPORT
@@ -27,27 +28,18 @@ from flaxae.training.report import REPORT
 CONFIG = "configs/t5_vae/baselines.py"
 SIZES = Sizes(samples=500, codes=2000, pairs=50, factors=500, draws=300)
 # Heading -> path of the number in a report. All are of the dev split.
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "exact match": ("splits", "dev", "exact_match"),
-    "token accuracy": ("splits", "dev", "token_accuracy"),
-    "BLEU": ("splits", "dev", "bleu"),
-    "shuffled gap (nats a token)": ("likelihood", "shuffled_gap", "value"),
-    "MMD² / null p95": ("latent", "mmd_with_noise_over_null"),
-    "active units": ("latent", "active_units"),
-    "samples valid": ("samples", "validity"),
-    "distinct-2": ("samples", "distinct_2"),
-    "path ratio": ("interpolation", "slerp", "path_ratio", "value"),
-    "distinct / steps": ("interpolation", "slerp", "distinct", "value"),
+COLUMNS = {
+    "exact match": "splits.dev.exact_match",
+    "token accuracy": "splits.dev.token_accuracy",
+    "BLEU": "splits.dev.bleu",
+    "shuffled gap (nats a token)": "likelihood.shuffled_gap.value",
+    "MMD² / null p95": "latent.mmd_with_noise_over_null",
+    "active units": "latent.active_units",
+    "samples valid": "samples.validity",
+    "distinct-2": "samples.distinct_2",
+    "path ratio": "interpolation.slerp.path_ratio.value",
+    "distinct / steps": "interpolation.slerp.distinct.value",
 }
-
-
-def look_up(report: Any, path: tuple[str, ...]) -> float | None:
-    """Return a number of a report; None if it has none, such as the validity of English."""
-    for name in path:
-        if not isinstance(report, dict) or name not in report:
-            return None
-        report = report[name]
-    return None if report is None else float(report)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -126,7 +118,8 @@ def run_all(
         found = train_and_evaluate(one, outdir / key)
         if found is None:
             return None
-        numbers = {column: look_up(found, path) for column, path in COLUMNS.items()}
+        # None where a report has no number, such as the validity of English.
+        numbers = finite({column: look_up(found, path) for column, path in COLUMNS.items()})
         return {"dataset": text_data(config).name, "numbers": numbers, "order": found["order"]}
 
     return complete(
