@@ -74,7 +74,8 @@ class Explorer(LatentSpace):
             y: coordinate along the second principal direction.
             k: number of neighbours.
         """
-        return self._point(self.gaussian.place(np.asarray([x, y])), k, None)
+        code = self.gaussian.place(np.asarray([x, y]))
+        return self._point(self._on_space(code[None])[0], k, None)
 
     def around(
         self,
@@ -94,8 +95,11 @@ class Explorer(LatentSpace):
             seed: seed of the noise.
         """
         self._check_noise(noise)
-        code = self.encode(text) + self._offset(directions or {}, dims or {})
-        return self._decode(code[None], noise=noise, seed=seed)[0]
+        offset = self._offset(directions or {}, dims or {})
+        code = self.encode(text)[None]
+        if offset.any():
+            code = self._on_space(code + offset)
+        return self._decode(code, noise=noise, seed=seed)[0]
 
     def grid(
         self, text: str, across: int, down: int, span: float = 2.0, size: int = 5
@@ -120,7 +124,7 @@ class Explorer(LatentSpace):
             for y in amounts
             for x in amounts
         ]
-        decoded = self._decode(np.stack(codes))
+        decoded = self._decode(self._on_space(np.stack(codes)))
         return [decoded[i : i + size] for i in range(0, len(decoded), size)]
 
     def arithmetic(self, a: str, b: str, c: str, k: int = 5) -> answers.Arithmetic:
@@ -134,7 +138,7 @@ class Explorer(LatentSpace):
         """
         given = [self.check(text) for text in (a, b, c)]
         za, zb, zc = self._encode(given)
-        code = (za - zb) + zc
+        code = self._on_space(((za - zb) + zc)[None])[0]
         decoded = self._decode(code[None])[0]
         copies = [
             answers.Copy(name, text, edit_distance(decoded, text), _cosine(code, z))
@@ -166,8 +170,12 @@ class Explorer(LatentSpace):
             require(0 <= x <= 10, f"{name}={x} must be 0 to 10")
         require(1 <= n <= MAX_SAMPLES, f"n={n} must be 1 to {MAX_SAMPLES}")
         SEEDS.check("seed", seed, int)
-        drawn = np.asarray(self.model.prior(prior).sample(n, seed, temperature), np.float32)
+        source = self.model.prior(prior)
+        drawn = np.asarray(source.sample(n, seed, temperature), np.float32)
         options = {"temperature": decode_temperature, "noise": noise, "seed": seed}
+        assumed: Any = getattr(self.model, "assumed_noise", None)
+        if assumed is not None:
+            options["assumed_noise"] = assumed(source) or 0.0
         decoded = self._decode(drawn.reshape(n, self.size), **options)
         corpus = set(self.texts)
         return answers.Samples(
@@ -214,7 +222,7 @@ class Explorer(LatentSpace):
         require(how in self.paths, f"{how!r}: give one of {', '.join(self.paths)}")
         za, zb = self._encode([self.check(a), self.check(b)])
         prior: Any = self.model.prior("flow") if how == "prior" else None
-        return path_codes(how, za, zb, fractions, prior=prior, again=self._again)
+        return self._on_space(path_codes(how, za, zb, fractions, prior=prior, again=self._again))
 
     def _check_noise(self, noise: float) -> None:
         most = self.max_noise

@@ -291,10 +291,18 @@ class LatentSpace:
             given = {}
         return self.model.decode(np.ascontiguousarray(codes, np.float32).reshape(shape), **given)
 
+    def _on_space(self, codes: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
+        """Return changed codes as the model makes codes, if it has a method for it."""
+        place: Any = getattr(self.model, "on_space", None)
+        if place is None:
+            return codes
+        shape = (len(codes), self.model.num_latents, self.model.dim)
+        return np.asarray(place(codes.reshape(shape)), np.float32).reshape(len(codes), self.size)
+
     def _again(self, codes: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
         """Decode codes and encode the texts; the code of an empty text stays as it is."""
         out = np.array(codes, np.float32)
-        decoded = self._decode(codes)
+        decoded = self._decode(self._on_space(codes))
         rows = [i for i, text in enumerate(decoded) if text.strip()]
         for start in range(0, len(rows), AT_A_TIME):  # more at a time would be compiled anew
             part = rows[start : start + AT_A_TIME]

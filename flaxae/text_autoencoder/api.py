@@ -11,7 +11,7 @@ from flaxae.text_autoencoder import checks
 from flaxae.text_autoencoder.channel import Channel
 from flaxae.text_autoencoder.interpolation import ROUNDS, path_codes
 from flaxae.text_autoencoder.pretrained import Pretrained
-from flaxae.text_autoencoder.priors import Prior
+from flaxae.text_autoencoder.priors import Prior, StandardNormal
 
 Code = Float[np.ndarray, "L Z"]
 
@@ -79,7 +79,13 @@ class TextAutoencoder(Pretrained):
         return self._codec.encode_ids(checks.ids(ids, self.tokenizer.vocab_size, self.max_length))
 
     def decode(
-        self, z: Float[np.ndarray, "B L Z"], *, noise: float = 0.0, seed: int = 0, **sampling: Any
+        self,
+        z: Float[np.ndarray, "B L Z"],
+        *,
+        noise: float = 0.0,
+        assumed_noise: float | None = None,
+        seed: int = 0,
+        **sampling: Any,
     ) -> list[str]:
         """Decode codes, greedily by default.
 
@@ -89,9 +95,12 @@ class TextAutoencoder(Pretrained):
             True
 
         Args:
-            z: clean codes; flattened codes (B, L * Z) are accepted as well.
+            z: clean codes; flattened codes (B, L * Z) are accepted as well. Codes that you have
+                changed: see `on_space`.
             noise: sigma of the model's channel, through which codes are sent first (see
-                `channel`); a decoder that reads sigma is given it. 0: no noise.
+                `flaxae.text_autoencoder.channel`); 0: no noise.
+            assumed_noise: sigma that a decoder that reads it (task.latent.reads_noise) assumes in
+                the codes; None: `noise`, or if that is 0 the smallest of training.
             seed: seed of random choices and of the noise, from 0 to 2 ** 32 - 1.
             **sampling: fields of `decoding.Sampling`: temperature, top_k, top_p, or beams and
                 length_penalty.
@@ -111,7 +120,44 @@ class TextAutoencoder(Pretrained):
             f"beams={options.beams}: a {self.family} decodes all tokens of a text at once, so "
             "there are no beams; leave them out, or give temperature, top_k or top_p",
         )
-        return self._codec.decode(codes, options, seed, sigma)
+        if assumed_noise is not None:
+            require(
+                self._codec.reads_noise,
+                f"assumed_noise={assumed_noise}: the decoder of this model does not read the noise "
+                "(it was trained without task.latent.reads_noise); leave it out",
+            )
+            assumed_noise = checks.noise(assumed_noise, self._codec.channel, "assumed_noise")
+        return self._codec.decode(codes, options, seed, sigma, assumed_noise)
+
+    def on_space(self, z: Float[np.ndarray, "... Z"]) -> Float[np.ndarray, "n L Z"]:
+        """Return changed codes as the model makes codes, before they are decoded.
+
+        With the preserving channel, latents are scaled to norm sqrt(Z), from which sums and
+        straight paths move them away. `interpolate`, `analogy` and `traverse` do it themselves.
+
+        Examples:
+            >>> z = vae.encode(["import os", "return self.x"])
+            >>> vae.on_space(z.mean(0)).shape == (1, vae.num_latents, vae.dim)
+            True
+
+        Args:
+            z: codes (n, L, Z) or (n, L * Z), or one code (L, Z).
+
+        Raises:
+            ConfigError: if codes have another shape or are not finite.
+        """
+        z = np.asarray(z)
+        rows = z[None] if z.shape == (self.num_latents, self.dim) else z
+        return self._codec.on_space(checks.codes(rows, self.num_latents, self.dim))
+
+    def assumed_noise(self, prior: Any) -> float | None:
+        """Return the sigma that a decoder that reads it assumes in draws of a prior.
+
+        Draws of N(0, I) are like codes with the largest noise of training. Other priors are fitted
+        to clean codes, for which the smallest is assumed: None.
+        """
+        normal = isinstance(prior, StandardNormal)
+        return self._codec.sigma if normal and self._codec.reads_noise else None
 
     def reconstruct(
         self, texts: Sequence[str], *, truncate: bool = False, **sampling: Any
@@ -204,15 +250,16 @@ class TextAutoencoder(Pretrained):
                 f"path={path!r}: a prior is used by the path 'prior' only; leave one of them out",
             )
             path = "prior"
-        return path_codes(
+        codes = path_codes(
             path,
             first,
             last,
             np.linspace(0, 1, steps),
             prior=self.prior(prior or "flow") if path == "prior" else None,
-            again=lambda codes: self.encode_ids(self._codec.ids(self.decode(codes))),
+            again=lambda x: self.encode_ids(self._codec.ids(self.decode(self.on_space(x)))),
             rounds=rounds,
         )
+        return self.on_space(codes)
 
     def analogy(self, a: str | Code, b: str | Code, c: str | Code, **sampling: Any) -> str:
         """Return the text of the code a - b + c, which is to c as a is to b.
@@ -228,7 +275,7 @@ class TextAutoencoder(Pretrained):
             **sampling: see `decode`.
         """
         za, zb, zc = self._codes([a, b, c])
-        return self.decode(((za - zb) + zc)[None], **sampling)[0]
+        return self.decode(self.on_space((za - zb) + zc), **sampling)[0]
 
     def sample(
         self,
@@ -237,9 +284,10 @@ class TextAutoencoder(Pretrained):
         prior: str | Prior | None = None,
         seed: int = 0,
         noise: float = 0.0,
+        assumed_noise: float | None = None,
         **sampling: Any,
     ) -> list[str]:
-        """Decode codes drawn from a prior.
+        """Decode codes drawn from a prior, as drawn (not by `on_space`).
 
         Examples:
             >>> len(vae.sample(3, temperature=0.8, prior="gaussian", decode_temperature=1.0))
@@ -252,6 +300,8 @@ class TextAutoencoder(Pretrained):
             prior: see `prior`.
             seed: seed of codes, ids and the channel's noise.
             noise: see `decode`.
+            assumed_noise: see `decode`; None: for N(0, I) the largest noise of training, whose
+                codes its draws are like; for other priors as in `decode`.
             **sampling: see `decode`.
 
         Raises:
@@ -262,8 +312,11 @@ class TextAutoencoder(Pretrained):
         seed = checks.whole("seed", seed, 0)
         if "decode_temperature" in sampling:
             sampling["temperature"] = sampling.pop("decode_temperature")
-        drawn = self.prior(prior).sample(n, seed, temperature)
-        return self.decode(drawn, noise=noise, seed=seed, **sampling)
+        found = self.prior(prior)
+        if assumed_noise is None:
+            assumed_noise = self.assumed_noise(found)
+        options = {"noise": noise, "assumed_noise": assumed_noise, "seed": seed}
+        return self.decode(found.sample(n, seed, temperature), **options, **sampling)
 
     def nearest(
         self,
@@ -323,7 +376,8 @@ class TextAutoencoder(Pretrained):
         Args:
             text: a text or a code.
             dim: index of the number in the flattened code.
-            values: values of that number; see `statistics` for its mean and standard deviation.
+            values: values of that number, before the code is put back on the model's space (see
+                `on_space`); see `statistics` for its mean and standard deviation.
             **sampling: see `decode`.
 
         Raises:
@@ -333,7 +387,7 @@ class TextAutoencoder(Pretrained):
         require(0 <= dim < size, f"dim={dim} must be from 0 to {size - 1}")
         codes = np.repeat(self._codes([text]).reshape(1, size), len(values), axis=0)
         codes[:, dim] = values
-        return self.decode(codes, **sampling)
+        return self.decode(self.on_space(codes), **sampling)
 
     def _codes(self, given: Sequence[str | Code]) -> Float[np.ndarray, "n L Z"]:
         """Return one code per text or code; texts are encoded in one call."""

@@ -49,6 +49,24 @@ def transmit(
     return z + scale * noise
 
 
+def on_space(z: Float[np.ndarray, "*n L Z"], channel: Channel) -> Float[np.ndarray, "*n L Z"]:
+    """Return codes as a model with this channel makes them; for codes that were changed.
+
+    A clean code of the preserving channel has latents of norm sqrt(Z). Sums, differences and
+    straight paths leave this sphere, and the decoder has never read such codes. Draws of a prior
+    are not changed codes: they are decoded as drawn.
+
+    Args:
+        z: clean codes that were added, mixed or moved.
+        channel: the form of the noise; codes of the additive channel stay as they are.
+    """
+    z = np.asarray(z, np.float32)
+    if channel is not Channel.PRESERVING:
+        return z
+    norm = np.linalg.norm(z, axis=-1, keepdims=True)
+    return z * (np.float32(np.sqrt(z.shape[-1])) / np.maximum(norm, np.float32(1e-12)))
+
+
 def signal_to_noise(sigma: Float[Array, ""] | float, channel: Channel) -> Any:
     """Return the factor from the variance of clean codes to that over the variance of the noise."""
     kept = 1 - sigma * sigma if channel is Channel.PRESERVING else 1.0

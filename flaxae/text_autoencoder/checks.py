@@ -124,12 +124,13 @@ def whole(name: str, value: Any, least: int, most: int = 2**32 - 1) -> int:
     return number
 
 
-def noise(value: Any, channel: Channel) -> float:
+def noise(value: Any, channel: Channel, name: str = "noise") -> float:
     """Return the standard deviation of a channel's noise as a float.
 
     Args:
         value: the number.
         channel: the form of the noise.
+        name: name of the argument, for the message.
 
     Raises:
         ConfigError: if it is not a number, or out of the channel's range.
@@ -142,7 +143,7 @@ def noise(value: Any, channel: Channel) -> float:
         sigma = float("nan")
     if not 0 <= sigma < (1 if preserving else float("inf")):
         raise ConfigError(
-            f"noise={value!r}: sigma of this model's {channel.value} channel is a number {limit}"
+            f"{name}={value!r}: sigma of this model's {channel.value} channel is a number {limit}"
         )
     return sigma
 

@@ -20,7 +20,7 @@ from flaxae.data.tokenizer import PAD
 from flaxae.data.tokens import TokenTable
 from flaxae.decoding import Sampling
 from flaxae.task import Context
-from flaxae.text_autoencoder.channel import Channel, transmit
+from flaxae.text_autoencoder.channel import Channel, on_space, transmit
 from flaxae.text_autoencoder.protocol import LatentModel, TextTokenizer
 
 # The number of rows of a call is padded to the next of ROWS, the length of texts to the next of
@@ -64,7 +64,9 @@ class Codec:
 
     Attributes:
         scale: factor from clean codes to the codes that the decoder expects.
-        sigma: standard deviation of the noise that the decoder was trained with.
+        sigma: standard deviation of the noise that the decoder was trained with; the largest if
+            each text has its own.
+        lowest_sigma: the smallest; `sigma` if all texts have the same noise.
         channel: how the noise enters codes.
         reads_noise: True if the decoder is given the standard deviation of the noise.
         max_length: tokens per text, EOS included.
@@ -87,6 +89,8 @@ class Codec:
         self.sigma = float(model.sigma(self.step))
         self.channel: Channel = getattr(model, "channel", Channel.ADDITIVE)
         self.reads_noise = bool(getattr(model, "reads_noise", False))
+        lowest: Any = getattr(model, "lowest_sigma", model.sigma)
+        self.lowest_sigma = float(lowest(self.step))
         self.lengths = lengths_to(model.max_length)
         devices = {d for x in jax.tree.leaves(self.state) for d in x.devices()}
         self.parallel = len(devices) == 1 and devices.pop().platform == "cpu"
@@ -158,7 +162,7 @@ class Codec:
         z: Float[np.ndarray, "B L Z"],
         sampling: Sampling | None = None,
         seed: int = 0,
-        noise: float = 0.0,
+        assumed_noise: float | None = None,
     ) -> Int[np.ndarray, "B T"]:
         """Return the ids that codes are decoded to.
 
@@ -166,12 +170,12 @@ class Codec:
             z: codes as the decoder reads them (see `received`).
             sampling: how ids are chosen; None: greedy.
             seed: seed of random choices.
-            noise: standard deviation of the noise in z, for a decoder that reads it; 0: the
-                smallest that it was trained with.
+            assumed_noise: standard deviation of the noise in z that a decoder that reads it
+                assumes; None: the smallest that it was trained with. Others ignore it.
         """
         z = np.asarray(z, np.float32).reshape(len(z), self.num_latents, self.dim)  # (B, L, Z)
         out = np.empty((len(z), self.max_length), np.int32)
-        given = bool(noise) and self.reads_noise
+        assumed = self.lowest_sigma if assumed_noise is None else assumed_noise
 
         def call(rows: np.ndarray) -> jax.Array:
             return _generate(
@@ -182,11 +186,11 @@ class Codec:
                 self.tokenizer.vocab_size,
                 sampling or Sampling(),
                 np.asarray([seed, rows[0]], np.uint32),
-                np.full(_size(len(rows)), noise, np.float32) if given else None,
+                np.full(_size(len(rows)), assumed, np.float32) if self.reads_noise else None,
             )
 
         parts = [np.arange(len(z))[part] for part in _parts(len(z))]
-        program = (jax.tree.structure(sampling or Sampling()), given)
+        program = jax.tree.structure(sampling or Sampling())
         self._run(call, parts, out, lambda rows: program)
         return out
 
@@ -196,6 +200,7 @@ class Codec:
         sampling: Sampling | None = None,
         seed: int = 0,
         noise: float = 0.0,
+        assumed_noise: float | None = None,
     ) -> list[str]:
         """Return the texts of clean codes, sent through the channel.
 
@@ -204,8 +209,17 @@ class Codec:
             sampling: how ids are chosen; None: greedy.
             seed: seed of random choices, and of the noise.
             noise: standard deviation of the channel's noise.
+            assumed_noise: see `generate`; None: `noise`, or if that is 0 the smallest trained.
         """
-        return self.texts(self.generate(self.received(z, noise, seed), sampling, seed, noise))
+        if assumed_noise is None and noise:
+            assumed_noise = noise
+        return self.texts(
+            self.generate(self.received(z, noise, seed), sampling, seed, assumed_noise)
+        )
+
+    def on_space(self, z: Float[np.ndarray, "B L Z"]) -> Float[np.ndarray, "B L Z"]:
+        """Return changed codes as the model makes codes (see `channel.on_space`)."""
+        return on_space(z, self.channel)
 
     def texts(self, ids: Int[np.ndarray, "B T"]) -> list[str]:
         """Return the text of each row of ids."""

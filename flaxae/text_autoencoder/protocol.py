@@ -141,7 +141,8 @@ class LatentModel(Protocol):
         ...
 
     # Optional: `channel`, how the noise enters codes (by default additive); `reads_noise`, True if
-    # `generate` takes sigma=(B,), the noise in z.
+    # `generate` takes sigma=(B,), the noise in z; `lowest_sigma(step)`, if each text has a noise of
+    # its own in training, of which `sigma` is the largest.
 
 
 class TextCorpus(Protocol):
@@ -179,7 +180,9 @@ class Autoencoder(Protocol):
     A model may also have a method `training_labels()` that returns one label per training text, or
     None; the explorer's map can then be coloured by label. If it has an attribute `max_noise`,
     `decode` takes `noise` (sigma of the noise on codes, up to max_noise), `temperature` (of the
-    choice of ids; 0: the most likely) and `seed`, and the explorer has sliders for them.
+    choice of ids; 0: the most likely) and `seed`, and the explorer has sliders for them. It may
+    have `on_space(z)`, which returns changed codes as the model makes codes, and
+    `assumed_noise(prior)`, the `assumed_noise` with which draws of a prior are decoded (or None).
 
     Attributes:
         num_latents: number of latent vectors per code, L.

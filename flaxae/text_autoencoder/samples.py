@@ -19,18 +19,19 @@ def sample_texts(task: Any, model: LatentModel, ctx: Context, n: int) -> dict[st
     lines = list(held_out(task.text, "dev")[0][:n])
     shape = (n, codec.num_latents, codec.dim)
     prior = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    drawn = codec.texts(codec.generate(prior, assumed_noise=codec.sigma)) if n else []
     if not lines:
-        return {"samples of N(0, I)": codec.texts(codec.generate(prior))} if n else {}
+        return {"samples of N(0, I)": drawn} if n else {}
     codes = codec.encode(lines)
     out = {
         "reconstructions": [
             f"{'=' if a == b else '!'} {a}   ->   {b}"
             for a, b in zip(lines, codec.decode(codes), strict=True)
         ],
-        "samples of N(0, I)": codec.texts(codec.generate(prior)),
+        "samples of N(0, I)": drawn,
     }
     if len(lines) > 1:
-        out["interpolation"] = codec.decode(slerp(codes[0], codes[1], 5))
+        out["interpolation"] = codec.decode(codec.on_space(slerp(codes[0], codes[1], 5)))
     return out
 
 

@@ -27,6 +27,7 @@ def noisy_codes(
     sigma: float,
     seed: int,
     channel: Channel = Channel.ADDITIVE,
+    lowest: float | None = None,
 ) -> Float[np.ndarray, "n D"]:
     """Return the codes of a split with the noise of training.
 
@@ -37,16 +38,21 @@ def noisy_codes(
         seed: seed of the noise. The codes are sorted before it is added: the result does not depend
             on the order in which batches contain them.
         channel: the form of the noise.
+        lowest: if given, each code has a sigma of its own, uniform from `lowest` to `sigma`.
     """
     real = np.asarray(mean.weight) > 0
     codes = rearrange(np.asarray(mean.values)[real], "n l z -> n (l z)")
     order = np.lexsort(codes.T[::-1])
+    variance = np.full((len(codes), 1), sigma**2, np.float32)
+    if lowest is not None:
+        drawn = np.random.default_rng((seed, 2)).uniform(lowest, sigma, size=(len(codes), 1))
+        variance[order] = np.square(drawn)
     if channel is Channel.PRESERVING:
-        codes = codes * np.sqrt(1 - sigma**2).astype(np.float32)
-    variance = np.full_like(codes, sigma**2)
+        codes = codes * np.sqrt(1 - variance)
+    variance = np.broadcast_to(variance, codes.shape)
     if log_variance is not None:
         values = rearrange(np.asarray(log_variance.values)[real], "n l z -> n (l z)")
-        variance += np.exp(values)
+        variance = variance + np.exp(values)
     noise = np.random.default_rng((seed, 0)).normal(size=codes.shape)
     return (codes[order] + np.sqrt(variance[order]) * noise).astype(np.float32)
 
@@ -102,8 +108,9 @@ def add(metrics: dict[str, float], sums: Sums, options: Any, seed: int) -> dict[
     mean, log_variance = Rows(*sums["codes"]), None
     if "log_variances" in sums:
         log_variance = Rows(*sums["log_variances"])
-    channel = options.latent.channel
-    codes = noisy_codes(mean, log_variance, metrics["sigma"], seed, channel)
+    latent, sigma = options.latent, metrics["sigma"]
+    lowest = min(latent.noise_low, sigma) if latent.reads_noise else None
+    codes = noisy_codes(mean, log_variance, sigma, seed, latent.channel, lowest)
     found = split_mmd(codes, options.mmd_kernel, seed)
     out = metrics | {"mmd": found, "mmd_weighted": metrics["mmd_weighted"] * found}
     terms = [out["mmd_weighted"]]

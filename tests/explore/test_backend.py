@@ -119,6 +119,21 @@ def test_pca_has_the_directions_of_largest_variance(explorer):
     )
 
 
+def test_changed_codes_are_put_on_the_models_space(explorer, monkeypatch):
+    there = explorer.model.encode(["on space"])
+
+    def on_space(z):
+        return np.repeat(there, len(z), axis=0)
+
+    monkeypatch.setattr(explorer.model, "on_space", on_space, raising=False)
+    assert explorer.around("abc", dims={1: 0.25}) == explorer.place(0, 0).decoded == "on space"
+    assert explorer.grid("abc", 0, 1, size=2) == [["on space"] * 2] * 2
+    assert explorer.arithmetic("a", "b", "c").text == "on space"
+    assert explorer.between_at("abc", "abd", 50, "lerp") == "on space"
+    assert explorer.around("abc") == explorer.reconstruct("abc").decoded == "abc"
+    assert explorer.samples(n=1).texts != ["on space"]
+
+
 def test_moves_around_a_text(explorer):
     assert explorer.around("count = 1") == "count = 1"
     # The standard deviation is 0.5, which is 16 letters; a quarter of it is 4 letters.

@@ -12,10 +12,11 @@ from flaxae.errors import ConfigError
 from flaxae.text_autoencoder import checks
 from flaxae.text_autoencoder.channel import Channel
 from flaxae.text_autoencoder.codec import Codec
+from flaxae.text_autoencoder.evaluation import text_space
 
 
 class ReadsNoise(nnx.Module):
-    """Its texts are the sigma that it reads, in per cent; 1 if it is given none."""
+    """Its texts are the sigma that it reads, in per cent."""
 
     num_latents, dim, max_length, vocab_size = 1, 4096, 8, 101
     channel, reads_noise = Channel.PRESERVING, True
@@ -29,9 +30,11 @@ class ReadsNoise(nnx.Module):
     def sigma(self, step):
         return jnp.float32(0.6)
 
-    def generate(self, z, ctx, num_tokens=0, *, sampling=None, drop_ended=False, sigma=None):
-        read = jnp.ones(z.shape[0]) if sigma is None else 100 * sigma
-        return jnp.broadcast_to(jnp.round(read)[:, None], (z.shape[0], 8)).astype(jnp.int32)
+    def lowest_sigma(self, step):
+        return jnp.float32(0.1)
+
+    def generate(self, z, ctx, num_tokens=0, *, sigma, sampling=None, drop_ended=False):
+        return jnp.broadcast_to(jnp.round(100 * sigma)[:, None], (len(z), 8)).astype(jnp.int32)
 
 
 TOKENIZER: Any = SimpleNamespace(vocab_size=101, decode=lambda rows: [str(x[0]) for x in rows])
@@ -44,7 +47,13 @@ def codec(model: Any) -> Codec:
 def test_the_decoder_reads_the_noise():
     z = np.zeros((3, 1, ReadsNoise.dim), np.float32)
     reads = codec(ReadsNoise())
-    assert reads.decode(z) == ["1"] * 3 and reads.decode(z, noise=0.3) == ["30"] * 3
+    assert reads.decode(z) == ["10"] * 3 and reads.decode(z, noise=0.3) == ["30"] * 3
+    assert reads.decode(z, noise=0.3, assumed_noise=0.5) == ["50"] * 3
+    assert reads.decode(z, assumed_noise=0) == ["0"] * 3
+    # The first texts of draws of N(0, I) are those of the largest noise of training.
+    measure: Any = lambda texts, draws: {"texts": texts}  # noqa: E731
+    pulled = text_space.pull_to_text(reads, measure, z, (0,), assumed_noise=reads.sigma)
+    assert pulled[0]["texts"] == ["60"] * 3
 
 
 def test_codes_are_received_as_the_decoder_expects_them():

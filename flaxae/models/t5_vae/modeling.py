@@ -102,7 +102,7 @@ class T5VAEModel(nnx.Module):
     def sigma(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Return the standard deviation of the noise on codes at a step.
 
-        With `reads_noise` it is the largest of that step.
+        With `reads_noise` it is the largest of that step, and the one that `target_bits` moves.
         """
         config = self.latent
         end: Any = self.capacity.sigma[...] if config.target_bits else config.noise_end
@@ -111,10 +111,14 @@ class T5VAEModel(nnx.Module):
         share = jnp.minimum(step.astype(jnp.float32) / config.noise_steps, 1.0)
         return config.noise_start + (end - config.noise_start) * share
 
+    def lowest_sigma(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """Return the smallest standard deviation of a text's noise; `sigma` if all are equal."""
+        high = self.sigma(step)
+        return jnp.minimum(self.latent.noise_low, high) if self.reads_noise else high
+
     def drawn_sigma(self, rows: int, ctx: Context) -> Float[Array, "B"]:
         """Draw the standard deviation of each text's noise in training, for `reads_noise`."""
-        high = self.sigma(ctx.step)
-        low = jnp.minimum(self.latent.noise_low, high)
+        low, high = self.lowest_sigma(ctx.step), self.sigma(ctx.step)
         return low + (high - low) * jax.random.uniform(ctx.at("sigma").key, (rows,))
 
     def clean_code(self, z: Float[Array, "B L Z"], step: Int[Array, ""]) -> Float[Array, "B L Z"]:

@@ -79,7 +79,7 @@ def study(codec: Codec, lines: list[str], *, count: int, draws: int = 1000) -> d
     if missing := too_few(len(rows), 2, "arithmetic of codes (texts that share words)"):
         return missing
     za, zb, zc, target = (codec.encode(list(texts)) for texts in zip(*rows, strict=True))
-    made = za - zb + zc
+    made = codec.on_space(za - zb + zc)
     wanted = [row.target for row in rows]
     corpus = list(dict.fromkeys([*wanted, *(row.c for row in rows), *lines]))
     near = [corpus[i[0]] for i in nearest(made, codec.encode(corpus), 1)]
@@ -111,7 +111,7 @@ def examples(
     if not triples or not corpus:
         return []
     za, zb, zc = (codec.encode(list(texts)) for texts in zip(*triples, strict=True))
-    made = za - zb + zc
+    made = codec.on_space(za - zb + zc)
     near = nearest(made, codec.encode(corpus), k)
     return [
         {"a": a, "b": b, "c": c, "text": text, "nearest": [corpus[i] for i in rows]}

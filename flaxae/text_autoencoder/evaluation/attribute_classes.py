@@ -14,7 +14,7 @@ SENTIMENT = tuple(tuple(f"{part}/{label}" for part in _FILMS) for label in ("neg
 
 
 class Coder(Protocol):
-    """The two methods of an autoencoder that are used; `TextAutoencoder` and `Codec` have them."""
+    """The methods of an autoencoder that are used; `TextAutoencoder` and `Codec` have them."""
 
     def encode(self, texts: list[str]) -> Float[np.ndarray, "B L Z"]:
         """Return clean codes."""
@@ -22,6 +22,10 @@ class Coder(Protocol):
 
     def decode(self, z: Float[np.ndarray, "B L Z"]) -> list[str]:
         """Return the texts of clean codes."""
+        ...
+
+    def on_space(self, z: Float[np.ndarray, "B L Z"]) -> Float[np.ndarray, "B L Z"]:
+        """Return changed codes as the model makes codes."""
         ...
 
 

@@ -92,7 +92,8 @@ def paths(model: Coder, text: Any, count: int, steps: int = 5) -> list[list[str]
     if not last:
         return []
     ends = zip(model.encode(first), model.encode(last), strict=True)
-    made = model.decode(np.concatenate([slerp(a, b, steps) for a, b in ends]))
+    codes = np.concatenate([slerp(a, b, steps) for a, b in ends])
+    made = model.decode(model.on_space(codes))
     return [
         [a, *made[i * steps : (i + 1) * steps], b]
         for i, (a, b) in enumerate(zip(first, last, strict=True))

@@ -159,7 +159,9 @@ class _Moving:
             kept = np.zeros((*changed.shape, 2))  # (R, S, B, 2)
             for r, step in enumerate(steps):
                 for i, strength in enumerate(strengths):
-                    moved = self._model.decode(_moved(given.codes, strength * sign * step[None]))
+                    moved = self._model.decode(
+                        self._model.on_space(given.codes + strength * sign * step[None])
+                    )
                     changed[r, i] = self._probe.verdicts(moved) != given.labels
                     kept[r, i] = _kept(given.counted, moved)
                     shown = moved if name == "direction" else shown
@@ -211,15 +213,6 @@ def random_directions(
     length, rng = np.linalg.norm(difference(z, labels)), np.random.default_rng(0)
     found = [difference(z, rng.permutation(labels)) for _ in range(count)]
     return [x * (length / max(np.linalg.norm(x), 1e-12)) for x in found]
-
-
-def _moved(z: Float[np.ndarray, "B L Z"], step: Float[np.ndarray, "B L Z"]) -> np.ndarray:
-    """Add steps to codes; codes that are all on one sphere stay on it."""
-    out = (z + step).astype(np.float32)
-    norms = np.linalg.norm(z, axis=-1, keepdims=True)
-    if norms.std() > 1e-3 * norms.mean():
-        return out
-    return out * (norms / np.maximum(np.linalg.norm(out, axis=-1, keepdims=True), 1e-12))
 
 
 def _others(text: str, marking: frozenset[str]) -> list[str]:

@@ -184,8 +184,10 @@ def codes_of_paths(
     at = np.linspace(0, 1, steps)
     if name == "prior" and prior is not None:
         flat_a, flat_b = (rearrange(x, "n l z -> n (l z)") for x in (a, b))
-        return prior.interpolate_at(flat_a, flat_b, at).reshape(-1, *a.shape[1:])  # (m, L, Z)
-    return np.concatenate([path_codes(name, x, y, at) for x, y in zip(a, b, strict=True)])
+        made = prior.interpolate_at(flat_a, flat_b, at).reshape(-1, *a.shape[1:])  # (m, L, Z)
+    else:
+        made = np.concatenate([path_codes(name, x, y, at) for x, y in zip(a, b, strict=True)])
+    return codec.on_space(made)
 
 
 def best_path(rows: dict[str, dict[str, Any]]) -> str:
@@ -217,7 +219,7 @@ def examples(codec: Codec, lines: list[str], python: bool, steps: int = 7) -> li
     out = []
     for a, b in example_pairs(lines, python):
         za, zb = codec.encode([a, b])
-        texts = codec.decode(slerp(za, zb, steps))
+        texts = codec.decode(codec.on_space(slerp(za, zb, steps)))
         out.append({"from": a, "to": b, "texts": texts})
         if python:
             out[-1]["validity"] = text_metrics.validity(texts)

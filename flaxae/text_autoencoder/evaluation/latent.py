@@ -22,6 +22,7 @@ def study(
     tokens_per_line: float,
     most: int,
     channel: Channel = Channel.ADDITIVE,
+    lowest_sigma: float | None = None,
 ) -> dict[str, Any] | str:
     """Measure codes alone, without decoding them.
 
@@ -32,6 +33,8 @@ def study(
         tokens_per_line: mean number of the lines' tokens, EOS included.
         most: number of codes for MMD^2.
         channel: how the noise enters codes.
+        lowest_sigma: if it is below `sigma`, each line has a noise of its own in training, uniform
+            between both. The bits are those at `sigma`, and `bits_at_lowest` is reported too.
 
     Returns:
         mmd and mmd_with_noise with intervals, the null's 95 % quantile and permutation p; bits,
@@ -45,9 +48,13 @@ def study(
     noise = np.random.default_rng(1).normal(size=codes.shape)
     if log_variances is not None:
         log_variances = rearrange(log_variances, "b l z -> b (l z)").astype(np.float64)
-    std = sigma if log_variances is None else np.exp(0.5 * log_variances)
+    lowest = sigma if lowest_sigma is None else lowest_sigma
+    sigmas: Any = sigma  # of each line, as in training
+    if lowest < sigma:
+        sigmas = np.random.default_rng(2).uniform(lowest, sigma, size=(len(codes), 1))
+    std = sigmas if log_variances is None else np.exp(0.5 * log_variances)
     clean = latent_measures.mmd_test(codes[:n])
-    kept = np.sqrt(1 - sigma**2) if channel is Channel.PRESERVING else 1.0
+    kept = np.sqrt(1 - np.square(sigmas)) if channel is Channel.PRESERVING else 1.0
     sampled = latent_measures.mmd_test((kept * codes + std * noise)[:n])
     null = latent_measures.mmd_null_p95(n, size)
     variances = latent_measures.spectrum(codes)
@@ -55,6 +62,7 @@ def study(
     out: dict[str, Any] = {
         "n": n,
         "sigma": sigma,
+        "lowest_sigma": lowest,
         "channel": channel.value,
         "mmd": clean["value"],
         "mmd_with_noise": sampled["value"],
@@ -81,6 +89,10 @@ def study(
         "spectrum": variances.tolist(),
         "tokens_per_line": tokens_per_line,
     }
+    if lowest < sigma and lowest > 0:
+        meaning = f"capacity of the {channel.value} Gaussian channel at sigma {lowest:.3g}"
+        bits = channel_bits(variances, lowest, channel)
+        out["bits_at_lowest"] = _bits(bits, tokens_per_line, meaning)
     return out | _information(codes, log_variances, sigma, channel, variances, tokens_per_line)
 
 

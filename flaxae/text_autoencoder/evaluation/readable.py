@@ -92,6 +92,9 @@ def latent(row: dict[str, Any]) -> list[str]:
             f"    bits of the latent: {bits['per_line']:.1f} per line, {bits['per_token']:.2f} per "
             f"token ({bits['estimate']})"
         )
+    if "bits_at_lowest" in row:
+        lowest = row["bits_at_lowest"]
+        out.append(f"        {lowest['per_line']:.1f} per line: {lowest['estimate']}")
     if isinstance(info, str):
         out.append(f"    KL, mutual information: {info}")
     else:

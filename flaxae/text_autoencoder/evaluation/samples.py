@@ -122,9 +122,10 @@ def study(
 
     Returns:
         `SampleEvaluator.measure` of the N(0, I) samples with a few examples, in `others` those of
-        "gaussian", "gmm" (10 components) and "real_lines", of a decoder that reads the noise also
-        those of "reads_noise" (N(0, I), decoded as if it had the noise of training), and in `pull`
-        the measures of `text_space.pull_to_text`.
+        "gaussian", "gmm" (10 components) and "real_lines", and in `pull` the measures of
+        `text_space.pull_to_text`. A decoder that reads the noise assumes the largest of training
+        in draws of N(0, I), as in `TextAutoencoder.sample`, and the smallest in those of fitted
+        priors; "lowest_noise" in `others` are draws of N(0, I) in which it assumes the smallest.
     """
     shape = (samples, codec.num_latents, codec.dim)
     prior = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -136,16 +137,18 @@ def study(
         if len(flat) >= min_codes:
             drawn[kind] = fit(kind, flat).sample(samples).reshape(shape) * np.float32(codec.scale)
     if codec.reads_noise:
-        drawn["reads_noise"] = prior
+        drawn["lowest_noise"] = prior
     rows = {}
     for name, z in drawn.items():
-        noise = codec.sigma if name == "reads_noise" else 0.0
-        texts = codec.texts(codec.generate(z, noise=noise))
+        assumed = codec.sigma if name == "normal" else codec.lowest_sigma
+        texts = codec.texts(codec.generate(z, assumed_noise=assumed))
         rows[name] = evaluator.measure(texts, draws) | {"examples": texts[:12]}
     rows["real_lines"] = evaluator.measure(real[:samples], draws)
     out = rows.pop("normal") | {"fitted_to": len(flat), "others": rows}
     if pulled:
-        pull = pull_to_text(codec, evaluator.likeness, prior[:pulled], draws=draws)
+        pull = pull_to_text(
+            codec, evaluator.likeness, prior[:pulled], assumed_noise=codec.sigma, draws=draws
+        )
         out["pull"] = {"n": len(prior[:pulled]), "rounds": pull}
     return out
 

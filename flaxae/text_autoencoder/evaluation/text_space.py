@@ -115,6 +115,7 @@ def rounds(
     *,
     noise: float = 0.0,
     seed: int = 0,
+    assumed_noise: float | None = None,
 ) -> Iterator[list[str]]:
     """Decode codes, then encode and decode the texts again, round by round.
 
@@ -124,11 +125,12 @@ def rounds(
         count: number of rounds.
         noise: standard deviation of the channel's noise on the codes of each round.
         seed: seed of the noise.
+        assumed_noise: the noise that the decoder assumes in `z` (see `Codec.generate`).
 
     Yields:
         The texts after 0, 1 ... count rounds.
     """
-    texts = codec.texts(codec.generate(z))
+    texts = codec.texts(codec.generate(z, assumed_noise=assumed_noise))
     yield texts
     for i in range(count):
         texts = codec.decode(codec.encode(texts), noise=noise, seed=seed + i)
@@ -142,6 +144,7 @@ def pull_to_text(
     after: Sequence[int] = ROUNDS,
     *,
     noise: float = 0.0,
+    assumed_noise: float | None = None,
     draws: int = 1000,
 ) -> list[dict[str, Any]]:
     """Measure texts of random codes after rounds of encoding and decoding.
@@ -154,13 +157,15 @@ def pull_to_text(
         z: codes as the decoder reads them, such as draws of N(0, I).
         after: numbers of rounds after which texts are measured, increasing.
         noise: standard deviation of the channel's noise on the codes of each round.
+        assumed_noise: the noise that the decoder assumes in `z` (see `Codec.generate`).
         draws: resamples of the bootstrap.
 
     Returns:
         One row per number of rounds: "after", and the measures.
     """
     out = []
-    for i, texts in enumerate(rounds(codec, z, max(after), noise=noise)):
+    made = rounds(codec, z, max(after), noise=noise, assumed_noise=assumed_noise)
+    for i, texts in enumerate(made):
         if i in after:
             out.append({"after": i, "example": texts[0]} | measure(texts, draws))
     return out

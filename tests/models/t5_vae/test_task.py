@@ -145,6 +145,10 @@ def test_the_mmd_of_a_split():
     assert (noisy - ordered).std() == pytest.approx(0.5, rel=0.05)
     kept = split_terms.noisy_codes(rows, None, 0.6, 3, Channel.PRESERVING)
     assert (kept - 0.8 * ordered).std() == pytest.approx(0.6, rel=0.05)
+    # A sigma per text, uniform from .1 to .9: its mean square is (.9^3 - .1^3) / 3 / .8.
+    own = split_terms.noisy_codes(rows, None, 0.9, 3, lowest=0.1)
+    assert np.square(own - ordered).mean() == pytest.approx(0.728 / 2.4, rel=0.1)
+    assert np.abs(own - ordered).max(1).min() < 0.1 < np.abs(noisy - ordered).max(1).min() + 0.1
 
 
 @given(

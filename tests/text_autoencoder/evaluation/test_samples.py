@@ -47,8 +47,9 @@ def test_codes_of_priors_are_scaled_as_the_decoder_expects_and_those_of_the_norm
         dim=3,
         scale=1.5,
         sigma=0.4,
+        lowest_sigma=0.1,
         reads_noise=True,
-        generate=lambda z, noise: decoded.append(z) or noises.append(noise) or z,
+        generate=lambda z, assumed_noise: decoded.append(z) or noises.append(assumed_noise) or z,
         texts=lambda ids: ["x"] * len(ids),
     )
     evaluator: Any = types.SimpleNamespace(measure=lambda texts, draws: {"n": len(texts)})
@@ -56,13 +57,13 @@ def test_codes_of_priors_are_scaled_as_the_decoder_expects_and_those_of_the_norm
     found = samples.study(codec, evaluator, codes, ["a", "b"], samples=400)
     normal, gaussian, again = decoded
     np.testing.assert_array_equal(again, normal)
-    assert noises == [0, 0, 0.4]
+    assert noises == [0.4, 0.1, 0.1]
     assert abs(normal.mean()) < 0.1 and normal.std() == pytest.approx(1, abs=0.1)
     assert gaussian.shape == (400, 2, 3) and gaussian.mean() == pytest.approx(3, abs=0.15)
     assert found["n"] == 400 and found["fitted_to"] == 10
     assert set(found["others"]) == {
         "gaussian",
-        "reads_noise",
+        "lowest_noise",
         "real_lines",
     }  # too few codes for a mixture
 

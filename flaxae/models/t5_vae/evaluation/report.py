@@ -76,6 +76,7 @@ def evaluate(
             tokens_per_line=float((dev.ids != PAD).sum(1).mean()),
             most=sizes.mmd,
             channel=codec.channel,
+            lowest_sigma=codec.lowest_sigma,
         ),
         "likelihood": lambda: studies.likelihood_study(scorer, codec, dev, sizes),
         "references": lambda: references(

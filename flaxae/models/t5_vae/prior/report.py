@@ -90,10 +90,11 @@ def measure(
     """
     size = min(NUM, len(dev))
     drawn = prior.sample(size)
+    assumed = codec.sigma if isinstance(prior, StandardNormal) else None
     noise, back = round_trip(prior, dev[:size])
     error = np.linalg.norm(back - dev[:size], axis=1) / np.linalg.norm(dev[:size], axis=1)
     return {
-        "samples": texts_of(codec, drawn, known) | {"mmd": distance(drawn, dev[:size])},
+        "samples": texts_of(codec, drawn, known, assumed) | {"mmd": distance(drawn, dev[:size])},
         "round_trip": {
             "exact_match": exact(codec, back, lines[:size]),
             "error": float(error.mean()),
@@ -141,9 +142,14 @@ def round_trip(
     return noise, prior.from_noise(noise)
 
 
-def texts_of(codec: Codec, z: Float[np.ndarray, "n D"], known: set[str]) -> dict[str, Any]:
+def texts_of(
+    codec: Codec,
+    z: Float[np.ndarray, "n D"],
+    known: set[str],
+    assumed_noise: float | None = None,
+) -> dict[str, Any]:
     """Decode codes and count texts that parse as Python, are distinct, or are training texts."""
-    texts = decode(codec, z)
+    texts = decode(codec, z, assumed_noise)
     return {
         "n": len(texts),
         "validity": mean([float(is_valid(t)) for t in texts]),
@@ -169,7 +175,8 @@ def path_scores(
     if not pairs:
         return {"pairs": 0, "validity": mean([]), "distinct": float("nan"), "examples": []}
     codes = interpolate(dev[0 : 2 * pairs : 2], dev[1 : 2 * pairs : 2], BETWEEN + 2)[:, 1:-1]
-    texts = decode(codec, codes.reshape(-1, dev.shape[1]))
+    shape = (-1, codec.num_latents, codec.dim)
+    texts = codec.decode(codec.on_space(codes.reshape(shape)))
     groups = [texts[i : i + BETWEEN] for i in range(0, len(texts), BETWEEN)]
     valid = [sum(map(is_valid, group)) / BETWEEN for group in groups]
     return {
@@ -186,9 +193,12 @@ def exact(codec: Codec, z: Float[np.ndarray, "n D"], lines: list[str]) -> dict[s
     return mean([float(a == b) for a, b in zip(texts, lines, strict=True)])
 
 
-def decode(codec: Codec, z: Float[np.ndarray, "n D"]) -> list[str]:
+def decode(
+    codec: Codec, z: Float[np.ndarray, "n D"], assumed_noise: float | None = None
+) -> list[str]:
     """Decode flattened codes."""
-    return codec.decode(z.reshape(len(z), codec.num_latents, codec.dim))
+    codes = z.reshape(len(z), codec.num_latents, codec.dim)
+    return codec.decode(codes, assumed_noise=assumed_noise)
 
 
 def distance(a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "n D"]) -> float:
