@@ -51,12 +51,15 @@ def machine_rate(size: int = 2048, rounds: int = 7) -> float:
     return 2e-9 * size**3 / min(seconds[1:])
 
 
-def step_seconds(config: Config, count: int = TIMED_STEPS) -> float:
+def step_seconds(config: Config, count: int = TIMED_STEPS) -> float | None:
     """Return the median seconds of a training step, its batch included, after the first steps.
 
     Args:
         config: the config of a run.
         count: number of steps.
+
+    Returns:
+        The seconds; None if a signal interrupted the steps.
     """
     from flaxae.storage.metrics_file import Writer
     from flaxae.training.loop import run
@@ -65,7 +68,8 @@ def step_seconds(config: Config, count: int = TIMED_STEPS) -> float:
     quiet = {"log.progress": False, "log.tensorboard": False, "eval.splits": ()}
     config = copy_config(config, {**short, **quiet, "eval.num_samples": 0, "save.every": count})
     with tempfile.TemporaryDirectory() as folder:
-        run(config, folder)
+        if not run(config, folder).finished:
+            return None
         rows = Writer(Path(folder), config.log).rows()
     rates = [row["time/steps_per_second"] for row in rows if row["split"] == "train"]
     return 1 / statistics.median(rates[min(5, count // 2) :])
@@ -73,7 +77,7 @@ def step_seconds(config: Config, count: int = TIMED_STEPS) -> float:
 
 def measured_steps(
     path: Path, space: dict[str, Any], names: list[str], minutes: float | None, fields: dict
-) -> Steps:
+) -> Steps | None:
     """Return the steps of each setting that fill the minutes; measured ones are read.
 
     Args:
@@ -82,6 +86,9 @@ def measured_steps(
         names: the settings.
         minutes: training time per run; None: that of the file, else MINUTES at RATE.
         fields: overrides of all settings.
+
+    Returns:
+        The steps; None if a signal interrupted it.
 
     Raises:
         ConfigError: if the file has steps for other minutes.
@@ -94,12 +101,14 @@ def measured_steps(
         )
     if not found:
         rate = machine_rate()
-        budget = MINUTES * RATE / rate if minutes is None else minutes
-        found = {"minutes": round(budget, 2), "gflops": round(rate), "settings": {}}
+        budget = round(MINUTES * RATE / rate, 2) if minutes is None else minutes
+        found = {"minutes": budget, "gflops": round(rate), "settings": {}}
     for name in names:
         if name in found["settings"]:
             continue
         seconds = step_seconds(copy_config(space["get_config"](name), fields))
+        if seconds is None:
+            return None
         steps = max(round(found["minutes"] * 60 / seconds / ROUND), 1) * ROUND
         found["settings"][name] = {"steps": steps, "milliseconds": round(1e3 * seconds, 1)}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,6 +191,8 @@ def main(argv: list[str]) -> int:
     budget = 0.02 if args.quick and args.minutes is None else args.minutes
     path = record.with_name(f"{record.stem}_steps.json")
     steps = measured_steps(path, space, names, budget, fields)
+    if steps is None:
+        return 75
     configs = []
     for seed in [0] if args.quick else args.seeds:  # all settings before the next seed
         for name in names:

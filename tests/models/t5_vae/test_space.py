@@ -69,7 +69,7 @@ def trained(monkeypatch):
     return calls
 
 
-def test_steps_fill_the_minutes_and_are_kept(tmp_path, trained):
+def test_steps_fill_the_minutes_and_are_kept(tmp_path, trained, monkeypatch):
     argv = ["space", "--workdir", str(tmp_path), "--settings", "sphere_64"]
     assert space.main([*argv, "--seeds", "0"]) == 0
     # 8 minutes at 200 GFLOP/s are 16 at 100: 960 s of steps of 10 and of 20 ms.
@@ -79,6 +79,9 @@ def test_steps_fill_the_minutes_and_are_kept(tmp_path, trained):
     assert trained == [("timed", 128), (48000, 0)]
     kept = json.loads((tmp_path / "space_steps.json").read_text())
     assert kept["settings"]["sphere_64"] == {"steps": 96000, "milliseconds": 10.0}
+    with monkeypatch.context() as patch:  # a signal
+        patch.setattr(space, "step_seconds", lambda config: None)
+        assert space.main([*argv, "deeper"]) == 75
     with pytest.raises(ConfigError, match="fill 16 minutes, and its runs would not"):
         space.main([*argv, "--minutes", "4"])
     with pytest.raises(ConfigError, match=r"--settings: no spher; there are copy, "):
