@@ -158,7 +158,7 @@ class Explorer(LatentSpace):
         """Decode codes drawn from a prior.
 
         Args:
-            prior: "normal" (N(0, I)), "gaussian", "gmm" or "flow".
+            prior: "normal" (N(0, I)), "gaussian", "gmm", "flow" or "autoregressive".
             n: number of codes.
             temperature: standard deviation of the noise that codes are made from.
             seed: seed of the random draw.

@@ -17,7 +17,7 @@ from flaxae.explore.cache import FOLDER, Cache
 from flaxae.explore.geometry import FittedGaussian, clusters, nearest
 from flaxae.explore.reduce import umap
 from flaxae.measures.text import is_python
-from flaxae.text_autoencoder.interpolation import PATHS
+from flaxae.text_autoencoder.interpolation import PATHS, reencoded
 from flaxae.text_autoencoder.protocol import Autoencoder, check_autoencoder, open_model
 
 MAX_CHARACTERS = 2000  # per text that is given to the model
@@ -300,15 +300,14 @@ class LatentSpace:
         return np.asarray(place(codes.reshape(shape)), np.float32).reshape(len(codes), self.size)
 
     def _again(self, codes: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
-        """Decode codes and encode the texts; the code of an empty text stays as it is."""
-        out = np.array(codes, np.float32)
-        decoded = self._decode(self._on_space(codes))
-        rows = [i for i, text in enumerate(decoded) if text.strip()]
-        for start in range(0, len(rows), AT_A_TIME):  # more at a time would be compiled anew
-            part = rows[start : start + AT_A_TIME]
-            found = self.model.encode([decoded[i] for i in part], truncate=True)
-            out[part] = np.asarray(found, np.float32).reshape(len(part), self.size)
-        return out
+        """Decode codes and encode the texts (see `interpolation.reencoded`)."""
+
+        def encode(given: list[str]) -> np.ndarray:
+            parts = [given[i : i + AT_A_TIME] for i in range(0, len(given), AT_A_TIME)]
+            # More at a time would be compiled anew.
+            return np.concatenate([self.model.encode(part, truncate=True) for part in parts])
+
+        return reencoded(codes, lambda x: self._decode(self._on_space(x)), encode)
 
     def _one_of_each_length(self) -> list[str]:
         """Return one text per number of tokens, if one is found: made of a's, or of the corpus."""

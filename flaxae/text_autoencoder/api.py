@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from flaxae.errors import ConfigError, require
 from flaxae.text_autoencoder import checks
 from flaxae.text_autoencoder.channel import Channel
-from flaxae.text_autoencoder.interpolation import ROUNDS, path_codes
+from flaxae.text_autoencoder.interpolation import ROUNDS, path_codes, reencoded
 from flaxae.text_autoencoder.pretrained import Pretrained
 from flaxae.text_autoencoder.priors import Prior, StandardNormal
 
@@ -183,7 +183,7 @@ class TextAutoencoder(Pretrained):
         path: str = "slerp",
         *,
         prior: str | Prior | None = None,
-        rounds: int = ROUNDS,
+        rounds: int | None = None,
         noise: float = 0.0,
         **sampling: Any,
     ) -> list[str]:
@@ -204,13 +204,14 @@ class TextAutoencoder(Pretrained):
                 codes; "denoised": a slerp whose inner codes are decoded and encoded again.
             prior: the prior of the path "prior", see `prior`; None: "flow". If it is given, the
                 path is "prior".
-            rounds: rounds of decoding and encoding, for the path "denoised".
+            rounds: rounds of decoding and encoding, for the path "denoised"; None: 2.
             noise: see `decode`.
             **sampling: see `decode`.
 
         Raises:
             ConfigError: if an argument is wrong.
         """
+        require("how" not in sampling, "how=: the argument is called path, see interpolate")
         codes = self.path(a, b, steps, path, prior=prior, rounds=rounds)
         return self.decode(codes, noise=noise, **sampling)
 
@@ -222,7 +223,7 @@ class TextAutoencoder(Pretrained):
         path: str = "slerp",
         *,
         prior: str | Prior | None = None,
-        rounds: int = ROUNDS,
+        rounds: int | None = None,
     ) -> Float[np.ndarray, "steps L Z"]:
         """Return the codes that `interpolate` decodes.
 
@@ -242,7 +243,11 @@ class TextAutoencoder(Pretrained):
             ConfigError: if an argument is wrong.
         """
         require(steps >= 2, f"steps={steps}: a path has at least 2, its ends")
-        rounds = checks.whole("rounds", rounds, 0)
+        require(
+            rounds is None or path == "denoised",
+            f"rounds={rounds}: path={path!r} has no rounds; leave it out, or give path='denoised'",
+        )
+        rounds = ROUNDS if rounds is None else checks.whole("rounds", rounds, 0)
         first, last = self._codes([a, b])
         if prior is not None:
             require(
@@ -256,7 +261,11 @@ class TextAutoencoder(Pretrained):
             last,
             np.linspace(0, 1, steps),
             prior=self.prior(prior or "flow") if path == "prior" else None,
-            again=lambda x: self.encode_ids(self._codec.ids(self.decode(self.on_space(x)))),
+            again=lambda given: reencoded(
+                given,
+                lambda x: self.decode(self.on_space(x)),
+                lambda texts: self.encode(texts, truncate=True),
+            ),
             rounds=rounds,
         )
         return self.on_space(codes)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from flaxae.errors import ConfigError, require
 
@@ -29,6 +29,49 @@ class PathPrior(Protocol):
     ) -> Float[np.ndarray, "... n D"]:
         """Return the codes at fractions of the path: 0 is a, 1 is b."""
         ...
+
+
+Reencode = Callable[[Float[np.ndarray, "n ..."]], Float[np.ndarray, "n ..."]]
+
+
+def reencoded(
+    codes: Float[np.ndarray, "n ..."],
+    decode: Callable[[Float[np.ndarray, "n ..."]], list[str]],
+    encode: Callable[[list[str]], Float[np.ndarray, "m ..."]],
+) -> Float[np.ndarray, "n ..."]:
+    """Decode codes and encode the texts; the code of an empty text stays as it is.
+
+    Args:
+        codes: clean codes.
+        decode: returns the texts of codes.
+        encode: returns the codes of texts that are not empty, of any shape with as many numbers.
+    """
+    out = np.array(codes, np.float32)
+    texts = decode(codes)
+    rows = [i for i, text in enumerate(texts) if text.strip()]
+    if rows:
+        out[rows] = encode([texts[i] for i in rows]).reshape(len(rows), *out.shape[1:])
+    return out
+
+
+def denoised(
+    codes: Float[np.ndarray, "n ..."],
+    inner: Bool[np.ndarray, " n"],
+    again: Reencode,
+    rounds: int = ROUNDS,
+) -> Float[np.ndarray, "n ..."]:
+    """Return the codes of denoised paths.
+
+    Args:
+        codes: the codes of slerps.
+        inner: False for ends, which stay as they are.
+        again: decodes codes and encodes the texts, see `reencoded`.
+        rounds: number of calls of `again`.
+    """
+    out = np.array(codes, np.float32)
+    for _ in range(rounds if inner.any() else 0):
+        out[inner] = again(out[inner])
+    return out
 
 
 def slerp(
@@ -90,7 +133,7 @@ def path_codes(
     fractions: Float[np.ndarray, " n"],
     *,
     prior: PathPrior | None = None,
-    again: Callable[[np.ndarray], np.ndarray] | None = None,
+    again: Reencode | None = None,
     rounds: int = ROUNDS,
 ) -> Float[np.ndarray, "n ..."]:
     """Return the codes at fractions of a path.
@@ -101,7 +144,7 @@ def path_codes(
         b: last end.
         fractions: places on the path: 0 is a, 1 is b.
         prior: the prior of the path "prior".
-        again: decodes codes (m, ...) and encodes the texts, for the path "denoised".
+        again: decodes codes and encodes the texts, for the path "denoised" (see `reencoded`).
         rounds: number of calls of `again`.
 
     Raises:
@@ -116,10 +159,8 @@ def path_codes(
         found = prior.interpolate_at(a.ravel(), b.ravel(), fractions)
         return np.asarray(found, np.float32).reshape(-1, *a.shape)
     codes = slerp_at(a, b, fractions)
-    inner = (fractions > 0) & (fractions < 1)
-    if path == "denoised":
-        if again is None:
-            raise ConfigError("path='denoised' needs a model that decodes and encodes")
-        for _ in range(rounds if inner.any() else 0):
-            codes[inner] = again(codes[inner])
-    return codes
+    if path != "denoised":
+        return codes
+    if again is None:
+        raise ConfigError("path='denoised' needs a model that decodes and encodes")
+    return denoised(codes, (fractions > 0) & (fractions < 1), again, rounds)

@@ -218,7 +218,7 @@ class Autoencoder(Protocol):
         """Return a prior of the codes.
 
         Args:
-            which: "normal", "gaussian", "gmm" or "flow"; None: "normal".
+            which: "normal", "gaussian", "gmm", "flow" or "autoregressive"; None: "normal".
 
         Raises:
             ConfigError: if the model has no prior of this name.

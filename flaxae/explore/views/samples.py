@@ -14,6 +14,7 @@ PRIORS = {
     "fitted Gaussian": "gaussian",
     "fitted mixture (GMM)": "gmm",
     "learned flow": "flow",
+    "learned autoregressive prior": "autoregressive",
 }
 FAST_PRIORS = ("normal", "gaussian")
 VALIDITY = {True: "parses", False: "does not parse", None: ""}

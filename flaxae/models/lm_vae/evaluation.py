@@ -9,7 +9,7 @@ from flaxae.data.tokenizer import PAD
 from flaxae.measures.stats import finite
 from flaxae.measures.text import signatures
 from flaxae.storage.paths import as_path
-from flaxae.text_autoencoder import figures
+from flaxae.text_autoencoder import figures, priors
 from flaxae.text_autoencoder.codec import Codec
 from flaxae.text_autoencoder.evaluation import (
     attribute_report,
@@ -78,6 +78,7 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], A
     ids = codec.ids(dev)
     picked = codec.encode([train[i] for i in subsample(len(train), sizes.codes)])
     compared = samples.comparison(codec, train, dev, splits.get("test_line", []), python=False)
+    prior = priors.flow_of(loaded.workdir)
     for key, call in {
         "latent": lambda: latent.study(
             z,
@@ -100,9 +101,18 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], A
         ),
         "text_space": lambda: text_space.study(codec, ids, z, most=sizes.texts, draws=sizes.draws),
         "interpolation": lambda: interpolation.study(
-            codec, dev, pairs=sizes.pairs, steps=sizes.steps, python=False, draws=sizes.draws
+            codec,
+            dev,
+            pairs=sizes.pairs,
+            steps=sizes.steps,
+            python=False,
+            prior=prior,
+            likeness=samples.likeness_of(compared, sizes.draws),
+            draws=sizes.draws,
         ),
-        "interpolations": lambda: interpolation.examples(codec, dev, False),
+        "interpolations": lambda: interpolation.examples(
+            codec, dev, False, out["interpolation"], prior=prior
+        ),
         "attributes": lambda: _attributes(loaded, codec, sizes),
     }.items():
         out[key] = call()

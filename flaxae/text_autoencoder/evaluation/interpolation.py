@@ -1,6 +1,6 @@
 """Interpolation between two codes: do the texts on the path change step by step?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from flaxae.measures.stats import bootstrap
 from flaxae.measures.text import path_lengths
 from flaxae.text_autoencoder.codec import Codec
 from flaxae.text_autoencoder.interpolation import PATHS as NAMES
-from flaxae.text_autoencoder.interpolation import ROUNDS, PathPrior, path_codes, slerp
+from flaxae.text_autoencoder.interpolation import PathPrior, denoised, path_codes, reencoded
 from flaxae.text_autoencoder.samples import too_few
 
 PAIRS = (
@@ -22,6 +22,7 @@ PAIRS = (
     ("for i in range(10):", "while True:"),
     ("x = [1, 2, 3]", "self.assertEqual(a, b)"),
 )
+SHOWN = 10  # pairs of lines whose paths a report shows
 
 
 def path_rows(paths: Sequence[Sequence[str]]) -> Float[np.ndarray, "n 5"]:
@@ -113,6 +114,7 @@ def study(
     steps: int,
     python: bool,
     prior: PathPrior | None = None,
+    likeness: Callable[[list[str]], dict[str, Any]] | None = None,
     draws: int = 1000,
 ) -> dict[str, Any] | str:
     """Score paths between random lines by each interpolation and by two baselines without a model.
@@ -124,12 +126,17 @@ def study(
         steps: texts per path, ends included.
         python: whether the texts are lines of Python.
         prior: a prior through whose noise paths lead; None: there is none.
+        likeness: measures the middle texts and the lines (see `SampleEvaluator.likeness`); None:
+            they have no perplexity.
         draws: resamples of the bootstrap.
 
     Returns:
-        `scores` by the name of the interpolation or baseline, with `pairs`, `steps` and `best` (see
-        `best_path`); for Python also `real_validity` (of the lines), and `middle_over_real`, the
-        ratio of each middle_validity to it. A sentence if there are fewer than two lines.
+        `scores` by the name of the interpolation or baseline, with `pairs`, `steps`, `best` and
+        `repetitive` (see `best_path`), and `real_repetition` (of the lines). For Python also
+        `real_validity`, and `middle_over_real`, the ratio of each middle_validity to it. With
+        `likeness` also `real_ppl`, and the `middle_ppl` of the texts in the middle third under its
+        n-gram model: validity alone is fooled by degenerate texts. A sentence if there are fewer
+        than two lines.
     """
     if missing := too_few(len(lines), 2, "an interpolation"):
         return missing
@@ -140,21 +147,41 @@ def study(
     a, b = codec.encode_ids(ids[first]), codec.encode_ids(ids[second])
     out: dict[str, Any] = {"pairs": pairs, "steps": steps}
     names = [name for name in NAMES if name != "prior" or prior is not None]
-    paths: list[list[str]] = []
+    made: dict[str, list[list[str]]] = {}
     for name in names:
         texts = codec.decode(codes_of_paths(codec, name, a, b, steps, prior))
-        paths = [texts[i : i + steps] for i in range(0, len(texts), steps)]
+        made[name] = [texts[i : i + steps] for i in range(0, len(texts), steps)]
+    made["copy_endpoint"] = [copy_endpoint(path[0], path[-1], steps) for path in made[names[-1]]]
+    made["token_mix"] = _mixed(codec, ids[first], ids[second], steps)
+    for name, paths in made.items():
         out[name] = scores(paths, python, draws)
-    copies = [copy_endpoint(path[0], path[-1], steps) for path in paths]
-    out["copy_endpoint"] = scores(copies, python, draws)
-    out["token_mix"] = scores(_mixed(codec, ids[first], ids[second], steps), python, draws)
+        if likeness is not None:
+            inner = [text for path in paths for text in path[1:-1][middle(len(path) - 2)]]
+            out[name]["middle_ppl"] = _perplexity(likeness, inner, draws)
+    repeats = text_metrics.repeated_bigrams([text_metrics.words(line) for line in lines])
+    out["real_repetition"] = bootstrap(repeats, draws=2).value
+    if likeness is not None:
+        out["real_ppl"] = _perplexity(likeness, lines, 2)["value"]
     if python:
         real = out["real_validity"] = text_metrics.validity(lines)
-        for row in [x for x in out.values() if isinstance(x, dict)]:
+        for row in [out[name] for name in made]:
             ends = row["middle_validity"].items()
             row["middle_over_real"] = {k: x / real if real else float("nan") for k, x in ends}
-    out["best"] = best_path({name: out[name] for name in names})
+    rows = {name: out[name] for name in names}
+    out["repetitive"] = [name for name, row in rows.items() if _repeats(row, out)]
+    out["best"] = best_path(rows, out)
     return out
+
+
+def _perplexity(
+    likeness: Callable[[list[str]], dict[str, Any]], texts: list[str], draws: int
+) -> dict[str, float]:
+    """Return the perplexity of texts with its interval; nan if there are none."""
+    if not texts:
+        return bootstrap([], draws=draws).as_dict()
+    found = likeness(texts)
+    low, high = found["intervals"]["forward_ppl"]
+    return {"value": found["forward_ppl"], "low": low, "high": high}
 
 
 def codes_of_paths(
@@ -176,11 +203,12 @@ def codes_of_paths(
         prior: the prior of the path "prior".
     """
     if name == "denoised":  # all paths together, in few calls of the model
-        codes = codes_of_paths(codec, "slerp", a, b, steps)
         inner = np.tile((np.arange(steps) > 0) & (np.arange(steps) < steps - 1), len(a))
-        for _ in range(ROUNDS if steps > 2 else 0):
-            codes[inner] = codec.encode(codec.decode(codes[inner]))
-        return codes
+        return denoised(
+            codes_of_paths(codec, "slerp", a, b, steps),
+            inner,
+            lambda codes: reencoded(codes, codec.decode, codec.encode),
+        )
     at = np.linspace(0, 1, steps)
     if name == "prior" and prior is not None:
         flat_a, flat_b = (rearrange(x, "n l z -> n (l z)") for x in (a, b))
@@ -190,37 +218,88 @@ def codes_of_paths(
     return codec.on_space(made)
 
 
-def best_path(rows: dict[str, dict[str, Any]]) -> str:
+def best_path(rows: dict[str, dict[str, Any]], real: dict[str, Any]) -> str:
     """Return the interpolation with the largest product of good texts and even steps.
 
-    Good is the share of valid texts in the middle third for Python, else the path ratio. Even is 1
-    - the largest step's share: a path that copies its ends has 0. Ties go to the first.
+    Good is the share of valid texts in the middle third for Python; else the perplexity of real
+    lines over that of the middle third, at most 1; without a perplexity the path ratio. Even is 1 -
+    the largest step's share: a path that copies its ends has 0. Paths whose texts repeat words
+    significantly more than real lines are left out, unless all do. Ties go to the first.
 
     Args:
         rows: `scores` by the name of the interpolation.
+        real: real_repetition and, if it was measured, real_ppl.
     """
 
     def score(row: dict[str, Any]) -> float:
-        good = row["middle_validity" if "middle_validity" in row else "path_ratio"]["value"]
+        if "middle_validity" in row:
+            good = row["middle_validity"]["value"]
+        elif "middle_ppl" in row:
+            good = min(1.0, real["real_ppl"] / row["middle_ppl"]["value"])
+        else:
+            good = row["path_ratio"]["value"]
         return float(np.nan_to_num(good * (1 - row["max_step_share"]["value"])))
 
-    return max(rows, key=lambda name: score(rows[name]))
+    names = [name for name, row in rows.items() if not _repeats(row, real)] or list(rows)
+    return max(names, key=lambda name: score(rows[name]))
 
 
-def example_pairs(lines: list[str], python: bool) -> list[tuple[str, str]]:
-    """Return the pairs that a report shows: fixed ones for Python, else held-out lines."""
+def _repeats(row: dict[str, Any], real: dict[str, Any]) -> bool:
+    """Return True if the texts of paths repeat words significantly more than real lines."""
+    return bool(row["repetition"]["low"] > real["real_repetition"])
+
+
+def example_pairs(lines: list[str], python: bool, count: int = SHOWN) -> list[tuple[str, str]]:
+    """Return the pairs that a report shows: random held-out lines, for Python fixed ones first."""
+    fixed = list(PAIRS) if python else []
+    order = np.random.default_rng(0).permutation(len(lines)).tolist()
+    drawn = zip(order[::2], order[1::2], strict=False)
+    return [*fixed, *((lines[i], lines[j]) for i, j in drawn)][:count]
+
+
+def examples(
+    codec: Codec,
+    lines: list[str],
+    python: bool,
+    studied: dict[str, Any] | str = "",
+    *,
+    prior: PathPrior | None = None,
+    steps: int = 7,
+    count: int = SHOWN,
+) -> list[dict[str, Any]]:
+    """Return the texts on paths between pairs of lines, which are not selected.
+
+    Args:
+        codec: the model with its tokenizer.
+        lines: held-out lines.
+        python: whether the texts are lines of Python.
+        studied: the result of `study`, which names the best path.
+        prior: the prior of the path "prior".
+        steps: texts per path, ends included.
+        count: most pairs.
+
+    Returns:
+        For each pair its ends `from` and `to`, the `texts` on a slerp, for Python their `validity`,
+        and if another path is better its name `best` and its texts `best_texts`.
+    """
+    pairs = example_pairs(lines, python, count)
+    if not pairs:
+        return []
+    ends = codec.encode([text for pair in pairs for text in pair])
+    best = studied["best"] if isinstance(studied, dict) else "slerp"
+
+    def paths(name: str) -> list[list[str]]:
+        texts = codec.decode(codes_of_paths(codec, name, ends[::2], ends[1::2], steps, prior))
+        return [texts[i : i + steps] for i in range(0, len(texts), steps)]
+
+    out: list[dict[str, Any]] = [
+        {"from": a, "to": b, "texts": texts}
+        for (a, b), texts in zip(pairs, paths("slerp"), strict=True)
+    ]
     if python:
-        return list(PAIRS)
-    return [(lines[i], lines[-1 - i]) for i in range(min(len(lines) // 2, len(PAIRS)))]
-
-
-def examples(codec: Codec, lines: list[str], python: bool, steps: int = 7) -> list[dict[str, Any]]:
-    """Return the texts on the path of each example pair, and for Python the share that parses."""
-    out = []
-    for a, b in example_pairs(lines, python):
-        za, zb = codec.encode([a, b])
-        texts = codec.decode(codec.on_space(slerp(za, zb, steps)))
-        out.append({"from": a, "to": b, "texts": texts})
-        if python:
-            out[-1]["validity"] = text_metrics.validity(texts)
+        for row in out:
+            row["validity"] = text_metrics.validity(row["texts"])
+    if best != "slerp":
+        for row, texts in zip(out, paths(best), strict=True):
+            row |= {"best": best, "best_texts": texts}
     return out

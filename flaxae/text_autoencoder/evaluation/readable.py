@@ -186,7 +186,15 @@ def interpolation(rows: dict[str, Any]) -> list[str]:
         if "validity" in row:
             text += f", valid {number(row['validity'])}, middle third over real lines "
             text += number(row["middle_over_real"])
-        out.append(f"{text}, repeats {number(row['repetition'])}")
+        text += f", repeats {number(row['repetition'])}"
+        if "middle_ppl" in row:
+            text += f", perplexity of the middle third {number(row['middle_ppl'], 1)}"
+        out.append(text)
+    real = f"    real lines: repeats {number(rows['real_repetition'])}"
+    if "real_ppl" in rows:
+        real += f", perplexity {number(rows['real_ppl'], 1)}"
+    worse = ", ".join(rows["repetitive"]) or "none"
+    out.append(f"{real}; paths that repeat more: {worse}")
     return [*out, f"    best by even steps and good texts: {rows['best']}"]
 
 
@@ -206,6 +214,8 @@ def examples(result: dict[str, Any]) -> list[str]:
     for path in result.get("interpolations", []):
         lines.append(f"from {path['from']!r} to {path['to']!r}:")
         lines += [f"    {text}" for text in path["texts"]]
+        if "best" in path:
+            lines += [f"  {path['best']}:", *(f"    {text}" for text in path["best_texts"])]
     for row in result.get("analogies", []):
         lines.append(f"{row['a']!r} - {row['b']!r} + {row['c']!r} = {row['text']!r}")
         lines += [f"    near: {text}" for text in row["nearest"]]

@@ -6,7 +6,8 @@ distribution they cover (Zhao et al. 2018). The language model is `measures.ngra
 ignores its code has a good forward perplexity: read these numbers only together with exact match.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -192,3 +193,12 @@ def study_or_reason(
         return compared
     evaluator, real = compared
     return study(codec, evaluator, codes, real, samples=samples, pulled=pulled, draws=draws)
+
+
+def likeness_of(
+    compared: tuple[SampleEvaluator, list[str]] | str, draws: int = 1000
+) -> Callable[[list[str]], dict[str, Any]] | None:
+    """Return `SampleEvaluator.likeness` of what `comparison` returned; None if it is a reason."""
+    if isinstance(compared, str):
+        return None
+    return partial(compared[0].likeness, draws=draws)

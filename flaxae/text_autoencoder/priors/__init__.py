@@ -60,8 +60,9 @@ def fit(kind: str, codes: Float[np.ndarray, "n D"], seed: int = 0) -> Prior:
         SEEDS.check("seed", seed, int)
         return GMMPrior.fit(codes, seed=seed)
     raise ConfigError(
-        f"prior {kind!r}: only 'gaussian' and 'gmm' can be fitted; train a flow with python "
-        "train.py --config=configs/t5_vae/flow_prior.py and open it by FlowPrior.from_workdir"
+        f"prior {kind!r}: only 'gaussian' and 'gmm' can be fitted; train a flow or an "
+        "autoregressive prior with python train.py --config=configs/t5_vae/flow_prior.py (or "
+        "autoregressive_prior.py) and open it by trained_prior(WORKDIR)"
     )
 
 

@@ -180,6 +180,10 @@ def test_inner_codes_of_a_denoised_path_are_those_of_their_texts(vae):
     ids = vae._codec.ids(vae.decode(slerp[1:-1]))
     np.testing.assert_allclose(once[1:-1], vae.encode_ids(ids), atol=1e-5)
     np.testing.assert_array_equal(vae.path(a, b, 4, "denoised", rounds=0), slerp)
+    with pytest.raises(ConfigError, match="path='slerp' has no rounds"):
+        vae.path(a, b, 4, rounds=2)
+    with pytest.raises(ConfigError, match="the argument is called path"):
+        vae.interpolate(a, b, how="lerp")
 
 
 def test_noise_of_the_channel_is_seeded(vae):

@@ -112,10 +112,68 @@ def test_the_middle_third_is_that_of_the_whole_path():
     assert found["middle_validity"]["value"] == 1 and found["validity"]["value"] == 3 / 5
 
 
-def test_the_best_path_is_valid_and_even():
-    def row(valid, largest):
-        return {"middle_validity": {"value": valid}, "max_step_share": {"value": largest}}
+def row_of(largest, repeats=0.0, **good):
+    values = {name: {"value": x} for name, x in good.items()}
+    repetition = {"value": repeats + 0.1, "low": repeats}
+    return {**values, "max_step_share": {"value": largest}, "repetition": repetition}
 
-    rows = {"slerp": row(0.3, 0.4), "lerp": row(0.9, 1.0), "denoised": row(0.5, 0.4)}
-    assert m.best_path(rows) == "denoised"
-    assert m.best_path({"slerp": row(float("nan"), 0.4), "lerp": row(0.0, 0.5)}) == "slerp"
+
+def test_the_best_path_is_valid_and_even():
+    rows = {
+        "slerp": row_of(0.4, middle_validity=0.3),
+        "lerp": row_of(1.0, middle_validity=0.9),
+        "denoised": row_of(0.4, middle_validity=0.5),
+    }
+    real = {"real_repetition": 0.05, "real_ppl": 10.0}
+    assert m.best_path(rows, real) == "denoised"
+    nothing = {
+        "slerp": row_of(0.4, middle_validity=float("nan")),
+        "lerp": row_of(0.5, middle_validity=0),
+    }
+    assert m.best_path(nothing, real) == "slerp"
+
+
+def test_a_path_that_repeats_words_is_not_the_best():
+    rows = {
+        "slerp": row_of(0.4, middle_validity=0.3),
+        "lerp": row_of(0.2, repeats=0.06, middle_validity=1.0),
+    }
+    assert m.best_path(rows, {"real_repetition": 0.05}) == "slerp"
+    assert m.best_path(rows, {"real_repetition": 0.07}) == "lerp"
+    assert m.best_path({"lerp": rows["lerp"]}, {"real_repetition": 0.05}) == "lerp"
+
+
+def test_without_validity_the_perplexity_decides():
+    rows = {
+        "slerp": row_of(0.4, path_ratio=0.2, middle_ppl=20.0),
+        "lerp": row_of(0.4, path_ratio=0.9, middle_ppl=40.0),
+        "denoised": row_of(0.6, path_ratio=0.9, middle_ppl=4.0),  # not better than real lines
+    }
+    real = {"real_repetition": 0.05, "real_ppl": 10.0}
+    assert m.best_path(rows, real) == "denoised"
+    assert m.best_path({k: rows[k] for k in ("slerp", "lerp")}, real) == "slerp"
+
+
+def test_a_report_shows_ten_pairs_that_are_not_selected_and_the_best_path():
+    lines = [f"line {i}" for i in range(30)]
+    pairs = m.example_pairs(lines, python=False)
+    assert len(pairs) == 10 and len({x for pair in pairs for x in pair}) == 20
+    assert m.example_pairs(lines, python=True)[:5] == [*m.PAIRS, pairs[0]]
+    assert len(m.example_pairs(lines[:5], python=False)) == 2
+    codec: Any = PerfectCodec()
+    found = m.examples(codec, ["abc", "bcd"], False, {"best": "lerp"}, steps=3)
+    assert found[0]["best"] == "lerp" and len(found[0]["best_texts"]) == 3
+    assert "best" not in m.examples(codec, ["abc", "bcd"], False, "n/a: too few", steps=3)[0]
+    assert m.examples(codec, ["abc"], False) == []
+
+
+def test_a_study_has_the_perplexity_of_the_middle_texts():
+    def likeness(texts):
+        value = float(np.mean([len(x) for x in texts]))
+        return {"forward_ppl": value, "intervals": {"forward_ppl": [value, value]}}
+
+    codec: Any = PerfectCodec()
+    lines = ["abcd", "bcde", "cdef"]
+    found: Any = m.study(codec, lines, pairs=4, steps=5, python=False, likeness=likeness, draws=5)
+    assert found["real_ppl"] == found["copy_endpoint"]["middle_ppl"]["value"] == 4
+    assert found["repetitive"] == [] and found["best"] in ("slerp", "lerp", "denoised")

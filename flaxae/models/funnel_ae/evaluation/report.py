@@ -19,6 +19,7 @@ from flaxae.models.funnel_ae.modeling import FunnelAEModel
 from flaxae.models.funnel_ae.states import measure_states
 from flaxae.storage.paths import as_path
 from flaxae.text_autoencoder import figures as shared_figures
+from flaxae.text_autoencoder import priors
 from flaxae.text_autoencoder.codec import Codec
 from flaxae.text_autoencoder.evaluation import (
     arithmetic,
@@ -110,7 +111,10 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], L
         return finite(out), None
     train = text.lines("train")
     known = encoded(codec, scorer, [train[i] for i in subsample(len(train), sizes.codes)])
-    calls = _parts(codec, scorer, dev, known, splits, train, python, sizes)
+    test = splits.get("test_line", [])
+    compared = samples.comparison(codec, train, dev.lines, test, python=python)
+    calls = _parts(codec, scorer, dev, known, compared, python, sizes)
+    calls |= _paths(loaded, codec, dev, compared, python, sizes, out)
     calls["states"] = lambda: states_study(loaded.model, dev, sizes)
     for key, call in calls.items():
         out[key] = call()
@@ -130,8 +134,7 @@ def _parts(
     scorer: Scorer,
     dev: Lines,
     known: Lines,
-    splits: dict[str, list[str]],
-    train: list[str],
+    compared: Any,
     python: bool,
     sizes: Sizes,
 ) -> dict[str, Any]:
@@ -151,7 +154,7 @@ def _parts(
         ),
         "samples": lambda: samples.study_or_reason(
             codec,
-            samples.comparison(codec, train, dev.lines, splits.get("test_line", []), python=python),
+            compared,
             known.codes.mean,
             samples=sizes.samples,
             pulled=sizes.pulled,
@@ -160,14 +163,38 @@ def _parts(
         "text_space": lambda: text_space.study(
             codec, dev.ids, codes, most=sizes.texts, draws=draws
         ),
-        "interpolation": lambda: interpolation.study(
-            codec, dev.lines, pairs=sizes.pairs, steps=sizes.steps, python=python, draws=draws
-        ),
         "arithmetic": lambda: arithmetic.study(
             codec, dev.lines, count=sizes.analogies, draws=draws
         ),
-        "interpolations": lambda: interpolation.examples(codec, dev.lines, python),
         "analogies": lambda: arithmetic.examples(codec, dev.lines, python, known.lines),
+    }
+
+
+def _paths(
+    loaded: Any,
+    codec: Codec,
+    dev: Lines,
+    compared: Any,
+    python: bool,
+    sizes: Sizes,
+    out: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the parts on paths; the second one reads the result of the first one in `out`."""
+    prior = priors.flow_of(loaded.workdir)
+    return {
+        "interpolation": lambda: interpolation.study(
+            codec,
+            dev.lines,
+            pairs=sizes.pairs,
+            steps=sizes.steps,
+            python=python,
+            prior=prior,
+            likeness=samples.likeness_of(compared, sizes.draws),
+            draws=sizes.draws,
+        ),
+        "interpolations": lambda: interpolation.examples(
+            codec, dev.lines, python, out["interpolation"], prior=prior
+        ),
     }
 
 

@@ -65,6 +65,7 @@ def evaluate(
     encoded = studies.encode_lines(scorer, codec, [train[i] for i in picked])
     test, labels = splits.get("test_line", []), None
     compared = samples.comparison(codec, train, dev.lines, test, python=python)
+    prior = priors.flow_of(loaded.workdir)
     if task.data_config.labels:
         train_labels, dev_labels = text.labels("train"), text.labels("dev")
         labels = ([train_labels[i] for i in picked], [dev_labels[i] for i in rows["dev"]])
@@ -99,12 +100,15 @@ def evaluate(
             pairs=sizes.pairs,
             steps=sizes.steps,
             python=python,
-            prior=priors.flow_of(loaded.workdir),
+            prior=prior,
+            likeness=samples.likeness_of(compared, sizes.draws),
             draws=sizes.draws,
         ),
         "probes": lambda: studies.probe_study(task, encoded, dev, labels, python),
         "disentanglement": lambda: studies.disentanglement_study(dev, python, sizes),
-        "interpolations": lambda: interpolation.examples(codec, dev.lines, python),
+        "interpolations": lambda: interpolation.examples(
+            codec, dev.lines, python, out["interpolation"], prior=prior
+        ),
     }.items():
         out[key] = call()
         timer(key)

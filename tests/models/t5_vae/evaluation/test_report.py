@@ -111,7 +111,10 @@ def test_report_writes_json_figures_and_text(tmp_path, capsys, monkeypatch, gaus
     assert result["samples"]["n"] == 20 and len(result["samples"]["examples"]) == 12
     assert result["samples"]["others"].keys() == {"gaussian", "gmm", "real_lines"}
     assert ("validity" in row) == ("validity" in result["samples"]) == (not gaussian)
-    assert result["interpolations"][0]["from"] == (task.text.lines("dev")[0] if gaussian else "ab")
+    assert result["interpolations"][0]["from"] in (task.text.lines("dev") if gaussian else ["ab"])
+    best = result["interpolation"]["best"]
+    assert best == "slerp" or len(result["interpolations"][0]["best_texts"]) == 7
+    assert result["interpolation"]["real_ppl"] > 1
     bound = result["likelihood"]["importance_weighted"]
     if gaussian:
         assert result["latent"]["information"]["kl"]["value"] > 0
