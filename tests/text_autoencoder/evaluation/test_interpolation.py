@@ -62,6 +62,9 @@ class PerfectCodec:
     def decode(self, codes):
         return self.texts(np.round(codes[:, 0]).astype(int))
 
+    def on_space(self, codes):
+        return codes
+
     def texts(self, ids):
         return Letters().decode(ids.tolist())
 
