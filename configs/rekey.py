@@ -26,6 +26,7 @@ from flaxae.config import Config, config_hash, copy_config, from_json, to_json
 from flaxae.errors import ConfigError
 
 BASELINES = Path(__file__).parent / "t5_vae" / "baselines.py"
+SPACE = BASELINES.with_name("space.py")
 
 
 def new_config(stored: dict[str, Any], name: str) -> Config | None:
@@ -102,19 +103,47 @@ def _rekey(outdir: Path, file: Path) -> None:
 def rekey_record(path: Path) -> None:
     """Rewrite the names in a record, by the variants of the config file of the same name.
 
-    A record without one, such as runs.jsonl of a workdir, is one of the T5-VAE's baselines.
+    A record without one, such as runs.jsonl or space.jsonl of a workdir, is one of the T5-VAE's
+    baselines or of its latent spaces, by the fields of its rows.
+
+    Raises:
+        ConfigError: if the config file of a row is not known.
     """
-    file = path.with_suffix(".py")
-    space = runpy.run_path(str(file if file.exists() else BASELINES))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    for row in rows:
-        if "VARIANTS" in space:
-            preset = [row["dataset"]] if "dataset" in row else []
-            config = copy_config(space["get_config"](*preset), space["VARIANTS"][row["variant"]])
-        else:
-            config = space["get_config"](row["variant"], **_measured(row))
+    files = [_config_file(path, row) for row in rows]
+    spaces = {file: runpy.run_path(str(file)) for file in set(files)}
+    for row, file in zip(rows, files, strict=True):
+        space = spaces[file]
+        try:
+            if "VARIANTS" in space:
+                preset = [row["dataset"]] if "dataset" in row else []
+                overrides = space["VARIANTS"][row["variant"]]
+                config = copy_config(space["get_config"](*preset), overrides)
+            else:
+                config = space["get_config"](row["variant"], **_measured(row))
+        except KeyError as e:
+            raise ConfigError(
+                f"{path}: {file} does not have {e} of a row; nothing is changed"
+            ) from e
+        if row.get("quick"):
+            config = copy_config(config, space["QUICK"])
         row["run"] = config_hash(copy_config(config, {"seed": row["seed"]}))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _config_file(path: Path, row: dict[str, Any]) -> Path:
+    """Return the config file that defines the variants of a record's row."""
+    beside = path.with_suffix(".py")
+    if beside.exists():
+        return beside
+    if row.get("timed"):
+        return SPACE
+    if "dataset" in row:
+        return BASELINES
+    raise ConfigError(
+        f"{path}: no {beside.name} beside it, and its rows are neither of the T5-VAE's baselines "
+        "nor of its latent spaces"
+    )
 
 
 def _measured(row: dict[str, Any]) -> dict[str, Any]:

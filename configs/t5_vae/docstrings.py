@@ -8,10 +8,14 @@ The model of `python_lines` with room for 48 tokens. Not measured.
 
 from configs.t5_vae import python_lines
 from flaxae.config import Config, copy_config
+from flaxae.errors import ConfigError
+
+STEPS = {"full": 9600, "quick": 2000}
 
 
 def get_config(preset: str = "full") -> Config:
     """Return the config of a preset: full or quick."""
-    return copy_config(
-        python_lines.get_config(preset), {"data.name": "docstrings", "data.max_length": 48}
-    )
+    if preset not in STEPS:
+        raise ConfigError(f"no preset {preset!r}; there are {', '.join(STEPS)}")
+    fields = {"data.name": "docstrings", "data.max_length": 48}
+    return copy_config(python_lines.copy(STEPS[preset]), fields)

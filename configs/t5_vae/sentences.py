@@ -16,7 +16,6 @@ Not measured.
 from configs.t5_vae import python_lines
 from flaxae.config import Config, copy_config
 from flaxae.errors import ConfigError
-from flaxae.text_autoencoder.channel import Channel
 
 STEPS = {"full": 9600, "quick": 1500}
 
@@ -26,11 +25,12 @@ def get_config(preset: str = "full") -> Config:
     if preset not in STEPS:
         raise ConfigError(f"no preset {preset!r}; there are {', '.join(STEPS)}")
     steps = STEPS[preset]
-    config = copy_config(
-        python_lines.get_config(preset),
+    return copy_config(
+        python_lines.copy(steps),
         {
             "data.name": "sentences",
             "data.labels": True,
+            "task.latent.channel": "preserving",
             "task.latent.noise_start": 0.2,
             "task.latent.noise_end": 0.6,
             "task.latent.noise_steps": steps,
@@ -42,5 +42,3 @@ def get_config(preset: str = "full") -> Config:
             "steps": steps,
         },
     )
-    config.task.latent.channel = Channel.PRESERVING
-    return config

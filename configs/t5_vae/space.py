@@ -62,6 +62,8 @@ _DEEPER = {
     "task.t5.d_kv": 36,
     "task.t5.num_decoder_layers": 5,
     "task.t5.scan_unroll": 5,
+    # The queries' share of the lr is d_kv ** -0.5 (see python_lines), here 36 ** -0.5.
+    "optim.groups": ((r"(embedding|positions)/table$", 4.0, 0.0), (r"/q/kernel$", 0.167, 0.0)),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "copy": {},

@@ -32,7 +32,8 @@ class T5VAE(TextAutoencoder):
         latent = self.config.task.latent  # pyright: ignore
         if not latent.target_bits:
             return self.config
-        found = float(self._model.capacity.sigma[...])
+        # The float32 of the controller's lower limit may be just below noise_low.
+        found = max(float(self._model.capacity.sigma[...]), latent.noise_low)
         fields = {"target_bits": 0.0, "noise_end": found}
         return copy_config(self.config, {f"task.latent.{k}": v for k, v in fields.items()})
 

@@ -7,6 +7,7 @@ file is enough to continue on another machine.
 """
 
 import argparse
+import dataclasses
 import json
 import runpy
 import sys
@@ -67,7 +68,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def train_and_evaluate(
     config: Config, workdir: Path, sizes: Sizes | None = None
 ) -> dict[str, Any] | None:
-    """Train and evaluate a run, if needed.
+    """Train and evaluate a run, if needed; a report with other sizes is made again.
 
     Args:
         config: the run's config.
@@ -84,11 +85,13 @@ def train_and_evaluate(
     from flaxae.training.load import load
     from flaxae.training.loop import run
 
-    path = workdir / REPORT / "report.json"
-    if not path.exists():
+    path, sizes = workdir / REPORT / "report.json", sizes or SIZES
+    found = json.loads(path.read_text()) if path.exists() else {}
+    asked = dataclasses.asdict(sizes)
+    if "text_space" not in found or found.get("sizes", asked) != asked:
         if not run(config, workdir).finished:
             return None
-        report(load(workdir), str(path.parent), sizes or SIZES)
+        report(load(workdir), str(path.parent), sizes)
     # The workdir may have been trained by an older version.
     order = read_arrays(workdir)[1].get("data", "").partition(ORDER_MARK)[2]
     return {**json.loads(path.read_text()), "order": order}

@@ -32,6 +32,8 @@ class Bottleneck(enum.Enum):
     ATTENTION_POOL = "attention_pool"  # RESAMPLER with each latent on a sphere of radius sqrt(dim)
 
 
+MOST_BITS = 9.96  # bits per number at the smallest sigma of the controller, .001
+MOST_CONTROLLED = 8192  # numbers per code of which the controller keeps a covariance, 256 MiB
 LogVariance = Annotated[float, Range(-50, 50, "[]")]  # its exponential is finite in float32
 
 
@@ -115,7 +117,22 @@ class LatentConfig(Section):
             "task.latent.target_bits decides the noise: it needs task.latent.noise_end=0 and, as "
             "q(z|x) has noise of its own, task.latent.gaussian=False",
         )
+        most = self.size * MOST_BITS
+        require(
+            self.target_bits <= most,
+            f"task.latent.target_bits={self.target_bits:g}: {self.size} numbers carry at most "
+            f"{most:.0f} bits, with a sigma of {2**-MOST_BITS:.0e}",
+        )
+        require(
+            not self.target_bits or self.size <= MOST_CONTROLLED,
+            f"task.latent.target_bits keeps the covariance of codes, {self.size} x {self.size} "
+            f"numbers, and factorises it in each step: codes may have {MOST_CONTROLLED} numbers",
+        )
         highest = max(self.noise_start, self.noise_end)
+        require(
+            not self.reads_noise or self.target_bits > 0 or highest > 0,
+            "task.latent.reads_noise without noise: set task.latent.noise_end or target_bits",
+        )
         require(
             self.noise_low == 0
             or (self.reads_noise and (self.target_bits > 0 or self.noise_low <= highest)),

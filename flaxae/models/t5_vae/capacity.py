@@ -4,10 +4,11 @@ The bits are the capacity of the channel for Gaussian codes of the covariance C 
 
     log2 det(I + snr(sigma) C) / 2,
 
-the same as `channel.bits` for the eigenvalues of C. C is a running average over about 100 batches.
-Each batch moves log sigma by RATE times the difference to the target, over the number of
-dimensions: where codes have unit variances, d log2(sigma) is minus the bits of the preserving
-channel, and the difference shrinks by RATE per step.
+the same as `channel.bits` for the eigenvalues of C. C is a running average over about 100 batches
+of training; if `task.noise` corrupts inputs, it is that of their codes. Each batch moves log sigma
+by RATE times the difference to the target, over the number of dimensions: where codes have unit
+variances, d log2(sigma) is minus the bits of the preserving channel, and the difference shrinks by
+RATE per step.
 """
 
 import jax
@@ -35,26 +36,35 @@ class CapacityControl(nnx.Module):
         second: weighted sum of their outer products, (d, d).
     """
 
-    def __init__(self, target: float, size: int, channel: Channel):
+    def __init__(self, target: float, size: int, channel: Channel, lowest: float = 0.0):
         """Start at unit variances.
 
         Args:
             target: bits per text.
             size: numbers per code, d.
             channel: the form of the noise.
+            lowest: sigma never falls below it.
         """
         self.target, self.channel = target, channel
         low, high = LIMITS[channel]
-        self.sigma = Carry(jnp.clip(jnp.float32(unit_sigma(target, size, channel)), low, high))
+        self.limits = (max(low, lowest), high)
+        start = jnp.float32(unit_sigma(target, size, channel))
+        self.sigma = Carry(jnp.clip(start, *self.limits))
         self.weight = Carry(jnp.float32(0))
         self.first = Carry(jnp.zeros(size, jnp.float32))
         self.second = Carry(jnp.zeros((size, size), jnp.float32))
 
-    def update(self, codes: Float[Array, "B d"]) -> Float[Array, ""]:
+    def update(
+        self, codes: Float[Array, "B d"], in_use: Float[Array, ""] | None = None
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Add the clean codes of a (micro-)batch, and move sigma.
 
+        Args:
+            codes: the codes.
+            in_use: the sigma of this step, if it still rises to that of the controller.
+
         Returns:
-            The bits per text at the sigma before.
+            The bits per text at the controller's sigma before, and at the sigma in use.
         """
         codes = jax.lax.stop_gradient(codes)
         products = jnp.matmul(codes.T, codes, precision=jax.lax.Precision.HIGHEST)  # (d, d)
@@ -66,8 +76,10 @@ class CapacityControl(nnx.Module):
         found = gaussian_bits(covariance, self.sigma[...], self.channel)
         change = RATE * LN2 * (found - self.target) / codes.shape[1]
         change = jnp.clip(change, -LARGEST_STEP, LARGEST_STEP)
-        self.sigma[...] = jnp.clip(self.sigma[...] * jnp.exp(change), *LIMITS[self.channel])
-        return found
+        self.sigma[...] = jnp.clip(self.sigma[...] * jnp.exp(change), *self.limits)
+        if in_use is None:
+            return found, found
+        return found, gaussian_bits(covariance, in_use, self.channel)
 
 
 def unit_sigma(target: float, size: int, channel: Channel) -> float:

@@ -68,7 +68,9 @@ class T5VAEModel(nnx.Module):
             features = reading.NOISE_FEATURES
             self.noise_input = Linear(features, width, use_bias=True, dtype=dtype, rngs=rngs)
         if latent.target_bits:
-            self.capacity = CapacityControl(latent.target_bits, latent.size, latent.channel)
+            self.capacity = CapacityControl(
+                latent.target_bits, latent.size, latent.channel, latent.noise_low
+            )
         if latent.queue:
             # It starts as samples of the prior: the MMD is too low until it has filled once.
             shape = (latent.queue, latent.size)

@@ -30,6 +30,7 @@ class NoiseConfig(Section):
     replace: Rate = 0.0  # probability that it becomes a random id instead
     shuffle: Share = 0.0  # probability that all tokens of a text are permuted
     swap: Whole = 0  # tokens of other texts move by up to this number of positions
+    # Of the four corruptions above (both dropouts below are always on):
     share: Share = 1.0  # probability that a text is corrupted at all
     start: Rate = 0.0  # share of the run after which corruption begins: first copy, then write
     word_dropout: Rate = 0.0  # probability that one of the decoder becomes mask_id
@@ -40,6 +41,16 @@ class NoiseConfig(Section):
         """Check the fields."""
         require(
             self.mask + self.replace <= 1, "task.noise.mask + task.noise.replace must be at most 1"
+        )
+        require(
+            self.mask + self.replace > 0 or self.permutes or (self.share == 1 and self.start == 0),
+            "task.noise.share and task.noise.start are of the corruption of the encoder's inputs: "
+            "they need task.noise.mask, replace, shuffle or swap",
+        )
+        require(
+            not (self.swap and self.shuffle == 1),
+            f"task.noise.swap={self.swap} is of texts that are not shuffled, but with "
+            "task.noise.shuffle=1 all are",
         )
 
     @property

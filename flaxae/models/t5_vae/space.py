@@ -8,7 +8,9 @@ another machine trains the same runs.
 """
 
 import argparse
+import dataclasses
 import json
+import math
 import runpy
 import statistics
 import sys
@@ -31,6 +33,7 @@ from flaxae.text_autoencoder.evaluation.headline import headline
 
 CONFIG = "configs/t5_vae/space.py"
 MINUTES, RATE = 8.0, 200.0  # the budget of a run is this time at this number of GFLOP/s
+QUICK_MINUTES = 0.02
 TIMED_STEPS = 30
 ROUND = 50  # steps are a multiple of it
 QUICK = ("copy", "late_quarter")
@@ -76,7 +79,12 @@ def step_seconds(config: Config, count: int = TIMED_STEPS) -> float | None:
 
 
 def measured_steps(
-    path: Path, space: dict[str, Any], names: list[str], minutes: float | None, fields: dict
+    path: Path,
+    space: dict[str, Any],
+    names: list[str],
+    minutes: float | None,
+    fields: dict,
+    option: str = "",
 ) -> Steps | None:
     """Return the steps of each setting that fill the minutes; measured ones are read.
 
@@ -86,6 +94,7 @@ def measured_steps(
         names: the settings.
         minutes: training time per run; None: that of the file, else MINUTES at RATE.
         fields: overrides of all settings.
+        option: the option that decides the minutes, for the message; "": --minutes.
 
     Returns:
         The steps; None if a signal interrupted it.
@@ -94,14 +103,16 @@ def measured_steps(
         ConfigError: if the file has steps for other minutes.
     """
     found: Steps = json.loads(path.read_text()) if path.exists() else {}
-    if found and minutes not in (None, found["minutes"]):
+    if found and minutes is not None and not math.isclose(minutes, found["minutes"]):
+        way = "name another --workdir or --record"
         raise ConfigError(
-            f"--minutes={minutes:g}: the steps in {path} fill {found['minutes']:g} minutes, and its"
-            " runs would not be comparable; leave --minutes out, or name another --record"
+            f"{option or f'--minutes={minutes:g}'}: the steps in {path} fill "
+            f"{found['minutes']:g} minutes, and its runs would not be comparable; "
+            + (way if option else f"leave --minutes out, or {way}")
         )
     if not found:
         rate = machine_rate()
-        budget = round(MINUTES * RATE / rate, 2) if minutes is None else minutes
+        budget = MINUTES * RATE / rate if minutes is None else minutes
         found = {"minutes": budget, "gflops": round(rate), "settings": {}}
     for name in names:
         if name in found["settings"]:
@@ -138,19 +149,22 @@ def run_all(
         few = dict.fromkeys(("lines", "samples", "pulled", "texts", "mmd", "references"), 128)
         sizes = Sizes(**few, codes=256, pairs=14, factors=128, draws=30)
 
+    # For configs/rekey.py: the steps are an argument of get_config, the model may be that of QUICK.
+    kind = {"timed": True} | ({"quick": True} if quick else {})
+
     def measure(config: Config, key: str) -> Row | None:
         found = train_and_evaluate(config, outdir / key, sizes)
         if found is None:
             return None
         numbers = finite(headline(found))
-        # "timed": the steps are an argument of get_config (see configs/rekey.py).
-        return {"numbers": numbers, "steps": config.steps, "timed": True, "order": found["order"]}
+        return {"numbers": numbers, "steps": config.steps, **kind, "order": found["order"]}
 
     return complete(
         record,
         configs,
         measure,
         columns=space_page.COLUMNS.values(),
+        settings=dataclasses.asdict(sizes),
         after=lambda rows: space_page.write(rows, outdir, steps),
     )
 
@@ -164,7 +178,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--workdir", required=True, help="one folder per run, and the report")
     parser.add_argument("--config", default=CONFIG, help="defines get_config, SETTINGS and QUICK")
     parser.add_argument("--settings", nargs="+", default=[], metavar="NAME", help="default: all")
-    parser.add_argument("--seeds", nargs="+", type=ranged("--seeds", int, SEEDS), default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=ranged("--seeds", int, SEEDS), default=[])
     minutes = ranged("--minutes", float, Range(0, 1000, "(]"))
     help_ = f"training time per run; default: {MINUTES:g} at {RATE:g} GFLOP/s"
     parser.add_argument("--minutes", type=minutes, help=help_)
@@ -188,13 +202,15 @@ def main(argv: list[str]) -> int:
     workdir = user_path(args.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     record = user_path(args.record) if args.record else workdir / "space.jsonl"
-    budget = 0.02 if args.quick and args.minutes is None else args.minutes
+    quickly = args.quick and args.minutes is None
+    budget = QUICK_MINUTES if quickly else args.minutes
     path = record.with_name(f"{record.stem}_steps.json")
-    steps = measured_steps(path, space, names, budget, fields)
+    steps = measured_steps(path, space, names, budget, fields, "--quick" if quickly else "")
     if steps is None:
         return 75
     configs = []
-    for seed in [0] if args.quick else args.seeds:  # all settings before the next seed
+    seeds = args.seeds or ([0] if args.quick else [0, 1, 2])
+    for seed in seeds:  # all settings before the next seed
         for name in names:
             config = space["get_config"](name, steps["settings"][name]["steps"])
             configs.append((name, copy_config(config, {**fields, "seed": seed})))

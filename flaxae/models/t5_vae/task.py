@@ -246,7 +246,10 @@ class T5VAETask(Task):
             if self.options.has_bar:
                 model.progress.update(recon / jnp.maximum(tokens, 1), self.options.bar, ctx.step)
             if self.options.latent.target_bits:
-                metrics["bits"] = (model.capacity.update(flat(z)) * texts, texts)
+                rising = sigma if self.options.latent.noise_steps else None
+                held, bits = model.capacity.update(flat(z), rising)
+                metrics["bits"] = (bits * texts, texts)  # at the sigma of this step
+                metrics["bits_held"] = (held * texts, texts)  # at the controller's sigma
         metrics["sigma"] = (sigma * tokens, tokens)
         metrics["z_norm"] = (jnp.sum(jnp.linalg.norm(flat(z), axis=-1) * rows), texts)
         return Loss(total, tokens, metrics), (z, log_variance)

@@ -35,8 +35,9 @@ def headline(report: dict[str, Any]) -> dict[str, float]:
         exact_match: of held-out dev lines; exact_match_shuffled: of lines with shuffled ids.
         samples_valid, samples_perplexity, samples_repetition, samples_distinct2: of N(0, I); a
             decoder that reads the noise assumes the largest of training in them.
-        real_valid, real_perplexity, real_repetition: the same of real lines.
-        path_middle_valid: validity in the middle third of slerp paths over that of real lines.
+        real_valid, real_perplexity, real_repetition: the same of real lines, those of the split
+            test_line if there are any (see `samples.comparison`).
+        path_middle_valid: validity in the middle third of slerp paths over that of the dev lines.
         path_largest_step: share of the largest step of slerp paths.
         kind_probe_10: accuracy of a linear probe with a tenth of the labels.
         pull_valid, pull_perplexity: of N(0, I) samples after the last round of decoding and

@@ -100,11 +100,21 @@ def test_wrong_fields_are_named():
         ({"target_bits": 64.0, "noise_end": 0.1}, "latent.target_bits"),
         ({"noise_low": 0.1, "noise_end": 0.2}, r"latent.noise_low=0\.1 needs"),
         ({"noise_low": 0.3, "noise_end": 0.2, "reads_noise": True}, r"latent.noise_low=0\.3 needs"),
+        ({"reads_noise": True}, "latent.reads_noise without noise"),
+        ({"target_bits": 90.0}, "target_bits=90: 8 numbers carry at most 80 bits"),
+        ({"target_bits": 80.0, "dim": 9000}, "target_bits keeps .* 9000 x 9000 numbers"),
     ):
         with pytest.raises(ConfigError, match=name):
             tiny_config(**latent(options)).freeze()
     with pytest.raises(ConfigError, match="noise.mask"):
         tiny_config(task__noise__mask=1.0).freeze()
+    for fields, name in (
+        ({"share": 0.5}, "task.noise.share and task.noise.start"),
+        ({"start": 0.5, "word_dropout": 0.2}, "task.noise.share and task.noise.start"),
+        ({"shuffle": 1.0, "swap": 2}, "task.noise.swap=2"),
+    ):
+        with pytest.raises(ConfigError, match=name):
+            tiny_config(**{f"task__noise__{k}": v for k, v in fields.items()}).freeze()
 
 
 class TestNoise:

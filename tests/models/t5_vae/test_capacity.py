@@ -36,11 +36,20 @@ def test_the_controller_reaches_its_target(channel):
     found = 0.0
     for _ in range(400):
         codes = rng.normal(size=(64, 6)).astype(np.float32) @ MIX + 3
-        found = float(update(control, codes))
+        found = float(update(control, codes)[0])
     sigma = float(control.sigma[...])
     assert abs(sigma - start) > 0.05
     assert found == pytest.approx(9, abs=0.3)
     assert bits(np.linalg.eigvalsh(MIX.T @ MIX), sigma, channel) == pytest.approx(9, abs=0.3)
+
+
+def test_sigma_does_not_fall_below_its_limit_and_bits_are_those_of_the_sigma_in_use():
+    control = CapacityControl(60.0, 6, Channel.PRESERVING, lowest=0.3)
+    codes = np.random.default_rng(0).normal(size=(4096, 6)).astype(np.float32)
+    held, used = control.update(jnp.asarray(codes), jnp.float32(0.5))
+    assert float(control.sigma[...]) == np.float32(0.3)  # 60 bits need .001
+    assert float(held) == pytest.approx(bits(np.ones(6), 0.3, Channel.PRESERVING), rel=0.03)
+    assert float(used) == pytest.approx(bits(np.ones(6), 0.5, Channel.PRESERVING), rel=0.03)
 
 
 @pytest.mark.slow

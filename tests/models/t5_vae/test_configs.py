@@ -55,7 +55,8 @@ def test_model_has_the_size_of_its_docstring(name):
     ("name", "presets"),
     [
         ("python_lines", "full, quick, copy, copy_quick"),
-        ("docstrings", "full, quick, copy, copy_quick"),
+        ("docstrings", "full, quick"),
+        ("sentences", "full, quick"),
         ("ignored_codes", "full, quick"),
         ("baselines", "python_lines, docstrings"),
         ("legacy_mmd", "python_lines, docstrings"),
@@ -78,6 +79,20 @@ def test_fixed_presets_of_the_demo():
             config_of(f"python_lines:{name}")
         )
         assert kept.task.latent.channel is Channel.ADDITIVE and kept.task.latent.noise_end == 0.15
+
+
+def test_other_corpora_do_not_inherit_the_latent_space_of_the_demo(monkeypatch):
+    from configs.t5_vae import python_lines
+
+    names = ("docstrings", "docstrings:quick", "sentences", "sentences:quick")
+    before = [to_json(config_of(name)) for name in names]
+    bits = {"task.latent.target_bits": 80.0, "task.latent.noise_end": 0.0, "task.latent.dim": 64}
+    monkeypatch.setattr(python_lines, "SPACE", bits)
+    assert config_of("python_lines").task.latent.target_bits == 80
+    for name, kept in zip(names, before, strict=True):
+        config = config_of(name)
+        assert to_json(config) == kept
+        config.freeze()
 
 
 def test_batch_shapes_are_planned_without_data():

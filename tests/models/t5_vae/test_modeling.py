@@ -46,6 +46,7 @@ DECODER_SIDES = {
         "cross_gate": True,
         "num_latents": 2,
         "reads_noise": True,
+        "noise_end": 0.5,
     },
 }
 

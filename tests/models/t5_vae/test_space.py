@@ -41,6 +41,8 @@ def test_settings_are_different_runs_of_one_corpus():
         assert to_json(config)["data"] == to_json(python_lines.get_config("copy"))["data"]
         assert config.steps == config.task.mmd_ramp == 1000
         assert config.task.latent.noise_steps == (1000 if name == "copy" else 600)
+        t5, lr = config.task.t5, dict((x[0], x[1]) for x in config.optim.groups)
+        assert lr["/q/kernel$"] == pytest.approx(t5.d_kv**-0.5, abs=1e-3)
     assert len(settings.SETTINGS) >= 10 and len(set(hashes.values())) == len(hashes)
     kept = {"eval.every": 250, "eval.sample_every": 125, "save.every": 125}
     copy = copy_config(settings.get_config("copy", 1000), kept)
@@ -86,6 +88,8 @@ def test_steps_fill_the_minutes_and_are_kept(tmp_path, trained, monkeypatch):
         space.main([*argv, "--minutes", "4"])
     with pytest.raises(ConfigError, match=r"--settings: no spher; there are copy, "):
         space.main(["space", "--workdir", str(tmp_path), "--settings", "spher"])
+    with pytest.raises(ConfigError, match="--quick: the steps in .* fill 16 minutes.*name another"):
+        space.main([*argv, "--quick"])
     report = (tmp_path / "report.md").read_text()
     assert "| sphere_64 | 96,000 | 1 | 0.850 | 0.300 |" in report
     assert "| sphere_64 | yes | yes | yes | yes | yes | no | 5 of 6 |" in report
@@ -98,6 +102,28 @@ def test_steps_fill_the_minutes_and_are_kept(tmp_path, trained, monkeypatch):
     assert [json.loads(x)["run"] for x in record.read_text().splitlines()] == [
         row["run"] for row in rows
     ]
+    kept = (tmp_path / "space.jsonl").read_text()
+    rekey.rekey_record(tmp_path / "space.jsonl")  # no config file beside it
+    assert (tmp_path / "space.jsonl").read_text() == kept
+    record.with_suffix(".py").unlink()
+    record.write_text(json.dumps({"variant": "copy", "seed": 0}) + "\n")
+    with pytest.raises(ConfigError, match="no record.py beside it, and its rows are neither"):
+        rekey.rekey_record(record)
+
+
+def test_minutes_and_seeds_are_those_that_were_asked_for(tmp_path, trained):
+    argv = ["space", "--workdir", str(tmp_path), "--settings", "sphere_64", "--minutes", "0.123456"]
+    assert space.main([*argv, "--quick", "--seeds", "1", "2"]) == 0
+    steps = trained[-1][0]
+    assert trained[1:] == [(steps, 1), (steps, 2)]
+    trained.clear()
+    assert space.main([*argv, "--quick"]) == 0  # equal minutes; seed 0 alone
+    assert trained == [(steps, 0)]
+    kept = (tmp_path / "space.jsonl").read_text()
+    rekey.rekey_record(tmp_path / "space.jsonl")
+    assert (tmp_path / "space.jsonl").read_text() == kept
+    # Rows of an evaluation with other sizes are not compared with these.
+    assert space.main([*argv, "--seeds", "0"]) == 0 and len(trained) == 2
 
 
 def test_goals_need_their_numbers():

@@ -30,7 +30,7 @@ class Copier:
     def encode_ids(self, ids):
         return ids[:, None].astype(np.float32)
 
-    def generate(self, z):
+    def generate(self, z, assumed_noise=None):
         return np.clip(np.round(z[:, 0]), 0, 28).astype(np.int32)
 
     def decode(self, z, noise=0.0, seed=0):
@@ -48,7 +48,7 @@ class Knower(Copier):
     def __init__(self, lines):
         self.lines = self.ids(lines)
 
-    def generate(self, z):
+    def generate(self, z, assumed_noise=None):
         distances = np.square(z[:, 0, None] - self.lines[None]).sum(-1)
         return self.lines[distances.argmin(1)]
 

@@ -1,5 +1,6 @@
 """The whole evaluation of a run: report.json, its text and its figures."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def evaluate(
     first = splits.get("dev") or next((x for x in splits.values() if x), [])
     python = is_python(first)
     out: dict[str, Any] = {"step": loaded.step, "python": python}
+    out["sizes"] = dataclasses.asdict(sizes)
     out |= {"signatures": signatures(), "splits": {}}
     out["left_out"] = {name: why or "no lines" for name, (x, why) in lines.items() if not x}
     timer = Timer()
