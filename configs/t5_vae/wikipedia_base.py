@@ -10,7 +10,8 @@ from random weights.
 A sentence has eight latents of 96 numbers, 768 in all, like OPTIMUS's larger code. Learned queries
 read the encoder, because a mean would lose the order, and a map per position would not fit other
 lengths. 260 M parameters, including those around z. The settings are chosen, not tuned. Never
-trained; its step compiled for v5e-8 needs 4.52 of a chip's 16 GiB (docs/tpu.md).
+trained; its step compiled for v5e-8 needs 4.52 of a chip's 16 GiB and accesses 44.568 GB, with the
+additive channel 4.52 GiB and 44.558 GB (docs/lab_notes/2026-11-30.md).
 """
 
 from flaxae.config import (

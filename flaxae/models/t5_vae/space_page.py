@@ -56,10 +56,9 @@ def write(rows: list[Row], outdir: Path, steps: dict[str, Any]) -> None:
     text = f"""# Latent spaces at equal time
 
 Steps of each setting fill {steps["minutes"]:g} minutes of training, by the median time of a step
-measured alone on a machine of {steps["gflops"]} GFLOP/s. Numbers are means over seeds with
-Student's 95 % interval, of the dev split. The reference of samples is lines of the split test_line
-(or half of dev, which then gives the other numbers of samples), of paths the dev lines. Lines of
-the former have a trigram perplexity of
+measured alone on a machine of {steps["gflops"]} GFLOP/s. Numbers are of the dev split: means over
+seeds with Student's 95 % interval. Paths are compared with real dev lines, samples with real lines
+of the split test_line (without one, of a half of dev). The latter have a trigram perplexity of
 {real["real_perplexity"]:.3g}, {real["real_valid"]:.3f} of them are valid Python, and
 {real["real_repetition"]:.3f} of their bigrams are repeated.
 

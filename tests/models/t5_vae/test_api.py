@@ -52,6 +52,14 @@ def vae():
     return make()
 
 
+def test_a_saved_config_has_a_valid_constant_noise():
+    fields = {"channel": "preserving", "target_bits": 70.0, "reads_noise": True, "noise_low": 0.7}
+    config = tiny_config(**{f"task__latent__{k}": v for k, v in fields.items()})
+    saved = make(config.task.latent).saved_config()  # 70 bits would need a sigma of .002
+    saved.freeze()
+    assert saved.task.latent.noise_end == 0.7 and saved.task.latent.target_bits == 0
+
+
 @pytest.fixture(scope="module")
 def saved(vae, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")

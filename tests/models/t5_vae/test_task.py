@@ -151,6 +151,18 @@ def test_the_mmd_of_a_split():
     assert np.abs(own - ordered).max(1).min() < 0.1 < np.abs(noisy - ordered).max(1).min() + 0.1
 
 
+def test_the_mmd_of_a_decoder_that_reads_the_noise_is_of_a_sigma_per_text():
+    z = np.random.default_rng(0).normal(size=(64, 1, 4)).astype(np.float32)
+    rows = Rows(z, np.ones(64, np.float32))
+    latent = {"channel": "preserving", "reads_noise": True, "noise_low": 0.2, "noise_end": 0.8}
+    options = tiny_config(**{f"task__latent__{k}": v for k, v in latent.items()}).task
+    metrics = {"sigma": 0.8, "mmd_weighted": 1.0, "loss": 2.0}
+    found = split_terms.add(metrics, {"codes": rows}, options, seed=3)
+    codes = split_terms.noisy_codes(rows, None, 0.8, 3, Channel.PRESERVING, lowest=0.2)
+    assert found["mmd"] == split_terms.split_mmd(codes, Kernel.IMQ, 3)
+    assert found["loss"] == pytest.approx(2 + found["mmd"])
+
+
 @given(
     weights=st.lists(st.sampled_from([0.0, 1.0]), max_size=8),
     seed=st.integers(0, 99),
