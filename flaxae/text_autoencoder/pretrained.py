@@ -26,6 +26,7 @@ from flaxae.text_autoencoder.priors import (
     FOLDER,
     Prior,
     StandardNormal,
+    check_model,
     fit,
     load_prior,
     trained_prior,
@@ -255,7 +256,9 @@ class Pretrained:
             return self.prior(None)
         saved = self._source / FOLDER / name if self._source else None
         if saved is not None and saved.is_dir():
-            return load_prior(saved)
+            prior = load_prior(saved)
+            check_model(prior, self._model, saved)
+            return prior
         if name in ("gaussian", "gmm"):
             return fit(name, self._training_codes.reshape(len(self._training_codes), -1))
         folder = user_path(name)

@@ -78,7 +78,7 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], A
     ids = codec.ids(dev)
     picked = codec.encode([train[i] for i in subsample(len(train), sizes.codes)])
     compared = samples.comparison(codec, train, dev, splits.get("test_line", []), python=False)
-    prior = priors.flow_of(loaded.workdir)
+    prior = priors.flow_of(loaded.workdir, loaded.model)
     for key, call in {
         "latent": lambda: latent.study(
             z,

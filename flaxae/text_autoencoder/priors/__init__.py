@@ -13,13 +13,14 @@ import numpy as np
 from jaxtyping import Float
 
 from flaxae.config.ranges import SEEDS
-from flaxae.errors import ConfigError
+from flaxae.errors import ConfigError, require
+from flaxae.storage.paths import as_path
 from flaxae.text_autoencoder.priors.autoregressive import AutoregressivePrior
 from flaxae.text_autoencoder.priors.base import Prior, read
 from flaxae.text_autoencoder.priors.flow import FlowPrior
 from flaxae.text_autoencoder.priors.gaussian import GaussianPrior, StandardNormal
 from flaxae.text_autoencoder.priors.mixture import GMMPrior
-from flaxae.text_autoencoder.priors.trained import trained_prior
+from flaxae.text_autoencoder.priors.trained import parameters_of, trained_prior
 
 __all__ = [
     "AutoregressivePrior",
@@ -28,9 +29,11 @@ __all__ = [
     "GaussianPrior",
     "Prior",
     "StandardNormal",
+    "check_model",
     "fit",
     "flow_of",
     "load_prior",
+    "parameters_of",
     "trained_prior",
 ]
 
@@ -66,14 +69,31 @@ def fit(kind: str, codes: Float[np.ndarray, "n D"], seed: int = 0) -> Prior:
     )
 
 
-def flow_of(workdir: str | Path) -> Prior | None:
+def flow_of(workdir: str | Path, model: Any) -> Prior | None:
     """Return the flow that was saved with a run as priors/flow; None if there is none.
 
+    Args:
+        workdir: the run's folder, local or gs://BUCKET/FOLDER.
+        model: the run's module, whose codes the flow must have learned.
+
     Raises:
-        ConfigError: if its files are incomplete.
+        ConfigError: if its files are incomplete, or it is of other codes.
     """
-    folder = Path(workdir) / FOLDER / FlowPrior.kind
-    return load_prior(folder) if folder.is_dir() else None
+    folder = as_path(workdir) / FOLDER / FlowPrior.kind
+    if not folder.is_dir():
+        return None
+    prior = load_prior(folder)
+    check_model(prior, model, folder)
+    return prior
+
+
+def check_model(prior: Prior, model: Any, folder: str | Path) -> None:
+    """Raise ConfigError if a prior was made for the codes of other parameters than the model's."""
+    require(
+        not prior.made_for or prior.made_for == parameters_of(model),
+        f"{folder}: this prior was trained on the codes of another checkpoint; train one on this "
+        "one's codes and save it there, or remove the folder",
+    )
 
 
 def load_prior(folder: str | Path) -> Prior:

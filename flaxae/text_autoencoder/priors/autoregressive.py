@@ -79,7 +79,7 @@ class AutoregressivePrior(Prior):
             base: the Gaussian that whitens codes, each number by itself.
         """
         self.graphdef, self.state = nnx.split(model)
-        self.base, self.dim = base, base.dim
+        self.base, self.dim, self.made_for = base, base.dim, base.made_for
         self.latents, self.components = model.latents, model.components
         self.sizes = {
             "latents": model.latents,
@@ -150,7 +150,8 @@ class AutoregressivePrior(Prior):
         """Write the prior into a folder."""
         arrays = parameters(self.state)
         arrays |= {"mean": self.base.mean, "factor": self.base.factor}
-        write(folder, {"kind": self.kind, "dim": self.dim, **self.sizes}, arrays)
+        about = {"kind": self.kind, "dim": self.dim, "made_for": self.made_for, **self.sizes}
+        write(folder, about, arrays)
 
     @classmethod
     def load(cls, folder: str | Path) -> "AutoregressivePrior":
@@ -168,4 +169,5 @@ class AutoregressivePrior(Prior):
         graphdef, state = nnx.split(abstract)
         state = filled(state, arrays, dim, folder)
         base = GaussianPrior(arrays["mean"], arrays["factor"])
+        base.made_for = about.get("made_for", "")  # priors of older versions lack it
         return cls(nnx.merge(graphdef, state), base)

@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
-from flaxae.config.locate import user_path
 from flaxae.config.ranges import SEEDS, WHOLE, Range
 from flaxae.errors import ConfigError
 from flaxae.foreign_json import check_fields, parse_object
 from flaxae.pointers import require_content
+from flaxae.storage.paths import as_path, is_remote
 from flaxae.text_autoencoder.interpolation import slerp_at
 
 JSON, ARRAYS = "prior.json", "prior.safetensors"
@@ -32,10 +32,12 @@ class Prior(Protocol):
     Attributes:
         kind: the name of the class in prior.json, by which `load_prior` finds it.
         dim: D.
+        made_for: fingerprint of the parameters of the model whose codes these are; "": unknown.
     """
 
     kind: ClassVar[str]
     dim: int
+    made_for: str = ""
 
     def to_noise(self, z: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
         """Return the noise of codes: N(0, I) if the prior fits them."""
@@ -161,6 +163,7 @@ _KINDS = {
     "latents": int,
     "heads": int,
     "components": int,
+    "made_for": str,
 }
 
 
@@ -190,10 +193,11 @@ def write(folder: str | Path, about: dict[str, Any], arrays: dict[str, np.ndarra
     Raises:
         ConfigError: if the folder cannot be written.
     """
-    folder = user_path(folder)
+    folder = as_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / ARRAYS)
+        content = save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
+        (folder / ARRAYS).write_bytes(content)
         (folder / JSON).write_text(json.dumps(about, indent=2) + "\n")
     except OSError as e:
         raise ConfigError(f"cannot write a prior into {folder}: {e.strerror}") from None
@@ -205,13 +209,13 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     Raises:
         ConfigError: if a file is missing or damaged.
     """
-    folder = user_path(folder)
-    for name in (JSON, ARRAYS):
+    folder = as_path(folder)
+    for name in () if is_remote(folder) else (JSON, ARRAYS):
         require_content(folder / name)
     try:
         about = parse_object((folder / JSON).read_text(encoding="utf-8"), str(folder / JSON))
         check_fields(about, _KINDS, f"{folder / JSON}: ")
-        return about, load_file(folder / ARRAYS)
+        return about, load((folder / ARRAYS).read_bytes())
     except OSError:
         raise ConfigError(f"{folder} contains no prior: it needs {JSON} and {ARRAYS}") from None
     except ConfigError:

@@ -69,6 +69,7 @@ class FlowPrior(Prior):
         """
         self.graphdef, self.state = nnx.split(model)
         self.base, self.dim, self.steps = base, base.dim, steps
+        self.made_for = base.made_for
         depth = jax.tree.leaves(nnx.split(model.blocks)[1])[0].shape[0]
         width = model.read.kernel.shape[1]
         self.sizes = {"width": int(width), "depth": int(depth), "unroll": model.unroll}
@@ -116,6 +117,7 @@ class FlowPrior(Prior):
         arrays = parameters(self.state)
         arrays |= {"mean": self.base.mean, "factor": self.base.factor}
         about = {"kind": self.kind, "dim": self.dim, "steps": self.steps, **self.sizes}
+        about["made_for"] = self.made_for
         write(folder, about, arrays)
 
     @classmethod
@@ -132,4 +134,5 @@ class FlowPrior(Prior):
         graphdef, state = nnx.split(abstract)
         state = filled(state, arrays, about["dim"], folder)
         base = GaussianPrior(arrays["mean"], arrays["factor"])
+        base.made_for = about.get("made_for", "")  # priors of older versions lack it
         return cls(nnx.merge(graphdef, state), base, about["steps"])

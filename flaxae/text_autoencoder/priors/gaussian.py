@@ -80,13 +80,16 @@ class GaussianPrior(Prior):
 
     def save(self, folder: str | Path) -> None:
         """Write the prior into a folder."""
-        write(folder, {"kind": self.kind}, {"mean": self.mean, "factor": self.factor})
+        about = {"kind": self.kind, "made_for": self.made_for}
+        write(folder, about, {"mean": self.mean, "factor": self.factor})
 
     @classmethod
     def load(cls, folder: str | Path) -> "GaussianPrior":
         """Return the prior of a folder."""
-        _, arrays = read(folder)
-        return cls(arrays["mean"], arrays["factor"])
+        about, arrays = read(folder)
+        prior = cls(arrays["mean"], arrays["factor"])
+        prior.made_for = about.get("made_for", "")  # priors of older versions lack it
+        return prior
 
 
 def shrunk_covariance(centred: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "D D"]:

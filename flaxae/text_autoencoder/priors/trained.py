@@ -6,15 +6,17 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.experimental import multihost_utils
 
 from flaxae.errors import ConfigError
+from flaxae.storage.fingerprint import fingerprint
 from flaxae.text_autoencoder.priors.base import Prior
 from flaxae.tree import path_name
 
 
 @runtime_checkable
-class PriorTask(Protocol):
+class TrainsPrior(Protocol):
     """A task that trains a prior."""
 
     def prior(self, model: Any) -> Prior:
@@ -35,13 +37,18 @@ def trained_prior(workdir: str | Path) -> Prior:
     from flaxae.training.load import load
 
     config = stored_config(workdir)
-    if not isinstance(config.task.make(config), PriorTask):
+    if not isinstance(config.task.make(config), TrainsPrior):
         raise ConfigError(
             f"{workdir} is a run of {type(config.task).__name__}, not of a prior: train one with "
             "configs/t5_vae/flow_prior.py or autoregressive_prior.py"
         )
     loaded: Any = load(workdir)
     return loaded.task.prior(loaded.model)
+
+
+def parameters_of(model: nnx.Module) -> str:
+    """Return the fingerprint of a model's parameters, by which its priors are recognised."""
+    return fingerprint(nnx.state(model, nnx.Param))
 
 
 def parameters(state: Any) -> dict[str, np.ndarray]:

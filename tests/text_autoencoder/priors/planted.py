@@ -18,7 +18,7 @@ def bumps(n: int, seed: int = 0) -> np.ndarray:
 class PlantedCodes:
     """A stand-in for `prior.codes.Codes` without a T5-VAE."""
 
-    dim, num_latents, workdir = 2, 2, "planted"
+    dim, num_latents, workdir, made_by = 2, 2, "planted", "planted"
 
     def __init__(self, *_: Any) -> None:
         self.codec = SimpleNamespace(scale=1.0, decode=lambda z: [f"{x[0]:.1f}" for x in z])

@@ -180,7 +180,7 @@ def _paths(
     out: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the parts on paths; the second one reads the result of the first one in `out`."""
-    prior = priors.flow_of(loaded.workdir)
+    prior = priors.flow_of(loaded.workdir, loaded.model)
     return {
         "interpolation": lambda: interpolation.study(
             codec,

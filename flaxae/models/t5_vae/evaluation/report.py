@@ -67,7 +67,7 @@ def evaluate(
     encoded = studies.encode_lines(scorer, codec, [train[i] for i in picked])
     test, labels = splits.get("test_line", []), None
     compared = samples.comparison(codec, train, dev.lines, test, python=python)
-    prior = priors.flow_of(loaded.workdir)
+    prior = priors.flow_of(loaded.workdir, loaded.model)
     if task.data_config.labels:
         train_labels, dev_labels = text.labels("train"), text.labels("dev")
         labels = ([train_labels[i] for i in picked], [dev_labels[i] for i in rows["dev"]])

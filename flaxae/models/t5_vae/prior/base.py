@@ -42,7 +42,7 @@ class PriorTask(Task):
 
     @cached_property
     def codes(self) -> Codes:
-        """The codes that the flow learns."""
+        """The codes that the prior learns."""
         options, data = self.options, self.config.data
         return Codes(options.codes_from, options.num_lines, data.seed, data.cache)
 
@@ -51,6 +51,7 @@ class PriorTask(Task):
         """The Gaussian of the training codes, which whitens them."""
         if self._kept_base is None:
             self._kept_base = self.fit_base(self.codes.codes("train"))
+            self._kept_base.made_for = self.codes.made_by
         return self._kept_base
 
     @property

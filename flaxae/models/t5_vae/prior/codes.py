@@ -15,6 +15,7 @@ from flaxae.config import TaskConfig
 from flaxae.data.text import digest
 from flaxae.errors import ConfigError
 from flaxae.text_autoencoder.codec import Codec
+from flaxae.text_autoencoder.priors import parameters_of
 
 
 class Codes:
@@ -73,6 +74,11 @@ class Codes:
         """The codec of the run's model."""
         task: Any = self.loaded.task
         return Codec(self.loaded.model, task.text.tokenizer, self.loaded.step)
+
+    @property
+    def made_by(self) -> str:
+        """The fingerprint of the model's parameters, see `priors.parameters_of`."""
+        return parameters_of(self.loaded.model)
 
     def lines(self, split: str) -> list[str]:
         """Return the texts of a split that are encoded."""

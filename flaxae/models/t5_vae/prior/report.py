@@ -226,20 +226,20 @@ def describe(result: dict[str, Any]) -> str:
     lines = [
         f"priors on the codes of {result['t5_vae']['workdir']} (step {result['t5_vae']['step']}); "
         f"{fitted['codes']} codes of {fitted['dim']} dimensions; 95 % intervals",
-        f"{'':<12}{'samples valid':>23}{'distinct':>10}{'seen':>7}{'MMD^2':>10}"
+        f"{'':<16}{'samples valid':>23}{'distinct':>10}{'seen':>7}{'MMD^2':>10}"
         f"{'round trip exact':>23}{'error':>9}{'between valid':>23}{'distinct':>10}",
     ]
     for name, row in result["priors"].items():
         drawn, back, path = row["samples"], row["round_trip"], row["interpolation"]
         lines.append(
-            f"{name:<12}{with_interval(drawn['validity']):>23}{drawn['distinct']:>10.3f}"
+            f"{name:<16}{with_interval(drawn['validity']):>23}{drawn['distinct']:>10.3f}"
             f"{drawn['in_training_lines']:>7.3f}{drawn['mmd']:>10.1e}"
             f"{with_interval(back['exact_match']):>23}{back['error']:>9.1e}"
             f"{with_interval(path['validity']):>23}{path['distinct']:>10.3f}"
         )
     drawn = real["samples"]
     lines.append(
-        f"{'real codes':<12}{with_interval(drawn['validity']):>23}{drawn['distinct']:>10.3f}"
+        f"{'real codes':<16}{with_interval(drawn['validity']):>23}{drawn['distinct']:>10.3f}"
         f"{drawn['in_training_lines']:>7.3f}{drawn['mmd']:>10.1e}{with_interval(real['exact_match']):>23}"
     )
     for name in ("slerp", "lerp"):

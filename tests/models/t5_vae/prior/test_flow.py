@@ -30,7 +30,13 @@ from flaxae.models.t5_vae.prior.codes import Codes
 from flaxae.models.t5_vae.prior.task import FlowConfig, FlowTask, Times
 from flaxae.models.t5_vae.task import T5VAEConfig
 from flaxae.task import Context
-from flaxae.text_autoencoder.priors import FlowPrior, GaussianPrior, flow_of, load_prior
+from flaxae.text_autoencoder.priors import (
+    FlowPrior,
+    GaussianPrior,
+    flow_of,
+    load_prior,
+    parameters_of,
+)
 from flaxae.text_autoencoder.priors.flow_modeling import Velocity, normal_velocity
 from flaxae.training.loop import run
 from tests.helpers import arrays_of, assert_same, log_of
@@ -154,11 +160,19 @@ def test_a_self_conditioned_flow_is_inverted_and_saved(conditioned: Velocity, tm
 
 
 def test_the_flow_of_a_run_is_the_one_saved_with_it(conditioned: Velocity, tmp_path) -> None:
-    assert flow_of(tmp_path) is None
-    prior = FlowPrior(conditioned, GaussianPrior.fit(bumps(500)), 8)
-    prior.save(tmp_path / "priors" / "flow")
-    found = flow_of(tmp_path)
-    assert found is not None and found.dim == 2 and found.kind == "flow"
+    model = conditioned  # any module
+    assert flow_of(tmp_path, model) is None
+    base = GaussianPrior.fit(bumps(500))
+    for made_for in ("", parameters_of(model)):
+        base.made_for = made_for
+        FlowPrior(conditioned, base, 8).save(tmp_path / "priors" / "flow")
+        found = flow_of(tmp_path, model)
+        assert found is not None and found.dim == 2 and found.kind == "flow"
+        assert found.made_for == made_for
+    base.made_for = "another"
+    FlowPrior(conditioned, base, 8).save(tmp_path / "priors" / "flow")
+    with pytest.raises(ConfigError, match="the codes of another checkpoint"):
+        flow_of(tmp_path, model)
 
 
 def test_saved_flow_is_loaded_bit_for_bit(flow: FlowPrior, tmp_path: Path) -> None:
