@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import math
 from typing import Annotated, Any, ClassVar
 
 import jax
@@ -14,6 +15,7 @@ from flaxae.config import Section
 from flaxae.config.ranges import Count, NonNegative, Range, Whole
 from flaxae.errors import require
 from flaxae.lm.t5.blocks import T5Config
+from flaxae.models.t5_vae.capacity import SMALLEST
 from flaxae.nn.attention import Attention
 from flaxae.nn.bias import padding_bias
 from flaxae.nn.linear import Linear
@@ -32,7 +34,7 @@ class Bottleneck(enum.Enum):
     ATTENTION_POOL = "attention_pool"  # RESAMPLER with each latent on a sphere of radius sqrt(dim)
 
 
-MOST_BITS = 9.96  # bits per number at the smallest sigma of the controller, .001
+MOST_BITS = math.log2(1 / SMALLEST)  # per number, by the controller
 MOST_CONTROLLED = 8192  # numbers per code of which the controller keeps a covariance, 256 MiB
 LogVariance = Annotated[float, Range(-50, 50, "[]")]  # its exponential is finite in float32
 
@@ -121,7 +123,7 @@ class LatentConfig(Section):
         require(
             self.target_bits <= most,
             f"task.latent.target_bits={self.target_bits:g}: {self.size} numbers carry at most "
-            f"{most:.0f} bits, with a sigma of {2**-MOST_BITS:.0e}",
+            f"{most:.0f} bits, with a sigma of {SMALLEST}",
         )
         require(
             not self.target_bits or self.size <= MOST_CONTROLLED,

@@ -22,7 +22,8 @@ from flaxae.text_autoencoder.channel import Channel, signal_to_noise
 DECAY = 0.99  # decay per (micro-)batch of the average of codes and their products
 RATE = 0.05  # share of the difference to the target that a batch corrects, for unit variances
 LARGEST_STEP = 0.02  # largest change of log sigma per (micro-)batch
-LIMITS = {Channel.ADDITIVE: (1e-3, 1e2), Channel.PRESERVING: (1e-3, 0.995)}  # of sigma
+SMALLEST = 1e-3  # sigma
+LIMITS = {Channel.ADDITIVE: (SMALLEST, 1e2), Channel.PRESERVING: (SMALLEST, 0.995)}  # of sigma
 LN2 = 0.6931471805599453
 
 
