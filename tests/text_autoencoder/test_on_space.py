@@ -24,10 +24,11 @@ def placed(z):
 class Recorder(TextAutoencoder):
     """An autoencoder that keeps what its engine decodes; its code of a text is random."""
 
+    family = "Recorder"
+
     def __init__(self, channel: Channel = Channel.PRESERVING, reads_noise: bool = False):
         self.decoded: list[tuple[np.ndarray, float | None]] = []
         self.num_latents, self.dim, self.channel = LATENTS, DIM, channel
-        self.family = "Recorder"
         self._codec: Any = SimpleNamespace(
             channel=channel,
             reads_noise=reads_noise,
