@@ -3,7 +3,7 @@
     python train.py --config=configs/t5_vae/docstrings.py --workdir=runs/t5_vae_docstrings
     python train.py --config=configs/t5_vae/docstrings.py:quick --workdir=runs/t5_vae_docstrings
 
-The model of `python_lines` with room for 48 tokens. Not measured.
+The model of `python_lines:copy` with room for 48 tokens. Not measured.
 """
 
 from configs.t5_vae import python_lines

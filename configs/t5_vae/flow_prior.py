@@ -33,7 +33,7 @@ STEPS, WIDE_STEPS = 3000, 30_000
 
 
 def get_config(preset: str = "default") -> Config:
-    """Return the config."""
+    """Return the config of a preset: default or wide."""
     require(preset in ("default", "wide"), f"preset {preset!r}: give default or wide")
     task = FlowConfig(codes_from="runs/t5_vae", width=768, depth=4, scan_unroll=4)
     if preset == "wide":

@@ -37,7 +37,7 @@ class Sizes:
     mmd: int = 500  # codes for MMD^2
     pairs: int = 20  # interpolated pairs of lines
     steps: int = 7  # texts per interpolation
-    moved: int = 100  # texts of the arithmetic of attributes
+    moved: int = 100  # texts per split of the arithmetic of attributes
     draws: int = 1000  # resamples per bootstrap
 
 
@@ -113,20 +113,14 @@ def evaluate(loaded: Any, sizes: Sizes | None = None) -> tuple[dict[str, Any], A
         "interpolations": lambda: interpolation.examples(
             codec, dev, False, out["interpolation"], prior=prior
         ),
-        "attributes": lambda: _attributes(loaded, codec, sizes),
+        "attributes": lambda: attributes.of_run(
+            loaded, codec, most=sizes.moved, codes=sizes.codes, draws=sizes.draws
+        ),
     }.items():
         out[key] = call()
         timer(key)
     out["seconds"] = timer.seconds
     return finite(out), (z, dev)
-
-
-def _attributes(loaded: Any, codec: Codec, sizes: Sizes) -> dict[str, Any] | str:
-    """Measure the arithmetic of attributes, if the texts have labels."""
-    if not loaded.task.data_config.labels:
-        return "n/a: the texts have no labels (data.labels)"
-    text = loaded.task.text
-    return attributes.of_texts(codec, text, most=sizes.moved, codes=sizes.codes, draws=sizes.draws)
 
 
 def report(loaded: Any, outdir: str, sizes: Sizes | None = None) -> dict[str, Any]:

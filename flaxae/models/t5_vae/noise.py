@@ -29,7 +29,7 @@ class NoiseConfig(Section):
     mask: Rate = 0.0  # probability that an input token of the encoder becomes mask_id
     replace: Rate = 0.0  # probability that it becomes a random id instead
     shuffle: Share = 0.0  # probability that all tokens of a text are permuted
-    swap: Whole = 0  # tokens of other texts move by up to this number of positions
+    swap: Whole = 0  # in texts that are not shuffled, tokens move by up to this number of places
     # Of the four corruptions above (both dropouts below are always on):
     share: Share = 1.0  # probability that a text is corrupted at all
     start: Rate = 0.0  # share of the run after which corruption begins: first copy, then write

@@ -245,6 +245,13 @@ def _distance(row: dict[str, Any]) -> float:
     return min(row["changed"]["value"] / CHANGED, row["kept"]["value"] / KEPT)
 
 
+def of_run(loaded: Any, model: Coder, **sizes: Any) -> dict[str, Any] | str:
+    """Return `of_texts` of a run (see `flaxae.load`); a sentence if its texts have no labels."""
+    if not loaded.task.data_config.labels:
+        return "n/a: the texts have no labels (data.labels)"
+    return of_texts(model, loaded.task.text, **sizes)
+
+
 def of_texts(
     model: Coder, text: Any, classes: tuple[tuple[str, ...], ...] = (), **sizes: Any
 ) -> dict[str, Any] | str:
@@ -257,7 +264,8 @@ def of_texts(
         **sizes: see `study`.
 
     Returns:
-        The result of `study` with `classes`; a sentence if there are too few texts or labels.
+        The result of `study` with `classes`; a sentence if there are too few texts, labels or words
+        that texts have in common.
     """
     labels = text.labels("train")
     try:
@@ -272,5 +280,8 @@ def of_texts(
     if "dev" not in parts:
         return "n/a: there is no dev split, on which the strength is chosen"
     train = of_classes(text.lines("train"), labels, classes)
-    found = study(model, train, parts.pop("dev"), parts, **sizes)
+    try:
+        found = study(model, train, parts.pop("dev"), parts, **sizes)
+    except ConfigError as error:  # the classifier cannot be trained
+        return f"n/a: {error}"
     return found if isinstance(found, str) else {"classes": classes, **found}

@@ -12,12 +12,14 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from flaxae.config.ranges import WHOLE
 from flaxae.task import Context
 from flaxae.text_autoencoder.priors.autoregressive_modeling import LatentTransformer
 from flaxae.text_autoencoder.priors.base import Prior, paths_of_components, read, rows_of, write
 from flaxae.text_autoencoder.priors.gaussian import GaussianPrior
 from flaxae.text_autoencoder.priors.trained import filled, parameters, to_host
 
+DRAWN, MOST_LIKELY = -1, -2  # components that are not given
 ROWS = 64  # rows per call, which are padded: each function is compiled once
 
 
@@ -39,14 +41,19 @@ def _draw(
     share: Float[Array, "B L"],
     component: Int[Array, "B L"],
 ) -> Float[Array, "B L Z"]:
-    """Return the code of noise; a component below 0 is chosen by `share`, uniform in [0, 1)."""
+    """Return the code of noise.
+
+    A component DRAWN is chosen by `share`, uniform in [0, 1); MOST_LIKELY is the one with the
+    largest weight.
+    """
     model = nnx.merge(graphdef, state)
 
     def step(z: Array, index: Array) -> tuple[Array, None]:
         mixtures = model(z, _context())
         below = jnp.cumsum(jnp.exp(mixtures.log_weights), axis=-1) <= share[:, :, None]
         drawn = jnp.minimum(below.sum(-1), model.components - 1)
-        chosen = jnp.where(component < 0, drawn, component)
+        chosen = jnp.where(component == DRAWN, drawn, component)
+        chosen = jnp.where(component == MOST_LIKELY, mixtures.log_weights.argmax(-1), chosen)
         made = _of(mixtures.means, chosen) + jnp.exp(_of(mixtures.log_stds, chosen)) * noise
         return jnp.where((jnp.arange(z.shape[1]) == index)[None, :, None], made, z), None
 
@@ -90,6 +97,24 @@ class AutoregressivePrior(Prior):
             "unroll": model.unroll,
         }
 
+    def sample(self, n: int, seed: int = 0, temperature: float = 1.0) -> Float[np.ndarray, "n D"]:
+        """Draw codes, float32; at temperature 0 all are the means of the likeliest components.
+
+        Args:
+            n: number of codes.
+            seed: equal seeds draw equal codes.
+            temperature: standard deviation of the noise; components are drawn with their
+                probabilities unless it is 0.
+
+        Raises:
+            ConfigError: if a number is out of range.
+        """
+        if temperature:
+            return super().sample(n, seed, temperature)
+        WHOLE.check("n", n, int)
+        likely = np.full((n, self.latents), MOST_LIKELY)
+        return self.from_noise(np.zeros((n, self.dim), np.float32), likely)
+
     def log_density(self, z: Any) -> Float[np.ndarray, " n"]:
         """Return log p of codes, in nats."""
         stretch = np.linalg.slogdet(self.base.factor.astype(np.float64))[1]
@@ -113,7 +138,7 @@ class AutoregressivePrior(Prior):
         e = rows_of(e, self.dim)
         noise = self._by_latents(e)
         if component is None:
-            component = np.full(noise.shape[:2], -1)
+            component = np.full(noise.shape[:2], DRAWN)
         hashes = [[zlib.crc32(x.tobytes()) for x in row] for row in noise]
         share = np.asarray(hashes, np.float64).reshape(noise.shape[:2]) / 2**32
         given = (noise, share.astype(np.float32), np.asarray(component, np.int32))

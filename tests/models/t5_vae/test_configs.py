@@ -17,6 +17,8 @@ from flaxae.text_autoencoder.channel import Channel
 # file:preset -> millions of parameters
 CONFIGS = {
     "docstrings": 8.0,
+    "sentences": 6.4,
+    "sentences:quick": 6.4,
     "legacy_mmd": 1.65,
     "baselines": 3.55,
     "baselines:docstrings": 3.55,
@@ -49,6 +51,14 @@ def test_model_has_the_size_of_its_docstring(name):
     mesh = sharding.make_mesh(MeshConfig(replica=2, fsdp=2, model=2))
     sharding.check_batch(spec, mesh, config.accumulate)
     assert task.flops(spec, {}) > 2 * 3 * rows * config.data.max_length * 0.5e6
+
+
+def test_the_wide_flow_is_larger_and_reads_its_own_estimate():
+    small, wide = (config_of(f"flow_prior{x}") for x in ("", ":wide"))
+    for config in (small, wide):
+        config.freeze()
+    assert wide.task.self_condition and not small.task.self_condition
+    assert wide.task.width > small.task.width and wide.steps > small.steps
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flaxae.text_autoencoder.evaluation import readable
+from flaxae.text_autoencoder.evaluation import attribute_report, readable
 from flaxae.text_autoencoder.evaluation.readable import number
 
 
@@ -19,6 +19,7 @@ def describe(result: dict[str, Any]) -> str:
         ("interpolation", readable.interpolation),
         ("probes", _probes),
         ("disentanglement", _disentanglement),
+        ("attributes", attribute_report.describe),
     ):
         if name in result:
             found = result[name]

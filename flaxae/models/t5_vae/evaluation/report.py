@@ -15,13 +15,19 @@ from flaxae.models.t5_vae.evaluation.studies import Sizes
 from flaxae.storage.paths import as_path
 from flaxae.text_autoencoder import figures, priors
 from flaxae.text_autoencoder.codec import Codec
-from flaxae.text_autoencoder.evaluation import interpolation, latent, samples, text_space
+from flaxae.text_autoencoder.evaluation import (
+    attributes,
+    interpolation,
+    latent,
+    samples,
+    text_space,
+)
 from flaxae.text_autoencoder.reconstruction import references, split_report
 from flaxae.text_autoencoder.samples import Timer, held_out, subsample
 
 # The parts of a report on the dev split that are a sentence if there are too few lines.
 STUDIES = ("latent", "likelihood", "references", "samples", "text_space", "interpolation")
-STUDIES += ("probes", "disentanglement")
+STUDIES += ("probes", "disentanglement", "attributes")
 
 
 def evaluate(
@@ -108,6 +114,9 @@ def evaluate(
         ),
         "probes": lambda: studies.probe_study(task, encoded, dev, labels, python),
         "disentanglement": lambda: studies.disentanglement_study(dev, python, sizes),
+        "attributes": lambda: attributes.of_run(
+            loaded, codec, most=sizes.moved, codes=sizes.codes, draws=sizes.draws
+        ),
         "interpolations": lambda: interpolation.examples(
             codec, dev.lines, python, out["interpolation"], prior=prior
         ),

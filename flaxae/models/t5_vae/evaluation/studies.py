@@ -39,6 +39,7 @@ class Sizes:
     bounded: int = 300  # lines for the importance-weighted bound
     importance: int = 16  # draws per posterior for the bound
     factors: int = 1500  # lines for disentanglement
+    moved: int = 100  # texts per split of the arithmetic of attributes
     draws: int = 1000  # resamples per bootstrap
 
 

@@ -157,7 +157,9 @@ def test_a_report_of_few_lines_says_what_it_leaves_out(
         warnings.simplefilter("error", RuntimeWarning)
         result = evaluation.report(loaded(task, tmp_path), str(tmp_path / "out"), SIZES)
     left_out = {k for k, v in result.items() if isinstance(v, str) and v.startswith("n/a")}
-    assert left_out - {"probes"} == LEAVES_OUT[count]  # the labels of the probes are all equal
+    # The labels of the probes are all equal, and attributes need two.
+    assert left_out - {"probes", "attributes"} == LEAVES_OUT[count]
+    assert "attributes" in left_out
     assert "NaN" not in (tmp_path / "out" / "report.json").read_text()
     printed = capsys.readouterr().out
     for name in left_out:
