@@ -25,11 +25,11 @@ from flaxae.models.lm_vae.modeling import LatentConfig
 from flaxae.models.lm_vae.task import LMVAEConfig
 from flaxae.peft.task import AdapterOptions
 
-# steps, texts per batch, tokens per text, length buckets, texts read (0: all), dtype
+# steps, texts per batch, tokens per text, length buckets, corpus, dtype
 PRESETS = {
-    "gpu": (20_000, 256, 48, 4, 0, "bfloat16"),
-    "tpu": (20_000, 1024, 48, 1, 0, "bfloat16"),
-    "films": (120, 16, 24, 2, 5691, "float32"),
+    "gpu": (20_000, 256, 48, 4, "sentences", "bfloat16"),
+    "tpu": (20_000, 1024, 48, 1, "sentences", "bfloat16"),
+    "films": (120, 16, 24, 2, "sentences:sst2,rotten_tomatoes", "float32"),
 }
 
 
@@ -37,7 +37,7 @@ def get_config(preset: str = "gpu") -> Config:
     """Return the config of a preset: gpu, tpu or films."""
     if preset not in PRESETS:
         raise ConfigError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
-    steps, batch_size, max_length, num_buckets, max_lines, dtype = PRESETS[preset]
+    steps, batch_size, max_length, num_buckets, name, dtype = PRESETS[preset]
     small = preset == "films"
     return Config(
         task=LMVAEConfig(
@@ -56,12 +56,11 @@ def get_config(preset: str = "gpu") -> Config:
             dtype=dtype,
         ),
         data=TextDataConfig(
-            name="sentences",
+            name=name,
             labels=True,
             batch_size=batch_size,
             max_length=max_length,
             num_buckets=num_buckets,
-            max_lines=max_lines,
         ),
         optim=OptimConfig(
             lr=2e-3 if small else 1e-3,

@@ -27,8 +27,8 @@ class TextDataConfig(DataConfig):
     """A corpus, its tokenizer, and the lengths of its batches.
 
     `path` (a text file with one example per line, or a directory of .txt or .parquet shards) takes
-    precedence over `name` (an embedded corpus, "sentences", `recipe:<name>`, `hf:<name or path>` or
-    `tfds:<name>`).
+    precedence over `name` (an embedded corpus, "sentences[:part,part]", `recipe:<name>`,
+    `hf:<name or path>` or `tfds:<name>`).
     """
 
     name: str = "python_lines"

@@ -21,8 +21,8 @@ def load_examples(data: TextDataConfig) -> Corpus:
 
     Args:
         data: `path` (a text file with one example per line, or a directory of shards) takes
-            precedence over `name`: an embedded corpus, "sentences" (labelled English of the package
-            sae-probes, see `labelled`), `recipe:<name>[:local path]`,
+            precedence over `name`: an embedded corpus, "sentences[:part,part]" (labelled English
+            of the package sae-probes, see `labelled`), `recipe:<name>[:local path]`,
             `hf:<name or local path>[:config][:column]` (a local path has no config; for a name on
             the Hub leave the config empty to give only a column: `hf:name::column`), or
             `tfds:<name>[:column]`.
@@ -39,8 +39,9 @@ def load_examples(data: TextDataConfig) -> Corpus:
         return corpus_of(name, tables.hugging_face(data), max_lines)
     if name.startswith("tfds:"):
         return corpus_of(name, [tables.tfds_part(data)], max_lines)
-    if name == labelled.NAME:
-        return labelled.corpus(max_lines, data.labels)
+    if name.partition(":")[0] == labelled.NAME:
+        parts = name.split(":", 1)[1].split(",") if ":" in name else ()
+        return labelled.corpus(max_lines, data.labels, parts=parts)
     if name in embedded.NAMES:
         require(not data.labels, f"data.labels=True: the embedded corpus {name!r} has no labels")
         return embedded.corpus(name, max_lines, data.cache)

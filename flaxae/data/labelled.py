@@ -13,7 +13,7 @@ import hashlib
 import importlib.metadata
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,21 +101,30 @@ class _Kept:
     labels: dict[str, str]
 
 
-def corpus(max_lines: int = 0, labels: bool = False, directory: Path | None = None) -> Corpus:
+def corpus(
+    max_lines: int = 0,
+    labels: bool = False,
+    directory: Path | None = None,
+    parts: Sequence[str] = (),
+) -> Corpus:
     """Read the corpus.
 
     Args:
         max_lines: number of distinct texts after which reading stops; 0: all.
         labels: whether texts have labels, such as "sst2/positive".
         directory: folder of the package's files; None: that of the installed package.
+        parts: names in PARTS; (): all.
 
     Returns:
         The corpus. Each part has three files: train, dev and test, which are held out.
 
     Raises:
-        ConfigError: if the package is not installed, or a file cannot be read.
+        ConfigError: if the package is not installed, a file cannot be read, or there is no such
+            part.
     """
-    kept = _read(directory)
+    wrong = [part for part in parts if part not in PARTS]
+    require(not wrong, f"data.name={NAME}: no part {', '.join(wrong)}; give {', '.join(PARTS)}")
+    kept = {part: x for part, x in _read(directory).items() if part in (parts or PARTS)}
     name = f"{NAME} of {'a folder' if directory else f'sae-probes {_version()}'}"
     found = corpus_of(name, _parts(kept, labels), max_lines)
     sizes = ", ".join(f"{part} {len(x.labels)} of {x.distinct}" for part, x in kept.items())
@@ -228,7 +237,7 @@ def contained(texts: list[str]) -> set[str]:
 
 
 def _version() -> str:
-    """Return the package's version; "" where only its files are on the path."""
+    """Return the package's version; "(unknown version)" if only its files are on the path."""
     try:
         return importlib.metadata.version("sae-probes")
     except importlib.metadata.PackageNotFoundError:

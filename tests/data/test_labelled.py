@@ -49,6 +49,13 @@ def test_texts_are_counted_once_with_their_first_label(folder):
     assert entries["rotten_tomatoes"]["kept"] == 0 and entries["news"]["distinct"] == 1
 
 
+def test_parts_are_chosen_by_name(folder):
+    corpus = labelled.corpus(labels=True, directory=folder, parts=("news",))
+    assert list(corpus.labels.values()) == ["news/sport"]
+    with pytest.raises(ConfigError, match="no part films; give sst2, rotten_tomatoes"):
+        hub.load_examples(TextDataConfig(name="sentences:films,news"))
+
+
 def test_no_held_out_text_begins_like_a_training_text(folder):
     corpus = labelled.corpus(directory=folder)
     splits = split_corpus(corpus, 0)
