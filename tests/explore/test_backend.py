@@ -129,7 +129,7 @@ def test_changed_codes_are_put_on_the_models_space(explorer, monkeypatch):
     assert explorer.around("abc", dims={1: 0.25}) == explorer.place(0, 0).decoded == "on space"
     assert explorer.grid("abc", 0, 1, size=2) == [["on space"] * 2] * 2
     assert explorer.arithmetic("a", "b", "c").text == "on space"
-    assert explorer.between_at("abc", "abd", 50, "lerp") == "on space"
+    assert explorer.between_at("abc", "abx", 50, "lerp") == "on space"
     assert explorer.around("abc") == explorer.reconstruct("abc").decoded == "abc"
     assert explorer.samples(n=1).texts != ["on space"]
 
