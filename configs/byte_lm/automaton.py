@@ -6,8 +6,8 @@
 
 The first command trains 16 rows, preset `rnn` an RNN. The second trains all variants with three
 seeds as lanes, and draws bits per byte against R. 4.2 M bytes: 8,192 steps of 32 streams of 16
-bytes; no gradient passes more than 8 bytes back. 25,000 parameters at R = 1, 50,000 at R = 256. Test
-split: 3.526 bits per byte at R = 1, 2.441 at R = 256 (docs/families/byte_lm.md).
+bytes; no gradient passes more than 8 bytes back. 25,000 parameters at R = 1, 50,000 at R = 256.
+Test split: 3.526 bits per byte at R = 1, 2.441 at R = 256 (docs/families/byte_lm.md).
 """
 
 from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig
