@@ -94,6 +94,7 @@ class Explorer(LatentSpace):
             noise: sigma of the model's channel, through which the moved code is sent.
             seed: seed of the noise.
         """
+        SEEDS.check("seed", seed, int)
         self._check_noise(noise)
         offset = self._offset(directions or {}, dims or {})
         code = self.encode(text)[None]
@@ -165,11 +166,11 @@ class Explorer(LatentSpace):
             decode_temperature: temperature of the choice of ids; 0: the most likely ones.
             noise: sigma of the model's channel, through which codes are sent.
         """
+        SEEDS.check("seed", seed, int)
         self._check_noise(noise)
         for name, x in (("temperature", temperature), ("decode_temperature", decode_temperature)):
             require(0 <= x <= 10, f"{name}={x} must be 0 to 10")
         require(1 <= n <= MAX_SAMPLES, f"n={n} must be 1 to {MAX_SAMPLES}")
-        SEEDS.check("seed", seed, int)
         source = self.model.prior(prior)
         drawn = np.asarray(source.sample(n, seed, temperature), np.float32)
         options = {"temperature": decode_temperature, "noise": noise, "seed": seed}

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flaxae.errors import ConfigError
+from flaxae.errors import UserError
 from flaxae.text_autoencoder.evaluation import attribute_classes, attribute_report, attributes
 from flaxae.text_autoencoder.evaluation.ngram_probe import NgramProbe, words
 
@@ -138,7 +138,7 @@ def test_a_corpus_without_dev_split_has_no_strength():
     assert "no dev split" in str(attributes.of_texts(ByLabel(), texts))
 
 
-def test_a_negative_number_of_paths_is_an_error():
+def test_numbers_of_texts_and_paths_have_ranges():
     for option in ("--texts=3", "--paths=-1"):
-        with pytest.raises(ConfigError, match=option):
+        with pytest.raises(UserError, match=f"{option} must be at least"):
             attribute_report.main(["", "runs/none", option])

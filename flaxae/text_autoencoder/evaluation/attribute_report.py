@@ -18,6 +18,7 @@ import numpy as np
 
 from flaxae.command import run_main
 from flaxae.config.locate import user_path
+from flaxae.config.ranges import INT32, Range, ranged
 from flaxae.data.config import TextDataConfig
 from flaxae.errors import require
 from flaxae.measures.stats import finite
@@ -135,11 +136,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", default="", help="folder; default: WORKDIR/report")
     for name in ("first", "second"):
         parser.add_argument(f"--{name}", default="", help=f"labels of the {name} class, by commas")
-    parser.add_argument("--paths", type=int, default=10, help="paths between held-out texts")
-    parser.add_argument("--texts", type=int, default=300, help="most held-out texts per split")
+    paths = ranged("--paths", int, Range(0, INT32))
+    parser.add_argument("--paths", type=paths, default=10, help="paths between held-out texts")
+    texts = ranged("--texts", int, Range(4, INT32))
+    text = "most held-out texts per split, two of each class or more"
+    parser.add_argument("--texts", type=texts, default=300, help=text)
     args = parser.parse_args(argv[1:])
-    require(args.texts >= 4, f"--texts={args.texts}: give at least 4, two of each class")
-    require(args.paths >= 0, f"--paths={args.paths} must not be negative")
     classes = tuple(tuple(x.split(",")) for x in (args.first, args.second) if x)
     require(len(classes) != 1, "give both --first and --second, or neither")
     loaded: Any = load(user_path(args.workdir))
