@@ -136,11 +136,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", default="", help="folder; default: WORKDIR/report")
     for name in ("first", "second"):
         parser.add_argument(f"--{name}", default="", help=f"labels of the {name} class, by commas")
-    paths = ranged("--paths", int, Range(0, INT32))
-    parser.add_argument("--paths", type=paths, default=10, help="paths between held-out texts")
-    texts = ranged("--texts", int, Range(4, INT32))
-    text = "most held-out texts per split, two of each class or more"
-    parser.add_argument("--texts", type=texts, default=300, help=text)
+    number = ranged("--paths", int, Range(0, INT32))
+    parser.add_argument("--paths", type=number, default=10, help="paths between held-out texts")
+    number = ranged("--texts", int, Range(4, INT32))
+    about = "most held-out texts per split, two of each class or more"
+    parser.add_argument("--texts", type=number, default=300, help=about)
     args = parser.parse_args(argv[1:])
     classes = tuple(tuple(x.split(",")) for x in (args.first, args.second) if x)
     require(len(classes) != 1, "give both --first and --second, or neither")
