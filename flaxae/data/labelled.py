@@ -2,7 +2,8 @@
 
 The package's files overlap: sst2 has phrases of sentences that are in rotten_tomatoes, and most
 files repeat texts. A text that equals or is part of another one, letters and digits only, is left
-out, so that no held-out text is in a training text or contains one.
+out, so that no held-out text is in a training text or contains one. So is a text with two labels in
+one file.
 
 The labels of 97_news_class have wrong names in the package. The texts that it shares with
 161_agnews_0 (world), 162_agnews_1 (sport) and 163_agnews_2 (business) give the right ones.
@@ -191,16 +192,21 @@ def _read(directory: Path | None) -> dict[str, _Kept]:
     owners: dict[str, tuple[str, str]] = {}  # letters and digits -> first part and text
     for part, source in PARTS.items():
         prompts, targets = sae_probes.columns(source.file, folder)
-        classes: dict[str, set[str]] = {}
+        classes: dict[str, set[str]] = {}  # letters and digits -> classes
+        spelled: dict[str, str] = {}  # letters and digits -> first text that can be used
         for text, target in zip((prompt.strip() for prompt in prompts), targets, strict=True):
-            classes.setdefault(text, set()).add(target)
+            letters = squashed(text)
+            classes.setdefault(letters, set()).add(target)
+            if letters not in spelled and usable(text):
+                spelled[letters] = text
         kept = _Kept(len(prompts), 0, {})
-        for text, named in classes.items():
+        for letters, named in classes.items():
             label = next(iter(named))
             if len(named) > 1 or (source.classes and label not in source.classes):
                 continue
             kept.distinct += 1
-            if usable(text) and (letters := squashed(text)) not in owners:
+            if letters in spelled and letters not in owners:
+                text = spelled[letters]
                 owners[letters] = (part, text)
                 kept.labels[text] = source.classes.get(label, label.replace("_", " ").lower())
         found[part] = kept

@@ -17,6 +17,8 @@ SST2 = [
     ("too few words", "1"),
     ("two labels are too many", "0"),
     ("two labels are too many", "1"),
+    ("Two labels, spelled in another way", "0"),
+    ("two labels spelled in another way .", "1"),
     ("look at this www.example.org now", "1"),
     ("  white space around a text ", "0"),
 ]
@@ -43,7 +45,7 @@ def test_texts_are_counted_once_with_their_first_label(folder):
     assert not labelled.corpus(directory=folder).labels
     entries = {entry["part"]: entry for entry in labelled.manifest(folder)}
     sst2 = entries["sst2"]
-    assert (sst2["rows"], sst2["distinct"], sst2["kept"]) == (len(SST2), 405, 401)
+    assert (sst2["rows"], sst2["distinct"], sst2["kept"]) == (len(SST2), 404, 401)
     assert sst2["classes"] == {"negative": 201, "positive": 200}
     assert sst2["train"] + sst2["dev"] + sst2["test_file"] == 401
     assert entries["rotten_tomatoes"]["kept"] == 0 and entries["news"]["distinct"] == 1
@@ -81,9 +83,9 @@ def test_the_missing_package_is_named(monkeypatch):
 @pytest.mark.skipif(not sae_probes.installed(), reason="sae-probes is not installed")
 def test_counts_of_the_real_package():
     corpus = labelled.corpus(labels=True)
-    assert len(corpus.examples) == 35_433
+    assert len(corpus.examples) == 35_432
     letters = [labelled.squashed(text) for text in corpus.examples]
-    assert len(set(letters)) == 35_433 and not labelled.contained(letters)
+    assert len(set(letters)) == 35_432 and not labelled.contained(letters)
     splits = split_corpus(corpus, 0)
     films = [x for x in splits["test_file"] if corpus.labels[x].startswith("rotten")]
     assert len(films) > 150
