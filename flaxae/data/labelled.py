@@ -120,8 +120,7 @@ def corpus(
         The corpus. Each part has three files: train, dev and test, which are held out.
 
     Raises:
-        ConfigError: if the package is not installed, a file cannot be read, or there is no such
-            part.
+        ConfigError: if the package is not installed, a file cannot be read, or a part is unknown.
     """
     wrong = [part for part in parts if part not in PARTS]
     require(not wrong, f"data.name={NAME}: no part {', '.join(wrong)}; give {', '.join(PARTS)}")

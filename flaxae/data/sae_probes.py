@@ -113,7 +113,7 @@ def columns(name: str, directory: Path | None = None) -> tuple[list[str], list[s
         directory: folder of the files; None: that of the package.
 
     Raises:
-        ConfigError: if there is no such file, or it cannot be read.
+        ConfigError: if the file does not exist or cannot be read.
     """
     path = (directory or folder()) / f"{name}{SUFFIX}"
     require(path.is_file(), f"{path}: no such data set; `names()` lists them")

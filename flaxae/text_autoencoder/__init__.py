@@ -5,6 +5,7 @@ channel        the noise on codes in training, and the bits that get through
 codec          the engine: texts, ids and codes, in batches of a few fixed sizes
 checks         user input, checked
 api            `TextAutoencoder`, the base class of the classes that users load
+coding         its part that encodes and decodes
 pretrained     its part that opens and saves models
 saving         the files of a saved model
 latent_stats   mean and standard deviation of a model's codes

@@ -11,9 +11,10 @@ carries at most log2(1 / sigma) bits.
 import enum
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class Channel(enum.Enum):
@@ -47,6 +48,32 @@ def transmit(
     if channel is Channel.PRESERVING:
         z = jnp.sqrt(1 - jnp.square(scale)) * z
     return z + scale * noise
+
+
+def on_sphere(z: Float[Array, "B L Z"]) -> Float[Array, "B L Z"]:
+    """Scale each latent to norm sqrt(Z).
+
+    Samples of N(0, I) almost have this norm, so priors, noise and the MMD keep their meaning.
+    """
+    squared = jnp.mean(jnp.square(z), axis=-1, keepdims=True)
+    return z * jax.lax.rsqrt(squared + 1e-12)
+
+
+def scheduled_sigma(
+    start: float, end: Float[Array, ""] | float, steps: int, step: Int[Array, ""]
+) -> Float[Array, ""]:
+    """Return a sigma that changes linearly over training.
+
+    Args:
+        start: sigma at step 0.
+        end: sigma from step `steps` on.
+        steps: number of steps; 0: `end` from the start.
+        step: the train step.
+    """
+    if not steps:
+        return jnp.float32(end)
+    share = jnp.minimum(step.astype(jnp.float32) / steps, 1.0)
+    return start + (end - start) * share
 
 
 def on_space(z: Float[np.ndarray, "*n L Z"], channel: Channel) -> Float[np.ndarray, "*n L Z"]:

@@ -51,7 +51,10 @@ def test_the_decoder_reads_the_noise():
     assert reads.decode(z, noise=0.3, assumed_noise=0.5) == ["50"] * 3
     assert reads.decode(z, assumed_noise=0) == ["0"] * 3
     # The first texts of draws of N(0, I) are those of the largest noise of training.
-    measure: Any = lambda texts, draws: {"texts": texts}  # noqa: E731
+
+    def measure(texts: list[str], draws: int) -> dict[str, Any]:
+        return {"texts": texts}
+
     pulled = text_space.pull_to_text(reads, measure, z, (0,), assumed_noise=reads.sigma)
     assert pulled[0]["texts"] == ["60"] * 3
 

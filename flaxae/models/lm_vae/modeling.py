@@ -25,7 +25,7 @@ from flaxae.models.lm_vae.pooling import pooled_states
 from flaxae.models.lm_vae.tokens import SHIFT, from_language_model, to_language_model
 from flaxae.nn.linear import Linear
 from flaxae.task import Context
-from flaxae.text_autoencoder.channel import Channel, transmit
+from flaxae.text_autoencoder.channel import Channel, on_sphere, scheduled_sigma, transmit
 
 CACHE_AXES = {"kv": 1, "memory": 0}  # the axis of the rows in each part of the cache
 
@@ -114,10 +114,7 @@ class LMVAEModel(nnx.Module):
     def sigma(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Return the standard deviation of the channel's noise at a step."""
         config = self.latent
-        if not config.noise_steps:
-            return jnp.float32(config.noise_end)
-        share = jnp.minimum(step.astype(jnp.float32) / config.noise_steps, 1.0)
-        return config.noise_start + (config.noise_end - config.noise_start) * share
+        return scheduled_sigma(config.noise_start, config.noise_end, config.noise_steps, step)
 
     def clean_code(self, z: Float[Array, "B 1 Z"], step: Int[Array, ""]) -> Float[Array, "B 1 Z"]:
         """Return the code itself: the channel keeps the norm of codes."""
@@ -156,9 +153,7 @@ class LMVAEModel(nnx.Module):
         x = self.read(x, ctx.at("read"))
         if self.latent.hidden:
             x = self.read_hidden(jax.nn.gelu(x), ctx.at("read_hidden"))
-        x = x.astype(jnp.float32)
-        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-        return ctx.tap("z", x[:, None])
+        return ctx.tap("z", on_sphere(x.astype(jnp.float32)[:, None]))
 
     def memory(self, z: Float[Array, "B 1 Z"], ctx: Context) -> Float[Array, "B M D"]:
         """Return the vectors that the decoder reads before the text.

@@ -14,11 +14,11 @@ import tokenizers
 from jaxtyping import Array, Float, Int
 
 from flaxae.data.tokenizer import EOS, SPECIALS, Tokenizer
+from flaxae.decoding import NEVER
 from flaxae.errors import ConfigError
 from flaxae.lm.chat import TOKENIZER, ChatTokenizer
 
 SHIFT = len(SPECIALS)
-MASKED = -1e9  # score of an id that is never generated
 
 
 def shifted(tokenizer: ChatTokenizer) -> Tokenizer:
@@ -78,7 +78,5 @@ def from_language_model(scores: Float[Array, "B V"], end: int) -> Float[Array, "
         scores: scores of the language model's ids.
         end: the language model's id that ends a text.
     """
-    special = (
-        jnp.full((scores.shape[0], SHIFT), MASKED, scores.dtype).at[:, EOS].set(scores[:, end])
-    )
-    return jnp.concatenate([special, scores.at[:, end].set(MASKED)], axis=1)
+    special = jnp.full((scores.shape[0], SHIFT), NEVER, scores.dtype).at[:, EOS].set(scores[:, end])
+    return jnp.concatenate([special, scores.at[:, end].set(NEVER)], axis=1)

@@ -21,7 +21,7 @@ from flaxae.nn.bias import padding_bias
 from flaxae.nn.linear import Linear
 from flaxae.nn.norm import RMSNorm
 from flaxae.task import Context
-from flaxae.text_autoencoder.channel import Channel
+from flaxae.text_autoencoder.channel import Channel, on_sphere
 
 
 class Bottleneck(enum.Enum):
@@ -272,15 +272,6 @@ def split(
     if latent.tanh:
         return jnp.tanh(out), None
     return (on_sphere(out) if latent.sphere else out), None
-
-
-def on_sphere(z: Float[Array, "B L Z"]) -> Float[Array, "B L Z"]:
-    """Scale each latent to norm sqrt(Z).
-
-    Samples of N(0, I) almost have this norm, so priors, noise and the MMD keep their meaning.
-    """
-    squared = jnp.mean(jnp.square(z), axis=-1, keepdims=True)
-    return z * jax.lax.rsqrt(squared + 1e-12)
 
 
 def sampled(

@@ -22,7 +22,7 @@ from flaxae.nn.norm import RMSNorm
 from flaxae.nn.segments import Segments, join_segments, split_segments
 from flaxae.nn.stack import unstacked
 from flaxae.task import Carry, Context
-from flaxae.text_autoencoder.channel import Channel, transmit
+from flaxae.text_autoencoder.channel import Channel, scheduled_sigma, transmit
 
 CACHE_AXES = {"layers": 1, "rows": 0}  # the axis of the rows in each part of the cache
 
@@ -108,10 +108,7 @@ class T5VAEModel(nnx.Module):
         """
         config = self.latent
         end: Any = self.capacity.sigma[...] if config.target_bits else config.noise_end
-        if not config.noise_steps:
-            return jnp.float32(end)
-        share = jnp.minimum(step.astype(jnp.float32) / config.noise_steps, 1.0)
-        return config.noise_start + (end - config.noise_start) * share
+        return scheduled_sigma(config.noise_start, end, config.noise_steps, step)
 
     def lowest_sigma(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Return the smallest standard deviation of a text's noise; `sigma` if all are equal."""

@@ -6,10 +6,9 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from flaxae.models.t5_vae import bottlenecks
 from flaxae.models.t5_vae.bottlenecks import LatentConfig
 from flaxae.task import Context
-from flaxae.text_autoencoder.channel import Channel
+from flaxae.text_autoencoder.channel import Channel, on_sphere
 
 NOISE_FEATURES = 8  # cosines by which the decoder reads a sigma
 
@@ -18,7 +17,7 @@ def decoder_code(latent: LatentConfig, z: Float[Array, "B L Z"]) -> Float[Array,
     """Return the decoder's input: codes, their projections on the sphere, or constants."""
     if latent.ignored:
         return jnp.ones_like(z)  # not 0, because the memory's norm divides by its length
-    return bottlenecks.on_sphere(z) if latent.projected else z
+    return on_sphere(z) if latent.projected else z
 
 
 def memory(model: Any, z: Float[Array, "B L Z"], ctx: Context) -> Float[Array, "B M D"]:

@@ -6,5 +6,8 @@
 - `arithmetic`: a - b + c of codes, and its nearest text.
 - `attributes`: the difference of two classes' mean codes, added to codes; `ngram_probe` judges.
 - `attribute_report`: that study as a command, with a figure and ten paths.
+- `text_space`: shuffled lines, neighbours, edits, and texts after rounds of decoding and encoding.
 - `readable`: these parts as text.
+- `run_report`: the frame of a family's report, with all of these parts.
+- `headline`: the main numbers of a report as one flat dict.
 """

@@ -14,8 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flaxae.command import run_main
 from flaxae.config.locate import user_path
 from flaxae.config.ranges import INT32, Range, ranged
@@ -23,11 +21,12 @@ from flaxae.data.config import TextDataConfig
 from flaxae.errors import require
 from flaxae.measures.stats import finite
 from flaxae.text_autoencoder.codec import Codec
-from flaxae.text_autoencoder.evaluation.attribute_classes import Coder, labels_of
-from flaxae.text_autoencoder.evaluation.attributes import CHANGED, KEPT, of_texts
+from flaxae.text_autoencoder.evaluation import readable
+from flaxae.text_autoencoder.evaluation.attribute_classes import labels_of
+from flaxae.text_autoencoder.evaluation.attributes import CHANGED, KEPT, TESTS, of_texts
+from flaxae.text_autoencoder.evaluation.interpolation import examples
 from flaxae.text_autoencoder.evaluation.readable import number
 from flaxae.text_autoencoder.figures import subplots
-from flaxae.text_autoencoder.interpolation import slerp
 
 
 def describe(found: dict[str, Any]) -> list[str]:
@@ -71,34 +70,6 @@ def _row(row: dict[str, Any], other: dict[str, Any]) -> str:
     text = f"{row['strength']:>10.1f}{number(row['changed']):>24}{number(row['kept']):>24}"
     changed, kept = (number(other[name]["value"]) for name in ("changed", "kept"))
     return f"{text}{changed:>18}{kept:>8}"
-
-
-def paths(model: Coder, text: Any, count: int, steps: int = 5) -> list[list[str]]:
-    """Return slerp paths between random held-out texts, as they come.
-
-    Args:
-        model: the autoencoder.
-        text: the run's texts (`data.hub.TextData`).
-        count: number of paths.
-        steps: decoded texts per path, ends included.
-
-    Returns:
-        One list per path: the first text, the decoded ones, the last text.
-    """
-    split = next(x for x in ("test_file", "test_line", "dev") if x in text.splits)
-    lines = text.lines(split)
-    order = np.random.default_rng(0).permutation(len(lines))[: 2 * count]
-    first, last = ([lines[i] for i in rows] for rows in (order[::2], order[1::2]))
-    first = first[: len(last)]
-    if not last:
-        return []
-    ends = zip(model.encode(first), model.encode(last), strict=True)
-    codes = np.concatenate([slerp(a, b, steps) for a, b in ends])
-    made = model.decode(model.on_space(codes))
-    return [
-        [a, *made[i * steps : (i + 1) * steps], b]
-        for i, (a, b) in enumerate(zip(first, last, strict=True))
-    ]
 
 
 def figure(found: dict[str, Any], path: Path) -> Path:
@@ -164,17 +135,13 @@ def main(argv: list[str]) -> int:
     if isinstance(found, str):
         print(found)
         return 0
-    found = {"step": loaded.step, **found, "paths": paths(codec, text, args.paths)}
+    split = next(x for x in (*TESTS, "dev") if x in text.splits)
+    shown = examples(codec, text.lines(split), False, count=args.paths)
+    found = {"step": loaded.step, **found, "interpolations": shown}
     folder = user_path(args.out) if args.out else user_path(args.workdir) / "report"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "attributes.json").write_text(json.dumps(finite(found), indent=2) + "\n")
-    lines = [*describe(found)]
-    for path in found["paths"]:
-        lines += [
-            f"from {path[0]!r}",
-            *(f"        {x}" for x in path[1:-1]),
-            f"    to {path[-1]!r}",
-        ]
+    lines = [*describe(found), *readable.examples(found)]
     lines += [f"figure: {figure(found, folder / 'attributes.png')}"]
     print("\n".join(lines))
     return 0

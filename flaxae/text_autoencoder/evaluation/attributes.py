@@ -278,7 +278,7 @@ def of_texts(
         if split in text.splits
     }
     if "dev" not in parts:
-        return "n/a: there is no dev split, on which the strength is chosen"
+        return "n/a: the strength is chosen on the dev split, which these texts do not have"
     train = of_classes(text.lines("train"), labels, classes)
     try:
         found = study(model, train, parts.pop("dev"), parts, **sizes)

@@ -1,6 +1,24 @@
 """Parts of a report as text; [a, b] are 95 % intervals over lines, paths or samples."""
 
+from collections.abc import Callable
 from typing import Any
+
+
+def parts(
+    result: dict[str, Any], described: dict[str, Callable[[dict[str, Any]], list[str]]]
+) -> list[str]:
+    """Describe the parts of a report in order; a part that was left out is its reason.
+
+    Args:
+        result: the content of report.json.
+        described: name of a part -> the function that describes it.
+    """
+    out = []
+    for name, describe in described.items():
+        if name in result:
+            found = result[name]
+            out += [f"{name}: {found}"] if isinstance(found, str) else describe(found)
+    return out
 
 
 def number(value: Any, digits: int = 3) -> str:

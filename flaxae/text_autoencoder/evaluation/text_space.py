@@ -187,8 +187,8 @@ def neighbours(
         draws: resamples of the bootstrap over lines.
 
     Returns:
-        recall: share of the k codes with the largest cosine whose line is no farther, in edits of
-            tokens, than the k-th nearest line: ties count as neighbours.
+        recall: share of the k codes with the largest cosine whose lines are among the k nearest by
+            edits of tokens; lines as near as the k-th count too.
         chance: the recall of random lines.
     """
     # A repeated line would be its own neighbour.

@@ -168,7 +168,7 @@ def test_a_report_of_few_lines_says_what_it_leaves_out(
     left_out = {k for k, v in result.items() if isinstance(v, str) and v.startswith("n/a")}
     # Samples are compared with the lines of another split.
     studies = {"gap", "states", "latent", "references", "text_space", "interpolation"}
-    studies |= {"arithmetic"}
+    studies |= {"arithmetic", "attributes"}
     assert left_out - {"samples"} == studies
     printed = capsys.readouterr().out
     for name in left_out:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flaxae.text_autoencoder.evaluation import readable
+from flaxae.text_autoencoder.evaluation import attribute_report, readable
 from flaxae.text_autoencoder.evaluation.readable import number, with_interval
 
 
@@ -15,19 +15,20 @@ def describe(result: dict[str, Any]) -> str:
     lines += readable.splits(result)
     for name, row in result["splits"].items():
         lines += _scores(name, row)
-    for name, part in (
-        ("gap", _gap),
-        ("states", _states),
-        ("references", readable.references),
-        ("latent", readable.latent),
-        ("samples", readable.samples),
-        ("text_space", readable.text_space),
-        ("interpolation", readable.interpolation),
-        ("arithmetic", readable.arithmetic),
-    ):
-        if name in result:
-            found = result[name]
-            lines += [f"{name}: {found}"] if isinstance(found, str) else part(found)
+    lines += readable.parts(
+        result,
+        {
+            "gap": _gap,
+            "states": _states,
+            "references": readable.references,
+            "latent": readable.latent,
+            "samples": readable.samples,
+            "text_space": readable.text_space,
+            "interpolation": readable.interpolation,
+            "arithmetic": readable.arithmetic,
+            "attributes": attribute_report.describe,
+        },
+    )
     return "\n".join(lines + readable.examples(result) + readable.figures(result))
 
 

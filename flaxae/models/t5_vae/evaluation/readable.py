@@ -10,20 +10,20 @@ def describe(result: dict[str, Any]) -> str:
     """Return a report as text; [a, b] are 95 % intervals over lines, paths or samples."""
     lines = [f"T5-VAE at step {result['step']}, free-running greedy reconstruction"]
     lines += readable.splits(result)
-    for name, part in (
-        ("references", readable.references),
-        ("likelihood", _likelihood),
-        ("latent", readable.latent),
-        ("samples", readable.samples),
-        ("text_space", readable.text_space),
-        ("interpolation", readable.interpolation),
-        ("probes", _probes),
-        ("disentanglement", _disentanglement),
-        ("attributes", attribute_report.describe),
-    ):
-        if name in result:
-            found = result[name]
-            lines += [f"{name}: {found}"] if isinstance(found, str) else part(found)
+    lines += readable.parts(
+        result,
+        {
+            "references": readable.references,
+            "likelihood": _likelihood,
+            "latent": readable.latent,
+            "samples": readable.samples,
+            "text_space": readable.text_space,
+            "interpolation": readable.interpolation,
+            "probes": _probes,
+            "disentanglement": _disentanglement,
+            "attributes": attribute_report.describe,
+        },
+    )
     return "\n".join(lines + readable.examples(result) + readable.figures(result))
 
 

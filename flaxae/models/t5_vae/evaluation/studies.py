@@ -4,9 +4,8 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from einops import rearrange
 from flax import nnx
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from flaxae.data.labels import MISSING
 from flaxae.models.t5_vae.evaluation import disentanglement, probes
@@ -17,6 +16,7 @@ from flaxae.models.t5_vae.evaluation.likelihood import (
     posterior_collapse,
 )
 from flaxae.text_autoencoder.codec import Codec
+from flaxae.text_autoencoder.evaluation import run_report
 from flaxae.text_autoencoder.evaluation.latent import STOCHASTIC_ONLY
 from flaxae.text_autoencoder.samples import too_few
 
@@ -24,39 +24,19 @@ MIN_LINES = 10  # for a study that divides lines into classes
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class Sizes(run_report.Sizes):
     """Numbers of lines, samples and resamples that a report uses."""
 
-    lines: int = 2000  # lines per split
-    samples: int = 1000  # samples per prior
-    pulled: int = 200  # samples that are decoded and encoded repeatedly
-    texts: int = 600  # lines for shuffling, neighbours and edits
-    codes: int = 6000  # training lines whose codes fit priors and probes
-    references: int = 500  # lines decoded from wrong codes
-    mmd: int = 1000  # codes for MMD^2
-    pairs: int = 100  # interpolated pairs of lines
-    steps: int = 9  # texts per interpolation
     bounded: int = 300  # lines for the importance-weighted bound
     importance: int = 16  # draws per posterior for the bound
     factors: int = 1500  # lines for disentanglement
-    moved: int = 100  # texts per split of the arithmetic of attributes
-    draws: int = 1000  # resamples per bootstrap
 
 
 @dataclasses.dataclass
-class EncodedLines:
-    """Lines with their ids, codes and encoder states, which several parts need."""
+class EncodedLines(run_report.Encoded):
+    """Lines with their ids, codes and mean-pooled encoder states, which several parts need."""
 
-    lines: list[str]
-    ids: Int[np.ndarray, "B T"]
-    codes: Float[np.ndarray, "B L Z"]
-    log_variances: Float[np.ndarray, "B L Z"] | None
     pooled: Float[np.ndarray, "B D"]
-
-    @property
-    def flat(self) -> Float[np.ndarray, "B LZ"]:
-        """The codes as vectors."""
-        return rearrange(self.codes, "b l z -> b (l z)")
 
 
 def encode_lines(scorer: Scorer, codec: Codec, lines: list[str]) -> EncodedLines:

@@ -1,4 +1,4 @@
-"""What the tasks of all learned priors share: codes, whitening, texts for the log, the report."""
+"""`PriorTask`: codes, whitening, samples for the log and the report of all learned priors."""
 
 from functools import cached_property
 from pathlib import Path

@@ -133,7 +133,10 @@ def conditioned() -> Velocity:
     """Return a self-conditioned velocity with random parameters."""
     graphdef, state = nnx.split(Velocity(2, 8, 1, self_condition=True, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
-    draw = lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), jnp.float32)  # noqa: E731
+
+    def draw(x):
+        return jnp.asarray(0.3 * rng.normal(size=x.shape), jnp.float32)
+
     return nnx.merge(graphdef, jax.tree.map(draw, state))
 
 
