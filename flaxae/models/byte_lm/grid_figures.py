@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from flaxae.models.byte_lm.grid import count_parameters
+from flaxae.models.byte_lm.grid_bet import Bits, Curve
 from flaxae.models.byte_lm.grid_cells import Cell
-from flaxae.models.byte_lm.grid_claims import Bits, Curve
 from flaxae.models.byte_lm.recurrence import Dynamic
 
 # Okabe and Ito's palette, for colour-blind readers.

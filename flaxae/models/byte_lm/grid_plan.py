@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from flaxae.config import Config, config_hash, copy_config
 from flaxae.models.byte_lm.grid import WindowGridConfig
+from flaxae.models.byte_lm.grid_bet import Bits, Curve, at_equal_time, has_diverged
 from flaxae.models.byte_lm.grid_cells import Cell, all_cells, fraction, whole_updates
-from flaxae.models.byte_lm.grid_claims import Bits, Curve, at_equal_time
 from flaxae.models.byte_lm.grid_train import (
     EQUAL,
     ORIGINAL,
@@ -110,18 +110,19 @@ class Numbers(NamedTuple):
     """The numbers of a record.
 
     Attributes:
-        bits: variant -> bits per byte on the test split, by cell.
+        bits: variant -> bits per byte on the test split, by cell, without cells that diverged.
         curves: learning curves of equal updates, by cell.
         rates: bytes per second of programs that stop at k, by cell.
         largest: largest |state| of doubly gated cells during training.
-        failed: variant -> cells that were not finite.
+        diverged: variant -> bits per byte of cells that are worse than a uniform distribution, or
+            None where they are not finite.
     """
 
     bits: dict[str, Bits]
     curves: dict[Cell, Curve]
     rates: dict[Cell, float]
     largest: Bits
-    failed: dict[str, list[Cell]]
+    diverged: dict[str, dict[Cell, float | None]]
 
     @classmethod
     def read(cls, record: Path, plan: Plan) -> "Numbers":
@@ -133,22 +134,23 @@ class Numbers(NamedTuple):
         """
         names = {str(x): x for x in (*all_cells(), *whole_updates(all_cells()))}
         variants = (EQUAL, ORIGINAL, WINDOW)
-        bits, failed = ({name: {} for name in variants}, {name: [] for name in variants})
-        out = cls(bits, {}, {}, {}, failed)
+        bits, diverged = ({name: {} for name in variants} for _ in range(2))
+        out = cls(bits, {}, {}, {}, diverged)
         for key, row in read_record(record).items():
             variant, cell, numbers = row["variant"], names.get(row["cell"]), row["numbers"]
             if cell is None or key != plan.key(variant, cell):
                 continue
             if variant == RATE:
                 out.rates[cell] = numbers["bytes_per_second"]
-            elif numbers["bits_per_byte"] is None:
-                failed[variant].append(cell)
-            else:
-                bits[variant][cell] = numbers["bits_per_byte"]
-                if variant == EQUAL:
-                    out.curves[cell] = numbers["curve"]
-                    if "max_state" in numbers:
-                        out.largest[cell] = numbers["max_state"]
+                continue
+            if variant == EQUAL and "max_state" in numbers:
+                out.largest[cell] = numbers["max_state"]
+            if has_diverged(numbers["bits_per_byte"]):
+                diverged[variant][cell] = numbers["bits_per_byte"]
+                continue
+            bits[variant][cell] = numbers["bits_per_byte"]
+            if variant == EQUAL:
+                out.curves[cell] = numbers["curve"]
         return out
 
     def bet(self) -> dict[str, Bits]:

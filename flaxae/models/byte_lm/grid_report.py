@@ -21,13 +21,9 @@ from flaxae.data.byte_corpus import ByteCorpus
 from flaxae.models.byte_lm import baselines, grid_figures
 from flaxae.models.byte_lm.experiments import read_space
 from flaxae.models.byte_lm.grid import count_parameters
-from flaxae.models.byte_lm.grid_claims import (
-    bet_table,
-    effects_table,
-    findings,
-    reference,
-    windows,
-)
+from flaxae.models.byte_lm.grid_bet import UNIFORM, bet_table, capped, reference, windows
+from flaxae.models.byte_lm.grid_cells import Cell
+from flaxae.models.byte_lm.grid_claims import effects_table, findings
 from flaxae.models.byte_lm.grid_plan import Numbers, Plan
 from flaxae.models.byte_lm.grid_train import (
     EQUAL,
@@ -65,12 +61,18 @@ def page(
         note: a remark on all numbers; "": none.
     """
     bits = found.bits[EQUAL]
-    beside = [reference(bits), windows(bits, found.bits[WINDOW])]
+    beside = [
+        capped(bits, found.diverged[EQUAL]),
+        reference(bits),
+        windows(bits, found.bits[WINDOW]),
+    ]
     lines = ["# The grid of recurrent byte models", ""]
     lines += [note, ""] if note else []
     lines += [
-        f"{len(bits)} cells; bits per byte of the test split of {corpus.manifest.name} (data "
-        f"{corpus.manifest.fingerprint}). Negative differences are better.",
+        f"{len(bits) + len(found.diverged[EQUAL])} cells; bits per byte of the test split of "
+        f"{corpus.manifest.name} (data {corpus.manifest.fingerprint}). Negative differences are "
+        f"better. Cells above {UNIFORM:g} bits, a uniform distribution, count as diverged: they "
+        "are named below the table of cells, and left out of all comparisons with their triples.",
         "",
         *(f"- {line}" for line in corpus.manifest.summary().split("\n")),
         "",
@@ -141,9 +143,23 @@ def cells_table(found: Numbers, plan: Plan, most: int) -> str:
     if len(ranked) > most:
         lines += ["", f"The best {most} of {len(ranked)}; all are in the record."]
     for name, title in {EQUAL: "equal updates", ORIGINAL: "an update every k bytes"}.items():
-        if cells := found.failed[name]:
-            lines += ["", f"Not finite, {title}: {', '.join(map(str, cells))}."]
+        if cells := found.diverged[name]:
+            shown = [diverged(cell, value, found) for cell, value in cells.items()]
+            lines += ["", f"Diverged, {title}: {'; '.join(shown)}."]
     return "\n".join(lines) + "\n"
+
+
+def diverged(cell: Cell, value: float | None, found: Numbers) -> str:
+    """Describe a cell that diverged.
+
+    Args:
+        cell: the cell.
+        value: its bits per byte; None: not finite.
+        found: the numbers.
+    """
+    bits = "not finite" if value is None else f"{value:,.1f} bits"
+    largest = found.largest.get(cell)
+    return f"{cell} ({bits}{'' if largest is None else f', states up to {largest:.3g}'})"
 
 
 def write(

@@ -5,17 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from flaxae.models.byte_lm.grid_cells import Cell, all_cells, fraction, whole_updates
-from flaxae.models.byte_lm.grid_claims import (
+from flaxae.models.byte_lm.grid_bet import (
     Bet,
     at_equal_time,
     bet_table,
-    effect,
-    effects_table,
-    findings,
+    capped,
+    has_diverged,
     reference,
     triple_means,
 )
+from flaxae.models.byte_lm.grid_cells import Cell, all_cells, fraction, whole_updates
+from flaxae.models.byte_lm.grid_claims import effect, effects_table, findings
 from flaxae.models.byte_lm.recurrence import Dynamic
 
 
@@ -116,3 +116,27 @@ def test_effects_of_missing_levels_are_not_a_number():
     bits = {cell: made_up(cell) for cell in fraction() if cell.layers == 1}
     assert math.isnan(effect(bits, "layers", [2], [3]).interval.value)
     assert "not measured" in findings(bits)
+
+
+def test_the_bet_is_also_shown_with_cells_that_diverged():
+    bits = {cell: made_up(cell) for cell in fraction()}
+    assert capped(bits, []) == ""
+    cell = fraction()[1]
+    assert cell.bptt == 2
+    del bits[cell]
+    assert Bet.of(bits).triples == 23
+    # 23 triples have -.2, and one 8 bits minus those of k = 1.
+    expected = (23 * -0.2 + 8 - bits[fraction()[0]]) / 24
+    assert f"CE(1) = {expected:.3f} [" in capped(bits, [cell])
+    assert "over 24 triples, lost" in capped(bits, [cell])
+
+
+def test_worse_than_uniform_is_diverged():
+    assert [has_diverged(x) for x in (2.0, 8.0, 8.1, math.inf, math.nan, None)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]

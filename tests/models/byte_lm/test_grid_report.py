@@ -142,7 +142,7 @@ def test_rows_of_other_settings_are_left_out(record, plan, tmp_path):
         {**SPACE, "get_config": lambda preset: copy_config(plan.base, {"optim.lr": 1e-2})}, ""
     )
     cell = fraction()[0]
-    numbers = {"bits_per_byte": 99.0, "curve": [], "max_state": 99.0}
+    numbers = {"bits_per_byte": 7.0, "curve": [], "max_state": 99.0}
     rows = [row_of(other, variant, cell, numbers) for variant in (EQUAL, ORIGINAL)]
     rows.append(row_of(other, RATE, rated(cell), {"bytes_per_second": 1e9}))
     rows.append(row_of(other, EQUAL, fraction()[1], {"bits_per_byte": None, "curve": []}))
@@ -150,18 +150,24 @@ def test_rows_of_other_settings_are_left_out(record, plan, tmp_path):
     path.write_text(record.read_text() + "\n".join(rows) + "\n")
     assert Numbers.read(path, plan) == Numbers.read(record, plan)
     found = Numbers.read(path, other)
-    assert found.bits == {EQUAL: {cell: 99.0}, ORIGINAL: {cell: 99.0}, WINDOW: {}}
+    assert found.bits == {EQUAL: {cell: 7.0}, ORIGINAL: {cell: 7.0}, WINDOW: {}}
 
 
-def test_cells_that_failed_are_named_by_their_schedule(record, plan, text, tmp_path):
+def test_cells_that_diverged_are_named_by_their_schedule(record, plan, text, tmp_path):
     row = row_of(plan, ORIGINAL, fraction()[3], {"bits_per_byte": None})
-    (tmp_path / "runs.jsonl").write_text(f"{record.read_text()}{row}\n")
+    worse = {"bits_per_byte": 6270.97, "curve": [(1000, 9.0)], "max_state": 6e4}
+    added = f"{row}\n{row_of(plan, EQUAL, fraction()[4], worse)}"
+    (tmp_path / "runs.jsonl").write_text(f"{record.read_text()}{added}\n")
     found = Numbers.read(tmp_path / "runs.jsonl", plan)
-    assert found.failed == {EQUAL: [], ORIGINAL: [fraction()[3]], WINDOW: []}
-    assert len(found.bits[EQUAL]) == 72 and len(found.bits[ORIGINAL]) == 71
+    cells = fraction()[3:5]
+    assert found.diverged == {EQUAL: {cells[1]: 6270.97}, ORIGINAL: {cells[0]: None}, WINDOW: {}}
+    assert len(found.bits[EQUAL]) == len(found.curves) == len(found.bits[ORIGINAL]) == 71
     written = page(found, plan, byte_corpus.read(str(text)), [], "")
-    assert f"Not finite, an update every k bytes: {fraction()[3]}." in written
-    assert "Not finite, equal updates" not in written
+    assert "72 cells; bits per byte" in written
+    assert f"Diverged, an update every k bytes: {cells[0]} (not finite, states up to 2)." in written
+    assert f"equal updates: {cells[1]} (6,271.0 bits, states up to 6e+04)." in written
+    assert "| equal bytes, equal updates | 23 | -0.200 [" in written
+    assert "over 24 triples" in written
     with pytest.raises(ConfigError, match="has numbers of data some data, not of other"):
         require_same([json.loads(row)], "other", record)
 
