@@ -10,8 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from flaxae.models.sae import few_latents
+from flaxae.models.sae.custom_rules import by_platform, grad_in_forward
 from flaxae.models.sae.dead import Activity, activity
-from flaxae.models.sae.eager import by_platform, eager
 from flaxae.models.sae.options import Architecture, Auxiliary, Gate, LossOptions, Sparsity
 from flaxae.models.sae.reconstruction import squared_error, variance
 from flaxae.nn.linear import align
@@ -100,7 +100,7 @@ def dictionary_loss(
         partial(call, lambda sae, at, ctx, _: _dense_terms(sae, architecture, options, at, ctx)),
     )
     args = (rest, ctx.step, ctx.hparams, (x, target, weights, dead, importance))
-    made: Any = eager(pick, terms, params, args)
+    made: Any = grad_in_forward(pick, terms, params, args)
     total, found = made
     return found._replace(total=total)
 
@@ -132,7 +132,7 @@ def _few_terms(
             return jax.lax.cond(jnp.any(args[1][-1]), *functions, params, args)
 
         args = (rest, (x, output, target, weights, dead))
-        made: Any = eager(pick, (loss, none), params, jax.lax.stop_gradient(args))
+        made: Any = grad_in_forward(pick, (loss, none), params, jax.lax.stop_gradient(args))
         parts["auxk"] = made[0]
         total += parts["auxk"]
     return Terms(

@@ -21,8 +21,8 @@ from flaxae.training.load import load
 ALL_BUT_SPLICED = ("clean", "ablated")
 
 
-class Bench:
-    """The texts and passes of the language model that the runs of a report share.
+class Evaluator:
+    """An evaluator of the runs of a report, which share texts and passes of the language model.
 
     Args:
         folder: folder of the files of shared results.

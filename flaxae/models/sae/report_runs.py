@@ -14,7 +14,7 @@ from flaxae.data.text import digest
 from flaxae.errors import ConfigError, require
 from flaxae.measures.stats import finite
 from flaxae.models.sae import report_page, report_search, states
-from flaxae.models.sae.report_measures import Bench
+from flaxae.models.sae.report_measures import Evaluator
 from flaxae.storage.paths import write_text
 from flaxae.sweep import sweep
 from flaxae.sweep.record import Row, add_to_record, complete, read_record, running_commit
@@ -80,11 +80,11 @@ class Report:
         return f"{data.path or data.name} {digest(texts)}"
 
     @cached_property
-    def bench(self) -> Bench:
+    def evaluator(self) -> Evaluator:
         """Texts and passes of the model that all runs are measured with."""
         level, folder = self.level, self.workdir / "shared"
         splits = self.space["SPLITS"]
-        return Bench(folder, level.facts, self.sets, level.examples, HOOKS, splits)
+        return Evaluator(folder, level.facts, self.sets, level.examples, HOOKS, splits)
 
     def row(self, config: Config, overrides: dict[str, Any], numbers: Any, began: float) -> Row:
         """Return the entries of a row beside its name."""
@@ -120,7 +120,7 @@ class Report:
             result = run(self.cached(config), folder)
             if not result.finished:
                 return None
-            numbers = self.bench.measure(folder, in_range)
+            numbers = self.evaluator.measure(folder, in_range)
             return self.row(config, overrides, numbers, began)
 
         key = config_hash(config)
@@ -252,7 +252,7 @@ class Report:
     def run(self, only: list[str]) -> None:
         """Fill the cache, train and measure all runs, and write the page."""
         space = self.space
-        _ = self.bench  # an error before the first run if a package with texts is missing
+        _ = self.evaluator  # an error before the first run if a package with texts is missing
         self.fill()
         names = [*space["SPARSE"], *space["OTHERS"], *self.codes]
         settings = {name: self.tuned(name) for name in names if not only or name in only}

@@ -212,14 +212,16 @@ def test_a_row_without_the_data_sets_is_measured_again(space, tmp_path, monkeypa
     monkeypatch.setattr(report_runs, "run", lambda *_: done)
     for sets, count in ((False, 0), (True, 1), (True, 1)):
         report = Report(space, "quick", tmp_path, record, sets=sets)
-        report.bench = types.SimpleNamespace(measure=measure)
+        report.evaluator = types.SimpleNamespace(measure=measure)
         assert report.one("topk", {}, 0)["l0"] == 6 and len(calls) == count
     assert read_record(record)[config_hash(config)]["numbers"]["sets_k16"] == 0.75
 
 
 def test_shared_results_are_whole_files_of_one_dtype(tmp_path, monkeypatch):
     """The report is killed while it writes one, and starts again."""
-    bench = report_measures.Bench(tmp_path, 2, (), (2, 2), ("resid_out",), ("dev", "test_line"))
+    evaluator = report_measures.Evaluator(
+        tmp_path, 2, (), (2, 2), ("resid_out",), ("dev", "test_line")
+    )
     options, calls = SAEOptions(), []
     rows = TokenRows(*(np.ones((1, 3), t) for t in (np.int32, np.float32, bool)))
     source = types.SimpleNamespace(
@@ -240,11 +242,13 @@ def test_shared_results_are_whole_files_of_one_dtype(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "splice_totals", sums)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("pathlib.Path.write_text", killed)
-        bench._baseline(task, None)
-    assert bench._baseline(task, None) == bench._baseline(task, None) == {"clean": [1.0, 2.0]}
+        evaluator._baseline(task, None)
+    assert (
+        evaluator._baseline(task, None) == evaluator._baseline(task, None) == {"clean": [1.0, 2.0]}
+    )
     assert len(calls) == 2 and calls[0][-1] == "test_line"
     options.model_dtype = "bfloat16"
-    assert bench._baseline(task, None) and len(calls) == 3
+    assert evaluator._baseline(task, None) and len(calls) == 3
     # The states of labelled texts too.
     read = []
 

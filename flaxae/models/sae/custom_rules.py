@@ -1,4 +1,4 @@
-"""Losses whose gradient is computed together with their value.
+"""Custom rules of differentiation and vectorisation for losses that have branches.
 
 A branch of `jax.lax.cond` that is differentiated keeps its intermediate arrays for the backward
 pass, and the other branch writes zeros of the same shapes. Here, each branch returns a value and a
@@ -16,8 +16,12 @@ Pick = Callable[[Sequence[Callable], Any, Any], Any]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def eager(pick: Pick, functions: tuple[Function, ...], params: Any, args: Any) -> tuple[Any, Any]:
-    """Return what the picked function returns; only its scalar has a gradient, of the parameters.
+def grad_in_forward(
+    pick: Pick, functions: tuple[Function, ...], params: Any, args: Any
+) -> tuple[Any, Any]:
+    """Return what the picked function returns, and compute its gradient in the forward pass.
+
+    Only the scalar has a gradient, that of the parameters.
 
     Args:
         pick: calls one of the functions that it is given: (functions, params, args) -> outputs.
@@ -38,7 +42,7 @@ def _backward(pick: Pick, functions: Any, grads: Any, cotangents: Any) -> tuple[
     return jax.tree.map(lambda x: x * scale, grads), None
 
 
-eager.defvjp(_forward, _backward)
+grad_in_forward.defvjp(_forward, _backward)
 
 
 def by_platform(cpu: Callable, default: Callable, *args: Any) -> Any:
