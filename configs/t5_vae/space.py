@@ -46,6 +46,26 @@ def shuffled(share: float, start: float = 0.0) -> dict[str, Any]:
     return {"task.noise.shuffle": 1.0, "task.noise.share": share, "task.noise.start": start}
 
 
+def estimate(dim: int, share: float) -> dict[str, Any]:
+    """Return the fields of a decoder that reads the noise and estimates of clean codes.
+
+    Each text has a sigma of its own, up to .9. At .9 received codes are nearly N(0, I) and carry
+    few bits, so that the decoder learns to write a text from a draw of N(0, I); at .1 it copies.
+
+    Args:
+        dim: numbers per code.
+        share: share of the texts that are permuted in the second half of the run.
+    """
+    return {
+        **sphere(dim, 0.9),
+        **shuffled(share, start=0.5),
+        "task.latent.noise_start": 0.3,
+        "task.latent.noise_low": 0.1,
+        "task.latent.reads_noise": True,
+        "task.latent.reads_estimate": True,
+    }
+
+
 _BITS = {
     "task.latent.channel": "preserving",
     "task.latent.noise_start": 0.1,
@@ -87,6 +107,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "task.latent.reads_noise": True,
         "task.latent.noise_low": 0.1,
     },
+    "estimate_256": estimate(256, 0.25),
+    "estimate_128": estimate(128, 0.25),
+    "estimate_128_half": estimate(128, 0.5),
     "word_dropout": {**sphere(256, 0.6), "task.noise.word_dropout": 0.3},
     "deeper": {**sphere(256, 0.6), **_DEEPER},
     # A bottleneck that cannot copy position by position.

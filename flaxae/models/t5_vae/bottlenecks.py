@@ -70,6 +70,9 @@ class LatentConfig(Section):
     # the decoder reads it. Without noise it reads noise_low.
     reads_noise: bool = False
     noise_low: NonNegative = 0.0
+    # With reads_noise and the preserving channel: the decoder reads sqrt(1 - sigma^2) times the
+    # noisy code, the best linear estimate of the clean one, so that strong noise hardly enters it.
+    reads_estimate: bool = False
     scale_codes: bool = True  # additive only: scale clean codes to the norm of noisy ones
     queue: Whole = 0  # number of codes of earlier steps that the MMD also reads
     ignored: bool = False  # the decoder reads 1s instead of codes: a lower bound for codes
@@ -129,6 +132,12 @@ class LatentConfig(Section):
             not self.target_bits or self.size <= MOST_CONTROLLED,
             f"task.latent.target_bits keeps the covariance of codes, {self.size} x {self.size} "
             f"numbers, and factorises it in each step: codes may have {MOST_CONTROLLED} numbers",
+        )
+        require(
+            not self.reads_estimate or (self.reads_noise and preserving and not self.projected),
+            "task.latent.reads_estimate needs task.latent.reads_noise and "
+            "task.latent.channel=preserving, and another task.latent.bottleneck than "
+            "attention_pool, which has one length for all codes",
         )
         highest = max(self.noise_start, self.noise_end)
         require(

@@ -207,7 +207,7 @@ class T5VAEModel(nnx.Module):
             States of all positions of all segments on one axis, for `t5.logits` and `t5.loss`.
         """
         ctx = ctx.at("decoder")
-        z = reading.decoder_code(self.latent, z)
+        z = reading.decoder_code(self.latent, z, sigma)
         segments = segments_of(ids)
         inputs = [shift_right(part) for part in ids] if inputs is None else inputs
         x = self.t5.embedding(join_segments(inputs), ctx.at("embedding"))
@@ -268,7 +268,7 @@ class T5VAEModel(nnx.Module):
             cache: {"layers": leaves (layer, B, ...), "rows": leaves (B, ...)}.
         """
         ctx = ctx.at("decoder")
-        z = reading.decoder_code(self.latent, z)
+        z = reading.decoder_code(self.latent, z, sigma)
         max_length = max_length or self.max_length
         extras, added = reading.layer_inputs(self, z, ctx), reading.input_bias(self, z, ctx, sigma)
         decoder = self.t5.decoder

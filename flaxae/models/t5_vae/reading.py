@@ -13,10 +13,24 @@ from flaxae.text_autoencoder.channel import Channel, on_sphere
 NOISE_FEATURES = 8  # cosines by which the decoder reads a sigma
 
 
-def decoder_code(latent: LatentConfig, z: Float[Array, "B L Z"]) -> Float[Array, "B L Z"]:
-    """Return the decoder's input: codes, their projections on the sphere, or constants."""
+def decoder_code(
+    latent: LatentConfig, z: Float[Array, "B L Z"], sigma: Float[Array, "B"] | None = None
+) -> Float[Array, "B L Z"]:
+    """Return the decoder's input: codes, their estimates or projections, or constants.
+
+    With `reads_estimate` the code is multiplied by sqrt(1 - sigma^2). If clean codes have mean 0
+    and unit covariance, this is the linear estimate of the clean code with the smallest error.
+
+    Args:
+        latent: the code's config.
+        z: received codes.
+        sigma: the noise that the decoder reads; None: `latent.noise_low`.
+    """
     if latent.ignored:
         return jnp.ones_like(z)  # not 0, because the memory's norm divides by its length
+    if latent.reads_estimate:
+        known = jnp.float32(latent.noise_low) if sigma is None else sigma[:, None, None]
+        return jnp.sqrt(1 - jnp.square(known)) * z
     return on_sphere(z) if latent.projected else z
 
 

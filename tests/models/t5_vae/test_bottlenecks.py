@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 
 from flaxae.errors import ConfigError
-from flaxae.models.t5_vae import bottlenecks, noise
+from flaxae.models.t5_vae import bottlenecks, noise, reading
 from flaxae.models.t5_vae.noise import NoiseConfig
 from flaxae.task import Context
+from flaxae.text_autoencoder.channel import Channel, transmit
 from tests.models.t5_vae.tiny import tiny_config, tiny_model, tiny_task
 
 IDS = jnp.asarray([[5, 6, 1, 0], [7, 8, 9, 1]], jnp.int32)
@@ -101,6 +102,8 @@ def test_wrong_fields_are_named():
         ({"noise_low": 0.1, "noise_end": 0.2}, r"latent.noise_low=0\.1 needs"),
         ({"noise_low": 0.3, "noise_end": 0.2, "reads_noise": True}, r"latent.noise_low=0\.3 needs"),
         ({"reads_noise": True}, "latent.reads_noise without noise"),
+        ({"reads_estimate": True, "channel": "preserving"}, "latent.reads_estimate needs"),
+        ({"reads_estimate": True, "reads_noise": True, "noise_end": 0.5}, "reads_estimate needs"),
         ({"target_bits": 90.0}, "target_bits=90: 8 numbers carry at most 80 bits"),
         ({"target_bits": 80.0, "dim": 9000}, "target_bits keeps .* 9000 x 9000 numbers"),
     ):
@@ -115,6 +118,18 @@ def test_wrong_fields_are_named():
     ):
         with pytest.raises(ConfigError, match=name):
             tiny_config(**{f"task__noise__{k}": v for k, v in fields.items()}).freeze()
+
+
+def test_the_decoder_reads_the_best_linear_estimate_of_a_clean_code():
+    estimates = bottlenecks.LatentConfig(channel=Channel.PRESERVING, reads_estimate=True)
+    z, noise = jax.random.normal(jax.random.key(0), (2, 2, 20_000, 1))
+    sigma = jnp.asarray([0.3, 0.9])
+    noisy = transmit(z, sigma, Channel.PRESERVING, noise)
+    found = reading.decoder_code(estimates, noisy, sigma)
+    slopes = (z * noisy).sum((1, 2)) / jnp.square(noisy).sum((1, 2))  # of least squares
+    np.testing.assert_allclose(found, slopes[:, None, None] * noisy, rtol=0.05)
+    # Without a sigma it is noise_low, here 0.
+    np.testing.assert_array_equal(reading.decoder_code(estimates, noisy), noisy)
 
 
 class TestNoise:

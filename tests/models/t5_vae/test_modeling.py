@@ -45,7 +45,10 @@ DECODER_SIDES = {
         "kv_slot": True,
         "cross_gate": True,
         "num_latents": 2,
+        "channel": "preserving",
         "reads_noise": True,
+        "reads_estimate": True,
+        "noise_low": 0.3,
         "noise_end": 0.5,
     },
 }
