@@ -12,7 +12,7 @@ from flaxae.errors import ConfigError, require
 from flaxae.explore import answers, texts
 from flaxae.explore.space import MAX_SAMPLES, LatentSpace
 from flaxae.measures.text import edit_distance, is_valid, path_lengths
-from flaxae.text_autoencoder.interpolation import path_codes
+from flaxae.text_autoencoder.interpolation import MIXED, path_codes
 
 FAR = 0.01  # a code is far from the corpus if at most this share of its codes is less likely
 STEPS = 100  # positions of the slider between two texts
@@ -38,7 +38,7 @@ class Explorer(LatentSpace):
         """
         require(2 <= steps <= MAX_SAMPLES, f"steps={steps} must be 2 to {MAX_SAMPLES}")
         how = how or self.best_path[0]
-        decoded = self._decode(self._path(a, b, how, np.linspace(0, 1, steps)))
+        decoded = self._path(a, b, how, np.linspace(0, 1, steps))
         lengths = path_lengths(decoded)
         return answers.Interpolation(
             texts=decoded,
@@ -53,7 +53,7 @@ class Explorer(LatentSpace):
     def between_at(self, a: str, b: str, step: int, how: str = "") -> str:
         """Decode the code at step / 100 of the path from a to b (see `between`)."""
         require(0 <= step <= STEPS, f"step={step} must be 0 to {STEPS}")
-        return self._decode(self._path(a, b, how, np.asarray([step / STEPS])))[0]
+        return self._path(a, b, how, np.asarray([step / STEPS]))[0]
 
     def point(self, index: int, k: int = 5) -> answers.Point:
         """Decode the code of a text of the corpus, and find its neighbours.
@@ -215,15 +215,16 @@ class Explorer(LatentSpace):
             lost=self.lost(text),
         )
 
-    def _path(
-        self, a: str, b: str, how: str, fractions: Float[np.ndarray, " n"]
-    ) -> Float[np.ndarray, "n D"]:
-        """Return the codes at fractions of the path between two texts."""
+    def _path(self, a: str, b: str, how: str, fractions: Float[np.ndarray, " n"]) -> list[str]:
+        """Return the decoded texts at fractions of the path between two texts."""
         how = how or self.best_path[0]
         require(how in self.paths, f"{how!r}: give one of {', '.join(self.paths)}")
         za, zb = self._encode([self.check(a), self.check(b)])
         prior: Any = self.model.prior("flow") if how == "prior" else None
-        return self._on_space(path_codes(how, za, zb, fractions, prior=prior, again=self._again))
+        again = {"again": self._again, "first": lambda codes: self._again(codes, (za, zb))}
+        codes = self._on_space(path_codes(how, za, zb, fractions, prior=prior, **again))
+        assumed = self._path_noise(codes, za, zb) if how in MIXED else 0.0
+        return self._decode(codes, assumed_noise=assumed)
 
     def _check_noise(self, noise: float) -> None:
         most = self.max_noise

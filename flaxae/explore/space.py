@@ -279,10 +279,10 @@ class LatentSpace:
             raise ConfigError("the model is broken: its codes of these texts are not finite")
         return codes
 
-    def _decode(self, codes: Float[np.ndarray, "n D"], **options: float) -> list[str]:
+    def _decode(self, codes: Float[np.ndarray, "n D"], **options: Any) -> list[str]:
         """Decode codes; options other than 0 need a model with `max_noise` (see `protocol`)."""
         shape = (len(codes), self.model.num_latents, self.model.dim)
-        given: dict[str, Any] = {name: x for name, x in options.items() if x}
+        given = {name: x for name, x in options.items() if np.any(x)}
         require(
             not given.keys() - {"seed"} or self.max_noise > 0,
             f"this model decodes without {' and '.join(given.keys() - {'seed'})}: leave it at 0",
@@ -299,15 +299,42 @@ class LatentSpace:
         shape = (len(codes), self.model.num_latents, self.model.dim)
         return np.asarray(place(codes.reshape(shape)), np.float32).reshape(len(codes), self.size)
 
-    def _again(self, codes: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
-        """Decode codes and encode the texts (see `interpolation.reencoded`)."""
+    def _path_noise(
+        self,
+        codes: Float[np.ndarray, "n D"],
+        a: Float[np.ndarray, " D"],
+        b: Float[np.ndarray, " D"],
+    ) -> Any:
+        """Return the noise that the decoder assumes in codes between two ends; 0: it reads none."""
+        found: Any = getattr(self.model, "path_noise", None)
+        if found is None:
+            return 0.0
+        shape = (-1, self.model.num_latents, self.model.dim)
+        sigma = found(codes.reshape(shape), a.reshape(shape)[0], b.reshape(shape)[0])
+        return 0.0 if sigma is None else sigma
+
+    def _again(
+        self, codes: Float[np.ndarray, "n D"], ends: tuple[Any, Any] | None = None
+    ) -> Float[np.ndarray, "n D"]:
+        """Decode codes and encode the texts (see `interpolation.reencoded`).
+
+        Args:
+            codes: the codes.
+            ends: those of the path on which they are mixed; None: they are codes of texts.
+        """
+
+        def decode(mixed: np.ndarray) -> list[str]:
+            mixed = self._on_space(mixed)
+            return self._decode(
+                mixed, assumed_noise=self._path_noise(mixed, *ends) if ends else 0.0
+            )
 
         def encode(given: list[str]) -> np.ndarray:
             parts = [given[i : i + AT_A_TIME] for i in range(0, len(given), AT_A_TIME)]
             # More at a time would be compiled anew.
             return np.concatenate([self.model.encode(part, truncate=True) for part in parts])
 
-        return reencoded(codes, lambda x: self._decode(self._on_space(x)), encode)
+        return reencoded(codes, decode, encode)
 
     def _one_of_each_length(self) -> list[str]:
         """Return one text per number of tokens, if one is found: made of a's, or of the corpus."""

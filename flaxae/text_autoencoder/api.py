@@ -9,7 +9,7 @@ from jaxtyping import Float
 from flaxae.errors import ConfigError, require
 from flaxae.text_autoencoder import checks
 from flaxae.text_autoencoder.coding import TextCoder
-from flaxae.text_autoencoder.interpolation import ROUNDS, path_codes, reencoded
+from flaxae.text_autoencoder.interpolation import MIXED, ROUNDS, path_codes, reencoded
 from flaxae.text_autoencoder.priors import Prior
 
 Code = Float[np.ndarray, "L Z"]
@@ -59,13 +59,17 @@ class TextAutoencoder(TextCoder):
                 path is "prior".
             rounds: rounds of decoding and encoding, for the path "denoised"; None: 2.
             noise: see `decode`.
-            **sampling: see `decode`.
+            **sampling: see `decode`. By default the decoder assumes the noise of `path_noise` on
+                "slerp" and "lerp".
 
         Raises:
             ConfigError: if an argument is wrong.
         """
         require("how" not in sampling, "how=: the argument is called path, see interpolate")
         codes = self.path(a, b, steps, path, prior=prior, rounds=rounds)
+        if path in MIXED and prior is None and sampling.get("assumed_noise") is None:
+            sigma = checks.noise(noise, self._codec.channel)
+            sampling["assumed_noise"] = self.path_noise(codes, codes[0], codes[-1], sigma)
         return self.decode(codes, noise=noise, **sampling)
 
     def path(
@@ -108,17 +112,24 @@ class TextAutoencoder(TextCoder):
                 f"path={path!r}: a prior is used by the path 'prior' only; leave one of them out",
             )
             path = "prior"
+
+        def again(given: Code, mixed: bool = False) -> Code:
+            def decode(z: Code) -> list[str]:
+                z = self.on_space(z)
+                return self.decode(
+                    z, assumed_noise=self.path_noise(z, first, last) if mixed else None
+                )
+
+            return reencoded(given, decode, lambda texts: self.encode(texts, truncate=True))
+
         codes = path_codes(
             path,
             first,
             last,
             np.linspace(0, 1, steps),
             prior=self.prior(prior or "flow") if path == "prior" else None,
-            again=lambda given: reencoded(
-                given,
-                lambda x: self.decode(self.on_space(x)),
-                lambda texts: self.encode(texts, truncate=True),
-            ),
+            again=again,
+            first=lambda given: again(given, mixed=True),
             rounds=rounds,
         )
         return self.on_space(codes)

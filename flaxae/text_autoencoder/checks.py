@@ -148,6 +148,18 @@ def noise(value: Any, channel: Channel, name: str = "noise") -> float:
     return sigma
 
 
+def noises(value: Any, count: int, channel: Channel, name: str) -> float | Float[np.ndarray, " n"]:
+    """Return a standard deviation, or one per code, as floats (see `noise`).
+
+    Raises:
+        ConfigError: if there are more or fewer than codes, or one of them is wrong.
+    """
+    if not np.ndim(value):
+        return noise(value, channel, name)
+    require(np.shape(value) == (count,), f"{name} of shape {np.shape(value)}: give one per code")
+    return np.asarray([noise(x, channel, name) for x in value], np.float32)
+
+
 def sampling(options: dict[str, Any]) -> Sampling:
     """Return checked options of decoding.
 

@@ -21,6 +21,7 @@ from flaxae.data.tokens import TokenTable
 from flaxae.decoding import Sampling
 from flaxae.task import Context
 from flaxae.text_autoencoder.channel import Channel, on_space, transmit
+from flaxae.text_autoencoder.interpolation import noise_on_path
 from flaxae.text_autoencoder.protocol import LatentModel, TextTokenizer
 
 # The number of rows of a call is padded to the next of ROWS, the length of texts to the next of
@@ -162,7 +163,7 @@ class Codec:
         z: Float[np.ndarray, "B L Z"],
         sampling: Sampling | None = None,
         seed: int = 0,
-        assumed_noise: float | None = None,
+        assumed_noise: float | Float[np.ndarray, " B"] | None = None,
     ) -> Int[np.ndarray, "B T"]:
         """Return the ids that codes are decoded to.
 
@@ -171,11 +172,13 @@ class Codec:
             sampling: how ids are chosen; None: greedy.
             seed: seed of random choices.
             assumed_noise: standard deviation of the noise in z that a decoder that reads it
-                assumes; None: the smallest that it was trained with. Others ignore it.
+                assumes, one for all codes or one per code; None: the smallest that it was trained
+                with. Others ignore it.
         """
         z = np.asarray(z, np.float32).reshape(len(z), self.num_latents, self.dim)  # (B, L, Z)
         out = np.empty((len(z), self.max_length), np.int32)
-        assumed = self.lowest_sigma if assumed_noise is None else assumed_noise
+        known = self.lowest_sigma if assumed_noise is None else assumed_noise
+        assumed = np.broadcast_to(np.asarray(known, np.float32), len(z))  # (B,)
 
         def call(rows: np.ndarray) -> jax.Array:
             return _generate(
@@ -186,7 +189,7 @@ class Codec:
                 self.tokenizer.vocab_size,
                 sampling or Sampling(),
                 np.asarray([seed, rows[0]], np.uint32),
-                np.full(_size(len(rows)), assumed, np.float32) if self.reads_noise else None,
+                _padded(assumed[rows]) if self.reads_noise else None,
             )
 
         parts = [np.arange(len(z))[part] for part in _parts(len(z))]
@@ -200,7 +203,7 @@ class Codec:
         sampling: Sampling | None = None,
         seed: int = 0,
         noise: float = 0.0,
-        assumed_noise: float | None = None,
+        assumed_noise: float | Float[np.ndarray, " B"] | None = None,
     ) -> list[str]:
         """Return the texts of clean codes, sent through the channel.
 
@@ -216,6 +219,30 @@ class Codec:
         return self.texts(
             self.generate(self.received(z, noise, seed), sampling, seed, assumed_noise)
         )
+
+    def path_noise(
+        self,
+        codes: Float[np.ndarray, "n L Z"],
+        a: Float[np.ndarray, "... Z"],
+        b: Float[np.ndarray, "... Z"],
+        noise: float = 0.0,
+    ) -> Float[np.ndarray, " n"] | None:
+        """Return the noise that the decoder assumes in codes between two ends.
+
+        Args:
+            codes: codes on paths.
+            a: see `interpolation.noise_on_path`.
+            b: see `interpolation.noise_on_path`.
+            noise: standard deviation of the channel's noise, through which the codes are sent.
+
+        Returns:
+            One sigma per code, within those of training; None if the decoder reads no noise, or
+            the channel is not the preserving one.
+        """
+        if not self.reads_noise or self.channel is not Channel.PRESERVING:
+            return None
+        kept = (1 - np.square(noise_on_path(codes, a, b))) * (1 - noise**2)  # squared cosines
+        return np.clip(np.sqrt(1 - kept), self.lowest_sigma, max(self.sigma, noise))
 
     def on_space(self, z: Float[np.ndarray, "B L Z"]) -> Float[np.ndarray, "B L Z"]:
         """Return changed codes as the model makes codes (see `channel.on_space`)."""

@@ -75,7 +75,7 @@ class TextCoder(Pretrained):
         z: Float[np.ndarray, "B L Z"],
         *,
         noise: float = 0.0,
-        assumed_noise: float | None = None,
+        assumed_noise: float | Float[np.ndarray, " B"] | None = None,
         seed: int = 0,
         **sampling: Any,
     ) -> list[str]:
@@ -92,7 +92,8 @@ class TextCoder(Pretrained):
             noise: sigma of the model's channel, through which codes are sent first (see
                 `flaxae.text_autoencoder.channel`); 0: no noise.
             assumed_noise: sigma that a decoder that reads it (task.latent.reads_noise) assumes in
-                the codes; None: `noise`, or if that is 0 the smallest of training.
+                the codes, one for all or one per code; None: `noise`, or if that is 0 the smallest
+                of training.
             seed: seed of random choices and of the noise, from 0 to 2 ** 32 - 1.
             **sampling: fields of `decoding.Sampling`: temperature, top_k, top_p, or beams and
                 length_penalty.
@@ -118,7 +119,8 @@ class TextCoder(Pretrained):
                 f"assumed_noise={assumed_noise}: the decoder of this model does not read the noise "
                 "(it was trained without task.latent.reads_noise); leave it out",
             )
-            assumed_noise = checks.noise(assumed_noise, self._codec.channel, "assumed_noise")
+            given: Any = assumed_noise
+            assumed_noise = checks.noises(given, len(codes), self._codec.channel, "assumed_noise")
         return self._codec.decode(codes, options, seed, sigma, assumed_noise)
 
     def on_space(self, z: Float[np.ndarray, "... Z"]) -> Float[np.ndarray, "n L Z"]:
@@ -150,6 +152,29 @@ class TextCoder(Pretrained):
         """
         normal = isinstance(prior, StandardNormal)
         return self._codec.sigma if normal and self._codec.reads_noise else None
+
+    def path_noise(
+        self,
+        codes: Float[np.ndarray, "n L Z"],
+        a: Float[np.ndarray, "L Z"],
+        b: Float[np.ndarray, "L Z"],
+        noise: float = 0.0,
+    ) -> Float[np.ndarray, " n"] | None:
+        """Return the sigma that a decoder that reads it assumes in codes between two ends.
+
+        A code in the middle of a slerp is as far from both ends as the code of a text is from what
+        the channel makes of it with a strong noise. `interpolate` assumes that noise.
+
+        Args:
+            codes: codes of a path, on the model's space.
+            a: the first end.
+            b: the last end.
+            noise: sigma of the channel's noise, through which the codes are sent.
+
+        Returns:
+            One sigma per code, for `decode`; None if the decoder does not read the noise.
+        """
+        return self._codec.path_noise(codes, a, b, noise)
 
     def reconstruct(
         self, texts: Sequence[str], *, truncate: bool = False, **sampling: Any

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from flaxae.errors import ConfigError, require
 
 PATHS = ("slerp", "lerp", "prior", "denoised")
+MIXED = ("slerp", "lerp")  # paths whose inner codes are not those of texts, nor drawn from a prior
 ROUNDS = 2  # of decoding and encoding, on a denoised path
 
 
@@ -59,6 +60,7 @@ def denoised(
     inner: Bool[np.ndarray, " n"],
     again: Reencode,
     rounds: int = ROUNDS,
+    first: Reencode | None = None,
 ) -> Float[np.ndarray, "n ..."]:
     """Return the codes of denoised paths.
 
@@ -67,11 +69,34 @@ def denoised(
         inner: False for ends, which stay as they are.
         again: decodes codes and encodes the texts, see `reencoded`.
         rounds: number of calls of `again`.
+        first: replaces `again` in the first round, whose codes are not those of texts.
     """
     out = np.array(codes, np.float32)
-    for _ in range(rounds if inner.any() else 0):
-        out[inner] = again(out[inner])
+    for i in range(rounds if inner.any() else 0):
+        out[inner] = (again if i or first is None else first)(out[inner])
     return out
+
+
+def noise_on_path(
+    codes: Float[np.ndarray, "n ..."], a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]
+) -> Float[np.ndarray, " n"]:
+    """Return the noise that codes between two ends seem to have, for a decoder that reads it.
+
+    The preserving channel with noise sigma leaves a cosine of sqrt(1 - sigma^2) between a code and
+    what is received. The cosine between a code and the nearer end gives its sigma: 0 at the ends,
+    .71 in the middle of a slerp between orthogonal codes.
+
+    Args:
+        codes: codes on paths, on the model's space.
+        a: the first end of each path, or of all.
+        b: the last end of each path, or of all.
+    """
+    flat = codes.reshape(len(codes), -1)  # (n, D)
+    cosines = []
+    for end in (a.reshape(-1, flat.shape[1]), b.reshape(-1, flat.shape[1])):  # (n, D) or (1, D)
+        lengths = np.linalg.norm(flat, axis=1) * np.linalg.norm(end, axis=1)
+        cosines.append((flat * end).sum(1) / np.maximum(lengths, 1e-12))
+    return np.sqrt(1 - np.square(np.clip(np.max(cosines, axis=0), 0, 1))).astype(np.float32)
 
 
 def slerp(
@@ -134,6 +159,7 @@ def path_codes(
     *,
     prior: PathPrior | None = None,
     again: Reencode | None = None,
+    first: Reencode | None = None,
     rounds: int = ROUNDS,
 ) -> Float[np.ndarray, "n ..."]:
     """Return the codes at fractions of a path.
@@ -145,7 +171,8 @@ def path_codes(
         fractions: places on the path: 0 is a, 1 is b.
         prior: the prior of the path "prior".
         again: decodes codes and encodes the texts, for the path "denoised" (see `reencoded`).
-        rounds: number of calls of `again`.
+        first: the same for the first round (see `denoised`).
+        rounds: number of rounds.
 
     Raises:
         ConfigError: if the path is unknown, or what it needs is missing.
@@ -163,4 +190,4 @@ def path_codes(
         return codes
     if again is None:
         raise ConfigError("path='denoised' needs a model that decodes and encodes")
-    return denoised(codes, (fractions > 0) & (fractions < 1), again, rounds)
+    return denoised(codes, (fractions > 0) & (fractions < 1), again, rounds, first)

@@ -182,7 +182,8 @@ class Autoencoder(Protocol):
     `decode` takes `noise` (sigma of the noise on codes, up to max_noise), `temperature` (of the
     choice of ids; 0: the most likely) and `seed`, and the explorer has sliders for them. It may
     have `on_space(z)`, which returns changed codes as the model makes codes, and
-    `assumed_noise(prior)`, the `assumed_noise` with which draws of a prior are decoded (or None).
+    `assumed_noise(prior)` and `path_noise(codes, a, b)`, the `assumed_noise` with which draws of a
+    prior, and codes between two ends, are decoded (or None).
 
     Attributes:
         num_latents: number of latent vectors per code, L.

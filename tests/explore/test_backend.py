@@ -70,6 +70,28 @@ def test_a_model_with_a_flow_has_paths_through_its_noise():
     assert made.between_at("aa", "ii", 30, "prior") == made.between_at("aa", "ii", 30, "slerp")
 
 
+def test_a_decoder_that_reads_the_noise_is_given_that_of_the_place_on_a_path():
+    class Reads(Letters):
+        """Its noise is the place on the path, by the first letter's number."""
+
+        def decode(self, z, assumed_noise=None, **options):
+            self.assumed = assumed_noise
+            return super().decode(z, **options)
+
+        def path_noise(self, codes, a, b):
+            first, start, end = (x[..., 0, 0] for x in (codes, a, b))
+            return (first - start) / (end - start)
+
+    model = Reads()
+    made = Explorer(model)
+    made.between("aa", "ii", "lerp", steps=3)
+    np.testing.assert_allclose(model.assumed, [0, 0.5, 1], atol=1e-6)
+    made.between_at("aa", "ii", 30, "lerp")
+    np.testing.assert_allclose(model.assumed, [0.3], atol=1e-6)
+    made.between("aa", "ii", "denoised", steps=3)
+    assert model.assumed is None  # the last codes are those of texts
+
+
 def test_noise_and_temperature_of_the_words(explorer):
     plain, noisy = explorer.samples(n=4), explorer.samples(n=4, noise=0.5)
     assert noisy.texts != plain.texts == explorer.samples(n=4, noise=0.0).texts

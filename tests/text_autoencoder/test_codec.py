@@ -13,6 +13,8 @@ from flaxae.text_autoencoder import checks
 from flaxae.text_autoencoder.channel import Channel
 from flaxae.text_autoencoder.codec import Codec
 from flaxae.text_autoencoder.evaluation import text_space
+from flaxae.text_autoencoder.evaluation.paths import texts_of_paths
+from flaxae.text_autoencoder.interpolation import noise_on_path, slerp_at
 
 
 class ReadsNoise(nnx.Module):
@@ -57,6 +59,31 @@ def test_the_decoder_reads_the_noise():
 
     pulled = text_space.pull_to_text(reads, measure, z, (0,), assumed_noise=reads.sigma)
     assert pulled[0]["texts"] == ["60"] * 3
+
+
+def test_a_decoder_that_reads_the_noise_assumes_that_of_the_place_on_a_path():
+    z = np.eye(2, ReadsNoise.dim, dtype=np.float32)[:, None] * ReadsNoise.dim**0.5  # (2, 1, Z)
+    reads, fractions = codec(ReadsNoise()), np.linspace(0, 1, 4)
+    codes = slerp_at(*z, fractions)
+    sines = np.sin(np.pi / 2 * np.asarray([0, 1 / 3, 1 / 3, 0]))
+    np.testing.assert_allclose(noise_on_path(codes, *z), sines, atol=1e-3)
+    # Within the noise of training, .1 to .6; with more of the channel's noise it is that.
+    assert reads.decode(codes, assumed_noise=reads.path_noise(codes, *z)) == [
+        "10",
+        "50",
+        "50",
+        "10",
+    ]
+    far = slerp_at(*z, np.asarray([0.5]))
+    assert reads.path_noise(far, *z) == pytest.approx(0.6)
+    assert reads.path_noise(z, *z, noise=0.3) == pytest.approx([0.3, 0.3])
+    assert reads.path_noise(far, *z, noise=0.8) == pytest.approx(0.8)
+    assert texts_of_paths(reads, "slerp", z[:1], z[1:], 4) == [["10", "50", "50", "10"]]
+    # The decoder reads no noise, or the noise of another channel.
+    plain = ReadsNoise()
+    plain.channel = Channel.ADDITIVE
+    assert codec(plain).path_noise(codes, *z) is None
+    assert texts_of_paths(codec(plain), "slerp", z[:1], z[1:], 4) == [["10"] * 4]
 
 
 def test_codes_are_received_as_the_decoder_expects_them():

@@ -36,6 +36,7 @@ class Recorder(TextAutoencoder):
             scale=1.0,
             decode=self._record,
             on_space=lambda z: on_space(z, channel),
+            path_noise=lambda z, *_: np.full(len(z), 0.5, np.float32) if reads_noise else None,
         )
 
     def _record(self, z, sampling, seed, noise, assumed):
@@ -86,13 +87,25 @@ def test_measured_arithmetic_is_that_of_the_api():
         np.testing.assert_allclose(vae.decoded[-1][0][0], code, rtol=1e-5)
 
 
-def test_draws_of_the_normal_are_decoded_as_if_they_had_the_largest_noise():
+def test_draws_of_the_normal_have_the_largest_noise_and_paths_that_of_the_place():
     vae = Recorder(reads_noise=True)
     vae.sample(1, prior=StandardNormal(6))
     vae.sample(1, prior=GaussianPrior.fit(np.random.default_rng(0).normal(size=(9, 6))))
     vae.sample(1, prior=StandardNormal(6), assumed_noise=0.2)
     vae.decode(vae.encode(["a"]), noise=0.5)
     assert [x for _, x in vae.decoded] == [0.9, None, 0.2, None]
+    vae.decoded.clear()
+    vae.interpolate("a", "bb", 3, path="denoised", rounds=2)
+    vae.interpolate("a", "bb", 3)
+    first, second, last, mixed = (x for _, x in vae.decoded)
+    # Only codes between two ends have the noise of their place; those of texts have none.
+    assert second is last is None
+    np.testing.assert_array_equal(first, [0.5])
+    np.testing.assert_array_equal(mixed, [0.5] * 3)
+    vae.interpolate("a", "bb", 3, assumed_noise=0.2)
+    assert vae.decoded[-1][1] == 0.2
+    with pytest.raises(ConfigError, match=r"assumed_noise of shape \(2,\): give one per code"):
+        vae.decode(vae.encode(["a"]), assumed_noise=np.asarray([0.1, 0.2]))
     with pytest.raises(ConfigError, match="assumed_noise=2: sigma of this model's preserving"):
         vae.decode(vae.encode(["a"]), assumed_noise=2)
     with pytest.raises(ConfigError, match="assumed_noise=0.5: the decoder of this model does not"):

@@ -3,6 +3,7 @@
 - `latent`: the distribution of codes against N(0, I), and the information that they carry.
 - `samples`: texts of N(0, I), of fitted priors and of the corpus under one n-gram model.
 - `interpolation`: paths between codes, compared with two baselines that need no model.
+- `paths`: the codes and texts of many paths at once.
 - `arithmetic`: a - b + c of codes, and its nearest text.
 - `attributes`: the difference of two classes' mean codes, added to codes; `ngram_probe` judges.
 - `attribute_report`: that study as a command, with a figure and ten paths.

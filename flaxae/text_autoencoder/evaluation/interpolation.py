@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from einops import rearrange
 from jaxtyping import Float, Int
 
 from flaxae.data.tokenizer import EOS, PAD
@@ -12,8 +11,9 @@ from flaxae.measures import text as text_metrics
 from flaxae.measures.stats import bootstrap
 from flaxae.measures.text import path_lengths
 from flaxae.text_autoencoder.codec import Codec
+from flaxae.text_autoencoder.evaluation.paths import texts_of_paths
 from flaxae.text_autoencoder.interpolation import PATHS as NAMES
-from flaxae.text_autoencoder.interpolation import PathPrior, denoised, path_codes, reencoded
+from flaxae.text_autoencoder.interpolation import PathPrior
 from flaxae.text_autoencoder.samples import too_few
 
 PAIRS = (
@@ -149,8 +149,7 @@ def study(
     names = [name for name in NAMES if name != "prior" or prior is not None]
     made: dict[str, list[list[str]]] = {}
     for name in names:
-        texts = codec.decode(codes_of_paths(codec, name, a, b, steps, prior))
-        made[name] = [texts[i : i + steps] for i in range(0, len(texts), steps)]
+        made[name] = texts_of_paths(codec, name, a, b, steps, prior)
     made["copy_endpoint"] = [copy_endpoint(path[0], path[-1], steps) for path in made[names[-1]]]
     made["token_mix"] = _mixed(codec, ids[first], ids[second], steps)
     for name, paths in made.items():
@@ -182,40 +181,6 @@ def _perplexity(
     found = likeness(texts)
     low, high = found["intervals"]["forward_ppl"]
     return {"value": found["forward_ppl"], "low": low, "high": high}
-
-
-def codes_of_paths(
-    codec: Codec,
-    name: str,
-    a: Float[np.ndarray, "n L Z"],
-    b: Float[np.ndarray, "n L Z"],
-    steps: int,
-    prior: PathPrior | None = None,
-) -> Float[np.ndarray, "m L Z"]:
-    """Return the codes of paths by one interpolation, one path after another: m = n * steps.
-
-    Args:
-        codec: the model with its tokenizer.
-        name: one of `interpolation.PATHS`.
-        a: codes of the first ends.
-        b: codes of the last ends.
-        steps: codes per path, ends included.
-        prior: the prior of the path "prior".
-    """
-    if name == "denoised":  # all paths together, in few calls of the model
-        inner = np.tile((np.arange(steps) > 0) & (np.arange(steps) < steps - 1), len(a))
-        return denoised(
-            codes_of_paths(codec, "slerp", a, b, steps),
-            inner,
-            lambda codes: reencoded(codes, codec.decode, codec.encode),
-        )
-    at = np.linspace(0, 1, steps)
-    if name == "prior" and prior is not None:
-        flat_a, flat_b = (rearrange(x, "n l z -> n (l z)") for x in (a, b))
-        made = prior.interpolate_at(flat_a, flat_b, at).reshape(-1, *a.shape[1:])  # (m, L, Z)
-    else:
-        made = np.concatenate([path_codes(name, x, y, at) for x, y in zip(a, b, strict=True)])
-    return codec.on_space(made)
 
 
 def best_path(rows: dict[str, dict[str, Any]], real: dict[str, Any]) -> str:
@@ -289,8 +254,7 @@ def examples(
     best = studied["best"] if isinstance(studied, dict) else "slerp"
 
     def paths(name: str) -> list[list[str]]:
-        texts = codec.decode(codes_of_paths(codec, name, ends[::2], ends[1::2], steps, prior))
-        return [texts[i : i + steps] for i in range(0, len(texts), steps)]
+        return texts_of_paths(codec, name, ends[::2], ends[1::2], steps, prior)
 
     out: list[dict[str, Any]] = [
         {"from": a, "to": b, "texts": texts}

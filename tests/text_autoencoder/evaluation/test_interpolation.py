@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flaxae.text_autoencoder.evaluation import interpolation as m
+from flaxae.text_autoencoder.evaluation.paths import codes_of_paths
 from flaxae.text_autoencoder.priors import StandardNormal
 from tests.models.t5_vae.tiny import Letters
 
@@ -59,8 +60,11 @@ class PerfectCodec:
     def encode(self, texts):
         return self.encode_ids(self.ids(texts))
 
-    def decode(self, codes):
+    def decode(self, codes, assumed_noise=None):
         return self.texts(np.round(codes[:, 0]).astype(int))
+
+    def path_noise(self, codes, a, b):
+        return None
 
     def on_space(self, codes):
         return codes
@@ -101,8 +105,8 @@ def test_a_denoised_path_has_valid_texts_only_if_codes_are_attracted_by_texts():
 
     codec: Any = TextCodec()
     a, b = (PerfectCodec().encode([text]) for text in ("gggg", "kkkk"))
-    slerp = m.codes_of_paths(codec, "slerp", a, b, 3)
-    denoised = m.codes_of_paths(codec, "denoised", a, b, 3)
+    slerp = codes_of_paths(codec, "slerp", a, b, 3)
+    denoised = codes_of_paths(codec, "denoised", a, b, 3)
     np.testing.assert_array_equal(denoised[[0, 2]], slerp[[0, 2]])  # the ends stay
     assert slerp[1].max() > 5 and denoised[1].max() == 5
 
