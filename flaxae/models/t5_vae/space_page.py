@@ -18,9 +18,11 @@ COLUMNS = {
     "exact, shuffled": "exact_match_shuffled",
     "samples valid": "samples_valid",
     "samples' perplexity": "samples_perplexity",
+    "of a mixture": "gmm_perplexity",
     "repetition": "samples_repetition",
     "distinct-2": "samples_distinct2",
     "path middle valid, over real": "path_middle_valid",
+    "best path": "best_path_middle_valid",
     "kind, 10 % of labels": "kind_probe_10",
     "pulled: valid": "pull_valid",
     "pulled: perplexity": "pull_perplexity",
@@ -60,7 +62,9 @@ measured alone on a machine of {steps["gflops"]} GFLOP/s. Numbers are of the dev
 seeds with Student's 95 % interval. Paths are compared with real dev lines, samples with real lines
 of the split test_line (without one, of a half of dev). The latter have a trigram perplexity of
 {real["real_perplexity"]:.3g}, {real["real_valid"]:.3f} of them are valid Python, and
-{real["real_repetition"]:.3f} of their bigrams are repeated.
+{real["real_repetition"]:.3f} of their bigrams are repeated. Samples are of N(0, I), and in one
+column of a mixture of Gaussians fitted to codes. The middle is that of slerp paths, and in the next
+column that of the path which the evaluation finds best. Bits are those at the largest noise.
 
 {table(rows)}
 {goals_met(rows)}

@@ -173,7 +173,8 @@ def text_space(row: dict[str, Any]) -> list[str]:
         out.append(
             f"shuffled ids of {found['lines']} lines: exact match "
             f"{with_interval(found, 'exact_match_shuffled')}, of the real lines "
-            f"{with_interval(found, 'exact_match')} (as ids)"
+            f"{with_interval(found, 'exact_match')} (as ids), decoded to the real line "
+            f"{with_interval(found, 'restored')}"
         )
     near = row["neighbours"]
     if isinstance(near, dict):

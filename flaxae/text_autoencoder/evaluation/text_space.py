@@ -94,7 +94,8 @@ def copying(
 
     Returns:
         exact_match, exact_match_shuffled and their token accuracies, with `intervals`, over the
-        lines that have another order.
+        lines that have another order; restored: how often shuffled ids are decoded to the real
+        line, as a denoising autoencoder learns.
     """
     rows, shuffled = shuffled_ids(ids, seed)
     if missing := too_few(len(rows), 1, "shuffling (lines of two or more ids)"):
@@ -102,9 +103,12 @@ def copying(
     found: dict[str, Interval] = {}
     for suffix, given in (("", ids[rows]), ("_shuffled", shuffled)):
         codes = codec.encode_ids(given) * np.float32(codec.scale)
-        exact, tokens = compare(given, codec.generate(codes))
+        made = codec.generate(codes)
+        exact, tokens = compare(given, made)
         found[f"exact_match{suffix}"] = bootstrap(exact, draws=draws)
         found[f"token_accuracy{suffix}"] = bootstrap(tokens, draws=draws)
+        if suffix:
+            found["restored"] = bootstrap(compare(ids[rows], made)[0], draws=draws)
     return {"lines": len(rows), **_with_intervals(found)}
 
 

@@ -70,6 +70,7 @@ def test_shuffled_ids_are_permutations_that_end_like_the_line():
 def test_a_copier_copies_shuffled_lines_and_a_knower_does_not(codec: Any, shuffled):
     found: Any = m.copying(codec, codec.ids(LINES), draws=20)
     assert found["exact_match"] == 1 and found["exact_match_shuffled"] == shuffled
+    assert (found["restored"] > 0) == (shuffled == 0)
     assert found["lines"] == len(LINES)
     assert "n/a" in m.copying(codec, codec.ids(["a"]))
 
@@ -129,14 +130,21 @@ def test_the_headline_is_flat_and_nan_where_nothing_was_measured():
         "samples": row | {"pull": pull, "others": {"real_lines": row | {"validity": 1.0}}},
         "text_space": {"shuffled": {"exact_match_shuffled": 0.3}, "neighbours": "n/a: too few"},
         "latent": {"bits": {"per_line": 80.0}},
+        "interpolation": {
+            "slerp": {"middle_over_real": {"value": 0.4}},
+            "denoised": {"middle_over_real": {"value": 0.9}},
+            "best": "denoised",
+        },
         "probes": "n/a",
     }
     found = headline(report)
     assert found["exact_match"] == 0.8 and found["exact_match_shuffled"] == 0.3
     assert found["pull_valid"] == 0.75 and found["pull_perplexity"] == 4
     assert found["samples_valid"] == 0.5 and found["real_valid"] == 1 and found["bits"] == 80
+    assert found["path_middle_valid"] == 0.4 and found["best_path_middle_valid"] == 0.9
     missing = {name for name, x in found.items() if np.isnan(x)}
     assert missing == {
         *("neighbours_recall_10", "edit_move", "kind_probe_10"),
-        *("path_middle_valid", "path_largest_step"),
+        *("path_middle_perplexity", "path_largest_step", "shuffled_restored"),
+        *("gmm_valid", "gmm_perplexity"),
     }
