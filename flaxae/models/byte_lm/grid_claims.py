@@ -38,7 +38,8 @@ def effect(bits: Bits, factor: str, levels: Sequence[Any], against: Sequence[Any
     """Return the effect of some levels of a factor against others, averaged over both.
 
     Cells that differ only in the factor share cells in their pairs, which are not independent:
-    their mean is one row of the bootstrap.
+    their mean is one row of the bootstrap. Levels without a whole triple are left out, for example
+    that of a dynamic whose cells all diverge.
 
     Args:
         bits: the numbers.
@@ -51,6 +52,8 @@ def effect(bits: Bits, factor: str, levels: Sequence[Any], against: Sequence[Any
         values = {cell: bits[cell] for cell in first}
     else:
         values = triple_means(bits)
+    known = {getattr(cell, factor) for cell in values}
+    levels, against = ([x for x in each if x in known] for each in (levels, against))
     mine = [cell for cell in values if getattr(cell, factor) in levels]
     pairs: dict[Cell, list[float]] = {}  # by all other factors
     for cell in mine:
@@ -73,11 +76,11 @@ def least_squares(
     Args:
         values: means of triples; the levels of their factors are balanced.
         factor: the factor.
-        levels: its levels.
+        levels: its levels; [] or levels of cells.
         against: the levels to compare with.
     """
     unknown = Interval(math.nan, math.nan, math.nan)
-    if not {*levels, *against} <= {getattr(cell, factor) for cell in values}:
+    if not levels or not against:
         return unknown
     columns = [
         (name, level)

@@ -131,6 +131,14 @@ def test_the_bet_is_also_shown_with_cells_that_diverged():
     assert "over 24 triples, lost" in capped(bits, [cell])
 
 
+def test_a_dynamic_without_numbers_is_left_out():
+    bits = {c: made_up(c) for c in fraction() if c.dynamic is not Dynamic.DOUBLY_GATED}
+    both = effect(bits, "dynamic", [Dynamic.GATED, Dynamic.DOUBLY_GATED], [Dynamic.TANH])
+    assert both.interval.value == pytest.approx(-0.1, abs=1e-9)
+    assert "doubly_gated" not in effects_table(bits)
+    assert "not measured" not in findings(bits)
+
+
 def test_worse_than_uniform_is_diverged():
     assert [has_diverged(x) for x in (2.0, 8.0, 8.1, math.inf, math.nan, None)] == [
         False,
