@@ -77,5 +77,5 @@ def _noise(
     codec: Codec, codes: Float[np.ndarray, "m L Z"], steps: int
 ) -> Float[np.ndarray, " m"] | None:
     """Return the noise that the decoder assumes on paths, one path after another."""
-    ends = (np.repeat(codes[i::steps], steps, axis=0) for i in (0, steps - 1))
-    return codec.path_noise(codes, *ends)
+    first, last = (np.repeat(codes[i::steps], steps, axis=0) for i in (0, steps - 1))
+    return codec.path_noise(codes, first, last)
