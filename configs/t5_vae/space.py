@@ -143,9 +143,17 @@ def get_config(preset: str = "copy", steps: int = STEPS) -> Config:
     """
     if preset not in SETTINGS:
         raise ConfigError(f"no preset {preset!r}; there are {', '.join(SETTINGS)}")
-    fields = dict(SETTINGS[preset])
-    if preset != "copy":
-        fields["task.latent.noise_steps"] = round(RISE * steps)
     # One evaluation, at the end: time is for steps.
     ends = {"eval.every": 0, "eval.sample_every": 0, "save.every": max(steps // 4, 1)}
-    return copy_config(python_lines.copy(steps), fields | ends)
+    return copy_config(python_lines.copy(steps), fields(preset, steps) | ends)
+
+
+def fields(name: str, steps: int) -> dict[str, Any]:
+    """Return what a setting changes in `python_lines.copy(steps)`.
+
+    Args:
+        name: a name in SETTINGS.
+        steps: steps of the run.
+    """
+    rise = {} if name == "copy" else {"task.latent.noise_steps": round(RISE * steps)}
+    return SETTINGS[name] | rise

@@ -81,13 +81,12 @@ def test_wrong_preset_raises_and_lists_the_presets(name, presets):
 
 def test_fixed_presets_of_the_demo():
     """Benchmarks and older results refer to them: a new demo does not change them."""
-    from configs.t5_vae import python_lines
+    from configs.t5_vae import python_lines, space
 
     for name, fixed in (("full", "copy"), ("quick", "copy_quick")):
         kept = config_of(f"python_lines:{fixed}")
-        assert to_json(copy_config(kept, python_lines.SPACE)) == to_json(
-            config_of(f"python_lines:{name}")
-        )
+        fields = space.fields(python_lines.SETTING, kept.steps)
+        assert to_json(copy_config(kept, fields)) == to_json(config_of(f"python_lines:{name}"))
         assert kept.task.latent.channel is Channel.ADDITIVE and kept.task.latent.noise_end == 0.15
 
 
@@ -96,9 +95,9 @@ def test_other_corpora_do_not_inherit_the_latent_space_of_the_demo(monkeypatch):
 
     names = ("docstrings", "docstrings:quick", "sentences", "sentences:quick")
     before = [to_json(config_of(name)) for name in names]
-    bits = {"task.latent.target_bits": 80.0, "task.latent.noise_end": 0.0, "task.latent.dim": 64}
-    monkeypatch.setattr(python_lines, "SPACE", bits)
-    assert config_of("python_lines").task.latent.target_bits == 80
+    monkeypatch.setattr(python_lines, "SETTING", "bits_70")
+    made = config_of("python_lines")
+    assert made.task.latent.target_bits == 70 and made.task.latent.noise_steps == 0.6 * made.steps
     for name, kept in zip(names, before, strict=True):
         config = config_of(name)
         assert to_json(config) == kept
