@@ -8,7 +8,8 @@
 Presets: "" has 72 cells (24 whole triples of k) as lanes of 12 programs, "all" the 648 as lanes of
 54, each cell on 983 kB of 16 streams; "accelerator" all cells on 10.5 MB of 128 streams, only by
 `flaxae.sweep`, since the report trains on the CPU; "quick" 24 small cells on 66 kB. The report's
-option --window also trains small cells whose gradients reach k - 1 bytes back from each byte. The
+option --window also trains small cells whose gradients reach k - 1 bytes back from each byte, and
+--small 126 more cells of 32 states, so that most differ from another in one factor alone. The
 learning rate is constant, so that a shorter run is the beginning of a longer one; evaluations use
 an average of the parameters over a tenth of the run so far. One cell (1 layer, gated, N = H = 32, k
 = 2, seed 0, a part of the dev split) has 3.11, 3.01 and 3.09 bits per byte after 1 MB with learning

@@ -1,5 +1,6 @@
 """The runs of the grid's report, and the numbers that a record has of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,14 @@ class Plan:
         quick: whether all runs are short, and evaluated on as many batches.
     """
 
-    def __init__(self, space: dict[str, Any], path: str, every: bool = False, quick: bool = False):
+    def __init__(
+        self,
+        space: dict[str, Any],
+        path: str,
+        every: bool = False,
+        quick: bool = False,
+        more: Sequence[Cell] = (),
+    ):
         """Choose the runs.
 
         Args:
@@ -47,12 +55,14 @@ class Plan:
             path: `data.path`.
             every: all 648 cells, not a balanced ninth of them.
             quick: small cells and short runs.
+            more: other cells to train with equal updates.
         """
         preset = "quick" if quick else "all" if every else ""
         self.base: Config = copy_config(space["get_config"](preset), {"data.path": path})
         self.windowed = as_task(self.base, WindowGridConfig)
-        self.cells: list[Cell] = space["get_cells"](preset)
-        self.paired = self.cells if quick else fraction()
+        chosen: list[Cell] = space["get_cells"](preset)
+        self.cells = list(dict.fromkeys([*chosen, *more]))
+        self.paired = chosen if quick else fraction()
         self.size = ORIGINAL_BYTES // 16 if quick else ORIGINAL_BYTES
         self.batches: int = self.base.eval.num_batches if quick else 32
         self.quick = quick

@@ -22,7 +22,7 @@ from flaxae.models.byte_lm import baselines, grid_figures
 from flaxae.models.byte_lm.experiments import read_space
 from flaxae.models.byte_lm.grid import count_parameters
 from flaxae.models.byte_lm.grid_bet import UNIFORM, bet_table, capped, reference, windows
-from flaxae.models.byte_lm.grid_cells import Cell
+from flaxae.models.byte_lm.grid_cells import Cell, small
 from flaxae.models.byte_lm.grid_claims import effects_table, findings
 from flaxae.models.byte_lm.grid_plan import Numbers, Plan
 from flaxae.models.byte_lm.grid_train import (
@@ -222,7 +222,8 @@ def measure(args: argparse.Namespace, plan: Plan, record: Path, update: Callable
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     args = _parse(argv)
-    plan = Plan(read_space(CONFIG), args.path, args.all, args.quick)
+    more = small() if args.small else ()
+    plan = Plan(read_space(CONFIG), args.path, args.all, args.quick, more)
     workdir = args.workdir = user_path(args.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     record = user_path(args.record) if args.record else workdir / "runs.jsonl"
@@ -258,6 +259,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--window",
         action="store_true",
         help="small cells whose gradients reach k - 1 bytes back from each byte, too",
+    )
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="144 small cells too, which differ from each other in one factor at a time",
     )
     parser.add_argument("--all", action="store_true", help="all 648 cells, not a balanced ninth")
     parser.add_argument(

@@ -12,7 +12,7 @@ from flaxae.data import byte_corpus
 from flaxae.errors import ConfigError
 from flaxae.models.byte_lm import grid_train
 from flaxae.models.byte_lm.baselines import Row
-from flaxae.models.byte_lm.grid_cells import fraction, quick
+from flaxae.models.byte_lm.grid_cells import fraction, quick, small
 from flaxae.models.byte_lm.grid_plan import Numbers, Plan
 from flaxae.models.byte_lm.grid_report import main, page, write
 from flaxae.models.byte_lm.grid_train import (
@@ -135,6 +135,13 @@ def test_a_quick_page_names_its_own_sizes(text, tmp_path):
     assert "QUICK" in written and "0 cells" in written
     assert "first 128 bytes of each of 32 parts" in written
     assert "bits per byte, 65 kB | update every k, 16 kB |" in written
+
+
+def test_small_cells_are_trained_beside_the_fraction():
+    more = Plan(SPACE, "", more=small())
+    assert more.cells[:72] == fraction() and more.paired == fraction()
+    assert len(more.cells) == len({*more.cells}) == 72 + 144 - 18
+    assert len(more.windows) == len(Plan(SPACE, "").windows)
 
 
 def test_rows_of_other_settings_are_left_out(record, plan, tmp_path):
