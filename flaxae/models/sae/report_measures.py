@@ -11,6 +11,7 @@ import numpy as np
 from flaxae.data import sae_probes
 from flaxae.errors import require
 from flaxae.models.sae import evaluation, probing, states
+from flaxae.models.sae.encoders import encode_dictionary
 from flaxae.models.sae.options import TRANSCODERS
 from flaxae.models.sae.quantised import StateTokenizer
 from flaxae.sparse_autoencoder.api import SAE
@@ -107,13 +108,16 @@ class Evaluator:
         """Return AUROCs of probes of latents, and of regressions on the states."""
         hook = task.options.hook
         if not self._states:
-            source, layer = task.source, task.options.layer
+            source, layers = task.source, [task.options.layer]
             mark = states.mark_of(source, task.options)
-            at = self.hooks, layer, self._texts, self.folder
+            at = self.hooks, layers, self._texts, self.folder
             self._states = probing.collect(source, mark, *at)
         if hook not in self._dense:
             self._dense[hook] = {name: x.dense(hook) for name, x in self._states.items()}
-        sparse = {name: x.sparse(sae, hook) for name, x in self._states.items()}
+        sparse = {
+            name: x.sparse(encode_dictionary(sae, x.states[hook][:, 0]))
+            for name, x in self._states.items()
+        }
         dense = self._dense[hook]
         cities = {f"cities_k{k}": x for k, x in sparse[probing.CITIES].items()}
         out: dict[str, Any] = cities | {"cities_states": dense[probing.CITIES]}

@@ -257,7 +257,7 @@ def test_shared_results_are_whole_files_of_one_dtype(tmp_path, monkeypatch):
 
     monkeypatch.setattr(probing, "Collector", collector)
     for mark in ("f/float32", "f/float32", "f/bfloat16"):
-        probing.collect(source, mark, ["resid_out"], 0, {"s": (["a"], [True], 1)}, tmp_path)
+        probing.collect(source, mark, ["resid_out"], [0], {"s": (["a"], [True], 1)}, tmp_path)
     assert len(read) == 2
 
 

@@ -24,7 +24,7 @@ from flaxae.lm.t5.blocks import T5Config
 from flaxae.lm.t5.modeling import T5
 from flaxae.models.sae import dashboard, evaluation, few_latents, probing, states, updates
 from flaxae.models.sae.config import Scaling
-from flaxae.models.sae.modeling import TrainedSAE
+from flaxae.models.sae.modeling import TrainedSAE, TrainedStates
 from flaxae.models.sae.options import TRANSCODERS, Architecture
 from flaxae.sparse_autoencoder.dashboard.vocabulary import Vocabulary
 from flaxae.sparse_autoencoder.modules import Activation
@@ -74,7 +74,7 @@ def test_a_resumed_run_is_bit_exact(folder, trained):
 
 def test_the_report_writes_a_dictionary_of_raw_states(folder, trained, capsys, monkeypatch):
     workdir, _ = trained
-    monkeypatch.setattr(probing, "city_facts", lambda *args: {"probe_k16": 0.5})
+    monkeypatch.setattr(evaluation, "city_probes", lambda _: {"probe_k16": 0.5})
     loaded = flaxae.load(workdir)
     found = evaluate(workdir, workdir / "report")
     assert {"ce_spliced", "ce_ablated_zero", "probe_k16"} <= set(found) and found["fvu"] > 0
@@ -207,13 +207,21 @@ def test_importance_is_read_from_a_file(folder):
 
 
 @pytest.mark.slow
-def test_probes_of_facts_read_the_states_of_the_dictionary(trained):
+def test_probes_of_facts_read_the_states_of_the_dictionary(folder, trained):
     workdir, _ = trained
     loaded = flaxae.load(workdir)
-    sae, _ = evaluation.exported(loaded)
-    found = probing.city_facts(loaded.task.source, flaxae.SAE(sae), "resid_out", 1, facts=20)
-    assert set(found) == {"probe_states", *(f"probe_k{k}" for k in probing.SPARSE)}
+    loaded.task.importance = np.arange(16, dtype=np.float32)
+    found = evaluation.city_probes(loaded, facts=20)
+    measures = ("output", *(f"k{k}" for k in probing.SPARSE))
+    assert set(found) == {"probe_states"} | {
+        f"{name}_{x}" for name in ("probe", "probe_weighted") for x in measures
+    }
     assert all(0 <= value <= 1 for value in found.values())
+    config = config_of(folder, "layered")
+    task = config.task.make(config)
+    model = TrainedStates(config.task, 2, 16, rngs=nnx.Rngs(0))
+    several = evaluation.city_probes(types.SimpleNamespace(task=task, model=model), facts=20)
+    assert set(several) == {"probe_states", *(f"probe_{x}" for x in measures)}
 
 
 def test_a_compiled_step_and_evaluation_in_units_of_normalised_states(folder):
