@@ -21,7 +21,8 @@ def top_k_mask(
     """Return True at the k largest entries of each row; the first of equal ones are taken.
 
     Where the mesh splits features over its axis `model`, every device finds the k largest of its
-    own, and sends only these: the result is the same as on one device.
+    own, and sends only these: the result is the same as on one device. For 4,096 rows of 2^17 on
+    8 devices and k = 32, 4 MB are gathered; XLA's own `top_k` gathers all entries, 2.1 GB.
 
     Args:
         z: activations.
