@@ -83,10 +83,10 @@ def page(
         "",
         bet_table(found.bet()),
         f"Equal updates: {kilobytes(plan.total)} per cell. An update every k bytes: "
-        f"{kilobytes(plan.size)} per cell, evaluated on the first {plan.counted:,} bytes of each "
-        f"of {plan.parts} parts of the test split. Equal time: speeds of programs whose backward "
-        "pass really stops at k, measured one at a time; bits per byte are read off the learning "
-        "curves.",
+        f"{kilobytes(plan.size)} per cell, the same triples, evaluated on the first "
+        f"{plan.counted:,} bytes of each of {plan.parts} parts of the test split. Equal time: "
+        "speeds of programs whose backward pass really stops at k, measured one at a time; bits "
+        "per byte are read off the learning curves.",
         "",
         *filter(None, beside),
         "## Findings of an older grid",
@@ -211,12 +211,23 @@ def measure(args: argparse.Namespace, plan: Plan, record: Path, update: Callable
     # Speeds before the second part: nothing else runs now.
     seconds = 0.3 if plan.quick else 3.0
     stopped = stopped or measure_rates(base, plan.paired, record, workdir, seconds)
-    again = plan.original(plan.paired)
+    again = plan.original(comparable(plan.paired, Numbers.read(record, plan)))
     stopped = stopped or train(base, again, record, workdir, jobs, update, plan.batches)
     if args.window:
         runs = window_runs(plan.windows)
         stopped = stopped or train(plan.windowed, runs, record, workdir, jobs, update, tested)
     return CODES[stopped] if stopped else 0
+
+
+def comparable(cells: list[Cell], found: Numbers) -> list[Cell]:
+    """Return the cells of triples in which no cell diverged with equal updates.
+
+    Args:
+        cells: the cells.
+        found: the numbers so far.
+    """
+    left_out = {cell._replace(bptt=0) for cell in found.diverged[EQUAL]}
+    return [cell for cell in cells if cell._replace(bptt=0) not in left_out]
 
 
 def main(argv: list[str]) -> int:

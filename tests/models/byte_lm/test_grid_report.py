@@ -14,7 +14,7 @@ from flaxae.models.byte_lm import grid_train
 from flaxae.models.byte_lm.baselines import Row
 from flaxae.models.byte_lm.grid_cells import fraction, quick, small
 from flaxae.models.byte_lm.grid_plan import Numbers, Plan
-from flaxae.models.byte_lm.grid_report import main, page, write
+from flaxae.models.byte_lm.grid_report import comparable, main, page, write
 from flaxae.models.byte_lm.grid_train import (
     EQUAL,
     NUMBERS,
@@ -175,6 +175,8 @@ def test_cells_that_diverged_are_named_by_their_schedule(record, plan, text, tmp
     assert f"equal updates: {cells[1]} (6,271.0 bits, states up to 6e+04)." in written
     assert "| equal bytes, equal updates | 23 | -0.200 [" in written
     assert "over 24 triples" in written
+    # Its triple is not trained with an update every k bytes.
+    assert comparable(fraction(), found) == fraction()[:3] + fraction()[6:]
     with pytest.raises(ConfigError, match="has numbers of data some data, not of other"):
         require_same([json.loads(row)], "other", record)
 
