@@ -7,7 +7,9 @@ The default is one layer of 64 units whose exact gradient is carried along the s
 
     python train.py --config=configs/byte_lm/stimulus.py --workdir=runs/stimulus_one
 
-64 units, 1,024 steps of 32 x 16 bytes (0.5 MB). See docs/families/byte_lm.md for the results.
+64 units, 1,024 steps of 32 x 16 bytes (0.5 MB). Test split, decay .95, mean of three seeds: 4.135
+bits per byte with the exact gradient, 4.189 with k = 1, 4.207 with frozen units; 3.532 with a
+learned decay of each unit (seed 0). docs/families/byte_lm.md has all results.
 """
 
 from typing import Any

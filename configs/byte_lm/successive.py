@@ -7,7 +7,9 @@ The default is one autoencoder of 128 states with noise and normalisation:
 
     python train.py --config=configs/byte_lm/successive.py --workdir=runs/successive_one
 
-128 states, 1,024 steps of 32 x 16 bytes (0.5 MB). See docs/families/byte_lm.md for the results.
+128 states, 1,024 steps of 32 x 16 bytes (0.5 MB). Seed 0: 3.088 bits per byte of the test split, a
+reservoir 3.011. Capacity for independent bytes: 65 if trained on such bytes, 51 on text, and 126 of
+an orthogonal reservoir. docs/families/byte_lm.md has all results.
 """
 
 from flaxae.config import Config, EvalConfig, LogConfig, OptimConfig, SaveConfig
