@@ -11,7 +11,10 @@ from flaxae.config import Config
 from flaxae.errors import ConfigError
 from flaxae.models.byte_lm import experiments
 from flaxae.models.byte_lm.experiments import DEV, Experiment, Variant, chosen, grid, pairs
+from flaxae.models.byte_lm.grid_cells import all_cells, whole_updates
+from flaxae.models.byte_lm.grid_plan import Plan
 from flaxae.models.byte_lm.streams import ByteDataConfig
+from flaxae.models.byte_lm.successive_report import SCAN
 from flaxae.sweep.record import read_record
 from tests.models.byte_lm.toy import ToyConfig
 
@@ -96,13 +99,14 @@ def test_a_row_without_its_data_is_refused(trained: Any, base: Config, tmp_path:
         Experiment(base, variants(1), record).train(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["automaton", "stimulus", "successive"])
+@pytest.mark.parametrize("name", ["automaton", "stimulus", "straight", "successive"])
 def test_all_rows_in_the_repository_belong_to_a_variant(name: str) -> None:
     record = Path(f"configs/byte_lm/{name}.jsonl")
     space = runpy.run_path(str(record.with_suffix(".py")))
     kinds = {
         "automaton": lambda: [("full", "variants"), ("rnn", "variants")],
         "stimulus": lambda: [("full", "variants")],
+        "straight": lambda: [("full", "variants")],
         "successive": lambda: [("full", "autoencoders")],
     }
     known = set()
@@ -112,6 +116,18 @@ def test_all_rows_in_the_repository_belong_to_a_variant(name: str) -> None:
             runs = [variant.run(one, s) for one in variant.settings() for s in range(variant.seeds)]
             known |= {(key, Experiment(base, {}, record).key(run)) for run in runs}
     for row in read_record(record).values():
-        assert row["data"] and row["overrides"]
-        if "reservoir" not in row["variant"]:
+        assert row["data"] and "seed" in row
+        if "reservoir" in row["variant"]:  # the settings of some are found by a scan
+            base, overrides = space["reservoir"](), dict(row["overrides"])
+            if row["variant"] == SCAN:
+                overrides["steps"] = base.steps_per_call
+            assert Experiment(base, {}, record).key(overrides) == row["run"], overrides
+        else:
             assert (row["variant"], row["run"]) in known, row["overrides"]
+
+
+def test_all_rows_of_the_grid_in_the_repository_belong_to_a_cell() -> None:
+    plan = Plan(runpy.run_path("configs/byte_lm/grid.py"), "")
+    cells = {str(cell): cell for cell in (*all_cells(), *whole_updates(all_cells()))}
+    for row in read_record(Path("configs/byte_lm/grid.jsonl")).values():
+        assert plan.key(row["variant"], cells[row["cell"]]) == row["run"], row["cell"]

@@ -124,6 +124,27 @@ def test_gradient_is_that_of_explicit_stops(kinds):
 
 
 @pytest.mark.parametrize("dynamic", Dynamic)
+def test_dynamics_follow_their_equations(dynamic):
+    """The reference above uses the layer's own `activate` and `combine`."""
+    rng = np.random.default_rng(0)
+    total, before = rng.normal(size=(B, dynamic.gates, 5)), rng.normal(size=(B, 5))
+    # The first gate and the last one; both are unused without gates.
+    h, first, last = np.tanh(total[:, 0]), total[:, min(1, dynamic.gates - 1)], total[:, -1]
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    expected = {
+        Dynamic.TANH: h,
+        Dynamic.GATED: sigmoid(first) * h + (1 - sigmoid(first)) * before,
+        Dynamic.DOUBLY_GATED: sigmoid(first + 1) * before + sigmoid(last) * h,
+    }
+    acts = activate(dynamic, jnp.asarray(total.reshape(B, -1)))
+    found = combine(dynamic, acts, jnp.asarray(before))
+    np.testing.assert_allclose(found, expected[dynamic], atol=1e-6)
+
+
+@pytest.mark.parametrize("dynamic", Dynamic)
 def test_chunks_have_the_gradient_of_the_mask(dynamic):
     n, steps = 4, 12
     keys = jax.random.split(jax.random.key(0), 4)
