@@ -34,7 +34,7 @@ def get_config(preset: str = "full") -> Config:
         task=StraightBytesConfig() if original else StraightBytesConfig(context=32, widths=(256,)),
         data=ByteDataConfig(batch_size=16 if original else 32),
         optim=OptimConfig(
-            lr=1e-4 if original else 1e-3,
+            lr=1e-4 if original else 3e-3,
             schedule=Schedule.CONSTANT if original else Schedule.COSINE,
         ),
         log=LogConfig(every=steps // 16, tensorboard=False, progress=False),

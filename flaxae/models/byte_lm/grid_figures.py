@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxae.models.byte_lm.grid import count_parameters
-from flaxae.models.byte_lm.grid_bet import Bits, Curve
+from flaxae.models.byte_lm.grid_bet import UNIFORM, Bits, Curve
 from flaxae.models.byte_lm.grid_cells import Cell
 from flaxae.models.byte_lm.recurrence import Dynamic
 
@@ -50,6 +50,7 @@ def draw(
         xs, ys = [x for x, _ in points], [y for _, y in points]
         axis.plot(xs, ys, linewidth=LINES, alpha=0.7, **style)
     axis.set(xscale="log", yscale="log")
+    axis.set_ylim(top=min(axis.get_ylim()[1], UNIFORM))  # some curves are worse for a while
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter("{x:g}")
     axis.set(xlabel="bytes of training", ylabel="bits per byte, part of the dev split")
