@@ -214,7 +214,7 @@ def measure(args: argparse.Namespace, plan: Plan, record: Path, update: Callable
     again = plan.original(comparable(plan.paired, Numbers.read(record, plan)))
     stopped = stopped or train(base, again, record, workdir, jobs, update, plan.batches)
     if args.window:
-        runs = window_runs(plan.windows)
+        runs = window_runs(comparable(plan.windows, Numbers.read(record, plan)))
         stopped = stopped or train(plan.windowed, runs, record, workdir, jobs, update, tested)
     return CODES[stopped] if stopped else 0
 
