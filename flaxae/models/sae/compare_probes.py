@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from flaxae.command import run_main
 from flaxae.config.locate import user_path
+from flaxae.config.ranges import COUNT, ranged
 from flaxae.errors import require
 from flaxae.measures.stats import auroc, bootstrap_indices
 from flaxae.models.sae import evaluation, probing, states
@@ -29,8 +30,9 @@ def main(argv: list[str]) -> int:
         "with and without the features' importance (task.importance).",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="workdirs, the baseline first")
+    facts = ranged("--facts", int, COUNT)
     parser.add_argument(
-        "--facts", type=int, default=probing.FACTS, help="facts on cities (default: %(default)s)"
+        "--facts", type=facts, default=probing.FACTS, help="facts on cities (default: %(default)s)"
     )
     args = parser.parse_args(argv[1:])
     print(compare({run: load(user_path(run)) for run in args.runs}, args.facts))
