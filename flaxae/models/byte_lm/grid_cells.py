@@ -128,7 +128,7 @@ def whole_updates(cells: list[Cell], update: int = 16) -> list[Cell]:
 
 
 def small() -> list[Cell]:
-    """Return the 144 cells of 32 states with one gate or none and an output of 32 features.
+    """Return the 144 cells of 32 states, one gate or none, and 32 features or states as output.
 
     Each has a partner that differs in one factor alone, for each factor but the numbers of states
     and of output features. States with two gates are left out: their cells often diverge.

@@ -144,21 +144,21 @@ def cells_table(found: Numbers, plan: Plan, most: int) -> str:
         lines += ["", f"The best {most} of {len(ranked)}; all are in the record."]
     for name, title in {EQUAL: "equal updates", ORIGINAL: "an update every k bytes"}.items():
         if cells := found.diverged[name]:
-            shown = [diverged(cell, value, found) for cell, value in cells.items()]
+            largest = found.largest if name == EQUAL else {}
+            shown = [diverged(cell, value, largest.get(cell)) for cell, value in cells.items()]
             lines += ["", f"Diverged, {title}: {'; '.join(shown)}."]
     return "\n".join(lines) + "\n"
 
 
-def diverged(cell: Cell, value: float | None, found: Numbers) -> str:
+def diverged(cell: Cell, value: float | None, largest: float | None) -> str:
     """Describe a cell that diverged.
 
     Args:
         cell: the cell.
         value: its bits per byte; None: not finite.
-        found: the numbers.
+        largest: largest |state| during its training; None: not known.
     """
     bits = "not finite" if value is None else f"{value:,.1f} bits"
-    largest = found.largest.get(cell)
     return f"{cell} ({bits}{'' if largest is None else f', states up to {largest:.3g}'})"
 
 

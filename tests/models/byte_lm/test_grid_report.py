@@ -171,7 +171,7 @@ def test_cells_that_diverged_are_named_by_their_schedule(record, plan, text, tmp
     assert len(found.bits[EQUAL]) == len(found.curves) == len(found.bits[ORIGINAL]) == 71
     written = page(found, plan, byte_corpus.read(str(text)), [], "")
     assert "72 cells; bits per byte" in written
-    assert f"Diverged, an update every k bytes: {cells[0]} (not finite, states up to 2)." in written
+    assert f"Diverged, an update every k bytes: {cells[0]} (not finite)." in written
     assert f"equal updates: {cells[1]} (6,271.0 bits, states up to 6e+04)." in written
     assert "| equal bytes, equal updates | 23 | -0.200 [" in written
     assert "over 24 triples" in written
